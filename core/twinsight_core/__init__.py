@@ -1,0 +1,1 @@
+"""Models, batches, indexes and collections: arrays in, arrays out. Knows nothing of gRPC or protobuf."""

@@ -1,0 +1,120 @@
+"""Everything that twinsight refuses or fails at, as one tree.
+
+    TwinsightError
+    ├── InvalidInput            the caller's mistake; says which field and which rule
+    │   └── InvalidImage        a picture that can't be used
+    ├── NotFound                no model, collection or item of that name
+    ├── AlreadyExists
+    ├── FailedPrecondition      right call, wrong state: another model's vector, say
+    ├── Overloaded              refused for load; says when to try again
+    ├── AnswerTooLarge          what was asked for does not fit in one answer
+    ├── StorageFull             the disk has no room; nothing was written
+    ├── DeadlineExceeded        the caller's time ran out before the work was done
+    ├── Cancelled               the caller is gone
+    ├── Unavailable             starting or draining
+    ├── DataLoss                stored data is damaged; nothing was deleted
+    └── StartupError            can't start; the message is for the person at the terminal
+        └── PackageError        a model package that can't be read
+
+Each error's text may be shown to the caller. `reason` is stable and made for programs. The server turns the classes
+into status codes in one place (`twinsight_server.status`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class TwinsightError(Exception):
+    """Base of the tree.
+
+    Attributes:
+        message: the name, the value and the rule, for a person.
+        reason: stable UPPER_SNAKE_CASE word for programs.
+        field: path of the offending field as the caller wrote it (`images[3].encoded`); empty if there is none.
+    """
+
+    def __init__(self, message: str, *, reason: str, field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.field = field
+
+    def under(self, prefix: str) -> TwinsightError:
+        """Returns this error with `prefix` put before its field's path; the object itself changes."""
+        self.field = f"{prefix}.{self.field}" if self.field else prefix
+        return self
+
+
+class InvalidInput(TwinsightError):
+    """The request breaks a rule; sending it again changes nothing."""
+
+
+class InvalidImage(InvalidInput):
+    """The picture can't be used: unreadable, unsupported, too large, or its region is wrong."""
+
+
+class NotFound(TwinsightError):
+    """Nothing has that name."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, existing: Iterable[str], *, reason: str, field: str = "") -> NotFound:
+        """Returns the error for a missing `kind`, naming up to 20 of those that exist."""
+        names = sorted(existing)
+        name = name if len(name) <= 80 else name[:80] + "…"
+        shown = ", ".join(f"`{one}`" for one in names[:20]) + (
+            f" and {len(names) - 20} more" if len(names) > 20 else ""
+        )
+        return cls(f"{kind} `{name}` does not exist; there is {shown or 'none'}.", reason=reason, field=field)
+
+
+class AlreadyExists(TwinsightError):
+    """The name is taken."""
+
+
+class FailedPrecondition(TwinsightError):
+    """The call does not fit the state of what it names."""
+
+
+class Overloaded(TwinsightError):
+    """Refused for load at once.
+
+    Attributes:
+        retry_after_s: seconds after which another try may go through.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float, reason: str = "QUEUE_FULL") -> None:
+        super().__init__(message, reason=reason)
+        self.retry_after_s = retry_after_s
+
+
+class AnswerTooLarge(TwinsightError):
+    """What was asked for does not fit in one answer; asking for less helps, trying again does not."""
+
+
+class StorageFull(TwinsightError):
+    """The disk has no room; nothing of the call was written."""
+
+
+class DeadlineExceeded(TwinsightError):
+    """The caller's deadline passed before the work was done; the work was dropped."""
+
+
+class Cancelled(TwinsightError):
+    """The caller is gone; the work was dropped."""
+
+
+class Unavailable(TwinsightError):
+    """The server starts or drains."""
+
+
+class DataLoss(TwinsightError):
+    """Stored data can't be read; nothing was deleted."""
+
+
+class StartupError(TwinsightError):
+    """The server or a command can't start."""
+
+
+class PackageError(StartupError):
+    """A model package can't be read or does not hold what its card says."""

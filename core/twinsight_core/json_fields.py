@@ -1,0 +1,88 @@
+"""Plain JSON objects, read field by field: exactly the fields that are asked for, each of its type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TypeVar
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class JsonFields:
+    """One JSON object that must have certain fields and no other.
+
+    Args:
+        values: what was parsed.
+        names: the fields that it must have; None lets any through.
+        path: where the object lies (`preprocessing`), for the messages; empty at the top.
+
+    Raises:
+        ValueError: it is no object, or a field is missing or unknown.
+    """
+
+    def __init__(self, values: object, *, names: Iterable[str] | None = None, path: str = "") -> None:
+        self._path = path
+        if not isinstance(values, dict):
+            raise ValueError(f"`{path}` must be an object." if path else "an object is wanted.")
+        self._values: dict[str, object] = values
+        if names is not None:
+            wanted = set(names)
+            for name in sorted(wanted.symmetric_difference(values)):
+                raise ValueError(f"{self._quoted(name)} is {'missing' if name in wanted else 'unknown'}.")
+
+    def object(self, name: str, names: Iterable[str] | None = None) -> JsonFields:
+        """Returns the object in a field; `names` as for the constructor."""
+        return JsonFields(self._values[name], names=names, path=self._place(name))
+
+    def optional_object(self, name: str, names: Iterable[str] | None = None) -> JsonFields | None:
+        """Returns the object in a field, or None for null."""
+        return None if self._values[name] is None else self.object(name, names)
+
+    def text(self, name: str) -> str:
+        """Returns a string."""
+        value = self._values[name]
+        if not isinstance(value, str):
+            raise ValueError(f"{self._shown(name)} must be a string.")
+        return value
+
+    def choice(self, name: str, choices: tuple[Choice, ...]) -> Choice:
+        """Returns one of `choices`."""
+        for choice in choices:
+            if self._values[name] == choice:
+                return choice
+        raise ValueError(f"{self._shown(name)} must be one of {', '.join(f'`{one}`' for one in choices)}.")
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Returns a list of strings."""
+        value = self._values[name]
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise ValueError(f"{self._shown(name)} must be a list of strings.")
+        return tuple(value)
+
+    def integer(self, name: str, *, least: int, most: int) -> int:
+        """Returns an integer in `least`..`most`."""
+        value = self._values[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{self._shown(name)} must be an integer in {least}..{most}.")
+        return value
+
+    def number(self, name: str) -> float:
+        """Returns a finite number; an integer will do."""
+        value = self._values[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{self._shown(name)} must be a finite number.")
+        return float(value)
+
+    def numbers(self) -> dict[str, float]:
+        """Returns all fields, each a finite number."""
+        return {name: self.number(name) for name in self._values}
+
+    def _place(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+    def _quoted(self, name: str) -> str:
+        return f"`{self._place(name)}`"
+
+    def _shown(self, name: str) -> str:
+        return f"{self._quoted(name)} (={self._values[name]!r:.80})"

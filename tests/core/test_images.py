@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from twinsight_core.errors import InvalidImage, InvalidInput, TwinsightError
+from twinsight_core.images import Limits, Preprocessing, Region, decode, from_pixels
+
+SMALL = Preprocessing(height_px=8, width_px=8)
+
+
+def encoded(picture: Pillow.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def quadrants(width: int = 64, height: int = 64) -> Pillow.Image:
+    """Red top left, green top right, blue bottom left, white bottom right."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (255, 0, 0)
+    pixels[: height // 2, width // 2 :] = (0, 255, 0)
+    pixels[height // 2 :, : width // 2] = (0, 0, 255)
+    pixels[height // 2 :, width // 2 :] = (255, 255, 255)
+    return Pillow.fromarray(pixels)
+
+
+def corners(pixels: np.ndarray) -> list[tuple[int, ...]]:
+    """Colours of the four corners, rounded to 0 or 255."""
+    ends = (pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1])
+    return [tuple(int(round(c / 255) * 255) for c in colour) for colour in ends]
+
+
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_each_format_gives_the_pixels_of_the_picture(kind: str) -> None:
+    pixels = decode(encoded(quadrants(), kind), SMALL)
+    assert pixels.shape == (8, 8, 3)
+    assert pixels.dtype == np.uint8
+    assert corners(pixels) == [RED, GREEN, BLUE, WHITE]
+
+
+# Stored top left, top right, bottom left, bottom right -> what a viewer shows (CIPA DC-008).
+@pytest.mark.parametrize(
+    ("orientation", "shown"),
+    [
+        (1, [RED, GREEN, BLUE, WHITE]),
+        (2, [GREEN, RED, WHITE, BLUE]),
+        (3, [WHITE, BLUE, GREEN, RED]),
+        (4, [BLUE, WHITE, RED, GREEN]),
+        (5, [RED, BLUE, GREEN, WHITE]),
+        (6, [BLUE, RED, WHITE, GREEN]),
+        (7, [WHITE, GREEN, BLUE, RED]),
+        (8, [GREEN, WHITE, RED, BLUE]),
+    ],
+)
+def test_exif_orientation_is_applied(orientation: int, shown: list[tuple[int, ...]]) -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    assert corners(decode(encoded(quadrants(96, 64), "JPEG", exif=exif, quality=95), SMALL)) == shown
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_damaged_exif_block_leaves_the_picture_upright() -> None:
+    data = encoded(quadrants(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
+    assert corners(decode(data, SMALL)) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_alpha_is_laid_over_white() -> None:
+    clear = Pillow.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert decode(encoded(clear), SMALL).min() == 255
+
+
+def test_half_transparent_red_over_white_is_pink() -> None:
+    half = Pillow.new("RGBA", (4, 4), (255, 0, 0, 128))
+    assert decode(encoded(half), SMALL)[0, 0].tolist() == [255, 127, 127]
+
+
+def test_a_palette_with_a_transparent_colour_is_laid_over_white() -> None:
+    picture = Pillow.new("P", (4, 4), 0)
+    picture.putpalette([0, 0, 0, 255, 0, 0])
+    assert decode(encoded(picture, transparency=0), SMALL).min() == 255
+
+
+def test_a_palette_gives_its_colours() -> None:
+    assert corners(decode(encoded(quadrants().convert("P")), SMALL)) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_a_16_bit_grey_keeps_its_high_byte() -> None:
+    picture = Pillow.fromarray(np.full((4, 4), 0x80FF, np.uint16))
+    assert decode(encoded(picture), SMALL)[0, 0].tolist() == [0x80] * 3
+
+
+def test_a_1_bit_picture_is_black_and_white() -> None:
+    assert decode(encoded(Pillow.new("1", (4, 4), 1)), SMALL).min() == 255
+
+
+def test_cmyk_becomes_rgb() -> None:
+    cyan = Pillow.new("CMYK", (16, 16), (255, 0, 0, 0))
+    assert corners(decode(encoded(cyan, "JPEG"), SMALL))[0] == (0, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
+    first, second = Pillow.new("RGB", (16, 16), RED), Pillow.new("RGB", (16, 16), BLUE)
+    data = encoded(first, kind, save_all=True, append_images=[second])
+    assert corners(decode(data, SMALL))[0] == RED
+
+
+def test_a_region_is_cut_out_of_the_upright_picture() -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = 6  # shown: blue top left, red top right
+    data = encoded(quadrants(), "JPEG", exif=exif, quality=95)
+    assert set(corners(decode(data, SMALL, region=Region(0.5, 0, 1, 0.5)))) == {RED}
+
+
+def test_scaled_decoding_keeps_the_detail_a_region_needs() -> None:
+    stripes = np.zeros((1024, 1024, 3), np.uint8)
+    stripes[:, ::2] = 255
+    region = Region(0, 0, 8 / 1024, 8 / 1024)
+    pixels = decode(encoded(Pillow.fromarray(stripes), "JPEG", quality=95), SMALL, region=region)
+    assert pixels[:, ::2].min() > 200
+    assert pixels[:, 1::2].max() < 55
+
+
+def test_scaled_decoding_changes_pixels_little() -> None:
+    rng = np.random.default_rng(0)
+    smooth = Pillow.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
+        (1600, 1200), Pillow.Resampling.BICUBIC
+    )
+    jpeg = encoded(smooth, "JPEG", quality=95)
+    full = from_pixels(np.asarray(Pillow.open(io.BytesIO(jpeg)).convert("RGB")), Preprocessing(128, 128))
+    assert np.abs(decode(jpeg, Preprocessing(128, 128)).astype(int) - full).mean() < 2
+
+
+def test_raw_pixels_give_what_the_same_picture_encoded_gives() -> None:
+    picture = quadrants(50, 30)
+    assert np.array_equal(from_pixels(np.asarray(picture), SMALL), decode(encoded(picture), SMALL))
+
+
+def test_crop_keeps_the_centre_at_its_aspect_ratio() -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 255
+    assert from_pixels(wide, Preprocessing(10, 10, fit="crop")).min() == 255
+
+
+def test_pad_shows_all_between_grey_bars() -> None:
+    pixels = from_pixels(np.full((10, 20, 3), 255, np.uint8), Preprocessing(20, 20, fit="pad"))
+    assert (pixels[:5] == 128).all()
+    assert (pixels[5:15] == 255).all()
+    assert (pixels[15:] == 128).all()
+
+
+def test_empty_bytes_are_refused() -> None:
+    with pytest.raises(InvalidImage, match=r"The picture is empty \(0 bytes\)\.") as caught:
+        decode(b"", SMALL)
+    assert (caught.value.reason, caught.value.field) == ("IMAGE_UNREADABLE", "encoded")
+
+
+def test_another_format_is_refused_unread() -> None:
+    for data in (b"GIF89a" + bytes(100), b"%!PS-Adobe", b"<svg></svg>", b"BM" + bytes(60), bytes(100)):
+        with pytest.raises(InvalidImage, match="not a JPEG, PNG or WebP") as caught:
+            decode(data, SMALL)
+        assert caught.value.reason == "IMAGE_FORMAT_UNSUPPORTED"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_truncated_picture_is_refused(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    data = encoded(Pillow.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
+    for length in (12, 30, len(data) // 2):
+        with pytest.raises(InvalidImage, match="damaged or cut off") as caught:
+            decode(data[:length], SMALL)
+        assert caught.value.reason == "IMAGE_UNREADABLE"
+
+
+def test_too_many_bytes_are_refused() -> None:
+    with pytest.raises(InvalidImage, match="has 101 bytes; at most 100 are accepted") as caught:
+        decode(bytes(101), SMALL, limits=Limits(max_bytes=100))
+    assert caught.value.reason == "IMAGE_TOO_LARGE"
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG of a few hundred bytes that claims a size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+def webp_claiming(kind: bytes) -> bytes:
+    """The head of a WebP file that claims 16383 x 16383 pixels."""
+    heads = {
+        b"VP8X": bytes(4) + (16382).to_bytes(3, "little") * 2,
+        b"VP8L": b"\x2f" + (16382 | 16382 << 14).to_bytes(4, "little") + bytes(5),
+        b"VP8 ": bytes(3) + b"\x9d\x01\x2a" + (16383).to_bytes(2, "little") * 2,
+    }
+    return b"RIFF" + bytes(4) + b"WEBP" + kind + bytes(4) + heads[kind] + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (png_claiming(13000, 13000), r"13000x13000 \(169.0 megapixels\); at most 40 megapixels"),
+        (png_claiming(6400, 6400), r"6400x6400 \(41.0 megapixels\); at most 40 megapixels"),
+        (png_claiming(2**31 - 1, 2**31 - 1), "40 megapixels"),
+        (webp_claiming(b"VP8X"), "16383x16383"),
+        (webp_claiming(b"VP8L"), "16383x16383"),
+        (webp_claiming(b"VP8 "), "16383x16383"),
+    ],
+)
+def test_a_picture_that_claims_too_many_pixels_is_refused_undecoded(data: bytes, says: str) -> None:
+    with pytest.raises(InvalidImage, match=says) as caught:
+        decode(data, SMALL)
+    assert (caught.value.reason, caught.value.field) == ("IMAGE_TOO_LARGE", "encoded")
+
+
+def test_raw_pixels_obey_the_pixel_limit_too() -> None:
+    with pytest.raises(InvalidImage, match="at most 1e-05 megapixels") as caught:
+        from_pixels(np.zeros((4, 4, 3), np.uint8), SMALL, limits=Limits(max_pixels=10))
+    assert caught.value.field == "raw"
+
+
+def test_raw_pixels_without_a_pixel_are_refused() -> None:
+    with pytest.raises(InvalidImage, match="at least one pixel"):
+        from_pixels(np.zeros((0, 4, 3), np.uint8), SMALL)
+
+
+@pytest.mark.parametrize(
+    "box", [(0.5, 0, 0.5, 1), (0.6, 0, 0.5, 1), (-0.1, 0, 1, 1), (0, 0, 1, 1.1), (float("nan"), 0, 1, 1)]
+)
+def test_a_region_out_of_bounds_is_refused(box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(InvalidInput, match="0 <= x_min < x_max <= 1") as caught:
+        Region(*box)
+    assert caught.value.reason == "REGION_INVALID"
+
+
+fraction = st.floats(0, 1, width=32)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    fraction,
+    fraction,
+    fraction,
+    fraction,
+    st.sampled_from(["stretch", "crop", "pad"]),
+)
+def test_any_size_and_region_give_the_models_size(
+    width: int, height: int, a: float, b: float, c: float, d: float, fit: Literal["stretch", "crop", "pad"]
+) -> None:
+    pixels = np.full((height, width, 3), 200, np.uint8)
+    to = Preprocessing(8, 12, fit=fit)
+    if a == b or c == d:
+        return
+    region = Region(min(a, b), min(c, d), max(a, b), max(c, d))
+    result = from_pixels(pixels, to, region=region)
+    assert result.shape == (8, 12, 3)
+    assert set(np.unique(result)) <= {128, 200}
+
+
+GOOD = encoded(quadrants(), "JPEG"), encoded(quadrants(), "PNG"), encoded(quadrants(), "WEBP")
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(GOOD),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=20),
+    st.integers(0, 99),
+)
+def test_any_damage_gives_pixels_or_a_stated_error(good: bytes, edits: list[tuple[int, int]], cut: int) -> None:
+    data = bytearray(good)
+    for place, byte in edits:
+        data[place % len(data)] = byte
+    try:
+        pixels = decode(bytes(data[: len(data) - cut]), SMALL)
+    except TwinsightError as error:
+        assert error.reason in {"IMAGE_UNREADABLE", "IMAGE_TOO_LARGE", "IMAGE_FORMAT_UNSUPPORTED"}  # noqa: PT017
+    else:
+        assert pixels.shape == (8, 8, 3)

@@ -1,0 +1,45 @@
+import re
+
+import pytest
+
+from twinsight_core.json_fields import JsonFields
+
+
+def test_fields_are_read_by_their_types() -> None:
+    fields = JsonFields(
+        {"name": "cat", "count": 3, "share": 1, "inner": {"x": 0.5}, "none": None, "words": ["a"], "fit": "crop"}
+    )
+    assert fields.text("name") == "cat"
+    assert fields.integer("count", least=0, most=3) == 3
+    assert fields.number("share") == 1.0
+    assert fields.object("inner", ["x"]).numbers() == {"x": 0.5}
+    assert fields.optional_object("none") is None
+    assert fields.texts("words") == ("a",)
+    assert fields.choice("fit", ("crop", "pad")) == "crop"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"a": {"x": 1}}, "`a.y` is missing."),
+        ({"a": {"x": 1, "y": 2, "z": 3}}, "`a.z` is unknown."),
+        ({"a": [1]}, "`a` must be an object."),
+        ({"a": {"x": True, "y": 2}}, "`a.x` (=True) must be an integer in 0..9."),
+        ({"a": {"x": 10, "y": 2}}, "`a.x` (=10) must be an integer in 0..9."),
+        ({"a": {"x": 1, "y": float("nan")}}, "`a.y` (=nan) must be a finite number."),
+        ({"a": {"x": 1, "y": True}}, "`a.y` (=True) must be a finite number."),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_path(values: dict[str, object], message: str) -> None:
+    def read() -> tuple[int, float]:
+        inner = JsonFields(values, names=["a"]).object("a", ["x", "y"])
+        return inner.integer("x", least=0, most=9), inner.number("y")
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read()
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    with pytest.raises(ValueError, match="must be a string") as caught:
+        JsonFields({"a": list(range(10_000))}).text("a")
+    assert len(str(caught.value)) < 200
