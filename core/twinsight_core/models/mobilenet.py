@@ -1,0 +1,128 @@
+"""MobileNetV1: a first convolution and thirteen blocks of a depthwise and a pointwise convolution.
+
+Source: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017
+(arXiv:1704.04861), table 1; batch-norm epsilon, ReLU6 and padding as in Keras Applications, so that its weights fit.
+"""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+
+from twinsight_core.models.layers import depthwise, relu6
+
+# (output channels at width 1, stride) of the thirteen blocks; table 1 of the paper.
+BLOCKS: tuple[tuple[int, int], ...] = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+)
+STEM_CHANNELS = 32
+# Keras Applications' value; framework defaults of 1e-5 change the features.
+BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_MOMENTUM = 0.99
+
+
+def _batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(channels, epsilon=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM, rngs=rngs)
+
+
+class DepthwiseConv(nnx.Module):
+    """One 3x3 kernel a channel, SAME padding, no bias.
+
+    Args:
+        channels: channels in and out.
+        stride: 1 or 2.
+        rngs: source of the first weights.
+    """
+
+    def __init__(self, *, channels: int, stride: int, rngs: nnx.Rngs) -> None:
+        init = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=2)
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, channels)))
+        self.stride = stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the convolved [batch, ceil(height / stride), ceil(width / stride), channels] float32."""
+        return depthwise(x, self.kernel[...], self.stride)
+
+
+class SeparableBlock(nnx.Module):
+    """A depthwise convolution in space, then a pointwise one over channels; each with batch norm and ReLU6.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        stride: step of the depthwise convolution.
+        rngs: source of the first weights.
+    """
+
+    def __init__(self, *, channels_in: int, channels_out: int, stride: int, rngs: nnx.Rngs) -> None:
+        self.depthwise = DepthwiseConv(channels=channels_in, stride=stride, rngs=rngs)
+        self.depthwise_norm = _batch_norm(channels_in, rngs=rngs)
+        # A 1x1 convolution is a matrix product over the last axis.
+        self.pointwise = nnx.Linear(
+            channels_in, channels_out, use_bias=False, kernel_init=nnx.initializers.he_normal(), rngs=rngs
+        )
+        self.pointwise_norm = _batch_norm(channels_out, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns [batch, ceil(height / stride), ceil(width / stride), channels_out] float32, 0..6."""
+        x = relu6(self.depthwise_norm(self.depthwise(x)))
+        return relu6(self.pointwise_norm(self.pointwise(x)))
+
+
+class MobileNetV1(nnx.Module):
+    """The convolutional part, without pooling and classifier.
+
+    Args:
+        width_multiplier: factor on every layer's channels, above 0.
+        rngs: source of the first weights.
+
+    Attributes:
+        channels: channels of the feature map.
+    """
+
+    def __init__(self, *, width_multiplier: float = 1.0, rngs: nnx.Rngs) -> None:
+        channels = int(STEM_CHANNELS * width_multiplier)
+        self.stem = nnx.Conv(
+            3,
+            channels,
+            kernel_size=(3, 3),
+            strides=2,
+            padding="SAME",
+            use_bias=False,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
+        )
+        self.stem_norm = _batch_norm(channels, rngs=rngs)
+        blocks = []
+        for width, stride in BLOCKS:
+            channels_out = int(width * width_multiplier)
+            blocks.append(SeparableBlock(channels_in=channels, channels_out=channels_out, stride=stride, rngs=rngs))
+            channels = channels_out
+        self.blocks = nnx.List(blocks)
+        self.channels = channels
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the feature map.
+
+        Args:
+            x: [batch, height, width, 3] float32, RGB, -1..1. Sides that are multiples of 32 are padded as Keras pads.
+
+        Returns:
+            [batch, ceil(height / 32), ceil(width / 32), channels] float32, 0..6.
+        """
+        x = relu6(self.stem_norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        return x

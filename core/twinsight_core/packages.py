@@ -1,0 +1,310 @@
+"""Model packages: a model is data, a folder with a card and weights, named by its digest.
+
+    NAME/model.json            the card: architecture, input, calibration, licence, training data, scores
+    NAME/weights.safetensors   every tensor of the network, float32
+
+Reading a package runs no code from it: the card is plain JSON that is checked field by field, the weights are tensors
+that are checked one by one against the architecture, and the architecture is one of `twinsight_core.models.registry`.
+
+The digest is "sha256:" and the SHA-256, in hexadecimal, of
+
+1. `twinsight model 1` and a line feed,
+2. the canonical JSON (keys sorted, no spaces, ASCII, shortest floats) of the card's `architecture`, `config`, `task`,
+   `preprocessing`, `dimension`, `labels` and `calibration`, and a line feed,
+3. the bytes of `weights.safetensors`.
+
+That is what changes vectors or their meaning. Words and scores (licence, training data, description, scores, recipe)
+and the folder's name are not in it: correcting a sentence does not part a collection from its model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from twinsight_core.calibration import Calibration
+from twinsight_core.errors import PackageError
+from twinsight_core.images import PREPROCESSING_VERSION, Preprocessing
+from twinsight_core.json_fields import JsonFields
+from twinsight_core.models.registry import ARCHITECTURES, Config, Network
+from twinsight_core.models.siamese import MAX_DIMENSION
+
+CARD_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+MAX_CARD_BYTES = 1024 * 1024
+# Far above any network here; keeps a wrong file from filling the memory.
+MAX_WEIGHTS_BYTES = 2 * 1024 * 1024 * 1024
+MAX_INPUT_PX = 4096
+TASKS = ("embedding",)
+FITS: tuple[Literal["stretch", "crop", "pad"], ...] = ("stretch", "crop", "pad")
+
+_SHIPPED = Path(__file__).parent / "shipped"
+_DIGEST_HEADER = b"twinsight model 1\n"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `model.json` says.
+
+    Attributes:
+        architecture: name in `twinsight_core.models.registry.ARCHITECTURES`.
+        config: the architecture's configuration.
+        task: "embedding".
+        preprocessing: how a picture becomes the network's input.
+        dimension: components of a vector.
+        licence: licence of the weights, an SPDX identifier or a sentence.
+        training_data: what the weights were trained on, and under which terms.
+        description: what the model is for and where it fails.
+        labels: names of the classes by number; empty for an embedding model.
+        calibration: how cosine similarities become probabilities; None if not calibrated.
+        scores: scores on held-out data by name of the measure.
+        recipe: the command that made the weights.
+    """
+
+    architecture: str
+    config: Config
+    task: str
+    preprocessing: Preprocessing
+    dimension: int
+    licence: str
+    training_data: str
+    description: str
+    labels: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    recipe: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the card as plain values, in the order of `model.json`."""
+        return {
+            "architecture": self.architecture,
+            "config": self.config.to_json(),
+            "task": self.task,
+            "preprocessing": asdict(self.preprocessing),
+            "dimension": self.dimension,
+            "labels": list(self.labels),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
+            "licence": self.licence,
+            "training_data": self.training_data,
+            "description": self.description,
+            "recipe": self.recipe,
+            "scores": self.scores,
+        }
+
+    @classmethod
+    def from_json(cls, values: object) -> ModelCard:
+        """Returns the card of `to_json`'s values.
+
+        Raises:
+            ValueError: a value is missing, unknown, of the wrong type or breaks its rule.
+        """
+        card = JsonFields(values, names=cls.__dataclass_fields__)
+        kind = card.choice("architecture", tuple(ARCHITECTURES))
+        made = ARCHITECTURES[kind].config
+        config = made.from_json(card.object("config", made.__dataclass_fields__))
+        if card.integer("dimension", least=1, most=MAX_DIMENSION) != config.dimension:
+            raise ValueError(f"`dimension` must be `config.dimension` (={config.dimension}).")
+        calibration = card.optional_object("calibration", Calibration.__dataclass_fields__)
+        return cls(
+            architecture=kind,
+            config=config,
+            task=card.choice("task", TASKS),
+            preprocessing=_preprocessing(card.object("preprocessing", Preprocessing.__dataclass_fields__)),
+            dimension=config.dimension,
+            labels=card.texts("labels"),
+            calibration=None if calibration is None else Calibration.from_json(calibration),
+            licence=card.text("licence"),
+            training_data=card.text("training_data"),
+            description=card.text("description"),
+            recipe=card.text("recipe"),
+            scores=card.object("scores").numbers(),
+        )
+
+
+@dataclass(frozen=True)
+class ModelPackage:
+    """A package that was read and whose digest is known; `build` makes the network.
+
+    Attributes:
+        name: the folder's name.
+        digest: "sha256:" and 64 hexadecimal digits; vectors compare only under equal digests.
+        card: what `model.json` says.
+        folder: where it lies.
+    """
+
+    name: str
+    digest: str
+    card: ModelCard
+    folder: Path
+
+    def build(self) -> Network:
+        """Returns the network with the package's weights, in evaluation mode.
+
+        Raises:
+            PackageError: the weights can't be read, do not fit the architecture, are not finite, or the package was
+                changed on disk since it was loaded.
+        """
+        path = self.folder / WEIGHTS_FILE
+        content = _read(path, MAX_WEIGHTS_BYTES)
+        if _digest(self.card, content) != self.digest:
+            raise PackageError(f"{path}: the file has changed since it was loaded.", reason="PACKAGE_CHANGED")
+        try:
+            tensors = safetensors.numpy.load(content)
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise PackageError(f"{path}: not a safetensors file ({error}).", reason="PACKAGE_WEIGHTS") from error
+        made = ARCHITECTURES[self.card.architecture]
+        abstract = nnx.eval_shape(lambda: made.build(self.card.config, nnx.Rngs(0)))
+        graph, state = nnx.split(abstract)
+        flat = {_tensor_name(place): (place, variable) for place, variable in nnx.to_flat_state(state)}
+        _check_tensors(path, tensors, {name: tuple(variable.shape) for name, (_, variable) in flat.items()})
+        filled = nnx.from_flat_state(
+            [(place, variable.replace(tensors[name])) for name, (place, variable) in flat.items()]
+        )
+        network = nnx.merge(graph, filled)
+        network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+        return network
+
+
+def load_package(folder: Path) -> ModelPackage:
+    """Reads and checks one package; its name is the folder's.
+
+    Raises:
+        PackageError: a file is missing, too large or unreadable, or the card breaks a rule; the message names both.
+    """
+    path = folder / CARD_FILE
+    content = _read(path, MAX_CARD_BYTES)
+    try:
+        values = json.loads(content, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise PackageError(f"{path}: not JSON ({error}).", reason="PACKAGE_CARD") from error
+    try:
+        card = ModelCard.from_json(values)
+    except ValueError as error:
+        raise PackageError(f"{path}: {error}", reason="PACKAGE_CARD") from error
+    digest = _digest(card, _read(folder / WEIGHTS_FILE, MAX_WEIGHTS_BYTES))
+    return ModelPackage(name=folder.name, digest=digest, card=card, folder=folder)
+
+
+def load_packages(models_dir: Path) -> list[ModelPackage]:
+    """Reads every package of a folder, by name; what is no folder or starts with a dot is passed over.
+
+    Raises:
+        PackageError: the folder does not exist, or a package in it can't be read.
+    """
+    if not models_dir.is_dir():
+        raise PackageError(f"{models_dir}: the models folder does not exist.", reason="PACKAGE_MISSING")
+    folders = (one for one in models_dir.iterdir() if one.is_dir() and not one.name.startswith((".", "__")))
+    return [load_package(folder) for folder in sorted(folders, key=lambda one: one.name)]
+
+
+def shipped_packages() -> list[ModelPackage]:
+    """Returns the packages that come with this one, by name.
+
+    Raises:
+        PackageError: the installation is damaged.
+    """
+    return load_packages(_SHIPPED)
+
+
+def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage:
+    """Writes a package: all of it or nothing, in place of one that is there.
+
+    Raises:
+        PackageError: a weight is not a finite float32, or the card is not of the network.
+    """
+    flat = nnx.to_flat_state(nnx.state(module))
+    tensors = {_tensor_name(place): np.asarray(variable[...]) for place, variable in flat}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        content = safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+        (partial / WEIGHTS_FILE).write_bytes(content)
+        text = json.dumps(card.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        (partial / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+        # What can't be read back is not put in place.
+        load_package(partial).build()
+        partial.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.replace(old)
+            partial.replace(folder)
+            shutil.rmtree(old)
+        else:
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return load_package(folder)
+
+
+def _digest(card: ModelCard, weights: bytes) -> str:
+    """Returns the digest that the module's docstring defines."""
+    meaning = card.to_json()
+    for words in ("licence", "training_data", "description", "recipe", "scores"):
+        del meaning[words]
+    hasher = hashlib.sha256(_DIGEST_HEADER)
+    hasher.update(json.dumps(meaning, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n")
+    hasher.update(weights)
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _tensor_name(place: tuple[object, ...]) -> str:
+    return ".".join(str(part) for part in place)
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name in sorted(shapes):
+        if name not in tensors:
+            raise PackageError(f"{path}: the tensor `{name}` is missing.", reason="PACKAGE_WEIGHTS")
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        if name not in shapes:
+            rule = f"the tensor `{name}` is not one of the architecture's."
+        elif tensor.shape != shapes[name]:
+            rule = f"the tensor `{name}` has the shape {tensor.shape}; it must be {shapes[name]}."
+        elif tensor.dtype != np.float32:
+            rule = f"the tensor `{name}` is {tensor.dtype}; it must be float32."
+        elif not np.isfinite(tensor).all():
+            rule = f"the tensor `{name}` holds a value that is not finite."
+        else:
+            continue
+        raise PackageError(f"{path}: {rule}", reason="PACKAGE_WEIGHTS")
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Returns a file's bytes; `limit` is checked before they are read."""
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise PackageError(f"{path}: the file has {size} bytes; it may have {limit}.", reason="PACKAGE_TOO_LARGE")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise PackageError(f"{path}: the file is missing.", reason="PACKAGE_MISSING") from error
+    except OSError as error:
+        raise PackageError(f"{path}: can't be read ({error.strerror}).", reason="PACKAGE_UNREADABLE") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _preprocessing(fields: JsonFields) -> Preprocessing:
+    version = fields.integer("version", least=0, most=2**31)
+    if version != PREPROCESSING_VERSION:
+        raise ValueError(f"`preprocessing.version` (={version}) must be {PREPROCESSING_VERSION}, the one known here.")
+    return Preprocessing(
+        height_px=fields.integer("height_px", least=1, most=MAX_INPUT_PX),
+        width_px=fields.integer("width_px", least=1, most=MAX_INPUT_PX),
+        fit=fields.choice("fit", FITS),
+        version=version,
+    )
