@@ -1,0 +1,1 @@
+"""Ways to compute a batch. One model, one set of weights, the same answers."""

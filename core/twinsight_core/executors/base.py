@@ -1,0 +1,34 @@
+"""The seam between the engine and what computes a batch."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Executor(Protocol):
+    """Computes batches of fixed sizes with one model. Called from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """Short name for logs and metrics, such as `xla:cpu`."""
+        ...
+
+    def prepare(self, batch_size: int) -> None:
+        """Makes ready to compute batches of `batch_size` without compiling later."""
+        ...
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """Embeds one batch.
+
+        Args:
+            images: [batch, height, width, 3] uint8, RGB, 0..255; `batch` has been prepared.
+
+        Returns:
+            [batch, dimension] float32, rows of length 1.
+
+        Raises:
+            KeyError: this batch size was not prepared.
+        """
+        ...

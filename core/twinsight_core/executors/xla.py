@@ -1,0 +1,52 @@
+"""Batches computed by XLA on whatever device JAX has: CPU, GPU or TPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from twinsight_core.images import Preprocessing
+
+
+class XlaExecutor:
+    """Compiles an embedding network ahead of time, once for each batch size.
+
+    The weights live on the device and are arguments of the compiled function, not constants in it: compilation is
+    quicker and all batch sizes share one copy. A call makes one transfer in (uint8) and one out (float32).
+    """
+
+    def __init__(self, module: Callable[[jax.Array], jax.Array], preprocessing: Preprocessing) -> None:
+        """Takes the network.
+
+        Args:
+            module: a Flax NNX module in evaluation mode, [batch, height, width, 3] uint8 -> [batch, dimension] float32.
+            preprocessing: says height and width.
+        """
+        self._graph, weights = nnx.split(module)
+        self._device = jax.devices()[0]
+        self._weights = jax.device_put(weights, self._device)
+        self._image_shape = (preprocessing.height_px, preprocessing.width_px, 3)
+        self._compiled: dict[int, jax.stages.Compiled] = {}
+
+    @property
+    def name(self) -> str:
+        """`xla:` and the device's platform."""
+        return f"xla:{self._device.platform}"
+
+    def prepare(self, batch_size: int) -> None:
+        """Compiles for `batch_size`, or loads it from the persistent cache."""
+        images = jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.uint8)
+        self._compiled[batch_size] = jax.jit(self._embed).lower(self._weights, images).compile()
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """Embeds one batch of a prepared size; see `Executor.compute`."""
+        compiled = self._compiled[len(images)]
+        return np.asarray(compiled(self._weights, jax.device_put(images, self._device)))
+
+    def _embed(self, weights: nnx.State[str | int, jax.Array], images: jax.Array) -> jax.Array:
+        network = nnx.merge(self._graph, weights)
+        return network(images)
