@@ -1,0 +1,209 @@
+"""The graph index: hnswlib behind a lock, with nothing of it trusted that was seen to fail.
+
+Source: Y. Malkov, D. Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical Navigable
+Small World graphs, IEEE TPAMI 42(4), 2020.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import hnswlib
+import numpy as np
+
+from twinsight_core.index.base import Metric
+from twinsight_core.index.locks import ReadWriteLock
+
+LIBRARY = f"hnswlib {importlib.metadata.version('hnswlib')}"
+
+# Threads that insert into an empty graph don't see one another's points and may leave some without links.
+_FIRST_ALONE = 256
+
+
+class _Native(Protocol):
+    """The part of `hnswlib.Index` that is used; the library has no types."""
+
+    def init_index(self, max_elements: int, M: int, ef_construction: int) -> None: ...  # noqa: N803
+    def load_index(self, path_to_index: str, max_elements: int) -> None: ...
+    def save_index(self, path_to_index: str) -> None: ...
+    def index_file_size(self) -> int: ...
+    def resize_index(self, new_size: int) -> None: ...
+    def add_items(self, data: np.ndarray, ids: np.ndarray, num_threads: int) -> None: ...
+    def mark_deleted(self, label: int) -> None: ...
+    def set_ef(self, ef: int) -> None: ...
+    def knn_query(self, data: np.ndarray, k: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]: ...
+    def get_current_count(self) -> int: ...
+    def get_max_elements(self) -> int: ...
+    def get_ids_list(self) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class GraphParameters:
+    """How a graph is built.
+
+    Attributes:
+        links: links of a point on each layer but the lowest, which has twice as many (M in the paper).
+        build_width: width of the walk that finds a new point's neighbours (efConstruction in the paper).
+        threads: threads that build, and that answer a batch of queries.
+    """
+
+    links: int = 16
+    build_width: int = 200
+    threads: int = 1
+
+
+class HnswIndex:
+    """A navigable graph. Searches run together; what changes the graph waits for them and runs alone.
+
+    Adding during a search makes it fail and growing during a search crashes the process, hence the lock
+    (https://github.com/nmslib/hnswlib/issues/562). Removed points stay as stepping stones; they are never overwritten,
+    since that leaves others unreachable (arXiv:2407.07871): build a new index when many are dead.
+    """
+
+    def __init__(self, dimension: int, metric: Metric, parameters: GraphParameters, *, capacity: int = 1024) -> None:
+        self._native = _native(dimension, metric)
+        self._native.init_index(max(capacity, 1), parameters.links, parameters.build_width)
+        self._start(metric, parameters)
+
+    @classmethod
+    def load(
+        cls, file: Path, dimension: int, metric: Metric, parameters: GraphParameters, *, alive: np.ndarray
+    ) -> HnswIndex:
+        """Returns the index that `save` wrote. A damaged file can crash the process: check its digest first.
+
+        Args:
+            file: the file.
+            dimension: of the vectors.
+            metric: the metric.
+            parameters: how it was built.
+            alive: `[n] int64`, labels that a search may find, if the file has them; all others are removed.
+
+        Raises:
+            RuntimeError: the library can't read the file.
+        """
+        index = cls.__new__(cls)
+        index._native = _native(dimension, metric)
+        index._native.load_index(str(file), 0)
+        index._start(metric, parameters)
+        labels = index.labels()
+        gone = labels[~np.isin(labels, alive)]
+        index.remove(gone)
+        index._dead = len(gone)  # the file keeps the marks but not their number
+        return index
+
+    def _start(self, metric: Metric, parameters: GraphParameters) -> None:
+        self.metric = metric
+        self.parameters = parameters
+        self._lock = ReadWriteLock()
+        self._dead = 0
+        # The width of a walk is max(ef, k), and ef is shared by all searches: with the lowest ef, every search sets its
+        # own width by the number of neighbours it asks for.
+        self._native.set_ef(1)
+
+    def __len__(self) -> int:
+        return self._native.get_current_count() - self._dead
+
+    @property
+    def dead(self) -> int:
+        """How many points were removed and remain as stepping stones."""
+        return self._dead
+
+    def labels(self) -> np.ndarray:
+        """Returns the labels of all points, removed ones too, `[n] int64`, rising."""
+        with self._lock.read():
+            return np.sort(np.array(self._native.get_ids_list(), np.int64))
+
+    def add(self, labels: np.ndarray, vectors: np.ndarray) -> None:
+        """Adds vectors under labels that are higher than any before."""
+        if not len(labels):
+            return
+        with self._lock.write():
+            count = self._native.get_current_count()
+            needed, capacity = count + len(labels), self._native.get_max_elements()
+            if needed > capacity:
+                self._native.resize_index(max(needed, capacity * 3 // 2))
+            alone = min(max(_FIRST_ALONE - count, 0), len(labels))
+            if alone:
+                self._native.add_items(vectors[:alone], labels[:alone], 1)
+            if alone < len(labels):
+                self._native.add_items(vectors[alone:], labels[alone:], self.parameters.threads)
+
+    def remove(self, labels: np.ndarray) -> None:
+        """Takes vectors out of every later search. Labels that the index does not hold are ignored."""
+        if not len(labels):
+            return
+        with self._lock.write():
+            for label in labels.tolist():
+                try:
+                    self._native.mark_deleted(label)
+                except RuntimeError:  # no such label, or removed already
+                    continue
+                self._dead += 1
+
+    def search(self, queries: np.ndarray, width: int) -> np.ndarray:
+        """Returns each query's nearest labels, `[n, min(width, len(self))] int64`, closest first, -1 for none found."""
+        with self.reading() as reader:
+            return reader.search(queries, width)
+
+    @contextmanager
+    def reading(self) -> Iterator[GraphReader]:
+        """Keeps the graph as it is for several searches, or for a look at what belongs to it."""
+        self._lock.acquire_read()
+        try:
+            yield GraphReader(self._native, len(self), self.parameters.threads)
+        finally:
+            self._lock.release_read()
+
+    def save(self, file: Path) -> int:
+        """Writes the index to a file and returns how many bytes the file must have.
+
+        The library notices no full disk and does not sync: the caller checks the size and makes the file durable.
+        """
+        with self._lock.read():
+            self._native.save_index(str(file))
+            return self._native.index_file_size()
+
+
+class GraphReader:
+    """Searches a graph that does not change meanwhile."""
+
+    def __init__(self, native: _Native, live: int, threads: int) -> None:
+        self._native = native
+        self._live = live
+        self._threads = threads
+
+    def search(self, queries: np.ndarray, width: int) -> np.ndarray:
+        """As `HnswIndex.search`."""
+        width = min(width, self._live)
+        if not width:
+            return np.empty((len(queries), 0), np.int64)
+        try:
+            labels, _ = self._native.knn_query(queries, width, self._threads if len(queries) > 1 else 1)
+        except RuntimeError:
+            # Fewer than `width` points can be reached from where one of the walks ended.
+            return np.concatenate([self._search_one(query[None], width) for query in queries])
+        return labels.astype(np.int64)
+
+    def _search_one(self, query: np.ndarray, width: int) -> np.ndarray:
+        found = np.full((1, width), -1, np.int64)
+        k = width
+        while k:
+            try:
+                labels, _ = self._native.knn_query(query, k, 1)
+            except RuntimeError:
+                k //= 2
+                continue
+            found[:, :k] = labels
+            break
+        return found
+
+
+def _native(dimension: int, metric: Metric) -> _Native:
+    # "ip" on vectors of length 1 is the cosine.
+    native: _Native = hnswlib.Index(space="l2" if metric is Metric.EUCLIDEAN else "ip", dim=dimension)
+    return native

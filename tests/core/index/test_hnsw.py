@@ -1,0 +1,102 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twinsight_core.index.base import Metric
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+
+PARAMETERS = GraphParameters(threads=2)
+
+
+def _graph(vectors: np.ndarray) -> HnswIndex:
+    graph = HnswIndex(vectors.shape[1], Metric.EUCLIDEAN, PARAMETERS, capacity=len(vectors))
+    graph.add(np.arange(len(vectors)), vectors)
+    return graph
+
+
+def _vectors(count: int, dimension: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, dimension)).astype(np.float32)
+
+
+def test_each_search_has_its_own_width() -> None:
+    vectors = _vectors(3000, 64)
+    graph = _graph(vectors)
+    queries = _vectors(3300, 64)[3000:]
+    truth = np.argsort(np.linalg.norm(vectors[None] - queries[:100, None], axis=2), axis=1)[:, :10]
+
+    def recall(width: int) -> float:
+        found = graph.search(queries[:100], width)[:, :10]
+        return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
+
+    narrow, wide = recall(10), recall(1500)
+    assert narrow < 0.9
+    assert wide >= 0.99
+    assert recall(10) == narrow  # a wide search leaves nothing behind
+
+
+def test_a_saved_graph_gives_the_same_answers(tmp_path: Path) -> None:
+    vectors = _vectors(1500)
+    graph = _graph(vectors)
+    graph.remove(np.arange(100))
+    size = graph.save(tmp_path / "graph")
+    assert size == (tmp_path / "graph").stat().st_size
+    loaded = HnswIndex.load(tmp_path / "graph", 16, Metric.EUCLIDEAN, PARAMETERS, alive=np.arange(100, 1500))
+    assert (len(loaded), loaded.dead) == (len(graph), graph.dead) == (1400, 100)
+    assert np.array_equal(loaded.search(vectors[:200], 20), graph.search(vectors[:200], 20))
+    assert loaded.labels().tolist() == list(range(1500))
+    loaded.add(np.array([2000]), vectors[:1] + 2)
+    assert loaded.search(vectors[:1] + 2, 50)[0, 0] == 2000
+
+
+def test_what_was_removed_after_saving_is_removed_on_loading(tmp_path: Path) -> None:
+    vectors = _vectors(300)
+    _graph(vectors).save(tmp_path / "graph")
+    loaded = HnswIndex.load(tmp_path / "graph", 16, Metric.EUCLIDEAN, PARAMETERS, alive=np.arange(10, 300))
+    assert not set(loaded.search(vectors[:10], 290).ravel().tolist()) & set(range(10))
+
+
+def test_a_file_that_is_no_graph_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "graph").write_bytes(b"")
+    with pytest.raises(RuntimeError):
+        HnswIndex.load(tmp_path / "graph", 16, Metric.EUCLIDEAN, PARAMETERS, alive=np.arange(1))
+
+
+def test_points_out_of_reach_are_left_blank_instead_of_failing() -> None:
+    # 60 copies link to one another alone: a walk that ends among them finds no other point.
+    vectors = np.concatenate([np.ones((60, 16), np.float32), _vectors(400) + 50])
+    graph = _graph(vectors)
+    found = graph.search(np.ones((1, 16), np.float32), 460)
+    assert found.shape == (1, 460)
+    reached = found[0][found[0] >= 0]
+    assert len(set(reached.tolist())) == len(reached) > 0
+    assert (found[0][len(reached) :] == -1).all()
+
+
+def test_adding_removing_and_growing_beside_searches() -> None:
+    vectors = _vectors(6000)
+    graph = HnswIndex(16, Metric.EUCLIDEAN, PARAMETERS, capacity=1)
+    graph.add(np.arange(200), vectors[:200])
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def searching() -> None:
+        try:
+            while not done.is_set():
+                found = graph.search(vectors[100:164], 10)
+                assert found[:, 0].tolist() == list(range(100, 164))
+        except BaseException as error:  # noqa: BLE001 - reported below
+            failures.append(error)
+
+    threads = [threading.Thread(target=searching) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for first in range(200, 6000, 50):
+        graph.add(np.arange(first, first + 50), vectors[first : first + 50])
+        graph.remove(np.arange(first, first + 5))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(graph) == 6000 - 116 * 5
