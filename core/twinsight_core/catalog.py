@@ -1,0 +1,221 @@
+"""The collections of a data folder, which belongs to one process at a time.
+
+    LOCK                         held as long as the folder is in use
+    collections/<id>/store.db    the record (`twinsight_core.store`)
+    collections/<id>/graph-*     copies of the graph (`twinsight_core.snapshots`)
+    collections/.new-*           being created: not there yet
+    collections/.deleted-*       deleted: no longer there
+
+A collection appears and disappears by the renaming of its folder, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, StartupError, StorageFull, Unavailable
+from twinsight_core.items import CollectionSpec, check_spec
+from twinsight_core.snapshots import sync_folder
+from twinsight_core.sqlite import unreadable
+from twinsight_core.store import FILE_NAME, Store
+
+_NEW, _DELETED = ".new-", ".deleted-"
+
+_log = logging.getLogger("twinsight.collection")
+
+
+class Catalog:
+    """All collections of a data folder, open. Every method may be called from any thread."""
+
+    def __init__(self, data_dir: Path, *, options: CollectionOptions | None = None) -> None:
+        """Takes the folder, makes it if there is none, and opens its collections.
+
+        A collection that is damaged, or that the server may not read and write, stays closed and as it is; the others
+        open.
+
+        Raises:
+            StartupError: the folder is in use by another server, not writable, out of room, or not UTF-8 by name.
+        """
+        self._options = options or CollectionOptions()
+        self._data_dir = data_dir
+        self._root = data_dir / "collections"
+        self._open: dict[str, Collection | DataLoss] = {}
+        self._changing = threading.Lock()
+        self._closed = False
+        try:
+            str(data_dir).encode()
+        except UnicodeEncodeError:
+            raise StartupError(
+                f"Data folder {str(data_dir)!r} can't be used: SQLite takes only paths in UTF-8.",
+                reason="DATA_DIR_UNUSABLE",
+            ) from None
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(data_dir)
+        except OSError as error:
+            raise StartupError(
+                f"Data folder `{data_dir}` can't be used: {error.strerror}.", reason="DATA_DIR_UNUSABLE"
+            ) from error
+        try:
+            self._remove_leftovers()
+            for folder in sorted(self._root.iterdir()):
+                if not folder.is_dir() or folder.name.startswith("."):
+                    continue
+                if folder.name.isascii():
+                    self._open[folder.name] = self._opened(folder)
+                else:
+                    # A name that is no UTF-8 can be neither opened nor listed.
+                    _log.error("Folder %a is passed over: no collection has such an id.", folder.name)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError | StorageFull | Unavailable):
+                raise StartupError(
+                    f"Data folder `{data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
+                ) from error
+            raise
+
+    def create(self, spec: CollectionSpec) -> Collection:
+        """Returns a new, empty collection. It is on disk when this returns.
+
+        Raises:
+            InvalidInput: a bad id or dimension.
+            AlreadyExists: the id is taken, if only by a damaged collection, or by a folder that was put there since.
+            StorageFull: the disk has no room.
+        """
+        check_spec(spec)
+        with self._changing:
+            self._check_open()
+            folder = self._root / spec.id
+            if spec.id in self._open:
+                raise AlreadyExists(f"Collection `{spec.id}` exists already.", reason="COLLECTION_EXISTS", field="id")
+            if os.path.lexists(folder):
+                raise AlreadyExists(
+                    f"The folder of collection `{spec.id}` is there but was not open; restart the server to load it.",
+                    reason="COLLECTION_EXISTS",
+                    field="id",
+                )
+            unfinished = self._root / f"{_NEW}{spec.id}"
+            made = unfinished
+            try:
+                unfinished.mkdir()
+                Store.create(unfinished / FILE_NAME, spec, vfs=self._options.vfs)
+                sync_folder(unfinished)
+                made = unfinished.rename(folder)
+                sync_folder(self._root)
+                collection = Collection(folder, self._options)
+            except BaseException as error:
+                shutil.rmtree(made, ignore_errors=True)
+                if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    raise StorageFull(
+                        f"The disk has no room for collection `{spec.id}`.", reason="DISK_FULL"
+                    ) from error
+                raise
+            self._open[spec.id] = collection
+            return collection
+
+    def get(self, collection_id: str) -> Collection:
+        """Returns a collection.
+
+        Raises:
+            NotFound: there is none of that id; the error names those that there are.
+            DataLoss: it is damaged.
+        """
+        found = self._open.get(collection_id)
+        if found is None:
+            raise self._not_found(collection_id)
+        if isinstance(found, DataLoss):
+            raise DataLoss(found.message, reason=found.reason)
+        return found
+
+    def list(self) -> list[tuple[str, Collection | DataLoss]]:
+        """Returns all collections by id, and of a damaged one what is wrong with it."""
+        return sorted(self._open.copy().items(), key=lambda one: one[0])
+
+    def delete(self, collection_id: str) -> None:
+        """Deletes a collection and all it holds, damaged ones too. It is gone from the disk when this returns.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        with self._changing:
+            self._check_open()
+            found = self._open.pop(collection_id, None)
+            if found is None:
+                raise self._not_found(collection_id)
+            doomed = self._root / f"{_DELETED}{collection_id}"
+            try:
+                if isinstance(found, Collection):
+                    found.close(snapshot=False)
+                shutil.rmtree(doomed, ignore_errors=True)
+                with suppress(FileNotFoundError):  # somebody else was quicker
+                    (self._root / collection_id).rename(doomed)
+            except BaseException:
+                # It is closed, and there; deleting it may be tried again.
+                self._open[collection_id] = found
+                raise
+            sync_folder(self._root)
+            # What this leaves, the next start removes.
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def close(self) -> None:
+        """Closes all collections, whichever of them fails at it, and gives the folder back."""
+        with self._changing, ExitStack() as closing:
+            if self._closed:
+                return
+            self._closed = True
+            closing.callback(os.close, self._lock)
+            for found in self._open.values():
+                if isinstance(found, Collection):
+                    closing.callback(found.close)
+
+    def _opened(self, folder: Path) -> Collection | DataLoss:
+        try:
+            collection = Collection(folder, self._options)
+        except DataLoss as error:
+            _log.error("%s", error.message)
+            return error
+        except (PermissionError, Unavailable) as error:
+            if isinstance(error, Unavailable) and error.reason != "COLLECTION_READ_ONLY":
+                raise
+            _log.exception("Collection `%s`", folder.name)
+            return unreadable(folder / FILE_NAME)
+        if collection.spec.id == folder.name:
+            return collection
+        collection.close(snapshot=False)
+        return DataLoss(
+            f"Collection `{folder.name}` holds the file of collection `{collection.spec.id}`; nothing was changed.",
+            reason="COLLECTION_DAMAGED",
+        )
+
+    def _remove_leftovers(self) -> None:
+        for prefix in (_NEW, _DELETED):
+            for folder in self._root.glob(f"{prefix}*"):
+                shutil.rmtree(folder)
+
+    def _not_found(self, collection_id: str) -> NotFound:
+        return NotFound.among(
+            "Collection", collection_id, self._open, reason="COLLECTION_NOT_FOUND", field="collection"
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The data folder is closed.", reason="CATALOG_CLOSED")
+
+
+def _locked(data_dir: Path) -> int:
+    """Returns the descriptor of the folder's lock; the system releases it when the process ends, however it ends."""
+    descriptor = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StartupError(f"Data folder `{data_dir}` is in use by another server.", reason="DATA_DIR_IN_USE") from None
+    return descriptor

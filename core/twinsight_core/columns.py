@@ -1,0 +1,217 @@
+"""Metadata in columns, so that a filter becomes a mask over all rows without a call for each.
+
+Each field has its distinct values, numbered, and the numbers of its rows. A condition is decided once for each distinct
+value, or found by a look-up, and then spread over the rows by NumPy.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
+import numpy as np
+
+from twinsight_core.filters import AllOf, AnyOf, Condition, Exists, Filter, In, Not, Range
+from twinsight_core.metadata import Metadata, MetadataValue
+
+_EXACT_IN_FLOAT64 = 2**53
+_FEW_VALUES = 4
+
+
+class Columns:
+    """The metadata of rows that are appended in order. One thread appends; others evaluate filters meanwhile."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, _Column] = {}
+
+    def append(self, first_row: int, metadata: Sequence[Metadata]) -> None:
+        """Adds the metadata of rows `first_row` and up."""
+        entries: dict[str, list[tuple[int, MetadataValue]]] = {}
+        for row, fields in enumerate(metadata, first_row):
+            for name, value in fields.items():
+                entries.setdefault(name, []).append((row, value))
+        for name, values in entries.items():
+            column = self._columns.get(name)
+            if column is None:
+                column = self._columns.setdefault(name, _Column())
+            column.append(values)
+
+    def mask(self, filter_: Filter, count: int) -> np.ndarray:
+        """Returns which of the first `count` rows meet the filter, `[count] bool`."""
+        if isinstance(filter_, AllOf):
+            return reduce(operator.iand, (self.mask(one, count) for one in filter_.filters))
+        if isinstance(filter_, AnyOf):
+            return reduce(operator.ior, (self.mask(one, count) for one in filter_.filters))
+        if isinstance(filter_, Not):
+            return ~self.mask(filter_.filter, count)
+        mask = np.zeros(count, np.bool_)
+        column = self._columns.get(filter_.field)
+        if column is not None:
+            mask[column.rows(filter_, count)] = True
+        if isinstance(filter_, Exists) and not filter_.exists:
+            np.logical_not(mask, out=mask)
+        return mask
+
+    def metadata(self, rows: np.ndarray) -> list[Metadata]:
+        """Returns the metadata of rows, `[n] int64`, rising. Equal numbers may have changed type: it is for filters."""
+        gathered: list[dict[str, MetadataValue]] = [{} for _ in rows]
+        for name, column in list(self._columns.items()):
+            for place, value in column.values_at(rows):
+                gathered[place][name] = value
+        return list(gathered)
+
+    def compacted(self, alive: np.ndarray) -> Columns:
+        """Returns the columns of the rows that are alive, numbered anew without gaps.
+
+        Args:
+            alive: `[count] bool`; rows past it are left out.
+        """
+        numbers = np.cumsum(alive) - 1
+        compact = Columns()
+        for name, column in list(self._columns.items()):
+            kept = column.compacted(alive, numbers)
+            if kept is not None:
+                compact._columns[name] = kept
+        return compact
+
+
+class _Column:
+    """One field: `entries` are rows and codes, `[n] int32` each; a code numbers a distinct value."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty(16, np.int32)
+        self._codes = np.empty(16, np.int32)
+        # Replaced as one, so that a reader never sees rows without codes; the values of the codes are there before.
+        self.entries = (self._rows[:0], self._codes[:0])
+        self._values: list[MetadataValue] = []
+        self._code_of: dict[tuple[str, MetadataValue], int] = {}
+        self._numbers = np.empty(16, np.float64)  # by code; NaN where the value is no number
+        self._wide: list[int] = []  # codes of integers that float64 does not hold
+        self._lists_with: dict[str, list[int]] = {}  # codes of the lists that hold a string
+
+    def append(self, values: Sequence[tuple[int, MetadataValue]]) -> None:
+        count = len(self.entries[0])
+        total = count + len(values)
+        if total > len(self._rows):
+            capacity = max(total, len(self._rows) * 3 // 2)
+            self._rows = _grown(self._rows, capacity)
+            self._codes = _grown(self._codes, capacity)
+        self._rows[count:total] = [row for row, _ in values]
+        self._codes[count:total] = [self._code(value) for _, value in values]
+        self.entries = (self._rows[:total], self._codes[:total])
+
+    def rows(self, condition: Condition, count: int) -> np.ndarray:
+        """Returns the rows below `count` that meet a condition, `[m] int32`; of `Exists`, all with the field."""
+        rows, codes = self.entries
+        if len(rows) and rows[-1] >= count:
+            end = int(np.searchsorted(rows, count))
+            rows, codes = rows[:end], codes[:end]
+        if isinstance(condition, Exists):
+            return rows
+        if isinstance(condition, Range):
+            hits = self._in_range(condition)[codes]
+        else:
+            wanted = self._equal(condition.values if isinstance(condition, In) else (condition.value,))
+            hits = np.zeros(len(codes), np.bool_)
+            if len(wanted) <= _FEW_VALUES:
+                for code in wanted:
+                    hits |= codes == code
+            else:
+                table = np.zeros(len(self._values), np.bool_)
+                table[list(wanted)] = True
+                hits = table[codes]
+        found: np.ndarray = rows[hits]
+        return found
+
+    def values_at(self, wanted: np.ndarray) -> list[tuple[int, MetadataValue]]:
+        """Returns the values of rows that have the field, each with its row's place in `wanted: [n] int64`, rising."""
+        rows, codes = self.entries
+        places = np.searchsorted(wanted, rows)
+        np.minimum(places, len(wanted) - 1, out=places)
+        hits = np.flatnonzero(wanted[places] == rows) if len(wanted) else places[:0]
+        return [(int(places[hit]), self._values[codes[hit]]) for hit in hits.tolist()]
+
+    def compacted(self, alive: np.ndarray, numbers: np.ndarray) -> _Column | None:
+        rows, codes = self.entries
+        end = int(np.searchsorted(rows, len(alive)))
+        rows, codes = rows[:end], codes[:end]
+        kept = alive[rows]
+        if not kept.any():
+            return None
+        column = _Column()
+        used, inverse = np.unique(codes[kept], return_inverse=True)
+        for code in used.tolist():
+            column._code(self._values[code])
+        column._rows = numbers[rows[kept]].astype(np.int32)
+        column._codes = inverse.astype(np.int32)
+        column.entries = (column._rows, column._codes)
+        return column
+
+    def _code(self, value: MetadataValue) -> int:
+        key = _key(value)
+        code = self._code_of.get(key)
+        if code is not None:
+            return code
+        code = len(self._values)
+        if code == len(self._numbers):
+            self._numbers = _grown(self._numbers, code * 2)
+        kind = key[0]
+        self._numbers[code] = value if kind == "number" else np.nan
+        # Before any look-up has the code, since readers size their tables by the values.
+        self._values.append(value)
+        if isinstance(value, int) and abs(value) > _EXACT_IN_FLOAT64:
+            self._wide.append(code)
+        if isinstance(value, tuple):
+            for one in set(value):
+                self._lists_with.setdefault(one, []).append(code)
+        self._code_of[key] = code
+        return code
+
+    def _equal(self, values: Iterable[MetadataValue]) -> set[int]:
+        codes: set[int] = set()
+        for value in values:
+            code = self._code_of.get(_key(value))
+            if code is not None:
+                codes.add(code)
+            if isinstance(value, str):
+                codes.update(self._lists_with.get(value, ()))
+        return codes
+
+    def _in_range(self, bounds: Range) -> np.ndarray:
+        """Returns by code whether the value lies within the bounds, `[codes] bool`."""
+        count = len(self._values)
+        numbers = self._numbers[:count]
+        tests = [
+            (compare, bound)
+            for compare, bound in (
+                (operator.gt, bounds.gt),
+                (operator.ge, bounds.gte),
+                (operator.lt, bounds.lt),
+                (operator.le, bounds.lte),
+            )
+            if bound is not None
+        ]
+        # NaN, which stands for what is no number, meets no bound.
+        within = np.ones(count, np.bool_)
+        for compare, bound in tests:
+            within &= np.asarray(compare(numbers, bound))
+        for code in self._wide:
+            if code < count:
+                within[code] = all(compare(self._values[code], bound) for compare, bound in tests)
+        return within
+
+
+def _key(value: MetadataValue) -> tuple[str, MetadataValue]:
+    """Returns what two values have in common exactly when they are equal; 1 and 1.0 are, and True is not."""
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, int | float):
+        return ("number", value)
+    return ("text", value) if isinstance(value, str) else ("list", value)
+
+
+def _grown(array: np.ndarray, capacity: int) -> np.ndarray:
+    larger = np.empty(capacity, array.dtype)
+    larger[: len(array)] = array
+    return larger

@@ -1,0 +1,284 @@
+"""The thread that keeps a collection's graph up with its rows. Searches and writes go on beside it.
+
+In each round it does the first of these that is due:
+
+1. Tell the graph of removed items.
+2. Build a new generation: the first graph, one without the dead when they are many, or one for a tail that is large
+   beside the graph. It is built unseen, with all threads, and then takes the place of the old.
+3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
+4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
+5. Write a snapshot, when enough has changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from twinsight_core.errors import TwinsightError
+from twinsight_core.generation import NOTHING_COVERED, Coverage, Generation
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+
+# Rows added between two looks at whether to stop, when nobody waits.
+_BUILD_STEP = 1024
+# How long searches may wait for one addition to the graph: while they come in, and otherwise.
+_BUSY_HOLD_S, _IDLE_HOLD_S = 0.004, 0.05
+_BUSY_FOR_S = 1.0
+_SNAPSHOT_RETRY_S = 60.0
+_AUDIT_STEP = 256
+
+_log = logging.getLogger("twinsight.collection")
+
+
+@dataclass(frozen=True)
+class IndexPolicy:
+    """When the graph is built, rebuilt and saved.
+
+    Attributes:
+        graph_from: items from which a graph is kept; below, comparing with all of them is as fast, and exact.
+        dead_share: share of dead rows or points above which a new generation is built.
+        tail_share: size of the tail, as a share of the graph, above which a new graph is built instead.
+        snapshot_share: changes since the last snapshot, as a share of the graph, above which one is written.
+        patience: dead rows, rows of the tail, or changes that are never worth a new generation or snapshot.
+        audit_width: width of the walk that must find a point for its own vector. Narrower than searches', so that they
+            find it too.
+        audit_rest: time between two audits of the whole graph, as a multiple of the time that one takes.
+    """
+
+    graph_from: int = 2048
+    dead_share: float = 0.2
+    tail_share: float = 1.0
+    snapshot_share: float = 0.1
+    patience: int = 1000
+    audit_width: int = 32
+    audit_rest: float = 20.0
+
+
+class Indexer:
+    """Runs the rounds until it is closed. If it fails, the collection goes on exactly, without a graph."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        parameters: GraphParameters,
+        policy: IndexPolicy,
+        *,
+        name: str,
+        applying: threading.Lock,
+        snapshot: Callable[[HnswIndex, int, np.ndarray], None],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            generation: where to start from.
+            parameters: how graphs are built.
+            policy: when.
+            name: the collection's id.
+            applying: held by whoever applies a write to the rows.
+            snapshot: saves a graph, the last sequence number that it covers, and those that it does not answer for.
+        """
+        self.generation = generation
+        self.last_search_s = 0.0
+        self._parameters = parameters
+        self._policy = policy
+        self._name = name
+        self._applying = applying
+        self._snapshot = snapshot
+        self._unsaved = 0  # changes to the graph since it was last saved
+        self._snapshot_not_before_s = 0.0
+        self._unaudited = 0  # rows added to the graph since the last audit
+        self._unaudited_before = 0  # the same, when the audit that runs began
+        self._audited_end = 0  # rows before it were looked at in the audit that runs
+        self._audit_spent_s = 0.0
+        self._audit_not_before_s = 0.0
+        self._rows_per_second = 1000.0
+        self._stopping = False
+        self._failed = False
+        self._idle = False
+        self._awake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"twinsight-index-{name}", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Says that rows have changed."""
+        with self._awake:
+            self._idle = False
+            self._awake.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until there is nothing to do; returns whether that came about."""
+        with self._awake:
+            return self._awake.wait_for(lambda: self._idle or self._failed, timeout_s)
+
+    def wants_graph(self) -> bool:
+        """Returns whether the collection is large enough for a graph, has none yet, and will get one."""
+        generation = self.generation
+        large = generation.rows.view.live >= self._policy.graph_from
+        return large and generation.graph is None and not self._failed
+
+    def close(self, *, snapshot: bool) -> None:
+        """Ends the thread after the step it is in, and saves the graph if it has changed and `snapshot` says so."""
+        with self._awake:
+            self._stopping = True
+            self._awake.notify_all()
+        self._thread.join()
+        if snapshot and not self._failed and self.generation.graph is not None:
+            self._unsaved += self.generation.bury()
+            if self._unsaved:
+                self._save(self.generation.graph)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                if not self._round():
+                    self._rest()
+        except Exception:  # noqa: BLE001 - nobody waits for this thread who could be told
+            # Whatever went wrong, the rows are whole: without its graph the collection answers exactly.
+            _log.exception("Collection `%s`: indexing failed; searches are exact until it is opened again.", self._name)
+            with self._awake:
+                self._failed = True
+                self.generation.graph = None
+                self._awake.notify_all()
+
+    def _rest(self) -> None:
+        with self._awake:
+            if self._stopping or self._due():
+                return
+            self._idle = True
+            self._awake.notify_all()
+            resumed_s = [self._audit_not_before_s] if self._unaudited else []
+            if self._snapshot_wanted(self.generation):
+                resumed_s.append(self._snapshot_not_before_s)
+            timeout_s = max(0.0, min(resumed_s) - time.monotonic()) if resumed_s else None
+            self._awake.wait_for(lambda: self._stopping or not self._idle, timeout_s)
+
+    def _due(self) -> bool:
+        generation = self.generation
+        behind = generation.graph is not None and generation.coverage.end < len(generation.rows.view)
+        saving = self._snapshot_due(generation)
+        return (
+            bool(generation.dying) or behind or self._rebuild_due(generation) or self._audit_due(generation) or saving
+        )
+
+    def _round(self) -> bool:
+        """Does what is due first; returns whether anything was."""
+        generation = self.generation
+        if generation.dying:
+            self._unsaved += generation.bury()
+            return True
+        if self._rebuild_due(generation):
+            self._rebuild(generation)
+            return True
+        if generation.graph is not None and generation.coverage.end < len(generation.rows.view):
+            self._add_piece(generation, generation.graph)
+            return True
+        if self._audit_due(generation) and generation.graph is not None:
+            self._audit_piece(generation, generation.graph)
+            return True
+        if self._snapshot_due(generation) and generation.graph is not None:
+            self._save(generation.graph)
+            return True
+        return False
+
+    def _rebuild_due(self, generation: Generation) -> bool:
+        view, graph, policy = generation.rows.view, generation.graph, self._policy
+        dead = len(view) - view.live
+        if dead > policy.patience and dead > policy.dead_share * len(view):
+            return True
+        if graph is None:
+            return view.live >= policy.graph_from
+        if graph.dead > policy.patience and graph.dead > policy.dead_share * (graph.dead + len(graph)):
+            return True
+        tail = len(view) - generation.coverage.end
+        return tail > policy.patience and tail > policy.tail_share * len(graph)
+
+    def _rebuild(self, old: Generation) -> None:
+        start = old.rows.view
+        compacting = start.live < len(start)
+        rows = old.rows.compacted(start) if compacting else old.rows
+        new = Generation(rows)
+        seen = len(start)
+        if start.live >= self._policy.graph_from:
+            graph = HnswIndex(
+                start.vectors.shape[1], start.metric, self._parameters, capacity=start.live + start.live // 4
+            )
+            coverage, end = NOTHING_COVERED, len(rows.view)
+            while coverage.end < end:
+                if self._stopping:
+                    return
+                coverage = new.extend(graph, coverage, min(coverage.end + _BUILD_STEP, end))
+            for first in range(0, end, _BUILD_STEP):
+                if self._stopping:
+                    return
+                coverage = self._audited(new, graph, coverage, first, min(first + _BUILD_STEP, end))
+            new.graph, new.coverage = graph, coverage
+        if compacting:
+            # Most of what came in meanwhile is carried over before the writer is held up for the rest.
+            seen = rows.adopt(old.rows, seen)
+        with self._applying:
+            if compacting:
+                rows.adopt(old.rows, seen)
+            view = rows.view
+            new.dying.extend(view.labels[: new.coverage.end][~view.alive[: new.coverage.end]].tolist())
+            self.generation = new
+        self._unsaved = max(1, len(new.graph)) if new.graph is not None else 0
+        self._unaudited = self._audited_end = 0
+
+    def _add_piece(self, generation: Generation, graph: HnswIndex) -> None:
+        busy = time.monotonic() - self.last_search_s < _BUSY_FOR_S
+        size = max(1, min(_BUILD_STEP, int(self._rows_per_second * (_BUSY_HOLD_S if busy else _IDLE_HOLD_S))))
+        end = min(generation.coverage.end + size, len(generation.rows.view))
+        added, begun = end - generation.coverage.end, time.monotonic()
+        coverage = generation.extend(graph, generation.coverage, end)
+        generation.coverage = self._audited(generation, graph, coverage, generation.coverage.end, end)
+        spent = max(time.monotonic() - begun, 1e-6)
+        self._rows_per_second += 0.3 * (added / spent - self._rows_per_second)
+        self._unsaved += added
+        self._unaudited += added
+
+    def _audit_due(self, generation: Generation) -> bool:
+        return generation.graph is not None and self._unaudited > 0 and time.monotonic() >= self._audit_not_before_s
+
+    def _audit_piece(self, generation: Generation, graph: HnswIndex) -> None:
+        begun, before = time.monotonic(), generation.coverage
+        if not self._audited_end:
+            self._audit_spent_s, self._unaudited_before = 0.0, self._unaudited
+        end = min(self._audited_end + _AUDIT_STEP, before.end)
+        generation.coverage = self._audited(generation, graph, before, self._audited_end, end)
+        self._unsaved += len(generation.coverage.outside) - len(before.outside)
+        self._audited_end = end
+        self._audit_spent_s += time.monotonic() - begun
+        if end == before.end:
+            self._unaudited -= self._unaudited_before
+            self._audited_end = 0
+            self._audit_not_before_s = time.monotonic() + self._policy.audit_rest * self._audit_spent_s
+
+    def _audited(self, generation: Generation, graph: HnswIndex, coverage: Coverage, start: int, end: int) -> Coverage:
+        return generation.audited(graph, coverage, start, end, width=self._policy.audit_width)
+
+    def _snapshot_wanted(self, generation: Generation) -> bool:
+        graph, policy = generation.graph, self._policy
+        if graph is None:
+            return False
+        return self._unsaved > policy.patience and self._unsaved > policy.snapshot_share * len(graph)
+
+    def _snapshot_due(self, generation: Generation) -> bool:
+        return self._snapshot_wanted(generation) and time.monotonic() >= self._snapshot_not_before_s
+
+    def _save(self, graph: HnswIndex) -> None:
+        generation = self.generation
+        end = generation.coverage.end
+        try:
+            labels = generation.rows.view.labels
+            self._snapshot(graph, int(labels[end - 1]) if end else 0, labels[generation.coverage.outside])
+        except (TwinsightError, OSError) as error:
+            # It only saves time at the next start.
+            _log.warning("Collection `%s`: no snapshot was written: %s", self._name, error)
+            self._snapshot_not_before_s = time.monotonic() + _SNAPSHOT_RETRY_S
+            return
+        self._unsaved = 0

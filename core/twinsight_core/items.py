@@ -1,0 +1,279 @@
+"""What collections take and give, and the rules that it keeps."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from twinsight_core.errors import AnswerTooLarge, InvalidInput
+from twinsight_core.filters import Filter, check_filter
+from twinsight_core.index.base import Metric
+from twinsight_core.metadata import Metadata, check_metadata, check_text
+
+MAX_DIMENSION = 4096
+MAX_ID_BYTES = 256
+MAX_INGEST_ID_BYTES = 128
+MAX_EF = 4096
+# The square of twice this is a float32, so that no distance between two vectors is infinite.
+MAX_LENGTH = 1e18
+
+_COLLECTION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class CollectionSpec:
+    """What a collection is, for as long as it is.
+
+    Attributes:
+        id: 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'.
+        dimension: components of each vector, 1 to 4096.
+        metric: how nearness is measured.
+        model_name: name of the model whose vectors it holds; empty: vectors made elsewhere.
+        model_digest: that model's digest; empty where `model_name` is.
+        created_at: seconds since 1970-01-01 UTC.
+    """
+
+    id: str
+    dimension: int
+    metric: Metric = Metric.COSINE
+    model_name: str = ""
+    model_digest: str = ""
+    created_at: float = field(default_factory=time.time)
+
+
+class CollectionState(StrEnum):
+    """How a collection answers at the moment."""
+
+    READY = "ready"  # searches are as fast as they get
+    REBUILDING = "rebuilding"  # the graph is being built anew; searches are exact, and slower
+    DAMAGED = "damaged"  # the file can't be read; calls raise DataLoss
+
+
+@dataclass(frozen=True)
+class CollectionStatus:
+    """A collection's state and size.
+
+    Attributes:
+        state: how it answers.
+        item_count: items in it.
+        indexed_count: items that the graph holds; the rest are scanned exactly.
+    """
+
+    state: CollectionState
+    item_count: int
+    indexed_count: int
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item to write; `vector` is `[dimension] float32`."""
+
+    id: str
+    vector: np.ndarray
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as stored; `vector` is `[dimension] float32` as written, or None where it was not asked for."""
+
+    id: str
+    vector: np.ndarray | None
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An item that was found.
+
+    Attributes:
+        id: the item's id.
+        score: higher is closer, whatever the metric.
+        distance: the metric's own; lower is closer.
+        metadata: its fields, or None where they were not asked for.
+        vector: `[dimension] float32` as written, or None where it was not asked for.
+    """
+
+    id: str
+    score: float
+    distance: float
+    metadata: Metadata | None = None
+    vector: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a bulk write got.
+
+    Attributes:
+        ingest_id: the writer's name for it, 1 to 128 bytes.
+        batch: number of this batch, 1 and up, rising.
+    """
+
+    ingest_id: str
+    batch: int
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search.
+
+    Attributes:
+        top_k: matches for each query, at least 1.
+        filter: only items that meet it.
+        min_score: only matches with at least this score.
+        exact: compare with every item instead of walking the graph.
+        ef: width of the walk through the graph; 0: the collection's default.
+        include_metadata: return the matches' metadata.
+        include_vectors: return the matches' vectors.
+        max_content_bytes: bytes of metadata and vectors, of all matches together, above which the search is refused.
+    """
+
+    top_k: int
+    filter: Filter | None = None
+    min_score: float | None = None
+    exact: bool = False
+    ef: int = 0
+    include_metadata: bool = False
+    include_vectors: bool = False
+    max_content_bytes: int = 64 * 1024 * 1024
+
+
+def check_spec(spec: CollectionSpec) -> None:
+    """Checks the rules of a new collection.
+
+    Raises:
+        InvalidInput: a bad id or dimension.
+    """
+    if not _COLLECTION_ID.fullmatch(spec.id):
+        raise InvalidInput(
+            f"`id` (={spec.id[:80]!r}) must be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', and not start with '.'.",
+            reason="COLLECTION_ID_INVALID",
+            field="id",
+        )
+    if not 1 <= spec.dimension <= MAX_DIMENSION:
+        raise InvalidInput(
+            f"`dimension` (={spec.dimension}) must be 1 to {MAX_DIMENSION}.",
+            reason="DIMENSION_INVALID",
+            field="dimension",
+        )
+
+
+def check_vector(vector: np.ndarray, spec: CollectionSpec) -> None:
+    """Checks that a vector belongs in a collection.
+
+    Args:
+        vector: `[dimension] float32`.
+        spec: the collection.
+
+    Raises:
+        InvalidInput: of another dimension or type, not finite, all zero under cosine, or too long under the others.
+    """
+    if vector.shape != (spec.dimension,):
+        raise _bad_vector(f"`vector` (of shape {list(vector.shape)}) must have {spec.dimension} components.")
+    if vector.dtype != np.float32:
+        raise _bad_vector(f"`vector` (of {vector.dtype}) must be float32.")
+    square = float(np.vecdot(vector, vector, dtype=np.float64))
+    if not np.isfinite(square):
+        raise _bad_vector("`vector` must be finite; it has NaN or infinity.")
+    if spec.metric is Metric.COSINE:
+        if square == 0.0:
+            raise _bad_vector("`vector` is all zero, which has no direction; the metric is cosine.")
+    elif square > MAX_LENGTH**2:
+        raise _bad_vector(f"`vector` (of length {square**0.5:.3g}) must be at most {MAX_LENGTH:.0e} long.")
+
+
+def check_queries(queries: np.ndarray, spec: CollectionSpec) -> None:
+    """Checks that vectors may be searched for in a collection.
+
+    Args:
+        queries: `[n, dimension] float32`.
+        spec: the collection.
+
+    Raises:
+        InvalidInput: the first that `check_vector` refuses; `field` is `queries[i].vector`.
+    """
+    for number, query in enumerate(queries):
+        try:
+            check_vector(query, spec)
+        except InvalidInput as error:
+            error.under(f"queries[{number}]")
+            raise
+
+
+def check_options(options: SearchOptions) -> None:
+    """Checks how a search is asked for.
+
+    Raises:
+        InvalidInput: a bad `top_k`, `ef`, `min_score` or filter.
+    """
+    if options.top_k < 1:
+        raise InvalidInput(f"`top_k` (={options.top_k}) must be at least 1.", reason="TOP_K_INVALID", field="top_k")
+    if options.ef and not options.top_k <= options.ef <= MAX_EF:
+        raise InvalidInput(
+            f"`ef` (={options.ef}) must be `top_k` (={options.top_k}) to {MAX_EF}, or 0.",
+            reason="EF_INVALID",
+            field="ef",
+        )
+    if options.min_score is not None and math.isnan(options.min_score):
+        raise InvalidInput("`min_score` must not be NaN.", reason="MIN_SCORE_INVALID", field="min_score")
+    if options.filter is not None:
+        check_filter(options.filter)
+
+
+def answer_too_large() -> AnswerTooLarge:
+    """Returns the error of an answer whose contents are over the limit."""
+    return AnswerTooLarge(
+        "The answer is larger than a message may be; ask for fewer matches or items, or for less of each.",
+        reason="ANSWER_TOO_LARGE",
+    )
+
+
+def check_item(item: NewItem, spec: CollectionSpec) -> None:
+    """Checks that an item may be written to a collection.
+
+    Raises:
+        InvalidInput: a bad id, vector or metadata; `field` says which.
+    """
+    check_id(item.id)
+    check_vector(item.vector, spec)
+    check_metadata(item.metadata, field="metadata")
+
+
+def check_id(item_id: str, *, field: str = "id") -> None:
+    """Checks the rules of an item's id; `field` is its path for the error.
+
+    Raises:
+        InvalidInput: no item can have it.
+    """
+    check_text(item_id, field=field, what=f"`{field}`", max_bytes=MAX_ID_BYTES, reason="ITEM_ID_INVALID")
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Checks the rules of a checkpoint.
+
+    Raises:
+        InvalidInput: a bad ingest id or batch number.
+    """
+    check_text(
+        checkpoint.ingest_id,
+        field="ingest_id",
+        what="`ingest_id`",
+        max_bytes=MAX_INGEST_ID_BYTES,
+        reason="INGEST_ID_INVALID",
+    )
+    if not 1 <= checkpoint.batch < 2**63:
+        raise InvalidInput(
+            f"`batch` (={checkpoint.batch}) must be at least 1 and fit in 64 bits.",
+            reason="BATCH_INVALID",
+            field="batch",
+        )
+
+
+def _bad_vector(message: str) -> InvalidInput:
+    return InvalidInput(message, reason="VECTOR_INVALID", field="vector")

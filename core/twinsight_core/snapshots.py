@@ -1,0 +1,138 @@
+"""A graph's file: a copy that saves building the graph anew, never the record.
+
+It is written aside, measured, digested, synced and renamed, and only then put on record. It is loaded only when its
+digest is the one on record, since a damaged graph file can crash the process or give wrong answers in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from twinsight_core.errors import StorageFull
+from twinsight_core.index.hnsw import LIBRARY, GraphParameters, HnswIndex
+from twinsight_core.store import SnapshotRecord, Store
+
+KEPT = 2
+_PREFIX, _SUFFIX, _UNFINISHED = "graph-", ".hnsw", ".tmp"
+
+_log = logging.getLogger("twinsight.collection")
+
+
+def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, store: Store) -> None:
+    """Writes a graph to a new file, puts it on record, and removes files that are off it.
+
+    Args:
+        graph: the graph.
+        last_seq: of the items up to this number the graph holds all that it will.
+        outside: `[n] int64`, sequence numbers up to `last_seq` for which it must not be asked.
+        folder: the collection's folder.
+        store: where it goes on record.
+
+    Raises:
+        StorageFull: the disk has no room; the files before it stay.
+        OSError: the file can't be written for another reason.
+    """
+    records = store.snapshots()
+    number = 1 + max((_number(record.file) for record in records), default=0)
+    file = folder / f"{_PREFIX}{number:012d}{_SUFFIX}"
+    unfinished = file.with_name(file.name + _UNFINISHED)
+    try:
+        expected = graph.save(unfinished)
+        size = unfinished.stat().st_size
+        if size != expected:
+            # The library reports success on a full disk.
+            raise StorageFull(
+                f"A snapshot of {expected} bytes was cut at {size}; the disk has no room.", reason="DISK_FULL"
+            )
+        beside = outside.astype("<i8").tobytes()
+        digest = _digest(unfinished, beside)
+        _sync(unfinished)
+        unfinished.rename(file)
+        sync_folder(folder)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    record = SnapshotRecord(
+        file.name, size, digest, last_seq, LIBRARY, graph.parameters.links, graph.parameters.build_width, beside
+    )
+    store.record_snapshot(record, keep=KEPT)
+    clean(folder, store)
+
+
+def load(
+    folder: Path, store: Store, parameters: GraphParameters, *, alive: np.ndarray
+) -> tuple[HnswIndex, int, np.ndarray] | None:
+    """Returns the newest sound graph on record, with its `last_seq` and `outside`; None where there is none.
+
+    What is passed over is logged as a warning.
+
+    Args:
+        folder: the collection's folder.
+        store: where the files are on record.
+        parameters: how graphs are built now; one that was built otherwise is passed over.
+        alive: `[n] int64`, sequence numbers of all items.
+    """
+    for record in store.snapshots():
+        flaw = _flaw(folder / record.file, record, parameters)
+        if flaw is None:
+            try:
+                graph = HnswIndex.load(
+                    folder / record.file, store.spec.dimension, store.spec.metric, parameters, alive=alive
+                )
+            except RuntimeError as error:
+                flaw = str(error)
+            else:
+                return graph, record.last_seq, np.frombuffer(record.outside, "<i8").astype(np.int64)
+        _log.warning("Collection `%s`: snapshot %s is not used: %s.", store.spec.id, record.file, flaw)
+    return None
+
+
+def clean(folder: Path, store: Store) -> None:
+    """Removes the files of graphs that are not on record, unfinished ones too."""
+    recorded = {record.file for record in store.snapshots()}
+    for file in folder.glob(f"{_PREFIX}*{_SUFFIX}*"):
+        if file.name not in recorded:
+            file.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flaw(file: Path, record: SnapshotRecord, parameters: GraphParameters) -> str | None:
+    if record.library != LIBRARY:
+        return f"it was written by {record.library}, and this is {LIBRARY}"
+    if (record.links, record.build_width) != (parameters.links, parameters.build_width):
+        return "it was built with other parameters"
+    try:
+        if file.stat().st_size != record.size:
+            return f"it has {file.stat().st_size} bytes instead of {record.size}"
+        digest = _digest(file, record.outside)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None if digest == record.sha256 else "its content does not match its digest"
+
+
+def _digest(file: Path, beside: bytes) -> str:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256")
+    digest.update(beside)
+    return digest.hexdigest()
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix(_PREFIX).removesuffix(_SUFFIX))

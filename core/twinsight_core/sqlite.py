@@ -1,0 +1,115 @@
+"""SQLite's connections, and its errors in the project's words."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from twinsight_core.errors import DataLoss, StorageFull, TwinsightError, Unavailable
+
+# What SQLite says of a file that is no database or does not hold what we wrote.
+_DAMAGE = (
+    apsw.NotADBError,
+    apsw.CorruptError,
+    apsw.ConstraintError,
+    apsw.FormatError,
+    apsw.MismatchError,
+    apsw.RangeError,
+    apsw.SQLError,
+    apsw.TooBigError,
+)
+
+
+def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
+    """Returns a connection whose commits are synced.
+
+    Args:
+        file: the database.
+        flags: how to open it, SQLITE_OPEN_...
+        vfs: name of the SQLite file system; None: the platform's.
+    """
+    connection = apsw.Connection(str(file), flags=flags, vfs=vfs)
+    connection.execute("PRAGMA synchronous = FULL")
+    # Only another program can hold a lock against us: a backup, say.
+    connection.set_busy_timeout(5000)
+    return connection
+
+
+_log = logging.getLogger("twinsight.collection")
+
+
+def damaged(file: Path, how: str) -> DataLoss:
+    """Returns the error for a collection's file that is damaged."""
+    return DataLoss(
+        f"Collection `{file.parent.name}` is damaged: {how}. Nothing was deleted; restore its folder from a backup.",
+        reason="COLLECTION_DAMAGED",
+    )
+
+
+def unreadable(file: Path) -> DataLoss:
+    """Returns the error for a collection whose folder or files the server may not read and write."""
+    return DataLoss(
+        f"Collection `{file.parent.name}` can't be opened: the server may not read and write all of its folder. "
+        "Nothing was deleted; give it the right and restart it.",
+        reason="COLLECTION_UNREADABLE",
+    )
+
+
+@contextmanager
+def translated(file: Path) -> Iterator[None]:
+    """Turns SQLite's errors into the project's."""
+    try:
+        yield
+    except TwinsightError:
+        raise
+    except apsw.FullError as error:
+        raise _full() from error
+    except apsw.BusyError as error:
+        raise Unavailable(
+            f"Collection `{file.parent.name}` is locked by another program.", reason="COLLECTION_BUSY"
+        ) from error
+    except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
+        raise Unavailable(
+            f"Collection `{file.parent.name}`: its file may not be written.", reason="COLLECTION_READ_ONLY"
+        ) from error
+    except apsw.CantOpenError as error:
+        raise _not_opened(file) from error
+    except apsw.IOError as error:
+        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:  # no room for the log's index
+            raise _full() from error
+        # SQLite's own words are for the log: the error reaches callers.
+        _log.error("%s: %s", file, error)
+        raise damaged(file, "its file can't be read or written") from error
+    except _DAMAGE as error:
+        _log.error("%s: %s", file, error)
+        raise damaged(file, "its file can't be read") from error
+    except apsw.Error as error:
+        # Nothing that speaks of the file: no reason either to take the collection for damaged from then on.
+        _log.exception("%s", file)
+        raise Unavailable(
+            f"Collection `{file.parent.name}`: its file can't be used at the moment.", reason="COLLECTION_UNAVAILABLE"
+        ) from error
+
+
+def _not_opened(file: Path) -> DataLoss | Unavailable:
+    """Returns why a file can't be opened, which SQLite does not say."""
+    # Asked without opening: closing a second descriptor would give up SQLite's locks.
+    files = [one for suffix in ("", "-wal", "-shm") if os.path.lexists(one := f"{file}{suffix}")]
+    both = os.R_OK | os.W_OK
+    if not os.access(file.parent, both | os.X_OK) or not all(os.access(one, both) for one in files):
+        return unreadable(file)
+    if not file.is_file():
+        return damaged(file, "its file is missing")
+    # Out of file descriptors, say: no reason to take the collection for damaged from then on.
+    return Unavailable(
+        f"Collection `{file.parent.name}`: its file can't be opened at the moment.", reason="COLLECTION_UNAVAILABLE"
+    )
+
+
+def _full() -> StorageFull:
+    return StorageFull("The disk has no room; nothing of the call was written.", reason="DISK_FULL")

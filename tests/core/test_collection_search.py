@@ -1,0 +1,209 @@
+"""What a search finds when the graph is in play: recall, filters, copies, and writes that run beside it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.filters import AllOf, Equals, Filter, Not, Range
+from twinsight_core.index.base import Metric
+from twinsight_core.index.hnsw import GraphParameters
+from twinsight_core.indexer import IndexPolicy
+from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
+from twinsight_core.store import FILE_NAME, Store
+
+COUNT, DIMENSION, CLUSTERS = 6000, 32, 40
+# Narrow walks, so that six thousand items are many beside them, as a hundred thousand are beside wide ones.
+OPTIONS = CollectionOptions(graph=GraphParameters(threads=2), ef=32)
+RECALL = 0.98
+# Deep in the list, graphs of inner products miss more.
+DOT_RECALL = 0.95
+
+
+def _made(folder: Path, metric: Metric, options: CollectionOptions = OPTIONS) -> Collection:
+    folder.mkdir()
+    Store.create(folder / FILE_NAME, CollectionSpec(folder.name, DIMENSION, metric))
+    return Collection(folder, options)
+
+
+class Clustered:
+    """Vectors around centres. Fields: `even` in share, `cluster` where they lie."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.centres = self.rng.normal(size=(CLUSTERS, DIMENSION))
+
+    def items(self, first: int, count: int) -> list[NewItem]:
+        clusters = self.rng.integers(CLUSTERS, size=count)
+        vectors = (self.centres[clusters] + 0.4 * self.rng.normal(size=(count, DIMENSION))).astype(np.float32)
+        draws = self.rng.random(count)
+        return [
+            NewItem(f"i{first + i}", vectors[i], {"draw": float(draws[i]), "cluster": int(clusters[i])})
+            for i in range(count)
+        ]
+
+    def queries(self, count: int) -> np.ndarray:
+        return np.stack([item.vector for item in self.items(0, count)])
+
+
+@pytest.fixture(scope="module", params=list(Metric))
+def indexed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
+    metric: Metric = request.param
+    collection = _made(tmp_path_factory.mktemp("search") / metric.value, metric)
+    collection.upsert(Clustered(0).items(0, COUNT))
+    assert collection.wait_indexed(60)
+    assert collection.status().indexed_count == COUNT
+    yield collection
+    collection.close()
+
+
+def _recall(collection: Collection, queries: np.ndarray, filter_: Filter | None, k: int = 10) -> float:
+    truth = collection.search(queries, SearchOptions(k, filter_, exact=True))
+    found = collection.search(queries, SearchOptions(k, filter_))
+    shares = []
+    for true, one in zip(truth, found, strict=True):
+        assert len(one) == len(true)
+        shares.append(len({match.id for match in one} & {match.id for match in true}) / max(1, len(true)))
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("k", [1, 10, 60, 400])
+def test_a_walk_finds_nearly_all_that_is_nearest(indexed: Collection, k: int) -> None:
+    deep_dot = indexed.spec.metric is Metric.DOT and k > 10
+    assert _recall(indexed, Clustered(0).queries(100), None, k) >= (DOT_RECALL if deep_dot else RECALL)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.001])
+def test_a_filter_by_chance_costs_no_recall(indexed: Collection, share: float) -> None:
+    assert _recall(indexed, Clustered(0).queries(100), Range("draw", lt=share)) >= RECALL
+
+
+@pytest.mark.parametrize("clusters", [20, 4, 1])
+def test_a_filter_on_where_items_lie_costs_no_recall(indexed: Collection, clusters: int) -> None:
+    # Queries lie in all clusters: for most, whatever may be found is far away.
+    assert _recall(indexed, Clustered(0).queries(100), Range("cluster", lt=clusters)) >= RECALL
+
+
+def test_a_filter_that_leaves_a_handful_finds_all_of_it(indexed: Collection) -> None:
+    few = AllOf((Range("draw", lt=0.02), Equals("cluster", 3)))
+    truth = indexed.search(Clustered(0).queries(5), SearchOptions(1000, few, exact=True))
+    found = indexed.search(Clustered(0).queries(5), SearchOptions(1000, few))
+    assert found == truth
+    assert 0 < len(truth[0]) < 20
+    assert indexed.search(Clustered(0).queries(1), SearchOptions(10, Equals("cluster", "3"))) == [[]]
+    assert len(indexed.search(Clustered(0).queries(1), SearchOptions(10, Not(Equals("cluster", "3"))))[0]) == 10
+
+
+def test_exact_answers_are_those_of_float64(indexed: Collection) -> None:
+    vectors = np.stack([item.vector for item in Clustered(0).items(0, COUNT)]).astype(np.float64)
+    queries = Clustered(9).queries(20)
+    for query, found in zip(queries, indexed.search(queries, SearchOptions(10, exact=True)), strict=True):
+        if indexed.spec.metric is Metric.EUCLIDEAN:
+            truth = -np.linalg.norm(vectors - query, axis=1)
+        else:
+            truth = vectors @ query.astype(np.float64)
+        if indexed.spec.metric is Metric.COSINE:
+            truth /= np.linalg.norm(vectors, axis=1) * np.linalg.norm(query.astype(np.float64))
+        assert [match.id for match in found] == [f"i{row}" for row in np.argsort(-truth)[:10]]
+        assert [match.score for match in found] == pytest.approx(np.sort(truth)[::-1][:10], rel=1e-6)
+
+
+def test_a_wide_walk_asked_for_is_taken(indexed: Collection) -> None:
+    queries = Clustered(0).queries(50)
+    truth = indexed.search(queries, SearchOptions(5, exact=True))
+    wide = indexed.search(queries, SearchOptions(5, ef=150))
+    assert [[match.id for match in one] for one in wide] == [[match.id for match in one] for one in truth]
+
+
+def test_hundreds_of_copies_do_not_hide_the_rest(tmp_path: Path) -> None:
+    clustered = Clustered(1)
+    items = clustered.items(0, 3000)
+    copies = [NewItem(f"copy{i}", items[5].vector, {}) for i in range(600)]
+    mixed = [*items, *copies]
+    mixed = [mixed[place] for place in clustered.rng.permutation(len(mixed))]
+    collection = _made(tmp_path / "copies", Metric.COSINE)
+    collection.upsert(mixed)
+    assert collection.wait_indexed(60)
+    queries = np.stack([item.vector for item in items[::30]])
+    truth = collection.search(queries, SearchOptions(10, exact=True))
+    found = collection.search(queries, SearchOptions(10))
+    lost = [
+        [one.score for one in true] != [other.score for other in walked]
+        for true, walked in zip(truth, found, strict=True)
+    ]
+    assert sum(lost) <= 2
+    own = collection.search(items[5].vector[None], SearchOptions(700))[0]
+    assert [match.score for match in own[:601]] == [1.0] * 601
+    collection.close()
+
+
+@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.COSINE])
+def test_items_far_from_all_others_are_found(tmp_path: Path, metric: Metric) -> None:
+    rng = np.random.default_rng(6)
+    crowd = rng.normal(size=(4000, DIMENSION)).astype(np.float32)
+    crowd[:, 0] += 20  # under cosine: all in one direction
+    lonely = rng.normal(size=(200, DIMENSION)).astype(np.float32) * 30
+    lonely[:, 0] = -20
+    options = CollectionOptions(graph=GraphParameters(threads=2), policy=IndexPolicy(audit_rest=0.0), ef=32)
+    collection = _made(tmp_path / metric.value, metric, options)
+    for first in range(0, 4000, 1000):
+        collection.upsert([NewItem(f"i{first + i}", vector) for i, vector in enumerate(crowd[first : first + 1000])])
+        collection.upsert([NewItem(f"far{first}-{i}", vector) for i, vector in enumerate(lonely[first // 20 :][:50])])
+        assert collection.wait_indexed(60)
+    found = collection.search(lonely, SearchOptions(1))
+    assert [one[0].id for one in found] == [f"far{1000 * (i // 50)}-{i % 50}" for i in range(200)]
+    collection.close()
+    collection = Collection(tmp_path / metric.value, options)
+    assert collection.search(lonely, SearchOptions(1)) == found
+    collection.close()
+
+
+def test_the_graph_follows_replacements_and_deletions(tmp_path: Path) -> None:
+    options = CollectionOptions(graph=GraphParameters(threads=2), policy=IndexPolicy(patience=100), ef=32)
+    collection = _made(tmp_path / "churn", Metric.EUCLIDEAN, options)
+    clustered = Clustered(2)
+    collection.upsert(clustered.items(0, 3000))
+    for round_ in range(4):
+        assert collection.wait_indexed(60)
+        collection.upsert(clustered.items(1500 * (round_ % 2), 1500))
+        assert collection.delete([f"i{i}" for i in range(100 * round_, 100 * round_ + 50)]) == [True] * 50
+        assert _recall(collection, clustered.queries(50), None) >= RECALL
+    assert collection.wait_indexed(60)
+    # The dead were left behind by new generations.
+    generation = collection._indexer.generation
+    assert len(generation.rows.view) < 1.3 * collection.status().item_count
+    assert generation.graph is not None
+    assert generation.graph.dead < 0.3 * len(generation.graph)
+    found = collection.search(clustered.queries(200), SearchOptions(1))
+    assert len(found) == 200
+    collection.close()
+
+
+def test_small_collections_need_no_graph(tmp_path: Path) -> None:
+    collection = _made(tmp_path / "small", Metric.COSINE)
+    collection.upsert(Clustered(3).items(0, 500))
+    assert collection.wait_indexed(10)
+    status = collection.status()
+    assert (status.state, status.item_count, status.indexed_count) == (CollectionState.READY, 500, 0)
+    collection.close()
+
+
+def test_if_indexing_fails_answers_are_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no more links")
+
+    monkeypatch.setattr("twinsight_core.generation.Generation.extend", fail)
+    collection = _made(tmp_path / "failing", Metric.COSINE)
+    collection.upsert(Clustered(4).items(0, 3000))
+    assert collection.wait_indexed(30)
+    status = collection.status()
+    assert (status.state, status.indexed_count) == (CollectionState.READY, 0)
+    assert "indexing failed; searches are exact until it is opened again" in caplog.text
+    assert _recall(collection, Clustered(4).queries(20), None) == 1.0
+    collection.upsert(Clustered(4).items(5000, 10))
+    assert collection.status().item_count == 3010
+    collection.close()

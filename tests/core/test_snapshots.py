@@ -1,0 +1,220 @@
+"""A graph's file may be lost or damaged in any way: the answers stay right, and the graph comes back."""
+
+import random
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twinsight_core import indexer, snapshots
+from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.index.base import Metric
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.indexer import IndexPolicy
+from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
+from twinsight_core.store import FILE_NAME, Store
+
+COUNT, DIMENSION = 1500, 8
+OPTIONS = CollectionOptions(
+    graph=GraphParameters(links=8, build_width=60, threads=2), policy=IndexPolicy(graph_from=200), ef=16
+)
+
+
+def _vectors(seed: int, count: int = COUNT) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed collection with a snapshot, to be copied."""
+    folder = tmp_path_factory.mktemp("sound") / "things"
+    folder.mkdir()
+    Store.create(folder / FILE_NAME, CollectionSpec("things", DIMENSION, Metric.EUCLIDEAN))
+    collection = Collection(folder, OPTIONS)
+    collection.upsert([NewItem(f"i{i}", vector) for i, vector in enumerate(_vectors(0))])
+    assert collection.wait_indexed(60)
+    collection.close()
+    return folder
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "things"))
+
+
+def _graphs(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob("graph-*"))
+
+
+def _check_answers(collection: Collection) -> None:
+    queries = _vectors(0)[::50]
+    found = collection.search(queries, SearchOptions(1))
+    assert [one[0].id for one in found] == [f"i{i}" for i in range(0, COUNT, 50)]
+
+
+def test_closing_leaves_a_snapshot_and_opening_takes_it(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _graphs(folder) == ["graph-000000000001.hnsw"]
+    monkeypatch.setattr(HnswIndex, "add", None)  # nothing is left to be added
+    collection = Collection(folder, OPTIONS)
+    status = collection.status()
+    assert (status.state, status.indexed_count) == (CollectionState.READY, COUNT)
+    _check_answers(collection)
+    assert collection.wait_indexed(10)
+    collection.close()
+    # Nothing changed, nothing was written.
+    assert _graphs(folder) == ["graph-000000000001.hnsw"]
+    assert not caplog.records
+
+
+def test_what_came_and_went_after_the_snapshot_is_right(folder: Path) -> None:
+    collection = Collection(folder, OPTIONS)
+    collection.upsert([NewItem("i0", np.full(DIMENSION, 9, np.float32)), NewItem("new", _vectors(0)[0])])
+    assert collection.delete(["i50"]) == [True]
+    collection.close(snapshot=False)
+    collection = Collection(folder, OPTIONS)
+    assert collection.search(_vectors(0)[:1], SearchOptions(1))[0][0].id == "new"
+    assert collection.search(np.full((1, DIMENSION), 9, np.float32), SearchOptions(1))[0][0].id == "i0"
+    assert collection.search(_vectors(0)[50:51], SearchOptions(1))[0][0].id != "i50"
+    assert collection.wait_indexed(30)
+    assert collection.status().indexed_count == collection.status().item_count == COUNT
+    collection.close()
+
+
+def test_two_snapshots_are_kept_and_the_older_serves_when_the_newer_is_lost(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in range(3):
+        collection = Collection(folder, OPTIONS)
+        collection.upsert([NewItem(f"more{step}", np.full(DIMENSION, 10 + step, np.float32))])
+        assert collection.wait_indexed(30)
+        collection.close()
+    assert _graphs(folder) == ["graph-000000000003.hnsw", "graph-000000000004.hnsw"]
+    (folder / "graph-000000000004.hnsw").unlink()
+    collection = Collection(folder, OPTIONS)
+    assert "snapshot graph-000000000004.hnsw is not used: No such file or directory" in caplog.text
+    assert collection.status().indexed_count >= COUNT
+    _check_answers(collection)
+    assert collection.search(np.full((1, DIMENSION), 12, np.float32), SearchOptions(1))[0][0].id == "more2"
+    collection.close()
+
+
+def _flip(content: bytearray, rng: random.Random) -> None:
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+
+
+def _header(content: bytearray, rng: random.Random) -> None:
+    content[rng.randrange(96)] ^= 1 << rng.randrange(8)
+
+
+def _garbage(content: bytearray, rng: random.Random) -> None:
+    at = rng.randrange(len(content) - 4096)
+    content[at : at + 4096] = rng.randbytes(4096)
+
+
+def _zeros(content: bytearray, rng: random.Random) -> None:
+    # Not in a run of links that are zero already.
+    at = rng.randrange(len(content) - 4096)
+    content[at : at + 4096] = bytes(4096)
+
+
+def _truncation(content: bytearray, rng: random.Random) -> None:
+    del content[rng.randrange(len(content)) :]
+
+
+@pytest.mark.parametrize("damage", [_flip, _header, _garbage, _zeros, _truncation])
+def test_a_damaged_snapshot_is_never_loaded(
+    sound: Path, tmp_path: Path, damage: Callable[[bytearray, random.Random], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(damage.__name__)
+    for trial in range(4):
+        folder = Path(shutil.copytree(sound, tmp_path / f"{trial}"))
+        file = folder / _graphs(folder)[0]
+        content = bytearray(file.read_bytes())
+        damage(content, rng)
+        file.write_bytes(content)
+        caplog.clear()
+        collection = Collection(folder, OPTIONS)
+        _check_answers(collection)
+        assert "Collection `things`: snapshot graph-000000000001.hnsw is not used: " in caplog.text
+        assert collection.wait_indexed(60)
+        status = collection.status()
+        assert (status.state, status.indexed_count) == (CollectionState.READY, COUNT)
+        _check_answers(collection)
+        collection.close()
+
+
+def test_a_graph_of_other_parameters_is_built_anew(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = CollectionOptions(graph=GraphParameters(links=12, build_width=60), policy=OPTIONS.policy)
+    collection = Collection(folder, other)
+    assert "it was built with other parameters" in caplog.text
+    _check_answers(collection)
+    assert collection.wait_indexed(60)
+    collection.close()
+
+
+def test_a_snapshot_that_a_full_disk_cut_short_is_given_up(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = HnswIndex.save
+
+    def cut(self: HnswIndex, file: Path) -> int:
+        size = whole(self, file)
+        with file.open("r+b") as content:
+            content.truncate(size // 2)  # what hnswlib leaves there, without an error
+        return size
+
+    monkeypatch.setattr(HnswIndex, "save", cut)
+    collection = Collection(folder, OPTIONS)
+    collection.upsert([NewItem("new", np.full(DIMENSION, 9, np.float32))])
+    assert collection.wait_indexed(30)
+    collection.close()
+    assert "no snapshot was written: A snapshot of" in caplog.text
+    assert _graphs(folder) == ["graph-000000000001.hnsw"]
+    collection = Collection(folder, OPTIONS)
+    _check_answers(collection)
+    collection.close(snapshot=False)
+
+
+def test_a_snapshot_that_failed_is_tried_again_though_nobody_writes(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer, "_SNAPSHOT_RETRY_S", 0.05)
+    whole, tries, saved = snapshots.save, iter((True, False)), threading.Event()
+
+    def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, store: Store) -> None:
+        if next(tries):
+            raise PermissionError("not now")
+        whole(graph, last_seq, outside, folder, store)
+        saved.set()
+
+    monkeypatch.setattr(snapshots, "save", save)
+    policy = IndexPolicy(graph_from=200, patience=50, snapshot_share=0.01)
+    collection = Collection(folder, CollectionOptions(graph=OPTIONS.graph, policy=policy))
+    collection.upsert([NewItem(f"more{i}", vector) for i, vector in enumerate(_vectors(1, 100))])
+    assert saved.wait(30)
+    assert "no snapshot was written: not now" in caplog.text
+    assert _graphs(folder) == ["graph-000000000001.hnsw", "graph-000000000002.hnsw"]
+    collection.close()
+
+
+def test_files_that_are_not_on_record_are_removed(folder: Path) -> None:
+    (folder / "graph-000000000009.hnsw.tmp").write_bytes(b"unfinished")
+    (folder / "graph-000000000008.hnsw").write_bytes(b"renamed but not recorded")
+    (folder / "notes.txt").write_text("not ours")
+    Collection(folder, OPTIONS).close()
+    assert _graphs(folder) == ["graph-000000000001.hnsw"]
+    assert (folder / "notes.txt").exists()
+
+
+def test_snapshots_are_written_as_the_collection_grows(folder: Path) -> None:
+    policy = IndexPolicy(graph_from=200, patience=50, snapshot_share=0.1)
+    collection = Collection(folder, CollectionOptions(graph=OPTIONS.graph, policy=policy))
+    collection.upsert([NewItem(f"more{i}", vector) for i, vector in enumerate(_vectors(1, 400))])
+    assert collection.wait_indexed(60)
+    assert _graphs(folder) == ["graph-000000000001.hnsw", "graph-000000000002.hnsw"]
+    collection.close()
