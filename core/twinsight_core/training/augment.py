@@ -1,0 +1,218 @@
+"""Random views of pictures, made on the device: what an embedding must not mind.
+
+1. A crop of random area and aspect, mirrored and turned, is sampled in one bilinear step.
+2. Brightness, contrast, saturation and the balance of the channels change; some pictures lose their colour.
+3. Some are blurred, and some go through the quantised 8x8 cosine blocks of a JPEG.
+
+The functions are pure and made to be jitted; `views` is the only one that others need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG uses it
+_BLOCK = 8
+# ITU-T T.81, table K.1: luminance quantisation at quality 50.
+_JPEG_TABLE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ],
+    np.float32,
+)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strong the views are; every share is a probability, 0..1.
+
+    Attributes:
+        area: least and most of the picture's area that a crop keeps, 0..1.
+        aspect: most by which a crop's aspect differs from the picture's, at least 1.
+        mirror: share that is mirrored left and right.
+        turn: share that is turned by 90, 180 or 270 degrees.
+        rotate: share that is rotated by up to `degrees`.
+        degrees: most that is rotated by, either way.
+        colour: share whose colour changes.
+        strength: most that brightness, contrast and saturation change by, as a share.
+        grey: share that loses its colour.
+        blur: share that is blurred.
+        jpeg: share that is compressed.
+        untouched: share that stays as it is, whatever the rest says.
+    """
+
+    area: tuple[float, float] = (0.35, 1.0)
+    aspect: float = 1.25
+    mirror: float = 0.5
+    turn: float = 0.15
+    rotate: float = 0.4
+    degrees: float = 20.0
+    colour: float = 0.7
+    strength: float = 0.4
+    grey: float = 0.1
+    blur: float = 0.25
+    jpeg: float = 0.3
+    untouched: float = 0.3
+
+
+def views(key: jax.Array, images: jax.Array, *, how: Augmentation) -> jax.Array:
+    """Returns one random view of each picture.
+
+    Args:
+        key: random key; equal keys give equal views.
+        images: [batch, height, width, 3] uint8, RGB, 0..255; sides are multiples of 8.
+        how: how strong the views are.
+
+    Returns:
+        [batch, height, width, 3] float32, RGB, whole numbers in 0..255 as a decoder gives them.
+    """
+    geometry, colour, blur, jpeg, untouched = jax.random.split(key, 5)
+    originals = images.astype(jnp.float32)
+    pixels = _resample(geometry, originals, how)
+    pixels = _recolour(colour, pixels, how)
+    pixels = _blur(blur, pixels, how)
+    pixels = _compress(jpeg, pixels, how)
+    return _some(untouched, how.untouched, originals, jnp.round(jnp.clip(pixels, 0.0, 255.0)))
+
+
+def _resample(key: jax.Array, images: jax.Array, how: Augmentation) -> jax.Array:
+    batch, height, width, _ = images.shape
+    keys = jax.random.split(key, 7)
+    area = jax.random.uniform(keys[0], (batch,), minval=how.area[0], maxval=how.area[1])
+    bound = np.log(how.aspect)
+    aspect = jnp.exp(jax.random.uniform(keys[1], (batch,), minval=-bound, maxval=bound))
+    scale_x = jnp.minimum(jnp.sqrt(area * aspect), 1.0)
+    scale_y = jnp.minimum(jnp.sqrt(area / aspect), 1.0)
+    shift = jax.random.uniform(keys[2], (batch, 2), minval=-1.0, maxval=1.0)
+    mirrored = jnp.where(jax.random.bernoulli(keys[3], how.mirror, (batch,)), -1.0, 1.0)
+    angle = jnp.where(
+        jax.random.bernoulli(keys[4], how.rotate, (batch,)),
+        jax.random.uniform(keys[5], (batch,), minval=-how.degrees, maxval=how.degrees) * (jnp.pi / 180.0),
+        0.0,
+    )
+    turns, which = jax.random.split(keys[6])
+    quarters = jax.random.randint(which, (batch,), 1, 4) * jax.random.bernoulli(turns, how.turn, (batch,))
+    angle = angle + quarters * (jnp.pi / 2)
+    # From a place in the view, -1..1 on both axes, to one in the picture: rotate, mirror, scale, shift into it.
+    y, x = jnp.meshgrid(_centres(height), _centres(width), indexing="ij")
+    cos, sin = jnp.cos(angle)[:, None, None], jnp.sin(angle)[:, None, None]
+    turned_x, turned_y = cos * x - sin * y, sin * x + cos * y
+    source_x = turned_x * (mirrored * scale_x)[:, None, None] + ((1 - scale_x) * shift[:, 0])[:, None, None]
+    source_y = turned_y * scale_y[:, None, None] + ((1 - scale_y) * shift[:, 1])[:, None, None]
+    rows = (source_y + 1.0) * (height / 2) - 0.5
+    columns = (source_x + 1.0) * (width / 2) - 0.5
+    return _bilinear(images, rows, columns)
+
+
+def _centres(size: int) -> jax.Array:
+    return (jnp.arange(size) + 0.5) * (2.0 / size) - 1.0
+
+
+def _bilinear(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Returns the pictures sampled at fractional places; outside is black.
+
+    Args:
+        images: [batch, height, width, 3] float32.
+        rows: [batch, height, width] float32, row in the picture.
+        columns: [batch, height, width] float32, column in the picture.
+    """
+    batch, height, width, channels = images.shape
+    # A row and column of black around the picture, so that its edge fades within one pixel.
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    flat = padded.reshape(batch, (height + 2) * (width + 2), channels)
+    rows, columns = jnp.clip(rows + 1, 0.0, height + 0.999), jnp.clip(columns + 1, 0.0, width + 0.999)
+    top, left = jnp.floor(rows), jnp.floor(columns)
+    down, right = (rows - top)[..., None], (columns - left)[..., None]
+    place = (top.astype(jnp.int32) * (width + 2) + left.astype(jnp.int32)).reshape(batch, -1)
+
+    def corner(offset: int) -> jax.Array:
+        index = (place + offset)[..., None]
+        return jnp.take_along_axis(flat, index, axis=1).reshape(batch, height, width, channels)
+
+    upper = corner(0) * (1 - right) + corner(1) * right
+    lower = corner(width + 2) * (1 - right) + corner(width + 3) * right
+    return upper * (1 - down) + lower * down
+
+
+def _recolour(key: jax.Array, pixels: jax.Array, how: Augmentation) -> jax.Array:
+    """Changes colours by one 3x3 matrix and one offset a picture, the product of the four changes."""
+    keys = jax.random.split(key, 6)
+    batch = len(pixels)
+    low, high = 1.0 - how.strength, 1.0 + how.strength
+    luma = jnp.array(_LUMA)
+
+    def factor(one: jax.Array) -> jax.Array:
+        return jax.random.uniform(one, (batch, 1, 1), minval=low, maxval=high)
+
+    brightness, contrast, saturation = factor(keys[0]), factor(keys[1]), factor(keys[2])
+    balance = jax.random.uniform(keys[3], (batch, 3, 1), minval=0.9, maxval=1.1)
+    to_grey = jnp.broadcast_to(luma, (3, 3))
+    mean = (jnp.mean(pixels, axis=(1, 2)) @ luma)[:, None, None] * brightness
+    matrix = balance * (saturation * jnp.eye(3) + (1 - saturation) * to_grey) * contrast * brightness
+    offset = balance * (1 - contrast) * mean
+    changes = jax.random.bernoulli(keys[4], how.colour, (batch, 1, 1))
+    matrix, offset = jnp.where(changes, matrix, jnp.eye(3)), jnp.where(changes, offset, 0.0)
+    greys = jax.random.bernoulli(keys[5], how.grey, (batch, 1, 1))
+    matrix, offset = jnp.where(greys, to_grey @ matrix, matrix), jnp.where(greys, to_grey @ offset, offset)
+    return jnp.einsum("bhwc,bdc->bhwd", pixels, matrix) + offset[:, None, None, :, 0]
+
+
+def _blur(key: jax.Array, pixels: jax.Array, how: Augmentation) -> jax.Array:
+    """Blurs by a matrix product along each axis: a Gaussian of 0.4 to 1.6 % of the side."""
+    which, width = jax.random.split(key)
+    batch, height, columns, _ = pixels.shape
+    share = jax.random.uniform(width, (batch, 1, 1), minval=0.004, maxval=0.016)
+    blurred = jnp.einsum("bij,bjwc->biwc", _gaussian(height, share * height), pixels)
+    blurred = jnp.einsum("bij,bhjc->bhic", _gaussian(columns, share * columns), blurred)
+    return _some(which, how.blur, blurred, pixels)
+
+
+def _gaussian(size: int, sigma: jax.Array) -> jax.Array:
+    """Returns [batch, size, size] float32 whose rows weigh the neighbours of each place and sum to 1."""
+    apart = jnp.arange(size)[:, None] - jnp.arange(size)[None, :]
+    weights = jnp.exp(-0.5 * jnp.square(apart / sigma))
+    return weights / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _compress(key: jax.Array, pixels: jax.Array, how: Augmentation) -> jax.Array:
+    """Rounds the cosine coefficients of 8x8 blocks to multiples of JPEG's table, at quality 10 to 50.
+
+    Every channel is rounded with the luminance table: the noise and the blocks of a JPEG, not its colour bleeding.
+    """
+    which, quality = jax.random.split(key)
+    batch, height, width, channels = pixels.shape
+    # libjpeg's scale for qualities below 50: 5000 / quality percent of the table.
+    percent = 5000.0 / jax.random.uniform(quality, (batch, 1, 1, 1, 1, 1), minval=10.0, maxval=50.0)
+    steps = jnp.maximum(jnp.array(_JPEG_TABLE)[None, None, :, None, :, None] * percent / 100.0, 1.0)
+    basis = jnp.array(_cosine_basis())
+    blocks = pixels.reshape(batch, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK, channels) - 128.0
+    coefficients = jnp.einsum("ui,vj,brisjc->brusvc", basis, basis, blocks)
+    rounded = jnp.round(coefficients / steps) * steps
+    blocks = jnp.einsum("ui,vj,brusvc->brisjc", basis, basis, rounded)
+    return _some(which, how.jpeg, blocks.reshape(pixels.shape) + 128.0, pixels)
+
+
+def _cosine_basis() -> np.ndarray:
+    """Returns the orthonormal cosine transform of 8 values, [frequency, place] float32."""
+    frequency, place = np.arange(_BLOCK)[:, None], np.arange(_BLOCK)[None, :]
+    basis = np.cos((2 * place + 1) * frequency * np.pi / (2 * _BLOCK)) * np.sqrt(2 / _BLOCK)
+    basis[0] /= np.sqrt(2)
+    orthonormal: np.ndarray = basis.astype(np.float32)
+    return orthonormal
+
+
+def _some(key: jax.Array, share: float, changed: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Returns `changed` for a random share of the batch and `pixels` for the rest."""
+    chosen = jax.random.bernoulli(key, share, (len(pixels), 1, 1, 1))
+    return jnp.where(chosen, changed, pixels)

@@ -1,0 +1,283 @@
+"""The recipe of the shipped model `base`, as one command.
+
+    python -m twinsight_core.training.base --data DIR --out DIR [--resume]
+
+1. Three sets of labelled pictures are read; whole classes of each are held out for validation and for the scores.
+2. The teacher, MobileNetV1 0.75 as Keras Applications ships it, gives its features at 128 and at 224 px; the principal
+   components of their mean on the training classes are the targets and the first head.
+3. The student starts as the teacher and sees augmented views at 160 px. It learns to place each view where the teacher
+   places the untouched picture among all training pictures (distillation), and pictures of a class together
+   (supervised contrastive). Early blocks and all batch-norm statistics stay as they are.
+4. Validation classes choose how far the weights go from the teacher's to the trained ones.
+5. The held-out classes give the scores and, through edited copies, the calibration; the package is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from twinsight_core.calibration import fit_calibration
+from twinsight_core.images import Preprocessing
+from twinsight_core.losses import similarity_distillation, supervised_contrastive
+from twinsight_core.models.layers import l2_normalise, normalise_pixels
+from twinsight_core.models.mobilenet import MobileNetV1
+from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.packages import ModelCard, ModelPackage, save_package
+from twinsight_core.training.augment import Augmentation, views
+from twinsight_core.training.evaluate import Embed, embedder, in_batches, retrieval_score
+from twinsight_core.training.loop import LoopConfig, Params, train
+from twinsight_core.training.measure import (
+    Gallery,
+    copy_pairs,
+    copy_scores,
+    embed_copies,
+    gallery,
+    validation_score,
+)
+from twinsight_core.training.recipe import (
+    Batch,
+    LoadedSet,
+    Recipe,
+    SetConfig,
+    TrainingSet,
+    load_sets,
+    load_teacher,
+)
+from twinsight_core.training.student import Student, first_student
+
+# By name, since the module runs as `__main__`.
+_LOG = logging.getLogger("twinsight_core.training.base")
+
+BASE = Recipe(
+    sets=(
+        SetConfig(name="caltech", file="caltech_50.zip", validation=5, test=10, classes=5),
+        SetConfig(name="clothing", file="clothing_train.zip", validation=2, test=3, classes=3),
+        SetConfig(name="tiny_imagenet", file="tiny_imagenet_100.zip", validation=10, test=20, classes=8),
+    ),
+    teacher="weights/mobilenet_v1_075_224.safetensors",
+    teacher_px=(128, 224),
+    reference_px=224,
+    size_px=160,
+    network=SiameseConfig(backbone="mobilenet_v1", width_multiplier=0.75, dimension=256),
+    frozen_blocks=9,
+    pictures=4,
+    distillation=1.0,
+    distillation_temperature=0.1,
+    contrastive=0.3,
+    contrastive_temperature=0.1,
+    augmentation=Augmentation(),
+    loop=LoopConfig(steps=500, learning_rate=8e-5),
+)
+
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""How far the weights may go from the first to the trained ones."""
+
+MEASURED_PICTURES = 120
+"""Pictures of each set that copies are made of, every edit of each."""
+
+FALSE_MATCH_RATE = 0.02
+"""Of the operating point; half of the different pairs are of one class and hard, hardly any of the others pass."""
+
+MEANING = "The two pictures are the same picture, one perhaps an edited copy of the other."
+LICENCE = "Apache-2.0"
+TRAINING_DATA = (
+    "The first weights and the teacher are MobileNetV1 0.75 at 224 px of Keras Applications (Apache-2.0), which its "
+    "authors trained on the 1,000 classes of ImageNet (ILSVRC 2012). Trained further on classes of Caltech-101 (35 "
+    "classes, CC BY 4.0, Caltech), of a product-photo set of clothes (5 classes, CC0) and of Tiny-ImageNet (70 "
+    "classes, ImageNet's terms, research). Other classes of each set were held out for the scores; the first weights "
+    "had seen all of ImageNet's classes, Tiny-ImageNet's held-out ones among them."
+)
+DESCRIPTION = (
+    "General similarity of photographs: near-duplicates, edited copies, pictures of the same kind of thing, also of "
+    "kinds it was not trained on. The probability is of one picture being a copy of the other, not of showing the same "
+    "kind of thing. Weak on text, documents, faces, fine differences between like things, and crops of small details."
+)
+
+
+def student_loss(
+    recipe: Recipe, student: Student, targets: np.ndarray
+) -> Callable[[Params, Batch, jax.Array], jax.Array]:
+    """Returns the loss of a step: weights, batch and random key to a scalar.
+
+    Args:
+        recipe: the weights and temperatures of its parts.
+        student: makes the network of the trained weights.
+        targets: [count, dimension] float32, where the teacher places each training picture, unit vectors.
+    """
+    bank = jnp.asarray(targets)
+
+    def loss(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+        seen = views(key, jnp.asarray(batch.images), how=recipe.augmentation)
+        embeddings = student.network(params)(seen)
+        distilled = similarity_distillation(
+            student=embeddings,
+            teacher=bank[batch.rows],
+            student_bank=bank,
+            teacher_bank=bank,
+            temperature=recipe.distillation_temperature,
+        )
+        grouped = supervised_contrastive(
+            embeddings=embeddings, labels=jnp.asarray(batch.labels), temperature=recipe.contrastive_temperature
+        )
+        return jnp.mean(recipe.distillation * distilled + recipe.contrastive * grouped)
+
+    return loss
+
+
+def choose_share(first: Params, trained: Params, score: Callable[[Params], float]) -> Params:
+    """Returns the weights between the first and the trained ones that score best.
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022: on what training did not see, weights
+    on the straight line between the two do better than either end.
+
+    Args:
+        first: the first weights.
+        trained: the trained weights.
+        score: higher is better; on validation classes alone.
+    """
+    best, chosen = -np.inf, trained
+    for share in SHARES:
+        params = {name: value + share * (trained[name] - value) for name, value in first.items()}
+        scored = score(params)
+        _LOG.info("share %.2f of the way: validation %.4f", share, scored)
+        if scored > best:
+            best, chosen = scored, params
+    return chosen
+
+
+def teacher_embedder(backbone: MobileNetV1) -> Embed:
+    """Returns the teacher's features at length 1 as an embedding."""
+    graph, state = nnx.split(backbone)
+    run = jax.jit(
+        lambda state, images: l2_normalise(jnp.mean(nnx.merge(graph, state)(normalise_pixels(images)), axis=(1, 2)))
+    )
+    return lambda images: in_batches(lambda part: run(state, part), images)
+
+
+def package(
+    recipe: Recipe, sets: Sequence[LoadedSet], backbone: MobileNetV1, network: SiameseNetwork, folder: Path
+) -> ModelPackage:
+    """Scores and calibrates a network and writes its package.
+
+    Args:
+        recipe: the numbers.
+        sets: the pictures.
+        backbone: the teacher's.
+        network: the trained one, in evaluation mode.
+        folder: where the package goes.
+    """
+    embed = embedder(network)
+    sizes = Preprocessing(height_px=recipe.size_px, width_px=recipe.size_px)
+    test = gallery(sets, lambda one: one.split.test, lambda one, rows: embed(one.pictures.images[rows]))
+    copies = embed_copies(sets, test, embed, each=MEASURED_PICTURES, preprocessing=sizes, seed=1)
+    scores = _scores(sets, test, copy_scores(copies, test), "")
+    teacher = gallery(sets, lambda one: one.split.test, lambda one, rows: one.teacher[recipe.reference_px][rows])
+    teacher_copies = embed_copies(
+        sets,
+        teacher,
+        teacher_embedder(backbone),
+        each=MEASURED_PICTURES,
+        preprocessing=Preprocessing(height_px=recipe.reference_px, width_px=recipe.reference_px),
+        seed=1,
+    )
+    scores |= _scores(sets, teacher, copy_scores(teacher_copies, teacher), "_teacher")
+    fitting = gallery(sets, lambda one: one.split.validation, lambda one, rows: embed(one.pictures.images[rows]))
+    fitted = embed_copies(sets, fitting, embed, each=MEASURED_PICTURES, preprocessing=sizes, seed=2)
+    calibration = fit_calibration(
+        fit=copy_pairs(fitted, fitting, seed=3),
+        measure=copy_pairs(copies, test, seed=4),
+        meaning=MEANING,
+        false_match_rate=FALSE_MATCH_RATE,
+    )
+    card = ModelCard(
+        architecture="siamese",
+        config=recipe.network,
+        task="embedding",
+        preprocessing=sizes,
+        dimension=recipe.network.dimension,
+        licence=LICENCE,
+        training_data=TRAINING_DATA,
+        description=DESCRIPTION,
+        calibration=calibration,
+        scores={name: round(value, 4) for name, value in sorted(scores.items())},
+        recipe="python -m twinsight_core.training.base --data DIR --out DIR",
+    )
+    return save_package(folder, card, network)
+
+
+def _scores(sets: Sequence[LoadedSet], among: Gallery, copies: dict[str, float], suffix: str) -> dict[str, float]:
+    scores = {f"copies_heldout_recall_at_1_{kind}{suffix}": value for kind, value in copies.items()}
+    for number, one in enumerate(sets):
+        rows = among.sets == number
+        score = retrieval_score(among.embeddings[rows], among.labels[rows])
+        scores[f"{one.config.name}_heldout_recall_at_1{suffix}"] = score.recall_at_1
+        scores[f"{one.config.name}_heldout_map_at_r{suffix}"] = score.map_at_r
+    return scores
+
+
+def train_package(recipe: Recipe, *, data: Path, out: Path, resume: bool = False) -> ModelPackage:
+    """Follows the recipe from the data to the package.
+
+    Args:
+        recipe: the numbers.
+        data: folder with the picture sets and the teacher.
+        out: folder for the package (`base`), the checkpoint and the caches.
+        resume: go on from the last checkpoint in `out`.
+    """
+    backbone = load_teacher(recipe, data)
+    sets = load_sets(recipe, data, out / "cache", backbone)
+    training = TrainingSet(recipe, sets)
+    student = Student(first_student(recipe.network, backbone, training.projection), frozen_blocks=recipe.frozen_blocks)
+
+    @jax.jit
+    def run(params: Params, images: jax.Array) -> jax.Array:
+        return student.network(params)(images)
+
+    def validate(params: Params) -> float:
+        scores = validation_score(partial(in_batches, partial(run, params)), sets)
+        return float(np.mean(list(scores.values())))
+
+    trained = train(
+        student.params,
+        loss=student_loss(recipe, student, training.targets),
+        batch=training.batch,
+        config=recipe.loop,
+        checkpoint=out / "checkpoint.safetensors",
+        resume=resume,
+        at_checkpoint=lambda step, params: _LOG.info("step %d: validation %.4f", step, validate(params)),
+    )
+    network = student.network(choose_share(student.params, trained, validate))
+    return package(recipe, sets, backbone, network, out / "base")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains `base` and writes its package to the output folder."""
+    parser = argparse.ArgumentParser(description="Trains the model `base` and writes its package to OUT/base.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the picture sets and weights/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the package, the checkpoint and caches")
+    parser.add_argument("--steps", type=int, default=BASE.loop.steps, help="updates of the weights [%(default)s]")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT")
+    chosen = parser.parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("twinsight_core").setLevel(logging.INFO)
+    recipe = replace(BASE, loop=replace(BASE.loop, steps=chosen.steps))
+    written = train_package(recipe, data=chosen.data, out=chosen.out, resume=chosen.resume)
+    _LOG.info("wrote %s, %s", written.folder, written.digest)
+    for name, value in written.card.scores.items():
+        _LOG.info("%-50s %.4f", name, value)
+    _LOG.info("%s", written.card.calibration)
+
+
+if __name__ == "__main__":
+    main()

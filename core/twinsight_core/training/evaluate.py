@@ -1,0 +1,110 @@
+"""Scores of an embedding: retrieval of classes that training never saw, and of edited copies among distractors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax import nnx
+
+_ROWS_AT_ONCE = 1024
+
+Embed = Callable[[np.ndarray], np.ndarray]
+"""[count, height, width, 3] uint8, RGB, 0..255 -> [count, dimension] float32, unit vectors."""
+
+
+def in_batches(
+    run: Callable[[np.ndarray], jax.Array | np.ndarray], images: np.ndarray, *, batch: int = 64
+) -> np.ndarray:
+    """Returns what a jitted function gives for many pictures, run over batches of one size.
+
+    Args:
+        run: [batch, height, width, 3] uint8 -> [batch, dimension] float32.
+        images: [count, height, width, 3] uint8, RGB, 0..255.
+        batch: pictures at once; the last batch is filled up with black ones.
+
+    Returns:
+        [count, dimension] float32.
+    """
+    results = []
+    for start in range(0, len(images), batch):
+        part = np.asarray(images[start : start + batch])
+        filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
+        results.append(np.asarray(run(filled))[: len(part)])
+    return np.concatenate(results)
+
+
+def embedder(network: nnx.Module) -> Embed:
+    """Returns a network in evaluation mode as a jitted function over any number of pictures."""
+    graph, state = nnx.split(network)
+    run = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    return lambda images: in_batches(lambda part: run(state, part), images)
+
+
+@dataclass(frozen=True)
+class RetrievalScore:
+    """How well an embedding finds pictures of the same class.
+
+    Attributes:
+        recall_at_1: share of pictures whose closest other picture is of their class, 0..1.
+        map_at_r: mean average precision at R, 0..1.
+        queries: pictures that were searched with.
+    """
+
+    recall_at_1: float
+    map_at_r: float
+    queries: int
+
+
+def retrieval_score(embeddings: np.ndarray, labels: np.ndarray) -> RetrievalScore:
+    """Returns how well every picture finds the others of its class among all the other pictures.
+
+    For a query whose class has R other pictures, MAP@R = 1/R x the sum over ranks i = 1..R of P(i), where P(i) is the
+    precision at i if the i-th neighbour is of the class and 0 otherwise. Pictures alone in their class are no queries.
+
+    Source: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2, eqs. 1 and 2.
+
+    Args:
+        embeddings: [count, dimension] float32, unit vectors.
+        labels: [count] integer.
+
+    Raises:
+        ValueError: no class has two pictures.
+    """
+    _, class_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    others = counts[class_of] - 1
+    queries = np.flatnonzero(others > 0)
+    if not len(queries):
+        raise ValueError("`labels` must hold a class with two pictures.")
+    deepest = int(others.max())
+    ranks = np.arange(1, deepest + 1)
+    first, precision = 0.0, 0.0
+    for start in range(0, len(queries), _ROWS_AT_ONCE):
+        rows = queries[start : start + _ROWS_AT_ONCE]
+        similarity = embeddings[rows] @ embeddings.T
+        similarity[np.arange(len(rows)), rows] = -np.inf
+        nearest = np.argpartition(-similarity, deepest - 1, axis=1)[:, :deepest]
+        order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
+        nearest = np.take_along_axis(nearest, order, axis=1)
+        hit = class_of[nearest] == class_of[rows, None]
+        within = ranks[None, :] <= others[rows, None]
+        first += float(hit[:, 0].sum())
+        precision += float((hit * within * np.cumsum(hit, axis=1) / ranks / others[rows, None]).sum())
+    return RetrievalScore(recall_at_1=first / len(queries), map_at_r=precision / len(queries), queries=len(queries))
+
+
+def copy_recall(copies: np.ndarray, gallery: np.ndarray, originals: np.ndarray) -> float:
+    """Returns the share of edited copies whose closest picture of the gallery is their original, 0..1.
+
+    Args:
+        copies: [count, dimension] float32, unit vectors.
+        gallery: [size, dimension] float32, unit vectors of originals and distractors.
+        originals: [count] integer, row of each copy's original in `gallery`.
+    """
+    found = 0
+    for start in range(0, len(copies), _ROWS_AT_ONCE):
+        closest = np.argmax(copies[start : start + _ROWS_AT_ONCE] @ gallery.T, axis=1)
+        found += int((closest == originals[start : start + _ROWS_AT_ONCE]).sum())
+    return found / len(copies)
