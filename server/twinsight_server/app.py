@@ -1,0 +1,208 @@
+"""A server from its settings: built, warmed up, served, drained.
+
+1. `Server(config)` reads the model packages, opens the collections and takes the port. Whatever is wrong with them is
+   told here, before anything is served.
+2. `start` answers health (NOT_SERVING) and refuses calls while the models compile and answer a test picture; then calls
+   are let in and health says SERVING. From here nothing compiles.
+3. `stop` turns health off, refuses new calls, gives those in flight `drain_s`, and closes the collections.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from twinsight.v1 import (
+    collection_service_pb2,
+    collection_service_pb2_grpc,
+    inference_service_pb2,
+    inference_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from twinsight_core.catalog import Catalog
+from twinsight_core.collection import Collection
+from twinsight_core.compilation import CompilationCounter, keep_compiled_code
+from twinsight_core.errors import StartupError
+from twinsight_server.calls import Gate
+from twinsight_server.config import ServerConfig, default_cache_dir
+from twinsight_server.health import Canary
+from twinsight_server.metrics import Metrics
+from twinsight_server.models import Models, read_packages
+from twinsight_server.pipeline import Pipeline
+from twinsight_server.services.collections import CollectionService
+from twinsight_server.services.inference import InferenceService
+from twinsight_server.services.models import ModelService
+
+log = structlog.stdlib.get_logger("twinsight.app")
+
+_SPARE_THREADS = 64
+"""Threads beyond the calls and streams worked on: one of these refuses a call over the limit at once. Reflection
+streams, and calls whose message has not arrived, hold one too; without any, gRPC itself refuses."""
+
+SERVICES = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (inference_service_pb2.DESCRIPTOR, "InferenceService"),
+        (collection_service_pb2.DESCRIPTOR, "CollectionService"),
+        (model_service_pb2.DESCRIPTOR, "ModelService"),
+    )
+)
+
+
+class Server:
+    """One server in this process.
+
+    Attributes:
+        port: as bound.
+        metrics_address: HOST:PORT of the metrics; empty where there are none.
+        models: what it serves.
+        gate: where calls come in.
+        canary: what health follows.
+        metrics: what it counts.
+        compilations: counts those since it serves.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Prepares everything that can fail.
+
+        Raises:
+            StartupError: a package, the data folder, an address or a certificate can't be used.
+        """
+        self._config = config
+        self._begun = time.monotonic()
+        warnings.filterwarnings("ignore", "Corrupt EXIF", UserWarning)
+        keep_compiled_code((config.cache_dir or default_cache_dir()) / "xla")
+        packages = read_packages(config)
+        with ExitStack() as opened:
+            self.metrics = Metrics()
+            opened.callback(self.metrics.close)
+            self.compilations = CompilationCounter()
+            opened.callback(self.compilations.close)
+            self._catalog = Catalog(config.data_dir)
+            opened.callback(self._catalog.close)
+            self.models = Models(packages, config, self.metrics)
+            opened.callback(self.models.close)
+            self._pipeline = Pipeline(decoders=config.decoders, limits=config.image_limits)
+            opened.callback(self._pipeline.close)
+            self.gate = Gate(self.metrics, max_calls=config.max_calls, max_streams=config.max_streams)
+            self.canary = Canary(self.models.all(), SERVICES, self.metrics)
+            self._grpc = self._services()
+            self.port = _bind(self._grpc, config)
+            self.metrics_address = self.metrics.serve(config.metrics_listen) if config.metrics_listen else ""
+            self._opened = opened.pop_all()
+        self.metrics.watch(compilations=lambda: self.compilations.count, items=self._item_count)
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT as bound."""
+        return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
+
+    def start(self) -> None:
+        """Warms up and serves; returns once health says SERVING.
+
+        Raises:
+            StartupError: a model fails its first inference.
+        """
+        self._grpc.start()
+        self.models.warm_up()
+        self.canary.learn()
+        self.compilations.reset()
+        self.gate.open()
+        self.canary.start(self._config.canary_s)
+        log.info(
+            "serving",
+            address=self.address,
+            metrics=self.metrics_address,
+            seconds=round(time.monotonic() - self._begun, 3),
+        )
+
+    def stop(self) -> None:
+        """Drains and closes; calls in flight have `drain_s` to finish."""
+        log.info("draining", seconds=self._config.drain_s)
+        self.canary.stop()
+        self.gate.close()
+        self._grpc.stop(self._config.drain_s).wait()
+        self._opened.close()
+        log.info("stopped")
+
+    def _services(self) -> grpc.Server:
+        config = self._config
+        threads = config.max_calls + config.max_streams + _SPARE_THREADS
+        server = grpc.server(
+            ThreadPoolExecutor(threads, thread_name_prefix="call"),
+            maximum_concurrent_rpcs=threads,
+            options=[
+                ("grpc.max_receive_message_length", config.max_message_bytes),
+                ("grpc.max_send_message_length", config.max_message_bytes),
+                # Two servers would silently share a port.
+                ("grpc.so_reuseport", 0),
+                # A peer that vanished without a word would keep its streams open for ever.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+            ],
+        )
+        gate, models, pipeline = self.gate, self.models, self._pipeline
+        inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
+            InferenceService(gate, models, pipeline, max_images=config.max_images), server
+        )
+        collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
+            CollectionService(gate, self._catalog, models, pipeline, config), server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(gate, models), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.canary.servicer, server)
+        if config.reflection:
+            health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), server)
+        return server
+
+    def _item_count(self) -> int:
+        return sum(one.status().item_count for _, one in self._catalog.list() if isinstance(one, Collection))
+
+
+def _bind(server: grpc.Server, config: ServerConfig) -> int:
+    host, _, port = config.listen.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise StartupError(f"`listen` (={config.listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
+    credentials = _credentials(config)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(config.listen)
+        return server.add_secure_port(config.listen, credentials)
+    except RuntimeError as error:
+        raise StartupError(
+            f"Can't serve on `{config.listen}`: the address is taken or not this machine's.",
+            reason="ADDRESS_UNAVAILABLE",
+        ) from error
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    pair = (_read(config.tls_key), _read(config.tls_cert))
+    authorities = _read(config.tls_client_ca) if config.tls_client_ca else None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        # gRPC would only say that the port can't be bound.
+        context.load_cert_chain(config.tls_cert, config.tls_key)
+        if config.tls_client_ca:
+            context.load_verify_locations(config.tls_client_ca)
+    except ssl.SSLError as error:
+        raise StartupError(f"The TLS files can't be used: {error}.", reason="TLS_FILE_INVALID") from error
+    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="TLS_FILE_UNREADABLE") from error

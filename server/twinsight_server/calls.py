@@ -1,0 +1,286 @@
+"""The life of a call: taken or refused, named, timed, answered, counted and logged.
+
+1. `Gate.call` refuses while the server starts or drains, and when `max_calls` are being worked on; at once, with the
+   time after which to try again.
+2. The call gets its request id (the client's `x-request-id`, or a new one), its deadline, and notice of cancellation.
+3. The servicer works; stages record their times in the call.
+4. A `TwinsightError` becomes its status with details; anything else becomes INTERNAL with fixed text and a log line
+   with the traceback.
+5. Request id and stage times leave in the trailing metadata; metrics and one log line are written.
+
+Servicers open the call themselves (`with gate.call(context, "Embed") as call`) instead of an interceptor doing it for
+them: so they hold a typed `Call`, and unary calls and the messages of a stream go the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import grpc
+import structlog
+from google.rpc import status_pb2
+
+from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, TwinsightError, Unavailable
+from twinsight_server.metrics import Metrics
+from twinsight_server.status import abort_status, code_of, internal, status_of
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_RETRY_AFTER_S = 0.1
+"""A call takes tens of milliseconds: sooner would be refused again, later would leave the server idle."""
+
+_LONGEST_S = 365 * 24 * 3600.0
+
+_LOGGER = "twinsight.calls"
+log = structlog.stdlib.get_logger(_LOGGER)
+
+
+class Call:
+    """One call, or one message of a stream: its id, its deadline and the times of its stages."""
+
+    def __init__(self, request_id: str, deadline: float | None) -> None:
+        """Starts the clock.
+
+        Args:
+            request_id: names the call in logs and answers.
+            deadline: on `time.monotonic`'s scale; None: none.
+        """
+        self.request_id = request_id
+        self.started = time.monotonic()
+        self._deadline = deadline
+        self._gone = threading.Event()
+        self._stages: dict[str, float] = {}
+        self.outcomes: Counter[str] = Counter()
+
+    def cancel(self) -> None:
+        """The caller is gone; work for it stops at the next check."""
+        self._gone.set()
+
+    def check_alive(self) -> None:
+        """Raises when nobody waits for the answer any more.
+
+        Raises:
+            Cancelled: the caller is gone.
+            DeadlineExceeded: its time is over.
+        """
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise deadline_exceeded()
+        if self._gone.is_set():
+            raise Cancelled("The caller is gone.", reason="CANCELLED")
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, at least 0; None: there is none."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def record(self, stage: str, seconds: float) -> None:
+        """Notes a stage's time. Of several pictures in a call the longest counts."""
+        self._stages[stage] = max(self._stages.get(stage, 0.0), seconds)
+
+    def count(self, results: Sequence[object]) -> None:
+        """Counts the items of the call by what became of them: OK, or the status code of a TwinsightError."""
+        self.outcomes.update(code_of(one).name if isinstance(one, TwinsightError) else "OK" for one in results)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.record(name, time.monotonic() - start)
+
+    def stages(self) -> dict[str, float]:
+        """Seconds of each stage so far, and `total`."""
+        return {**self._stages, "total": time.monotonic() - self.started}
+
+
+class Gate:
+    """Lets calls in."""
+
+    def __init__(self, metrics: Metrics, *, max_calls: int, max_streams: int) -> None:
+        self._metrics = metrics
+        self._calls = threading.BoundedSemaphore(max_calls)
+        self._streams = threading.BoundedSemaphore(max_streams)
+        self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
+        self._idle = _IdleStreams()
+
+    def open(self) -> None:
+        """Lets calls in from now on."""
+        self._closed = ""
+
+    def close(self) -> None:
+        """Refuses new calls and ends the streams: those with a message in work after it, the others at once."""
+        self._closed = "DRAINING"
+        self._idle.end_all()
+
+    @contextmanager
+    def call(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
+        """The life of a unary call; leaves by `context.abort_with_status` when it fails."""
+        with self._answered(context, method) as call, self._slot(self._calls, "CALLS_FULL"):
+            yield call
+            call.check_alive()  # so that the metrics tell what the caller saw
+
+    @contextmanager
+    def stream(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
+        """The life of a stream; its messages go through `message`."""
+        with self._answered(context, method) as call, self._slot(self._streams, "STREAMS_FULL"):
+            self._idle.add(call, context)
+            try:
+                yield call
+                call.check_alive()  # gRPC ends the requests of a caller that is gone as if it had finished
+            finally:
+                self._idle.discard(call)
+
+    @contextmanager
+    def message(self, stream: Call) -> Iterator[Call]:
+        """One message of a stream: counts among the calls, and raises what it fails with."""
+        self.check_stream(stream)
+        with self._idle.busy(stream), self._slot(self._calls, "CALLS_FULL"):
+            yield stream
+
+    def check_stream(self, stream: Call) -> None:
+        """Raises where a stream can't go on: to be asked before and after each message.
+
+        Raises:
+            Cancelled, DeadlineExceeded: nobody reads it any more.
+            Unavailable: the server drains.
+        """
+        stream.check_alive()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if reason := self._closed:
+            raise Unavailable(_CLOSED[reason], reason=reason)
+
+    @contextmanager
+    def _slot(self, slots: threading.BoundedSemaphore, reason: str) -> Iterator[None]:
+        if not slots.acquire(blocking=False):
+            self._metrics.refused.labels(reason).inc()
+            raise Overloaded(
+                "The server works on as many calls as it takes at once; try again shortly.",
+                retry_after_s=_RETRY_AFTER_S,
+                reason=reason,
+            )
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._metrics.in_flight.dec()
+            slots.release()
+
+    @contextmanager
+    def _answered(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
+        call = Call(_request_id(context), _deadline(context))
+        context.add_callback(call.cancel)
+        failure: status_pb2.Status | None = None
+        try:
+            self._check_open()
+            call.check_alive()
+            yield call
+        except TwinsightError as error:
+            failure = status_of(error, request_id=call.request_id)
+            if code_of(error) is grpc.StatusCode.INTERNAL:
+                log.exception("call failed", request_id=call.request_id, method=method)
+        except grpc.RpcError:
+            # Raised by the requests of a stream whose caller went away.
+            failure = _gone(call)
+        except GeneratorExit:
+            # The caller of a stream went away in the middle of a message; gRPC closes the generator.
+            failure = _gone(call)
+            raise
+        except Exception:
+            failure = internal(call.request_id)
+            log.exception("call failed", request_id=call.request_id, method=method)
+        finally:
+            stages = call.stages()
+            times = ((f"twinsight-{stage}-ms", f"{seconds * 1e3:.3f}") for stage, seconds in stages.items())
+            trailing = (("x-request-id", call.request_id), *times)
+            context.set_trailing_metadata(trailing)
+            self._note(context, method, call, stages, _CODE_NAMES[failure.code if failure else 0])
+        if failure:
+            context.abort_with_status(abort_status(failure, trailing))
+
+    def _note(
+        self, context: grpc.ServicerContext, method: str, call: Call, stages: Mapping[str, float], name: str
+    ) -> None:
+        """Counts the call and logs it."""
+        self._metrics.calls.labels(method, name).inc()
+        for outcome, count in call.outcomes.items():
+            self._metrics.items.labels(method, outcome).inc(count)
+        self._metrics.call_seconds.labels(method).observe(stages["total"])
+        for stage, seconds in stages.items():
+            if stage != "total":
+                self._metrics.stage_seconds.labels(stage).observe(seconds)
+        if logging.getLogger(_LOGGER).isEnabledFor(logging.INFO):
+            log.info(
+                "call",
+                method=method,
+                code=name,
+                request_id=call.request_id,
+                peer=context.peer(),
+                items=dict(call.outcomes),
+                **{f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in stages.items()},
+            )
+
+
+class _IdleStreams:
+    """Streams that wait for their caller's next message: draining would have to wait for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._contexts: dict[Call, grpc.ServicerContext] = {}
+
+    def add(self, stream: Call, context: grpc.ServicerContext) -> None:
+        with self._lock:
+            self._contexts[stream] = context
+
+    def discard(self, stream: Call) -> None:
+        with self._lock:
+            self._contexts.pop(stream, None)
+
+    @contextmanager
+    def busy(self, stream: Call) -> Iterator[None]:
+        with self._lock:
+            context = self._contexts.pop(stream)
+        try:
+            yield
+        finally:
+            self.add(stream, context)
+
+    def end_all(self) -> None:
+        with self._lock:
+            for context in self._contexts.values():
+                context.cancel()
+
+
+def deadline_exceeded() -> DeadlineExceeded:
+    """Returns the error of a call whose time is over."""
+    return DeadlineExceeded("The call's deadline passed before the work was done.", reason="DEADLINE_EXCEEDED")
+
+
+def _gone(call: Call) -> status_pb2.Status:
+    return status_of(Cancelled("The caller is gone.", reason="CANCELLED"), request_id=call.request_id)
+
+
+_CLOSED = {"STARTING": "The server is starting.", "DRAINING": "The server is shutting down."}
+_CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def _request_id(context: grpc.ServicerContext) -> str:
+    for key, value in context.invocation_metadata():
+        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def _deadline(context: grpc.ServicerContext) -> float | None:
+    """The deadline on `time.monotonic`'s scale; None where the caller set none."""
+    remaining = context.time_remaining()
+    # Without a deadline grpcio tells centuries, which overflow when waited for.
+    return None if remaining is None or remaining > _LONGEST_S else time.monotonic() + remaining

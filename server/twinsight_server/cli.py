@@ -1,0 +1,131 @@
+"""`twinsight serve`: settings from flags, environment and a TOML file, in this order; then the server's life."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import threading
+import tomllib
+from pathlib import Path
+from types import FrameType
+from typing import Literal, cast, get_args, get_origin, get_type_hints
+
+import click
+
+from twinsight_core.errors import StartupError
+from twinsight_server.config import ServerConfig
+from twinsight_server.logs import set_up_logs
+
+Value = str | int | float | bool | Path | None
+
+
+def _options() -> list[click.Parameter]:
+    """One option for each field of ServerConfig."""
+    hints = get_type_hints(ServerConfig, include_extras=True)
+    options: list[click.Parameter] = [
+        click.Option(
+            ["--config"],
+            type=click.Path(dir_okay=False, path_type=Path),
+            callback=_read_file,
+            is_eager=True,
+            expose_value=False,
+            envvar="TWINSIGHT_CONFIG",
+            help='TOML file whose keys are the settings\' names (`data_dir = "/srv/twinsight"`).',
+        )
+    ]
+    for field in dataclasses.fields(ServerConfig):
+        hint, about = get_args(hints[field.name])
+        flag = "--" + field.name.replace("_", "-")
+        options.append(
+            click.Option(
+                [f"{flag}/--no-{flag[2:]}" if hint is bool else flag],
+                type=_click_type(hint),
+                default=cast("Value", field.default),
+                show_default=field.default not in {None, ""},
+                envvar="TWINSIGHT_" + field.name.upper(),
+                show_envvar=True,
+                help=about,
+            )
+        )
+    return options
+
+
+def _click_type(hint: type) -> click.Choice[str] | click.Path | type:
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
+    if hint is Path or Path in get_args(hint):
+        return click.Path(path_type=Path)
+    return hint
+
+
+def _read_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Makes the file's settings the defaults."""
+    del parameter
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{path}: can't be read as TOML: {error}") from error
+    known = {field.name for field in dataclasses.fields(ServerConfig)}
+    if unknown := sorted(set(values) - known):
+        raise click.UsageError(f"{path}: unknown settings: {', '.join(unknown)}. `serve --help` names them all.")
+    context.default_map = values
+    return path
+
+
+def _serve(**settings: Value) -> None:
+    try:
+        # click has checked each value against the field's type.
+        config = ServerConfig(**settings)  # type: ignore[arg-type]
+        set_up_logs(config.log_format, config.log_level)
+        run(config)
+    except StartupError as error:
+        click.echo(f"twinsight: {error.message}", err=True)
+        sys.exit(1)
+
+
+def run(config: ServerConfig) -> None:
+    """Serves until SIGTERM or SIGINT; prints `serving on HOST:PORT` once health says SERVING.
+
+    Raises:
+        StartupError: the server can't start.
+    """
+    from twinsight_server.app import Server  # noqa: PLC0415 - takes seconds, which `--help` need not wait for
+
+    stopped = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    server = Server(config)
+    try:
+        server.start()
+        click.echo(f"serving on {server.address}")
+        stopped.wait()
+    finally:
+        server.stop()
+
+
+serve = click.Command(
+    "serve",
+    callback=_serve,
+    params=_options(),
+    help="""Serve models and collections over gRPC.
+
+    Compiles every model for every batch size, tests it, and then prints `serving on HOST:PORT`. SIGTERM or Ctrl-C
+    drains: health turns NOT_SERVING, calls in flight finish, collections are closed.
+
+    Each setting is a flag, an environment variable or a key of the TOML file; the first that is given counts.
+
+    \b
+    Examples:
+      twinsight serve --data-dir /srv/twinsight
+      twinsight serve --listen 0.0.0.0:50051 --tls-cert cert.pem --tls-key key.pem
+      TWINSIGHT_MODELS_DIR=models twinsight serve --config twinsight.toml --metrics-listen 127.0.0.1:9464
+    """,
+)

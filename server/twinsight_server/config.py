@@ -1,0 +1,126 @@
+"""The server's settings: one frozen dataclass, from which the command line, the environment and the TOML file follow.
+
+Each field is `--its-name` on the command line, `TWINSIGHT_ITS_NAME` in the environment and `its_name` in the file; the
+first of them that is given counts, then the default here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from twinsight_core.errors import StartupError
+from twinsight_core.images import Limits
+
+
+def default_cache_dir() -> Path:
+    """Returns `twinsight` in the user's cache folder.
+
+    Raises:
+        StartupError: the user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twinsight"
+    except RuntimeError:
+        raise StartupError("There is no home folder; `cache_dir` must be given.", reason="CONFIG_INVALID") from None
+
+
+_BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("batch_size", 1, 4096),
+    ("batch_wait_ms", 0, 10_000),
+    ("queue_size", 1, 1_000_000),
+    ("decode_threads", 0, 1024),
+    ("max_calls", 1, 4096),
+    ("max_streams", 1, 4096),
+    ("max_message_bytes", 1024, 2**31 - 1),  # gRPC's own bound
+    ("max_image_bytes", 1, 2**31 - 1),
+    ("max_image_megapixels", 1e-6, 10_000),
+    ("max_images", 1, 100_000),
+    ("max_items", 1, 100_000),
+    ("max_top_k", 1, 100_000),
+    ("drain_s", 0, 86_400),
+    ("canary_s", 0.01, 86_400),
+)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What a server is started with.
+
+    Raises:
+        StartupError: a value breaks a rule; the message names it.
+    """
+
+    listen: Annotated[str, "HOST:PORT to serve on; port 0 takes a free one."] = "127.0.0.1:50051"
+    data_dir: Annotated[Path, "Folder of the collections; made if missing, used by one server at a time."] = Path(
+        "data"
+    )
+    models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
+    default_model: Annotated[str, "Model of calls that name none."] = "base"
+    cache_dir: Annotated[
+        Path | None, "Folder of compiled programs, kept between starts [default: ~/.cache/twinsight]."
+    ] = None
+    metrics_listen: Annotated[str, "HOST:PORT of the Prometheus metrics over HTTP; empty: none."] = ""
+
+    batch_size: Annotated[int, "Largest batch; every power of two up to it is compiled at start."] = 32
+    batch_wait_ms: Annotated[float, "Longest wait for a batch to fill while other pictures are being decoded."] = 2.0
+    queue_size: Annotated[int, "Pictures being decoded or waiting for a model; more are refused."] = 512
+    decode_threads: Annotated[int, "Threads that decode pictures; 0: one a core."] = 0
+    max_calls: Annotated[int, "Calls worked on at once; more are refused."] = 64
+    max_streams: Annotated[int, "Streams open at once; more are refused."] = 16
+
+    max_message_bytes: Annotated[int, "Largest message, in bytes."] = 64 * 1024 * 1024
+    max_image_bytes: Annotated[int, "Largest encoded picture, in bytes."] = 16 * 1024 * 1024
+    max_image_megapixels: Annotated[float, "Largest picture, in millions of pixels."] = 40.0
+    max_images: Annotated[int, "Pictures, queries or (twice) pairs in one call."] = 256
+    max_items: Annotated[int, "Items or ids in one call."] = 1000
+    max_top_k: Annotated[int, "Matches for one query."] = 1000
+
+    tls_cert: Annotated[Path | None, "Certificate chain (PEM); with --tls-key turns TLS on."] = None
+    tls_key: Annotated[Path | None, "Private key (PEM)."] = None
+    tls_client_ca: Annotated[Path | None, "Authorities (PEM) whose client certificates are demanded: mutual TLS."] = (
+        None
+    )
+
+    drain_s: Annotated[float, "Seconds that calls in flight are given after SIGTERM."] = 20.0
+    canary_s: Annotated[float, "Seconds between the test inferences that health reports."] = 5.0
+    reflection: Annotated[bool, "Offer server reflection."] = True
+    log_format: Annotated[Literal["json", "console"], "Lines on standard error: JSON, or for people."] = "json"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], "Least severe lines; each call is one of `info`."
+    ] = "info"
+
+    def __post_init__(self) -> None:
+        for name, least, most in _BOUNDS:
+            if not least <= getattr(self, name) <= most:
+                raise StartupError(
+                    f"`{name}` (={getattr(self, name)}) must be {least:,} to {most:,}.", reason="CONFIG_INVALID"
+                )
+        if self.queue_size < self.max_images:
+            raise StartupError(
+                f"`queue_size` (={self.queue_size}) must be at least `max_images` (={self.max_images}): "
+                "a full call could never be taken.",
+                reason="CONFIG_INVALID",
+            )
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
+            raise StartupError(
+                "`tls_cert` and `tls_key` go together, and `tls_client_ca` needs both.", reason="CONFIG_INVALID"
+            )
+
+    @property
+    def image_limits(self) -> Limits:
+        """What `images.decode` refuses."""
+        return Limits(max_bytes=self.max_image_bytes, max_pixels=int(self.max_image_megapixels * 1e6))
+
+    @property
+    def decoders(self) -> int:
+        """Number of decoding threads."""
+        return self.decode_threads or os.cpu_count() or 1
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes: the powers of two below `batch_size`, and `batch_size`."""
+        powers = [2**n for n in range(self.batch_size.bit_length()) if 2**n < self.batch_size]
+        return (*powers, self.batch_size)

@@ -1,0 +1,206 @@
+"""Messages of requests to core's types; what breaks a rule is refused here, with the field's path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import types_pb2 as pb
+from twinsight_core.errors import InvalidImage, InvalidInput
+from twinsight_core.filters import (
+    MAX_DEPTH,
+    MAX_NODES,
+    MAX_VALUES,
+    AllOf,
+    AnyOf,
+    Equals,
+    Exists,
+    Filter,
+    In,
+    Not,
+    Range,
+    check_filter,
+)
+from twinsight_core.images import Region
+from twinsight_core.index.base import Metric
+from twinsight_core.metadata import MetadataValue
+from twinsight_server.pipeline import Picture
+
+_METRICS: dict[collections_pb.Metric.ValueType, Metric] = {
+    collections_pb.METRIC_UNSPECIFIED: Metric.COSINE,
+    collections_pb.METRIC_COSINE: Metric.COSINE,
+    collections_pb.METRIC_EUCLIDEAN: Metric.EUCLIDEAN,
+    collections_pb.METRIC_DOT: Metric.DOT,
+}
+
+
+def picture(message: pb.Image, *, field: str = "") -> Picture:
+    """Returns the picture of an Image message, not decoded.
+
+    Args:
+        message: as received.
+        field: path of the message for its errors; empty where the caller puts it before them.
+
+    Raises:
+        InvalidImage: no source, or `raw` has another number of bytes than its size says.
+        InvalidInput: the region is out of bounds.
+    """
+    try:
+        box = message.region
+        region = Region(box.x_min, box.y_min, box.x_max, box.y_max) if message.HasField("region") else None
+        match message.WhichOneof("source"):
+            case "encoded":
+                return Picture(message.encoded, region)
+            case "raw":
+                return Picture(_pixels(message.raw), region)
+            case _:
+                raise InvalidImage("The image has neither `encoded` nor `raw`.", reason="IMAGE_MISSING")
+    except InvalidInput as error:
+        raise (error.under(field) if field else error) from None
+
+
+def _pixels(raw: pb.RawImage) -> np.ndarray:
+    if raw.height < 1 or raw.width < 1 or len(raw.rgb) != raw.height * raw.width * 3:
+        raise InvalidImage(
+            f"`raw` (height={raw.height}, width={raw.width}, {len(raw.rgb)} bytes) must have a height and a width of "
+            "at least 1 and height x width x 3 bytes.",
+            reason="IMAGE_UNREADABLE",
+            field="raw",
+        )
+    return np.frombuffer(raw.rgb, np.uint8).reshape(raw.height, raw.width, 3)
+
+
+def vector(values: bytes, dimension: int, *, field: str = "vector") -> np.ndarray:
+    """Returns the vector of bytes on the wire.
+
+    Args:
+        values: little-endian float32.
+        dimension: how many there must be.
+        field: path for the error.
+
+    Returns:
+        [dimension] float32, finite; a view of `values`.
+
+    Raises:
+        InvalidInput: wrong length, or a component is NaN or infinite.
+    """
+    if len(values) != 4 * dimension:
+        raise InvalidInput(
+            f"`vector` has {len(values)} bytes; it must have 4 x {dimension} (float32, little-endian).",
+            reason="VECTOR_INVALID",
+            field=field,
+        )
+    array = np.frombuffer(values, "<f4").astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise InvalidInput("`vector` holds NaN or infinity.", reason="VECTOR_INVALID", field=field)
+    return array
+
+
+def metadata(messages: Mapping[str, pb.Value]) -> dict[str, MetadataValue]:
+    """Returns metadata as Python values.
+
+    Raises:
+        InvalidInput: a value has no kind.
+    """
+    return {name: value(message, field=f"metadata[{name!r}]") for name, message in messages.items()}
+
+
+def value(message: pb.Value, *, field: str) -> MetadataValue:
+    """Returns one typed value.
+
+    Raises:
+        InvalidInput: it has no kind.
+    """
+    match message.WhichOneof("kind"):
+        case "string_value":
+            return message.string_value
+        case "integer_value":
+            return message.integer_value
+        case "float_value":
+            return message.float_value
+        case "bool_value":
+            return message.bool_value
+        case "string_list":
+            return tuple(message.string_list.values)
+        case _:
+            raise InvalidInput(f"`{field}` has no value.", reason="VALUE_MISSING", field=field)
+
+
+def search_filter(message: pb.Filter, *, field: str = "filter") -> Filter:
+    """Returns a filter.
+
+    Raises:
+        InvalidInput: it is empty somewhere, too deep, or breaks a rule of `twinsight_core.filters`.
+    """
+    found = _filter(message, field, depth=1, left=[MAX_NODES])
+    check_filter(found, field=field)
+    return found
+
+
+def _filter(message: pb.Filter, field: str, *, depth: int, left: list[int]) -> Filter:
+    """Reads a filter; `left` counts down the nodes that may come: a huge one is refused before it is built."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise InvalidInput(f"`filter` has over {MAX_NODES} nodes.", reason="FILTER_INVALID", field=field)
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"`filter` is nested deeper than {MAX_DEPTH} levels.", reason="FILTER_INVALID", field=field)
+    match message.WhichOneof("kind"):
+        case "all_of":
+            return AllOf(_members(message.all_of, f"{field}.all_of", depth, left))
+        case "any_of":
+            return AnyOf(_members(message.any_of, f"{field}.any_of", depth, left))
+        case "not":
+            inner: pb.Filter = getattr(message, "not")
+            return Not(_filter(inner, f"{field}.not", depth=depth + 1, left=left))
+        case "condition":
+            return _condition(message.condition, f"{field}.condition")
+        case _:
+            raise InvalidInput(f"`{field}` is empty.", reason="FILTER_INVALID", field=field)
+
+
+def _members(message: pb.FilterList, field: str, depth: int, left: list[int]) -> tuple[Filter, ...]:
+    return tuple(
+        _filter(one, f"{field}.filters[{n}]", depth=depth + 1, left=left) for n, one in enumerate(message.filters)
+    )
+
+
+def _condition(message: pb.Condition, field: str) -> Filter:
+    match message.WhichOneof("test"):
+        case "equals":
+            return Equals(message.field, value(message.equals, field=f"{field}.equals"))
+        case "in":
+            values: pb.ValueList = getattr(message, "in")
+            if len(values.values) > MAX_VALUES:
+                raise InvalidInput(
+                    f"`{field}.in` has {len(values.values)} values; it must have 1 to {MAX_VALUES}.",
+                    reason="FILTER_INVALID",
+                    field=f"{field}.in",
+                )
+            members = (value(one, field=f"{field}.in.values[{n}]") for n, one in enumerate(values.values))
+            return In(message.field, tuple(members))
+        case "range":
+            bounds = message.range
+            return Range(
+                message.field,
+                gt=bounds.gt if bounds.HasField("gt") else None,
+                gte=bounds.gte if bounds.HasField("gte") else None,
+                lt=bounds.lt if bounds.HasField("lt") else None,
+                lte=bounds.lte if bounds.HasField("lte") else None,
+            )
+        case "exists":
+            return Exists(message.field, message.exists)
+        case _:
+            raise InvalidInput(f"`{field}` has no test.", reason="FILTER_INVALID", field=field)
+
+
+def metric(message: collections_pb.Metric.ValueType) -> Metric:
+    """Returns a metric; cosine for the unspecified one.
+
+    Raises:
+        InvalidInput: the number stands for none.
+    """
+    if message not in _METRICS:
+        raise InvalidInput(f"`metric` (={message}) is none of Metric.", reason="METRIC_INVALID", field="metric")
+    return _METRICS[message]

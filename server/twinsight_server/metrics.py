@@ -1,0 +1,85 @@
+"""What the server counts, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from twinsight_core.errors import StartupError
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
+
+
+class Metrics:
+    """The server's instruments in a registry of their own, so that several servers fit in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        one = self.registry
+        self.calls = Counter("twinsight_calls", "Calls answered.", ["method", "code"], registry=one)
+        self.call_seconds = Histogram(
+            "twinsight_call_seconds", "Time of a call in the server.", ["method"], buckets=_SECONDS, registry=one
+        )
+        self.stage_seconds = Histogram(
+            "twinsight_stage_seconds", "Time of a stage in a call.", ["stage"], buckets=_SECONDS, registry=one
+        )
+        self.in_flight = Gauge("twinsight_calls_in_flight", "Calls being worked on.", registry=one)
+        self.refused = Counter("twinsight_refused", "Calls refused for load.", ["reason"], registry=one)
+        self.items = Counter("twinsight_items", "Items answered, by outcome.", ["method", "outcome"], registry=one)
+        self.queued = Gauge("twinsight_queued_images", "Pictures that calls have in work.", ["model"], registry=one)
+        self.batch_size = Histogram(
+            "twinsight_batch_size",
+            "Pictures in a computed batch.",
+            ["model"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=one,
+        )
+        self.dropped = Counter(
+            "twinsight_dropped_images",
+            "Pictures dropped before compute: their caller was gone.",
+            ["model"],
+            registry=one,
+        )
+        self.healthy = Gauge("twinsight_healthy", "1 while the last test inference was right.", registry=one)
+        self._compilations = Gauge(
+            "twinsight_compilations_after_serving", "Programs compiled since the server began to serve.", registry=one
+        )
+        self._collection_items = Gauge(
+            "twinsight_collection_items", "Items in all collections that can be read.", registry=one
+        )
+        self._http: WSGIServer | None = None
+
+    def watch(self, *, compilations: Callable[[], float], items: Callable[[], float]) -> None:
+        """Reads these when the metrics are asked for."""
+        self._compilations.set_function(compilations)
+        self._collection_items.set_function(items)
+
+    def serve(self, listen: str) -> str:
+        """Serves the metrics over HTTP in a thread.
+
+        Args:
+            listen: HOST:PORT.
+
+        Returns:
+            HOST:PORT as bound.
+
+        Raises:
+            StartupError: the address is malformed or taken.
+        """
+        host, _, port = listen.rpartition(":")
+        try:
+            self._http, _ = start_http_server(int(port), addr=host or "127.0.0.1", registry=self.registry)
+        except (OSError, OverflowError, ValueError) as error:
+            raise StartupError(
+                f"Can't serve metrics on `{listen}`: {error}.", reason="METRICS_ADDRESS_UNAVAILABLE"
+            ) from error
+        return f"{host}:{self._http.server_port}"
+
+    def close(self) -> None:
+        """Stops the HTTP server, if there is one."""
+        if self._http:
+            self._http.shutdown()
+            self._http.server_close()
+            self._http = None

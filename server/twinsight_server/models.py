@@ -1,0 +1,113 @@
+"""The models that a server offers: each a package, an engine and a batcher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from twinsight_core.engine import Engine
+from twinsight_core.errors import NotFound, PackageError
+from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.packages import ModelPackage, load_packages, shipped_packages
+from twinsight_server.batcher import Batcher
+from twinsight_server.config import ServerConfig
+from twinsight_server.metrics import Metrics
+
+log = structlog.stdlib.get_logger("twinsight.models")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that is loaded.
+
+    Attributes:
+        package: its name, digest and card.
+        engine: computes; used by the batcher's worker alone once it serves.
+        batcher: the way to it.
+    """
+
+    package: ModelPackage
+    engine: Engine
+    batcher: Batcher
+
+    @property
+    def name(self) -> str:
+        """Name under which calls ask for it."""
+        return self.package.name
+
+    @property
+    def digest(self) -> str:
+        """Names its weights and preprocessing."""
+        return self.package.digest
+
+
+class Models:
+    """All models by name: those that ship, and those of `models_dir`, which take precedence."""
+
+    def __init__(self, packages: dict[str, ModelPackage], config: ServerConfig, metrics: Metrics) -> None:
+        """Builds the networks; compiles nothing yet.
+
+        Raises:
+            PackageError: a package's weights can't be read, or the default model is not among them.
+        """
+        if config.default_model not in packages:
+            raise PackageError(
+                NotFound.among("Default model", config.default_model, packages, reason="MODEL_NOT_FOUND").message,
+                reason="MODEL_NOT_FOUND",
+            )
+        self.default_name = config.default_model
+        self._models: dict[str, ServedModel] = {}
+        for name, package in sorted(packages.items()):
+            card = package.card
+            engine = Engine(
+                XlaExecutor(package.build(), card.preprocessing),
+                card.preprocessing,
+                dimension=card.dimension,
+                buckets=config.buckets,
+            )
+            wait_s = config.batch_wait_ms / 1e3
+            batcher = Batcher(name, engine, metrics, queue_size=config.queue_size, wait_s=wait_s)
+            self._models[name] = ServedModel(package, engine, batcher)
+
+    def warm_up(self) -> None:
+        """Compiles every model for every bucket."""
+        for model in self.all():
+            model.engine.warm_up()
+            log.info("model ready", model=model.name, digest=model.digest, executor=model.engine.executor_name)
+
+    def get(self, name: str) -> ServedModel:
+        """Returns a model; the default one for an empty name.
+
+        Raises:
+            NotFound: no model has the name.
+        """
+        found = self._models.get(name or self.default_name)
+        if found is None:
+            raise NotFound.among("Model", name, self._models, reason="MODEL_NOT_FOUND", field="model")
+        return found
+
+    def with_digest(self, digest: str) -> ServedModel | None:
+        """Returns the model of a digest, whatever its name; None if it is not loaded."""
+        return next((model for model in self._models.values() if model.digest == digest), None)
+
+    def all(self) -> list[ServedModel]:
+        """Returns the models in the order of their names."""
+        return list(self._models.values())
+
+    def close(self) -> None:
+        """Computes what waits and stops the workers."""
+        for model in self.all():
+            model.batcher.close()
+
+
+def read_packages(config: ServerConfig) -> dict[str, ModelPackage]:
+    """Returns the packages to serve by name.
+
+    Raises:
+        PackageError: one can't be read, or `models_dir` is no folder.
+    """
+    packages = {package.name: package for package in shipped_packages()}
+    if config.models_dir is not None:
+        packages |= {package.name: package for package in load_packages(config.models_dir)}
+    return packages

@@ -1,0 +1,235 @@
+"""CollectionService: collections and search in them. Items are read and written in `items`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import grpc
+import numpy as np
+
+from twinsight.v1 import collection_service_pb2 as pb
+from twinsight.v1 import collection_service_pb2_grpc as collections_grpc
+from twinsight_core.catalog import Catalog
+from twinsight_core.collection import Collection
+from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightError
+from twinsight_core.index.base import Metric
+from twinsight_core.items import CollectionSpec, Match, SearchOptions, check_id, check_options
+from twinsight_server.calls import Call, Gate
+from twinsight_server.config import ServerConfig
+from twinsight_server.convert import answers, requests
+from twinsight_server.models import Models
+from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.services.inputs import check_count, check_digest, check_size, collection_vectors, read_each
+from twinsight_server.services.items import ItemReader, ItemWriter
+from twinsight_server.status import status_of
+
+
+class CollectionService(collections_grpc.CollectionServiceServicer):
+    """Keeps items and finds the nearest; see collection_service.proto."""
+
+    def __init__(self, gate: Gate, catalog: Catalog, models: Models, pipeline: Pipeline, config: ServerConfig) -> None:
+        self._gate = gate
+        self._catalog = catalog
+        self._models = models
+        self._pipeline = pipeline
+        self._config = config
+        self._writer = ItemWriter(catalog, models, pipeline, max_items=config.max_items)
+        self._reader = ItemReader(catalog, max_items=config.max_items)
+
+    def CreateCollection(
+        self, request: pb.CreateCollectionRequest, context: grpc.ServicerContext
+    ) -> pb.CreateCollectionResponse:
+        """Makes an empty collection."""
+        with self._gate.call(context, "CreateCollection"):
+            try:
+                spec = self._spec(request.collection)
+                collection = self._catalog.create(spec)
+            except TwinsightError as error:
+                raise error.under("collection") from None
+            return pb.CreateCollectionResponse(collection=_description(collection))
+
+    def GetCollection(
+        self, request: pb.GetCollectionRequest, context: grpc.ServicerContext
+    ) -> pb.GetCollectionResponse:
+        """Describes one collection."""
+        with self._gate.call(context, "GetCollection"):
+            collection = self._catalog.get(request.collection)
+            collection.check_usable()
+            return pb.GetCollectionResponse(collection=_description(collection))
+
+    def ListCollections(
+        self, request: pb.ListCollectionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListCollectionsResponse:
+        """Describes all collections; of a damaged one the id and the state."""
+        del request
+        with self._gate.call(context, "ListCollections"):
+            return pb.ListCollectionsResponse(
+                collections=[
+                    pb.Collection(id=name, state=pb.COLLECTION_STATE_DAMAGED)
+                    if isinstance(one, DataLoss)
+                    else _description(one)
+                    for name, one in self._catalog.list()
+                ]
+            )
+
+    def DeleteCollection(
+        self, request: pb.DeleteCollectionRequest, context: grpc.ServicerContext
+    ) -> pb.DeleteCollectionResponse:
+        """Deletes a collection."""
+        with self._gate.call(context, "DeleteCollection"):
+            self._catalog.delete(request.collection)
+            return pb.DeleteCollectionResponse()
+
+    def UpsertItems(self, request: pb.UpsertItemsRequest, context: grpc.ServicerContext) -> pb.UpsertItemsResponse:
+        """Writes items."""
+        with self._gate.call(context, "UpsertItems") as call:
+            check_count(len(request.items), self._config.max_items, field="items")
+            results = self._writer.write(request.collection, request.items, request.vector_model_digest, None, call)
+            return pb.UpsertItemsResponse(results=results)
+
+    def IngestItems(
+        self, request_iterator: Iterator[pb.IngestItemsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.IngestItemsResponse]:
+        """Writes items batch by batch."""
+        with self._gate.stream(context, "IngestItems") as stream:
+            ingest = self._writer.ingest()
+            for request in request_iterator:
+                try:
+                    with self._gate.message(stream) as call:
+                        response = ingest.write(request, call)
+                except TwinsightError as error:
+                    self._gate.check_stream(stream)
+                    failure = status_of(error, request_id=stream.request_id)
+                    response = pb.IngestItemsResponse(batch=request.batch, error=failure)
+                yield response
+                self._gate.check_stream(stream)
+
+    def GetItems(self, request: pb.GetItemsRequest, context: grpc.ServicerContext) -> pb.GetItemsResponse:
+        """Reads items by id."""
+        with self._gate.call(context, "GetItems"):
+            return check_size(self._reader.get(request), self._config.max_message_bytes)
+
+    def ListItems(self, request: pb.ListItemsRequest, context: grpc.ServicerContext) -> pb.ListItemsResponse:
+        """Reads a page of items."""
+        with self._gate.call(context, "ListItems"):
+            return check_size(self._reader.page(request), self._config.max_message_bytes)
+
+    def DeleteItems(self, request: pb.DeleteItemsRequest, context: grpc.ServicerContext) -> pb.DeleteItemsResponse:
+        """Deletes items."""
+        with self._gate.call(context, "DeleteItems"):
+            return self._writer.delete(request)
+
+    def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
+        """Finds the nearest items. All queries go through the index in one call."""
+        with self._gate.call(context, "Search") as call:
+            collection = self._catalog.get(request.collection)
+            check_count(len(request.queries), self._config.max_images, field="queries")
+            check_digest(request.vector_model_digest, collection.spec.model_digest, of=f"`{collection.spec.id}`")
+            options = self._options(request)
+            vectors = self._query_vectors(collection, request.queries, call)
+            call.check_alive()
+            with call.stage("search"):
+                matches = self._search(collection, vectors, options)
+            call.count(matches)
+            response = pb.SearchResponse(results=[self._result(collection.spec, one) for one in matches])
+            return check_size(response, self._config.max_message_bytes)
+
+    def _spec(self, message: pb.Collection) -> CollectionSpec:
+        """Checks what a new collection is to be; its id is checked by the catalogue."""
+        metric = requests.metric(message.metric)
+        if not message.model:
+            return CollectionSpec(id=message.id, dimension=message.dimension, metric=metric, created_at=time.time())
+        model = self._models.get(message.model)
+        if message.dimension not in {0, model.engine.dimension}:
+            raise InvalidInput(
+                f"`dimension` (={message.dimension}) must be 0 or {model.engine.dimension}, model `{model.name}`'s.",
+                reason="DIMENSION_INVALID",
+                field="dimension",
+            )
+        return CollectionSpec(
+            id=message.id,
+            dimension=model.engine.dimension,
+            metric=metric,
+            model_name=model.name,
+            model_digest=model.digest,
+            created_at=time.time(),
+        )
+
+    def _options(self, request: pb.SearchRequest) -> SearchOptions:
+        most = self._config.max_top_k
+        if not 1 <= request.top_k <= most:
+            raise InvalidInput(
+                f"`top_k` (={request.top_k}) must be 1 to {most}.", reason="TOP_K_INVALID", field="top_k"
+            )
+        options = SearchOptions(
+            top_k=request.top_k,
+            filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
+            min_score=request.min_score if request.HasField("min_score") else None,
+            exact=request.exact,
+            ef=request.ef,
+            include_metadata=request.include_metadata,
+            include_vectors=request.include_vectors,
+            max_content_bytes=self._config.max_message_bytes,
+        )
+        check_options(options)
+        return options
+
+    def _query_vectors(
+        self, collection: Collection, queries: Sequence[pb.Query], call: Call
+    ) -> list[np.ndarray | TwinsightError]:
+        return collection_vectors(
+            collection.spec,
+            read_each(queries, "queries", lambda query: _query(collection, query)),
+            lambda n: f"queries[{n}].image",
+            pipeline=self._pipeline,
+            models=self._models,
+            call=call,
+        )
+
+    def _search(
+        self, collection: Collection, vectors: Sequence[np.ndarray | TwinsightError], options: SearchOptions
+    ) -> list[list[Match] | TwinsightError]:
+        good = [one for one in vectors if isinstance(one, np.ndarray)]
+        found = iter(collection.search(np.stack(good), options) if good else ())
+        return [next(found) if isinstance(one, np.ndarray) else one for one in vectors]
+
+    def _result(self, spec: CollectionSpec, matches: list[Match] | TwinsightError) -> pb.SearchResult:
+        if isinstance(matches, TwinsightError):
+            return pb.SearchResult(error=status_of(matches))
+        probabilities = self._probabilities(spec, matches)
+        messages = [answers.match_message(match, p) for match, p in zip(matches, probabilities, strict=True)]
+        return pb.SearchResult(matches=pb.Matches(matches=messages))
+
+    def _probabilities(self, spec: CollectionSpec, matches: list[Match]) -> Sequence[float | None]:
+        model = self._models.with_digest(spec.model_digest) if spec.metric is Metric.COSINE else None
+        calibration = model.package.card.calibration if model else None
+        if calibration is None:
+            return [None] * len(matches)
+        return [float(p) for p in calibration.probability(np.array([match.score for match in matches]))]
+
+
+def _query(collection: Collection, query: pb.Query) -> Picture | np.ndarray:
+    match query.WhichOneof("input"):
+        case "image":
+            return requests.picture(query.image, field="image")
+        case "vector":
+            vector = requests.vector(query.vector, collection.spec.dimension)
+            collection.check_vector(vector)
+            return vector
+        case "item_id":
+            check_id(query.item_id, field="item_id")
+            (item,) = collection.get([query.item_id], include_vectors=True)
+            if item is None or item.vector is None:
+                raise NotFound(
+                    f"Item `{query.item_id}` does not exist in `{collection.spec.id}`.",
+                    reason="ITEM_NOT_FOUND",
+                    field="item_id",
+                )
+            return item.vector
+        case _:
+            raise InvalidInput("The query has no `image`, `vector` or `item_id`.", reason="INPUT_MISSING")
+
+
+def _description(collection: Collection) -> pb.Collection:
+    return answers.collection_message(collection.spec, collection.status())

@@ -1,0 +1,159 @@
+"""Embed, EmbedStream and Compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import grpc
+import numpy as np
+
+from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight.v1 import inference_service_pb2_grpc as inference_grpc
+from twinsight.v1 import types_pb2 as pb
+from twinsight_core.comparison import Comparison, compare
+from twinsight_core.errors import InvalidInput, TwinsightError
+from twinsight_server.calls import Call, Gate
+from twinsight_server.convert import answers, requests
+from twinsight_server.models import Models, ServedModel
+from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.services.inputs import check_count, check_digest, embed_pictures, read_each
+from twinsight_server.status import status_of
+
+
+class InferenceService(inference_grpc.InferenceServiceServicer):
+    """Runs the models; see inference_service.proto."""
+
+    def __init__(self, gate: Gate, models: Models, pipeline: Pipeline, *, max_images: int) -> None:
+        self._gate = gate
+        self._models = models
+        self._pipeline = pipeline
+        self._max_images = max_images
+
+    def Embed(self, request: inference_pb.EmbedRequest, context: grpc.ServicerContext) -> inference_pb.EmbedResponse:
+        """Pictures to vectors."""
+        with self._gate.call(context, "Embed") as call:
+            model, results = self._embed(request.model, request.images, call)
+            return inference_pb.EmbedResponse(model=answers.model_reference(model.package), results=results)
+
+    def EmbedStream(
+        self, request_iterator: Iterator[inference_pb.EmbedStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[inference_pb.EmbedStreamResponse]:
+        """The same, message by message."""
+        with self._gate.stream(context, "EmbedStream") as stream:
+            for request in request_iterator:
+                yield self._embed_message(request, stream)
+                self._gate.check_stream(stream)
+
+    def Compare(
+        self, request: inference_pb.CompareRequest, context: grpc.ServicerContext
+    ) -> inference_pb.CompareResponse:
+        """Pairs to how alike they are. Both sides of all pairs ride in the same batches."""
+        with self._gate.call(context, "Compare") as call:
+            model = self._models.get(request.model)
+            check_count(len(request.pairs), max(1, self._max_images // 2), field="pairs")
+            check_digest(request.vector_model_digest, model.digest, of=f"model `{model.name}`")
+            sides = [(name, side) for name in ("left", "right") for side in self._sides(request, name, model)]
+            vectors = embed_pictures(
+                [side for _, side in sides],
+                lambda n: f"pairs[{n % len(request.pairs)}].{sides[n][0]}.image",
+                pipeline=self._pipeline,
+                model=model,
+                call=call,
+            )
+            pairs = list(zip(vectors[: len(request.pairs)], vectors[len(request.pairs) :], strict=True))
+            comparisons = _compare_each(pairs, model)
+            call.count(comparisons)
+            return inference_pb.CompareResponse(
+                model=answers.model_reference(model.package), results=[_compare_result(one) for one in comparisons]
+            )
+
+    def _embed_message(
+        self, request: inference_pb.EmbedStreamRequest, stream: Call
+    ) -> inference_pb.EmbedStreamResponse:
+        try:
+            with self._gate.message(stream) as call:
+                model, results = self._embed(request.model, request.images, call)
+        except TwinsightError as error:
+            self._gate.check_stream(stream)
+            return inference_pb.EmbedStreamResponse(error=status_of(error, request_id=stream.request_id))
+        return inference_pb.EmbedStreamResponse(model=answers.model_reference(model.package), results=results)
+
+    def _embed(
+        self, name: str, images: Sequence[pb.Image], call: Call
+    ) -> tuple[ServedModel, list[inference_pb.EmbedResult]]:
+        model = self._models.get(name)
+        check_count(len(images), self._max_images, field="images")
+        vectors = embed_pictures(
+            read_each(images, "images", requests.picture),
+            lambda n: f"images[{n}]",
+            pipeline=self._pipeline,
+            model=model,
+            call=call,
+        )
+        call.count(vectors)
+        return model, [_embed_result(vector) for vector in vectors]
+
+    def _sides(
+        self, request: inference_pb.CompareRequest, name: str, model: ServedModel
+    ) -> list[Picture | np.ndarray | TwinsightError]:
+        def read(pair: inference_pb.ComparePair) -> Picture | np.ndarray:
+            return _side(pair.left if name == "left" else pair.right, name, model)
+
+        return read_each(request.pairs, "pairs", read)
+
+
+def _side(side: inference_pb.CompareInput, name: str, model: ServedModel) -> Picture | np.ndarray:
+    """Reads one side of a pair; its errors say which."""
+    try:
+        match side.WhichOneof("input"):
+            case "image":
+                return requests.picture(side.image, field="image")
+            case "vector":
+                vector = requests.vector(side.vector, model.engine.dimension)
+                if not vector.any():
+                    raise InvalidInput(
+                        "`vector` is all zero: it has no direction.", reason="VECTOR_INVALID", field="vector"
+                    )
+                return vector
+            case _:
+                raise InvalidInput(f"`{name}` has neither `image` nor `vector`.", reason="INPUT_MISSING")
+    except TwinsightError as error:
+        raise error.under(name) from None
+
+
+def _embed_result(vector: np.ndarray | TwinsightError) -> inference_pb.EmbedResult:
+    if isinstance(vector, TwinsightError):
+        return inference_pb.EmbedResult(error=status_of(vector))
+    embedding = inference_pb.Embedding(vector=answers.vector_bytes(vector), dimension=len(vector))
+    return inference_pb.EmbedResult(embedding=embedding)
+
+
+def _compare_each(
+    pairs: Sequence[tuple[np.ndarray | TwinsightError, np.ndarray | TwinsightError]], model: ServedModel
+) -> list[Comparison | TwinsightError]:
+    """Compares the pairs whose sides are both there; of a pair with two errors the left one is told."""
+    results: dict[int, Comparison | TwinsightError] = {}
+    good: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for number, (left, right) in enumerate(pairs):
+        if isinstance(left, TwinsightError):
+            results[number] = left
+        elif isinstance(right, TwinsightError):
+            results[number] = right
+        else:
+            good[number] = (left, right)
+    lefts, rights = [left for left, _ in good.values()], [right for _, right in good.values()]
+    results |= zip(good, compare(lefts, rights, model.package.card.calibration), strict=True)
+    return [results[number] for number in range(len(pairs))]
+
+
+def _compare_result(result: Comparison | TwinsightError) -> inference_pb.CompareResult:
+    if isinstance(result, TwinsightError):
+        return inference_pb.CompareResult(error=status_of(result))
+    return inference_pb.CompareResult(
+        comparison=inference_pb.Comparison(
+            cosine_similarity=result.cosine_similarity,
+            euclidean_distance=result.euclidean_distance,
+            probability=result.probability,
+            same=result.same,
+        )
+    )

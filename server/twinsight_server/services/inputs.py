@@ -1,0 +1,152 @@
+"""The inputs of a request, each read, checked and embedded on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+
+from twinsight_core.errors import FailedPrecondition, InvalidInput, TwinsightError
+from twinsight_core.items import CollectionSpec, answer_too_large
+from twinsight_server.calls import Call
+from twinsight_server.models import Models, ServedModel
+from twinsight_server.pipeline import Picture, Pipeline
+
+MessageT = TypeVar("MessageT")
+ValueT = TypeVar("ValueT")
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+def read_each(
+    messages: Sequence[MessageT], path: str, read: Callable[[MessageT], ValueT]
+) -> list[ValueT | TwinsightError]:
+    """Reads messages each on its own.
+
+    Args:
+        messages: of a repeated field.
+        path: the field's name, which errors carry with the message's number.
+        read: may raise TwinsightError.
+
+    Returns:
+        What `read` returned or raised, in order.
+    """
+    results: list[ValueT | TwinsightError] = []
+    for number, message in enumerate(messages):
+        try:
+            results.append(read(message))
+        except TwinsightError as error:
+            results.append(error.under(f"{path}[{number}]"))
+    return results
+
+
+def embed_pictures(
+    inputs: Sequence[Picture | np.ndarray | TwinsightError],
+    path: Callable[[int], str],
+    *,
+    pipeline: Pipeline,
+    model: ServedModel,
+    call: Call,
+) -> list[np.ndarray | TwinsightError]:
+    """Embeds the pictures among the inputs together; vectors and errors pass through.
+
+    Args:
+        inputs: in the request's order.
+        path: path of the n-th input's picture, for its errors.
+        pipeline: decodes and embeds.
+        model: embeds.
+        call: whose they are.
+
+    Returns:
+        For each input [dimension] float32, or why there is none.
+    """
+    results: list[np.ndarray | TwinsightError | None] = [None if isinstance(one, Picture) else one for one in inputs]
+    pictures = {number: one for number, one in enumerate(inputs) if isinstance(one, Picture)}
+    vectors = pipeline.embed(model, list(pictures.values()), call)
+    for number, vector in zip(pictures, vectors, strict=True):
+        results[number] = vector.under(path(number)) if isinstance(vector, TwinsightError) else vector
+    return [one for one in results if one is not None]
+
+
+def collection_vectors(
+    spec: CollectionSpec,
+    inputs: Sequence[Picture | np.ndarray | TwinsightError],
+    path: Callable[[int], str],
+    *,
+    pipeline: Pipeline,
+    models: Models,
+    call: Call,
+) -> list[np.ndarray | TwinsightError]:
+    """Embeds the pictures among the inputs with the model of a collection; see `embed_pictures`.
+
+    Raises:
+        FailedPrecondition: there are pictures, and the collection's model is not loaded or there is none.
+    """
+    if not any(isinstance(one, Picture) for one in inputs):
+        return [one for one in inputs if not isinstance(one, Picture)]
+    return embed_pictures(inputs, path, pipeline=pipeline, model=bound_model(spec, models), call=call)
+
+
+def check_count(count: int, most: int, *, field: str) -> None:
+    """Checks how many things a request has.
+
+    Raises:
+        InvalidInput: none, or more than `most`.
+    """
+    if not 1 <= count <= most:
+        raise InvalidInput(
+            f"`{field}` has {count} entries; it must have 1 to {most}.", reason="COUNT_INVALID", field=field
+        )
+
+
+def check_size(response: ResponseT, most: int) -> ResponseT:
+    """Returns a response that may hold large contents.
+
+    Raises:
+        AnswerTooLarge: it has more than `most` bytes; gRPC would refuse it without saying why.
+    """
+    if response.ByteSize() > most:
+        raise answer_too_large()
+    return response
+
+
+def check_digest(given: str, expected: str, *, of: str) -> None:
+    """Checks that vectors were made by the model they are compared under.
+
+    Args:
+        given: the request's `vector_model_digest`; empty: not said.
+        expected: digest of the model; empty: none.
+        of: what the digest belongs to, for the message.
+
+    Raises:
+        FailedPrecondition: they differ.
+    """
+    if given and given != expected:
+        bound = f"has digest `{expected}`" if expected else "is bound to no model"
+        raise FailedPrecondition(
+            f"`vector_model_digest` (=`{given[:80]}`) is another model's: {of} {bound}, "
+            "and vectors compare only under one model.",
+            reason="MODEL_MISMATCH",
+            field="vector_model_digest",
+        )
+
+
+def bound_model(spec: CollectionSpec, models: Models) -> ServedModel:
+    """Returns the model to which a collection is bound.
+
+    Raises:
+        FailedPrecondition: it is bound to none, or its model's digest is not loaded.
+    """
+    if not spec.model_digest:
+        raise FailedPrecondition(
+            f"Collection `{spec.id}` is bound to no model: it takes vectors, not images.", reason="COLLECTION_UNBOUND"
+        )
+    model = models.with_digest(spec.model_digest)
+    if model is None:
+        raise FailedPrecondition(
+            f"Collection `{spec.id}` is bound to model `{spec.model_name}` with digest `{spec.model_digest}`, which is "
+            "not loaded here: its vectors can't be compared with another model's.",
+            reason="MODEL_NOT_LOADED",
+        )
+    return model

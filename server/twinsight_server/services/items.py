@@ -1,0 +1,220 @@
+"""Items of a collection: written one call or one stream at a time, read by id or by page, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from google.rpc import status_pb2
+
+from twinsight.v1 import collection_service_pb2 as pb
+from twinsight_core.catalog import Catalog
+from twinsight_core.collection import Collection
+from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
+from twinsight_core.items import Checkpoint, Item, NewItem, check_checkpoint, check_id
+from twinsight_server.calls import Call
+from twinsight_server.convert import answers, requests
+from twinsight_server.models import Models
+from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.services.inputs import check_count, check_digest, collection_vectors, read_each
+from twinsight_server.status import status_of
+
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
+
+
+class ItemWriter:
+    """Writes and deletes items."""
+
+    def __init__(self, catalog: Catalog, models: Models, pipeline: Pipeline, *, max_items: int) -> None:
+        self._catalog = catalog
+        self._models = models
+        self._pipeline = pipeline
+        self.max_items = max_items
+
+    def ingest(self) -> IngestSession:
+        """Begins a stream of batches."""
+        return IngestSession(self)
+
+    def collection(self, name: str) -> Collection:
+        """Returns a collection; see `Catalog.get`."""
+        return self._catalog.get(name)
+
+    def write(
+        self, name: str, messages: Sequence[pb.NewItem], digest: str, checkpoint: Checkpoint | None, call: Call
+    ) -> list[pb.UpsertResult]:
+        """Embeds, checks and writes items; the good ones in one atomic batch.
+
+        Args:
+            name: id of the collection.
+            messages: the items.
+            digest: `vector_model_digest` of the request.
+            checkpoint: kept on disk with the items.
+            call: whose they are.
+
+        Returns:
+            For each item its id, which is on disk, or its error.
+        """
+        collection = self._catalog.get(name)
+        check_digest(digest, collection.spec.model_digest, of=f"collection `{name}`")
+        inputs = read_each(messages, "items", lambda message: _input(message, collection))
+        vectors = collection_vectors(
+            collection.spec,
+            inputs,
+            lambda n: f"items[{n}].image",
+            pipeline=self._pipeline,
+            models=self._models,
+            call=call,
+        )
+        items = [_new_item(collection, n, *pair) for n, pair in enumerate(zip(messages, vectors, strict=True))]
+        good = [item for item in items if isinstance(item, NewItem)]
+        call.count(items)
+        if checkpoint:
+            _check_own_faults(items)
+        call.check_alive()
+        with call.stage("write"):
+            if good or checkpoint:
+                collection.upsert(good, checkpoint=checkpoint)
+        return [
+            pb.UpsertResult(id=item.id) if isinstance(item, NewItem) else pb.UpsertResult(error=status_of(item))
+            for item in items
+        ]
+
+    def delete(self, request: pb.DeleteItemsRequest) -> pb.DeleteItemsResponse:
+        """Deletes items by id or by filter."""
+        collection = self._catalog.get(request.collection)
+        if request.HasField("filter"):
+            if request.ids:
+                raise InvalidInput("`ids` and `filter` can't both be set.", reason="DELETION_AMBIGUOUS", field="filter")
+            return pb.DeleteItemsResponse(deleted_count=collection.delete_where(requests.search_filter(request.filter)))
+        check_count(len(request.ids), self.max_items, field="ids")
+        deleted = collection.delete(request.ids)
+        results = [
+            pb.ItemResult(item=pb.Item(id=one)) if gone else pb.ItemResult(error=_missing(collection, n, one))
+            for n, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))
+        ]
+        return pb.DeleteItemsResponse(results=results, deleted_count=sum(deleted))
+
+
+class IngestSession:
+    """One IngestItems stream: the collection and the client's name for it hold from message to message."""
+
+    def __init__(self, writer: ItemWriter) -> None:
+        self._writer = writer
+        self._collection = ""
+        self._ingest_id = ""
+
+    def write(self, request: pb.IngestItemsRequest, call: Call) -> pb.IngestItemsResponse:
+        """Writes one batch, unless it is on disk already.
+
+        Raises:
+            TwinsightError: the batch as a whole is refused; nothing of it was written.
+        """
+        self._collection = request.collection or self._collection
+        self._ingest_id = request.ingest_id or self._ingest_id
+        collection = self._writer.collection(self._collection)
+        last = collection.last_batch(self._ingest_id) if self._ingest_id else 0
+        if not request.items:
+            return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
+        check_count(len(request.items), self._writer.max_items, field="items")
+        checkpoint = None
+        if self._ingest_id:
+            checkpoint = Checkpoint(self._ingest_id, request.batch)
+            check_checkpoint(checkpoint)
+            if request.batch <= last:
+                return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
+            last = request.batch
+        results = self._writer.write(self._collection, request.items, request.vector_model_digest, checkpoint, call)
+        return pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
+
+
+class ItemReader:
+    """Reads items."""
+
+    def __init__(self, catalog: Catalog, *, max_items: int) -> None:
+        self._catalog = catalog
+        self._max_items = max_items
+
+    def get(self, request: pb.GetItemsRequest) -> pb.GetItemsResponse:
+        """Reads items by id."""
+        collection = self._catalog.get(request.collection)
+        check_count(len(request.ids), self._max_items, field="ids")
+        items = collection.get(request.ids, include_vectors=request.include_vectors)
+        return pb.GetItemsResponse(
+            results=[
+                pb.ItemResult(error=_missing(collection, n, one)) if item is None else _item_result(item)
+                for n, (one, item) in enumerate(zip(request.ids, items, strict=True))
+            ]
+        )
+
+    def page(self, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
+        """Reads a page; the token is the sequence number after which the next one starts."""
+        collection = self._catalog.get(request.collection)
+        if not 0 <= request.page_size <= MAX_PAGE:
+            raise InvalidInput(
+                f"`page_size` (={request.page_size}) must be 0 to {MAX_PAGE}.",
+                reason="PAGE_SIZE_INVALID",
+                field="page_size",
+            )
+        token = request.page_token or "0"
+        if not (token.isascii() and token.isdigit() and len(token) <= 18):
+            raise InvalidInput(
+                "`page_token` must be the `next_page_token` of the page before.",
+                reason="PAGE_TOKEN_INVALID",
+                field="page_token",
+            )
+        items, after = collection.page(
+            after=int(token),
+            limit=request.page_size or DEFAULT_PAGE,
+            filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
+            include_vectors=request.include_vectors,
+        )
+        return pb.ListItemsResponse(
+            results=[_item_result(item) for item in items], next_page_token="" if after is None else str(after)
+        )
+
+
+def _check_own_faults(items: Sequence[NewItem | TwinsightError]) -> None:
+    """Raises an error that is not its item's own fault: resuming after the batch would never write that item."""
+    for item in items:
+        if isinstance(item, TwinsightError) and not isinstance(item, InvalidInput):
+            raise item
+
+
+def _item_result(item: Item) -> pb.ItemResult:
+    return pb.ItemResult(item=answers.item_message(item))
+
+
+def _missing(collection: Collection, number: int, one: str) -> status_pb2.Status:
+    """Why no item has an id: none is there, or none can have it."""
+    path = f"ids[{number}]"
+    try:
+        check_id(one, field=path)
+    except InvalidInput as error:
+        return status_of(error)
+    text = f"Item `{one}` does not exist in `{collection.spec.id}`."
+    return status_of(NotFound(text, reason="ITEM_NOT_FOUND", field=path))
+
+
+def _input(message: pb.NewItem, collection: Collection) -> Picture | np.ndarray:
+    match message.WhichOneof("input"):
+        case "image":
+            return requests.picture(message.image, field="image")
+        case "vector":
+            return requests.vector(message.vector, collection.spec.dimension)
+        case _:
+            raise InvalidInput("The item has neither `image` nor `vector`.", reason="INPUT_MISSING")
+
+
+def _new_item(
+    collection: Collection, number: int, message: pb.NewItem, vector: np.ndarray | TwinsightError
+) -> NewItem | TwinsightError:
+    """The item as it will be written, checked; its errors say which item it is."""
+    if isinstance(vector, TwinsightError):
+        return vector
+    try:
+        item = NewItem(message.id, vector, requests.metadata(message.metadata))
+        collection.check_item(item)
+    except InvalidInput as error:
+        return error.under(f"items[{number}]")
+    return item

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from twinsight_server import cli
+from twinsight_server.config import ServerConfig
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
+    """The settings with which `serve` would have run."""
+    configs: list[ServerConfig] = []
+    monkeypatch.setattr(cli, "run", configs.append)
+    monkeypatch.setattr(cli, "set_up_logs", lambda form, level: None)  # noqa: ARG005
+    return configs
+
+
+def serve(*flags: str, env: dict[str, str] | None = None) -> str:
+    result = CliRunner().invoke(cli.serve, flags, env=env)
+    return result.output
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
+    tmp_path: Path, started: list[ServerConfig]
+) -> None:
+    file = tmp_path / "twinsight.toml"
+    file.write_text('max_top_k = 1\nmax_items = 2\nbatch_size = 3\ndata_dir = "/from/file"\nreflection = false\n')
+    serve(
+        *("--config", str(file), "--max-top-k", "10"),
+        env={"TWINSIGHT_MAX_TOP_K": "11", "TWINSIGHT_MAX_ITEMS": "12"},
+    )
+    (config,) = started
+    assert (config.max_top_k, config.max_items, config.batch_size) == (10, 12, 3)
+    assert config.data_dir == Path("/from/file")
+    assert config.reflection is False
+    assert config.queue_size == ServerConfig().queue_size
+
+
+def test_no_flags_mean_the_defaults(started: list[ServerConfig]) -> None:
+    serve()
+    assert started == [ServerConfig()]
+
+
+def test_an_unknown_key_in_the_file_is_named(tmp_path: Path, started: list[ServerConfig]) -> None:
+    file = tmp_path / "twinsight.toml"
+    file.write_text("max_topk = 1\n")
+    assert "unknown settings: max_topk" in serve("--config", str(file))
+    assert not started
+
+
+def test_a_file_that_is_not_toml_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "twinsight.toml"
+    file.write_text("= =")
+    assert "can't be read as TOML" in serve("--config", str(file))
+
+
+def test_the_help_names_every_setting_with_its_variable() -> None:
+    text = serve("--help")
+    for name in ServerConfig.__dataclass_fields__:
+        assert f"TWINSIGHT_{name.upper()}" in text.replace("\n", "").replace(" ", "")
+
+
+def test_buckets_are_powers_of_two_and_the_batch_size() -> None:
+    assert ServerConfig(batch_size=1).buckets == (1,)
+    assert ServerConfig(batch_size=8).buckets == (1, 2, 4, 8)
+    assert ServerConfig(batch_size=12).buckets == (1, 2, 4, 8, 12)

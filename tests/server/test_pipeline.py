@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from twinsight_core.engine import Engine
+from twinsight_core.errors import DeadlineExceeded, InvalidImage, Overloaded
+from twinsight_core.images import Limits
+from twinsight_core.packages import shipped_packages
+from twinsight_server.batcher import Batcher
+from twinsight_server.calls import Call
+from twinsight_server.metrics import Metrics
+from twinsight_server.models import ServedModel
+from twinsight_server.pipeline import Picture, Pipeline
+
+MAX_BATCH = 4
+
+
+class Means:
+    """An executor that answers each picture's mean, when `go` is set; remembers the largest it was asked for."""
+
+    name = "means"
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.busy = threading.Event()
+
+    def prepare(self, batch_size: int) -> None:
+        del batch_size
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        self.busy.set()
+        assert self.go.wait(30)
+        means: np.ndarray = images.mean(axis=(1, 2, 3), dtype=np.float32)
+        return means[:, None]
+
+
+@pytest.fixture
+def executor() -> Means:
+    return Means()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def model(executor: Means, metrics: Metrics) -> Iterator[ServedModel]:
+    (package,) = (one for one in shipped_packages() if one.name == "base")
+    engine = Engine(executor, package.card.preprocessing, dimension=1, buckets=(1, 2, MAX_BATCH))
+    batcher = Batcher("m", engine, metrics, queue_size=20, wait_s=0.001)
+    yield ServedModel(package, engine, batcher)
+    executor.go.set()
+    batcher.close()
+
+
+@pytest.fixture
+def pipeline() -> Iterator[Pipeline]:
+    made = Pipeline(decoders=2, limits=Limits())
+    yield made
+    made.close()
+
+
+def grey(level: int) -> Picture:
+    out = io.BytesIO()
+    Pillow.new("RGB", (8, 8), (level, level, level)).save(out, "PNG")
+    return Picture(out.getvalue())
+
+
+def call() -> Call:
+    return Call("test", None)
+
+
+def test_each_picture_gets_its_own_answer_in_order(pipeline: Pipeline, model: ServedModel) -> None:
+    levels = [(n * 7) % 256 for n in range(50)]
+    answers = pipeline.embed(model, [grey(level) for level in levels], call())
+    assert [float(one[0]) for one in answers if isinstance(one, np.ndarray)] == levels
+
+
+def test_a_broken_picture_fails_alone(pipeline: Pipeline, model: ServedModel) -> None:
+    good, bad, other = pipeline.embed(model, [grey(1), Picture(b"junk"), grey(2)], call())
+    assert isinstance(bad, InvalidImage)
+    assert isinstance(good, np.ndarray)
+    assert isinstance(other, np.ndarray)
+
+
+def test_no_pictures_give_no_answers(pipeline: Pipeline, model: ServedModel) -> None:
+    assert pipeline.embed(model, [], call()) == []
+
+
+def test_a_large_call_has_two_batches_in_work_and_leaves_room_for_others(
+    pipeline: Pipeline, model: ServedModel, executor: Means, metrics: Metrics
+) -> None:
+    executor.go.clear()
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(pipeline.embed, model, [grey(n) for n in range(100)], call())
+        assert executor.busy.wait(30)
+        assert metrics.registry.get_sample_value("twinsight_queued_images", {"model": "m"}) == 2 * MAX_BATCH
+        small = pool.submit(pipeline.embed, model, [grey(200)], call())
+        executor.go.set()
+        (answer,) = small.result(30)
+        assert isinstance(answer, np.ndarray)
+        assert len(large.result(30)) == 100
+
+
+def test_a_call_without_room_is_refused_before_anything_is_decoded(
+    pipeline: Pipeline, model: ServedModel, metrics: Metrics
+) -> None:
+    mine = call()
+    with model.batcher.room(20), pytest.raises(Overloaded):
+        pipeline.embed(model, [grey(1)], mine)
+    assert mine.stages().keys() == {"total"}
+    assert metrics.registry.get_sample_value("twinsight_queued_images", {"model": "m"}) == 0
+
+
+def test_a_call_ends_at_its_deadline_and_gives_its_room_back(
+    pipeline: Pipeline, model: ServedModel, executor: Means, metrics: Metrics
+) -> None:
+    executor.go.clear()
+    mine = Call("late", deadline=call().started + 0.2)
+    with pytest.raises(DeadlineExceeded):
+        pipeline.embed(model, [grey(1), grey(2)], mine)
+    executor.go.set()
+    assert metrics.registry.get_sample_value("twinsight_queued_images", {"model": "m"}) == 0
+    (answer,) = pipeline.embed(model, [grey(9)], call())
+    assert isinstance(answer, np.ndarray)
+
+
+def test_an_unforeseen_failure_in_decoding_keeps_to_its_picture(
+    pipeline: Pipeline, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr("twinsight_core.images.from_pixels", broken)
+    bad, good = pipeline.embed(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
+    assert getattr(bad, "reason", "") == "DECODE_FAILED"
+    assert isinstance(good, np.ndarray)
