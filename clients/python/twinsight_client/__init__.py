@@ -1,0 +1,107 @@
+"""twinsight's Python client: image similarity over gRPC. Installs and runs without JAX.
+
+    from twinsight_client import Client, NewItem, field
+
+    with Client("127.0.0.1:50051") as client:
+        client.wait_ready()
+        client.create_collection("photos", model="base")
+        client.upsert("photos", [NewItem("cat", "cat.jpg", {"year": 2024})]).values()
+        for matches in client.search("photos", ["other.jpg"], where=field("year") >= 2020).values():
+            print([(match.id, match.score) for match in matches])
+
+`AsyncClient` is the same for asyncio, `twinsight_client.testing.FakeClient` the same in memory for tests,
+`twinsight_client.errors` what calls can fail with, `twinsight_client.results` what they answer.
+"""
+
+from twinsight_client.aio import AsyncClient
+from twinsight_client.channel import ChannelOptions, Tls
+from twinsight_client.client import Client
+from twinsight_client.errors import (
+    AlreadyExists,
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    ServerError,
+    TwinsightClientError,
+    Unauthenticated,
+    Unavailable,
+)
+from twinsight_client.filters import Field, Filter, field, filter_from_json
+from twinsight_client.images import ImageInput
+from twinsight_client.items import ItemId, NewItem
+from twinsight_client.results import (
+    Calibration,
+    CallInfo,
+    CollectionInfo,
+    CollectionState,
+    Comparison,
+    DeleteResults,
+    Embedding,
+    HealthStatus,
+    IngestResults,
+    Item,
+    ItemError,
+    Match,
+    Metric,
+    ModelInfo,
+    ModelReference,
+    ModelResults,
+    ModelTask,
+    Results,
+    StageTimes,
+)
+from twinsight_client.retry import RetryPolicy
+
+__all__ = [
+    "AlreadyExists",
+    "AsyncClient",
+    "Calibration",
+    "CallInfo",
+    "Cancelled",
+    "ChannelOptions",
+    "Client",
+    "CollectionInfo",
+    "CollectionState",
+    "Comparison",
+    "DataLoss",
+    "DeadlineExceeded",
+    "DeleteResults",
+    "Embedding",
+    "FailedPrecondition",
+    "Field",
+    "FieldViolation",
+    "Filter",
+    "HealthStatus",
+    "ImageInput",
+    "IngestResults",
+    "InvalidArgument",
+    "Item",
+    "ItemError",
+    "ItemId",
+    "Match",
+    "Metric",
+    "ModelInfo",
+    "ModelReference",
+    "ModelResults",
+    "ModelTask",
+    "NewItem",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Results",
+    "RetryPolicy",
+    "ServerError",
+    "StageTimes",
+    "Tls",
+    "TwinsightClientError",
+    "Unauthenticated",
+    "Unavailable",
+    "field",
+    "filter_from_json",
+]

@@ -1,0 +1,258 @@
+"""Response messages to what callers get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight.v1 import model_service_pb2 as models_pb
+from twinsight.v1 import types_pb2
+from twinsight_client.errors import Unavailable
+from twinsight_client.images import vector_array
+from twinsight_client.metadata import metadata_values
+from twinsight_client.results import (
+    Calibration,
+    CallInfo,
+    CollectionInfo,
+    CollectionState,
+    Comparison,
+    DeleteResults,
+    Embedding,
+    HealthStatus,
+    IngestResults,
+    Item,
+    ItemError,
+    Match,
+    Metric,
+    ModelInfo,
+    ModelReference,
+    ModelResults,
+    ModelTask,
+    Results,
+)
+from twinsight_client.status import item_error
+
+METRICS = {
+    Metric.UNSPECIFIED: collections_pb.METRIC_UNSPECIFIED,
+    Metric.COSINE: collections_pb.METRIC_COSINE,
+    Metric.EUCLIDEAN: collections_pb.METRIC_EUCLIDEAN,
+    Metric.DOT: collections_pb.METRIC_DOT,
+}
+_METRICS = {number: metric for metric, number in METRICS.items()}
+_STATES = {
+    collections_pb.COLLECTION_STATE_READY: CollectionState.READY,
+    collections_pb.COLLECTION_STATE_REBUILDING: CollectionState.REBUILDING,
+    collections_pb.COLLECTION_STATE_DAMAGED: CollectionState.DAMAGED,
+}
+_TASKS = {models_pb.MODEL_TASK_EMBEDDING: ModelTask.EMBEDDING}
+_HEALTH = {
+    health_pb2.HealthCheckResponse.SERVING: HealthStatus.SERVING,
+    health_pb2.HealthCheckResponse.NOT_SERVING: HealthStatus.NOT_SERVING,
+    health_pb2.HealthCheckResponse.SERVICE_UNKNOWN: HealthStatus.SERVICE_UNKNOWN,
+}
+T = TypeVar("T")
+
+
+class _Answer(Protocol):
+    """One element of a `results` list: a oneof of a value and an error, whose code is 0 where it is not set."""
+
+    @property
+    def error(self) -> status_pb2.Status: ...
+
+
+A = TypeVar("A", bound=_Answer)
+
+
+def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelResults[Embedding]:
+    """Vectors of an Embed."""
+    return ModelResults(_each(response.results, _embedding), model=_model_reference(response.model), call=call)
+
+
+def stream_embeddings(
+    response: inference_pb.EmbedStreamResponse, call: CallInfo, *, start: int, count: int
+) -> ModelResults[Embedding]:
+    """Vectors of one message of an EmbedStream: `count` pictures from number `start` of the stream on."""
+    if response.error.code:
+        refused = [item_error(start + place, response.error) for place in range(count)]
+        return ModelResults(refused, model=ModelReference(), call=call)
+    answers = _each(response.results, _embedding, start=start)
+    return ModelResults(answers, model=_model_reference(response.model), call=call)
+
+
+def comparisons(response: inference_pb.CompareResponse, call: CallInfo) -> ModelResults[Comparison]:
+    """Answers of a Compare."""
+    return ModelResults(_each(response.results, _comparison), model=_model_reference(response.model), call=call)
+
+
+def collection(
+    response: (collections_pb.CreateCollectionResponse | collections_pb.GetCollectionResponse),
+    _call: CallInfo,
+) -> CollectionInfo:
+    """The collection of a CreateCollection or GetCollection."""
+    return _collection(response.collection)
+
+
+def collections(response: collections_pb.ListCollectionsResponse, _call: CallInfo) -> list[CollectionInfo]:
+    """Collections of a ListCollections."""
+    return [_collection(one) for one in response.collections]
+
+
+def nothing(_response: Message, _call: CallInfo) -> None:
+    """The answer of a call that has none."""
+
+
+def upserted(response: collections_pb.UpsertItemsResponse, call: CallInfo) -> Results[str]:
+    """Ids of an UpsertItems."""
+    return Results(_each(response.results, lambda result: result.id), call=call)
+
+
+def ingested(response: collections_pb.IngestItemsResponse, call: CallInfo, *, start: int, count: int) -> IngestResults:
+    """Ids of one batch of an IngestItems: `count` items from number `start` of the stream on."""
+    answers: list[str | ItemError]
+    if response.error.code:
+        answers = [item_error(start + place, response.error) for place in range(count)]
+    else:
+        answers = _each(response.results, lambda result: result.id, start=start)
+    return IngestResults(answers, batch=response.batch, last_batch=response.last_batch, call=call)
+
+
+def items(
+    response: collections_pb.GetItemsResponse | collections_pb.ListItemsResponse, call: CallInfo
+) -> Results[Item]:
+    """Items of a GetItems or of a page of a ListItems."""
+    return Results(_each(response.results, lambda result: _item(result.item)), call=call)
+
+
+def page(response: collections_pb.ListItemsResponse, call: CallInfo) -> tuple[Results[Item], str]:
+    """Items of one page of a ListItems, and the token of the next; empty on the last."""
+    return items(response, call), response.next_page_token
+
+
+def deleted(response: collections_pb.DeleteItemsResponse, call: CallInfo) -> DeleteResults:
+    """Ids of a DeleteItems."""
+    answers = _each(response.results, lambda result: result.item.id)
+    return DeleteResults(answers, deleted_count=response.deleted_count, call=call)
+
+
+def matches(response: collections_pb.SearchResponse, call: CallInfo) -> Results[list[Match]]:
+    """Matches of a Search, closest first."""
+    return Results(_each(response.results, lambda result: [_match(one) for one in result.matches.matches]), call=call)
+
+
+def model(response: models_pb.GetModelResponse, _call: CallInfo) -> ModelInfo:
+    """Card of a GetModel."""
+    return _model(response.model)
+
+
+def models(response: models_pb.ListModelsResponse, _call: CallInfo) -> list[ModelInfo]:
+    """Cards of a ListModels."""
+    return [_model(one) for one in response.models]
+
+
+def health(response: health_pb2.HealthCheckResponse, _call: CallInfo) -> HealthStatus:
+    """What the server says of itself."""
+    return _HEALTH.get(response.status, HealthStatus.UNKNOWN)
+
+
+def serving(response: health_pb2.HealthCheckResponse, call: CallInfo) -> None:
+    """Nothing, where the server serves.
+
+    Raises:
+        Unavailable: it does not yet, or no longer.
+    """
+    status = health(response, call)
+    if status is not HealthStatus.SERVING:
+        raise Unavailable(f"The server answers, but is {status.value}.", request_id=call.request_id)
+
+
+def _each(results: Iterable[A], read: Callable[[A], T], *, start: int = 0) -> list[T | ItemError]:
+    return [
+        item_error(index, result.error) if result.error.code else read(result)
+        for index, result in enumerate(results, start)
+    ]
+
+
+def _embedding(result: inference_pb.EmbedResult) -> Embedding:
+    return Embedding(vector=vector_array(result.embedding.vector))
+
+
+def _comparison(result: inference_pb.CompareResult) -> Comparison:
+    found = result.comparison
+    return Comparison(
+        cosine_similarity=found.cosine_similarity,
+        euclidean_distance=found.euclidean_distance,
+        probability=found.probability if found.HasField("probability") else None,
+        same=found.same if found.HasField("same") else None,
+    )
+
+
+def _match(found: collections_pb.Match) -> Match:
+    return Match(
+        id=found.id,
+        score=found.score,
+        distance=found.distance,
+        probability=found.probability if found.HasField("probability") else None,
+        metadata=metadata_values(found.metadata),
+        vector=vector_array(found.vector) if found.vector else None,
+    )
+
+
+def _item(stored: collections_pb.Item) -> Item:
+    return Item(
+        id=stored.id,
+        metadata=metadata_values(stored.metadata),
+        vector=vector_array(stored.vector) if stored.vector else None,
+    )
+
+
+def _collection(stored: collections_pb.Collection) -> CollectionInfo:
+    return CollectionInfo(
+        id=stored.id,
+        model=stored.model,
+        dimension=stored.dimension,
+        metric=_METRICS.get(stored.metric, Metric.UNSPECIFIED),
+        model_digest=stored.model_digest,
+        item_count=stored.item_count,
+        indexed_count=stored.indexed_count,
+        state=_STATES.get(stored.state, CollectionState.UNSPECIFIED),
+        create_time=stored.create_time.ToDatetime(tzinfo=UTC) if stored.HasField("create_time") else None,
+    )
+
+
+def _model_reference(reference: types_pb2.ModelReference) -> ModelReference:
+    return ModelReference(name=reference.name, digest=reference.digest)
+
+
+def _model(card: models_pb.Model) -> ModelInfo:
+    calibration = None
+    if card.HasField("calibration"):
+        calibration = Calibration(
+            meaning=card.calibration.meaning,
+            threshold=card.calibration.threshold,
+            false_match_rate=card.calibration.false_match_rate,
+            false_non_match_rate=card.calibration.false_non_match_rate,
+            expected_calibration_error=card.calibration.expected_calibration_error,
+        )
+    return ModelInfo(
+        name=card.name,
+        digest=card.digest,
+        task=_TASKS.get(card.task, ModelTask.UNSPECIFIED),
+        input_height=card.input_height,
+        input_width=card.input_width,
+        dimension=card.dimension,
+        labels=tuple(card.labels),
+        calibration=calibration,
+        licence=card.licence,
+        training_data=card.training_data,
+        description=card.description,
+        scores=dict(sorted(card.scores.items())),
+        architecture=card.architecture,
+        is_default=card.is_default,
+    )

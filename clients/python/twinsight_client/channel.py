@@ -1,0 +1,86 @@
+"""How the connection is made: sizes, keep-alive, TLS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """Limits and habits of the connection.
+
+    Attributes:
+        max_receive_bytes: largest answer taken.
+        max_send_bytes: largest request sent; the server has its own limit.
+        keepalive_s: between pings while a call runs. Servers take more than one in five minutes for abuse.
+        keepalive_timeout_s: without an answer to a ping, after which the connection counts as dead.
+        longest_reconnect_wait_s: between tries to connect to a server that is down.
+    """
+
+    max_receive_bytes: int = 64 * MEBIBYTE
+    max_send_bytes: int = 64 * MEBIBYTE
+    keepalive_s: float = 300.0
+    keepalive_timeout_s: float = 20.0
+    longest_reconnect_wait_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS, and mutual TLS with a certificate of the client's own. Files are PEM.
+
+    Attributes:
+        ca: certificates to trust; None: those that gRPC ships with.
+        certificate: the client's certificate chain, for mutual TLS.
+        key: the private key to `certificate`.
+        server_name: name to expect in the server's certificate, where it is not the target's host.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str = ""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Reads the files.
+
+        Raises:
+            OSError: a file can't be read.
+            ValueError: a certificate without its key, or the reverse.
+        """
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("A client certificate and its key must be given together.")
+        return grpc.ssl_channel_credentials(
+            root_certificates=self.ca.read_bytes() if self.ca else None,
+            private_key=self.key.read_bytes() if self.key else None,
+            certificate_chain=self.certificate.read_bytes() if self.certificate else None,
+        )
+
+
+def channel_arguments(target: str, options: ChannelOptions, tls: Tls | None) -> list[tuple[str, str | int]]:
+    """Returns gRPC's arguments for a channel to `target`."""
+    arguments: list[tuple[str, str | int]] = [
+        ("grpc.max_receive_message_length", options.max_receive_bytes),
+        ("grpc.max_send_message_length", options.max_send_bytes),
+        ("grpc.keepalive_time_ms", round(options.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_s * 1000)),
+        # gRPC's own waits grow to two minutes: far too long for somebody who has just started the server.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", round(options.longest_reconnect_wait_s * 1000)),
+    ]
+    if _is_loopback(target):
+        # A proxy from the environment can't reach this machine's own addresses.
+        arguments.append(("grpc.enable_http_proxy", 0))
+    if tls is not None and tls.server_name:
+        arguments.append(("grpc.ssl_target_name_override", tls.server_name))
+    return arguments
+
+
+def _is_loopback(target: str) -> bool:
+    host = target.rpartition(":")[0] or target
+    return host in {"localhost", "[::1]"} or host.startswith("127.")

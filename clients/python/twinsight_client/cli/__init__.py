@@ -1,0 +1,54 @@
+"""The `twinsight` command line.
+
+`main` is the group of all commands. Those of the client are here; those of the server extra are one table, dispatched
+to without importing anything of theirs before they run.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import click
+
+from twinsight_client.cli import exits
+from twinsight_client.cli.collections import collections
+from twinsight_client.cli.group import CommandGroup, ServerCommand
+from twinsight_client.cli.help import examples
+from twinsight_client.cli.index import index
+from twinsight_client.cli.inference import compare, embed
+from twinsight_client.cli.search import search
+from twinsight_client.cli.server_state import health, models
+from twinsight_client.cli.settings import shared_options
+
+SERVER_COMMANDS = {
+    "serve": ("twinsight_server.cli:serve", "Run the server."),
+}
+"""Commands of the server extra: where each is, and its line in the help."""
+
+
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "twinsight serve --data-dir data",
+        "twinsight index ~/Pictures",
+        "twinsight search cat.jpg --sheet matches.png",
+    )
+    + "\n\n"
+    + exits.HELP,
+)
+@shared_options(on_group=True)
+@click.version_option(metadata.version("twinsight"), prog_name="twinsight")
+def main() -> None:
+    """Image similarity: embed, search and compare pictures.
+
+    Start a server, give it a folder of pictures, and search; see the examples below and each command's own --help.
+
+    Results go to standard output, everything else to standard error.
+    """
+
+
+for _command in (index, search, compare, embed, collections, models, health):
+    main.add_command(_command)
+for _name, (_location, _short_help) in SERVER_COMMANDS.items():
+    main.add_command(ServerCommand(_name, location=_location, short_help=_short_help))

@@ -1,0 +1,115 @@
+"""`twinsight collections`: list, describe, make and delete collections."""
+
+from __future__ import annotations
+
+import click
+
+from twinsight_client.cli.help import examples
+from twinsight_client.cli.output import write_error, write_fields, write_json, write_table
+from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.results import CollectionInfo, Metric
+
+_METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPECIFIED])
+
+
+@click.group(
+    invoke_without_command=True,
+    short_help="List, describe, make and delete collections.",
+    epilog=examples(
+        "twinsight collections",
+        "twinsight collections get photos",
+        "twinsight collections create vectors --dimension 512 --metric euclidean",
+        "twinsight collections delete photos --yes",
+    ),
+)
+@shared_options()
+@click.pass_context
+def collections(context: click.Context) -> None:
+    """List the collections, or do something with one of them."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_)
+
+
+@collections.command("list", short_help="List all collections.")
+@shared_options()
+@click.pass_obj
+def list_(settings: Settings) -> None:
+    """List all collections."""
+    with settings.client() as client:
+        found = client.list_collections()
+    if settings.as_json:
+        write_json({"collections": found})
+        return
+    write_table(
+        ("collection", "model", "metric", "dimension ", "items ", "state"),
+        [(one.id, one.model, one.metric, one.dimension, one.item_count, one.state) for one in found],
+    )
+    if not found:
+        write_error("There are no collections yet. Make one with: twinsight index DIR")
+
+
+@collections.command(short_help="Describe one collection.")
+@click.argument("collection")
+@shared_options()
+@click.pass_obj
+def get(settings: Settings, collection: str) -> None:
+    """Describe COLLECTION."""
+    with settings.client() as client:
+        _tell(client.get_collection(collection), settings)
+
+
+@collections.command(short_help="Make an empty collection.")
+@click.argument("collection")
+@click.option(
+    "--model", default="", help="Model that embeds its pictures.  [default: the server's, unless --dimension]"
+)
+@click.option("--dimension", type=click.IntRange(1, 4096), help="Take vectors made elsewhere, of this many components.")
+@click.option(
+    "--metric", type=_METRICS, default=Metric.COSINE.value, show_default=True, help="How nearness is measured."
+)
+@shared_options()
+@click.pass_obj
+def create(settings: Settings, collection: str, model: str, dimension: int | None, metric: str) -> None:
+    """Make COLLECTION, bound to a model or, with --dimension, to vectors that are made elsewhere."""
+    if model and dimension:
+        raise click.UsageError("--model and --dimension exclude each other: a model has its own dimension.")
+    with settings.client() as client:
+        if not model and not dimension:
+            model = client.get_model().name
+        _tell(client.create_collection(collection, model=model, dimension=dimension or 0, metric=metric), settings)
+
+
+@collections.command(short_help="Delete a collection and all it holds.")
+@click.argument("collection")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@shared_options()
+@click.pass_obj
+def delete(settings: Settings, collection: str, yes: bool) -> None:
+    """Delete COLLECTION and all it holds."""
+    with settings.client() as client:
+        count = client.get_collection(collection).item_count
+        if not yes:
+            click.confirm(f"Delete collection {collection} with {count} items?", abort=True, err=True)
+        client.delete_collection(collection)
+    if settings.as_json:
+        write_json({"deleted": collection, "item_count": count})
+    else:
+        write_error(f"Deleted {collection} ({count} items).")
+
+
+def _tell(info: CollectionInfo, settings: Settings) -> None:
+    if settings.as_json:
+        write_json(info)
+        return
+    write_fields(
+        {
+            "collection": info.id,
+            "model": info.model or "none (vectors made elsewhere)",
+            "digest": info.model_digest,
+            "metric": info.metric,
+            "dimension": info.dimension,
+            "items": f"{info.item_count} ({info.indexed_count} in the graph)",
+            "state": info.state,
+            "created": info.create_time.isoformat(timespec="seconds") if info.create_time else "",
+        }
+    )

@@ -1,0 +1,84 @@
+"""The `twinsight` group: what all commands do about errors, and commands that live in the server extra."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+
+import click
+
+from twinsight_client.cli import exits
+from twinsight_client.cli.output import write_error
+from twinsight_client.cli.settings import target_of
+from twinsight_client.errors import TwinsightClientError
+
+INSTALL_SERVER = "pip install 'twinsight[server]'"
+
+
+class CommandGroup(click.Group):
+    """Turns errors into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command.
+
+        Raises:
+            click.exceptions.Exit: it failed; what there is to say was said.
+        """
+        try:
+            return super().invoke(ctx)
+        except TwinsightClientError as error:
+            write_error(f"Error: {exits.one_line(error, target=target_of(ctx))}")
+            raise click.exceptions.Exit(exits.exit_code(error)) from error
+        except UnicodeEncodeError as error:
+            write_error(f"Error: `{error.object}` can't be sent: it is not valid UTF-8.")
+            raise click.exceptions.Exit(exits.USAGE) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read the output has left; click ends quietly
+            write_error(f"Error: {_os_error(error)}")
+            raise click.exceptions.Exit(exits.FAILED) from error
+        except KeyboardInterrupt as error:
+            write_error("Interrupted.")
+            raise click.exceptions.Exit(exits.INTERRUPTED) from error
+
+
+class ServerCommand(click.Command):
+    """A command of the server extra, imported when it runs: without the extra it says how to get it.
+
+    Args:
+        name: the command's name.
+        location: module and attribute of the real command, as MODULE:ATTRIBUTE.
+        short_help: its line in the list of commands, which is printed without importing it.
+    """
+
+    def __init__(self, name: str, *, location: str, short_help: str) -> None:
+        super().__init__(
+            name,
+            short_help=short_help,
+            params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+            # Options, --help among them, are the real command's.
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True},
+        )
+        self._location = location
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the real command with the arguments as given; it exits by itself."""
+        module, _, attribute = self._location.partition(":")
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            write_error(
+                f"Error: `twinsight {self.name}` needs the server, which is not installed (no module `{error.name}`). "
+                f"Install it with: {INSTALL_SERVER}"
+            )
+            raise click.exceptions.Exit(exits.FAILED) from error
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{self._location} is no command.")
+        return command.main(args=list(ctx.params["arguments"]), prog_name=ctx.command_path)
+
+
+def _os_error(error: OSError) -> str:
+    """What happened to which file."""
+    said = error.strerror or str(error)
+    return f"{error.filename}: {said}" if error.filename else said

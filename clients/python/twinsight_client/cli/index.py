@@ -1,0 +1,132 @@
+"""`twinsight index`: a folder of pictures into a collection."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from twinsight_client.cli import exits
+from twinsight_client.cli.help import examples
+from twinsight_client.cli.indexing import Indexer, IndexReport, ensure_collection
+from twinsight_client.cli.output import write_error, write_fields, write_json
+from twinsight_client.cli.pictures import find_pictures
+from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.retry import RetryPolicy
+
+PATIENT = RetryPolicy(attempts=10)
+"""A run of hours outlives a restart of the server."""
+
+
+@click.command(
+    short_help="Write a folder of pictures to a collection.",
+    epilog=examples(
+        "twinsight index ~/Pictures",
+        "twinsight index ~/Pictures --collection family --prune",
+        "twinsight index /mnt/shop --collection products --prefix shop/",
+    ),
+)
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--collection", "-c", default="photos", show_default=True, help="Collection; made if it is missing.")
+@click.option("--model", default="", help="Model to bind a new collection to.  [default: the server's]")
+@click.option("--prefix", default="", help="Put before each id, to keep several folders in one collection.")
+@click.option("--prune", is_flag=True, help="Delete items of this folder whose file is gone.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches sent at once.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 256), default=16, show_default=True, help="Most pictures in a batch."
+)
+@shared_options()
+@click.pass_obj
+def index(
+    settings: Settings,
+    *,
+    folder: Path,
+    collection: str,
+    model: str,
+    prefix: str,
+    prune: bool,
+    jobs: int,
+    batch_size: int,
+) -> None:
+    """Write the JPEG, PNG and WebP files under DIR to a collection.
+
+    An item's id is its file's path under DIR. Its metadata can be searched by: `folder` (the names of the folders on
+    the way), `file`, `size`, `mtime_ns`, and `root`, the absolute path of DIR, by which `search --sheet` finds the
+    pictures.
+
+    Run it again to go on after an interruption or to take up changes: files that the server has as they are now are
+    skipped. Files and folders that can't be read are listed with the reason, and the exit code is 3; --prune deletes
+    nothing of theirs.
+    """
+    listing = find_pictures(folder)
+    with settings.client(retry=PATIENT) as client:
+        client.health()  # is never tried again: a server that is not there is told of at once
+        ensure_collection(client, collection, model=model)
+        with _progress(shown=not settings.as_json and sys.stderr.isatty()) as progress:
+            task = progress.add_task(collection, total=len(listing.pictures))
+            indexer = Indexer(
+                client,
+                collection,
+                prefix=prefix,
+                jobs=jobs,
+                batch_size=batch_size,
+                advance=lambda count: progress.advance(task, count),
+            )
+            try:
+                indexer.run(listing)
+                if prune:
+                    indexer.prune(listing)
+            finally:
+                progress.stop()
+                _tell(indexer.report, as_json=settings.as_json)
+    if indexer.report.skipped:
+        raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _tell(report: IndexReport, *, as_json: bool) -> None:
+    """Prints what was done, also where the run broke off."""
+    if as_json:
+        write_json(report)
+        return
+    for one in sorted(report.skipped, key=lambda one: one.id):
+        write_error(f"skipped {one.id}: {one.message} [{one.reason}]")
+    if report.moved:
+        write_error(f"{report.moved} items were from another folder and were replaced; --prefix keeps folders apart.")
+    handled = report.written + len(report.skipped)
+    write_fields(
+        {
+            "collection": report.collection,
+            "found": report.found,
+            "unchanged": report.unchanged,
+            "written": report.written,
+            "skipped": len(report.skipped),
+            "pruned": report.pruned,
+            "time": f"{report.seconds:.1f} s" + (f", {handled / report.seconds:.0f}/s" if handled else ""),
+        }
+    )
+    if not report.finished:
+        write_error("Not finished: run the same command again to go on.")
+
+
+class _Rate(ProgressColumn):
+    """Pictures a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.0f}/s", justify="right")
+
+
+def _progress(*, shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )

@@ -1,0 +1,289 @@
+"""A folder of pictures into a collection, so that running it again does only what is left to do.
+
+1. The picture files are found; each file's path under the folder becomes an item's id.
+2. The server is asked, 500 ids at a time, which items it has of these very files (path, size, time of change): those
+   are done. That record on the server is all the state there is: a run that was stopped anywhere is simply run again.
+3. The rest is read and sent in batches by a few threads; at most twice as many batches as threads are under way, so
+   memory stays bounded whatever the folder.
+4. What can't be read, here or by the server, is put down with its reason; what fails as a whole ends the run.
+5. On request, items of files that are gone are deleted: those alone of which the system says that there is no such
+   file, not those of a folder that can't be read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from twinsight_client import filters
+from twinsight_client.cli.pictures import Listing, Picture, is_gone
+from twinsight_client.client import Client
+from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from twinsight_client.items import NewItem
+from twinsight_client.results import CollectionInfo, ItemError
+from twinsight_client.streams import BATCH_BYTES
+
+CHUNK = 500
+"""Ids in one question to the server, which takes 1000."""
+MAX_FILE_BYTES = 60 * 1024 * 1024
+"""What fits a message of 64 MiB; servers take less, but say so themselves."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that is not in the collection, or a folder that was not looked through, and why."""
+
+    id: str
+    reason: str
+    message: str
+
+
+@dataclass
+class IndexReport:
+    """What a run did.
+
+    Attributes:
+        collection: the collection's id.
+        found: picture files under the folder.
+        unchanged: of them, those that the server had already.
+        written: of them, those written now.
+        skipped: of them, those that could not be, and what could not be looked at.
+        moved: items that had been written from another folder and were replaced.
+        pruned: items deleted because their file is gone.
+        seconds: how long it took.
+        finished: whether the run came to its end.
+    """
+
+    collection: str
+    found: int = 0
+    unchanged: int = 0
+    written: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    moved: int = 0
+    pruned: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+class Indexer:
+    """Writes the pictures of a folder to a collection.
+
+    Args:
+        client: the server's; used by several threads.
+        collection: id of a collection that is bound to a model.
+        prefix: put before each id, so that several folders can share a collection.
+        jobs: batches sent at once.
+        batch_size: most pictures in a batch.
+        advance: told how many more pictures are dealt with.
+
+    Attributes:
+        report: what was done so far; complete also after an exception.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        collection: str,
+        *,
+        prefix: str = "",
+        jobs: int = 4,
+        batch_size: int = 16,
+        advance: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        self._client = client
+        self._collection = collection
+        self._prefix = prefix
+        self._jobs = jobs
+        self._batch_size = batch_size
+        self._advance = advance
+        self.report = IndexReport(collection)
+
+    def run(self, listing: Listing) -> None:
+        """Writes those pictures that the server does not have yet; `report` tells what became of them.
+
+        Raises:
+            TwinsightClientError: the run can't go on; what was acknowledged until then is on disk.
+            KeyboardInterrupt: likewise; the batches under way were waited for.
+        """
+        started = time.monotonic()
+        self.report.found = len(listing.pictures)
+        self.report.skipped.extend(
+            Skipped(self._prefix + one.file, one.reason, one.message) for one in listing.unreadable
+        )
+        pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="index")
+        under_way: set[Future[_Sent]] = set()
+        try:
+            for batch in self._batches(self._changed(listing.pictures)):
+                under_way.add(pool.submit(self._send, batch))
+                if len(under_way) >= 2 * self._jobs:
+                    self._settle(under_way)
+            while under_way:
+                self._settle(under_way)
+            self.report.finished = True
+        finally:
+            # What waits is dropped; what is on its way is let arrive, for it may be on the server's disk already.
+            pool.shutdown(cancel_futures=True)
+            for one in under_way:
+                if not one.cancelled() and one.exception() is None:
+                    self._count(one.result())
+            self.report.seconds = time.monotonic() - started
+
+    def prune(self, listing: Listing) -> None:
+        """Deletes the items that were written from the same folder and whose file is gone.
+
+        Raises:
+            InvalidArgument: there are no pictures at all: more likely a disk that is not mounted than a wish.
+            TwinsightClientError: the run can't go on.
+        """
+        if not listing.pictures:
+            raise InvalidArgument("There are no pictures in the folder; nothing is pruned.", reason="FOLDER_EMPTY")
+        kept = {self._id(picture) for picture in listing.pictures}
+        same_root = filters.field("root").equals(str(listing.root))
+        gone: list[str] = []
+        for page in self._client.list_items(self._collection, where=same_root, page_size=CHUNK):
+            for item in page.values():
+                if item.id in kept or not item.id.startswith(self._prefix):
+                    continue
+                file = item.metadata.get("file")
+                if isinstance(file, str) and is_gone(listing.root / file):
+                    gone.append(item.id)
+        for ids in _chunks(gone, CHUNK):
+            self.report.pruned += self._client.delete_items(self._collection, ids).deleted_count
+
+    def _id(self, picture: Picture) -> str:
+        return self._prefix + picture.file
+
+    def _changed(self, pictures: Sequence[Picture]) -> Iterator[Picture]:
+        """Yields the pictures that the server does not have as they are now."""
+        for chunk in _chunks(pictures, CHUNK):
+            sendable = [picture for picture in chunk if self._is_sendable(picture)]
+            if not sendable:
+                continue
+            stored = self._client.get_items(self._collection, [self._id(picture) for picture in sendable])
+            for picture, answer in zip(sendable, stored, strict=True):
+                if isinstance(answer, ItemError):
+                    if answer.code == NotFound.code:
+                        yield picture
+                    else:
+                        self._skip(picture, answer.reason or answer.code, answer.message)
+                elif picture.same_file(answer.metadata):
+                    self.report.unchanged += 1
+                    self._advance(1)
+                else:
+                    self.report.moved += answer.metadata.get("root") != str(picture.root)
+                    yield picture
+
+    def _is_sendable(self, picture: Picture) -> bool:
+        """Whether the picture can travel at all; otherwise it is put down as skipped."""
+        try:
+            str(picture.path).encode()
+        except UnicodeEncodeError:
+            self._skip(picture, "FILE_NAME_NOT_UNICODE", "The file's name is not valid UTF-8.")
+            return False
+        if picture.size > MAX_FILE_BYTES:
+            self._skip(picture, "FILE_TOO_LARGE", f"The file ({picture.size} bytes) is over {MAX_FILE_BYTES} bytes.")
+            return False
+        return True
+
+    def _batches(self, pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+        """Cuts pictures into batches, each small enough to be one message."""
+        batch: list[Picture] = []
+        size = 0
+        for picture in pictures:
+            if batch and (len(batch) == self._batch_size or size + picture.size > BATCH_BYTES):
+                yield batch
+                batch, size = [], 0
+            batch.append(picture)
+            size += picture.size
+        if batch:
+            yield batch
+
+    def _send(self, batch: Sequence[Picture]) -> _Sent:
+        """Reads and writes one batch; runs in one of the threads."""
+        sent = _Sent()
+        items: list[NewItem] = []
+        for picture in batch:
+            try:
+                items.append(NewItem(self._id(picture), picture.path.read_bytes(), picture.metadata()))
+            except OSError as error:
+                sent.skipped.append(Skipped(self._id(picture), "FILE_UNREADABLE", error.strerror or str(error)))
+        self._write(items, sent)
+        return sent
+
+    def _write(self, items: Sequence[NewItem], sent: _Sent) -> None:
+        """Writes items; where the server's messages are smaller than the client's, in ever smaller messages."""
+        if not items:
+            return
+        try:
+            answers = self._client.upsert(self._collection, items)
+        except ResourceExhausted as error:
+            # Without a time to try again and without the server's own reason, it is gRPC that found it too large.
+            if error.retry_after_s is not None or error.reason:
+                raise
+            if len(items) == 1:
+                sent.skipped.append(Skipped(items[0].id, "FILE_TOO_LARGE", error.message))
+                return
+            middle = len(items) // 2
+            self._write(items[:middle], sent)
+            self._write(items[middle:], sent)
+            return
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(answer, ItemError):
+                sent.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
+            else:
+                sent.written += 1
+
+    def _settle(self, under_way: set[Future[_Sent]]) -> None:
+        """Waits for at least one batch and counts those that are done; raises what they raised."""
+        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        for one in done:
+            under_way.remove(one)
+            self._count(one.result())
+
+    def _count(self, sent: _Sent) -> None:
+        self.report.written += sent.written
+        self.report.skipped.extend(sent.skipped)
+        self._advance(sent.written + len(sent.skipped))
+
+    def _skip(self, picture: Picture, reason: str, message: str) -> None:
+        self.report.skipped.append(Skipped(self._id(picture), reason, message))
+        self._advance(1)
+
+
+@dataclass
+class _Sent:
+    """What became of one batch."""
+
+    written: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def ensure_collection(client: Client, collection: str, *, model: str) -> CollectionInfo:
+    """Returns the collection, made and bound to `model` (empty: the server's default) where it is missing.
+
+    Raises:
+        FailedPrecondition: it exists, and is bound to another model or to none.
+        TwinsightClientError: the server refused or can't be reached.
+    """
+    try:
+        found = client.get_collection(collection)
+    except NotFound:
+        try:
+            return client.create_collection(collection, model=model or client.get_model().name)
+        except AlreadyExists:  # made by somebody else in the meantime
+            found = client.get_collection(collection)
+    if not found.model or (model and found.model != model):
+        bound = f"model `{found.model}`" if found.model else "no model"
+        raise FailedPrecondition(
+            f"Collection `{collection}` is bound to {bound}; choose another with --collection.", reason="MODEL_MISMATCH"
+        )
+    return found
+
+
+def _chunks(things: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (things[start : start + size] for start in range(0, len(things), size))

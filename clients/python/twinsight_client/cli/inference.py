@@ -1,0 +1,129 @@
+"""`twinsight compare` and `twinsight embed`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from twinsight_client.cli import exits
+from twinsight_client.cli.help import examples
+from twinsight_client.cli.output import percent, write_error, write_fields, write_json, write_table
+from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.results import Embedding, ItemError, ModelReference
+
+_PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(
+    short_help="Say how alike two pictures are.",
+    epilog=examples(
+        "twinsight compare left.jpg right.jpg",
+    ),
+)
+@click.argument("left", metavar="A", type=_PICTURE)
+@click.argument("right", metavar="B", type=_PICTURE)
+@click.option("--model", default="", help="Model to compare with.  [default: the server's]")
+@shared_options()
+@click.pass_obj
+def compare(settings: Settings, left: Path, right: Path, model: str) -> None:
+    """Say how alike the pictures A and B are.
+
+    The probability is calibrated on pairs that the model never saw, and `same` says whether it passes the model's own
+    threshold; `twinsight models NAME` tells what it is a probability of. Both are missing where a model has none.
+    """
+    with settings.client() as client:
+        results = client.compare([(left, right)], model=model)
+    (comparison,) = results.values()
+    if settings.as_json:
+        write_json(
+            {
+                "left": str(left),
+                "right": str(right),
+                "model": results.model,
+                "comparison": comparison,
+                "request_id": results.call.request_id,
+                "times": results.call.times,
+            }
+        )
+        return
+    fields: dict[str, object] = {
+        "cosine similarity": f"{comparison.cosine_similarity:.4f}",
+        "euclidean distance": f"{comparison.euclidean_distance:.4f}",
+    }
+    if comparison.probability is not None:
+        fields["probability"] = percent(comparison.probability)
+    if comparison.same is not None:
+        fields["same"] = "yes" if comparison.same else "no"
+    write_fields(fields | {"model": results.model.name})
+
+
+@click.command(
+    short_help="Turn pictures into vectors.",
+    epilog=examples(
+        "twinsight embed *.jpg --out vectors.npz",
+        "twinsight embed cat.jpg --json",
+    ),
+)
+@click.argument("files", metavar="FILES...", nargs=-1, required=True, type=_PICTURE)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the vectors as .npz."
+)
+@click.option("--model", default="", help="Model to embed with.  [default: the server's]")
+@shared_options()
+@click.pass_obj
+def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: str) -> None:
+    """Turn pictures into vectors of length 1.
+
+    With --out the vectors go to a NumPy archive: `vectors` [pictures, dimension] float32, `files`, `model` and
+    `digest`. Vectors compare only under the same digest. Files that can't be read are listed, and the exit code is 3.
+    """
+    if out is not None and out.suffix != ".npz":
+        raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
+    answers: list[Embedding | ItemError] = []
+    model_reference = ModelReference()
+    with settings.client() as client:
+        for results in client.embed_stream(files, model=model):
+            answers.extend(results)
+            model_reference = results.model if results.model.digest else model_reference
+    answered = list(zip(files, answers, strict=True))
+    done = [(file, answer) for file, answer in answered if isinstance(answer, Embedding)]
+    if out is not None:
+        _write_archive(out, done, model_reference)
+    for file, answer in answered:
+        if isinstance(answer, ItemError):
+            write_error(f"skipped {file}: {answer.message} [{answer.reason or answer.code}]")
+    if settings.as_json:
+        write_json({"model": model_reference, "results": [_result(*one, with_vector=out is None) for one in answered]})
+    else:
+        _write_vectors(done)
+    if len(done) < len(files):
+        raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _result(file: Path, answer: Embedding | ItemError, *, with_vector: bool) -> dict[str, object]:
+    """One answer for JSON; the vector is left out where it went to the archive."""
+    if isinstance(answer, ItemError):
+        return {"file": str(file), "error": answer}
+    return {"file": str(file), "vector": answer.vector} if with_vector else {"file": str(file)}
+
+
+def _write_archive(out: Path, done: Sequence[tuple[Path, Embedding]], model: ModelReference) -> None:
+    np.savez(
+        out,
+        vectors=np.array([answer.vector for _, answer in done], dtype=np.float32),
+        files=np.array([str(file) for file, _ in done], dtype=np.str_),
+        model=np.array(model.name),
+        digest=np.array(model.digest),
+    )
+    write_error(f"Vectors: {out} ({len(done)} pictures)")
+
+
+def _write_vectors(done: Sequence[tuple[Path, Embedding]]) -> None:
+    """The start of each vector: enough to see that two are the same or differ."""
+    rows = [
+        (file, answer.dimension, " ".join(f"{one:+.4f}" for one in answer.vector[:4]) + " …") for file, answer in done
+    ]
+    write_table(("file", "dimension ", "vector"), rows)

@@ -1,0 +1,135 @@
+"""What every command is told about the server and about output.
+
+The options stand before the command or after it (`twinsight --json models`, `twinsight models --json`); the later
+counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from twinsight_client.channel import DEFAULT_TARGET, Tls
+from twinsight_client.client import Client
+from twinsight_client.retry import RetryPolicy
+
+_TARGET = f"{__name__}.target"
+Command = TypeVar("Command", bound=Callable[..., object] | click.Command)
+
+
+def _connect(settings: Settings, retry: RetryPolicy) -> Client:
+    tls = None
+    if settings.tls or settings.tls_ca or settings.tls_cert or settings.tls_key or settings.tls_server_name:
+        if (settings.tls_cert is None) != (settings.tls_key is None):
+            raise click.UsageError("--tls-cert and --tls-key must be given together.")
+        tls = Tls(
+            ca=settings.tls_ca,
+            certificate=settings.tls_cert,
+            key=settings.tls_key,
+            server_name=settings.tls_server_name,
+        )
+    return Client(settings.target, tls=tls, retry=retry, timeout_s=settings.timeout_s)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that all commands share.
+
+    Attributes:
+        target: HOST:PORT of the server.
+        timeout_s: deadline of each call; None: what suits its kind.
+        tls: use TLS with the certificates that gRPC ships with, where no `tls_ca` is given.
+        tls_ca: certificates to trust; turns TLS on.
+        tls_cert: the client's own certificate, for mutual TLS.
+        tls_key: the private key to it.
+        tls_server_name: name to expect in the server's certificate.
+        as_json: one JSON document on standard output instead of tables.
+        connect: makes the client.
+    """
+
+    target: str = DEFAULT_TARGET
+    timeout_s: float | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_server_name: str = ""
+    as_json: bool = False
+    connect: Callable[[Settings, RetryPolicy], Client] = _connect
+
+    def client(self, *, retry: RetryPolicy | None = None) -> Client:
+        """Returns a client of the server.
+
+        Raises:
+            click.UsageError: TLS options that do not go together.
+        """
+        return self.connect(self, retry or RetryPolicy())
+
+
+def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
+    """Returns the decorator that adds the shared options to a command.
+
+    Args:
+        on_group: show all of them in the help, and read the environment. On a command neither is done: its help would
+            be mostly about TLS, and the environment would outweigh what was said before the command.
+    """
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    option = partial(click.option, expose_value=False, callback=_keep)
+    tls_option = partial(option, hidden=not on_group)
+    options = (
+        option(
+            "--target",
+            metavar="HOST:PORT",
+            envvar="TWINSIGHT_TARGET" if on_group else None,
+            help=f"The server.  [env: TWINSIGHT_TARGET; default: {DEFAULT_TARGET}]",
+        ),
+        option(
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            envvar="TWINSIGHT_TIMEOUT" if on_group else None,
+            help="Deadline of each call.  [env: TWINSIGHT_TIMEOUT; default: 10 to 60 by kind of call]",
+        ),
+        option("--json", "as_json", is_flag=True, default=None, help="Print one JSON document instead of tables."),
+        tls_option("--tls", is_flag=True, default=None, help="Use TLS, trusting the public certificate authorities."),
+        tls_option(
+            "--tls-ca",
+            type=file,
+            metavar="FILE",
+            envvar="TWINSIGHT_TLS_CA" if on_group else None,
+            help="Use TLS, trusting these certificates (PEM).  [env: TWINSIGHT_TLS_CA]",
+        ),
+        tls_option("--tls-cert", type=file, metavar="FILE", help="The client's own certificate (PEM), for mutual TLS."),
+        tls_option("--tls-key", type=file, metavar="FILE", help="The private key (PEM) to --tls-cert."),
+        tls_option("--tls-server-name", metavar="NAME", help="Name to expect in the server's certificate."),
+    )
+
+    def add(command: Command) -> Command:
+        for one in reversed(options):
+            command = one(command)
+        return command
+
+    return add
+
+
+def target_of(context: click.Context) -> str:
+    """Returns the server's address as the innermost command had it."""
+    return str(context.meta.get(_TARGET, DEFAULT_TARGET))
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | float | bool | Path | None) -> None:
+    """Puts an option that was given into the settings of this command and those below it."""
+    settings = context.obj if isinstance(context.obj, Settings) else Settings()
+    if value is not None and parameter.name is not None:
+        fields = vars(settings).copy()
+        fields[parameter.name] = value
+        settings = Settings(**fields)
+    context.obj = settings
+    # Shared with the contexts above, where errors are told.
+    context.meta[_TARGET] = settings.target

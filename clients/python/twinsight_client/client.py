@@ -1,0 +1,398 @@
+"""The client: one method for each call of the contract.
+
+A search by picture, as the client sees it:
+
+1. `Client.search` has `operations.search` build one message; pictures are read from disk here.
+2. The transport sends it under a deadline and a request id, and again where that is safe (`retry`).
+3. `answers` turns the response into `Results`, the trailing metadata into the time each stage took.
+4. A failed call leaves as an error of `errors`, with the server's reason and the field's path (`status`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from google.protobuf.message import Message
+
+from twinsight_client import operations
+from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
+from twinsight_client.filters import Filter
+from twinsight_client.images import Content, ImageLike
+from twinsight_client.items import ItemId, NewItem
+from twinsight_client.operations import Operation
+from twinsight_client.results import (
+    CollectionInfo,
+    Comparison,
+    DeleteResults,
+    Embedding,
+    HealthStatus,
+    IngestResults,
+    Item,
+    Match,
+    Metric,
+    ModelInfo,
+    ModelResults,
+    Results,
+)
+from twinsight_client.retry import RetryPolicy
+from twinsight_client.streams import EmbedFlow, IngestFlow, ResumeFlow
+from twinsight_client.transport import GrpcTransport, Transport
+
+R = TypeVar("R", bound=Message)
+A = TypeVar("A")
+
+
+class Client:
+    """Calls a twinsight server. May be shared by threads; `close` it, or use it as a context manager.
+
+        with Client("127.0.0.1:50051") as client:
+            client.create_collection("photos", model="base")
+            client.upsert("photos", [NewItem("cat", "cat.jpg", {"year": 2024})]).values()
+            (matches,) = client.search("photos", ["other-cat.jpg"], top_k=5).values()
+
+    A picture is the bytes or the path of a JPEG, PNG or WebP file, pixels as [height, width, 3] uint8, a Pillow image,
+    or an `ImageInput` with a region. Where a vector may stand too, it is a sequence of numbers or an array of one axis.
+
+    Every method takes `timeout_s`, seconds for the call with all its tries (None: the client's, else what suits the
+    kind of call; streams have none), and `request_id`, under which the server logs the call (empty: a new one).
+
+    Every method raises a `TwinsightClientError` when the call fails as a whole, `InvalidArgument` before sending where
+    the client can tell, and OSError where a picture's file can't be read.
+
+    Args:
+        target: HOST:PORT of the server.
+        tls: None: plain text.
+        channel: limits and habits of the connection.
+        retry: how often reads and upserts are tried.
+        timeout_s: deadline of every call that does not set its own, in seconds.
+        transport: what sends the calls instead of gRPC; `twinsight_client.testing` has one in memory.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        tls: Tls | None = None,
+        channel: ChannelOptions | None = None,
+        retry: RetryPolicy | None = None,
+        timeout_s: float | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self._transport: Transport = transport or GrpcTransport(
+            target, tls=tls, options=channel or ChannelOptions(), retry=retry or RetryPolicy()
+        )
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; safe to call again."""
+        self._transport.close()
+
+    def embed(
+        self, images: Iterable[ImageLike], *, model: str = "", timeout_s: float | None = None, request_id: str = ""
+    ) -> ModelResults[Embedding]:
+        """Turns pictures into vectors of length 1.
+
+        Args:
+            images: at most 256 unless the server is configured otherwise; `embed_stream` takes any number.
+            model: empty: the server's default.
+            timeout_s: see the class.
+            request_id: see the class.
+        """
+        return self._call(operations.embed(images, model=model), timeout_s, request_id)
+
+    def embed_stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        model: str = "",
+        batch_size: int = 32,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Iterator[ModelResults[Embedding]]:
+        """Turns any number of pictures into vectors, batch by batch, reading on as the server has room.
+
+        Args:
+            images: drawn by another thread while answers are read.
+            model: empty: the server's default.
+            batch_size: most pictures in one message; large ones make smaller batches.
+            timeout_s: for the whole stream; None: no deadline.
+            request_id: see the class.
+
+        Yields:
+            The answers to one batch; `ItemError.index` counts over the whole stream.
+        """
+        flow = EmbedFlow(model=model, batch_size=batch_size)
+        return self._transport.stream(
+            flow, flow.requests(images), timeout_s=timeout_s, request_id=request_id or new_request_id()
+        )
+
+    def compare(
+        self,
+        pairs: Iterable[tuple[Content, Content]],
+        *,
+        model: str = "",
+        vector_model_digest: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> ModelResults[Comparison]:
+        """Says how alike the two sides of each pair are.
+
+        Args:
+            pairs: two pictures or vectors each; at most 128 unless the server is configured otherwise.
+            model: empty: the server's default.
+            vector_model_digest: of the model that made the vectors in `pairs`; another than this model's is refused.
+            timeout_s: see the class.
+            request_id: see the class.
+        """
+        operation = operations.compare(pairs, model=model, vector_model_digest=vector_model_digest)
+        return self._call(operation, timeout_s, request_id)
+
+    def create_collection(
+        self,
+        collection: str,
+        *,
+        model: str = "",
+        dimension: int = 0,
+        metric: Metric | str = Metric.COSINE,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> CollectionInfo:
+        """Makes an empty collection, bound to a model or, with none named, to a dimension. Not tried again.
+
+        Args:
+            collection: its id: 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'.
+            model: name of the model that embeds its pictures; empty: it takes vectors alone.
+            dimension: components of its vectors, 1 to 4096, where no model is named.
+            metric: cosine, euclidean or dot.
+            timeout_s: see the class.
+            request_id: see the class.
+        """
+        operation = operations.create_collection(collection, model=model, dimension=dimension, metric=metric)
+        return self._call(operation, timeout_s, request_id)
+
+    def get_collection(
+        self, collection: str, *, timeout_s: float | None = None, request_id: str = ""
+    ) -> CollectionInfo:
+        """Describes one collection."""
+        return self._call(operations.get_collection(collection), timeout_s, request_id)
+
+    def list_collections(self, *, timeout_s: float | None = None, request_id: str = "") -> list[CollectionInfo]:
+        """Describes all collections, by id."""
+        return self._call(operations.list_collections(), timeout_s, request_id)
+
+    def delete_collection(self, collection: str, *, timeout_s: float | None = None, request_id: str = "") -> None:
+        """Deletes a collection and all it holds. Not tried again."""
+        self._call(operations.delete_collection(collection), timeout_s, request_id)
+
+    def upsert(
+        self,
+        collection: str,
+        items: Iterable[NewItem],
+        *,
+        vector_model_digest: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Results[str]:
+        """Adds items, or replaces those whose id exists; returns the ids once they are on disk.
+
+        Args:
+            collection: its id.
+            items: at most 1000 unless the server is configured otherwise; of two with one id the later wins.
+            vector_model_digest: of the model that made the vectors; another than the collection's is refused.
+            timeout_s: see the class.
+            request_id: see the class.
+        """
+        operation = operations.upsert(collection, items, vector_model_digest=vector_model_digest)
+        return self._call(operation, timeout_s, request_id)
+
+    def ingest(
+        self,
+        collection: str,
+        items: Iterable[NewItem],
+        *,
+        ingest_id: str = "",
+        vector_model_digest: str = "",
+        batch_size: int = 64,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Iterator[IngestResults]:
+        """Writes any number of items, batch by batch, each acknowledged once it is on disk.
+
+        Named by an `ingest_id`, a bulk write that broke off resumes: call it again with the same items in the same
+        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing.
+
+        Args:
+            collection: its id.
+            items: drawn by another thread while answers are read.
+            ingest_id: the caller's name for this bulk write, 1 to 128 bytes; empty: it can't resume.
+            vector_model_digest: of the model that made the vectors; another than the collection's is refused.
+            batch_size: most items in one message; large pictures make smaller batches.
+            timeout_s: for the whole stream; None: no deadline.
+            request_id: see the class.
+
+        Yields:
+            What became of one batch; `ItemError.index` counts over the whole stream.
+        """
+        request_id = request_id or new_request_id()
+        last_batch = 0
+        if ingest_id:
+            resume = ResumeFlow(collection)
+            asked = resume.requests([ingest_id])
+            (last_batch,) = self._transport.stream(
+                resume, asked, timeout_s=timeout_s or operations.WRITE_S, request_id=request_id
+            )
+        flow = IngestFlow(
+            collection,
+            ingest_id=ingest_id,
+            vector_model_digest=vector_model_digest,
+            batch_size=batch_size,
+            last_batch=last_batch,
+        )
+        yield from self._transport.stream(flow, flow.requests(items), timeout_s=timeout_s, request_id=request_id)
+
+    def get_items(
+        self,
+        collection: str,
+        ids: Iterable[str],
+        *,
+        include_vectors: bool = False,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Results[Item]:
+        """Reads items by id, at most 1000 unless the server is configured otherwise; a missing one is an error."""
+        operation = operations.get_items(collection, ids, include_vectors=include_vectors)
+        return self._call(operation, timeout_s, request_id)
+
+    def list_items(
+        self,
+        collection: str,
+        *,
+        where: Filter | None = None,
+        page_size: int = 100,
+        include_vectors: bool = False,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Iterator[Results[Item]]:
+        """Reads items page by page, oldest write first.
+
+        Args:
+            collection: its id.
+            where: only items that meet it.
+            page_size: most items on a page, at most 1000.
+            include_vectors: read the vectors too.
+            timeout_s: for each page.
+            request_id: of every page's call.
+
+        Yields:
+            The items of one page.
+        """
+        token = ""
+        while True:
+            operation = operations.list_items(
+                collection, page_size=page_size, page_token=token, where=where, include_vectors=include_vectors
+            )
+            page, token = self._call(operation, timeout_s, request_id)
+            yield page
+            if not token:
+                return
+
+    def delete_items(
+        self,
+        collection: str,
+        ids: Iterable[str] = (),
+        *,
+        where: Filter | None = None,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> DeleteResults:
+        """Deletes items by id, at most 1000 unless the server is configured otherwise, or by filter. Never retried."""
+        return self._call(operations.delete_items(collection, ids=ids, where=where), timeout_s, request_id)
+
+    def search(
+        self,
+        collection: str,
+        queries: Iterable[Content | ItemId],
+        *,
+        top_k: int = 10,
+        where: Filter | None = None,
+        min_score: float | None = None,
+        exact: bool = False,
+        ef: int = 0,
+        include_metadata: bool = True,
+        include_vectors: bool = False,
+        vector_model_digest: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Results[list[Match]]:
+        """Finds the items nearest to pictures, vectors or stored items; the closest first, for each query.
+
+        Args:
+            collection: its id.
+            queries: pictures, vectors or `ItemId`s; at most 256 unless the server is configured otherwise.
+            top_k: most matches for each query, 1 to 1000 unless the server is configured otherwise.
+            where: only items that meet it.
+            min_score: only matches with at least this score.
+            exact: compare with every item instead of walking the graph: the true answer, slower.
+            ef: width of the walk through the graph, `top_k` to 4096; 0: the server's default.
+            include_metadata: return the matches' metadata.
+            include_vectors: return the matches' vectors.
+            vector_model_digest: of the model that made the vectors; another than the collection's is refused.
+            timeout_s: see the class.
+            request_id: see the class.
+        """
+        operation = operations.search(
+            collection,
+            queries,
+            top_k=top_k,
+            where=where,
+            min_score=min_score,
+            exact=exact,
+            ef=ef,
+            include_metadata=include_metadata,
+            include_vectors=include_vectors,
+            vector_model_digest=vector_model_digest,
+        )
+        return self._call(operation, timeout_s, request_id)
+
+    def list_models(self, *, timeout_s: float | None = None, request_id: str = "") -> list[ModelInfo]:
+        """Cards of all models, by name."""
+        return self._call(operations.list_models(), timeout_s, request_id)
+
+    def get_model(self, model: str = "", *, timeout_s: float | None = None, request_id: str = "") -> ModelInfo:
+        """Card of one model; empty: of the server's default."""
+        return self._call(operations.get_model(model), timeout_s, request_id)
+
+    def health(self, service: str = "", *, timeout_s: float | None = None, request_id: str = "") -> HealthStatus:
+        """What the server says of itself, or of one of its services. Not tried again."""
+        return self._call(operations.health(service), timeout_s, request_id)
+
+    def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
+        """Returns once the server serves.
+
+        Raises:
+            Unavailable: it does not within `timeout_s`.
+        """
+        self._call(operations.wait_ready(), timeout_s, request_id)
+
+    def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:
+        return self._transport.call(
+            operation,
+            timeout_s=operation.deadline_s(timeout_s, self._timeout_s),
+            request_id=request_id or new_request_id(),
+        )
+
+
+def new_request_id() -> str:
+    """Returns an id that no other call has."""
+    return uuid.uuid4().hex

@@ -1,0 +1,165 @@
+"""Pictures and vectors as callers have them, turned into the messages of the contract.
+
+Pictures are sent as they are: the bytes of a file travel untouched, and the server decodes, turns upright, crops and
+resizes. Only pixels that are decoded already (NumPy, Pillow) travel raw.
+
+Wherever a call takes a picture or a vector, one rule tells them apart: a sequence of numbers or an array of one axis is
+a vector, everything else a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from twinsight.v1 import types_pb2
+from twinsight_client.errors import FieldViolation, InvalidArgument
+from twinsight_client.results import Vector
+
+Region: TypeAlias = tuple[float, float, float, float]
+"""x_min, y_min, x_max, y_max: fractions of the picture's width and height once it is upright."""
+Pixels: TypeAlias = NDArray[np.uint8]
+"""[height, width, 3] uint8, RGB, 0..255."""
+ImageSource: TypeAlias = bytes | str | Path | Pixels | Image.Image
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInput:
+    """A picture, and the part of it to look at.
+
+    Attributes:
+        source: bytes of a JPEG, PNG or WebP file; the path of one; pixels as [height, width, 3] uint8, RGB, 0..255; or
+            a Pillow image.
+        region: x_min, y_min, x_max, y_max as fractions of the upright picture's width and height; None: all of it.
+    """
+
+    source: ImageSource
+    region: Region | None = None
+
+
+ImageLike: TypeAlias = ImageSource | ImageInput
+VectorLike: TypeAlias = Sequence[float] | NDArray[np.floating] | NDArray[np.integer]
+Content: TypeAlias = ImageLike | VectorLike
+"""A picture or a vector."""
+
+
+def image_message(image: ImageLike) -> types_pb2.Image:
+    """Returns the message for one picture; reads the file where a path is given.
+
+    Raises:
+        InvalidArgument: pixels of the wrong shape or type.
+        OSError: the file can't be read.
+        TypeError: not a picture.
+    """
+    if isinstance(image, ImageInput):
+        message = image_message(image.source)
+        if image.region is not None:
+            message.region.CopyFrom(_box(image.region))
+        return message
+    if isinstance(image, bytes):
+        return types_pb2.Image(encoded=image)
+    if isinstance(image, str | Path):
+        return types_pb2.Image(encoded=Path(image).read_bytes())
+    if isinstance(image, Image.Image):
+        return types_pb2.Image(raw=_raw(_upright_rgb(image)))
+    if isinstance(image, np.ndarray):
+        return types_pb2.Image(raw=_raw(image))
+    raise TypeError(f"A picture is bytes, a path, a uint8 array, a Pillow image or an ImageInput, not {_named(image)}.")
+
+
+def size_bytes(content: Content) -> int:
+    """Returns about how many bytes `content` takes in a message, without reading any file.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    source = content.source if isinstance(content, ImageInput) else content
+    if isinstance(source, str | Path):
+        return Path(source).stat().st_size
+    if isinstance(source, Image.Image):
+        return source.width * source.height * 3
+    if isinstance(source, np.ndarray):
+        return source.nbytes
+    return len(source) if isinstance(source, bytes) else 4 * len(source)
+
+
+def vector_bytes(vector: VectorLike) -> bytes:
+    """Returns `vector` as the wire has it: little-endian float32.
+
+    Raises:
+        InvalidArgument: not one axis of numbers, or empty.
+    """
+    try:
+        array = np.asarray(vector, dtype="<f4")
+    except (TypeError, ValueError) as error:
+        raise _invalid("vector", f"A vector holds numbers alone: {error}.") from error
+    if array.ndim != 1 or array.size == 0:
+        raise _invalid(
+            "vector", f"A vector has one axis and at least one component; this one's shape is {array.shape}."
+        )
+    return array.tobytes()
+
+
+def vector_array(data: bytes) -> Vector:
+    """Returns the read-only [dimension] float32 array of a vector on the wire."""
+    array = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+    array.flags.writeable = False
+    return array
+
+
+def content_message(content: Content) -> types_pb2.Image | bytes:
+    """Returns the message of a picture, or the bytes of a vector.
+
+    Raises:
+        InvalidArgument: pixels or vector of the wrong shape or type.
+        OSError: the file can't be read.
+        TypeError: neither a picture nor a vector.
+    """
+    if isinstance(content, np.ndarray):
+        return types_pb2.Image(raw=_raw(content)) if content.ndim > 1 else vector_bytes(content)
+    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+        return vector_bytes(content)
+    return image_message(content)
+
+
+def _raw(pixels: NDArray[np.generic]) -> types_pb2.RawImage:
+    """Message of [height, width, 3] uint8 pixels."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+        raise _invalid(
+            "raw", f"Pixels are [height, width, 3] uint8, RGB; these are {list(pixels.shape)} {pixels.dtype.name}."
+        )
+    return types_pb2.RawImage(height=pixels.shape[0], width=pixels.shape[1], rgb=pixels.tobytes())
+
+
+def _upright_rgb(image: Image.Image) -> Pixels:
+    """[height, width, 3] uint8, RGB, 0..255, as the server would decode the same file: upright, alpha over white."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
+        grey = (np.asarray(upright, dtype=np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.asarray(upright.convert("RGB"))
+
+
+def _box(region: Region) -> types_pb2.Box:
+    if len(region) != 4:
+        raise _invalid("region", f"`region` ({region}) must be x_min, y_min, x_max, y_max.")
+    x_min, y_min, x_max, y_max = region
+    return types_pb2.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
+
+
+def _named(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def _invalid(path: str, message: str) -> InvalidArgument:
+    return InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation(path, message)])

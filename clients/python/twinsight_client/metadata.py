@@ -1,0 +1,72 @@
+"""Metadata values, to messages and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from twinsight.v1 import types_pb2
+from twinsight_client.errors import FieldViolation, InvalidArgument
+from twinsight_client.results import MetadataValue
+
+
+def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
+    """Returns the message of one value; `name` is the field's, for the error.
+
+    Raises:
+        InvalidArgument: a type that metadata can't hold, or an integer of more than 64 bits.
+    """
+    match value:
+        case bool():  # before int, of which bool is a kind
+            return types_pb2.Value(bool_value=value)
+        case int():
+            if not -(2**63) <= value < 2**63:
+                raise _invalid(name, f"Metadata `{name}` ({value}) must fit a signed 64-bit integer.")
+            return types_pb2.Value(integer_value=value)
+        case float():
+            return types_pb2.Value(float_value=value)
+        case str():
+            return types_pb2.Value(string_value=value)
+        case Sequence() if not isinstance(value, bytes) and all(isinstance(one, str) for one in value):
+            return types_pb2.Value(string_list=types_pb2.StringList(values=value))
+    raise _invalid(
+        name, f"Metadata `{name}` must be str, int, float, bool or a list of str, not {type(value).__name__}."
+    )
+
+
+def metadata_messages(metadata: Mapping[str, MetadataValue]) -> dict[str, types_pb2.Value]:
+    """Returns the messages of all fields.
+
+    Raises:
+        InvalidArgument: as for `value_message`.
+    """
+    return {name: value_message(value, name=name) for name, value in metadata.items()}
+
+
+def metadata_values(messages: Mapping[str, types_pb2.Value]) -> dict[str, MetadataValue]:
+    """Returns the fields of an item in the order of their names; kinds that this client does not know are left out."""
+    values: dict[str, MetadataValue] = {}
+    for name in sorted(messages):
+        value = metadata_value(messages[name])
+        if value is not None:
+            values[name] = value
+    return values
+
+
+def metadata_value(message: types_pb2.Value) -> MetadataValue | None:
+    """Returns one value, or None where the message holds no kind that this client knows."""
+    match message.WhichOneof("kind"):
+        case "string_value":
+            return message.string_value
+        case "integer_value":
+            return message.integer_value
+        case "float_value":
+            return message.float_value
+        case "bool_value":
+            return message.bool_value
+        case "string_list":
+            return tuple(message.string_list.values)
+    return None
+
+
+def _invalid(name: str, message: str) -> InvalidArgument:
+    return InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation(f"metadata[{name!r}]", message)])

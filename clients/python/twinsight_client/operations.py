@@ -1,0 +1,351 @@
+"""Every call of the contract as a value: request, deadline, whether it may be sent again, and how its answer is read.
+
+The sync and the asyncio client build the same operations and differ only in how they send them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight.v1 import model_service_pb2 as models_pb
+from twinsight_client import answers
+from twinsight_client.errors import FieldViolation, InvalidArgument
+from twinsight_client.filters import Filter
+from twinsight_client.images import Content, ImageLike, content_message, image_message
+from twinsight_client.items import ItemId, NewItem, item_message
+from twinsight_client.results import (
+    CallInfo,
+    CollectionInfo,
+    Comparison,
+    DeleteResults,
+    Embedding,
+    HealthStatus,
+    Item,
+    Match,
+    Metric,
+    ModelInfo,
+    ModelResults,
+    Results,
+)
+from twinsight_client.retry import Repeat
+
+INFERENCE_S = 60.0
+"""Deadline of calls that run a model: 256 pictures take a small machine many seconds."""
+SEARCH_S = 30.0
+WRITE_S = 60.0
+MANAGE_S = 10.0
+INFERENCE_SERVICE = "/twinsight.v1.InferenceService/"
+COLLECTION_SERVICE = "/twinsight.v1.CollectionService/"
+MODEL_SERVICE = "/twinsight.v1.ModelService/"
+HEALTH_SERVICE = "/grpc.health.v1.Health/"
+
+R = TypeVar("R", bound=Message)
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Operation(Generic[R, A]):
+    """One call that is answered once.
+
+    Attributes:
+        method: gRPC's path.
+        request: the message to send.
+        response: class of the message that answers.
+        parse: reads the answer.
+        timeout_s: deadline where the caller sets none.
+        repeat: whether it may be sent again.
+    """
+
+    method: str
+    request: Message
+    response: type[R]
+    parse: Callable[[R, CallInfo], A]
+    timeout_s: float
+    repeat: Repeat = Repeat.WHEN_SAFE
+
+    def deadline_s(self, *given: float | None) -> float:
+        """Returns the first of `given` that is set, else what suits this kind of call."""
+        return next((one for one in given if one is not None), self.timeout_s)
+
+
+def embed(images: Iterable[ImageLike], *, model: str) -> Operation[inference_pb.EmbedResponse, ModelResults[Embedding]]:
+    """InferenceService.Embed."""
+    request = inference_pb.EmbedRequest(model=model, images=[image_message(one) for one in _many(images, "images")])
+    return Operation(
+        INFERENCE_SERVICE + "Embed", request, inference_pb.EmbedResponse, answers.embeddings, timeout_s=INFERENCE_S
+    )
+
+
+def compare(
+    pairs: Iterable[tuple[Content, Content]], *, model: str, vector_model_digest: str
+) -> Operation[inference_pb.CompareResponse, ModelResults[Comparison]]:
+    """InferenceService.Compare."""
+    request = inference_pb.CompareRequest(
+        model=model,
+        pairs=[
+            inference_pb.ComparePair(left=_compare_input(left), right=_compare_input(right))
+            for left, right in _many(pairs, "pairs")
+        ],
+        vector_model_digest=vector_model_digest,
+    )
+    return Operation(
+        INFERENCE_SERVICE + "Compare", request, inference_pb.CompareResponse, answers.comparisons, timeout_s=INFERENCE_S
+    )
+
+
+def create_collection(
+    collection: str, *, model: str, dimension: int, metric: Metric | str
+) -> Operation[collections_pb.CreateCollectionResponse, CollectionInfo]:
+    """CollectionService.CreateCollection.
+
+    Raises:
+        InvalidArgument: `metric` is none, or `dimension` can't travel.
+    """
+    _check_int32("collection.dimension", dimension)
+    try:
+        number = answers.METRICS[Metric(metric)]
+    except ValueError as error:
+        names = ", ".join(one.value for one in Metric if one is not Metric.UNSPECIFIED)
+        raise InvalidArgument(f"`metric` (={metric}) must be one of {names}.", reason="CLIENT_CHECK") from error
+    wanted = collections_pb.Collection(id=collection, model=model, dimension=dimension, metric=number)
+    return Operation(
+        COLLECTION_SERVICE + "CreateCollection",
+        collections_pb.CreateCollectionRequest(collection=wanted),
+        collections_pb.CreateCollectionResponse,
+        answers.collection,
+        timeout_s=MANAGE_S,
+        repeat=Repeat.NEVER,
+    )
+
+
+def get_collection(collection: str) -> Operation[collections_pb.GetCollectionResponse, CollectionInfo]:
+    """CollectionService.GetCollection."""
+    return Operation(
+        COLLECTION_SERVICE + "GetCollection",
+        collections_pb.GetCollectionRequest(collection=collection),
+        collections_pb.GetCollectionResponse,
+        answers.collection,
+        timeout_s=MANAGE_S,
+    )
+
+
+def list_collections() -> Operation[collections_pb.ListCollectionsResponse, list[CollectionInfo]]:
+    """CollectionService.ListCollections."""
+    return Operation(
+        COLLECTION_SERVICE + "ListCollections",
+        collections_pb.ListCollectionsRequest(),
+        collections_pb.ListCollectionsResponse,
+        answers.collections,
+        timeout_s=MANAGE_S,
+    )
+
+
+def delete_collection(collection: str) -> Operation[collections_pb.DeleteCollectionResponse, None]:
+    """CollectionService.DeleteCollection."""
+    return Operation(
+        COLLECTION_SERVICE + "DeleteCollection",
+        collections_pb.DeleteCollectionRequest(collection=collection),
+        collections_pb.DeleteCollectionResponse,
+        answers.nothing,
+        timeout_s=MANAGE_S,
+        repeat=Repeat.NEVER,
+    )
+
+
+def upsert(
+    collection: str, items: Iterable[NewItem], *, vector_model_digest: str
+) -> Operation[collections_pb.UpsertItemsResponse, Results[str]]:
+    """CollectionService.UpsertItems."""
+    request = collections_pb.UpsertItemsRequest(
+        collection=collection,
+        items=[item_message(item) for item in items],
+        vector_model_digest=vector_model_digest,
+    )
+    return Operation(
+        COLLECTION_SERVICE + "UpsertItems", request, collections_pb.UpsertItemsResponse, answers.upserted, WRITE_S
+    )
+
+
+def get_items(
+    collection: str, ids: Iterable[str], *, include_vectors: bool
+) -> Operation[collections_pb.GetItemsResponse, Results[Item]]:
+    """CollectionService.GetItems."""
+    request = collections_pb.GetItemsRequest(
+        collection=collection, ids=_many(ids, "ids"), include_vectors=include_vectors
+    )
+    return Operation(
+        COLLECTION_SERVICE + "GetItems", request, collections_pb.GetItemsResponse, answers.items, timeout_s=SEARCH_S
+    )
+
+
+def list_items(
+    collection: str,
+    *,
+    page_size: int,
+    page_token: str,
+    where: Filter | None,
+    include_vectors: bool,
+) -> Operation[collections_pb.ListItemsResponse, tuple[Results[Item], str]]:
+    """CollectionService.ListItems: one page, and the token of the next.
+
+    Raises:
+        InvalidArgument: `page_size` can't travel.
+    """
+    _check_int32("page_size", page_size)
+    request = collections_pb.ListItemsRequest(
+        collection=collection,
+        page_size=page_size,
+        page_token=page_token,
+        filter=None if where is None else where.message,
+        include_vectors=include_vectors,
+    )
+    return Operation(
+        COLLECTION_SERVICE + "ListItems", request, collections_pb.ListItemsResponse, answers.page, timeout_s=SEARCH_S
+    )
+
+
+def delete_items(
+    collection: str,
+    *,
+    ids: Iterable[str],
+    where: Filter | None,
+) -> Operation[collections_pb.DeleteItemsResponse, DeleteResults]:
+    """CollectionService.DeleteItems."""
+    request = collections_pb.DeleteItemsRequest(
+        collection=collection, ids=_many(ids, "ids"), filter=None if where is None else where.message
+    )
+    return Operation(
+        COLLECTION_SERVICE + "DeleteItems",
+        request,
+        collections_pb.DeleteItemsResponse,
+        answers.deleted,
+        timeout_s=WRITE_S,
+        repeat=Repeat.NEVER,
+    )
+
+
+def search(
+    collection: str,
+    queries: Iterable[Content | ItemId],
+    *,
+    top_k: int,
+    where: Filter | None,
+    min_score: float | None,
+    exact: bool,
+    ef: int,
+    include_metadata: bool,
+    include_vectors: bool,
+    vector_model_digest: str,
+) -> Operation[collections_pb.SearchResponse, Results[list[Match]]]:
+    """CollectionService.Search.
+
+    Raises:
+        InvalidArgument: `top_k` or `ef` can't travel, or a query is malformed.
+    """
+    _check_int32("top_k", top_k)
+    _check_int32("ef", ef)
+    request = collections_pb.SearchRequest(
+        collection=collection,
+        queries=[_query(one) for one in _many(queries, "queries")],
+        top_k=top_k,
+        filter=None if where is None else where.message,
+        min_score=min_score,
+        exact=exact,
+        ef=ef,
+        include_metadata=include_metadata,
+        include_vectors=include_vectors,
+        vector_model_digest=vector_model_digest,
+    )
+    return Operation(
+        COLLECTION_SERVICE + "Search", request, collections_pb.SearchResponse, answers.matches, timeout_s=SEARCH_S
+    )
+
+
+def list_models() -> Operation[models_pb.ListModelsResponse, list[ModelInfo]]:
+    """ModelService.ListModels."""
+    return Operation(
+        MODEL_SERVICE + "ListModels",
+        models_pb.ListModelsRequest(),
+        models_pb.ListModelsResponse,
+        answers.models,
+        timeout_s=MANAGE_S,
+    )
+
+
+def get_model(model: str) -> Operation[models_pb.GetModelResponse, ModelInfo]:
+    """ModelService.GetModel."""
+    return Operation(
+        MODEL_SERVICE + "GetModel",
+        models_pb.GetModelRequest(model=model),
+        models_pb.GetModelResponse,
+        answers.model,
+        timeout_s=MANAGE_S,
+    )
+
+
+def health(service: str) -> Operation[health_pb2.HealthCheckResponse, HealthStatus]:
+    """Health.Check."""
+    return Operation(
+        HEALTH_SERVICE + "Check",
+        health_pb2.HealthCheckRequest(service=service),
+        health_pb2.HealthCheckResponse,
+        answers.health,
+        timeout_s=MANAGE_S,
+        repeat=Repeat.NEVER,
+    )
+
+
+def wait_ready() -> Operation[health_pb2.HealthCheckResponse, None]:
+    """Health.Check, until the server serves."""
+    return Operation(
+        HEALTH_SERVICE + "Check",
+        health_pb2.HealthCheckRequest(),
+        health_pb2.HealthCheckResponse,
+        answers.serving,
+        timeout_s=60.0,
+        repeat=Repeat.UNTIL_DEADLINE,
+    )
+
+
+def _compare_input(content: Content) -> inference_pb.CompareInput:
+    message = content_message(content)
+    if isinstance(message, bytes):
+        return inference_pb.CompareInput(vector=message)
+    return inference_pb.CompareInput(image=message)
+
+
+def _query(query: Content | ItemId) -> collections_pb.Query:
+    if isinstance(query, ItemId):
+        return collections_pb.Query(item_id=query.id)
+    message = content_message(query)
+    return collections_pb.Query(vector=message) if isinstance(message, bytes) else collections_pb.Query(image=message)
+
+
+def _check_int32(path: str, value: int) -> None:
+    """Refuses what the wire can't hold; what the server takes is the server's to say.
+
+    Raises:
+        InvalidArgument: `value` is over 32 bits.
+    """
+    if not -(2**31) <= value < 2**31:
+        name = path.rpartition(".")[2]
+        message = f"`{name}` (={value}) must fit a signed 32-bit integer."
+        raise InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation(path, message)])
+
+
+def _many(things: Iterable[A], name: str) -> Sequence[A]:
+    """Returns `things` as a sequence; a lone path, id or file's bytes would be taken apart into characters.
+
+    Raises:
+        TypeError: one thing instead of many.
+    """
+    if isinstance(things, str | bytes):
+        raise TypeError(f"`{name}` must be a list, also where it holds one thing alone.")
+    return list(things)

@@ -1,0 +1,110 @@
+"""What gRPC says around an answer: statuses to errors, trailing metadata to `CallInfo`.
+
+The server's details follow google.rpc: ErrorInfo (domain "twinsight") with a stable reason, BadRequest with the field's
+path, RetryInfo where another try may go through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias, cast
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from twinsight_client.errors import FieldViolation, TwinsightClientError, error_of
+from twinsight_client.results import CallInfo, ItemError, StageTimes
+
+DOMAIN = "twinsight"
+REQUEST_ID = "x-request-id"
+_CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+
+
+def error_from_call(error: grpc.RpcError, *, request_id: str) -> TwinsightClientError:
+    """Returns the client's error for a failed call, sync or asyncio; `request_id` is the id the call was sent with."""
+    # To grpc's own client errors are calls; grpc.aio's answer the same questions.
+    call = cast("grpc.Call", error)
+    try:
+        status = rpc_status.from_call(call)
+    except (ValueError, DecodeError):
+        # Details that contradict the status, or can't be read: a proxy's work. The status itself still counts.
+        status = None
+    if status is None:
+        status = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
+    return error_from_status(status, request_id=call_info(call.trailing_metadata() or (), sent=request_id).request_id)
+
+
+def error_from_status(status: status_pb2.Status, *, request_id: str = "") -> TwinsightClientError:
+    """Returns the client's error for a status."""
+    code = _code_name(status.code)
+    retry_after_s = None
+    for detail in status.details:
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    return error_of(
+        code,
+        status.message or f"The server answered {code} and said no more.",
+        reason=_reason(status),
+        violations=_violations(status),
+        request_id=request_id,
+        retry_after_s=retry_after_s,
+    )
+
+
+def item_error(index: int, status: status_pb2.Status) -> ItemError:
+    """Returns why the item at `index` has no answer."""
+    code = _code_name(status.code)
+    violations = _violations(status)
+    return ItemError(
+        index=index,
+        code=code,
+        reason=_reason(status),
+        message=status.message or f"The server answered {code} and said no more.",
+        field=violations[0].field if violations else "",
+    )
+
+
+def call_info(metadata: Metadata, *, sent: str = "") -> CallInfo:
+    """Returns what the trailing metadata say; `sent` is the request id to fall back on."""
+    fields = {key: value for key, value in metadata if isinstance(value, str)}
+    times = StageTimes(
+        decode_ms=_milliseconds(fields, "decode"),
+        queue_ms=_milliseconds(fields, "queue"),
+        compute_ms=_milliseconds(fields, "compute"),
+        search_ms=_milliseconds(fields, "search"),
+        total_ms=_milliseconds(fields, "total"),
+    )
+    return CallInfo(request_id=fields.get(REQUEST_ID, sent), times=times)
+
+
+def _milliseconds(fields: dict[str, str], stage: str) -> float | None:
+    try:
+        return float(fields[f"twinsight-{stage}-ms"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _reason(status: status_pb2.Status) -> str:
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return str(info.reason)
+    return ""
+
+
+def _violations(status: status_pb2.Status) -> list[FieldViolation]:
+    found: list[FieldViolation] = []
+    for detail in status.details:
+        request = error_details_pb2.BadRequest()
+        if detail.Unpack(request):
+            found.extend(FieldViolation(one.field, one.description) for one in request.field_violations)
+    return found
+
+
+def _code_name(number: int) -> str:
+    """Name of a status code; UNKNOWN for numbers that gRPC does not have."""
+    return _CODE_NAMES.get(number, "UNKNOWN")

@@ -1,0 +1,208 @@
+"""Bulk calls as flows: many things in, cut into messages; one answer for each message, in order.
+
+A message is full at a number of things or of bytes, whichever comes first, so that it stays under the server's limit
+whatever the size of the pictures. A thing larger than that travels alone. The same things in the same order are cut the
+same way, which is what lets a bulk write resume by the number of its batches.
+
+The requests of a stream are drawn while its answers are read: by another thread in the sync client, by another task in
+the asyncio client. What both touch is a deque of the messages on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight_client import answers
+from twinsight_client.errors import InvalidArgument
+from twinsight_client.images import ImageLike, image_message, size_bytes
+from twinsight_client.items import NewItem, item_message
+from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE
+from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelResults
+
+BATCH_BYTES = 8 * 1024 * 1024
+"""At which a message is full: an eighth of what the client's channel carries, twice a camera's largest JPEGs."""
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Message)
+A = TypeVar("A")
+
+
+class Flow(ABC, Generic[T, R, A]):
+    """One bulk call: cuts things into requests and reads the answers.
+
+    Attributes:
+        method: gRPC's path.
+        response: class of the messages that answer.
+    """
+
+    method: str
+    response: type[R]
+
+    def __init__(self, *, batch_size: int) -> None:
+        if batch_size < 1:
+            raise InvalidArgument(f"`batch_size` (={batch_size}) must be at least 1.", reason="CLIENT_CHECK")
+        self._batch_size = batch_size
+        self._filling: list[T] = []
+        self._filling_bytes = 0
+        self._sent: deque[tuple[int, int]] = deque()
+        self._taken = 0
+        self._number = 0
+
+    def requests(self, things: Iterable[T]) -> Iterator[Message]:
+        """Yields the messages of all `things`."""
+        for thing in things:
+            yield from self._add(thing)
+        yield from self._close()
+
+    async def requests_async(self, things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[Message]:
+        """Yields the messages of all `things`; files are read in a thread."""
+        async for thing in _each(things):
+            for message in await asyncio.to_thread(self._add, thing):
+                yield message
+        for message in await asyncio.to_thread(self._close):
+            yield message
+
+    def parse(self, response: R, call: CallInfo) -> A:
+        """Reads the answer to the oldest message that has none yet."""
+        start, count = self._sent.popleft()
+        return self._read(response, call, start, count)
+
+    @abstractmethod
+    def _size_bytes(self, thing: T) -> int: ...
+
+    @abstractmethod
+    def _message(self, batch: Sequence[T], number: int) -> Message: ...
+
+    @abstractmethod
+    def _read(self, response: R, call: CallInfo, start: int, count: int) -> A: ...
+
+    def _is_written(self, number: int) -> bool:  # noqa: ARG002  # embedding leaves nothing behind
+        """Whether batch `number` need not be sent."""
+        return False
+
+    def _add(self, thing: T) -> list[Message]:
+        """Takes one thing up; returns the messages that are full by it."""
+        full: list[Message] = []
+        size = self._size_bytes(thing)
+        if self._filling and self._filling_bytes + size > BATCH_BYTES:
+            full += self._close()
+        self._filling.append(thing)
+        self._filling_bytes += size
+        if len(self._filling) == self._batch_size:
+            full += self._close()
+        return full
+
+    def _close(self) -> list[Message]:
+        """Returns the message of what was taken up since the last; none where there is nothing to send."""
+        batch, self._filling, self._filling_bytes = self._filling, [], 0
+        if not batch:
+            return []
+        start, self._taken, self._number = self._taken, self._taken + len(batch), self._number + 1
+        if self._is_written(self._number):
+            return []
+        message = self._message(batch, self._number)
+        self._sent.append((start, len(batch)))
+        return [message]
+
+
+class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[Embedding]]):
+    """InferenceService.EmbedStream."""
+
+    method = INFERENCE_SERVICE + "EmbedStream"
+    response = inference_pb.EmbedStreamResponse
+
+    def __init__(self, *, model: str, batch_size: int) -> None:
+        super().__init__(batch_size=batch_size)
+        self._model = model
+
+    def _size_bytes(self, thing: ImageLike) -> int:
+        return size_bytes(thing)
+
+    def _message(self, batch: Sequence[ImageLike], number: int) -> Message:  # noqa: ARG002  # EmbedStream has no numbers
+        return inference_pb.EmbedStreamRequest(model=self._model, images=[image_message(one) for one in batch])
+
+    def _read(
+        self, response: inference_pb.EmbedStreamResponse, call: CallInfo, start: int, count: int
+    ) -> ModelResults[Embedding]:
+        return answers.stream_embeddings(response, call, start=start, count=count)
+
+
+class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults]):
+    """CollectionService.IngestItems.
+
+    Args:
+        last_batch: highest batch on disk already; it and those before are not sent.
+    """
+
+    method = COLLECTION_SERVICE + "IngestItems"
+    response = collections_pb.IngestItemsResponse
+
+    def __init__(
+        self, collection: str, *, ingest_id: str, vector_model_digest: str, batch_size: int, last_batch: int = 0
+    ) -> None:
+        super().__init__(batch_size=batch_size)
+        self._collection = collection
+        self._ingest_id = ingest_id
+        self._vector_model_digest = vector_model_digest
+        self._last_batch = last_batch
+
+    def _size_bytes(self, thing: NewItem) -> int:
+        return size_bytes(thing.content)
+
+    def _is_written(self, number: int) -> bool:
+        return number <= self._last_batch
+
+    def _message(self, batch: Sequence[NewItem], number: int) -> Message:
+        return collections_pb.IngestItemsRequest(
+            collection=self._collection,
+            items=[item_message(item) for item in batch],
+            vector_model_digest=self._vector_model_digest,
+            ingest_id=self._ingest_id,
+            batch=number,
+        )
+
+    def _read(
+        self, response: collections_pb.IngestItemsResponse, call: CallInfo, start: int, count: int
+    ) -> IngestResults:
+        return answers.ingested(response, call, start=start, count=count)
+
+
+class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
+    """CollectionService.IngestItems with one message that writes nothing and asks for the last batch on disk.
+
+    The thing it takes is the `ingest_id`.
+    """
+
+    method = COLLECTION_SERVICE + "IngestItems"
+    response = collections_pb.IngestItemsResponse
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(batch_size=1)
+        self._collection = collection
+
+    def _size_bytes(self, thing: str) -> int:
+        return len(thing)
+
+    def _message(self, batch: Sequence[str], number: int) -> Message:  # noqa: ARG002  # no items, so no batch
+        return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0])
+
+    def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, start: int, count: int) -> int:
+        answers.ingested(response, call, start=start, count=count).values()
+        return response.last_batch
+
+
+async def _each(things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(things, AsyncIterable):
+        async for thing in things:
+            yield thing
+    else:
+        for one in things:
+            yield one

@@ -1,0 +1,125 @@
+"""A twinsight server in memory, for tests of code that uses the client.
+
+    from twinsight_client import NewItem
+    from twinsight_client.testing import FakeClient
+
+    def test_finds_the_cat() -> None:
+        with FakeClient() as client:
+            client.create_collection("photos", model="fake")
+            client.upsert("photos", [NewItem("cat", "cat.jpg")]).values()
+            (matches,) = client.search("photos", ["cat.jpg"]).values()
+            assert matches[0].id == "cat"
+
+`FakeClient` is a `Client` and `AsyncFakeClient` an `AsyncClient`: the same requests are built and the same answers
+read, only that they go to a `MemoryServer` instead of the network. It holds to the contract where tests need it: search
+is exact, filters work, an undecodable picture fails alone, unknown names are `NotFound`. What it can't do is see: a
+picture's vector is drawn from its bytes, so equal bytes are equal (cosine 1) and everything else is unlike (cosine
+about 0). Nothing is random and nothing is kept.
+
+`server.fail_next` makes the next calls fail, to test what code does about errors:
+
+    client.server.fail_next(Unavailable("The server drains."))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from twinsight_client.aio import AsyncClient
+from twinsight_client.client import Client
+from twinsight_client.operations import Operation
+from twinsight_client.results import CallInfo, StageTimes
+from twinsight_client.streams import Flow
+from twinsight_client.testing.memory import MemoryServer
+
+__all__ = ["AsyncFakeClient", "FakeClient", "MemoryServer"]
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Message)
+A = TypeVar("A")
+
+
+class FakeClient(Client):
+    """A `Client` of a server in memory.
+
+    Args:
+        server: the server; None: a new and empty one. Clients that are given the same see each other's writes.
+
+    Attributes:
+        server: the server.
+    """
+
+    def __init__(self, server: MemoryServer | None = None) -> None:
+        self.server = server or MemoryServer()
+        super().__init__(transport=_MemoryTransport(self.server))
+
+
+class AsyncFakeClient(AsyncClient):
+    """An `AsyncClient` of a server in memory; the arguments are those of `FakeClient`."""
+
+    def __init__(self, server: MemoryServer | None = None) -> None:
+        self.server = server or MemoryServer()
+        super().__init__(transport=_AsyncMemoryTransport(self.server))
+
+
+class _MemoryTransport:
+    """Hands requests to the server without any network; deadlines never pass."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+
+    def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:  # noqa: ARG002
+        response = self._server.answer(operation.request)
+        return operation.parse(_checked(response, operation.response), _call_info(request_id))
+
+    def stream(
+        self,
+        flow: Flow[T, R, A],
+        requests: Iterator[Message],
+        *,
+        timeout_s: float | None,  # noqa: ARG002
+        request_id: str,
+    ) -> Iterator[A]:
+        for request in requests:
+            yield flow.parse(_checked(self._server.answer(request), flow.response), _call_info(request_id))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _AsyncMemoryTransport:
+    """The same from asyncio."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+
+    async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:  # noqa: ARG002
+        response = self._server.answer(operation.request)
+        return operation.parse(_checked(response, operation.response), _call_info(request_id))
+
+    async def stream(
+        self,
+        flow: Flow[T, R, A],
+        requests: AsyncIterator[Message],
+        *,
+        timeout_s: float | None,  # noqa: ARG002
+        request_id: str,
+    ) -> AsyncIterator[A]:
+        async for request in requests:
+            yield flow.parse(_checked(self._server.answer(request), flow.response), _call_info(request_id))
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _call_info(request_id: str) -> CallInfo:
+    return CallInfo(request_id=request_id, times=StageTimes(total_ms=0.0))
+
+
+def _checked(response: Message, expected: type[R]) -> R:
+    if not isinstance(response, expected):
+        raise AssertionError(f"{type(response).__name__} answers where {expected.__name__} should.")
+    return response

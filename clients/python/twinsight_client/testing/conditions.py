@@ -1,0 +1,63 @@
+"""Whether an item's metadata meet a filter, as the contract defines it; in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twinsight.v1 import types_pb2
+
+
+def holds(condition: types_pb2.Filter, metadata: Mapping[str, types_pb2.Value]) -> bool:
+    """Returns whether `metadata` meet the filter; one that says nothing, as an unset field does, is met by all."""
+    match condition.WhichOneof("kind"):
+        case "all_of":
+            return all(holds(one, metadata) for one in condition.all_of.filters)
+        case "any_of":
+            return any(holds(one, metadata) for one in condition.any_of.filters)
+        case "not":
+            return not holds(getattr(condition, "not"), metadata)
+        case "condition":
+            return _meets(condition.condition, metadata)
+    return True
+
+
+def _meets(condition: types_pb2.Condition, metadata: Mapping[str, types_pb2.Value]) -> bool:
+    test = condition.WhichOneof("test")
+    if test == "exists":
+        return (condition.field in metadata) == condition.exists
+    if condition.field not in metadata:
+        return False
+    value = metadata[condition.field]
+    if test == "equals":
+        return _equal(value, condition.equals)
+    if test == "in":
+        return any(_equal(value, one) for one in getattr(condition, "in").values)
+    number = _number(value)
+    return number is not None and _within(number, condition.range)
+
+
+def _equal(value: types_pb2.Value, wanted: types_pb2.Value) -> bool:
+    number, wanted_number = _number(value), _number(wanted)
+    if number is not None and wanted_number is not None:
+        return number == wanted_number
+    if value.WhichOneof("kind") == "string_list" and wanted.WhichOneof("kind") == "string_value":
+        return wanted.string_value in value.string_list.values
+    return value == wanted
+
+
+def _number(value: types_pb2.Value) -> float | int | None:
+    match value.WhichOneof("kind"):
+        case "integer_value":
+            return value.integer_value
+        case "float_value":
+            return value.float_value
+    return None
+
+
+def _within(number: float, bounds: types_pb2.Range) -> bool:
+    return (
+        (not bounds.HasField("gt") or number > bounds.gt)
+        and (not bounds.HasField("gte") or number >= bounds.gte)
+        and (not bounds.HasField("lt") or number < bounds.lt)
+        and (not bounds.HasField("lte") or number <= bounds.lte)
+    )

@@ -1,0 +1,301 @@
+"""The server of the fake clients: the contract's messages in, its messages out, everything in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight.v1 import model_service_pb2 as models_pb
+from twinsight.v1 import types_pb2
+from twinsight_client.errors import AlreadyExists, FailedPrecondition, NotFound, TwinsightClientError
+from twinsight_client.images import vector_array
+from twinsight_client.results import Vector
+from twinsight_client.status import DOMAIN
+from twinsight_client.testing.pictures import picture_vector, refused
+from twinsight_client.testing.stored import MemoryCollection, probability
+
+THRESHOLD = 0.5
+"""Cosine at and above which the fake models call two pictures the same."""
+
+T = TypeVar("T")
+_Result = TypeVar("_Result")
+
+
+class MemoryServer:
+    """Answers the contract's messages.
+
+    Args:
+        models: names of the models it pretends to have; the first is the default.
+        dimension: components of their vectors.
+    """
+
+    def __init__(self, *, models: Iterable[str] = ("fake",), dimension: int = 16) -> None:
+        self._models = {name: _model(name, dimension) for name in models}
+        self._default = next(iter(self._models))
+        self._models[self._default].is_default = True
+        self._collections: dict[str, MemoryCollection] = {}
+        self._failures: deque[TwinsightClientError] = deque()
+        self._lock = threading.Lock()
+        self.is_serving = True
+
+    def fail_next(self, *errors: TwinsightClientError) -> None:
+        """Makes the next calls, or messages of a stream, fail with `errors`, one each; nothing of them is done."""
+        self._failures.extend(errors)
+
+    def answer(self, request: Message) -> Message:
+        """Returns the answer to one message of the contract.
+
+        Raises:
+            TwinsightClientError: the call fails as a whole.
+        """
+        with self._lock:
+            if self._failures:
+                raise self._failures.popleft()
+            return self._answer(request)
+
+    def _answer(self, request: Message) -> Message:  # noqa: PLR0911, PLR0912  # one case for each call there is
+        match request:
+            case inference_pb.EmbedRequest():
+                model, results = self._embed(request.model, request.images)
+                return inference_pb.EmbedResponse(model=model, results=results)
+            case inference_pb.EmbedStreamRequest():
+                model, results = self._embed(request.model, request.images)
+                return inference_pb.EmbedStreamResponse(model=model, results=results)
+            case inference_pb.CompareRequest():
+                return self._compare(request)
+            case collections_pb.CreateCollectionRequest():
+                return collections_pb.CreateCollectionResponse(collection=self._create(request.collection))
+            case collections_pb.GetCollectionRequest():
+                return collections_pb.GetCollectionResponse(collection=self._collection(request.collection).described())
+            case collections_pb.ListCollectionsRequest():
+                every = [self._collections[one].described() for one in sorted(self._collections)]
+                return collections_pb.ListCollectionsResponse(collections=every)
+            case collections_pb.DeleteCollectionRequest():
+                self._collection(request.collection)
+                del self._collections[request.collection]
+                return collections_pb.DeleteCollectionResponse()
+            case collections_pb.UpsertItemsRequest():
+                collection = self._collection(request.collection)
+                _check_digest(collection.digest, request.vector_model_digest)
+                return collections_pb.UpsertItemsResponse(results=self._upsert(collection, request.items))
+            case collections_pb.IngestItemsRequest():
+                return self._ingest(request)
+            case collections_pb.GetItemsRequest():
+                return self._collection(request.collection).get(request)
+            case collections_pb.ListItemsRequest():
+                return self._collection(request.collection).list(request)
+            case collections_pb.DeleteItemsRequest():
+                return self._collection(request.collection).delete(request)
+            case collections_pb.SearchRequest():
+                return self._search(request)
+            case models_pb.ListModelsRequest():
+                return models_pb.ListModelsResponse(models=[self._models[name] for name in sorted(self._models)])
+            case models_pb.GetModelRequest():
+                return models_pb.GetModelResponse(model=self._model(request.model))
+            case health_pb2.HealthCheckRequest():
+                answer = health_pb2.HealthCheckResponse
+                return answer(status=answer.SERVING if self.is_serving else answer.NOT_SERVING)
+        raise AssertionError(f"The contract has no {type(request).__name__}.")
+
+    def _embed(
+        self, name: str, images: Iterable[types_pb2.Image]
+    ) -> tuple[types_pb2.ModelReference, list[inference_pb.EmbedResult]]:
+        model = self._model(name)
+
+        def embed(image: types_pb2.Image, path: str) -> inference_pb.EmbedResult:
+            vector = picture_vector(image, model.dimension, path)
+            embedding = inference_pb.Embedding(vector=_packed(vector), dimension=model.dimension)
+            return inference_pb.EmbedResult(embedding=embedding)
+
+        results = [
+            _each(embed, image, f"images[{place}]", lambda error: inference_pb.EmbedResult(error=error))
+            for place, image in enumerate(images)
+        ]
+        if not results:
+            raise refused("COUNT_INVALID", "images", "`images` must hold at least 1.")
+        return _reference(model), results
+
+    def _compare(self, request: inference_pb.CompareRequest) -> inference_pb.CompareResponse:
+        model = self._model(request.model)
+        _check_digest(model.digest, request.vector_model_digest)
+
+        def side(given: inference_pb.CompareInput, path: str) -> Vector:
+            if given.WhichOneof("input") == "vector":
+                return _unit(vector_array(given.vector), model.dimension, f"{path}.vector")
+            return picture_vector(given.image, model.dimension, f"{path}.image")
+
+        def compare(pair: inference_pb.ComparePair, path: str) -> inference_pb.CompareResult:
+            left, right = side(pair.left, f"{path}.left"), side(pair.right, f"{path}.right")
+            cosine = float(left @ right)
+            comparison = inference_pb.Comparison(
+                cosine_similarity=cosine,
+                euclidean_distance=float(np.linalg.norm(left - right)),
+                probability=probability(cosine),
+                same=cosine >= THRESHOLD,
+            )
+            return inference_pb.CompareResult(comparison=comparison)
+
+        results = [
+            _each(compare, pair, f"pairs[{place}]", lambda error: inference_pb.CompareResult(error=error))
+            for place, pair in enumerate(request.pairs)
+        ]
+        if not results:
+            raise refused("COUNT_INVALID", "pairs", "`pairs` must hold at least 1.")
+        return inference_pb.CompareResponse(model=_reference(model), results=results)
+
+    def _create(self, wanted: collections_pb.Collection) -> collections_pb.Collection:
+        if not wanted.id:
+            raise refused("COLLECTION_ID_INVALID", "collection.id", "`id` must be 1 to 64 characters.")
+        if wanted.id in self._collections:
+            raise AlreadyExists(f"Collection `{wanted.id}` exists already.", reason="COLLECTION_EXISTS")
+        digest, dimension = "", wanted.dimension
+        if wanted.model:
+            model = self._model(wanted.model)
+            digest, dimension = model.digest, model.dimension
+        if not 1 <= dimension <= 4096 or wanted.dimension not in {0, dimension}:
+            message = f"`dimension` (={wanted.dimension}) must be 1 to 4096, and the model's where one is named."
+            raise refused("DIMENSION_INVALID", "collection.dimension", message)
+        created = MemoryCollection(
+            wanted.id,
+            model=wanted.model,
+            digest=digest,
+            dimension=dimension,
+            metric=wanted.metric or collections_pb.METRIC_COSINE,
+        )
+        self._collections[wanted.id] = created
+        return created.described()
+
+    def _upsert(
+        self, collection: MemoryCollection, items: Iterable[collections_pb.NewItem]
+    ) -> list[collections_pb.UpsertResult]:
+        def write(item: collections_pb.NewItem, path: str) -> collections_pb.UpsertResult:
+            collection.put(item, self._content(collection, item, path), path)
+            return collections_pb.UpsertResult(id=item.id)
+
+        return [
+            _each(write, item, f"items[{place}]", lambda error: collections_pb.UpsertResult(error=error))
+            for place, item in enumerate(items)
+        ]
+
+    def _ingest(self, request: collections_pb.IngestItemsRequest) -> collections_pb.IngestItemsResponse:
+        collection = self._collection(request.collection)
+        _check_digest(collection.digest, request.vector_model_digest)
+        last = collection.last_batches.get(request.ingest_id, 0)
+        results: list[collections_pb.UpsertResult] = []
+        if not (request.ingest_id and request.batch <= last):
+            results = self._upsert(collection, request.items)
+            if request.ingest_id:
+                last = collection.last_batches[request.ingest_id] = request.batch
+        return collections_pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
+
+    def _search(self, request: collections_pb.SearchRequest) -> collections_pb.SearchResponse:
+        collection = self._collection(request.collection)
+        _check_digest(collection.digest, request.vector_model_digest)
+        if request.top_k < 1:
+            raise refused("TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be at least 1.")
+
+        def search(query: collections_pb.Query, path: str) -> collections_pb.SearchResult:
+            if query.WhichOneof("input") == "item_id":
+                vector = collection.vector_of(query.item_id)
+            else:
+                vector = self._content(collection, query, path)
+            return collections_pb.SearchResult(matches=collection.nearest(vector, request))
+
+        results = [
+            _each(search, query, f"queries[{place}]", lambda error: collections_pb.SearchResult(error=error))
+            for place, query in enumerate(request.queries)
+        ]
+        return collections_pb.SearchResponse(results=results)
+
+    def _content(
+        self, collection: MemoryCollection, given: collections_pb.NewItem | collections_pb.Query, path: str
+    ) -> Vector:
+        """Vector of a picture or vector that is to be kept in, or looked for in, a collection."""
+        match given.WhichOneof("input"):
+            case "vector":
+                return collection.checked(vector_array(given.vector), f"{path}.vector")
+            case "image" if collection.model:
+                return picture_vector(given.image, collection.dimension, f"{path}.image")
+            case "image":
+                raise FailedPrecondition(
+                    f"Collection `{collection.id}` is bound to no model and takes vectors alone.",
+                    reason="COLLECTION_HAS_NO_MODEL",
+                )
+        raise refused("INPUT_MISSING", path, "An image or a vector must be set.")
+
+    def _collection(self, name: str) -> MemoryCollection:
+        if name not in self._collections:
+            there = ", ".join(f"`{one}`" for one in sorted(self._collections)) or "none"
+            raise NotFound(f"Collection `{name}` does not exist; there is {there}.", reason="COLLECTION_NOT_FOUND")
+        return self._collections[name]
+
+    def _model(self, name: str) -> models_pb.Model:
+        name = name or self._default
+        if name not in self._models:
+            there = ", ".join(f"`{one}`" for one in sorted(self._models))
+            raise NotFound(f"Model `{name}` does not exist; there is {there}.", reason="MODEL_NOT_FOUND")
+        return self._models[name]
+
+
+def _check_digest(digest: str, given: str) -> None:
+    if given and given != digest:
+        message = f"`vector_model_digest` (={given}) is not that of the model here (`{digest}`)."
+        raise FailedPrecondition(message, reason="MODEL_MISMATCH")
+
+
+def _each(
+    do: Callable[[T, str], _Result], thing: T, path: str, failed: Callable[[status_pb2.Status], _Result]
+) -> _Result:
+    """Returns what `do` makes of one thing, or its error as the result's."""
+    try:
+        return do(thing, path)
+    except TwinsightClientError as error:
+        status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
+        status.details.add().Pack(error_details_pb2.ErrorInfo(domain=DOMAIN, reason=error.reason))
+        if error.violations:
+            request = error_details_pb2.BadRequest()
+            for one in error.violations:
+                request.field_violations.add(field=one.field, description=one.description)
+            status.details.add().Pack(request)
+        return failed(status)
+
+
+def _unit(vector: Vector, dimension: int, path: str) -> Vector:
+    length = np.linalg.norm(vector)
+    if vector.shape != (dimension,) or not np.isfinite(length) or length == 0:
+        raise refused("VECTOR_INVALID", path, f"`vector` must have {dimension} finite components, not all zero.")
+    return (vector / length).astype(np.float32)
+
+
+def _packed(vector: Vector) -> bytes:
+    return vector.astype("<f4").tobytes()
+
+
+def _reference(model: models_pb.Model) -> types_pb2.ModelReference:
+    return types_pb2.ModelReference(name=model.name, digest=model.digest)
+
+
+def _model(name: str, dimension: int) -> models_pb.Model:
+    return models_pb.Model(
+        name=name,
+        digest="sha256:" + hashlib.sha256(f"{name}/{dimension}".encode()).hexdigest(),
+        task=models_pb.MODEL_TASK_EMBEDDING,
+        input_height=8,
+        input_width=8,
+        dimension=dimension,
+        calibration=models_pb.Calibration(meaning="the two pictures have the same bytes", threshold=THRESHOLD),
+        licence="Apache-2.0",
+        training_data="none",
+        description="Draws a vector from a picture's bytes; for tests.",
+        architecture="hash",
+    )

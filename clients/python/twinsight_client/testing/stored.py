@@ -1,0 +1,194 @@
+"""A collection in memory: exact search over a dictionary."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import types_pb2
+from twinsight_client.errors import InvalidArgument, NotFound
+from twinsight_client.results import Vector
+from twinsight_client.testing.conditions import holds
+from twinsight_client.testing.pictures import refused
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    number: int
+    vector: Vector
+    metadata: dict[str, types_pb2.Value]
+
+
+class MemoryCollection:
+    """Items and how they are searched.
+
+    Attributes:
+        id: its id.
+        model: name of the model to which it is bound; empty: none.
+        digest: that model's digest.
+        dimension: components of each vector.
+        last_batches: last batch written of each named bulk write.
+    """
+
+    def __init__(
+        self, name: str, *, model: str, digest: str, dimension: int, metric: collections_pb.Metric.ValueType
+    ) -> None:
+        self.id = name
+        self.model = model
+        self.digest = digest
+        self.dimension = dimension
+        self.last_batches: dict[str, int] = {}
+        self._metric = metric
+        self._items: dict[str, _Stored] = {}
+        self._numbers = itertools.count(1)
+
+    def described(self) -> collections_pb.Collection:
+        """Returns the collection's own message."""
+        return collections_pb.Collection(
+            id=self.id,
+            model=self.model,
+            dimension=self.dimension,
+            metric=self._metric,
+            model_digest=self.digest,
+            item_count=len(self._items),
+            indexed_count=len(self._items),
+            state=collections_pb.COLLECTION_STATE_READY,
+        )
+
+    def checked(self, vector: Vector, path: str) -> Vector:
+        """Returns `vector` where it belongs here.
+
+        Raises:
+            InvalidArgument: of another dimension, not finite, or all zero under cosine.
+        """
+        if vector.shape != (self.dimension,) or not np.isfinite(vector).all():
+            raise refused("VECTOR_INVALID", path, f"`vector` must have {self.dimension} finite components.")
+        if self._metric == collections_pb.METRIC_COSINE and not vector.any():
+            raise refused("VECTOR_INVALID", path, "`vector` is all zero, which has no direction; the metric is cosine.")
+        return vector
+
+    def put(self, item: collections_pb.NewItem, vector: Vector, path: str) -> None:
+        """Adds an item, or replaces the one of its id.
+
+        Raises:
+            InvalidArgument: no item can have that id.
+        """
+        self._check_id(item.id, f"{path}.id")
+        self._items.pop(item.id, None)
+        self._items[item.id] = _Stored(next(self._numbers), vector, dict(item.metadata))
+
+    def vector_of(self, item_id: str) -> Vector:
+        """Returns an item's vector.
+
+        Raises:
+            NotFound: there is no such item.
+        """
+        return self._item(item_id).vector
+
+    def get(self, request: collections_pb.GetItemsRequest) -> collections_pb.GetItemsResponse:
+        """Answers a GetItems."""
+        response = collections_pb.GetItemsResponse()
+        for item_id in request.ids:
+            result = response.results.add()
+            if item_id in self._items:
+                result.item.CopyFrom(self._message(item_id, include_vectors=request.include_vectors))
+            else:
+                result.error.code = 5  # NOT_FOUND
+                result.error.message = f"Item `{item_id}` does not exist."
+        return response
+
+    def list(self, request: collections_pb.ListItemsRequest) -> collections_pb.ListItemsResponse:
+        """Answers a ListItems; a page's token is the number of its last write."""
+        after, size = int(request.page_token or 0), request.page_size or 100
+        left = [
+            one for one, stored in self._items.items() if stored.number > after and self._meets(one, request.filter)
+        ]
+        response = collections_pb.ListItemsResponse()
+        for item_id in left[:size]:
+            response.results.add().item.CopyFrom(self._message(item_id, include_vectors=request.include_vectors))
+        if len(left) > size:
+            response.next_page_token = str(self._items[left[size - 1]].number)
+        return response
+
+    def delete(self, request: collections_pb.DeleteItemsRequest) -> collections_pb.DeleteItemsResponse:
+        """Answers a DeleteItems.
+
+        Raises:
+            InvalidArgument: neither ids nor a filter, or both.
+        """
+        if bool(request.ids) == request.HasField("filter"):
+            raise InvalidArgument("Either `ids` or `filter` must be set.", reason="INPUT_MISSING")
+        response = collections_pb.DeleteItemsResponse()
+        if request.HasField("filter"):
+            going = [one for one in self._items if self._meets(one, request.filter)]
+            response.deleted_count = len(going)
+            for item_id in going:
+                del self._items[item_id]
+            return response
+        for item_id in request.ids:
+            result = response.results.add()
+            if self._items.pop(item_id, None) is None:
+                result.error.code = 5  # NOT_FOUND
+                result.error.message = f"Item `{item_id}` does not exist."
+            else:
+                result.item.id = item_id
+                response.deleted_count += 1
+        return response
+
+    def nearest(self, query: Vector, request: collections_pb.SearchRequest) -> collections_pb.Matches:
+        """Returns the items nearest to `query` as the request wants them: the true answer, whatever `exact` says."""
+        scored = [
+            (self._score(query, stored.vector), item_id)
+            for item_id, stored in self._items.items()
+            if self._meets(item_id, request.filter)
+        ]
+        # Sorting keeps equal scores in the order of writing, as the contract has them.
+        scored.sort(key=lambda one: -one[0])
+        matches = collections_pb.Matches()
+        for score, item_id in scored[: request.top_k]:
+            if request.HasField("min_score") and score < request.min_score:
+                break
+            stored = self._message(item_id, include_vectors=request.include_vectors)
+            cosine = self._metric == collections_pb.METRIC_COSINE
+            matches.matches.add(
+                id=item_id,
+                score=score,
+                distance=1 - score if cosine else -score,
+                metadata=stored.metadata if request.include_metadata else None,
+                vector=stored.vector,
+                probability=probability(score) if cosine and self.model else None,
+            )
+        return matches
+
+    def _score(self, left: Vector, right: Vector) -> float:
+        if self._metric == collections_pb.METRIC_EUCLIDEAN:
+            return -float(np.linalg.norm(left - right))
+        product = float(left @ right)
+        if self._metric == collections_pb.METRIC_DOT:
+            return product
+        return product / float(np.linalg.norm(left) * np.linalg.norm(right))
+
+    def _meets(self, item_id: str, condition: types_pb2.Filter) -> bool:
+        return holds(condition, self._items[item_id].metadata)
+
+    def _message(self, item_id: str, *, include_vectors: bool) -> collections_pb.Item:
+        stored = self._item(item_id)
+        vector = stored.vector.astype("<f4").tobytes() if include_vectors else b""
+        return collections_pb.Item(id=item_id, vector=vector, metadata=stored.metadata)
+
+    def _item(self, item_id: str) -> _Stored:
+        if item_id not in self._items:
+            raise NotFound(f"Item `{item_id}` does not exist.", reason="ITEM_NOT_FOUND")
+        return self._items[item_id]
+
+    def _check_id(self, item_id: str, path: str) -> None:
+        if not 1 <= len(item_id.encode()) <= 256 or not item_id.isprintable():
+            raise refused("ITEM_ID_INVALID", path, "`id` must be 1 to 256 bytes of UTF-8 without control characters.")
+
+
+def probability(cosine: float) -> float:
+    """Returns the probability that the fake models give to a cosine similarity: from 0 at -1 to 1 at 1."""
+    return min(1.0, max(0.0, (cosine + 1) / 2))

@@ -1,0 +1,207 @@
+"""How operations travel from asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
+from twinsight_client.errors import TwinsightClientError
+from twinsight_client.operations import Operation
+from twinsight_client.results import CallInfo
+from twinsight_client.retry import Attempts, RetryPolicy
+from twinsight_client.status import REQUEST_ID, call_info, error_from_call
+from twinsight_client.streams import Flow
+from twinsight_client.transport import serialized
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Message)
+A = TypeVar("A")
+
+
+class AsyncTransport(Protocol):
+    """Sends operations and returns their answers; see `twinsight_client.transport.Transport`."""
+
+    async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
+        """Returns the answer."""
+        ...
+
+    def stream(
+        self, flow: Flow[T, R, A], requests: AsyncIterator[Message], *, timeout_s: float | None, request_id: str
+    ) -> AsyncIterator[A]:
+        """Yields the answer to each of `requests`, in order."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the connection; safe to call again."""
+        ...
+
+
+class AsyncGrpcTransport:
+    """A grpc.aio channel that tries again where that is safe. Belongs to the event loop of its first call.
+
+    Args:
+        target: HOST:PORT, or whatever else gRPC resolves.
+        tls: None: plain text.
+        options: limits and habits of the connection.
+        retry: how often to try.
+        sleep: waits between tries.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        tls: Tls | None,
+        options: ChannelOptions,
+        retry: RetryPolicy,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._target = target
+        self._arguments = channel_arguments(target, options, tls)
+        self._credentials = None if tls is None else tls.credentials()
+        self._retry = retry
+        self._sleep = sleep
+        self._clock = clock
+        self._opened: grpc.aio.Channel | None = None
+
+    async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
+        """Sends once, and again where that is safe and can help."""
+        attempts = Attempts(self._retry, operation.repeat, timeout_s=timeout_s, clock=self._clock)
+        while True:
+            try:
+                return await self._once(operation, timeout_s=attempts.remaining_s(), request_id=request_id)
+            except TwinsightClientError as error:
+                wait_s = attempts.wait_after_s(error)
+                if wait_s is None:
+                    raise
+            await self._sleep(wait_s)
+
+    async def stream(
+        self, flow: Flow[T, R, A], requests: AsyncIterator[Message], *, timeout_s: float | None, request_id: str
+    ) -> AsyncIterator[A]:
+        """Sends as the server has room and yields as it answers."""
+        source = _Source(requests)
+        method = self._channel().stream_stream(
+            flow.method,
+            request_serializer=serialized,
+            response_deserializer=flow.response.FromString,
+        )
+        call = method(source.messages(), timeout=timeout_s, metadata=((REQUEST_ID, request_id),))
+        final = _FinalStatus(call)
+        info = CallInfo(request_id=request_id)
+        try:
+            async for response in call:
+                yield flow.parse(response, info)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_call(await final.instead_of(error), request_id=request_id) from None
+        finally:
+            # A caller that stops early leaves the server working for nobody otherwise; no effect on a finished call.
+            call.cancel()
+        if source.failure is not None:
+            raise source.failure
+
+    async def close(self) -> None:
+        """Closes the channel; calls that run end with `Cancelled`."""
+        if self._opened is not None:
+            await self._opened.close()
+
+    async def _once(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
+        method = self._channel().unary_unary(
+            operation.method,
+            request_serializer=serialized,
+            response_deserializer=operation.response.FromString,
+        )
+        call = method(operation.request, timeout=timeout_s, metadata=((REQUEST_ID, request_id),))
+        try:
+            response = await call
+            trailing = await call.trailing_metadata()
+        except grpc.RpcError as error:
+            # The client's errors are the whole story; gRPC's own would triple every traceback.
+            raise error_from_call(error, request_id=request_id) from None
+        return operation.parse(response, call_info(trailing or (), sent=request_id))
+
+    def _channel(self) -> grpc.aio.Channel:
+        """The channel, opened at the first call: grpc.aio ties it to the event loop that runs then."""
+        if self._opened is None:
+            if self._credentials is None:
+                self._opened = grpc.aio.insecure_channel(self._target, options=self._arguments)
+            else:
+                self._opened = grpc.aio.secure_channel(self._target, self._credentials, options=self._arguments)
+        return self._opened
+
+
+class _FinalStatus:
+    """The status that the server ended a stream with.
+
+    Where the server ends a stream while a request is being written, grpc.aio takes the failed write for the end of the
+    call: it puts an INTERNAL of its own before, or in place of, what the server said (seen in 1.85.1, in most streams
+    that were refused at once). The callback runs at each of the two, so the server's can be told apart and kept.
+    """
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[Message, R]) -> None:
+        self._call = call
+        self._told = asyncio.Event()
+        self._error: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._keep)
+
+    async def instead_of(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """Returns what the server said, where `error` is not that; after a second without it, `error`."""
+        if not _is_failed_write(error):
+            return error
+        try:
+            await asyncio.wait_for(self._told.wait(), timeout=1.0)
+        except TimeoutError:
+            return error
+        return self._error or error
+
+    def _keep(self, _call: object) -> None:
+        error = grpc.aio.AioRpcError(
+            _result(self._call.code()),
+            trailing_metadata=_result(self._call.trailing_metadata()),
+            details=_result(self._call.details()),
+        )
+        if not _is_failed_write(error):
+            self._error = error
+            self._told.set()
+
+
+def _is_failed_write(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == "Internal error from Core"
+
+
+def _result(coroutine: Coroutine[object, None, T]) -> T:
+    """Returns what a coroutine returns that has nothing to wait for, as those that read the status of an ended call."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise AssertionError("The call has no status although it has ended.")
+
+
+class _Source:
+    """Requests of a stream, drawn by gRPC's task: what they raise is kept, since gRPC would only log it.
+
+    Attributes:
+        failure: what the requests raised.
+    """
+
+    def __init__(self, requests: AsyncIterator[Message]) -> None:
+        self._requests = requests
+        self.failure: Exception | None = None
+
+    async def messages(self) -> AsyncIterator[Message]:
+        try:
+            async for message in self._requests:
+                yield message
+        except Exception as error:  # noqa: BLE001  # raised again in the caller's task
+            self.failure = error

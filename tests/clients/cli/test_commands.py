@@ -1,0 +1,335 @@
+"""The other commands, errors and exit codes, and commands of the server extra."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from twinsight_client import Client, DeadlineExceeded, NotFound, ServerError, TwinsightClientError, Unavailable
+from twinsight_client.cli import SERVER_COMMANDS, exits, main
+from twinsight_client.cli.group import ServerCommand
+from twinsight_client.cli.output import plain, printable
+from twinsight_client.cli.settings import Settings
+from twinsight_client.testing import FakeClient, MemoryServer
+
+from ..conftest import WireServer
+
+pytestmark = pytest.mark.client
+
+Twinsight = Callable[..., Result]
+
+
+def test_compare_tells_how_alike_two_pictures_are(twinsight: Twinsight, album: Path) -> None:
+    result = twinsight("compare", album / "a.jpg", album / "a.jpg")
+    assert result.exit_code == 0
+    said = dict(line.split("  ", 1) for line in result.stdout.splitlines())
+    assert {name.strip(): value.strip() for name, value in said.items()} == {
+        "cosine similarity": "1.0000",
+        "euclidean distance": "0.0000",
+        "probability": "100.0%",
+        "same": "yes",
+        "model": "fake",
+    }
+    other = json.loads(twinsight("compare", album / "a.jpg", album / "2024/b.jpg", "--json").stdout)
+    assert other["comparison"]["same"] is False
+    assert other["model"]["name"] == "fake"
+
+
+def test_embed_writes_an_archive_and_lists_what_can_not_be_read(
+    twinsight: Twinsight, album: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "vectors.npz"
+    files = [album / "a.jpg", album / "2024/broken.png", album / "2024/b.jpg"]
+    result = twinsight("embed", *files, "--out", out)
+    assert result.exit_code == 3
+    assert f"skipped {files[1]}: The image is not a whole JPEG" in result.stderr
+    with np.load(out) as archive:
+        assert archive["vectors"].shape == (2, 16)
+        assert archive["vectors"].dtype == np.float32
+        assert archive["files"].tolist() == [str(files[0]), str(files[2])]
+        assert str(archive["model"]) == "fake"
+        assert str(archive["digest"]).startswith("sha256:")
+    document = json.loads(twinsight("embed", *files, "--json").stdout)
+    assert [len(one["vector"]) for one in document["results"] if "vector" in one] == [16, 16]
+    assert document["results"][1]["error"]["reason"] == "IMAGE_UNREADABLE"
+    wrong = twinsight("embed", files[0], "--out", tmp_path / "vectors.csv")
+    assert (wrong.exit_code, "vectors.csv must end in .npz." in wrong.stderr) == (2, True)
+
+
+def test_a_file_given_twice_is_embedded_twice(twinsight: Twinsight, album: Path) -> None:
+    document = json.loads(twinsight("embed", album / "a.jpg", album / "a.jpg", "--json").stdout)
+    assert len(document["results"]) == 2
+
+
+def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight) -> None:
+    empty = twinsight("collections")
+    assert (empty.exit_code, empty.stderr) == (0, "There are no collections yet. Make one with: twinsight index DIR\n")
+    made = json.loads(twinsight("collections", "create", "photos", "--json").stdout)
+    assert (made["model"], made["metric"], made["state"]) == ("fake", "cosine", "ready")
+    assert twinsight("collections", "create", "v", "--dimension", 3, "--metric", "dot").exit_code == 0
+    assert [one["id"] for one in json.loads(twinsight("collections", "--json").stdout)["collections"]] == [
+        "photos",
+        "v",
+    ]
+    assert [line.split()[0] for line in twinsight("collections", "list").stdout.splitlines()] == [
+        "collection",
+        "photos",
+        "v",
+    ]
+    assert "none (vectors made elsewhere)" in twinsight("collections", "get", "v").stdout
+    refused = twinsight("collections", "delete", "v", input="n\n")
+    assert refused.exit_code == 1
+    assert "Delete collection v with 0 items? [y/N]" in refused.stderr
+    assert twinsight("collections", "delete", "v", "--yes").stderr == "Deleted v (0 items).\n"
+    both = twinsight("collections", "create", "x", "--model", "fake", "--dimension", 3)
+    assert (both.exit_code, "exclude each other" in both.stderr) == (2, True)
+    again = twinsight("collections", "create", "photos")
+    assert (again.exit_code, again.stderr) == (
+        1,
+        "Error: Collection `photos` exists already. [COLLECTION_EXISTS]\n",
+    )
+
+
+def test_models_are_listed_and_have_cards(twinsight: Twinsight) -> None:
+    assert twinsight("models").stdout.splitlines()[1].split() == [
+        "fake", "embedding", "16", "8x8", "Apache-2.0", "yes",
+    ]  # fmt: skip
+    card = twinsight("models", "fake").stdout
+    assert "Draws a vector from a picture's bytes; for tests." in card
+    assert "probability that" in card
+    assert json.loads(twinsight("models", "--json").stdout)["models"][0]["name"] == "fake"
+    assert (
+        twinsight("models", "big").stderr == "Error: Model `big` does not exist; there is `fake`. [MODEL_NOT_FOUND]\n"
+    )
+
+
+def test_health_tells_by_exit_code_and_waits(twinsight: Twinsight, memory: MemoryServer) -> None:
+    assert "serving" in twinsight("health", "--wait", 5).stdout
+    memory.is_serving = False
+    down = twinsight("health", "--json")
+    assert (down.exit_code, json.loads(down.stdout)["status"]) == (4, "not_serving")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (NotFound("No\nsuch  thing.", reason="X_NOT_FOUND"), 1, "Error: No such thing. [X_NOT_FOUND]"),
+        (NotFound("Nothing."), 1, "Error: Nothing. [NOT_FOUND]"),
+        (Unavailable("Draining.", reason="DRAINING"), 4, "Error: Draining. [DRAINING]"),
+        (
+            Unavailable("refused"),
+            4,
+            "Error: No server answers at there:1 (refused). Start one with: twinsight serve",
+        ),
+        (
+            DeadlineExceeded("late"),
+            4,
+            "Error: The server at there:1 did not answer in time. Give it longer with --timeout.",
+        ),
+        (ServerError("Internal error.", request_id="r1"), 1, "Error: Internal error. [INTERNAL, request r1]"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    twinsight: Twinsight, memory: MemoryServer, error: TwinsightClientError, code: int, said: str
+) -> None:
+    memory.fail_next(error)
+    result = twinsight("models", "--target", "there:1")
+    assert (result.exit_code, result.stderr, result.stdout) == (code, said + "\n", "")
+
+
+def test_an_interruption_has_its_own_exit_code(twinsight: Twinsight, memory: MemoryServer) -> None:
+    def interrupted(_request: object) -> object:
+        raise KeyboardInterrupt
+
+    memory.answer = interrupted  # type: ignore[method-assign,assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    result = twinsight("models")
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+def test_a_file_that_can_not_be_written_is_one_line(twinsight: Twinsight, album: Path, tmp_path: Path) -> None:
+    result = twinsight("embed", album / "a.jpg", "--out", tmp_path / "no" / "such" / "folder.npz")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path}/no/such/folder.npz: No such file or directory\n"
+
+
+def test_shared_options_may_stand_before_or_after_the_command_and_the_later_counts(tmp_path: Path) -> None:
+    seen: list[Settings] = []
+
+    def connect(settings: Settings, _retry: object) -> FakeClient:
+        seen.append(settings)
+        return FakeClient()
+
+    def run(*arguments: str, environment: dict[str, str] | None = None) -> Settings:
+        result = CliRunner().invoke(main, arguments, obj=Settings(connect=connect), env=environment)
+        assert result.exit_code == 0, result.output
+        return seen[-1]
+
+    assert run("models").target == "127.0.0.1:50051"
+    assert run("--target", "a:1", "models").target == "a:1"
+    assert run("--target", "a:1", "models", "--target", "b:2").target == "b:2"
+    assert run("models", environment={"TWINSIGHT_TARGET": "c:3"}).target == "c:3"
+    assert run("--target", "a:1", "models", environment={"TWINSIGHT_TARGET": "c:3"}).target == "a:1"
+    assert run("collections", "list", "--timeout", "7", environment={"TWINSIGHT_TIMEOUT": "9"}).timeout_s == 7
+    assert run("--json", "collections").as_json
+    ca = tmp_path / "ca.pem"
+    ca.write_text("")
+    assert run("--tls-ca", str(ca), "models").tls_ca == ca
+
+
+def test_a_client_certificate_without_its_key_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").write_text("")
+    result = CliRunner().invoke(main, ["--tls-cert", str(tmp_path / "c.pem"), "models"])
+    assert result.exit_code == 2
+    assert "--tls-cert and --tls-key must be given together." in result.stderr
+
+
+def test_every_command_has_a_help_that_fits_and_the_exit_codes_are_told(twinsight: Twinsight) -> None:
+    top = twinsight("--help").stdout
+    assert all(
+        name in top for name in ("index", "search", "compare", "embed", "collections", "models", "health", "serve")
+    )
+    assert exits.HELP.removeprefix("\b\n").splitlines()[3].strip() in top
+    for name, command in main.commands.items():
+        if not isinstance(command, ServerCommand):
+            assert twinsight(name, "--help").exit_code == 0
+            assert command.short_help
+
+
+def test_the_real_command_gets_the_arguments_untouched(twinsight: Twinsight, monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    @click.option("--listen")
+    @click.argument("rest", nargs=-1)
+    def real(listen: str, rest: tuple[str, ...]) -> None:
+        """The server's own help."""
+        click.echo(f"{listen} {rest}")
+
+    monkeypatch.setattr(sys.modules[__name__], "real", real, raising=False)
+    monkeypatch.setitem(main.commands, "probe", ServerCommand("probe", location=f"{__name__}:real", short_help="x"))
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    result = twinsight("probe", "--listen", "0:1", "a", "b")
+    assert result.stdout == "0:1 ('a', 'b')\n"
+    assert "The server's own help." in twinsight("probe", "--help").stdout
+    assert twinsight("probe", "--nonsense").exit_code == 2
+
+
+def test_without_the_server_extra_its_commands_say_how_to_install_it(
+    twinsight: Twinsight, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = ServerCommand("serve", location="twinsight_no_such_server.cli:serve", short_help="x")
+    monkeypatch.setitem(main.commands, "serve", missing)
+    for arguments in (["serve"], ["serve", "--help"], ["serve", "--listen", "127.0.0.1:0"]):
+        result = twinsight(*arguments)
+        assert result.exit_code == 1
+        assert result.stderr == (
+            "Error: `twinsight serve` needs the server, which is not installed (no module `twinsight_no_such_server`). "
+            "Install it with: pip install 'twinsight[server]'\n"
+        )
+    assert SERVER_COMMANDS["serve"][0] == "twinsight_server.cli:serve"
+
+
+def test_what_is_printed_can_not_play_with_the_terminal() -> None:
+    assert printable("a\x1b[31mb\nc") == "a\\x1b[31mb\\nc"
+    assert printable("für 日本") == "für 日本"
+    assert printable(None) == ""
+    assert printable("caf\udce9") == "caf\\udce9"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["collections", "get", "caf\udce9"],
+        ["search", "--item", "caf\udce9"],
+        ["search", "--item", "x", "--filter", '{"a": "caf\udce9"}'],
+        ["models", "caf\udce9"],
+    ],
+)
+def test_an_argument_that_is_not_utf_8_is_one_line(twinsight: Twinsight, arguments: list[str]) -> None:
+    result = twinsight(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Error: `caf\\udce9` can't be sent: it is not valid UTF-8.\n"
+
+
+def test_a_file_whose_name_is_not_utf_8_can_be_compared_and_told_of_in_json(twinsight: Twinsight, album: Path) -> None:
+    odd = album / os.fsdecode(b"caf\xe9.jpg")
+    (album / "a.jpg").rename(odd)
+    for arguments in (["compare", odd, odd], ["embed", odd]):
+        assert twinsight(*arguments).exit_code == 0
+        result = twinsight(*arguments, "--json")
+        assert result.exit_code == 0, result.output
+        assert "caf\\udce9.jpg" in result.stdout
+        assert json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(("charset", "umlaut"), [("ascii", "\\xfc"), ("utf-8", "ü")])
+def test_what_an_output_can_not_write_is_escaped(charset: str, umlaut: str) -> None:
+    target = "für:1"
+    settings = Settings(connect=lambda _settings, _retry: FakeClient())
+
+    def run(*arguments: str) -> str:
+        result = CliRunner(charset=charset).invoke(main, ["--target", target, "health", *arguments], obj=settings)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert run() == f"f{umlaut}r:1  serving\n"
+    assert json.loads(run("--json")) == {"target": target, "status": "serving"}
+
+
+def test_json_has_plain_types_alone() -> None:
+    assert plain({"v": np.array([1.0, 2.0], np.float32), "t": ("a", None, True), 3: 4}) == {
+        "v": [1.0, 2.0],
+        "t": ["a", None, True],
+        "3": 4,
+    }
+
+
+COMMAND = (sys.executable, "-c", "from twinsight_client.cli import main; main()", "--target")
+
+
+def test_the_installed_command_talks_to_a_real_server(wire: WireServer, album: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, wire.address, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    indexed = run("index", str(album))
+    assert indexed.returncode == 3, indexed.stderr
+    assert indexed.stderr.startswith("skipped 2024/broken.png: ")
+    found = run("search", str(album / "a.jpg"), "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["matches"][0]["id"] == "a.jpg"
+    refused = run("search", str(album / "a.jpg"), "--collection", "none")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "Error: Collection `none` does not exist; there is `photos`. [COLLECTION_NOT_FOUND]\n"
+
+
+def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: WireServer, album: Path) -> None:
+    with Client(wire.address) as client:
+        client.create_collection("photos", model="fake")
+    wire.held = "UpsertItems"
+    process = subprocess.Popen(
+        [*COMMAND, wire.address, "index", str(album), "--jobs", "1", "--batch-size", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        while wire.arrived.get(timeout=60) != "UpsertItems":
+            pass
+        process.send_signal(signal.SIGINT)
+        wire.may_answer.set()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.endswith("Not finished: run the same command again to go on.\nInterrupted.\n")
+    assert "found       4" in stdout
+    with Client(wire.address) as client:
+        written = client.get_collection("photos").item_count
+    assert f"written     {written}\n" in stdout

@@ -1,0 +1,97 @@
+"""Bulk calls cut into messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight_client import CallInfo, InvalidArgument, ItemError, NewItem
+from twinsight_client.streams import BATCH_BYTES, EmbedFlow, IngestFlow
+
+pytestmark = pytest.mark.client
+
+
+def ingest(batch_size: int, *, last_batch: int = 0) -> IngestFlow:
+    return IngestFlow("c", ingest_id="i", vector_model_digest="d", batch_size=batch_size, last_batch=last_batch)
+
+
+def cut(flow: IngestFlow, items: list[NewItem]) -> list[tuple[int, list[str]]]:
+    messages = list(flow.requests(items))
+    assert all(isinstance(message, collections_pb.IngestItemsRequest) for message in messages)
+    return [
+        (message.batch, [item.id for item in message.items])
+        for message in messages
+        if isinstance(message, collections_pb.IngestItemsRequest)
+    ]
+
+
+def test_things_are_cut_by_number_and_batches_are_numbered_from_one() -> None:
+    items = [NewItem(name, [1.0]) for name in "abcde"]
+    assert cut(ingest(2), items) == [(1, ["a", "b"]), (2, ["c", "d"]), (3, ["e"])]
+
+
+def test_things_are_cut_by_bytes_and_what_is_larger_travels_alone() -> None:
+    half = b"x" * (BATCH_BYTES // 2)
+    items = [NewItem("a", half), NewItem("b", half), NewItem("c", b"y"), NewItem("d", b"z" * BATCH_BYTES)]
+    assert cut(ingest(10), items) == [(1, ["a", "b"]), (2, ["c"]), (3, ["d"])]
+
+
+def test_batches_that_are_on_disk_are_not_sent_and_indices_still_count_from_the_start() -> None:
+    flow = ingest(2, last_batch=1)
+    assert cut(flow, [NewItem(name, [1.0]) for name in "abcde"]) == [(2, ["c", "d"]), (3, ["e"])]
+    refused = collections_pb.IngestItemsResponse(batch=2)
+    refused.error.code = 3
+    answers = flow.parse(refused, CallInfo())
+    assert [error.index for error in answers.errors()] == [2, 3]
+    assert answers.batch == 2
+
+
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 7))
+def test_every_thing_is_sent_once_and_in_order_however_it_is_cut(things: list[int], batch_size: int) -> None:
+    flow = EmbedFlow(model="m", batch_size=batch_size)
+    messages = list(flow.requests(bytes([thing]) for thing in things))
+    sent = []
+    for message in messages:
+        assert isinstance(message, inference_pb.EmbedStreamRequest)
+        assert 1 <= len(message.images) <= batch_size
+        sent += [image.encoded[0] for image in message.images]
+    assert sent == things
+
+
+def test_a_refused_message_is_the_error_of_each_of_its_pictures() -> None:
+    flow = EmbedFlow(model="", batch_size=2)
+    list(flow.requests([b"a", b"b", b"c"]))
+    fine = inference_pb.EmbedStreamResponse()
+    for _ in range(2):
+        fine.results.add().embedding.vector = b"\0\0\x80\x3f"
+    assert [len(one.vector) for one in flow.parse(fine, CallInfo()).values()] == [1, 1]
+    refused = inference_pb.EmbedStreamResponse()
+    refused.error.code, refused.error.message = 8, "Full."
+    assert list(flow.parse(refused, CallInfo())) == [ItemError(2, "RESOURCE_EXHAUSTED", "", "Full.")]
+
+
+def test_asyncio_cuts_the_same_way() -> None:
+    async def things() -> AsyncIterator[NewItem]:
+        for name in "abc":
+            yield NewItem(name, [1.0])
+
+    async def both() -> tuple[list[bytes], list[bytes]]:
+        given_async = [one.SerializeToString() async for one in ingest(2).requests_async(things())]
+        given_list = [
+            one.SerializeToString() async for one in ingest(2).requests_async([NewItem(name, [1.0]) for name in "abc"])
+        ]
+        return given_async, given_list
+
+    expected = [one.SerializeToString() for one in ingest(2).requests([NewItem(name, [1.0]) for name in "abc"])]
+    assert asyncio.run(both()) == (expected, expected)
+
+
+def test_an_empty_batch_size_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match=r"`batch_size` \(=0\) must be at least 1\."):
+        EmbedFlow(model="", batch_size=0)

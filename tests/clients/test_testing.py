@@ -1,0 +1,104 @@
+"""The fake: deterministic, and able to fail on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from twinsight_client import Client, ImageInput, InvalidArgument, ItemError, NewItem, Unavailable
+from twinsight_client.testing import AsyncFakeClient, FakeClient, MemoryServer
+
+pytestmark = pytest.mark.client
+
+Draw = Callable[[int], bytes]
+
+
+def test_a_vector_depends_on_the_bytes_and_the_region_alone(picture: Draw) -> None:
+    def vector(*images: bytes | ImageInput) -> list[list[float]]:
+        return [one.vector.tolist() for one in FakeClient().embed(images).values()]
+
+    whole, part, again = vector(picture(1), ImageInput(picture(1), region=(0, 0, 0.5, 1)), picture(1))
+    assert whole == again
+    assert whole != part
+    assert vector(picture(1)) == [whole]
+    (black,) = FakeClient().embed([np.zeros((1, 1, 3), np.uint8)]).values()
+    # Worked out once: a change of it would break users' tests that keep vectors.
+    assert black.vector[:3].tolist() == pytest.approx([0.202526, 0.068565, -0.090064], abs=1e-6)
+
+
+def test_unlike_pictures_are_about_orthogonal_where_the_dimension_is_high() -> None:
+    client = FakeClient(MemoryServer(dimension=1024))
+    pixels = [np.full((1, 1, 3), value, np.uint8) for value in range(20)]
+    vectors = np.array([one.vector for one in client.embed(pixels).values()])
+    cosines = vectors @ vectors.T
+    assert np.allclose(np.diag(cosines), 1, atol=1e-5)
+    assert np.abs(cosines - np.diag(np.diag(cosines))).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (b"", "IMAGE_UNREADABLE"),
+        (b"GIF89a", "IMAGE_UNREADABLE"),
+        (ImageInput(np.zeros((1, 1, 3), np.uint8), region=(0.5, 0, 0.5, 1)), "REGION_INVALID"),
+    ],
+)
+def test_pictures_that_a_server_would_refuse_are_refused(image: bytes | ImageInput, reason: str) -> None:
+    (answer,) = FakeClient().embed([image])
+    assert isinstance(answer, ItemError)
+    assert (answer.code, answer.reason) == ("INVALID_ARGUMENT", reason)
+
+
+def test_truncated_pictures_are_refused(picture: Draw) -> None:
+    assert [error.reason for error in FakeClient().embed([picture(1)[:-40]]).errors()] == ["IMAGE_UNREADABLE"]
+
+
+def test_calls_fail_on_demand_once_each_and_then_go_on() -> None:
+    client = FakeClient()
+    client.server.fail_next(Unavailable("Draining."), InvalidArgument("No."))
+    with pytest.raises(Unavailable, match="Draining"):
+        client.list_models()
+    with pytest.raises(InvalidArgument, match="No"):
+        list(client.embed_stream([b"x"]))
+    assert len(client.list_models()) == 1
+
+
+def test_clients_of_one_server_see_each_others_writes() -> None:
+    server = MemoryServer(models=["a", "b"], dimension=4)
+    with FakeClient(server) as writer:
+        writer.create_collection("c", model="b")
+        writer.upsert("c", [NewItem("x", [1.0, 0.0, 0.0, 0.0])]).values()
+
+    async def read() -> int:
+        async with AsyncFakeClient(server) as reader:
+            return (await reader.get_collection("c")).item_count
+
+    assert asyncio.run(read()) == 1
+    assert isinstance(writer, Client)
+    assert [(card.name, card.is_default) for card in writer.list_models()] == [("a", True), ("b", False)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores"),
+    # From (1, 0): to (2, 0), (0, 1) and (1, 0).
+    [
+        ("cosine", {"double": (1.0, 0.0), "square": (0.0, 1.0), "same": (1.0, 0.0)}),
+        ("euclidean", {"double": (-1.0, 1.0), "square": (-np.sqrt(2), np.sqrt(2)), "same": (0.0, 0.0)}),
+        ("dot", {"double": (2.0, -2.0), "square": (0.0, 0.0), "same": (1.0, -1.0)}),
+    ],
+)
+def test_scores_and_distances_are_the_contracts(metric: str, scores: dict[str, tuple[float, float]]) -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=2, metric=metric)
+    client.upsert(
+        "c", [NewItem("double", [2.0, 0.0]), NewItem("square", [0.0, 1.0]), NewItem("same", [1.0, 0.0])]
+    ).values()
+    (matches,) = client.search("c", [[1.0, 0.0]]).values()
+    assert {match.id: (match.score, match.distance) for match in matches} == {
+        name: pytest.approx(pair, abs=1e-6) for name, pair in scores.items()
+    }
+    assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
+    assert all(match.probability is None for match in matches)
