@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from e2e import errors
+from e2e.conftest import Reflected, health_stub, until
+from twinsight_core.engine import Engine
+from twinsight_server.app import SERVICES, Server
+from twinsight_server.config import ServerConfig
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def config(folder: Path, cache_dir: Path, **more: object) -> ServerConfig:
+    settings = {"listen": "127.0.0.1:0", "data_dir": folder, "cache_dir": cache_dir, "batch_size": 2, **more}
+    return ServerConfig(**settings)  # type: ignore[arg-type]
+
+
+def counted(server: Server, name: str, **labels: str) -> float:
+    return server.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def health(address: str, service: str = "") -> int:
+    with grpc.insecure_channel(address) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return health_stub(channel).Check(request, timeout=30).status
+
+
+@pytest.fixture
+def own(tmp_path: Path, cache_dir: Path) -> Iterator[Server]:
+    """A server whose insides a test may break; its canary runs when the test says."""
+    made = Server(
+        config(
+            tmp_path, cache_dir, canary_s=3600.0, queue_size=4, max_images=4, max_calls=2, metrics_listen="127.0.0.1:0"
+        )
+    )
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_every_service_is_serving_after_start(server: Server) -> None:
+    assert [health(server.address, service) for service in ("", *SERVICES)] == [SERVING] * 4
+
+
+def test_health_says_not_serving_and_calls_are_refused_before_start(tmp_path: Path, cache_dir: Path) -> None:
+    warming, go = threading.Event(), threading.Event()
+
+    class Slow(Engine):
+        def warm_up(self) -> None:
+            warming.set()
+            assert go.wait(60)
+            super().warm_up()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twinsight_server.models.Engine", Slow)
+        made = Server(config(tmp_path, cache_dir))
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(made.start)
+            assert warming.wait(60)
+            assert health(made.address) == NOT_SERVING
+            api = Reflected(made.address)
+            with pytest.raises(grpc.RpcError) as caught:
+                api.call("ModelService", "ListModels")
+            go.set()
+            started.result(60)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert errors.reason(errors.status_of(caught.value)) == "STARTING"
+        assert health(made.address) == SERVING
+        api.close()
+        made.stop()
+
+
+def test_health_follows_the_test_inference(
+    own: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = own.models.get("").engine
+
+    def broken(images: list[np.ndarray]) -> np.ndarray:
+        raise RuntimeError(f"device lost with {len(images)} pictures")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
+        patch.setattr(engine, "embed", broken)
+        assert not own.canary.check()
+        assert health(own.address) == NOT_SERVING
+    assert own.canary.check()
+    assert health(own.address) == SERVING
+
+
+def test_a_model_that_answers_wrongly_is_not_healthy(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = own.models.get("").engine
+    right = engine.embed
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "embed", lambda images: -right(images))
+        assert not own.canary.check()
+    assert own.canary.check()
+
+
+def test_an_unforeseen_error_tells_nothing(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise RuntimeError("secret: /etc/passwd")
+
+    monkeypatch.setattr("twinsight_server.services.inference.embed_pictures", broken)
+    api = Reflected(own.address)
+    with pytest.raises(grpc.RpcError) as caught:
+        api.call("InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])
+    api.close()
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "Internal error; the server's log has it under the request id."
+    assert "secret" not in str(errors.status_of(caught.value))
+
+
+def test_a_full_server_refuses_at_once_and_says_when_to_come_again(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own.models.get("").engine
+    right, busy, go = engine.embed, threading.Event(), threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    monkeypatch.setattr(engine, "embed", held)
+    api = Reflected(own.address)
+    image = {"encoded": photos["coffee"]}
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(api.call, "InferenceService", "Embed", images=[image])
+        assert busy.wait(60)
+        with pytest.raises(grpc.RpcError) as queue_full:
+            api.call("InferenceService", "Embed", images=[image] * 4)
+        second = pool.submit(api.call, "InferenceService", "Embed", images=[image] * 3)
+        until(lambda: counted(own, "twinsight_queued_images", model="base") == 4)
+        with pytest.raises(grpc.RpcError) as calls_full:
+            api.call("ModelService", "ListModels")
+        go.set()
+        assert len(first.result(60).results) == 1
+        assert len(second.result(60).results) == 3
+    api.close()
+    for caught, reason in ((queue_full, "QUEUE_FULL"), (calls_full, "CALLS_FULL")):
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert errors.reason(errors.status_of(caught.value)) == reason
+        assert errors.retry_after_s(caught.value) > 0
+
+
+def test_a_deadline_that_passes_ends_the_call(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own.models.get("").engine
+    right, go = engine.embed, threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        assert go.wait(60)
+        return right(images)
+
+    monkeypatch.setattr(engine, "embed", held)
+    api = Reflected(own.address)
+    request = api.message("EmbedRequest", images=[{"encoded": photos["coffee"]}])
+    with pytest.raises(grpc.RpcError) as caught:
+        api.method("InferenceService", "Embed")(request, timeout=0.3)
+    go.set()
+    api.close()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    until(lambda: counted(own, "twinsight_calls_total", method="Embed", code="DEADLINE_EXCEEDED") == 1)
+
+
+def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
+    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
+) -> None:
+    made = Server(config(tmp_path, cache_dir, drain_s=60.0))
+    made.start()
+    engine = made.models.get("").engine
+    right, busy, go = engine.embed, threading.Event(), threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    api, over = Reflected(made.address), threading.Event()
+    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
+
+    def one_and_then_silence() -> Iterator[object]:
+        yield message
+        over.wait(60)
+
+    stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
+    assert len(next(stream).results) == 1
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(engine, "embed", held)
+        call = pool.submit(api.call, "InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])
+        assert busy.wait(60)
+        stopped = pool.submit(made.stop)
+        with pytest.raises(grpc.RpcError):  # well before the 60 s that calls have to finish
+            next(stream)
+        assert not stopped.done()
+        go.set()
+        assert len(call.result(60).results) == 1
+        stopped.result(60)
+    over.set()
+    api.close()
+
+
+def test_a_stream_whose_caller_leaves_counts_as_cancelled(own: Server, photos: dict[str, bytes]) -> None:
+    api, over = Reflected(own.address), threading.Event()
+    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
+
+    def one_and_then_silence() -> Iterator[object]:
+        yield message
+        over.wait(60)
+
+    stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
+    next(stream)
+    stream.cancel()
+    until(lambda: counted(own, "twinsight_calls_total", method="EmbedStream", code="CANCELLED") == 1)
+    over.set()
+    api.close()
+
+
+def test_metrics_tell_calls_batches_and_compilations(own: Server, photos: dict[str, bytes]) -> None:
+    api = Reflected(own.address)
+    api.call("InferenceService", "Embed", images=[{"encoded": photos["coffee"]}, {"encoded": b"bad"}])
+    api.close()
+    with urllib.request.urlopen(f"http://{own.metrics_address}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    assert 'twinsight_calls_total{code="OK",method="Embed"} 1.0' in text
+    assert "twinsight_compilations_after_serving 0.0" in text
+    assert "twinsight_healthy 1.0" in text
+    assert re.search(r'twinsight_batch_size_count\{model="base"\} \d', text)
+    assert 'twinsight_items_total{method="Embed",outcome="OK"} 1.0' in text
+    assert 'twinsight_items_total{method="Embed",outcome="INVALID_ARGUMENT"} 1.0' in text
+
+
+def test_a_resumable_batch_that_the_model_failed_on_is_not_counted_as_written(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(images: list[np.ndarray]) -> np.ndarray:
+        raise RuntimeError(f"device lost with {len(images)} pictures")
+
+    api = Reflected(own.address)
+    api.call("CollectionService", "CreateCollection", collection={"id": "photos", "model": "base"})
+    items = [{"id": "a", "image": {"encoded": photos["coffee"]}}]
+    batch = api.message("IngestItemsRequest", collection="photos", ingest_id="job", batch=1, items=items)
+    ingest = api.stream("CollectionService", "IngestItems")
+    with monkeypatch.context() as patch:
+        patch.setattr(own.models.get("").engine, "embed", broken)
+        (failed,) = ingest(iter([batch]), timeout=30)
+    (again,) = ingest(iter([batch]), timeout=30)
+    api.close()
+    assert failed.error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert (again.results[0].id, again.last_batch) == ("a", 1)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "twinsight_core": ROOT / "core" / "twinsight_core",
+    "twinsight_server": ROOT / "server" / "twinsight_server",
+    "twinsight_client": ROOT / "clients" / "python" / "twinsight_client",
+}
+FORBIDDEN = {
+    "twinsight_core": {"grpc", "grpc_status", "google", "twinsight", "twinsight_server", "twinsight_client"},
+    "twinsight_server": {"twinsight_client"},
+    "twinsight_client": {"jax", "flax", "optax", "hnswlib", "apsw", "twinsight_core", "twinsight_server"},
+}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and top-level name of every absolute import in a file, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.lineno, node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_nothing_beyond_its_layer(package: str) -> None:
+    files = sorted(PACKAGES[package].rglob("*.py"))
+    assert files
+    crossings = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files
+        for line, name in imports(path)
+        if name in FORBIDDEN[package]
+    ]
+    assert crossings == []
+
+
+def test_messages_meet_arrays_in_convert_alone() -> None:
+    """Outside `convert`, no server module reads vectors out of bytes or writes them."""
+    for path in sorted(PACKAGES["twinsight_server"].rglob("*.py")):
+        if path.parent.name != "convert":
+            text = path.read_text("utf-8")
+            assert "frombuffer" not in text, path
+            assert "tobytes" not in text, path
+
+
+def test_no_file_is_longer_than_450_lines() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for folder in (*PACKAGES.values(), ROOT / "benchmarks", ROOT / "tests")
+        for path in folder.rglob("*.py")
+        if (lines := len(path.read_text("utf-8").splitlines())) > 450
+    }
+    assert long == {}
