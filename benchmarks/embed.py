@@ -1,0 +1,80 @@
+"""What the server adds to an Embed call: the call's median less decoding and the compiled call, in one run.
+
+They are measured in turns, so that whatever else the machine does falls on all of them alike, and beside them a gRPC
+call of the same size to a server that does nothing: the part of what is added that any server on grpcio adds.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from benchmarks.echo import echo
+from benchmarks.measure import interleaved_ms, median_of, summary
+from benchmarks.serving import server
+from twinsight_client import Client
+from twinsight_core.compilation import keep_compiled_code
+from twinsight_core.engine import Engine
+from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.images import decode
+from twinsight_core.packages import shipped_packages
+from twinsight_server.config import default_cache_dir
+
+RUNS = 5
+CALLS = 200
+SIZE = (500, 375)
+
+
+def photograph() -> bytes:
+    """Returns a photograph as a JPEG of 500x375 at quality 90."""
+    picture = Image.fromarray(load_sample_image("china.jpg")).resize(SIZE)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def measure() -> dict[str, object]:
+    """Returns the figures of the overhead of Embed at concurrency 1."""
+    keep_compiled_code(default_cache_dir() / "xla")
+    package = next(one for one in shipped_packages() if one.name == "base")
+    to = package.card.preprocessing
+    engine = Engine(XlaExecutor(package.build(), to), to, dimension=package.card.dimension, buckets=(1,))
+    engine.warm_up()
+    encoded = photograph()
+    pixels = decode(encoded, to)
+    runs = []
+    with (
+        tempfile.TemporaryDirectory() as data,
+        server(Path(data)) as served,
+        Client(served.address) as client,
+        echo() as bare,
+    ):
+        for _ in range(RUNS):
+            times = interleaved_ms(
+                {
+                    "call": lambda: client.embed([encoded]),
+                    "decode": lambda: decode(encoded, to),
+                    "compiled": lambda: engine.embed([pixels]),
+                    "bare_grpc": lambda: bare(encoded),
+                },
+                count=CALLS,
+            )
+            p50 = {name: summary(one)["p50"] for name, one in times.items()}
+            added = p50["call"] - p50["decode"] - p50["compiled"]
+            runs.append(
+                {f"{name}_p50_ms": value for name, value in p50.items()}
+                | {
+                    "call_p99_ms": summary(times["call"])["p99"],
+                    "added_p50_ms": round(added, 3),
+                    "added_beyond_bare_grpc_p50_ms": round(added - p50["bare_grpc"], 3),
+                }
+            )
+    return {
+        "what": f"Embed of one JPEG of {SIZE[0]}x{SIZE[1]} ({len(encoded)} bytes), concurrency 1, {CALLS} calls a run",
+        "runs": runs,
+        "median": {name: median_of(runs, name) for name in runs[0]},
+    }

@@ -1,0 +1,28 @@
+"""Seconds from the start of the process to SERVING, with an empty and with a warm cache of compiled programs."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from benchmarks.serving import server
+
+RUNS = 5
+
+
+def measure() -> dict[str, object]:
+    """Returns the start-up times; the first start of each folder is cold, the others warm."""
+    with tempfile.TemporaryDirectory() as folder:
+        times = [_start(Path(folder)) for _ in range(RUNS + 1)]
+    return {
+        "what": "Process start to SERVING, model base, six batch sizes",
+        "cold_s": round(times[0], 2),
+        "warm_s": [round(one, 2) for one in times[1:]],
+        "median": {"warm_s": round(statistics.median(times[1:]), 2)},
+    }
+
+
+def _start(folder: Path) -> float:
+    with server(folder / "data", "--cache-dir", str(folder / "cache")) as served:
+        return served.start_s
