@@ -53,7 +53,7 @@ class Batcher:
 
         Args:
             name: the model's name, for metrics and the thread.
-            engine: computes; only the worker calls it.
+            engine: computes; one thread at a time calls it.
             metrics: where batches are counted.
             queue_size: pictures that calls may have in work at once, all together.
             wait_s: longest wait for a batch to fill.

@@ -133,7 +133,9 @@ class Gate:
             self._idle.add(call, context)
             try:
                 yield call
-                call.check_alive()  # gRPC ends the requests of a caller that is gone as if it had finished
+                # gRPC may end the requests of a caller that is gone as if it had finished, a moment before it says
+                # that it is gone: such a stream, all of whose messages were answered, then counts as OK.
+                call.check_alive()
             finally:
                 self._idle.discard(call)
 

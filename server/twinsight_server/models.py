@@ -23,7 +23,7 @@ class ServedModel:
 
     Attributes:
         package: its name, digest and card.
-        engine: computes; used by the batcher's worker alone once it serves.
+        engine: computes; called by the batcher alone once it serves.
         batcher: the way to it.
     """
 

@@ -17,6 +17,7 @@ from e2e import errors
 from e2e.conftest import Reflected, health_stub, until
 from twinsight_core.engine import Engine
 from twinsight_server.app import SERVICES, Server
+from twinsight_server.calls import Call
 from twinsight_server.config import ServerConfig
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -215,7 +216,37 @@ def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
     api.close()
 
 
-def test_a_stream_whose_caller_leaves_counts_as_cancelled(own: Server, photos: dict[str, bytes]) -> None:
+def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own.models.get("").engine
+    right, busy, go = engine.embed, threading.Event(), threading.Event()
+    gone = threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    class Watched(Call):
+        def cancel(self) -> None:
+            super().cancel()
+            gone.set()
+
+    monkeypatch.setattr(engine, "embed", held)
+    monkeypatch.setattr("twinsight_server.calls.Call", Watched)
+    api = Reflected(own.address)
+    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
+    stream = api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)
+    assert busy.wait(60)
+    stream.cancel()
+    assert gone.wait(60)
+    go.set()
+    until(lambda: counted(own, "twinsight_calls_total", method="EmbedStream", code="CANCELLED") == 1)
+    api.close()
+
+
+def test_a_stream_whose_caller_leaves_between_messages_frees_its_place(own: Server, photos: dict[str, bytes]) -> None:
     api, over = Reflected(own.address), threading.Event()
     message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
 
@@ -225,8 +256,9 @@ def test_a_stream_whose_caller_leaves_counts_as_cancelled(own: Server, photos: d
 
     stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
     next(stream)
+    assert counted(own, "twinsight_calls_in_flight") == 1
     stream.cancel()
-    until(lambda: counted(own, "twinsight_calls_total", method="EmbedStream", code="CANCELLED") == 1)
+    until(lambda: counted(own, "twinsight_calls_in_flight") == 0)
     over.set()
     api.close()
 
