@@ -27,6 +27,7 @@ COUNT, DIMENSION, CLUSTERS = 20_000, 256, 200
 QUERIES = 100
 TOP_K = 10
 BATCH = 500
+INDEXED_WITHIN_S = 300
 FILTERS: dict[str, Filter | None] = {
     "none": None,
     "50 %": field("n") < COUNT // 2,
@@ -95,6 +96,8 @@ def _fill(client: Client, items: np.ndarray) -> None:
 
 def _wait_indexed(client: Client, start: float) -> float:
     while client.get_collection("bench").indexed_count < COUNT:
+        if time.perf_counter() - start > INDEXED_WITHIN_S:
+            raise RuntimeError(f"The items were not indexed within {INDEXED_WITHIN_S} s.")
         time.sleep(0.1)
     return time.perf_counter() - start
 

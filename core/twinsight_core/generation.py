@@ -81,11 +81,8 @@ class Generation:
         return len(labels)
 
     def indexed_count(self) -> int:
-        """Returns how many live items the graph holds."""
-        if self.graph is None:
-            return 0
-        coverage, view = self.coverage, self.rows.view
-        return int(np.count_nonzero(view.alive[: coverage.end]) - np.count_nonzero(view.alive[coverage.outside]))
+        """Returns how many live items the graph covers, those beside it for good too; 0 without a graph."""
+        return 0 if self.graph is None else int(np.count_nonzero(self.rows.view.alive[: self.coverage.end]))
 
 
 def fingerprints_of(vectors: np.ndarray) -> np.ndarray:

@@ -61,7 +61,8 @@ class CollectionStatus:
     Attributes:
         state: how it answers.
         item_count: items in it.
-        indexed_count: items that the graph holds; the rest are scanned exactly.
+        indexed_count: items that the index has taken in, into the graph or beside it for good; those that wait their
+            turn are scanned exactly. 0 where there is no graph.
     """
 
     state: CollectionState

@@ -126,6 +126,7 @@ def test_hundreds_of_copies_do_not_hide_the_rest(tmp_path: Path) -> None:
     collection = _made(tmp_path / "copies", Metric.COSINE)
     collection.upsert(mixed)
     assert collection.wait_indexed(60)
+    assert collection.status().indexed_count == len(mixed)
     queries = np.stack([item.vector for item in items[::30]])
     truth = collection.search(queries, SearchOptions(10, exact=True))
     found = collection.search(queries, SearchOptions(10))

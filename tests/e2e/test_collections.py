@@ -45,8 +45,7 @@ def filled(api: Reflected, vectors: np.ndarray) -> str:
         ]
         results = api.call("CollectionService", "UpsertItems", collection="filled", items=items).results
         assert [result.id for result in results] == [item["id"] for item in items]
-    # Copies and points that no walk finds stay out of the graph.
-    until(lambda: described(api, "filled").indexed_count >= 0.95 * COUNT)
+    until(lambda: described(api, "filled").indexed_count == COUNT)
     return "filled"
 
 

@@ -285,7 +285,8 @@ class CollectionInfo:
         metric: how nearness is measured.
         model_digest: digest of the model to which it is bound.
         item_count: items in it.
-        indexed_count: items that the graph holds already; the rest are scanned exactly.
+        indexed_count: items that the index has taken in, all once it has caught up; the rest are scanned exactly. 0
+            while the collection is too small for a graph.
         state: how it answers.
         create_time: when it was made, in UTC.
     """

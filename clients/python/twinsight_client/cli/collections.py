@@ -108,7 +108,7 @@ def _tell(info: CollectionInfo, settings: Settings) -> None:
             "digest": info.model_digest,
             "metric": info.metric,
             "dimension": info.dimension,
-            "items": f"{info.item_count} ({info.indexed_count} in the graph)",
+            "items": f"{info.item_count} ({info.indexed_count} indexed)",
             "state": info.state,
             "created": info.create_time.isoformat(timespec="seconds") if info.create_time else "",
         }
