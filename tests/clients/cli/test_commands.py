@@ -292,7 +292,14 @@ def test_json_has_plain_types_alone() -> None:
     }
 
 
-COMMAND = (sys.executable, "-c", "from twinsight_client.cli import main; main()", "--target")
+# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
+MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from twinsight_client.cli import main
+main()
+"""
+COMMAND = (sys.executable, "-c", MAIN, "--target")
 
 
 def test_the_installed_command_talks_to_a_real_server(wire: WireServer, album: Path) -> None:
