@@ -62,7 +62,7 @@ clean:  ## remove what the other targets made
 PROTO_SOURCES := proto/hatch_build.py $(wildcard proto/twinsight/v1/*.proto)
 
 .venv/.stamp: pyproject.toml uv.lock $(PROTO_SOURCES) | $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --locked --extra server --python $(PYTHON)
+	$(UV) sync --locked --extra train --extra onnx --python $(PYTHON)
 	touch $@
 
 .venv-client/.stamp: pyproject.toml uv.lock $(PROTO_SOURCES) | $(filter .uv/bin/uv,$(UV))

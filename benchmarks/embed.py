@@ -42,7 +42,7 @@ def measure() -> dict[str, object]:
     keep_compiled_code(default_cache_dir() / "xla")
     package = next(one for one in shipped_packages() if one.name == "base")
     to = package.card.preprocessing
-    engine = Engine(XlaExecutor(package.build(), to), to, dimension=package.card.dimension, buckets=(1,))
+    engine = Engine(XlaExecutor(package.build(), to), to, answer_shape=package.card.config.answer_shape, buckets=(1,))
     engine.warm_up()
     encoded = photograph()
     pixels = decode(encoded, to)
@@ -58,7 +58,7 @@ def measure() -> dict[str, object]:
                 {
                     "call": lambda: client.embed([encoded]),
                     "decode": lambda: decode(encoded, to),
-                    "compiled": lambda: engine.embed([pixels]),
+                    "compiled": lambda: engine.infer([pixels]),
                     "bare_grpc": lambda: bare(encoded),
                 },
                 count=CALLS,

@@ -1,10 +1,10 @@
-"""Any number of pictures in, vectors out, without ever compiling in a request.
+"""Any number of pictures in, their answers out, without ever compiling in a request.
 
 XLA compiles for fixed shapes. The engine owns a sorted list of batch sizes ("buckets"), has each prepared at start, and
 serves a batch of any size with them: full buckets first, then the smallest that holds the rest, padded with zeros.
 
 1. `warm_up` prepares every bucket and runs each once, before the server says SERVING.
-2. `embed` cuts the pictures into buckets and pads the last.
+2. `infer` cuts the pictures into buckets and pads the last.
 3. The executor makes one transfer in, the compiled call, one transfer out.
 4. The padding's rows are cut off.
 """
@@ -24,14 +24,14 @@ DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32)
 
 
 class Engine:
-    """Serves one model. `embed` may be called from one thread at a time; the batcher sees to it."""
+    """Serves one model. `infer` may be called from one thread at a time; the batcher sees to it."""
 
     def __init__(
         self,
         executor: Executor,
         preprocessing: Preprocessing,
         *,
-        dimension: int,
+        answer_shape: tuple[int, ...],
         buckets: Sequence[int] = DEFAULT_BUCKETS,
     ) -> None:
         """Takes the executor; prepares nothing yet.
@@ -39,7 +39,7 @@ class Engine:
         Args:
             executor: computes one bucket.
             preprocessing: shape of a picture.
-            dimension: components of a vector.
+            answer_shape: shape of the answer for one picture.
             buckets: batch sizes, ascending, each at least 1.
 
         Raises:
@@ -48,7 +48,7 @@ class Engine:
         if not buckets or buckets[0] < 1 or any(a >= b for a, b in pairwise(buckets)):
             raise ValueError(f"`buckets` (={tuple(buckets)}) must be ascending and at least 1.")
         self.preprocessing = preprocessing
-        self.dimension = dimension
+        self.answer_shape = answer_shape
         self.buckets = tuple(buckets)
         self._executor = executor
 
@@ -68,21 +68,21 @@ class Engine:
             self._executor.prepare(bucket)
             self._executor.compute(self._blank(bucket))
 
-    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeds pictures.
+    def infer(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Runs the model on pictures.
 
         Args:
             images: n of [height, width, 3] uint8, RGB, 0..255.
 
         Returns:
-            [n, dimension] float32, rows of length 1, in order.
+            [n, *answer_shape] float32, in order.
         """
-        vectors = np.empty((len(images), self.dimension), np.float32)
+        answers = np.empty((len(images), *self.answer_shape), np.float32)
         for start, count, bucket in self._cuts(len(images)):
             batch = self._blank(bucket)
             np.stack(images[start : start + count], out=batch[:count])
-            vectors[start : start + count] = self._executor.compute(batch)[:count]
-        return vectors
+            answers[start : start + count] = self._executor.compute(batch)[:count]
+        return answers
 
     def _cuts(self, total: int) -> Iterator[tuple[int, int, int]]:
         """Start, number of pictures and bucket of each piece."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import Field
+from types import MappingProxyType
 from typing import TypeVar
 
 Choice = TypeVar("Choice", bound=str)
+
+OPTIONAL: Mapping[str, bool] = MappingProxyType({"optional": True})
+"""`metadata` of a dataclass's field that an object may lack."""
 
 
 class JsonFields:
@@ -14,7 +19,8 @@ class JsonFields:
 
     Args:
         values: what was parsed.
-        names: the fields that it must have; None lets any through.
+        names: the fields that it must have, by names or as `__dataclass_fields__`, where those marked with OPTIONAL may
+            be missing; None lets any through.
         path: where the object lies (`preprocessing`), for the messages; empty at the top.
 
     Raises:
@@ -27,9 +33,20 @@ class JsonFields:
             raise ValueError(f"`{path}` must be an object." if path else "an object is wanted.")
         self._values: dict[str, object] = values
         if names is not None:
-            wanted = set(names)
-            for name in sorted(wanted.symmetric_difference(values)):
-                raise ValueError(f"{self._quoted(name)} is {'missing' if name in wanted else 'unknown'}.")
+            self.check_names(names)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Checks that there are exactly these fields; `names` as for the constructor.
+
+        Raises:
+            ValueError: a field is missing or unknown.
+        """
+        wanted = set(names)
+        for name in sorted(wanted.symmetric_difference(self._values) - _optional(names)):
+            raise ValueError(f"{self._quoted(name)} is {'missing' if name in wanted else 'unknown'}.")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
 
     def object(self, name: str, names: Iterable[str] | None = None) -> JsonFields:
         """Returns the object in a field; `names` as for the constructor."""
@@ -38,6 +55,14 @@ class JsonFields:
     def optional_object(self, name: str, names: Iterable[str] | None = None) -> JsonFields | None:
         """Returns the object in a field, or None for null."""
         return None if self._values[name] is None else self.object(name, names)
+
+    def objects(self, name: str, names: Iterable[str] | None = None) -> tuple[JsonFields, ...]:
+        """Returns a list of objects; `names` as for the constructor, for each of them."""
+        value = self._values[name]
+        if not isinstance(value, list):
+            raise ValueError(f"{self._shown(name)} must be a list of objects.")
+        place = self._place(name)
+        return tuple(JsonFields(one, names=names, path=f"{place}[{number}]") for number, one in enumerate(value))
 
     def text(self, name: str) -> str:
         """Returns a string."""
@@ -49,7 +74,7 @@ class JsonFields:
     def choice(self, name: str, choices: tuple[Choice, ...]) -> Choice:
         """Returns one of `choices`."""
         for choice in choices:
-            if self._values[name] == choice:
+            if self._values.get(name) == choice:
                 return choice
         raise ValueError(f"{self._shown(name)} must be one of {', '.join(f'`{one}`' for one in choices)}.")
 
@@ -74,6 +99,20 @@ class JsonFields:
             raise ValueError(f"{self._shown(name)} must be a finite number.")
         return float(value)
 
+    def integers(self, name: str, *, least: int, most: int) -> tuple[int, ...]:
+        """Returns a list of integers in `least`..`most`."""
+        return tuple(one.integer("value", least=least, most=most) for one in self._each(name))
+
+    def number_list(self, name: str) -> tuple[float, ...]:
+        """Returns a list of finite numbers."""
+        return tuple(one.number("value") for one in self._each(name))
+
+    def _each(self, name: str) -> list[JsonFields]:
+        values = self._values[name]
+        if not isinstance(values, list):
+            raise ValueError(f"{self._shown(name)} must be a list.")
+        return [JsonFields({"value": one}, path=f"{self._place(name)}[{n}]") for n, one in enumerate(values)]
+
     def numbers(self) -> dict[str, float]:
         """Returns all fields, each a finite number."""
         return {name: self.number(name) for name in self._values}
@@ -85,4 +124,11 @@ class JsonFields:
         return f"`{self._place(name)}`"
 
     def _shown(self, name: str) -> str:
-        return f"{self._quoted(name)} (={self._values[name]!r:.80})"
+        return f"{self._quoted(name)} (={self._values.get(name)!r:.80})"
+
+
+def _optional(names: Iterable[str]) -> set[str]:
+    """Returns the names that are marked with OPTIONAL; none of what is no `__dataclass_fields__`."""
+    if not isinstance(names, Mapping):
+        return set()
+    return {name for name, field in names.items() if isinstance(field, Field) and field.metadata.get("optional")}

@@ -37,8 +37,9 @@ from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import PREPROCESSING_VERSION, Preprocessing
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.registry import ARCHITECTURES, Config, Network
-from twinsight_core.models.siamese import MAX_DIMENSION
+from twinsight_core.models.registry import ARCHITECTURES, Config, Network, build_network
+from twinsight_core.models.siamese import MAX_DIMENSION, SiameseConfig
+from twinsight_core.models.tasks import TASKS, Task
 
 CARD_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -46,7 +47,6 @@ MAX_CARD_BYTES = 1024 * 1024
 # Far above any network here; keeps a wrong file from filling the memory.
 MAX_WEIGHTS_BYTES = 2 * 1024 * 1024 * 1024
 MAX_INPUT_PX = 4096
-TASKS = ("embedding",)
 FITS: tuple[Literal["stretch", "crop", "pad"], ...] = ("stretch", "crop", "pad")
 
 _SHIPPED = Path(__file__).parent / "shipped"
@@ -60,13 +60,13 @@ class ModelCard:
     Attributes:
         architecture: name in `twinsight_core.models.registry.ARCHITECTURES`.
         config: the architecture's configuration.
-        task: "embedding".
+        task: what the network is for, see `twinsight_core.models.tasks`; the architecture's.
         preprocessing: how a picture becomes the network's input.
-        dimension: components of a vector.
+        dimension: components of a vector; 0 where the task is not embedding.
         licence: licence of the weights, an SPDX identifier or a sentence.
         training_data: what the weights were trained on, and under which terms.
         description: what the model is for and where it fails.
-        labels: names of the classes by number; empty for an embedding model.
+        labels: names of the classes by number; none for an embedding model.
         calibration: how cosine similarities become probabilities; None if not calibrated.
         scores: scores on held-out data by name of the measure.
         recipe: the command that made the weights.
@@ -74,7 +74,7 @@ class ModelCard:
 
     architecture: str
     config: Config
-    task: str
+    task: Task
     preprocessing: Preprocessing
     dimension: int
     licence: str
@@ -111,18 +111,24 @@ class ModelCard:
         """
         card = JsonFields(values, names=cls.__dataclass_fields__)
         kind = card.choice("architecture", tuple(ARCHITECTURES))
-        made = ARCHITECTURES[kind].config
-        config = made.from_json(card.object("config", made.__dataclass_fields__))
-        if card.integer("dimension", least=1, most=MAX_DIMENSION) != config.dimension:
-            raise ValueError(f"`dimension` must be `config.dimension` (={config.dimension}).")
+        config = ARCHITECTURES[kind].from_json(card.object("config"))
+        task = card.choice("task", TASKS)
+        if task != config.TASK:
+            raise ValueError(f"`task` (={task!r}) must be {config.TASK!r}, that of `{kind}`.")
+        dimension = config.dimension if isinstance(config, SiameseConfig) else 0
+        if card.integer("dimension", least=0, most=MAX_DIMENSION) != dimension:
+            raise ValueError(f"`dimension` must be {dimension}, as `config` has it.")
+        labels = card.texts("labels")
+        if len(labels) != label_count(config) or len(set(labels)) != len(labels) or "" in labels:
+            raise ValueError(f"`labels` must be {label_count(config)} names, none empty and no two equal.")
         calibration = card.optional_object("calibration", Calibration.__dataclass_fields__)
         return cls(
             architecture=kind,
             config=config,
-            task=card.choice("task", TASKS),
+            task=task,
             preprocessing=_preprocessing(card.object("preprocessing", Preprocessing.__dataclass_fields__)),
-            dimension=config.dimension,
-            labels=card.texts("labels"),
+            dimension=dimension,
+            labels=labels,
             calibration=None if calibration is None else Calibration.from_json(calibration),
             licence=card.text("licence"),
             training_data=card.text("training_data"),
@@ -163,8 +169,7 @@ class ModelPackage:
             tensors = safetensors.numpy.load(content)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise PackageError(f"{path}: not a safetensors file ({error}).", reason="PACKAGE_WEIGHTS") from error
-        made = ARCHITECTURES[self.card.architecture]
-        abstract = nnx.eval_shape(lambda: made.build(self.card.config, nnx.Rngs(0)))
+        abstract = nnx.eval_shape(lambda: build_network(self.card.config, rngs=nnx.Rngs(0)))
         graph, state = nnx.split(abstract)
         flat = {_tensor_name(place): (place, variable) for place, variable in nnx.to_flat_state(state)}
         _check_tensors(path, tensors, {name: tuple(variable.shape) for name, (_, variable) in flat.items()})
@@ -174,6 +179,11 @@ class ModelPackage:
         network = nnx.merge(graph, filled)
         network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
         return network
+
+
+def label_count(config: Config) -> int:
+    """Returns how many labels the card of a network has."""
+    return 0 if isinstance(config, SiameseConfig) else config.classes
 
 
 def load_package(folder: Path) -> ModelPackage:

@@ -123,7 +123,7 @@ class Batcher:
             call: whose it is.
 
         Returns:
-            Gets [dimension] float32; or Cancelled, DeadlineExceeded, Unavailable, or what computing raised.
+            Gets the model's answer, float32; or Cancelled, DeadlineExceeded, Unavailable, or what computing raised.
         """
         one = _Waiting(image, call, Future(), time.monotonic())
         with self._changed:
@@ -220,7 +220,7 @@ class Batcher:
             return
         start = time.monotonic()
         try:
-            vectors = self._engine.embed([one.image for one in batch])
+            answers = self._engine.infer([one.image for one in batch])
         except Exception as error:
             if len(batch) == 1:
                 log.exception("a picture failed in compute", model=self._name, request_id=batch[0].call.request_id)
@@ -233,10 +233,10 @@ class Batcher:
         took = time.monotonic() - start
         self._seconds_per_image += 0.1 * (took / len(batch) - self._seconds_per_image)
         self._metrics.batch_size.labels(self._name).observe(len(batch))
-        for one, vector in zip(batch, vectors, strict=True):
+        for one, answer in zip(batch, answers, strict=True):
             one.call.record("queue", start - one.since)
             one.call.record("compute", took)
-            one.future.set_result(vector)
+            one.future.set_result(answer)
 
 
 def _draining() -> Unavailable:

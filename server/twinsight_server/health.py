@@ -1,7 +1,7 @@
 """Health that follows a real inference.
 
-1. After warm-up a small test picture goes through each model's batcher; its vector is remembered.
-2. Every `interval_s` it goes through again. The health of all services follows whether the vector came in time and
+1. After warm-up a small test picture goes through each model's batcher; its answer is remembered.
+2. Every `interval_s` it goes through again. The health of all services follows whether the answer came in time and
    was the same.
 3. Draining turns health off for good.
 """
@@ -16,6 +16,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 
 from twinsight_core.errors import StartupError
+from twinsight_core.models.tasks import Task
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics
 from twinsight_server.models import ServedModel
@@ -26,7 +27,7 @@ _TIMEOUT_S = 5.0
 """A queue that takes longer than this for one picture is not healthy."""
 
 _TOLERANCE = 1e-3
-"""Largest difference of a component that other batch sizes may bring; a wrong vector differs by far more."""
+"""Largest difference of a component that other batch sizes may bring; a wrong answer differs by far more."""
 
 
 class Canary:
@@ -55,19 +56,16 @@ class Canary:
         """Tests each model once and remembers what it answers.
 
         Raises:
-            StartupError: a model does not answer with a vector of length 1.
+            StartupError: a model does not answer as its task wants.
         """
         for model in self._models:
             try:
-                vector = self._infer(model)
+                answer = self._infer(model)
             except Exception as error:
                 raise StartupError(f"Model `{model.name}` fails on the test picture.", reason="MODEL_BROKEN") from error
-            if not abs(float(np.linalg.norm(vector)) - 1) < _TOLERANCE:
-                raise StartupError(
-                    f"Model `{model.name}` answers the test picture with a vector that is not of length 1.",
-                    reason="MODEL_BROKEN",
-                )
-            self._expected[model.name] = vector
+            if flaw := _flaw(answer, model.package.card.task):
+                raise StartupError(f"Model `{model.name}` answers the test picture with {flaw}.", reason="MODEL_BROKEN")
+            self._expected[model.name] = answer
 
     def start(self, interval_s: float) -> None:
         """Turns health on and goes on testing."""
@@ -116,3 +114,14 @@ class Canary:
         state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in self._services:
             self.servicer.set(service, state)
+
+
+def _flaw(answer: np.ndarray, task: Task) -> str | None:
+    """Says what is wrong with an answer; None: nothing is."""
+    if not np.isfinite(answer).all():
+        return "numbers that are not finite"
+    if task == "embedding" and not abs(float(np.linalg.norm(answer)) - 1) < _TOLERANCE:
+        return "a vector that is not of length 1"
+    if task == "classification" and not abs(float(answer.sum()) - 1) < _TOLERANCE:
+        return "probabilities that do not add up to 1"
+    return None

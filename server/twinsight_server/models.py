@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import structlog
 
 from twinsight_core.engine import Engine
-from twinsight_core.errors import NotFound, PackageError
+from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PackageError
 from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage, load_packages, shipped_packages
 from twinsight_server.batcher import Batcher
 from twinsight_server.config import ServerConfig
@@ -63,7 +64,7 @@ class Models:
             engine = Engine(
                 XlaExecutor(package.build(), card.preprocessing),
                 card.preprocessing,
-                dimension=card.dimension,
+                answer_shape=card.config.answer_shape,
                 buckets=config.buckets,
             )
             wait_s = config.batch_wait_ms / 1e3
@@ -86,6 +87,33 @@ class Models:
         if found is None:
             raise NotFound.among("Model", name, self._models, reason="MODEL_NOT_FOUND", field="model")
         return found
+
+    def get_for(self, task: Task, name: str) -> ServedModel:
+        """Returns a model that does a task; for an empty name the default one, or else the only one that does it.
+
+        Raises:
+            NotFound: no model has the name, or none does the task.
+            FailedPrecondition: the model does another task.
+            InvalidInput: several do it, and none was named.
+        """
+        able = [model for model in self.all() if model.package.card.task == task]
+        if not name and self._models[self.default_name] not in able:
+            if not able:
+                raise NotFound(f"No model for {task} is loaded.", reason="MODEL_NOT_FOUND", field="model")
+            if len(able) > 1:
+                names = ", ".join(f"`{model.name}`" for model in able)
+                raise InvalidInput(
+                    f"`model` must be given: {names} do {task}.", reason="MODEL_AMBIGUOUS", field="model"
+                )
+            return able[0]
+        model = self.get(name)
+        if model not in able:
+            raise FailedPrecondition(
+                f"Model `{model.name}` does {model.package.card.task}, not {task}.",
+                reason="MODEL_TASK",
+                field="model",
+            )
+        return model
 
     def with_digest(self, digest: str) -> ServedModel | None:
         """Returns the model of a digest, whatever its name; None if it is not loaded."""

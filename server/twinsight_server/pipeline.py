@@ -1,4 +1,4 @@
-"""Pictures of one call to vectors: decoded on a pool, batched with other calls' pictures, answered one by one."""
+"""Pictures of one call to a model's answers: decoded on a pool, batched with other calls', answered one by one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Picture:
 
 
 class Pipeline:
-    """Decodes and embeds."""
+    """Decodes pictures and runs models on them."""
 
     def __init__(self, *, decoders: int, limits: Limits) -> None:
         """Starts the decoding threads.
@@ -47,26 +47,26 @@ class Pipeline:
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         self._limits = limits
 
-    def embed(self, model: ServedModel, pictures: Sequence[Picture], call: Call) -> list[np.ndarray | TwinsightError]:
-        """Embeds pictures, each on its own.
+    def infer(self, model: ServedModel, pictures: Sequence[Picture], call: Call) -> list[np.ndarray | TwinsightError]:
+        """Runs a model on pictures, each on its own.
 
         Two batches of a call are in work at once: one computes while the next is decoded, and a large call leaves the
         decoders and the queue to others in between.
 
         Args:
-            model: embeds them.
+            model: runs on them.
             pictures: any number.
             call: whose they are; gets the times of decode, queue and compute.
 
         Returns:
-            For each picture, in order, [dimension] float32 of length 1, or InvalidImage.
+            For each picture, in order, the model's answer (`twinsight_core.models.tasks`), or InvalidImage.
 
         Raises:
             Overloaded: the queue has no room for them.
             Cancelled, DeadlineExceeded: nobody waits for the answer any more.
         """
         if len(pictures) == 1 and model.batcher.is_idle:
-            return [self._embed_here(model, pictures[0], call)]
+            return [self._infer_here(model, pictures[0], call)]
         at_once = min(len(pictures), 2 * model.batcher.max_batch)
         answers: list[np.ndarray | TwinsightError] = []
         in_work: deque[Future[Future[np.ndarray] | TwinsightError]] = deque()
@@ -82,8 +82,8 @@ class Pipeline:
         """Finishes what is being decoded and stops the threads."""
         self._pool.shutdown()
 
-    def _embed_here(self, model: ServedModel, picture: Picture, call: Call) -> np.ndarray | TwinsightError:
-        """Embeds a lone picture in the caller's thread, where the model has nothing else in work."""
+    def _infer_here(self, model: ServedModel, picture: Picture, call: Call) -> np.ndarray | TwinsightError:
+        """Runs the model on a lone picture in the caller's thread, where the model has nothing else in work."""
         with model.batcher.room(1):
             model.batcher.announce()
             return self._answer(self._decode(model, picture, call, time.monotonic(), here=True), call)

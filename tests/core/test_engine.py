@@ -52,20 +52,20 @@ def pictures(count: int) -> list[np.ndarray]:
 
 def test_seven_pictures_ride_in_buckets_of_four_and_four() -> None:
     executor = Sums()
-    Engine(executor, INPUT, dimension=3, buckets=(1, 2, 4)).embed(pictures(7))
+    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).infer(pictures(7))
     assert [len(batch) for batch in executor.computed] == [4, 4]
     assert not executor.computed[1][3].any()
 
 
 def test_one_picture_rides_alone() -> None:
     executor = Sums()
-    Engine(executor, INPUT, dimension=3, buckets=(1, 2, 4)).embed(pictures(1))
+    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).infer(pictures(1))
     assert [len(batch) for batch in executor.computed] == [1]
 
 
 def test_warm_up_prepares_and_runs_every_bucket() -> None:
     executor = Sums()
-    Engine(executor, INPUT, dimension=3, buckets=(1, 2, 4)).warm_up()
+    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).warm_up()
     assert executor.prepared == [1, 2, 4]
     assert [len(batch) for batch in executor.computed] == [1, 2, 4]
 
@@ -73,7 +73,7 @@ def test_warm_up_prepares_and_runs_every_bucket() -> None:
 @given(st.integers(0, 30), st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True))
 def test_vectors_come_in_the_order_of_the_pictures_whatever_the_buckets(count: int, buckets: list[int]) -> None:
     given_pictures = pictures(count)
-    vectors = Engine(Sums(), INPUT, dimension=3, buckets=sorted(buckets)).embed(given_pictures)
+    vectors = Engine(Sums(), INPUT, answer_shape=(3,), buckets=sorted(buckets)).infer(given_pictures)
     assert vectors.shape == (count, 3)
     assert all(
         np.array_equal(vector, one.sum(axis=(0, 1))) for vector, one in zip(vectors, given_pictures, strict=True)
@@ -83,7 +83,7 @@ def test_vectors_come_in_the_order_of_the_pictures_whatever_the_buckets(count: i
 @pytest.mark.parametrize("buckets", [(), (0, 1), (2, 1), (1, 1)])
 def test_buckets_must_ascend(buckets: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must be ascending and at least 1"):
-        Engine(Sums(), INPUT, dimension=3, buckets=buckets)
+        Engine(Sums(), INPUT, answer_shape=(3,), buckets=buckets)
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +92,21 @@ def network() -> MeanNetwork:
 
 
 def test_xla_gives_what_the_network_gives(network: MeanNetwork) -> None:
-    engine = Engine(XlaExecutor(network, INPUT), INPUT, dimension=5, buckets=(1, 4))
+    engine = Engine(XlaExecutor(network, INPUT), INPUT, answer_shape=(5,), buckets=(1, 4))
     engine.warm_up()
     some = pictures(6)
-    np.testing.assert_allclose(engine.embed(some), network(jnp.stack(some)), atol=1e-6)
+    np.testing.assert_allclose(engine.infer(some), network(jnp.stack(some)), atol=1e-6)
 
 
 def test_nothing_compiles_after_warm_up(network: MeanNetwork) -> None:
     counter = CompilationCounter()
     try:
-        engine = Engine(XlaExecutor(network, INPUT), INPUT, dimension=5, buckets=(1, 2, 8))
+        engine = Engine(XlaExecutor(network, INPUT), INPUT, answer_shape=(5,), buckets=(1, 2, 8))
         engine.warm_up()
         assert counter.count >= 3
         counter.reset()
         for count in range(1, 20):
-            engine.embed(pictures(count))
+            engine.infer(pictures(count))
         assert counter.count == 0
     finally:
         counter.close()

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.mobilenet import MobileNetConfig
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import (
     CARD_FILE,
@@ -27,7 +28,7 @@ from twinsight_core.packages import (
     shipped_packages,
 )
 
-CONFIG = SiameseConfig(width_multiplier=0.1, dimension=8)
+CONFIG = SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.1), dimension=8)
 CARD = ModelCard(
     architecture="siamese",
     config=CONFIG,
@@ -110,7 +111,6 @@ def test_the_digest_follows_meaning_and_weights_but_not_words(saved: ModelPackag
     for change in (
         {"preprocessing": card["preprocessing"] | {"fit": "crop"}},
         {"preprocessing": card["preprocessing"] | {"height_px": 64}},
-        {"labels": ["cat"]},
         {"calibration": None},
         {"calibration": card["calibration"] | {"threshold": 0.6}},
     ):
@@ -132,14 +132,15 @@ def test_the_folders_name_is_the_models_name_and_not_in_the_digest(saved: ModelP
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "resnet"}, "`architecture` (='resnet') must be one of `siamese`."),
-        ({"task": "detection"}, "`task` (='detection') must be one of `embedding`."),
-        ({"dimension": 9}, "`dimension` must be `config.dimension` (=8)."),
+        ({"architecture": "resnet"}, "`architecture` (='resnet') must be one of `siamese`, `classifier`."),
+        ({"task": "detection"}, "`task` (='detection') must be 'embedding', that of `siamese`."),
+        ({"dimension": 9}, "`dimension` must be 8, as `config` has it."),
         ({"labels": [1]}, "`labels` (=[1]) must be a list of strings."),
+        ({"labels": ["cat"]}, "`labels` must be 0 names, none empty and no two equal."),
         ({"licence": None}, "`licence` (=None) must be a string."),
         ({"scores": {"recall": "high"}}, "`scores.recall` (='high') must be a finite number."),
         ({"surprise": 1}, "`surprise` is unknown."),
-        ({"config": {"backbone": "mobilenet_v1"}}, "`config.dimension` is missing."),
+        ({"config": {"backbone": {}}}, "`config.dimension` is missing."),
         (
             {"preprocessing": {"height_px": 32, "width_px": 32, "fit": "stretch", "version": 99}},
             "`preprocessing.version` (=99) must be 1, the one known here.",

@@ -93,7 +93,7 @@ def test_health_follows_the_test_inference(
         raise RuntimeError(f"device lost with {len(images)} pictures")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
-        patch.setattr(engine, "embed", broken)
+        patch.setattr(engine, "infer", broken)
         assert not own.canary.check()
         assert health(own.address) == NOT_SERVING
     assert own.canary.check()
@@ -102,9 +102,9 @@ def test_health_follows_the_test_inference(
 
 def test_a_model_that_answers_wrongly_is_not_healthy(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = own.models.get("").engine
-    right = engine.embed
+    right = engine.infer
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "embed", lambda images: -right(images))
+        patch.setattr(engine, "infer", lambda images: -right(images))
         assert not own.canary.check()
     assert own.canary.check()
 
@@ -129,14 +129,14 @@ def test_a_full_server_refuses_at_once_and_says_when_to_come_again(
     own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = own.models.get("").engine
-    right, busy, go = engine.embed, threading.Event(), threading.Event()
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
 
     def held(images: list[np.ndarray]) -> np.ndarray:
         busy.set()
         assert go.wait(60)
         return right(images)
 
-    monkeypatch.setattr(engine, "embed", held)
+    monkeypatch.setattr(engine, "infer", held)
     api = Reflected(own.address)
     image = {"encoded": photos["coffee"]}
     with ThreadPoolExecutor(2) as pool:
@@ -162,13 +162,13 @@ def test_a_deadline_that_passes_ends_the_call(
     own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = own.models.get("").engine
-    right, go = engine.embed, threading.Event()
+    right, go = engine.infer, threading.Event()
 
     def held(images: list[np.ndarray]) -> np.ndarray:
         assert go.wait(60)
         return right(images)
 
-    monkeypatch.setattr(engine, "embed", held)
+    monkeypatch.setattr(engine, "infer", held)
     api = Reflected(own.address)
     request = api.message("EmbedRequest", images=[{"encoded": photos["coffee"]}])
     with pytest.raises(grpc.RpcError) as caught:
@@ -185,7 +185,7 @@ def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
     made = Server(config(tmp_path, cache_dir, drain_s=60.0))
     made.start()
     engine = made.models.get("").engine
-    right, busy, go = engine.embed, threading.Event(), threading.Event()
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
 
     def held(images: list[np.ndarray]) -> np.ndarray:
         busy.set()
@@ -202,7 +202,7 @@ def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
     stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
     assert len(next(stream).results) == 1
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(engine, "embed", held)
+        patch.setattr(engine, "infer", held)
         call = pool.submit(api.call, "InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])
         assert busy.wait(60)
         stopped = pool.submit(made.stop)
@@ -220,7 +220,7 @@ def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
     own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = own.models.get("").engine
-    right, busy, go = engine.embed, threading.Event(), threading.Event()
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
     gone = threading.Event()
 
     def held(images: list[np.ndarray]) -> np.ndarray:
@@ -233,7 +233,7 @@ def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
             super().cancel()
             gone.set()
 
-    monkeypatch.setattr(engine, "embed", held)
+    monkeypatch.setattr(engine, "infer", held)
     monkeypatch.setattr("twinsight_server.calls.Call", Watched)
     api = Reflected(own.address)
     message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
@@ -289,7 +289,7 @@ def test_a_resumable_batch_that_the_model_failed_on_is_not_counted_as_written(
     batch = api.message("IngestItemsRequest", collection="photos", ingest_id="job", batch=1, items=items)
     ingest = api.stream("CollectionService", "IngestItems")
     with monkeypatch.context() as patch:
-        patch.setattr(own.models.get("").engine, "embed", broken)
+        patch.setattr(own.models.get("").engine, "infer", broken)
         (failed,) = ingest(iter([batch]), timeout=30)
     (again,) = ingest(iter([batch]), timeout=30)
     api.close()

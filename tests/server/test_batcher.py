@@ -53,7 +53,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def batcher(executor: GatedExecutor, metrics: Metrics) -> Iterator[Batcher]:
-    engine = Engine(executor, INPUT, dimension=1, buckets=(1, 2, 4))
+    engine = Engine(executor, INPUT, answer_shape=(1,), buckets=(1, 2, 4))
     made = Batcher("m", engine, metrics, queue_size=8, wait_s=30)
     yield made
     executor.go.set()
@@ -171,7 +171,7 @@ def test_an_urgent_picture_needs_no_room(batcher: Batcher, executor: GatedExecut
 
 
 def test_closing_answers_what_waits_and_refuses_the_rest(executor: GatedExecutor, metrics: Metrics) -> None:
-    batcher = Batcher("m", Engine(executor, INPUT, dimension=1, buckets=(1,)), metrics, queue_size=8, wait_s=0)
+    batcher = Batcher("m", Engine(executor, INPUT, answer_shape=(1,), buckets=(1,)), metrics, queue_size=8, wait_s=0)
     hold(batcher, executor)
     futures = [submit(batcher, n) for n in (1, 2)]
     batcher.announce()  # of a picture that never comes: closing does not wait for it

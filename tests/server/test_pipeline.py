@@ -55,7 +55,7 @@ def metrics() -> Metrics:
 @pytest.fixture
 def model(executor: Means, metrics: Metrics) -> Iterator[ServedModel]:
     (package,) = (one for one in shipped_packages() if one.name == "base")
-    engine = Engine(executor, package.card.preprocessing, dimension=1, buckets=(1, 2, MAX_BATCH))
+    engine = Engine(executor, package.card.preprocessing, answer_shape=(1,), buckets=(1, 2, MAX_BATCH))
     batcher = Batcher("m", engine, metrics, queue_size=20, wait_s=0.001)
     yield ServedModel(package, engine, batcher)
     executor.go.set()
@@ -81,19 +81,19 @@ def call() -> Call:
 
 def test_each_picture_gets_its_own_answer_in_order(pipeline: Pipeline, model: ServedModel) -> None:
     levels = [(n * 7) % 256 for n in range(50)]
-    answers = pipeline.embed(model, [grey(level) for level in levels], call())
+    answers = pipeline.infer(model, [grey(level) for level in levels], call())
     assert [float(one[0]) for one in answers if isinstance(one, np.ndarray)] == levels
 
 
 def test_a_broken_picture_fails_alone(pipeline: Pipeline, model: ServedModel) -> None:
-    good, bad, other = pipeline.embed(model, [grey(1), Picture(b"junk"), grey(2)], call())
+    good, bad, other = pipeline.infer(model, [grey(1), Picture(b"junk"), grey(2)], call())
     assert isinstance(bad, InvalidImage)
     assert isinstance(good, np.ndarray)
     assert isinstance(other, np.ndarray)
 
 
 def test_no_pictures_give_no_answers(pipeline: Pipeline, model: ServedModel) -> None:
-    assert pipeline.embed(model, [], call()) == []
+    assert pipeline.infer(model, [], call()) == []
 
 
 def test_a_large_call_has_two_batches_in_work_and_leaves_room_for_others(
@@ -101,10 +101,10 @@ def test_a_large_call_has_two_batches_in_work_and_leaves_room_for_others(
 ) -> None:
     executor.go.clear()
     with ThreadPoolExecutor(2) as pool:
-        large = pool.submit(pipeline.embed, model, [grey(n) for n in range(100)], call())
+        large = pool.submit(pipeline.infer, model, [grey(n) for n in range(100)], call())
         assert executor.busy.wait(30)
         assert metrics.registry.get_sample_value("twinsight_queued_images", {"model": "m"}) == 2 * MAX_BATCH
-        small = pool.submit(pipeline.embed, model, [grey(200)], call())
+        small = pool.submit(pipeline.infer, model, [grey(200)], call())
         executor.go.set()
         (answer,) = small.result(30)
         assert isinstance(answer, np.ndarray)
@@ -116,7 +116,7 @@ def test_a_call_without_room_is_refused_before_anything_is_decoded(
 ) -> None:
     mine = call()
     with model.batcher.room(20), pytest.raises(Overloaded):
-        pipeline.embed(model, [grey(1)], mine)
+        pipeline.infer(model, [grey(1)], mine)
     assert mine.stages().keys() == {"total"}
     assert metrics.registry.get_sample_value("twinsight_queued_images", {"model": "m"}) == 0
 
@@ -127,10 +127,10 @@ def test_a_call_ends_at_its_deadline_and_gives_its_room_back(
     executor.go.clear()
     mine = Call("late", deadline=call().started + 0.2)
     with pytest.raises(DeadlineExceeded):
-        pipeline.embed(model, [grey(1), grey(2)], mine)
+        pipeline.infer(model, [grey(1), grey(2)], mine)
     executor.go.set()
     assert metrics.registry.get_sample_value("twinsight_queued_images", {"model": "m"}) == 0
-    (answer,) = pipeline.embed(model, [grey(9)], call())
+    (answer,) = pipeline.infer(model, [grey(9)], call())
     assert isinstance(answer, np.ndarray)
 
 
@@ -141,6 +141,6 @@ def test_an_unforeseen_failure_in_decoding_keeps_to_its_picture(
         raise MemoryError
 
     monkeypatch.setattr("twinsight_core.images.from_pixels", broken)
-    bad, good = pipeline.embed(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
+    bad, good = pipeline.infer(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
     assert getattr(bad, "reason", "") == "DECODE_FAILED"
     assert isinstance(good, np.ndarray)

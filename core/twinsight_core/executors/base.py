@@ -20,13 +20,13 @@ class Executor(Protocol):
         ...
 
     def compute(self, images: np.ndarray) -> np.ndarray:
-        """Embeds one batch.
+        """Runs the model on one batch.
 
         Args:
             images: [batch, height, width, 3] uint8, RGB, 0..255; `batch` has been prepared.
 
         Returns:
-            [batch, dimension] float32, rows of length 1.
+            [batch, *answer] float32, the model's answer for each picture.
 
         Raises:
             KeyError: this batch size was not prepared.

@@ -13,7 +13,7 @@ from twinsight_core.images import Preprocessing
 
 
 class XlaExecutor:
-    """Compiles an embedding network ahead of time, once for each batch size.
+    """Compiles a network ahead of time, once for each batch size.
 
     The weights live on the device and are arguments of the compiled function, not constants in it: compilation is
     quicker and all batch sizes share one copy. A call makes one transfer in (uint8) and one out (float32).
@@ -23,7 +23,7 @@ class XlaExecutor:
         """Takes the network.
 
         Args:
-            module: a Flax NNX module in evaluation mode, [batch, height, width, 3] uint8 -> [batch, dimension] float32.
+            module: a Flax NNX module in evaluation mode, [batch, height, width, 3] uint8 -> [batch, *answer] float32.
             preprocessing: says height and width.
         """
         self._graph, weights = nnx.split(module)
@@ -40,13 +40,13 @@ class XlaExecutor:
     def prepare(self, batch_size: int) -> None:
         """Compiles for `batch_size`, or loads it from the persistent cache."""
         images = jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.uint8)
-        self._compiled[batch_size] = jax.jit(self._embed).lower(self._weights, images).compile()
+        self._compiled[batch_size] = jax.jit(self._run).lower(self._weights, images).compile()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
-        """Embeds one batch of a prepared size; see `Executor.compute`."""
+        """Runs the model on one batch of a prepared size; see `Executor.compute`."""
         compiled = self._compiled[len(images)]
         return np.asarray(compiled(self._weights, jax.device_put(images, self._device)))
 
-    def _embed(self, weights: nnx.State[str | int, jax.Array], images: jax.Array) -> jax.Array:
+    def _run(self, weights: nnx.State[str | int, jax.Array], images: jax.Array) -> jax.Array:
         network = nnx.merge(self._graph, weights)
         return network(images)

@@ -6,10 +6,14 @@ Source: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import jax
 from flax import nnx
 
-from twinsight_core.models.layers import depthwise, relu6
+from twinsight_core.json_fields import JsonFields
+from twinsight_core.models.layers import depthwise, normalise_pixels, relu6
 
 # (output channels at width 1, stride) of the thirteen blocks; table 1 of the paper.
 BLOCKS: tuple[tuple[int, int], ...] = (
@@ -31,6 +35,40 @@ STEM_CHANNELS = 32
 # Keras Applications' value; framework defaults of 1e-5 change the features.
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99
+
+
+@dataclass(frozen=True)
+class MobileNetConfig:
+    """What a MobileNetV1 is made of.
+
+    Attributes:
+        width_multiplier: factor on every layer's channels, 0.1..2.
+
+    Raises:
+        ValueError: a value breaks its rule.
+    """
+
+    NAME: ClassVar[str] = "mobilenet_v1"
+
+    width_multiplier: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.width_multiplier <= 2.0:
+            raise ValueError(f"`width_multiplier` (={self.width_multiplier}) must lie in 0.1..2.")
+
+    def to_json(self) -> dict[str, object]:
+        """Returns plain values, by the attributes' names, and the backbone's name."""
+        return {"name": self.NAME, "width_multiplier": self.width_multiplier}
+
+    @classmethod
+    def from_json(cls, fields: JsonFields) -> MobileNetConfig:
+        """Returns the configuration of `to_json`'s values.
+
+        Raises:
+            ValueError: a value is of the wrong type or breaks its rule.
+        """
+        fields.check_names(("name", "width_multiplier"))
+        return cls(width_multiplier=fields.number("width_multiplier"))
 
 
 def _batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
@@ -89,7 +127,9 @@ class MobileNetV1(nnx.Module):
         rngs: source of the first weights.
 
     Attributes:
-        channels: channels of the feature map.
+        channels: channels of the last map.
+        stage_channels: channels of the maps of `stages`.
+        stage_strides: strides of the maps of `stages`: 2, 4, 8, 16 and 32.
     """
 
     def __init__(self, *, width_multiplier: float = 1.0, rngs: nnx.Rngs) -> None:
@@ -105,24 +145,39 @@ class MobileNetV1(nnx.Module):
             rngs=rngs,
         )
         self.stem_norm = _batch_norm(channels, rngs=rngs)
-        blocks = []
+        blocks, ends = [], [channels]
         for width, stride in BLOCKS:
             channels_out = int(width * width_multiplier)
             blocks.append(SeparableBlock(channels_in=channels, channels_out=channels_out, stride=stride, rngs=rngs))
+            if stride == 1:
+                ends[-1] = channels_out
+            else:
+                ends.append(channels_out)
             channels = channels_out
         self.blocks = nnx.List(blocks)
         self.channels = channels
+        self.stage_channels = tuple(ends)
+        self.stage_strides = tuple(2 ** (stage + 1) for stage in range(len(ends)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the feature map.
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns the last map.
 
         Args:
-            x: [batch, height, width, 3] float32, RGB, -1..1. Sides that are multiples of 32 are padded as Keras pads.
+            images: [batch, height, width, 3] uint8 (or float in the same range), RGB, 0..255. Sides that are multiples
+                of 32 are padded as Keras pads.
 
         Returns:
             [batch, ceil(height / 32), ceil(width / 32), channels] float32, 0..6.
         """
-        x = relu6(self.stem_norm(self.stem(x)))
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.stages(images)[-1]
+
+    def stages(self, images: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns the last map of each size, finest first; see `Backbone`."""
+        maps = [relu6(self.stem_norm(self.stem(normalise_pixels(images))))]
+        for block, (_, stride) in zip(self.blocks, BLOCKS, strict=True):
+            y = block(maps[-1])
+            if stride == 1:
+                maps[-1] = y
+            else:
+                maps.append(y)
+        return tuple(maps)

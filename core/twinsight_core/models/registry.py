@@ -1,39 +1,32 @@
 """Architectures by name: the only way from a model package's JSON to a network.
 
 A package names an architecture and gives its configuration as plain values; nothing else of it reaches a constructor.
+Every network answers with one float32 array a picture, whose meaning is the architecture's task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from flax import nnx
 
+from twinsight_core.models.classifier import Classifier, ClassifierConfig
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 
-Config = SiameseConfig
-"""The configuration of any architecture."""
+Config = SiameseConfig | ClassifierConfig
+"""The configuration of any architecture; its `TASK` says what the network is for and `answer_shape` what it gives."""
 
-Network = SiameseNetwork
-"""A network of any architecture."""
+Network = SiameseNetwork | Classifier
+"""A network of any architecture: [batch, height, width, 3] uint8 -> [batch, *answer_shape] float32."""
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """One entry of the registry.
-
-    Attributes:
-        config: frozen dataclass of the configuration, from and to plain JSON.
-        build: makes the network with first weights.
-    """
-
-    config: type[Config]
-    build: Callable[[Config, nnx.Rngs], Network]
+ARCHITECTURES: dict[str, type[SiameseConfig] | type[ClassifierConfig]] = {
+    "siamese": SiameseConfig,
+    "classifier": ClassifierConfig,
+}
 
 
-def _siamese(config: SiameseConfig, rngs: nnx.Rngs) -> SiameseNetwork:
-    return SiameseNetwork(config=config, rngs=rngs)
-
-
-ARCHITECTURES: dict[str, Architecture] = {"siamese": Architecture(config=SiameseConfig, build=_siamese)}
+def build_network(config: Config, *, rngs: nnx.Rngs) -> Network:
+    """Returns a new network with first weights."""
+    match config:
+        case SiameseConfig():
+            return SiameseNetwork(config=config, rngs=rngs)
+        case ClassifierConfig():
+            return Classifier(config=config, rngs=rngs)

@@ -6,18 +6,23 @@ Source: Bromley et al., "Signature Verification using a 'Siamese' Time Delay Neu
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.layers import l2_normalise, normalise_pixels
-from twinsight_core.models.mobilenet import MobileNetV1
+from twinsight_core.models.backbones import BackboneConfig, backbone_config, build_backbone
+from twinsight_core.models.layers import l2_normalise
+from twinsight_core.models.mobilenet import MobileNetConfig
+from twinsight_core.models.tasks import Task
 
 MAX_DIMENSION = 4096
+MAX_MAP = 64
+POOLINGS: tuple[Literal["mean", "flatten"], ...] = ("mean", "flatten")
 
 
 @dataclass(frozen=True)
@@ -25,32 +30,42 @@ class SiameseConfig:
     """What a Siamese network is made of.
 
     Attributes:
-        backbone: name in `BACKBONES`.
-        width_multiplier: factor on the backbone's channels, 0.1..2.
+        backbone: the network that both pictures go through.
         dimension: components of the embedding, 2..4096.
+        pooling: what becomes of the last map: "mean" over its places, which forgets where things are, or "flatten",
+            which keeps it.
+        map_px: for "flatten", rows and columns of the last map; 0 for "mean".
+
+    Raises:
+        ValueError: a value breaks its rule.
     """
 
-    backbone: str = "mobilenet_v1"
-    width_multiplier: float = 0.75
+    TASK: ClassVar[Task] = "embedding"
+
+    backbone: BackboneConfig = field(default_factory=MobileNetConfig)
     dimension: int = 256
+    pooling: Literal["mean", "flatten"] = "mean"
+    map_px: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the ranges.
-
-        Raises:
-            ValueError: a value breaks its rule.
-        """
-        if self.backbone not in BACKBONES:
-            names = ", ".join(f"`{name}`" for name in sorted(BACKBONES))
-            raise ValueError(f"`backbone` (={self.backbone!r}) must be one of {names}.")
-        if not 0.1 <= self.width_multiplier <= 2.0:
-            raise ValueError(f"`width_multiplier` (={self.width_multiplier}) must lie in 0.1..2.")
         if not 2 <= self.dimension <= MAX_DIMENSION:
             raise ValueError(f"`dimension` (={self.dimension}) must lie in 2..{MAX_DIMENSION}.")
+        if (self.pooling == "flatten") != (self.map_px > 0):
+            raise ValueError(f"`map_px` (={self.map_px}) must be above 0 for `pooling` flatten, and 0 for mean.")
 
-    def to_json(self) -> dict[str, str | float | int]:
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """Shape of the answer for one picture: the embedding."""
+        return (self.dimension,)
+
+    def to_json(self) -> dict[str, object]:
         """Returns plain values, by the attributes' names."""
-        return asdict(self)
+        return {
+            "backbone": self.backbone.to_json(),
+            "dimension": self.dimension,
+            "pooling": self.pooling,
+            "map_px": self.map_px,
+        }
 
     @classmethod
     def from_json(cls, fields: JsonFields) -> SiameseConfig:
@@ -59,25 +74,13 @@ class SiameseConfig:
         Raises:
             ValueError: a value is of the wrong type or breaks its rule.
         """
+        fields.check_names(field.name for field in fields_of(cls))
         return cls(
-            backbone=fields.text("backbone"),
-            width_multiplier=fields.number("width_multiplier"),
+            backbone=backbone_config(fields.object("backbone")),
             dimension=fields.integer("dimension", least=2, most=MAX_DIMENSION),
+            pooling=fields.choice("pooling", POOLINGS),
+            map_px=fields.integer("map_px", least=0, most=MAX_MAP),
         )
-
-
-class Backbone(Protocol):
-    """What turns normalised pixels into a feature map.
-
-    Attributes:
-        channels: channels of the feature map.
-    """
-
-    channels: int
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns [batch, rows, columns, channels] float32 of [batch, height, width, 3] float32, RGB, -1..1."""
-        ...
 
 
 class PairDistance(NamedTuple):
@@ -109,7 +112,7 @@ def pair_distance(left: jax.Array, right: jax.Array) -> PairDistance:
 
 
 class SiameseNetwork(nnx.Module):
-    """A backbone, the mean over the picture, a linear head, and length 1.
+    """A backbone, its last map pooled, a linear head, and length 1.
 
     Args:
         config: what it is made of.
@@ -117,8 +120,10 @@ class SiameseNetwork(nnx.Module):
     """
 
     def __init__(self, *, config: SiameseConfig, rngs: nnx.Rngs) -> None:
-        self.backbone = BACKBONES[config.backbone](width_multiplier=config.width_multiplier, rngs=rngs)
-        self.head = nnx.Linear(self.backbone.channels, config.dimension, rngs=rngs)
+        self.backbone = build_backbone(config.backbone, rngs=rngs)
+        places = config.map_px**2 if config.pooling == "flatten" else 1
+        self.head = nnx.Linear(self.backbone.channels * places, config.dimension, rngs=rngs)
+        self._pooling = config.pooling
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the backbone's features before the head.
@@ -127,9 +132,10 @@ class SiameseNetwork(nnx.Module):
             images: [batch, height, width, 3] uint8 (or float in the same range), RGB, 0..255.
 
         Returns:
-            [batch, channels] float32.
+            [batch, channels] float32, times the places of the last map where it is flattened.
         """
-        return jnp.mean(self.backbone(normalise_pixels(images)), axis=(1, 2))
+        features = self.backbone(images)
+        return features.reshape(len(features), -1) if self._pooling == "flatten" else jnp.mean(features, axis=(1, 2))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns the embeddings of one side.
@@ -151,14 +157,3 @@ class SiameseNetwork(nnx.Module):
         """
         both = self(jnp.concatenate([left, right]))
         return pair_distance(both[: len(left)], both[len(left) :])
-
-
-class BackboneMaker(Protocol):
-    """Makes a backbone with first weights."""
-
-    def __call__(self, *, width_multiplier: float, rngs: nnx.Rngs) -> MobileNetV1:
-        """Returns a new backbone."""
-        ...
-
-
-BACKBONES: dict[str, BackboneMaker] = {"mobilenet_v1": MobileNetV1}

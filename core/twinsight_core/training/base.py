@@ -29,8 +29,8 @@ from flax import nnx
 from twinsight_core.calibration import fit_calibration
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import similarity_distillation, supervised_contrastive
-from twinsight_core.models.layers import l2_normalise, normalise_pixels
-from twinsight_core.models.mobilenet import MobileNetV1
+from twinsight_core.models.layers import l2_normalise
+from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, save_package
 from twinsight_core.training.augment import Augmentation, views
@@ -65,10 +65,11 @@ BASE = Recipe(
         SetConfig(name="tiny_imagenet", file="tiny_imagenet_100.zip", validation=10, test=20, classes=8),
     ),
     teacher="weights/mobilenet_v1_075_224.safetensors",
+    teacher_network=MobileNetConfig(width_multiplier=0.75),
     teacher_px=(128, 224),
     reference_px=224,
     size_px=160,
-    network=SiameseConfig(backbone="mobilenet_v1", width_multiplier=0.75, dimension=256),
+    network=SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.75), dimension=256),
     frozen_blocks=9,
     pictures=4,
     distillation=1.0,
@@ -159,9 +160,7 @@ def choose_share(first: Params, trained: Params, score: Callable[[Params], float
 def teacher_embedder(backbone: MobileNetV1) -> Embed:
     """Returns the teacher's features at length 1 as an embedding."""
     graph, state = nnx.split(backbone)
-    run = jax.jit(
-        lambda state, images: l2_normalise(jnp.mean(nnx.merge(graph, state)(normalise_pixels(images)), axis=(1, 2)))
-    )
+    run = jax.jit(lambda state, images: l2_normalise(jnp.mean(nnx.merge(graph, state)(images), axis=(1, 2))))
     return lambda images: in_batches(lambda part: run(state, part), images)
 
 

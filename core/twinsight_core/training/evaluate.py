@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from twinsight_core.evaluation.retrieval import retrieval_scores
+
 _ROWS_AT_ONCE = 1024
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -61,10 +63,7 @@ class RetrievalScore:
 def retrieval_score(embeddings: np.ndarray, labels: np.ndarray) -> RetrievalScore:
     """Returns how well every picture finds the others of its class among all the other pictures.
 
-    For a query whose class has R other pictures, MAP@R = 1/R x the sum over ranks i = 1..R of P(i), where P(i) is the
-    precision at i if the i-th neighbour is of the class and 0 otherwise. Pictures alone in their class are no queries.
-
-    Source: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2, eqs. 1 and 2.
+    Pictures alone in their class are no queries; `twinsight_core.evaluation.retrieval` says what is computed.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
@@ -73,26 +72,8 @@ def retrieval_score(embeddings: np.ndarray, labels: np.ndarray) -> RetrievalScor
     Raises:
         ValueError: no class has two pictures.
     """
-    _, class_of, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    others = counts[class_of] - 1
-    queries = np.flatnonzero(others > 0)
-    if not len(queries):
-        raise ValueError("`labels` must hold a class with two pictures.")
-    deepest = int(others.max())
-    ranks = np.arange(1, deepest + 1)
-    first, precision = 0.0, 0.0
-    for start in range(0, len(queries), _ROWS_AT_ONCE):
-        rows = queries[start : start + _ROWS_AT_ONCE]
-        similarity = embeddings[rows] @ embeddings.T
-        similarity[np.arange(len(rows)), rows] = -np.inf
-        nearest = np.argpartition(-similarity, deepest - 1, axis=1)[:, :deepest]
-        order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
-        nearest = np.take_along_axis(nearest, order, axis=1)
-        hit = class_of[nearest] == class_of[rows, None]
-        within = ranks[None, :] <= others[rows, None]
-        first += float(hit[:, 0].sum())
-        precision += float((hit * within * np.cumsum(hit, axis=1) / ranks / others[rows, None]).sum())
-    return RetrievalScore(recall_at_1=first / len(queries), map_at_r=precision / len(queries), queries=len(queries))
+    scores = retrieval_scores(embeddings, labels, ks=(1,))
+    return RetrievalScore(recall_at_1=scores.recall_at_k[1], map_at_r=scores.map_at_r, queries=scores.queries)
 
 
 def copy_recall(copies: np.ndarray, gallery: np.ndarray, originals: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.mobilenet import MobileNetV1
+from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
 from twinsight_core.models.siamese import SiameseConfig
 from twinsight_core.training.augment import Augmentation
 from twinsight_core.training.data import ClassSplit, LabelledImages, read_class_folders, split_classes
@@ -50,6 +50,7 @@ class Recipe:
     Attributes:
         sets: the pictures.
         teacher: the teacher's weights in the data folder.
+        teacher_network: the network that they are of; the student starts as it.
         teacher_px: sides of the teacher's input; the target is the mean of its unit features at all of them.
         reference_px: the one of them that the student is compared with in the scores.
         size_px: side of the student's input.
@@ -66,6 +67,7 @@ class Recipe:
 
     sets: tuple[SetConfig, ...]
     teacher: str
+    teacher_network: MobileNetConfig
     teacher_px: tuple[int, ...]
     reference_px: int
     size_px: int
@@ -164,7 +166,9 @@ class TrainingSet:
 def load_teacher(recipe: Recipe, data: Path) -> MobileNetV1:
     """Returns the teacher's backbone in evaluation mode."""
     # Shapes alone: every weight comes from the file.
-    backbone = nnx.eval_shape(lambda: MobileNetV1(width_multiplier=recipe.network.width_multiplier, rngs=nnx.Rngs(0)))
+    backbone = nnx.eval_shape(
+        lambda: MobileNetV1(width_multiplier=recipe.teacher_network.width_multiplier, rngs=nnx.Rngs(0))
+    )
     load_keras_mobilenet(backbone, data / recipe.teacher)
     backbone.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     return backbone

@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.layers import normalise_pixels
 from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.training.data import LabelledImages, PictureSource, decode_files
 from twinsight_core.training.evaluate import in_batches
@@ -87,7 +86,7 @@ def teacher_features(
 
     @jax.jit
     def run(state: nnx.GraphState[jax.Array], images: jax.Array) -> jax.Array:
-        return jnp.mean(nnx.merge(graph, state)(normalise_pixels(images)), axis=(1, 2))
+        return jnp.mean(nnx.merge(graph, state)(images), axis=(1, 2))
 
     features = [
         in_batches(

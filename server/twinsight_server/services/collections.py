@@ -140,16 +140,17 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         metric = requests.metric(message.metric)
         if not message.model:
             return CollectionSpec(id=message.id, dimension=message.dimension, metric=metric, created_at=time.time())
-        model = self._models.get(message.model)
-        if message.dimension not in {0, model.engine.dimension}:
+        model = self._models.get_for("embedding", message.model)
+        dimension = model.package.card.dimension
+        if message.dimension not in {0, dimension}:
             raise InvalidInput(
-                f"`dimension` (={message.dimension}) must be 0 or {model.engine.dimension}, model `{model.name}`'s.",
+                f"`dimension` (={message.dimension}) must be 0 or {dimension}, model `{model.name}`'s.",
                 reason="DIMENSION_INVALID",
                 field="dimension",
             )
         return CollectionSpec(
             id=message.id,
-            dimension=model.engine.dimension,
+            dimension=dimension,
             metric=metric,
             model_name=model.name,
             model_digest=model.digest,

@@ -49,7 +49,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
     ) -> inference_pb.CompareResponse:
         """Pairs to how alike they are. Both sides of all pairs ride in the same batches."""
         with self._gate.call(context, "Compare") as call:
-            model = self._models.get(request.model)
+            model = self._models.get_for("embedding", request.model)
             check_count(len(request.pairs), max(1, self._max_images // 2), field="pairs")
             check_digest(request.vector_model_digest, model.digest, of=f"model `{model.name}`")
             sides = [(name, side) for name in ("left", "right") for side in self._sides(request, name, model)]
@@ -81,7 +81,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
     def _embed(
         self, name: str, images: Sequence[pb.Image], call: Call
     ) -> tuple[ServedModel, list[inference_pb.EmbedResult]]:
-        model = self._models.get(name)
+        model = self._models.get_for("embedding", name)
         check_count(len(images), self._max_images, field="images")
         vectors = embed_pictures(
             read_each(images, "images", requests.picture),
@@ -109,7 +109,7 @@ def _side(side: inference_pb.CompareInput, name: str, model: ServedModel) -> Pic
             case "image":
                 return requests.picture(side.image, field="image")
             case "vector":
-                vector = requests.vector(side.vector, model.engine.dimension)
+                vector = requests.vector(side.vector, model.package.card.dimension)
                 if not vector.any():
                     raise InvalidInput(
                         "`vector` is all zero: it has no direction.", reason="VECTOR_INVALID", field="vector"

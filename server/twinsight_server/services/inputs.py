@@ -63,7 +63,7 @@ def embed_pictures(
     """
     results: list[np.ndarray | TwinsightError | None] = [None if isinstance(one, Picture) else one for one in inputs]
     pictures = {number: one for number, one in enumerate(inputs) if isinstance(one, Picture)}
-    vectors = pipeline.embed(model, list(pictures.values()), call)
+    vectors = pipeline.infer(model, list(pictures.values()), call)
     for number, vector in zip(pictures, vectors, strict=True):
         results[number] = vector.under(path(number)) if isinstance(vector, TwinsightError) else vector
     return [one for one in results if one is not None]

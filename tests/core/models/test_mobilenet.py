@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from twinsight_core.models.layers import normalise_pixels
 from twinsight_core.models.mobilenet import BLOCKS, MobileNetV1
 from twinsight_core.training.keras_weights import load_keras_mobilenet
 
@@ -46,7 +45,7 @@ def test_imported_weights_give_the_reference_features() -> None:
 
     @jax.jit
     def features(state: nnx.GraphState[jax.Array], images: jax.Array) -> jax.Array:
-        return jnp.mean(nnx.merge(graph, state)(normalise_pixels(images)), axis=(1, 2))
+        return jnp.mean(nnx.merge(graph, state)(images), axis=(1, 2))
 
     np.testing.assert_allclose(features(state, images), expected, atol=1e-4)
 

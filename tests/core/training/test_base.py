@@ -10,7 +10,7 @@ from flax import nnx
 from PIL import Image as Pillow
 from safetensors.numpy import save_file
 
-from twinsight_core.models.mobilenet import BLOCKS
+from twinsight_core.models.mobilenet import BLOCKS, MobileNetConfig
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import load_package
 from twinsight_core.training.augment import Augmentation
@@ -26,7 +26,8 @@ RECIPE = Recipe(
     teacher_px=(32, 64),
     reference_px=64,
     size_px=32,
-    network=SiameseConfig(width_multiplier=WIDTH, dimension=8),
+    teacher_network=MobileNetConfig(width_multiplier=WIDTH),
+    network=SiameseConfig(backbone=MobileNetConfig(width_multiplier=WIDTH), dimension=8),
     frozen_blocks=11,
     pictures=4,
     distillation=1.0,
