@@ -1,5 +1,7 @@
+import json
 import re
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -8,12 +10,16 @@ from hypothesis import strategies as st
 
 from twinsight_core.calibration import (
     Calibration,
+    OperatingPoint,
     ScoredPairs,
     expected_calibration_error,
     fit_calibration,
     fit_logistic,
 )
+from twinsight_core.errors import InvalidInput
+from twinsight_core.evaluation.intervals import wilson_interval
 from twinsight_core.json_fields import JsonFields
+from twinsight_core.packages import shipped_packages
 
 EXAMPLE = Calibration(
     meaning="The two are the same.",
@@ -25,6 +31,26 @@ EXAMPLE = Calibration(
     expected_calibration_error=0.03,
     pairs_fitted=100,
     pairs_measured=200,
+)
+
+LOOSE = OperatingPoint(
+    target_fmr=0.1,
+    threshold=0.3,
+    false_match_rate=0.09,
+    false_match_rate_low=0.08,
+    false_match_rate_high=0.11,
+    false_non_match_rate=0.02,
+    false_non_match_rate_low=0.01,
+    false_non_match_rate_high=0.03,
+)
+STRICT = replace(LOOSE, target_fmr=0.01, threshold=0.6, false_match_rate=0.02, false_match_rate_low=0.01)
+WITH_POINTS = replace(
+    EXAMPLE,
+    false_match_rate_low=0.005,
+    false_match_rate_high=0.02,
+    false_non_match_rate_low=0.01,
+    false_non_match_rate_high=0.03,
+    operating_points=(LOOSE, STRICT),
 )
 
 
@@ -143,3 +169,164 @@ def test_a_calibration_survives_json() -> None:
 def test_a_wrong_value_names_its_rule(change: dict[str, float | str], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Calibration.from_json(JsonFields(EXAMPLE.to_json() | change))
+
+
+def test_the_default_point_decides_where_no_rate_is_asked_for() -> None:
+    cosine = np.array([0.2, 0.4, 0.55, 0.7])
+    np.testing.assert_array_equal(WITH_POINTS.same(cosine), [False, False, True, True])
+    np.testing.assert_array_equal(WITH_POINTS.same(cosine, target_fmr=0.1), [False, True, True, True])
+    np.testing.assert_array_equal(WITH_POINTS.same(cosine, 0.01), [False, False, False, True])
+
+
+@pytest.mark.parametrize(("asked", "point"), [(1.0, LOOSE), (0.1, LOOSE), (0.05, STRICT), (0.01, STRICT)])
+def test_the_point_keeps_to_the_asked_rate_and_loses_the_fewest(asked: float, point: OperatingPoint) -> None:
+    assert WITH_POINTS.operating_point(asked) == point
+
+
+@pytest.mark.parametrize(
+    ("calibration", "asked", "message"),
+    [
+        (
+            WITH_POINTS,
+            0.001,
+            "`target_fmr` (=0.001) must be at least that of one of the model's operating points: 0.1, 0.01.",
+        ),
+        (
+            EXAMPLE,
+            0.1,
+            "`target_fmr` (=0.1) must be at least that of one of the model's operating points: it has none.",
+        ),
+        (WITH_POINTS, 0.0, "`target_fmr` (=0.0) must be above 0 and at most 1."),
+        (WITH_POINTS, float("nan"), "`target_fmr` (=nan) must be above 0 and at most 1."),
+    ],
+)
+def test_a_rate_that_no_point_keeps_to_is_refused(calibration: Calibration, asked: float, message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{re.escape(message)}$") as caught:
+        calibration.same(np.array([0.5]), asked)
+    assert caught.value.field == "target_fmr"
+
+
+def test_operating_points_worked_by_hand() -> None:
+    # 30 different pairs at 0.00 to 0.29: at 0.1 three may pass, those above 0.26; for 0.01 there are too few.
+    fit = ScoredPairs(
+        cosine=np.concatenate([np.arange(30) / 100, [0.28, 0.8, 0.9]]), same=np.repeat([False, True], [30, 3])
+    )
+    measure = ScoredPairs(cosine=np.array([0.1, 0.2, 0.3, 0.4, 0.2, 0.5]), same=np.repeat([False, True], [4, 2]))
+    calibration = fit_calibration(fit=fit, measure=measure, meaning="Same.", false_match_rate=0.01)
+    (point,) = calibration.operating_points
+    assert point.target_fmr == 0.1
+    assert point.threshold == pytest.approx(0.26)
+    assert point.threshold > 0.26
+    assert (point.false_match_rate, point.false_non_match_rate) == (0.5, 0.5)
+    assert (point.false_match_rate_low, point.false_match_rate_high) == wilson_interval(2, 4)
+    assert (point.false_non_match_rate_low, point.false_non_match_rate_high) == wilson_interval(1, 2)
+    # The default point has its intervals too.
+    missed = round(calibration.false_non_match_rate * 2)
+    assert (calibration.false_non_match_rate_low, calibration.false_non_match_rate_high) == wilson_interval(missed, 2)
+    matched = round(calibration.false_match_rate * 4)
+    assert (calibration.false_match_rate_low, calibration.false_match_rate_high) == wilson_interval(matched, 4)
+
+
+def far_apart(count: int, *, seed: int) -> ScoredPairs:
+    """As many same as different pairs, around 0.7 and 0.1."""
+    rng = np.random.default_rng(seed)
+    same = np.repeat([True, False], count)
+    return ScoredPairs(cosine=np.clip(np.where(same, 0.7, 0.1) + rng.normal(0, 0.15, 2 * count), -1, 1), same=same)
+
+
+def test_points_keep_to_their_rates_on_the_pairs_that_they_were_chosen_on() -> None:
+    calibration = fit_calibration(
+        fit=far_apart(3_000, seed=0), measure=far_apart(3_000, seed=1), meaning="Same.", false_match_rate=0.02
+    )
+    # The default point's rate is one of the targets.
+    assert [point.target_fmr for point in calibration.operating_points] == [0.1, 0.02, 0.01, 0.001]
+    fitted = far_apart(3_000, seed=0)
+    for point in calibration.operating_points:
+        assert (fitted.cosine[~fitted.same] >= point.threshold).mean() <= point.target_fmr
+    # One pair too few for the last.
+    fewer = fit_calibration(
+        fit=far_apart(2_999, seed=0), measure=far_apart(50, seed=1), meaning="Same.", false_match_rate=0.01
+    )
+    assert [point.target_fmr for point in fewer.operating_points] == [0.1, 0.01]
+
+
+def test_the_intervals_hold_the_rates_that_the_pairs_were_drawn_from_as_often_as_they_say() -> None:
+    fit = far_apart(300, seed=0)
+    held = []
+    for seed in range(100):
+        calibration = fit_calibration(
+            fit=fit, measure=far_apart(500, seed=1 + seed), meaning="Same.", false_match_rate=0.01
+        )
+        for point in calibration.operating_points:
+            matched, missed = 1 - NormalDist(0.1, 0.15).cdf(point.threshold), NormalDist(0.7, 0.15).cdf(point.threshold)
+            held.append(point.false_match_rate_low <= matched <= point.false_match_rate_high)
+            held.append(point.false_non_match_rate_low <= missed <= point.false_non_match_rate_high)
+    # 400 intervals of 95 %.
+    assert 0.92 <= np.mean(held) <= 0.98
+
+
+def test_a_calibration_with_operating_points_survives_json() -> None:
+    values = json.loads(json.dumps(WITH_POINTS.to_json()))
+    assert Calibration.from_json(JsonFields(values, names=Calibration.__dataclass_fields__)) == WITH_POINTS
+
+
+def test_a_card_without_operating_points_is_written_as_it_was_read() -> None:
+    old = {
+        "meaning": "The two are the same.",
+        "scale": 10.0,
+        "offset": -5.0,
+        "threshold": 0.5,
+        "false_match_rate": 0.01,
+        "false_non_match_rate": 0.02,
+        "expected_calibration_error": 0.03,
+        "pairs_fitted": 100,
+        "pairs_measured": 200,
+    }
+    calibration = Calibration.from_json(JsonFields(old, names=Calibration.__dataclass_fields__))
+    assert calibration == EXAMPLE
+    assert calibration.operating_points == ()
+    # The digest of a model covers these values.
+    assert list(calibration.to_json().items()) == list(old.items())
+
+
+def test_the_shipped_model_has_a_calibration() -> None:
+    for package in shipped_packages():
+        if package.card.calibration is not None:
+            assert package.card.calibration.same(np.array([-1.0, 1.0])).tolist() == [False, True]
+
+
+def test_an_interval_of_one_end_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^`false_match_rate_low` and `false_match_rate_high` must be given both or neither\.$"
+    ):
+        replace(EXAMPLE, false_match_rate_low=0.0)
+
+
+def test_an_interval_that_does_not_hold_its_rate_is_refused() -> None:
+    message = (
+        "`false_match_rate` (=0.01) must lie in 0.02..0.03 (`false_match_rate_low`, `false_match_rate_high`), "
+        "within 0..1."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        replace(EXAMPLE, false_match_rate_low=0.02, false_match_rate_high=0.03)
+
+
+@pytest.mark.parametrize("points", [(STRICT, LOOSE), (LOOSE, LOOSE), (LOOSE, replace(STRICT, threshold=0.2))])
+def test_points_out_of_order_are_refused(points: tuple[OperatingPoint, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^`operating_points` must have falling `target_fmr` and thresholds that do not fall\.$"
+    ):
+        replace(EXAMPLE, operating_points=points)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_fmr": 1.5}, "`target_fmr` (=1.5) must lie in 0..1."),
+        ({"threshold": -2.0}, "`threshold` (=-2.0) must lie in -1..1."),
+        ({"false_non_match_rate": -0.1}, "`false_non_match_rate` (=-0.1) must lie in 0..1."),
+    ],
+)
+def test_a_wrong_value_of_a_point_names_its_rule(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        replace(LOOSE, **change)

@@ -1,8 +1,9 @@
 import re
+from dataclasses import dataclass, field
 
 import pytest
 
-from twinsight_core.json_fields import JsonFields
+from twinsight_core.json_fields import OPTIONAL, JsonFields
 
 
 def test_fields_are_read_by_their_types() -> None:
@@ -43,3 +44,32 @@ def test_a_long_value_is_cut_in_the_message() -> None:
     with pytest.raises(ValueError, match="must be a string") as caught:
         JsonFields({"a": list(range(10_000))}).text("a")
     assert len(str(caught.value)) < 200
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: int = 0
+    name: str = field(default="", metadata=OPTIONAL)
+
+
+def test_only_fields_that_are_marked_so_may_be_missing() -> None:
+    assert "name" not in JsonFields({"x": 1, "y": 2}, names=Point.__dataclass_fields__)
+    assert "name" in JsonFields({"x": 1, "y": 2, "name": "a"}, names=Point.__dataclass_fields__)
+    # A default alone makes no field optional.
+    with pytest.raises(ValueError, match=r"^`y` is missing\.$"):
+        JsonFields({"x": 1}, names=Point.__dataclass_fields__)
+    with pytest.raises(ValueError, match=r"^`z` is unknown\.$"):
+        JsonFields({"x": 1, "y": 2, "z": 3}, names=Point.__dataclass_fields__)
+
+
+def test_a_list_of_objects_names_the_wrong_one() -> None:
+    fields = JsonFields({"points": [{"x": 1}, {"x": "a"}], "none": {}})
+    points = fields.objects("points", ["x"])
+    assert points[0].integer("x", least=0, most=1) == 1
+    with pytest.raises(ValueError, match=r"^`points\[1\]\.x` \(='a'\) must be an integer in 0\.\.1\.$"):
+        points[1].integer("x", least=0, most=1)
+    with pytest.raises(ValueError, match=r"^`points\[0\]\.y` is missing\.$"):
+        fields.objects("points", ["x", "y"])
+    with pytest.raises(ValueError, match=r"^`none` \(=\{\}\) must be a list of objects\.$"):
+        fields.objects("none")

@@ -1,0 +1,223 @@
+"""Measures of classifiers: accuracy, what is confused with what, and whether the confidence is to be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from twinsight_core.calibration import ECE_BINS
+from twinsight_core.calibration import expected_calibration_error as binned_gap
+
+# A classifier that is never wrong would have its temperature go to 0.
+LEAST_TEMPERATURE = 0.01
+MOST_TEMPERATURE = 100.0
+_BISECTIONS = 60
+
+
+@dataclass(frozen=True)
+class ClassificationScore:
+    """How well a classifier names pictures.
+
+    Attributes:
+        top_k: share of pictures whose class is among the k likeliest, 0..1, by k.
+        balanced_accuracy: mean of the recalls of the classes that have pictures, 0..1.
+        recall: [classes] share of each class's pictures that were named so, 0..1; None where it has none.
+        precision: [classes] share of the pictures named so that are of the class, 0..1; None where none was.
+        confusion: [classes][classes] number of pictures by true class (row) and predicted class (column).
+        expected_calibration_error: mean gap between confidence and accuracy, 0..1.
+        negative_log_likelihood: mean over the pictures, at least 0.
+        pictures: pictures that were measured.
+    """
+
+    top_k: dict[int, float]
+    balanced_accuracy: float
+    recall: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    expected_calibration_error: float
+    negative_log_likelihood: float
+    pictures: int
+
+
+def classification_score(logits: np.ndarray, labels: np.ndarray, *, ks: Sequence[int] = (1, 5)) -> ClassificationScore:
+    """Returns all measures of one classifier.
+
+    Args:
+        logits: [count, classes] float; logarithms of probabilities will do.
+        labels: [count] integer, 0..classes - 1.
+        ks: the k of top-k accuracies; those above the number of classes are left out.
+
+    Raises:
+        ValueError: shapes differ, there is no picture, or a value breaks its rule.
+    """
+    _check(logits, labels)
+    classes = logits.shape[1]
+    confusion = confusion_matrix(labels, np.argmax(logits, axis=1), classes=classes)
+    return ClassificationScore(
+        top_k={k: top_k_accuracy(logits, labels, k=k) for k in ks if k <= classes},
+        balanced_accuracy=balanced_accuracy(confusion),
+        recall=class_recall(confusion),
+        precision=class_precision(confusion),
+        confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
+        expected_calibration_error=expected_calibration_error(np.exp(_log_softmax(logits)), labels),
+        negative_log_likelihood=negative_log_likelihood(logits, labels),
+        pictures=len(labels),
+    )
+
+
+def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, *, k: int) -> float:
+    """Returns the share of pictures whose class is among the k with the highest scores, 0..1.
+
+    Of equal scores the lower class number comes first, as with argmax: equal scores for all do not score.
+
+    Args:
+        scores: [count, classes] float, logits or probabilities.
+        labels: [count] integer, 0..classes - 1.
+        k: 1..classes.
+
+    Raises:
+        ValueError: shapes differ, there is no picture, or a value breaks its rule.
+    """
+    _check(scores, labels)
+    if not 1 <= k <= scores.shape[1]:
+        raise ValueError(f"`k` (={k}) must lie in 1..{scores.shape[1]}, the number of classes.")
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    earlier = np.arange(scores.shape[1])[None, :] < labels[:, None]
+    ahead = (scores > own) | ((scores == own) & earlier)
+    return float((ahead.sum(axis=1) < k).mean())
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, *, classes: int) -> np.ndarray:
+    """Returns the number of pictures by true class (row) and predicted class (column).
+
+    Args:
+        labels: [count] integer, 0..classes - 1.
+        predicted: [count] integer, 0..classes - 1.
+        classes: number of classes.
+
+    Returns:
+        [classes, classes] int64.
+
+    Raises:
+        ValueError: shapes differ or a number is no class.
+    """
+    if labels.shape != predicted.shape or labels.ndim != 1:
+        raise ValueError(f"`labels` {labels.shape} and `predicted` {predicted.shape} must be [count].")
+    for name, values in (("labels", labels), ("predicted", predicted)):
+        _check_classes(name, values, classes)
+    cells = labels.astype(np.int64) * classes + predicted
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_recall(confusion: np.ndarray) -> tuple[float | None, ...]:
+    """Returns the share of each class's pictures that were named so; None for a class without pictures."""
+    return _shares(np.diagonal(confusion), confusion.sum(axis=1))
+
+
+def class_precision(confusion: np.ndarray) -> tuple[float | None, ...]:
+    """Returns the share of the pictures named so that are of the class; None for a class that was never named."""
+    return _shares(np.diagonal(confusion), confusion.sum(axis=0))
+
+
+def balanced_accuracy(confusion: np.ndarray) -> float:
+    """Returns the mean recall of the classes that have pictures: a rare class counts as much as a frequent one."""
+    return float(np.mean([recall for recall in class_recall(confusion) if recall is not None]))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = ECE_BINS) -> float:
+    """Returns the mean gap between confidence and accuracy over bins of equal width, weighted by their pictures.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3.
+
+    Args:
+        probabilities: [count, classes] float, 0..1.
+        labels: [count] integer, 0..classes - 1.
+        bins: number of bins of the confidence, the highest probability of a picture.
+
+    Raises:
+        ValueError: shapes differ, there is no picture, or a value breaks its rule.
+    """
+    _check(probabilities, labels)
+    return binned_gap(probabilities.max(axis=1), np.argmax(probabilities, axis=1) == labels, bins=bins)
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, *, temperature: float = 1.0) -> float:
+    """Returns the mean of -log of the label's probability, the softmax of logits / temperature.
+
+    Args:
+        logits: [count, classes] float.
+        labels: [count] integer, 0..classes - 1.
+        temperature: above 0.
+
+    Raises:
+        ValueError: shapes differ, there is no picture, or a value breaks its rule.
+    """
+    _check(logits, labels)
+    log_probability = _log_softmax(logits.astype(np.float64) / temperature)
+    return float(-np.take_along_axis(log_probability, labels[:, None], axis=1).mean())
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the temperature whose probabilities have the lowest negative log-likelihood.
+
+    The likelihood is concave in 1 / temperature, so bisection of its slope finds the only optimum. Dividing by it
+    leaves every prediction as it was.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2 (temperature scaling).
+
+    Args:
+        logits: [count, classes] float, of pictures that the network was not trained on.
+        labels: [count] integer, 0..classes - 1.
+
+    Returns:
+        LEAST_TEMPERATURE..MOST_TEMPERATURE; an end where the optimum lies beyond.
+
+    Raises:
+        ValueError: shapes differ, there is no picture, or a value breaks its rule.
+    """
+    _check(logits, labels)
+    values = logits.astype(np.float64)
+    own = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+
+    def slope(inverse: float) -> float:
+        """Returns the derivative of the negative log-likelihood by 1 / temperature; it rises."""
+        expected = np.sum(np.exp(_log_softmax(values * inverse)) * values, axis=1)
+        return float(np.mean(expected - own))
+
+    # In the logarithm of 1 / temperature.
+    low, high = -np.log(MOST_TEMPERATURE), -np.log(LEAST_TEMPERATURE)
+    if slope(float(np.exp(low))) >= 0:
+        return MOST_TEMPERATURE
+    if slope(float(np.exp(high))) <= 0:
+        return LEAST_TEMPERATURE
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(float(np.exp(middle))) < 0 else (low, middle)
+    return float(np.exp(-(low + high) / 2))
+
+
+def _shares(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(float(part / whole) if whole else None for part, whole in zip(parts, wholes, strict=True))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _check(scores: np.ndarray, labels: np.ndarray) -> None:
+    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not len(labels):
+        raise ValueError(
+            f"the scores {scores.shape} must be [count, classes] and `labels` {labels.shape} [count], at least one."
+        )
+    if np.isnan(scores).any():
+        raise ValueError("a score is not a number.")
+    _check_classes("labels", labels, scores.shape[1])
+
+
+def _check_classes(name: str, values: np.ndarray, classes: int) -> None:
+    if len(values) and not (values.min() >= 0 and values.max() < classes):
+        raise ValueError(f"`{name}` must lie in 0..{classes - 1}; they reach from {values.min()} to {values.max()}.")

@@ -1,0 +1,135 @@
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twinsight_core.evaluation.classification import (
+    LEAST_TEMPERATURE,
+    MOST_TEMPERATURE,
+    balanced_accuracy,
+    class_precision,
+    class_recall,
+    classification_score,
+    confusion_matrix,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    top_k_accuracy,
+)
+
+
+def test_top_k_accuracy_worked_by_hand() -> None:
+    scores = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    labels = np.array([0, 1, 0])
+    assert top_k_accuracy(scores, labels, k=1) == pytest.approx(1 / 3)
+    assert top_k_accuracy(scores, labels, k=2) == pytest.approx(2 / 3)
+    assert top_k_accuracy(scores, labels, k=3) == 1.0
+
+
+def test_equal_scores_for_all_are_right_by_chance_only() -> None:
+    assert top_k_accuracy(np.zeros((4, 4)), np.arange(4), k=1) == 0.25
+    assert top_k_accuracy(np.zeros((4, 4)), np.arange(4), k=2) == 0.5
+
+
+def test_confusion_recall_and_precision_worked_by_hand() -> None:
+    confusion = confusion_matrix(np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 0, 1]), classes=4)
+    np.testing.assert_array_equal(confusion, [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]])
+    # No picture is of class 2, and neither 2 nor 3 was named.
+    assert class_recall(confusion) == pytest.approx((2 / 3, 1 / 2, None, 0.0))
+    assert class_precision(confusion) == pytest.approx((2 / 3, 1 / 3, None, None))
+    assert balanced_accuracy(confusion) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_naming_all_by_the_frequent_class_is_chance_in_balanced_accuracy() -> None:
+    confusion = confusion_matrix(np.repeat([0, 1], [99, 1]), np.zeros(100, int), classes=2)
+    assert balanced_accuracy(confusion) == 0.5
+
+
+def test_calibration_error_worked_by_hand() -> None:
+    # Bins of 1/15: {0.6, 0.65} (0.6 to 0.667) with one right, {0.9} with none.
+    probabilities = np.array([[0.61, 0.39], [0.35, 0.65], [0.1, 0.9]])
+    error = expected_calibration_error(probabilities, np.array([0, 0, 0]))
+    assert error == pytest.approx((abs(1.26 - 1) + 0.9) / 3)
+
+
+def test_a_temperature_worked_by_hand() -> None:
+    # Logits say 9 to 1; three of four are right, so 3 to 1 is likeliest: log 9 / T = log 3.
+    logits = np.tile([np.log(9.0), 0.0], (4, 1))
+    assert fit_temperature(logits, np.array([0, 0, 0, 1])) == pytest.approx(2.0, rel=1e-6)
+
+
+def sampled(temperature: float, *, seed: int, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are `temperature` times what the labels were drawn from."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, 5)) * 2
+    labels = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1)
+    return logits * temperature, labels
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_fit_finds_the_temperature_that_made_the_logits(temperature: float) -> None:
+    logits, labels = sampled(temperature, seed=0)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31 - 1), scale=st.floats(0.2, 5.0))
+def test_no_other_temperature_has_a_lower_loss(seed: int, scale: float) -> None:
+    logits, labels = sampled(scale, seed=seed, count=30)
+    best = fit_temperature(logits, labels)
+    loss = negative_log_likelihood(logits, labels, temperature=best)
+    for other in (1.0, *np.geomspace(LEAST_TEMPERATURE, MOST_TEMPERATURE, 20)):
+        assert loss <= negative_log_likelihood(logits, labels, temperature=float(other)) + 1e-9
+
+
+def test_a_fitted_temperature_lowers_the_calibration_error_on_other_pictures() -> None:
+    temperature = fit_temperature(*sampled(4.0, seed=1))
+    logits, labels = sampled(4.0, seed=2)
+    before = classification_score(logits, labels)
+    after = classification_score(logits / temperature, labels)
+    assert before.expected_calibration_error > 0.15
+    assert after.expected_calibration_error < 0.02
+    assert after.negative_log_likelihood < before.negative_log_likelihood
+    assert after.confusion == before.confusion
+
+
+def test_temperatures_end_where_the_optimum_lies_beyond() -> None:
+    logits = np.eye(3) * 2.0
+    assert fit_temperature(logits, np.arange(3)) == LEAST_TEMPERATURE
+    assert fit_temperature(logits, np.array([1, 2, 0])) == MOST_TEMPERATURE
+
+
+def test_a_score_holds_all_measures() -> None:
+    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]]))
+    score = classification_score(logits, np.array([0, 1, 1, 2]))
+    # Of three classes there is no top 5.
+    assert score.top_k == {1: 0.75}
+    assert score.recall == (1.0, 0.5, 1.0)
+    assert score.precision == (0.5, 1.0, 1.0)
+    assert score.balanced_accuracy == pytest.approx(2.5 / 3)
+    assert score.confusion == ((1, 0, 0), (1, 1, 0), (0, 0, 1))
+    assert score.negative_log_likelihood == pytest.approx(-np.log([0.7, 0.7, 0.3, 0.8]).mean())
+    # Bins: {0.7, 0.7} both right, {0.6} wrong, {0.8} right.
+    assert score.expected_calibration_error == pytest.approx((0.6 + 0.6 + 0.2) / 4)
+    assert score.pictures == 4
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        (np.zeros((2, 3)), [0], "the scores (2, 3) must be [count, classes] and `labels` (1,) [count], at least one."),
+        (np.zeros((0, 3)), [], "the scores (0, 3) must be [count, classes] and `labels` (0,) [count], at least one."),
+        (np.zeros((1, 3)), [3], "`labels` must lie in 0..2; they reach from 3 to 3."),
+        (np.full((1, 3), np.nan), [0], "a score is not a number."),
+    ],
+)
+def test_what_can_not_be_scored_is_refused(scores: np.ndarray, labels: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        classification_score(scores, np.array(labels, np.int64))
+
+
+def test_a_k_beyond_the_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^`k` \(=4\) must lie in 1\.\.3, the number of classes\.$"):
+        top_k_accuracy(np.zeros((1, 3)), np.array([0]), k=4)

@@ -1,0 +1,40 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twinsight_core.evaluation.intervals import wilson_interval
+
+
+def test_the_interval_worked_by_hand() -> None:
+    # With z^2 = 3.8415: (0.5 + 3.8415/20 -+ 1.96 sqrt(0.025 + 3.8415/400)) / 1.38415.
+    assert wilson_interval(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
+    # None of ten: z^2 / (10 + z^2).
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
+
+
+def test_nothing_is_known_without_trials() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@given(trials=st.integers(1, 10**6), share=st.floats(0, 1), confidence=st.sampled_from([0.5, 0.95, 0.999]))
+def test_the_interval_holds_the_share_within_0_and_1(trials: int, share: float, confidence: float) -> None:
+    successes = round(share * trials)
+    low, high = wilson_interval(successes, trials, confidence=confidence)
+    assert 0.0 <= low <= successes / trials <= high <= 1.0
+    # What fails is the rest.
+    assert wilson_interval(trials - successes, trials, confidence=confidence) == pytest.approx((1 - high, 1 - low))
+
+
+@pytest.mark.parametrize(
+    ("successes", "confidence", "message"),
+    [
+        (11, 0.95, "`successes` (=11) must lie in 0..`trials` (=10)."),
+        (-1, 0.95, "`successes` (=-1) must lie in 0..`trials` (=10)."),
+        (1, 1.0, "`confidence` (=1.0) must lie between 0 and 1."),
+    ],
+)
+def test_a_wrong_value_names_its_rule(successes: int, confidence: float, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        wilson_interval(successes, 10, confidence=confidence)
