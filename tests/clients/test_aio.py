@@ -38,7 +38,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
         }
 
     assert methods(Client) == methods(AsyncClient)
-    assert len(methods(Client)) == 18
+    assert len(methods(Client)) == 20
 
 
 def test_pictures_are_embedded_compared_and_found(run: Run, picture: Draw) -> None:
@@ -48,16 +48,21 @@ def test_pictures_are_embedded_compared_and_found(run: Run, picture: Draw) -> No
         results = await client.embed([picture(1), b"broken"])
         assert [error.reason for error in results.errors()] == ["IMAGE_UNREADABLE"]
         (embedding,) = results.successes()
-        (comparison,) = (await client.compare([(picture(1), embedding.vector)])).values()
+        (comparison,) = (await client.compare([(picture(1), embedding.vector)], target_fmr=0.1)).values()
         assert comparison.cosine_similarity == pytest.approx(1, abs=1e-6)
+        assert (comparison.threshold, comparison.target_fmr) == (0.3, 0.1)
+        (labels,) = (await client.classify([picture(1)], top_k=2)).values()
+        assert len(labels) == 2
+        (found,) = (await client.detect([picture(1)], score_threshold=0, max_detections=1)).values()
+        assert len(found) == 1
 
         made = await client.create_collection("c", model=(await client.get_model()).name)
         assert made == await client.get_collection("c")
         assert [one.id for one in await client.list_collections()] == ["c"]
         items = [NewItem(f"p{n}", picture(n), {"n": n}) for n in range(3)]
         assert (await client.upsert("c", items)).values() == ["p0", "p1", "p2"]
-        found = await client.search("c", [picture(2), ItemId("p1")], top_k=1, where=field("n") >= 1)
-        assert [[match.id for match in matches] for matches in found.values()] == [["p2"], ["p1"]]
+        nearest = await client.search("c", [picture(2), ItemId("p1")], top_k=1, where=field("n") >= 1)
+        assert [[match.id for match in matches] for matches in nearest.values()] == [["p2"], ["p1"]]
         assert (await client.get_items("c", ["p1"])).values()[0].metadata == {"n": 1}
         assert (await client.delete_items("c", ["p1"])).deleted_count == 1
         pages = [[item.id for item in page.values()] async for page in client.list_items("c", page_size=1)]
@@ -65,7 +70,7 @@ def test_pictures_are_embedded_compared_and_found(run: Run, picture: Draw) -> No
         await client.delete_collection("c")
         with pytest.raises(NotFound, match=r"^Collection `c` does not exist; there is none\.$"):
             await client.search("c", [[1.0]])
-        assert [card.name for card in await client.list_models()] == ["fake"]
+        assert [card.name for card in await client.list_models()] == ["fake", "fake-classifier", "fake-detector"]
 
     run(story)
 

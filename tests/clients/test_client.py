@@ -14,6 +14,7 @@ from twinsight_client import (
     CollectionState,
     FailedPrecondition,
     HealthStatus,
+    ImageInput,
     InvalidArgument,
     ItemError,
     ItemId,
@@ -105,6 +106,86 @@ def test_compare_takes_pictures_and_vectors(client: Client, picture: Draw) -> No
     assert other.cosine_similarity < 0.9
     assert other.euclidean_distance == pytest.approx(np.sqrt(2 - 2 * other.cosine_similarity), abs=1e-5)
     assert [error.field for error in results.errors()] == ["pairs[3].left.image.encoded"]
+
+
+@pytest.mark.parametrize(
+    ("target_fmr", "threshold", "point"), [(None, 0.5, None), (1.0, 0.3, 0.1), (0.1, 0.3, 0.1), (0.05, 0.7, 0.01)]
+)
+def test_compare_decides_at_the_point_for_a_false_match_rate(
+    client: Client, target_fmr: float | None, threshold: float, point: float | None
+) -> None:
+    # A cosine of 0.6.
+    pair = ([1.0] + [0.0] * 15, [0.6, 0.8] + [0.0] * 14)
+    (one,) = client.compare([pair], target_fmr=target_fmr).values()
+    assert (one.threshold, one.target_fmr, one.same) == (threshold, point, threshold <= 0.6)
+
+
+def test_compare_refuses_a_false_match_rate_below_all_points_and_names_them(client: Client) -> None:
+    with pytest.raises(InvalidArgument, match=r"operating points: 0\.1, 0\.01\.$") as raised:
+        client.compare([([1.0] * 16, [1.0] * 16)], target_fmr=0.001)
+    assert (raised.value.reason, raised.value.field) == ("TARGET_FMR_UNKNOWN", "target_fmr")
+    with pytest.raises(InvalidArgument, match="above 0 and at most 1"):
+        client.compare([([1.0] * 16, [1.0] * 16)], target_fmr=0.0)
+
+
+def test_classify_answers_each_picture_with_its_most_probable_labels(client: Client, picture: Draw) -> None:
+    results = client.classify([picture(1), b"broken", picture(2)], top_k=2)
+    assert [(error.index, error.field) for error in results.errors()] == [(1, "images[1].encoded")]
+    for labels in results.successes():
+        assert len(labels) == 2
+        assert labels[0].probability >= labels[1].probability
+    assert results.model.name == "fake-classifier"
+    (every,) = client.classify([picture(1)]).values()
+    assert {one.label for one in every} == set(client.get_model("fake-classifier").labels)
+    assert sum(one.probability for one in every) == pytest.approx(1, abs=1e-6)
+    assert every[:2] == results[0]
+    with pytest.raises(InvalidArgument) as raised:
+        client.classify([picture(1)], top_k=-1)
+    assert raised.value.field == "top_k"
+
+
+def test_detect_answers_each_picture_with_what_is_in_it(client: Client, picture: Draw) -> None:
+    results = client.detect([picture(1), b"broken"], score_threshold=0)
+    assert [(error.index, error.field) for error in results.errors()] == [(1, "images[1].encoded")]
+    (found,) = results.successes()
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert {one.label for one in found} <= set(client.get_model("fake-detector").labels)
+    for one in found:
+        assert 0 <= one.box.x_min < one.box.x_max <= 1
+        assert 0 <= one.box.y_min < one.box.y_max <= 1
+    assert client.detect([picture(1)], score_threshold=0, max_detections=1).values() == [found[:1]]
+    least = found[1].score
+    assert client.detect([picture(1)], score_threshold=least).values() == [found[:2]]
+    assert client.detect([picture(1)]).values() == [[one for one in found if one.score >= 0.5]]
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InvalidArgument) as raised:
+            client.detect([picture(1)], score_threshold=wrong)
+        assert raised.value.field == "score_threshold"
+    with pytest.raises(InvalidArgument) as raised:
+        client.detect([picture(1)], max_detections=-1)
+    assert raised.value.field == "max_detections"
+
+
+def test_a_box_that_was_found_is_a_region_to_look_at(client: Client, picture: Draw) -> None:
+    (found,) = client.detect([picture(1)], score_threshold=0).values()
+    part = found[0].box
+    (within,) = client.detect([ImageInput(picture(1), region=part)], score_threshold=0).values()
+    for one in within:
+        assert part.x_min <= one.box.x_min < one.box.x_max <= part.x_max
+        assert part.y_min <= one.box.y_min < one.box.y_max <= part.y_max
+
+
+def test_a_model_of_another_task_is_refused(client: Client, picture: Draw) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: client.embed([picture(1)], model="fake-detector"),
+        lambda: client.classify([picture(1)], model="fake"),
+        lambda: client.detect([picture(1)], model="fake-classifier"),
+        lambda: client.create_collection("c", model="fake-classifier"),
+    ]
+    for call in calls:
+        with pytest.raises(FailedPrecondition, match=r"^Model `fake\S*` does \w+, not \w+\.$") as raised:
+            call()
+        assert (raised.value.reason, raised.value.field) == ("MODEL_TASK", "model")
 
 
 def test_collections_are_made_described_listed_and_deleted(client: Client) -> None:
@@ -223,6 +304,8 @@ def test_ingest_without_a_name_writes_everything(client: Client) -> None:
     ("call", "path", "said"),
     [
         (lambda client: client.search("c", [[1.0]], top_k=10**12), "top_k", "`top_k` (=1000000000000)"),
+        (lambda client: client.classify([b""], top_k=2**31), "top_k", "`top_k` (=2147483648)"),
+        (lambda client: client.detect([b""], max_detections=2**31), "max_detections", "`max_detections` (=2147483648)"),
         (lambda client: client.search("c", [[1.0]], ef=2**31), "ef", "`ef` (=2147483648)"),
         (lambda client: next(client.list_items("c", page_size=2**31)), "page_size", "`page_size` (=2147483648)"),
         (
@@ -242,12 +325,17 @@ def test_a_number_that_the_wire_can_not_hold_is_refused_before_sending(
 
 
 def test_models_have_cards(client: Client) -> None:
-    (card,) = client.list_models()
+    card, classifier, detector = client.list_models()
     assert card == client.get_model() == client.get_model("fake")
     assert (card.name, card.task, card.dimension, card.is_default) == ("fake", ModelTask.EMBEDDING, 16, True)
     assert card.calibration is not None
     assert card.calibration.threshold == 0.5
-    with pytest.raises(NotFound, match=r"^Model `big` does not exist; there is `fake`\.$"):
+    assert (card.calibration.false_match_rate_low, card.labels) == (None, ())
+    assert [(one.target_fmr, one.threshold) for one in card.calibration.operating_points] == [(0.1, 0.3), (0.01, 0.7)]
+    assert card.calibration.operating_points[0].false_match_rate_high == 0.1
+    assert [one.task for one in (classifier, detector)] == [ModelTask.CLASSIFICATION, ModelTask.DETECTION]
+    assert (detector.labels, detector.dimension, detector.calibration) == (("bird", "cat", "dog"), 0, None)
+    with pytest.raises(NotFound, match=r"^Model `big` does not exist; there is `fake`, "):
         client.embed([b"x"], model="big")
 
 

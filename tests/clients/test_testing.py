@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from twinsight_client import Client, ImageInput, InvalidArgument, ItemError, NewItem, Unavailable
+from twinsight_client import Client, ImageInput, InvalidArgument, ItemError, NewItem, NotFound, Unavailable
 from twinsight_client.testing import AsyncFakeClient, FakeClient, MemoryServer
 
 pytestmark = pytest.mark.client
@@ -63,11 +63,11 @@ def test_calls_fail_on_demand_once_each_and_then_go_on() -> None:
         client.list_models()
     with pytest.raises(InvalidArgument, match="No"):
         list(client.embed_stream([b"x"]))
-    assert len(client.list_models()) == 1
+    assert len(client.list_collections()) == 0
 
 
 def test_clients_of_one_server_see_each_others_writes() -> None:
-    server = MemoryServer(models=["a", "b"], dimension=4)
+    server = MemoryServer(models=["a", "b"], classifiers=(), detectors=(), dimension=4)
     with FakeClient(server) as writer:
         writer.create_collection("c", model="b")
         writer.upsert("c", [NewItem("x", [1.0, 0.0, 0.0, 0.0])]).values()
@@ -79,6 +79,23 @@ def test_clients_of_one_server_see_each_others_writes() -> None:
     assert asyncio.run(read()) == 1
     assert isinstance(writer, Client)
     assert [(card.name, card.is_default) for card in writer.list_models()] == [("a", True), ("b", False)]
+
+
+def test_labels_and_boxes_depend_on_the_bytes_alone(picture: Draw) -> None:
+    def seen(number: int) -> list[object]:
+        with FakeClient() as client:
+            return [*client.classify([picture(number)]), *client.detect([picture(number)], score_threshold=0)]
+
+    assert seen(1) == seen(1) != seen(2)
+
+
+def test_of_models_for_a_task_the_only_one_needs_no_name(picture: Draw) -> None:
+    client = FakeClient(MemoryServer(classifiers=["one", "other"], detectors=()))
+    with pytest.raises(InvalidArgument, match=r"^`model` must be given: `one`, `other` do classification\.$"):
+        client.classify([picture(1)])
+    assert client.classify([picture(1)], model="other").model.name == "other"
+    with pytest.raises(NotFound, match=r"^No model for detection is loaded\.$"):
+        client.detect([picture(1)])
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_an_unforeseen_error_tells_nothing(
     def broken(*_: object, **__: object) -> object:
         raise RuntimeError("secret: /etc/passwd")
 
-    monkeypatch.setattr("twinsight_server.services.inference.embed_pictures", broken)
+    monkeypatch.setattr("twinsight_server.services.inference.infer_pictures", broken)
     api = Reflected(own.address)
     with pytest.raises(grpc.RpcError) as caught:
         api.call("InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])

@@ -24,10 +24,12 @@ from twinsight_client.results import (
     CollectionInfo,
     Comparison,
     DeleteResults,
+    Detection,
     Embedding,
     HealthStatus,
     IngestResults,
     Item,
+    Label,
     Match,
     Metric,
     ModelInfo,
@@ -106,12 +108,50 @@ class AsyncClient:
         *,
         model: str = "",
         vector_model_digest: str = "",
+        target_fmr: float | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[Comparison]:
         """Says how alike the two sides of each pair are."""
         operation = await asyncio.to_thread(
-            operations.compare, pairs, model=model, vector_model_digest=vector_model_digest
+            operations.compare,
+            pairs,
+            model=model,
+            vector_model_digest=vector_model_digest,
+            target_fmr=target_fmr,
+        )
+        return await self._call(operation, timeout_s, request_id)
+
+    async def classify(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        model: str = "",
+        top_k: int = 5,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> ModelResults[list[Label]]:
+        """Says which of a model's labels pictures bear, the most probable first, for each picture."""
+        operation = await asyncio.to_thread(operations.classify, images, model=model, top_k=top_k)
+        return await self._call(operation, timeout_s, request_id)
+
+    async def detect(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        model: str = "",
+        score_threshold: float | None = None,
+        max_detections: int = 0,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> ModelResults[list[Detection]]:
+        """Finds things in pictures, the highest score first, for each picture."""
+        operation = await asyncio.to_thread(
+            operations.detect,
+            images,
+            model=model,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
         )
         return await self._call(operation, timeout_s, request_id)
 

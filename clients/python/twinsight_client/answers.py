@@ -18,23 +18,27 @@ from twinsight_client.errors import Unavailable
 from twinsight_client.images import vector_array
 from twinsight_client.metadata import metadata_values
 from twinsight_client.results import (
+    Box,
     Calibration,
     CallInfo,
     CollectionInfo,
     CollectionState,
     Comparison,
     DeleteResults,
+    Detection,
     Embedding,
     HealthStatus,
     IngestResults,
     Item,
     ItemError,
+    Label,
     Match,
     Metric,
     ModelInfo,
     ModelReference,
     ModelResults,
     ModelTask,
+    OperatingPoint,
     Results,
 )
 from twinsight_client.status import item_error
@@ -51,7 +55,11 @@ _STATES = {
     collections_pb.COLLECTION_STATE_REBUILDING: CollectionState.REBUILDING,
     collections_pb.COLLECTION_STATE_DAMAGED: CollectionState.DAMAGED,
 }
-_TASKS = {models_pb.MODEL_TASK_EMBEDDING: ModelTask.EMBEDDING}
+_TASKS = {
+    models_pb.MODEL_TASK_EMBEDDING: ModelTask.EMBEDDING,
+    models_pb.MODEL_TASK_CLASSIFICATION: ModelTask.CLASSIFICATION,
+    models_pb.MODEL_TASK_DETECTION: ModelTask.DETECTION,
+}
 _HEALTH = {
     health_pb2.HealthCheckResponse.SERVING: HealthStatus.SERVING,
     health_pb2.HealthCheckResponse.NOT_SERVING: HealthStatus.NOT_SERVING,
@@ -89,6 +97,16 @@ def stream_embeddings(
 def comparisons(response: inference_pb.CompareResponse, call: CallInfo) -> ModelResults[Comparison]:
     """Answers of a Compare."""
     return ModelResults(_each(response.results, _comparison), model=_model_reference(response.model), call=call)
+
+
+def classifications(response: inference_pb.ClassifyResponse, call: CallInfo) -> ModelResults[list[Label]]:
+    """Labels of a Classify, the most probable first."""
+    return ModelResults(_each(response.results, _labels), model=_model_reference(response.model), call=call)
+
+
+def detections(response: inference_pb.DetectResponse, call: CallInfo) -> ModelResults[list[Detection]]:
+    """What a Detect found, the highest score first."""
+    return ModelResults(_each(response.results, _detections), model=_model_reference(response.model), call=call)
 
 
 def collection(
@@ -190,7 +208,24 @@ def _comparison(result: inference_pb.CompareResult) -> Comparison:
         euclidean_distance=found.euclidean_distance,
         probability=found.probability if found.HasField("probability") else None,
         same=found.same if found.HasField("same") else None,
+        threshold=found.threshold if found.HasField("threshold") else None,
+        target_fmr=found.target_fmr if found.HasField("target_fmr") else None,
     )
+
+
+def _labels(result: inference_pb.ClassifyResult) -> list[Label]:
+    return [Label(label=one.label, probability=one.probability) for one in result.classification.labels]
+
+
+def _detections(result: inference_pb.DetectResult) -> list[Detection]:
+    return [
+        Detection(
+            box=Box(x_min=one.box.x_min, y_min=one.box.y_min, x_max=one.box.x_max, y_max=one.box.y_max),
+            label=one.label,
+            score=one.score,
+        )
+        for one in result.detections.detections
+    ]
 
 
 def _match(found: collections_pb.Match) -> Match:
@@ -231,15 +266,6 @@ def _model_reference(reference: types_pb2.ModelReference) -> ModelReference:
 
 
 def _model(card: models_pb.Model) -> ModelInfo:
-    calibration = None
-    if card.HasField("calibration"):
-        calibration = Calibration(
-            meaning=card.calibration.meaning,
-            threshold=card.calibration.threshold,
-            false_match_rate=card.calibration.false_match_rate,
-            false_non_match_rate=card.calibration.false_non_match_rate,
-            expected_calibration_error=card.calibration.expected_calibration_error,
-        )
     return ModelInfo(
         name=card.name,
         digest=card.digest,
@@ -248,11 +274,42 @@ def _model(card: models_pb.Model) -> ModelInfo:
         input_width=card.input_width,
         dimension=card.dimension,
         labels=tuple(card.labels),
-        calibration=calibration,
+        calibration=_calibration(card.calibration) if card.HasField("calibration") else None,
         licence=card.licence,
         training_data=card.training_data,
         description=card.description,
         scores=dict(sorted(card.scores.items())),
         architecture=card.architecture,
         is_default=card.is_default,
+    )
+
+
+def _calibration(stated: models_pb.Calibration) -> Calibration:
+    return Calibration(
+        meaning=stated.meaning,
+        threshold=stated.threshold,
+        false_match_rate=stated.false_match_rate,
+        false_non_match_rate=stated.false_non_match_rate,
+        expected_calibration_error=stated.expected_calibration_error,
+        false_match_rate_low=stated.false_match_rate_low if stated.HasField("false_match_rate_low") else None,
+        false_match_rate_high=stated.false_match_rate_high if stated.HasField("false_match_rate_high") else None,
+        false_non_match_rate_low=(
+            stated.false_non_match_rate_low if stated.HasField("false_non_match_rate_low") else None
+        ),
+        false_non_match_rate_high=(
+            stated.false_non_match_rate_high if stated.HasField("false_non_match_rate_high") else None
+        ),
+        operating_points=tuple(
+            OperatingPoint(
+                target_fmr=point.target_fmr,
+                threshold=point.threshold,
+                false_match_rate=point.false_match_rate,
+                false_match_rate_low=point.false_match_rate_low,
+                false_match_rate_high=point.false_match_rate_high,
+                false_non_match_rate=point.false_non_match_rate,
+                false_non_match_rate_low=point.false_non_match_rate_low,
+                false_non_match_rate_high=point.false_non_match_rate_high,
+            )
+            for point in stated.operating_points
+        ),
     )

@@ -27,10 +27,12 @@ from twinsight_client.results import (
     CollectionInfo,
     Comparison,
     DeleteResults,
+    Detection,
     Embedding,
     HealthStatus,
     IngestResults,
     Item,
+    Label,
     Match,
     Metric,
     ModelInfo,
@@ -143,6 +145,7 @@ class Client:
         *,
         model: str = "",
         vector_model_digest: str = "",
+        target_fmr: float | None = None,
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[Comparison]:
@@ -152,10 +155,59 @@ class Client:
             pairs: two pictures or vectors each; at most 128 unless the server is configured otherwise.
             model: empty: the server's default.
             vector_model_digest: of the model that made the vectors in `pairs`; another than this model's is refused.
+            target_fmr: false match rate to keep to, above 0, at most 1: `same` is decided at the model's operating
+                point for it, or the next stricter one; None: at the model's default point.
             timeout_s: see the class.
             request_id: see the class.
         """
-        operation = operations.compare(pairs, model=model, vector_model_digest=vector_model_digest)
+        operation = operations.compare(
+            pairs, model=model, vector_model_digest=vector_model_digest, target_fmr=target_fmr
+        )
+        return self._call(operation, timeout_s, request_id)
+
+    def classify(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        model: str = "",
+        top_k: int = 5,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> ModelResults[list[Label]]:
+        """Says which of a model's labels pictures bear, the most probable first, for each picture.
+
+        Args:
+            images: at most 256 unless the server is configured otherwise.
+            model: for classification; empty: the server's default, or else its only one.
+            top_k: most labels for each picture; over the number of the model's labels: all.
+            timeout_s: see the class.
+            request_id: see the class.
+        """
+        return self._call(operations.classify(images, model=model, top_k=top_k), timeout_s, request_id)
+
+    def detect(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        model: str = "",
+        score_threshold: float | None = None,
+        max_detections: int = 0,
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> ModelResults[list[Detection]]:
+        """Finds things in pictures, the highest score first, for each picture.
+
+        Args:
+            images: at most 256 unless the server is configured otherwise.
+            model: for detection; empty: the server's default, or else its only one.
+            score_threshold: only detections with at least this score, 0..1; None: the server's 0.5.
+            max_detections: most for each picture; 0: as many as the model gives.
+            timeout_s: see the class.
+            request_id: see the class.
+        """
+        operation = operations.detect(
+            images, model=model, score_threshold=score_threshold, max_detections=max_detections
+        )
         return self._call(operation, timeout_s, request_id)
 
     def create_collection(

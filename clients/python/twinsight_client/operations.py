@@ -25,9 +25,11 @@ from twinsight_client.results import (
     CollectionInfo,
     Comparison,
     DeleteResults,
+    Detection,
     Embedding,
     HealthStatus,
     Item,
+    Label,
     Match,
     Metric,
     ModelInfo,
@@ -84,7 +86,7 @@ def embed(images: Iterable[ImageLike], *, model: str) -> Operation[inference_pb.
 
 
 def compare(
-    pairs: Iterable[tuple[Content, Content]], *, model: str, vector_model_digest: str
+    pairs: Iterable[tuple[Content, Content]], *, model: str, vector_model_digest: str, target_fmr: float | None
 ) -> Operation[inference_pb.CompareResponse, ModelResults[Comparison]]:
     """InferenceService.Compare."""
     request = inference_pb.CompareRequest(
@@ -94,9 +96,51 @@ def compare(
             for left, right in _many(pairs, "pairs")
         ],
         vector_model_digest=vector_model_digest,
+        target_fmr=target_fmr,
     )
     return Operation(
         INFERENCE_SERVICE + "Compare", request, inference_pb.CompareResponse, answers.comparisons, timeout_s=INFERENCE_S
+    )
+
+
+def classify(
+    images: Iterable[ImageLike], *, model: str, top_k: int
+) -> Operation[inference_pb.ClassifyResponse, ModelResults[list[Label]]]:
+    """InferenceService.Classify.
+
+    Raises:
+        InvalidArgument: `top_k` can't travel.
+    """
+    _check_int32("top_k", top_k)
+    request = inference_pb.ClassifyRequest(
+        model=model, images=[image_message(one) for one in _many(images, "images")], top_k=top_k
+    )
+    return Operation(
+        INFERENCE_SERVICE + "Classify",
+        request,
+        inference_pb.ClassifyResponse,
+        answers.classifications,
+        timeout_s=INFERENCE_S,
+    )
+
+
+def detect(
+    images: Iterable[ImageLike], *, model: str, score_threshold: float | None, max_detections: int
+) -> Operation[inference_pb.DetectResponse, ModelResults[list[Detection]]]:
+    """InferenceService.Detect.
+
+    Raises:
+        InvalidArgument: `max_detections` can't travel.
+    """
+    _check_int32("max_detections", max_detections)
+    request = inference_pb.DetectRequest(
+        model=model,
+        images=[image_message(one) for one in _many(images, "images")],
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+    )
+    return Operation(
+        INFERENCE_SERVICE + "Detect", request, inference_pb.DetectResponse, answers.detections, timeout_s=INFERENCE_S
     )
 
 

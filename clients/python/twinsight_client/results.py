@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, TypeAlias, TypeVar, overload
+from typing import Generic, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,12 @@ class HealthStatus(StrEnum):
 
 
 class ModelTask(StrEnum):
-    """What a model does."""
+    """What a model does, and which calls it is for."""
 
     UNSPECIFIED = "unspecified"
     EMBEDDING = "embedding"
+    CLASSIFICATION = "classification"
+    DETECTION = "detection"
 
 
 @dataclass(frozen=True)
@@ -229,13 +231,63 @@ class Comparison:
         cosine_similarity: -1..1; 1 is the same direction.
         euclidean_distance: 0..2, between the vectors at length 1.
         probability: calibrated, 0..1, that both show the same thing; None where the model has no calibration.
-        same: whether the pair passes the model's operating point; None with `probability`.
+        same: whether `cosine_similarity` reaches `threshold`; None with `probability`.
+        threshold: cosine similarity at and above which `same` is true here, -1..1; None with `probability`.
+        target_fmr: false match rate that the threshold was chosen for; None at the model's default point.
     """
 
     cosine_similarity: float
     euclidean_distance: float
     probability: float | None = None
     same: bool | None = None
+    threshold: float | None = None
+    target_fmr: float | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a picture shows.
+
+    Attributes:
+        label: one of the model's labels.
+        probability: that it is the picture's, 0..1; those of all the model's labels add up to 1.
+    """
+
+    label: str
+    probability: float
+
+
+class Box(NamedTuple):
+    """A rectangle in fractions of the upright picture's width and height; (0, 0) is the top left corner.
+
+    May be given as the region of an `ImageInput`.
+
+    Attributes:
+        x_min: left edge, 0..1.
+        y_min: top edge, 0..1.
+        x_max: right edge, 0..1.
+        y_max: bottom edge, 0..1.
+    """
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A thing in a picture.
+
+    Attributes:
+        box: where it is in the whole picture, also where a region of it was looked at.
+        label: what it is, one of the model's labels.
+        score: how sure the model is, above 0, at most 1; not a calibrated probability.
+    """
+
+    box: Box
+    label: str
+    score: float
 
 
 @dataclass(frozen=True)
@@ -303,15 +355,45 @@ class CollectionInfo:
 
 
 @dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold that was chosen for a false match rate; the rates are shares of held-out pairs.
+
+    Attributes:
+        target_fmr: the rate that the threshold was chosen for, 0..1.
+        threshold: cosine similarity at and above which a pair is the same, -1..1.
+        false_match_rate: different pairs that pass the threshold, 0..1.
+        false_match_rate_low: lower end of its 95 % interval.
+        false_match_rate_high: its upper end.
+        false_non_match_rate: same pairs that fail the threshold, 0..1.
+        false_non_match_rate_low: lower end of its 95 % interval.
+        false_non_match_rate_high: its upper end.
+    """
+
+    target_fmr: float
+    threshold: float
+    false_match_rate: float
+    false_match_rate_low: float
+    false_match_rate_high: float
+    false_non_match_rate: float
+    false_non_match_rate_low: float
+    false_non_match_rate_high: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """How a cosine similarity becomes a probability and a decision; the rates are shares of held-out pairs.
 
     Attributes:
         meaning: what the probability is a probability of.
-        threshold: cosine similarity at and above which a pair is the same, -1..1.
+        threshold: cosine similarity at and above which a pair is the same unless a call says otherwise, -1..1.
         false_match_rate: different pairs that pass the threshold, 0..1.
         false_non_match_rate: same pairs that fail it, 0..1.
         expected_calibration_error: of the probability, 0..1.
+        false_match_rate_low: lower end of the rate's 95 % interval; None, as the following three, where not measured.
+        false_match_rate_high: its upper end.
+        false_non_match_rate_low: lower end of that rate's 95 % interval.
+        false_non_match_rate_high: its upper end.
+        operating_points: further thresholds, by falling `target_fmr`.
     """
 
     meaning: str
@@ -319,6 +401,11 @@ class Calibration:
     false_match_rate: float
     false_non_match_rate: float
     expected_calibration_error: float
+    false_match_rate_low: float | None = None
+    false_match_rate_high: float | None = None
+    false_non_match_rate_low: float | None = None
+    false_non_match_rate_high: float | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -331,8 +418,8 @@ class ModelInfo:
         task: what it does.
         input_height: rows of the picture the network sees, in pixels.
         input_width: columns of it, in pixels.
-        dimension: components of a vector.
-        labels: names of the classes; empty for an embedding model.
+        dimension: components of a vector; 0 where the task is not embedding.
+        labels: what the model can answer; empty for an embedding model.
         calibration: None where the model was not calibrated.
         licence: licence of the weights.
         training_data: what the weights were trained on.

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from google.protobuf import timestamp_pb2
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight.v1 import types_pb2 as pb
+from twinsight_core.calibration import Calibration
+from twinsight_core.comparison import Comparison
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, CollectionState, CollectionStatus, Item, Match
 from twinsight_core.metadata import Metadata, MetadataValue
+from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage
+from twinsight_server.convert.boxes import picture_boxes
+from twinsight_server.convert.requests import DetectionLimits
+from twinsight_server.pipeline import Picture
 
 _METRIC_VALUES: dict[Metric, collections_pb.Metric.ValueType] = {
     Metric.COSINE: collections_pb.METRIC_COSINE,
@@ -25,11 +33,77 @@ _STATES: dict[CollectionState, collections_pb.CollectionState.ValueType] = {
     CollectionState.REBUILDING: collections_pb.COLLECTION_STATE_REBUILDING,
     CollectionState.DAMAGED: collections_pb.COLLECTION_STATE_DAMAGED,
 }
+_TASK_VALUES: dict[Task, models_pb.ModelTask.ValueType] = {
+    "embedding": models_pb.MODEL_TASK_EMBEDDING,
+    "classification": models_pb.MODEL_TASK_CLASSIFICATION,
+    "detection": models_pb.MODEL_TASK_DETECTION,
+}
 
 
 def vector_bytes(array: np.ndarray) -> bytes:
     """Returns [dimension] float32 as little-endian bytes."""
     return array.astype("<f4", copy=False).tobytes()
+
+
+def embedding_message(vector: np.ndarray) -> inference_pb.Embedding:
+    """Returns a vector, [dimension] float32, as a message."""
+    return inference_pb.Embedding(vector=vector_bytes(vector), dimension=len(vector))
+
+
+def comparison_message(comparison: Comparison) -> inference_pb.Comparison:
+    """Returns a comparison as a message."""
+    decision = comparison.decision
+    return inference_pb.Comparison(
+        cosine_similarity=comparison.cosine_similarity,
+        euclidean_distance=comparison.euclidean_distance,
+        probability=comparison.probability,
+        same=comparison.same,
+        threshold=None if decision is None else decision.threshold,
+        target_fmr=None if decision is None else decision.target_fmr,
+    )
+
+
+def classification_message(
+    probabilities: np.ndarray, labels: Sequence[str], *, top_k: int
+) -> inference_pb.Classification:
+    """Returns the most probable labels as a message.
+
+    Args:
+        probabilities: [labels] float32, 0..1.
+        labels: their names.
+        top_k: most labels, at least 1.
+    """
+    best: list[int] = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+    return inference_pb.Classification(
+        labels=[inference_pb.Label(label=labels[number], probability=float(probabilities[number])) for number in best]
+    )
+
+
+def detections_message(
+    answer: np.ndarray, package: ModelPackage, picture: Picture, limits: DetectionLimits
+) -> inference_pb.Detections:
+    """Returns what a detector found as a message.
+
+    Args:
+        answer: [rows, 6] float32, see `twinsight_core.models.tasks`.
+        package: the detector's.
+        picture: what it looked at.
+        limits: what is left out.
+    """
+    scores = answer[:, 4]
+    rows = answer[(scores >= limits.score_threshold) & (scores > 0)]
+    boxes = picture_boxes(rows[:, :4], picture, package.card.preprocessing)
+    # What lies in the padding alone was cut down to nothing.
+    extent = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
+    message = inference_pb.Detections()
+    for box, row in list(zip(boxes[extent], rows[extent], strict=True))[: limits.most]:
+        x_min, y_min, x_max, y_max = box.tolist()
+        message.detections.add(
+            box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max),
+            label=package.card.labels[int(row[5])],
+            score=float(row[4]),
+        )
+    return message
 
 
 def metadata_messages(values: Metadata) -> dict[str, pb.Value]:
@@ -98,30 +172,48 @@ def collection_message(spec: CollectionSpec, status: CollectionStatus) -> collec
 def model_message(package: ModelPackage, *, is_default: bool) -> models_pb.Model:
     """Returns a model's card."""
     card = package.card
-    calibration = None
-    if card.calibration is not None:
-        calibration = models_pb.Calibration(
-            meaning=card.calibration.meaning,
-            threshold=card.calibration.threshold,
-            false_match_rate=card.calibration.false_match_rate,
-            false_non_match_rate=card.calibration.false_non_match_rate,
-            expected_calibration_error=card.calibration.expected_calibration_error,
-        )
     return models_pb.Model(
         name=package.name,
         digest=package.digest,
-        task=models_pb.MODEL_TASK_EMBEDDING,
+        task=_TASK_VALUES[card.task],
         input_height=card.preprocessing.height_px,
         input_width=card.preprocessing.width_px,
         dimension=card.dimension,
         labels=card.labels,
-        calibration=calibration,
+        calibration=None if card.calibration is None else _calibration_message(card.calibration),
         licence=card.licence,
         training_data=card.training_data,
         description=card.description,
         scores=card.scores,
         architecture=card.architecture,
         is_default=is_default,
+    )
+
+
+def _calibration_message(calibration: Calibration) -> models_pb.Calibration:
+    return models_pb.Calibration(
+        meaning=calibration.meaning,
+        threshold=calibration.threshold,
+        false_match_rate=calibration.false_match_rate,
+        false_match_rate_low=calibration.false_match_rate_low,
+        false_match_rate_high=calibration.false_match_rate_high,
+        false_non_match_rate=calibration.false_non_match_rate,
+        false_non_match_rate_low=calibration.false_non_match_rate_low,
+        false_non_match_rate_high=calibration.false_non_match_rate_high,
+        expected_calibration_error=calibration.expected_calibration_error,
+        operating_points=[
+            models_pb.OperatingPoint(
+                target_fmr=point.target_fmr,
+                threshold=point.threshold,
+                false_match_rate=point.false_match_rate,
+                false_match_rate_low=point.false_match_rate_low,
+                false_match_rate_high=point.false_match_rate_high,
+                false_non_match_rate=point.false_non_match_rate,
+                false_non_match_rate_low=point.false_non_match_rate_low,
+                false_non_match_rate_high=point.false_non_match_rate_high,
+            )
+            for point in calibration.operating_points
+        ],
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import types_pb2 as pb
 from twinsight_core.errors import InvalidImage, InvalidInput
 from twinsight_core.filters import (
@@ -36,6 +38,23 @@ _METRICS: dict[collections_pb.Metric.ValueType, Metric] = {
 }
 
 
+DEFAULT_TOP_K = 5
+DEFAULT_SCORE_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class DetectionLimits:
+    """Which of a picture's detections are answered.
+
+    Attributes:
+        score_threshold: those with at least this score, 0..1.
+        most: how many, those of the highest score; None: all.
+    """
+
+    score_threshold: float
+    most: int | None
+
+
 def picture(message: pb.Image, *, field: str = "") -> Picture:
     """Returns the picture of an Image message, not decoded.
 
@@ -59,6 +78,43 @@ def picture(message: pb.Image, *, field: str = "") -> Picture:
                 raise InvalidImage("The image has neither `encoded` nor `raw`.", reason="IMAGE_MISSING")
     except InvalidInput as error:
         raise (error.under(field) if field else error) from None
+
+
+def label_count(request: inference_pb.ClassifyRequest) -> int:
+    """Returns how many labels are asked for, at least 1.
+
+    Raises:
+        InvalidInput: a negative number.
+    """
+    if request.top_k < 0:
+        raise InvalidInput(
+            f"`top_k` (={request.top_k}) must be at least 0 (0: {DEFAULT_TOP_K} labels).",
+            reason="TOP_K_INVALID",
+            field="top_k",
+        )
+    return request.top_k or DEFAULT_TOP_K
+
+
+def detection_limits(request: inference_pb.DetectRequest) -> DetectionLimits:
+    """Returns which detections are asked for.
+
+    Raises:
+        InvalidInput: a value out of range.
+    """
+    threshold = request.score_threshold if request.HasField("score_threshold") else DEFAULT_SCORE_THRESHOLD
+    if not 0 <= threshold <= 1:  # written so that NaN fails
+        raise InvalidInput(
+            f"`score_threshold` (={threshold:g}) must lie in 0..1.",
+            reason="SCORE_THRESHOLD_INVALID",
+            field="score_threshold",
+        )
+    if request.max_detections < 0:
+        raise InvalidInput(
+            f"`max_detections` (={request.max_detections}) must be at least 0 (0: all that the model gives).",
+            reason="MAX_DETECTIONS_INVALID",
+            field="max_detections",
+        )
+    return DetectionLimits(score_threshold=threshold, most=request.max_detections or None)
 
 
 def _pixels(raw: pb.RawImage) -> np.ndarray:

@@ -1,4 +1,11 @@
-"""Embed, EmbedStream and Compare."""
+"""Embed, EmbedStream, Compare, Classify and Detect.
+
+All run a model on pictures and answer each on its own:
+
+1. The model is looked up by its name and the method's task, the number of pictures is checked.
+2. Each picture is read (`convert.requests`), decoded, batched and computed (`infer_pictures`).
+3. Outcomes are counted, answers and errors made messages (`convert.answers`), in the request's order.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +17,14 @@ import numpy as np
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import inference_service_pb2_grpc as inference_grpc
 from twinsight.v1 import types_pb2 as pb
-from twinsight_core.comparison import Comparison, compare
+from twinsight_core.comparison import Comparison, Decision, compare, decision_for
 from twinsight_core.errors import InvalidInput, TwinsightError
+from twinsight_core.models.tasks import Task
 from twinsight_server.calls import Call, Gate
 from twinsight_server.convert import answers, requests
 from twinsight_server.models import Models, ServedModel
 from twinsight_server.pipeline import Picture, Pipeline
-from twinsight_server.services.inputs import check_count, check_digest, embed_pictures, read_each
+from twinsight_server.services.inputs import check_count, check_digest, infer_pictures, read_each
 from twinsight_server.status import status_of
 
 
@@ -52,8 +60,10 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
             model = self._models.get_for("embedding", request.model)
             check_count(len(request.pairs), max(1, self._max_images // 2), field="pairs")
             check_digest(request.vector_model_digest, model.digest, of=f"model `{model.name}`")
+            target_fmr = request.target_fmr if request.HasField("target_fmr") else None
+            decision = decision_for(model.package.card.calibration, target_fmr)
             sides = [(name, side) for name in ("left", "right") for side in self._sides(request, name, model)]
-            vectors = embed_pictures(
+            vectors = infer_pictures(
                 [side for _, side in sides],
                 lambda n: f"pairs[{n % len(request.pairs)}].{sides[n][0]}.image",
                 pipeline=self._pipeline,
@@ -61,10 +71,32 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
                 call=call,
             )
             pairs = list(zip(vectors[: len(request.pairs)], vectors[len(request.pairs) :], strict=True))
-            comparisons = _compare_each(pairs, model)
+            comparisons = _compare_each(pairs, model, decision)
             call.count(comparisons)
             return inference_pb.CompareResponse(
                 model=answers.model_reference(model.package), results=[_compare_result(one) for one in comparisons]
+            )
+
+    def Classify(
+        self, request: inference_pb.ClassifyRequest, context: grpc.ServicerContext
+    ) -> inference_pb.ClassifyResponse:
+        """Pictures to their most probable labels."""
+        with self._gate.call(context, "Classify") as call:
+            top_k = requests.label_count(request)
+            model, results = self._infer("classification", request.model, request.images, call)
+            return inference_pb.ClassifyResponse(
+                model=answers.model_reference(model.package),
+                results=[_classify_result(one, model, top_k) for one in results],
+            )
+
+    def Detect(self, request: inference_pb.DetectRequest, context: grpc.ServicerContext) -> inference_pb.DetectResponse:
+        """Pictures to what is in them, and where."""
+        with self._gate.call(context, "Detect") as call:
+            limits = requests.detection_limits(request)
+            model, results = self._infer("detection", request.model, request.images, call)
+            return inference_pb.DetectResponse(
+                model=answers.model_reference(model.package),
+                results=[_detect_result(one, model, limits) for one in results],
             )
 
     def _embed_message(
@@ -81,17 +113,25 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
     def _embed(
         self, name: str, images: Sequence[pb.Image], call: Call
     ) -> tuple[ServedModel, list[inference_pb.EmbedResult]]:
-        model = self._models.get_for("embedding", name)
+        model, results = self._infer("embedding", name, images, call)
+        return model, [_embed_result(one) for one in results]
+
+    def _infer(
+        self, task: Task, name: str, images: Sequence[pb.Image], call: Call
+    ) -> tuple[ServedModel, list[tuple[Picture, np.ndarray] | TwinsightError]]:
+        """Runs the model of a name and a task on pictures; returns it, and each picture with the model's answer."""
+        model = self._models.get_for(task, name)
         check_count(len(images), self._max_images, field="images")
-        vectors = embed_pictures(
-            read_each(images, "images", requests.picture),
-            lambda n: f"images[{n}]",
-            pipeline=self._pipeline,
-            model=model,
-            call=call,
-        )
-        call.count(vectors)
-        return model, [_embed_result(vector) for vector in vectors]
+        pictures = read_each(images, "images", requests.picture)
+        results = infer_pictures(pictures, lambda n: f"images[{n}]", pipeline=self._pipeline, model=model, call=call)
+        call.count(results)
+        answered: list[tuple[Picture, np.ndarray] | TwinsightError] = []
+        for picture, result in zip(pictures, results, strict=True):
+            if isinstance(picture, TwinsightError):
+                answered.append(picture)
+            else:
+                answered.append(result if isinstance(result, TwinsightError) else (picture, result))
+        return model, answered
 
     def _sides(
         self, request: inference_pb.CompareRequest, name: str, model: ServedModel
@@ -121,15 +161,10 @@ def _side(side: inference_pb.CompareInput, name: str, model: ServedModel) -> Pic
         raise error.under(name) from None
 
 
-def _embed_result(vector: np.ndarray | TwinsightError) -> inference_pb.EmbedResult:
-    if isinstance(vector, TwinsightError):
-        return inference_pb.EmbedResult(error=status_of(vector))
-    embedding = inference_pb.Embedding(vector=answers.vector_bytes(vector), dimension=len(vector))
-    return inference_pb.EmbedResult(embedding=embedding)
-
-
 def _compare_each(
-    pairs: Sequence[tuple[np.ndarray | TwinsightError, np.ndarray | TwinsightError]], model: ServedModel
+    pairs: Sequence[tuple[np.ndarray | TwinsightError, np.ndarray | TwinsightError]],
+    model: ServedModel,
+    decision: Decision | None,
 ) -> list[Comparison | TwinsightError]:
     """Compares the pairs whose sides are both there; of a pair with two errors the left one is told."""
     results: dict[int, Comparison | TwinsightError] = {}
@@ -142,18 +177,39 @@ def _compare_each(
         else:
             good[number] = (left, right)
     lefts, rights = [left for left, _ in good.values()], [right for _, right in good.values()]
-    results |= zip(good, compare(lefts, rights, model.package.card.calibration), strict=True)
+    results |= zip(good, compare(lefts, rights, model.package.card.calibration, decision), strict=True)
     return [results[number] for number in range(len(pairs))]
+
+
+def _embed_result(result: tuple[Picture, np.ndarray] | TwinsightError) -> inference_pb.EmbedResult:
+    if isinstance(result, TwinsightError):
+        return inference_pb.EmbedResult(error=status_of(result))
+    _, vector = result
+    return inference_pb.EmbedResult(embedding=answers.embedding_message(vector))
 
 
 def _compare_result(result: Comparison | TwinsightError) -> inference_pb.CompareResult:
     if isinstance(result, TwinsightError):
         return inference_pb.CompareResult(error=status_of(result))
-    return inference_pb.CompareResult(
-        comparison=inference_pb.Comparison(
-            cosine_similarity=result.cosine_similarity,
-            euclidean_distance=result.euclidean_distance,
-            probability=result.probability,
-            same=result.same,
-        )
+    return inference_pb.CompareResult(comparison=answers.comparison_message(result))
+
+
+def _classify_result(
+    result: tuple[Picture, np.ndarray] | TwinsightError, model: ServedModel, top_k: int
+) -> inference_pb.ClassifyResult:
+    if isinstance(result, TwinsightError):
+        return inference_pb.ClassifyResult(error=status_of(result))
+    _, probabilities = result
+    labels = model.package.card.labels
+    return inference_pb.ClassifyResult(
+        classification=answers.classification_message(probabilities, labels, top_k=top_k)
     )
+
+
+def _detect_result(
+    result: tuple[Picture, np.ndarray] | TwinsightError, model: ServedModel, limits: requests.DetectionLimits
+) -> inference_pb.DetectResult:
+    if isinstance(result, TwinsightError):
+        return inference_pb.DetectResult(error=status_of(result))
+    picture, answer = result
+    return inference_pb.DetectResult(detections=answers.detections_message(answer, model.package, picture, limits))

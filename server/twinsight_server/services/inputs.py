@@ -1,4 +1,4 @@
-"""The inputs of a request, each read, checked and embedded on its own."""
+"""The inputs of a request, each read, checked and put through a model on its own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_each(
     return results
 
 
-def embed_pictures(
+def infer_pictures(
     inputs: Sequence[Picture | np.ndarray | TwinsightError],
     path: Callable[[int], str],
     *,
@@ -49,23 +49,23 @@ def embed_pictures(
     model: ServedModel,
     call: Call,
 ) -> list[np.ndarray | TwinsightError]:
-    """Embeds the pictures among the inputs together; vectors and errors pass through.
+    """Runs a model on the pictures among the inputs, together; vectors and errors pass through.
 
     Args:
         inputs: in the request's order.
         path: path of the n-th input's picture, for its errors.
-        pipeline: decodes and embeds.
-        model: embeds.
+        pipeline: decodes and computes.
+        model: runs on them.
         call: whose they are.
 
     Returns:
-        For each input [dimension] float32, or why there is none.
+        For each input the model's answer (`twinsight_core.models.tasks`), or why there is none.
     """
     results: list[np.ndarray | TwinsightError | None] = [None if isinstance(one, Picture) else one for one in inputs]
     pictures = {number: one for number, one in enumerate(inputs) if isinstance(one, Picture)}
-    vectors = pipeline.infer(model, list(pictures.values()), call)
-    for number, vector in zip(pictures, vectors, strict=True):
-        results[number] = vector.under(path(number)) if isinstance(vector, TwinsightError) else vector
+    answers = pipeline.infer(model, list(pictures.values()), call)
+    for number, answer in zip(pictures, answers, strict=True):
+        results[number] = answer.under(path(number)) if isinstance(answer, TwinsightError) else answer
     return [one for one in results if one is not None]
 
 
@@ -78,14 +78,14 @@ def collection_vectors(
     models: Models,
     call: Call,
 ) -> list[np.ndarray | TwinsightError]:
-    """Embeds the pictures among the inputs with the model of a collection; see `embed_pictures`.
+    """Embeds the pictures among the inputs with the model of a collection; see `infer_pictures`.
 
     Raises:
         FailedPrecondition: there are pictures, and the collection's model is not loaded or there is none.
     """
     if not any(isinstance(one, Picture) for one in inputs):
         return [one for one in inputs if not isinstance(one, Picture)]
-    return embed_pictures(inputs, path, pipeline=pipeline, model=bound_model(spec, models), call=call)
+    return infer_pictures(inputs, path, pipeline=pipeline, model=bound_model(spec, models), call=call)
 
 
 def check_count(count: int, most: int, *, field: str) -> None:

@@ -38,8 +38,11 @@ def test_compare_tells_how_alike_two_pictures_are(twinsight: Twinsight, album: P
         "euclidean distance": "0.0000",
         "probability": "100.0%",
         "same": "yes",
+        "threshold": "0.5000",
         "model": "fake",
     }
+    strict = twinsight("compare", album / "a.jpg", album / "a.jpg", "--target-fmr", "0.05").stdout
+    assert [line.split()[-1] for line in strict.splitlines() if line.startswith(("thr", "false"))] == ["0.7000", "0.01"]
     other = json.loads(twinsight("compare", album / "a.jpg", album / "2024/b.jpg", "--json").stdout)
     assert other["comparison"]["same"] is False
     assert other["model"]["name"] == "fake"
@@ -107,9 +110,14 @@ def test_models_are_listed_and_have_cards(twinsight: Twinsight) -> None:
     card = twinsight("models", "fake").stdout
     assert "Draws a vector from a picture's bytes; for tests." in card
     assert "probability that" in card
+    assert "at false match rate 0.01  threshold 0.7000, false matches 0.000% (0.000% to 1.000%)" in card
+    assert "labels" not in card
+    labelled = twinsight("models", "fake-detector").stdout
+    assert "3: bird, cat, dog" in labelled
+    assert not any(word in labelled for word in ("dimension", "threshold"))
     assert json.loads(twinsight("models", "--json").stdout)["models"][0]["name"] == "fake"
-    assert (
-        twinsight("models", "big").stderr == "Error: Model `big` does not exist; there is `fake`. [MODEL_NOT_FOUND]\n"
+    assert twinsight("models", "big").stderr == (
+        "Error: Model `big` does not exist; there is `fake`, `fake-classifier`, `fake-detector`. [MODEL_NOT_FOUND]\n"
     )
 
 
@@ -195,9 +203,8 @@ def test_a_client_certificate_without_its_key_is_a_usage_error(tmp_path: Path) -
 
 def test_every_command_has_a_help_that_fits_and_the_exit_codes_are_told(twinsight: Twinsight) -> None:
     top = twinsight("--help").stdout
-    assert all(
-        name in top for name in ("index", "search", "compare", "embed", "collections", "models", "health", "serve")
-    )
+    names = "index search compare embed classify detect collections models health serve"
+    assert all(name in top for name in names.split())
     assert exits.HELP.removeprefix("\b\n").splitlines()[3].strip() in top
     for name, command in main.commands.items():
         if not isinstance(command, ServerCommand):

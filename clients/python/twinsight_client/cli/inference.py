@@ -21,21 +21,29 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
     short_help="Say how alike two pictures are.",
     epilog=examples(
         "twinsight compare left.jpg right.jpg",
+        "twinsight compare left.jpg right.jpg --target-fmr 0.001",
     ),
 )
 @click.argument("left", metavar="A", type=_PICTURE)
 @click.argument("right", metavar="B", type=_PICTURE)
 @click.option("--model", default="", help="Model to compare with.  [default: the server's]")
+@click.option(
+    "--target-fmr",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="RATE",
+    help="Decide at the operating point for this false match rate.  [default: the model's own threshold]",
+)
 @shared_options()
 @click.pass_obj
-def compare(settings: Settings, left: Path, right: Path, model: str) -> None:
+def compare(settings: Settings, *, left: Path, right: Path, model: str, target_fmr: float | None) -> None:
     """Say how alike the pictures A and B are.
 
     The probability is calibrated on pairs that the model never saw, and `same` says whether it passes the model's own
-    threshold; `twinsight models NAME` tells what it is a probability of. Both are missing where a model has none.
+    threshold, or that of the operating point that --target-fmr asks for; `twinsight models NAME` tells what it is a
+    probability of, and which points there are. Both are missing where a model has no calibration.
     """
     with settings.client() as client:
-        results = client.compare([(left, right)], model=model)
+        results = client.compare([(left, right)], model=model, target_fmr=target_fmr)
     (comparison,) = results.values()
     if settings.as_json:
         write_json(
@@ -57,6 +65,10 @@ def compare(settings: Settings, left: Path, right: Path, model: str) -> None:
         fields["probability"] = percent(comparison.probability)
     if comparison.same is not None:
         fields["same"] = "yes" if comparison.same else "no"
+    if comparison.threshold is not None:
+        fields["threshold"] = f"{comparison.threshold:.4f}"
+    if comparison.target_fmr is not None:
+        fields["false match rate"] = f"{comparison.target_fmr:g}"
     write_fields(fields | {"model": results.model.name})
 
 

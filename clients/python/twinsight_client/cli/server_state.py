@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
-from twinsight_client.results import HealthStatus, ModelInfo
+from twinsight_client.results import Calibration, HealthStatus, ModelInfo
+
+LABELS_SHOWN = 10
 
 
 @click.command(short_help="List the server's models, or show one's card.")
@@ -31,7 +35,7 @@ def models(settings: Settings, name: str | None) -> None:
             (
                 one.name,
                 one.task,
-                one.dimension,
+                one.dimension or "",
                 f"{one.input_height}x{one.input_width}",
                 one.licence,
                 "yes" if one.is_default else "",
@@ -77,17 +81,46 @@ def _tell(card: ModelInfo, settings: Settings) -> None:
         "task": card.task,
         "architecture": card.architecture,
         "input": f"{card.input_height}x{card.input_width} pixels",
-        "dimension": card.dimension,
+        "dimension": card.dimension or None,
+        "labels": _named(card.labels),
         "licence": card.licence,
         "training data": card.training_data,
         "description": card.description,
     }
     if card.calibration is not None:
-        fields["probability that"] = card.calibration.meaning
-        fields["threshold"] = f"{card.calibration.threshold:.4f}"
-        fields["false matches"] = percent(card.calibration.false_match_rate)
-        fields["false non-matches"] = percent(card.calibration.false_non_match_rate)
-        fields["calibration error"] = percent(card.calibration.expected_calibration_error)
+        fields |= _calibration_fields(card.calibration)
     for measure, score in card.scores.items():
         fields[f"score {measure}"] = f"{score:.4g}"
-    write_fields(fields)
+    write_fields({name: value for name, value in fields.items() if value is not None})
+
+
+def _named(labels: Sequence[str]) -> str | None:
+    """The first labels and how many there are; None where there are none."""
+    if not labels:
+        return None
+    more = ", …" if len(labels) > LABELS_SHOWN else ""
+    return f"{len(labels)}: {', '.join(labels[:LABELS_SHOWN])}{more}"
+
+
+def _calibration_fields(stated: Calibration) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "probability that": stated.meaning,
+        "threshold": f"{stated.threshold:.4f}",
+        "false matches": _rate(stated.false_match_rate, stated.false_match_rate_low, stated.false_match_rate_high),
+        "false non-matches": _rate(
+            stated.false_non_match_rate, stated.false_non_match_rate_low, stated.false_non_match_rate_high
+        ),
+        "calibration error": percent(stated.expected_calibration_error),
+    }
+    for point in stated.operating_points:
+        matches = _rate(point.false_match_rate, point.false_match_rate_low, point.false_match_rate_high)
+        misses = _rate(point.false_non_match_rate, point.false_non_match_rate_low, point.false_non_match_rate_high)
+        fields[f"at false match rate {point.target_fmr:g}"] = (
+            f"threshold {point.threshold:.4f}, false matches {matches}, false non-matches {misses}"
+        )
+    return fields
+
+
+def _rate(rate: float, low: float | None, high: float | None) -> str:
+    """A rate as a person reads it, with its interval where there is one."""
+    return f"{rate:.3%}" + ("" if low is None or high is None else f" ({low:.3%} to {high:.3%})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,11 +20,14 @@ from twinsight_client.errors import AlreadyExists, FailedPrecondition, NotFound,
 from twinsight_client.images import vector_array
 from twinsight_client.results import Vector
 from twinsight_client.status import DOMAIN
-from twinsight_client.testing.pictures import picture_vector, refused
+from twinsight_client.testing.cards import THRESHOLD, Cards, operating_point, reference
+from twinsight_client.testing.pictures import picture_detections, picture_labels, picture_vector, refused
 from twinsight_client.testing.stored import MemoryCollection, probability
 
-THRESHOLD = 0.5
-"""Cosine at and above which the fake models call two pictures the same."""
+TOP_K = 5
+"""Labels for each picture where a call does not say how many."""
+SCORE_THRESHOLD = 0.5
+"""Least score of a detection where a call does not say which."""
 
 T = TypeVar("T")
 _Result = TypeVar("_Result")
@@ -35,14 +37,21 @@ class MemoryServer:
     """Answers the contract's messages.
 
     Args:
-        models: names of the models it pretends to have; the first is the default.
-        dimension: components of their vectors.
+        models: names of the models for embedding that it pretends to have; the first is the default.
+        classifiers: names of those for classification.
+        detectors: names of those for detection.
+        dimension: components of the vectors.
     """
 
-    def __init__(self, *, models: Iterable[str] = ("fake",), dimension: int = 16) -> None:
-        self._models = {name: _model(name, dimension) for name in models}
-        self._default = next(iter(self._models))
-        self._models[self._default].is_default = True
+    def __init__(
+        self,
+        *,
+        models: Iterable[str] = ("fake",),
+        classifiers: Iterable[str] = ("fake-classifier",),
+        detectors: Iterable[str] = ("fake-detector",),
+        dimension: int = 16,
+    ) -> None:
+        self._cards = Cards(models, classifiers=classifiers, detectors=detectors, dimension=dimension)
         self._collections: dict[str, MemoryCollection] = {}
         self._failures: deque[TwinsightClientError] = deque()
         self._lock = threading.Lock()
@@ -73,6 +82,10 @@ class MemoryServer:
                 return inference_pb.EmbedStreamResponse(model=model, results=results)
             case inference_pb.CompareRequest():
                 return self._compare(request)
+            case inference_pb.ClassifyRequest():
+                return self._classify(request)
+            case inference_pb.DetectRequest():
+                return self._detect(request)
             case collections_pb.CreateCollectionRequest():
                 return collections_pb.CreateCollectionResponse(collection=self._create(request.collection))
             case collections_pb.GetCollectionRequest():
@@ -99,9 +112,9 @@ class MemoryServer:
             case collections_pb.SearchRequest():
                 return self._search(request)
             case models_pb.ListModelsRequest():
-                return models_pb.ListModelsResponse(models=[self._models[name] for name in sorted(self._models)])
+                return models_pb.ListModelsResponse(models=self._cards.all())
             case models_pb.GetModelRequest():
-                return models_pb.GetModelResponse(model=self._model(request.model))
+                return models_pb.GetModelResponse(model=self._cards.get(request.model))
             case health_pb2.HealthCheckRequest():
                 answer = health_pb2.HealthCheckResponse
                 return answer(status=answer.SERVING if self.is_serving else answer.NOT_SERVING)
@@ -110,7 +123,7 @@ class MemoryServer:
     def _embed(
         self, name: str, images: Iterable[types_pb2.Image]
     ) -> tuple[types_pb2.ModelReference, list[inference_pb.EmbedResult]]:
-        model = self._model(name)
+        model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, name)
 
         def embed(image: types_pb2.Image, path: str) -> inference_pb.EmbedResult:
             vector = picture_vector(image, model.dimension, path)
@@ -121,13 +134,12 @@ class MemoryServer:
             _each(embed, image, f"images[{place}]", lambda error: inference_pb.EmbedResult(error=error))
             for place, image in enumerate(images)
         ]
-        if not results:
-            raise refused("COUNT_INVALID", "images", "`images` must hold at least 1.")
-        return _reference(model), results
+        return reference(model), _some(results, "images")
 
     def _compare(self, request: inference_pb.CompareRequest) -> inference_pb.CompareResponse:
-        model = self._model(request.model)
+        model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, request.model)
         _check_digest(model.digest, request.vector_model_digest)
+        rate, threshold = operating_point(request.target_fmr) if request.HasField("target_fmr") else (None, THRESHOLD)
 
         def side(given: inference_pb.CompareInput, path: str) -> Vector:
             if given.WhichOneof("input") == "vector":
@@ -141,7 +153,9 @@ class MemoryServer:
                 cosine_similarity=cosine,
                 euclidean_distance=float(np.linalg.norm(left - right)),
                 probability=probability(cosine),
-                same=cosine >= THRESHOLD,
+                same=cosine >= threshold,
+                threshold=threshold,
+                target_fmr=rate,
             )
             return inference_pb.CompareResult(comparison=comparison)
 
@@ -149,9 +163,43 @@ class MemoryServer:
             _each(compare, pair, f"pairs[{place}]", lambda error: inference_pb.CompareResult(error=error))
             for place, pair in enumerate(request.pairs)
         ]
-        if not results:
-            raise refused("COUNT_INVALID", "pairs", "`pairs` must hold at least 1.")
-        return inference_pb.CompareResponse(model=_reference(model), results=results)
+        return inference_pb.CompareResponse(model=reference(model), results=_some(results, "pairs"))
+
+    def _classify(self, request: inference_pb.ClassifyRequest) -> inference_pb.ClassifyResponse:
+        if request.top_k < 0:
+            raise refused("TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be at least 0.")
+        model = self._cards.get_for(models_pb.MODEL_TASK_CLASSIFICATION, request.model)
+
+        def classify(image: types_pb2.Image, path: str) -> inference_pb.ClassifyResult:
+            labels = picture_labels(image, model.labels, path)[: request.top_k or TOP_K]
+            return inference_pb.ClassifyResult(classification=inference_pb.Classification(labels=labels))
+
+        results = [
+            _each(classify, image, f"images[{place}]", lambda error: inference_pb.ClassifyResult(error=error))
+            for place, image in enumerate(request.images)
+        ]
+        return inference_pb.ClassifyResponse(model=reference(model), results=_some(results, "images"))
+
+    def _detect(self, request: inference_pb.DetectRequest) -> inference_pb.DetectResponse:
+        threshold = request.score_threshold if request.HasField("score_threshold") else SCORE_THRESHOLD
+        if not 0 <= threshold <= 1:
+            message = f"`score_threshold` (={threshold:g}) must lie in 0..1."
+            raise refused("SCORE_THRESHOLD_INVALID", "score_threshold", message)
+        if request.max_detections < 0:
+            message = f"`max_detections` (={request.max_detections}) must be at least 0."
+            raise refused("MAX_DETECTIONS_INVALID", "max_detections", message)
+        model = self._cards.get_for(models_pb.MODEL_TASK_DETECTION, request.model)
+
+        def detect(image: types_pb2.Image, path: str) -> inference_pb.DetectResult:
+            found = [one for one in picture_detections(image, model.labels, path) if one.score >= threshold]
+            kept = found[: request.max_detections or None]
+            return inference_pb.DetectResult(detections=inference_pb.Detections(detections=kept))
+
+        results = [
+            _each(detect, image, f"images[{place}]", lambda error: inference_pb.DetectResult(error=error))
+            for place, image in enumerate(request.images)
+        ]
+        return inference_pb.DetectResponse(model=reference(model), results=_some(results, "images"))
 
     def _create(self, wanted: collections_pb.Collection) -> collections_pb.Collection:
         if not wanted.id:
@@ -160,7 +208,7 @@ class MemoryServer:
             raise AlreadyExists(f"Collection `{wanted.id}` exists already.", reason="COLLECTION_EXISTS")
         digest, dimension = "", wanted.dimension
         if wanted.model:
-            model = self._model(wanted.model)
+            model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, wanted.model)
             digest, dimension = model.digest, model.dimension
         if not 1 <= dimension <= 4096 or wanted.dimension not in {0, dimension}:
             message = f"`dimension` (={wanted.dimension}) must be 1 to 4096, and the model's where one is named."
@@ -239,12 +287,12 @@ class MemoryServer:
             raise NotFound(f"Collection `{name}` does not exist; there is {there}.", reason="COLLECTION_NOT_FOUND")
         return self._collections[name]
 
-    def _model(self, name: str) -> models_pb.Model:
-        name = name or self._default
-        if name not in self._models:
-            there = ", ".join(f"`{one}`" for one in sorted(self._models))
-            raise NotFound(f"Model `{name}` does not exist; there is {there}.", reason="MODEL_NOT_FOUND")
-        return self._models[name]
+
+def _some(results: list[_Result], field: str) -> list[_Result]:
+    """Returns the results, of which there must be any."""
+    if not results:
+        raise refused("COUNT_INVALID", field, f"`{field}` must hold at least 1.")
+    return results
 
 
 def _check_digest(digest: str, given: str) -> None:
@@ -279,23 +327,3 @@ def _unit(vector: Vector, dimension: int, path: str) -> Vector:
 
 def _packed(vector: Vector) -> bytes:
     return vector.astype("<f4").tobytes()
-
-
-def _reference(model: models_pb.Model) -> types_pb2.ModelReference:
-    return types_pb2.ModelReference(name=model.name, digest=model.digest)
-
-
-def _model(name: str, dimension: int) -> models_pb.Model:
-    return models_pb.Model(
-        name=name,
-        digest="sha256:" + hashlib.sha256(f"{name}/{dimension}".encode()).hexdigest(),
-        task=models_pb.MODEL_TASK_EMBEDDING,
-        input_height=8,
-        input_width=8,
-        dimension=dimension,
-        calibration=models_pb.Calibration(meaning="the two pictures have the same bytes", threshold=THRESHOLD),
-        licence="Apache-2.0",
-        training_data="none",
-        description="Draws a vector from a picture's bytes; for tests.",
-        architecture="hash",
-    )

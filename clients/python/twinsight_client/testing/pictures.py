@@ -1,18 +1,23 @@
-"""Vectors of pictures that nobody looks at: drawn from their bytes."""
+"""Answers about pictures that nobody looks at: drawn from their bytes."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import Vector
 
 MAX_PIXELS = 40_000_000
+DETECTIONS = 3
+"""Most things that a fake detector finds in a picture."""
 
 
 def picture_vector(image: types_pb2.Image, dimension: int, path: str) -> Vector:
@@ -26,6 +31,57 @@ def picture_vector(image: types_pb2.Image, dimension: int, path: str) -> Vector:
     Raises:
         InvalidArgument: the picture can't be used.
     """
+    numbers = _drawn(image, dimension, path) * 2.0 - 1.0
+    return (numbers / np.linalg.norm(numbers)).astype(np.float32)
+
+
+def picture_labels(image: types_pb2.Image, labels: Sequence[str], path: str) -> list[inference_pb.Label]:
+    """Returns all labels of a picture, the most probable first.
+
+    Args:
+        image: the picture.
+        labels: of the model.
+        path: of the picture in the request, for errors.
+
+    Raises:
+        InvalidArgument: the picture can't be used.
+    """
+    numbers = np.exp(4.0 * _drawn(image, len(labels), path))
+    shares = (numbers / numbers.sum()).tolist()
+    drawn = [inference_pb.Label(label=one, probability=share) for one, share in zip(labels, shares, strict=True)]
+    return sorted(drawn, key=lambda one: -one.probability)
+
+
+def picture_detections(image: types_pb2.Image, labels: Sequence[str], path: str) -> list[inference_pb.Detection]:
+    """Returns things in a picture, or in its region, the highest score first: at most `DETECTIONS`.
+
+    Args:
+        image: the picture.
+        labels: of the model.
+        path: of the picture in the request, for errors.
+
+    Raises:
+        InvalidArgument: the picture can't be used.
+    """
+    numbers = _drawn(image, 6 * DETECTIONS, path).reshape(DETECTIONS, 6)
+    part = image.region if image.HasField("region") else types_pb2.Box(x_max=1, y_max=1)
+    found: list[inference_pb.Detection] = []
+    for left, top, width, height, score, label in numbers.tolist():
+        # The near corner lies in the first half of the region, and the far one at least a quarter of it beyond.
+        x_min, y_min = left / 2, top / 2
+        x_max, y_max = x_min + 0.25 + width / 4, y_min + 0.25 + height / 4
+        box = types_pb2.Box(
+            x_min=part.x_min + x_min * (part.x_max - part.x_min),
+            y_min=part.y_min + y_min * (part.y_max - part.y_min),
+            x_max=part.x_min + x_max * (part.x_max - part.x_min),
+            y_max=part.y_min + y_max * (part.y_max - part.y_min),
+        )
+        found.append(inference_pb.Detection(box=box, label=labels[int(label * len(labels))], score=score))
+    return sorted(found, key=lambda one: -one.score)
+
+
+def _drawn(image: types_pb2.Image, count: int, path: str) -> NDArray[np.float64]:
+    """[count] numbers from 0 to below 1, the same for equal pictures; InvalidArgument where one can't be used."""
     match image.WhichOneof("source"):
         case "encoded":
             _check_decodes(image.encoded, f"{path}.encoded")
@@ -38,9 +94,8 @@ def picture_vector(image: types_pb2.Image, dimension: int, path: str) -> Vector:
     if image.HasField("region") and not (0 <= box.x_min < box.x_max <= 1 and 0 <= box.y_min < box.y_max <= 1):
         raise refused("REGION_INVALID", f"{path}.region", "0 <= min < max <= 1 must hold on both axes.")
     # SHAKE yields as many bytes as asked for, the same on every machine and with every version of NumPy.
-    drawn = hashlib.shake_256(image.SerializeToString(deterministic=True)).digest(4 * dimension)
-    numbers = np.frombuffer(drawn, dtype="<u4").astype(np.float64) / 2.0**31 - 1.0
-    return (numbers / np.linalg.norm(numbers)).astype(np.float32)
+    drawn = hashlib.shake_256(image.SerializeToString(deterministic=True)).digest(4 * count)
+    return np.frombuffer(drawn, dtype="<u4").astype(np.float64) / 2.0**32
 
 
 def refused(reason: str, path: str, message: str) -> InvalidArgument:

@@ -1,0 +1,147 @@
+"""`twinsight detect`: what is in pictures, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from twinsight_client.cli import exits
+from twinsight_client.cli.batches import ask_in_batches
+from twinsight_client.cli.drawing import Undrawable, draw_detections
+from twinsight_client.cli.help import examples
+from twinsight_client.cli.output import write_error, write_json, write_table
+from twinsight_client.cli.pictures import SUFFIXES
+from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.results import Detection, ItemError
+
+_JPEG_QUALITY = 92
+
+
+@click.command(
+    short_help="Find things in pictures.",
+    epilog=examples(
+        "twinsight detect street.jpg",
+        "twinsight detect street.jpg --out found.png --min-score 0.8",
+        "twinsight detect *.jpg --out found/",
+    ),
+)
+@click.argument(
+    "files",
+    metavar="IMAGE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Draw the boxes on copies of the pictures: a file for one picture, a folder for several.",
+)
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    help="Only things with at least this score.  [default: the server's 0.5]",
+)
+@click.option(
+    "--max-detections", type=click.IntRange(1, 2**31 - 1), help="Most things in a picture.  [default: all there are]"
+)
+@click.option("--model", default="", help="Model to look with.  [default: the server's, or its only one for this]")
+@shared_options()
+@click.pass_obj
+def detect(
+    settings: Settings,
+    *,
+    files: tuple[Path, ...],
+    out: Path | None,
+    min_score: float | None,
+    max_detections: int | None,
+    model: str,
+) -> None:
+    """Find things in pictures: where they are, in fractions of the picture's size, what they are, and the score.
+
+    `twinsight models NAME` tells which labels there are. Files that can't be read are listed, and the exit code is 3.
+    """
+    copies = {} if out is None else _copies(out, files)
+    with settings.client() as client:
+        answered = ask_in_batches(
+            files,
+            lambda batch: client.detect(
+                batch, model=model, score_threshold=min_score, max_detections=max_detections or 0
+            ),
+        )
+    answered.write_errors()
+    done = answered.successes()
+    drawn = _draw(done, copies) if out is not None else {}
+    if settings.as_json:
+        results = [_result(file, answer, drawn.get(file)) for file, answer in answered.answers]
+        write_json({"model": answered.model, "results": results})
+    else:
+        _write(done)
+    if len(done) < len(files) or (out is not None and len(drawn) < len(set(files))):
+        raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _copies(out: Path, files: Sequence[Path]) -> dict[Path, Path]:
+    """Returns where the copy of each file goes: never where one of the files is, and no two to one place."""
+    is_file = not out.is_dir() and out.suffix.lower() in SUFFIXES
+    if is_file and len(set(files)) > 1:
+        raise click.BadParameter(f"{out} must be a folder where there are several pictures.", param_hint="--out")
+    taken = {file.resolve() for file in files}
+    if is_file and out.resolve() in taken:
+        raise click.BadParameter(f"{out} is the picture itself, which is left as it is.", param_hint="--out")
+    copies: dict[Path, Path] = {}
+    for file in dict.fromkeys(files):
+        copy, number = (out if is_file else out / file.name), 1
+        while copy.resolve() in taken:
+            number += 1
+            copy = out / f"{file.stem}-{number}{file.suffix}"
+        taken.add(copy.resolve())
+        copies[file] = copy
+    return copies
+
+
+def _draw(done: Sequence[tuple[Path, list[Detection]]], copies: dict[Path, Path]) -> dict[Path, Path]:
+    """Writes the copies; returns those that could be, and says where they are."""
+    drawn: dict[Path, Path] = {}
+    for file, detections in done:
+        copy = copies[file]
+        try:
+            picture = draw_detections(file, detections)
+        except Undrawable as error:
+            write_error(f"not drawn {file}: {error}")
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            picture.save(copy, quality=_JPEG_QUALITY)
+        except ValueError:
+            # A file's own name may tell Pillow nothing, or of a format that it can't write.
+            copy = copy.with_name(copy.name + ".png")
+            picture.save(copy)
+        drawn[file] = copy
+        write_error(f"Picture: {copy}")
+    return drawn
+
+
+def _result(file: Path, answer: list[Detection] | ItemError, copy: Path | None) -> dict[str, object]:
+    """One answer for JSON."""
+    if isinstance(answer, ItemError):
+        return {"file": str(file), "error": answer}
+    result: dict[str, object] = {
+        "file": str(file),
+        "detections": [{"box": one.box._asdict(), "label": one.label, "score": one.score} for one in answer],
+    }
+    return result if copy is None else result | {"drawn": str(copy)}
+
+
+def _write(done: Sequence[tuple[Path, list[Detection]]]) -> None:
+    rows = [
+        (file, one.label, f"{one.score:.3f}", *(f"{edge:.3f}" for edge in one.box))
+        for file, detections in done
+        for one in detections
+    ]
+    write_table(("file", "label", "score ", "x min ", "y min ", "x max ", "y max "), rows)
+    for file, detections in done:
+        if not detections:
+            write_error(f"nothing found in {file}")

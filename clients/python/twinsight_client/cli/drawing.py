@@ -1,0 +1,91 @@
+"""What was found in a picture, drawn on a copy of it."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from twinsight_client.cli.output import printable
+from twinsight_client.results import Detection
+
+# Shares of the picture's shorter side, and the least in pixels that can still be made out.
+LINE_SHARE, LEAST_LINE_PX = 1 / 200, 2
+TEXT_SHARE, LEAST_TEXT_PX = 1 / 30, 12
+PAPER = (255, 255, 255)
+COLOURS = ((178, 24, 43), (33, 102, 172), (27, 120, 55), (118, 42, 131), (166, 86, 40), (0, 104, 110))
+"""Dark enough for white letters."""
+
+
+class Undrawable(Exception):
+    """The picture can't be read here, though a server may have been able to."""
+
+
+def draw_detections(path: Path, detections: Sequence[Detection]) -> Image.Image:
+    """Returns the upright picture as RGB with each detection's box, label and score, the surest on top.
+
+    Args:
+        path: the picture.
+        detections: the highest score first.
+
+    Raises:
+        Undrawable: the picture is no longer there, or its format or size is too much for Pillow.
+    """
+    picture = _upright(path)
+    pen = ImageDraw.Draw(picture)
+    short = min(picture.size)
+    line = max(LEAST_LINE_PX, round(short * LINE_SHARE))
+    font = ImageFont.load_default(size=max(LEAST_TEXT_PX, round(short * TEXT_SHARE)))
+    for one in reversed(detections):
+        colour = colour_of(one.label)
+        left, top = one.box.x_min * picture.width, one.box.y_min * picture.height
+        right, bottom = one.box.x_max * picture.width - 1, one.box.y_max * picture.height - 1
+        # A box narrower than a pixel still has one.
+        pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
+    # After the boxes, whose lines would run through the words.
+    for one in reversed(detections):
+        colour = colour_of(one.label)
+        left, top = one.box.x_min * picture.width, one.box.y_min * picture.height
+        _write_label(picture, f"{printable(one.label)} {one.score:.2f}", (left, top), colour, font)
+    return picture
+
+
+def colour_of(label: str) -> tuple[int, int, int]:
+    """Returns a label's colour, the same in every picture."""
+    return COLOURS[zlib.crc32(label.encode()) % len(COLOURS)]
+
+
+def _write_label(
+    picture: Image.Image,
+    text: str,
+    corner: tuple[float, float],
+    colour: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """Writes above a box's corner, or below it where the picture ends; all of it within the picture if it fits."""
+    pen = ImageDraw.Draw(picture)
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    width, height = right - left + 4, bottom - top + 4
+    x = max(0.0, min(corner[0], picture.width - width))
+    y = corner[1] - height if corner[1] >= height else corner[1]
+    pen.rectangle((x, y, x + width, y + height), fill=colour)
+    pen.text((x + 2 - left, y + 2 - top), text, fill=PAPER, font=font)
+
+
+def _upright(path: Path) -> Image.Image:
+    try:
+        # Over 90 million pixels Pillow warns: more than a server takes, and too much memory here.
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(path) as picture,
+        ):
+            upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                layer = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+            return upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Undrawable(str(error)) from error

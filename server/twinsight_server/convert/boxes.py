@@ -1,0 +1,71 @@
+"""Boxes in a network's input to boxes in the picture as the client has it: `twinsight_core.images` backwards."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image as Pillow
+
+from twinsight_core.images import FORMATS, WHOLE, Preprocessing, Region
+from twinsight_server.pipeline import Picture
+
+_ORIENTATION_TAG = 0x0112
+
+_ALL_OF_REGION = np.array([0.0, 0.0, 1.0, 1.0])
+"""Left, top, width and height of an input that shows the region, no more and no less."""
+
+
+def picture_boxes(boxes: np.ndarray, picture: Picture, to: Preprocessing) -> np.ndarray:
+    """Returns boxes in fractions of the whole upright picture.
+
+    Args:
+        boxes: [count, 4] float32, x_min, y_min, x_max, y_max in fractions of the network's input.
+        picture: what the input was made of; it was decoded before.
+        to: how it was made.
+
+    Returns:
+        [count, 4] float32, 0..1, cut at the edges of the picture's region; one that lies outside has no extent.
+    """
+    region = picture.region or WHOLE
+    seen = _ALL_OF_REGION if to.fit == "stretch" else _input_in_region(_upright_size(picture.source), region, to)
+    least = np.array([region.x_min, region.y_min] * 2)
+    most = np.array([region.x_max, region.y_max] * 2)
+    in_region = np.tile(seen[:2], 2) + boxes.astype(np.float64) * np.tile(seen[2:], 2)
+    placed: np.ndarray = np.clip(least + in_region * (most - least), least, most).astype(np.float32)
+    return placed
+
+
+def _input_in_region(size: tuple[int, int], region: Region, to: Preprocessing) -> np.ndarray:
+    """Returns where a network's input begins, and its size, in fractions of the region: beyond it where it is padded.
+
+    Args:
+        size: width and height of the whole picture.
+        region: the part that the input was made of.
+        to: with the fit "crop" or "pad".
+
+    Returns:
+        [4] float64: left, top, width, height.
+    """
+    part = np.array([(region.x_max - region.x_min) * size[0], (region.y_max - region.y_min) * size[1]])
+    target = np.array([to.width_px, to.height_px])
+    if to.fit == "crop":
+        fraction = target / (part * np.max(target / part))
+        return np.concatenate([(1 - fraction) / 2, fraction])
+    # Whole pixels, as the picture was pasted over the grey.
+    pasted = np.maximum(1, np.round(part * np.min(target / part)))
+    padded: np.ndarray = np.concatenate([-((target - pasted) // 2), target]) / np.tile(pasted, 2)
+    return padded
+
+
+def _upright_size(source: bytes | np.ndarray) -> tuple[int, int]:
+    """Width and height in pixels after EXIF orientation; reads no more of a file than its header."""
+    if isinstance(source, np.ndarray):
+        return source.shape[1], source.shape[0]
+    with Pillow.open(io.BytesIO(source), formats=FORMATS) as picture:
+        width, height = picture.size
+        try:
+            turned = int(picture.getexif().get(_ORIENTATION_TAG, 1)) in range(5, 9)
+        except Exception:  # noqa: BLE001 - as in decoding: a damaged EXIF block says nothing
+            turned = False
+    return (height, width) if turned else (width, height)
