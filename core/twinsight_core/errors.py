@@ -13,6 +13,7 @@
     ├── Cancelled               the caller is gone
     ├── Unavailable             starting or draining
     ├── DataLoss                stored data is damaged; nothing was deleted
+    ├── TrainingError           a training run can't go on; its last good checkpoint is kept
     └── StartupError            can't start; the message is for the person at the terminal
         └── PackageError        a model package that can't be read
 
@@ -110,6 +111,10 @@ class Unavailable(TwinsightError):
 
 class DataLoss(TwinsightError):
     """Stored data can't be read; nothing was deleted."""
+
+
+class TrainingError(TwinsightError):
+    """A training run can't begin or go on; checkpoints that were written are kept."""
 
 
 class StartupError(TwinsightError):

@@ -37,6 +37,7 @@ from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import PREPROCESSING_VERSION, Preprocessing
 from twinsight_core.json_fields import JsonFields
+from twinsight_core.models.mobilefacenet import MobileFaceNetConfig
 from twinsight_core.models.registry import ARCHITECTURES, Config, Network, build_network
 from twinsight_core.models.siamese import MAX_DIMENSION, SiameseConfig
 from twinsight_core.models.tasks import TASKS, Task
@@ -115,7 +116,7 @@ class ModelCard:
         task = card.choice("task", TASKS)
         if task != config.TASK:
             raise ValueError(f"`task` (={task!r}) must be {config.TASK!r}, that of `{kind}`.")
-        dimension = config.dimension if isinstance(config, SiameseConfig) else 0
+        dimension = config.dimension if isinstance(config, SiameseConfig | MobileFaceNetConfig) else 0
         if card.integer("dimension", least=0, most=MAX_DIMENSION) != dimension:
             raise ValueError(f"`dimension` must be {dimension}, as `config` has it.")
         labels = card.texts("labels")
@@ -183,7 +184,7 @@ class ModelPackage:
 
 def label_count(config: Config) -> int:
     """Returns how many labels the card of a network has."""
-    return 0 if isinstance(config, SiameseConfig) else config.classes
+    return 0 if isinstance(config, SiameseConfig | MobileFaceNetConfig) else config.classes
 
 
 def load_package(folder: Path) -> ModelPackage:
@@ -225,6 +226,26 @@ def shipped_packages() -> list[ModelPackage]:
         PackageError: the installation is damaged.
     """
     return load_packages(_SHIPPED)
+
+
+def find_package(name: str, models_dir: Path | None = None) -> ModelPackage:
+    """Returns a package by what a person calls it.
+
+    Args:
+        name: of a shipped package or of one in `models_dir`, or the path of a package's folder.
+        models_dir: folder of further packages; they take precedence over the shipped ones.
+
+    Raises:
+        PackageError: there is none of that name, or it can't be read.
+    """
+    for folder in (*([models_dir / name] if models_dir else []), _SHIPPED / name, Path(name)):
+        if (folder / CARD_FILE).is_file():
+            return load_package(folder.absolute())
+    shipped = ", ".join(f"`{one.name}`" for one in shipped_packages())
+    raise PackageError(
+        f"There is no model `{name}`: neither a shipped one ({shipped}) nor a package's folder.",
+        reason="MODEL_NOT_FOUND",
+    )
 
 
 def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage:

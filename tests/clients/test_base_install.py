@@ -54,7 +54,7 @@ def test_serve_without_the_server_extra_says_how_to_install_it() -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "Error: `twinsight serve` needs the server, which is not installed (no module `twinsight_server`). "
+        "Error: `twinsight serve` needs the extra `server`, which is not installed (no module `twinsight_server`). "
         "Install it with: pip install 'twinsight[server]'\n"
     )
 

@@ -145,7 +145,7 @@ def detection_score(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], *, 
 def _precision(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], classes: int) -> np.ndarray:
     """Returns the precisions, [overlaps, recalls, classes] float64; -1 for a class that no picture holds."""
     try:
-        from pycocotools.cocoeval import COCOeval
+        from pycocotools.cocoeval import COCOeval  # noqa: PLC0415 - optional
     except ImportError as error:
         raise StartupError(
             "measuring a detector needs pycocotools; install `twinsight[train]`.", reason="EXTRA_MISSING"

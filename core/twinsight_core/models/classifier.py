@@ -80,9 +80,10 @@ class Classifier(nnx.Module):
     """
 
     def __init__(self, *, config: ClassifierConfig, rngs: nnx.Rngs) -> None:
+        self.backbone_config = config.backbone
         self.backbone = build_backbone(config.backbone, rngs=rngs)
         self.head = nnx.Linear(self.backbone.channels, config.classes, rngs=rngs)
-        self._temperature = config.temperature
+        self.temperature = config.temperature
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the backbone's features before the head, [batch, channels] float32.
@@ -105,4 +106,4 @@ class Classifier(nnx.Module):
         Returns:
             [batch, classes] float32, 0..1, rows that add up to 1.
         """
-        return jax.nn.softmax(self.logits(images) / self._temperature, axis=-1)
+        return jax.nn.softmax(self.logits(images) / self.temperature, axis=-1)

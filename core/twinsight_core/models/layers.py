@@ -8,9 +8,13 @@ XLA fuses into one loop; elsewhere it is the native convolution. Both give the s
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+Padding = Literal["same", "even"]
+"""Zeros around a map: "same" as TensorFlow pads (see `same_padding`), "even" half a window on all sides, as PyTorch."""
 
 
 def normalise_pixels(images: jax.Array) -> jax.Array:
@@ -52,13 +56,19 @@ def same_padding(size: int, *, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def depthwise_shifted(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    """Convolves each channel with its own kernel as a sum of shifted products, SAME padding.
+def _zeros(padding: Padding, size: int, *, window: int, stride: int) -> tuple[int, int]:
+    """Returns the zeros before and after an axis of `size`; either way ceil(size / stride) windows fit."""
+    return (window // 2, window // 2) if padding == "even" else same_padding(size, window=window, stride=stride)
+
+
+def depthwise_shifted(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding = "same") -> jax.Array:
+    """Convolves each channel with its own kernel as a sum of shifted products.
 
     Args:
         x: [batch, height, width, channels] float32.
-        kernel: [rows, columns, channels] float32.
+        kernel: [rows, columns, channels] float32; odd sides for "even" padding.
         stride: step of the window in pixels.
+        padding: zeros around the map.
 
     Returns:
         [batch, ceil(height / stride), ceil(width / stride), channels] float32.
@@ -66,8 +76,8 @@ def depthwise_shifted(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Ar
     rows, columns, channels = kernel.shape
     batch, height, width, _ = x.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
-    pad_y = same_padding(height, window=rows, stride=stride)
-    pad_x = same_padding(width, window=columns, stride=stride)
+    pad_y = _zeros(padding, height, window=rows, stride=stride)
+    pad_x = _zeros(padding, width, window=columns, stride=stride)
     padded = jnp.pad(x, ((0, 0), pad_y, pad_x, (0, 0)))
     total = jnp.zeros((batch, out_height, out_width, channels), x.dtype)
     for i in range(rows):
@@ -82,26 +92,32 @@ def depthwise_shifted(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Ar
     return total
 
 
-def depthwise_native(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+def depthwise_native(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding = "same") -> jax.Array:
     """Does what `depthwise_shifted` does with the platform's own grouped convolution."""
+    rows, columns, _ = kernel.shape
+    _, height, width, _ = x.shape
     return jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
         window_strides=(stride, stride),
-        padding="SAME",
+        padding=(
+            _zeros(padding, height, window=rows, stride=stride),
+            _zeros(padding, width, window=columns, stride=stride),
+        ),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolves each channel with its own kernel, SAME padding, by the faster way of the platform it is lowered for.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding = "same") -> jax.Array:
+    """Convolves each channel with its own kernel by the faster way of the platform it is lowered for.
 
     Args:
         x: [batch, height, width, channels] float32.
-        kernel: [rows, columns, channels] float32.
+        kernel: [rows, columns, channels] float32; odd sides for "even" padding.
         stride: step of the window in pixels.
+        padding: zeros around the map.
 
     Returns:
         [batch, ceil(height / stride), ceil(width / stride), channels] float32.
@@ -109,28 +125,32 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     convolved: jax.Array = jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=partial(depthwise_shifted, stride=stride),
-        default=partial(depthwise_native, stride=stride),
+        cpu=partial(depthwise_shifted, stride=stride, padding=padding),
+        default=partial(depthwise_native, stride=stride, padding=padding),
     )
     return convolved
 
 
 # Differentiating through platform_dependent keeps what both ways need for their gradients, a quarter more time on a
 # CPU; so the choice is made anew for the gradient.
-def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return depthwise(x, kernel, stride), (x, kernel)
+def _depthwise_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return depthwise(x, kernel, stride, padding), (x, kernel)
 
 
 def _depthwise_backward(
-    stride: int, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+    stride: int, padding: Padding, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
+    shifted = partial(depthwise_shifted, stride=stride, padding=padding)
+    native = partial(depthwise_native, stride=stride, padding=padding)
     pulled: tuple[jax.Array, jax.Array] = jax.lax.platform_dependent(
         x,
         kernel,
         gradient,
-        cpu=lambda x, kernel, gradient: jax.vjp(partial(depthwise_shifted, stride=stride), x, kernel)[1](gradient),
-        default=lambda x, kernel, gradient: jax.vjp(partial(depthwise_native, stride=stride), x, kernel)[1](gradient),
+        cpu=lambda x, kernel, gradient: jax.vjp(shifted, x, kernel)[1](gradient),
+        default=lambda x, kernel, gradient: jax.vjp(native, x, kernel)[1](gradient),
     )
     return pulled
 

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.layers import depthwise, normalise_pixels, relu6
+from twinsight_core.models.layers import Padding, depthwise, normalise_pixels, relu6
 
 # (output channels at width 1, stride) of the thirteen blocks; table 1 of the paper.
 BLOCKS: tuple[tuple[int, int], ...] = (
@@ -76,22 +76,24 @@ def _batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
 
 
 class DepthwiseConv(nnx.Module):
-    """One 3x3 kernel a channel, SAME padding, no bias.
+    """One 3x3 kernel a channel, no bias.
 
     Args:
         channels: channels in and out.
         stride: 1 or 2.
+        padding: zeros around the map.
         rngs: source of the first weights.
     """
 
-    def __init__(self, *, channels: int, stride: int, rngs: nnx.Rngs) -> None:
+    def __init__(self, *, channels: int, stride: int, padding: Padding = "same", rngs: nnx.Rngs) -> None:
         init = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=2)
         self.kernel = nnx.Param(init(rngs.params(), (3, 3, channels)))
         self.stride = stride
+        self.padding: Padding = padding
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the convolved [batch, ceil(height / stride), ceil(width / stride), channels] float32."""
-        return depthwise(x, self.kernel[...], self.stride)
+        return depthwise(x, self.kernel[...], self.stride, self.padding)
 
 
 class SeparableBlock(nnx.Module):

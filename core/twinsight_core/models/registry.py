@@ -9,17 +9,23 @@ from __future__ import annotations
 from flax import nnx
 
 from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNet, MobileFaceNetConfig
+from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 
-Config = SiameseConfig | ClassifierConfig
+Config = SiameseConfig | ClassifierConfig | MobileFaceNetConfig | FasterRCNNConfig
 """The configuration of any architecture; its `TASK` says what the network is for and `answer_shape` what it gives."""
 
-Network = SiameseNetwork | Classifier
+Network = SiameseNetwork | Classifier | MobileFaceNet | FasterRCNN
 """A network of any architecture: [batch, height, width, 3] uint8 -> [batch, *answer_shape] float32."""
 
-ARCHITECTURES: dict[str, type[SiameseConfig] | type[ClassifierConfig]] = {
+ARCHITECTURES: dict[
+    str, type[SiameseConfig] | type[ClassifierConfig] | type[MobileFaceNetConfig] | type[FasterRCNNConfig]
+] = {
     "siamese": SiameseConfig,
     "classifier": ClassifierConfig,
+    "mobilefacenet": MobileFaceNetConfig,
+    "faster_rcnn": FasterRCNNConfig,
 }
 
 
@@ -30,3 +36,7 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Network:
             return SiameseNetwork(config=config, rngs=rngs)
         case ClassifierConfig():
             return Classifier(config=config, rngs=rngs)
+        case MobileFaceNetConfig():
+            return MobileFaceNet(config=config, rngs=rngs)
+        case FasterRCNNConfig():
+            return FasterRCNN(config=config, rngs=rngs)

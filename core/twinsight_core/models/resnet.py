@@ -1,7 +1,8 @@
 """Residual networks: stages of blocks that add to what they are given.
 
 With the stem "imagenet" it is the network of the paper, with paddings and names as in torchvision, so that its weights
-fit; with the stem "small" it keeps the resolution at the start, for inputs of some tens of pixels.
+fit; with the stems "small" and "strided" it keeps more of the resolution at the start, for inputs of some tens of
+pixels.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, figure 5 and table 1; the stride of a
 bottleneck is in its 3x3 convolution, as in torchvision ("ResNet v1.5").
@@ -29,7 +30,9 @@ EXPANSION = 4
 """Channels out of a bottleneck for each inside."""
 
 BLOCKS: tuple[Literal["basic", "bottleneck"], ...] = ("basic", "bottleneck")
-STEMS: tuple[Literal["imagenet", "small"], ...] = ("imagenet", "small")
+STEMS: tuple[Literal["imagenet", "strided", "small"], ...] = ("imagenet", "strided", "small")
+# Window and stride of each stem's convolution, and the stride of the first stage's map.
+_STEMS = {"imagenet": (7, 2, 4), "strided": (5, 2, 2), "small": (3, 1, 1)}
 COLOURS: tuple[Literal["rgb", "grey"], ...] = ("rgb", "grey")
 MAX_STAGES, MAX_DEPTH, MAX_WIDTH = 6, 64, 4096
 
@@ -42,7 +45,8 @@ class ResNetConfig:
         block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1).
         depths: blocks of each stage.
         widths: channels inside the blocks of each stage.
-        stem: "imagenet" (7x7 with stride 2, then a pooling with stride 2) or "small" (3x3 with stride 1).
+        stem: "imagenet" (7x7 with stride 2, then a pooling with stride 2), "strided" (5x5 with stride 2) or "small"
+            (3x3 with stride 1).
         colour: "rgb", or "grey": the mean of the three channels.
         mean: what is taken from the pixels in 0..1, by channel; for "grey" the first counts.
         std: what they are then divided by.
@@ -56,7 +60,7 @@ class ResNetConfig:
     block: Literal["basic", "bottleneck"] = "basic"
     depths: tuple[int, ...] = (2, 2, 2, 2)
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    stem: Literal["imagenet", "small"] = "imagenet"
+    stem: Literal["imagenet", "strided", "small"] = "imagenet"
     colour: Literal["rgb", "grey"] = "rgb"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -182,11 +186,8 @@ class ResNet(nnx.Module):
         bottleneck = config.block == "bottleneck"
         channels = config.widths[0]
         colours = 1 if config.colour == "grey" else 3
-        self.stem = (
-            ConvNorm(colours, channels, window=7, stride=2, rngs=rngs)
-            if config.stem == "imagenet"
-            else ConvNorm(colours, channels, window=3, stride=1, rngs=rngs)
-        )
+        window, stride, first = _STEMS[config.stem]
+        self.stem = ConvNorm(colours, channels, window=window, stride=stride, rngs=rngs)
         blocks, outs = [], []
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             out = width * EXPANSION if bottleneck else width
@@ -205,7 +206,6 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.channels = channels
         self.stage_channels = tuple(outs)
-        first = 4 if config.stem == "imagenet" else 1
         self.stage_strides = tuple(first * 2**stage for stage in range(len(outs)))
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -216,7 +216,7 @@ class ResNet(nnx.Module):
         """Returns each stage's map; see `Backbone`."""
         x = jax.nn.relu(self.stem(self._normalised(images)))
         if self._config.stem == "imagenet":
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         maps = []
         blocks = iter(self.blocks)
         for depth in self._config.depths:

@@ -120,6 +120,7 @@ class SiameseNetwork(nnx.Module):
     """
 
     def __init__(self, *, config: SiameseConfig, rngs: nnx.Rngs) -> None:
+        self.backbone_config = config.backbone
         self.backbone = build_backbone(config.backbone, rngs=rngs)
         places = config.map_px**2 if config.pooling == "flatten" else 1
         self.head = nnx.Linear(self.backbone.channels * places, config.dimension, rngs=rngs)

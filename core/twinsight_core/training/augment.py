@@ -10,6 +10,7 @@ The functions are pure and made to be jitted; `views` is the only one that other
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +39,16 @@ class Augmentation:
     """How strong the views are; every share is a probability, 0..1.
 
     Attributes:
-        area: least and most of the picture's area that a crop keeps, 0..1.
+        area: least and most of the picture's area that a crop keeps; above 1 the picture is made smaller instead.
         aspect: most by which a crop's aspect differs from the picture's, at least 1.
         mirror: share that is mirrored left and right.
         turn: share that is turned by 90, 180 or 270 degrees.
         rotate: share that is rotated by up to `degrees`.
         degrees: most that is rotated by, either way.
+        shear: most that one axis leans towards the other, as a share of the side, either way.
+        elastic: how far places are pushed about, as a share of the side: a standard deviation. Source: Simard et al.,
+            "Best Practices for Convolutional Neural Networks", ICDAR 2003, section 2.
+        outside: what is seen beyond the picture's edge: "black", or the "edge" itself.
         colour: share whose colour changes.
         strength: most that brightness, contrast and saturation change by, as a share.
         grey: share that loses its colour.
@@ -58,12 +63,41 @@ class Augmentation:
     turn: float = 0.15
     rotate: float = 0.4
     degrees: float = 20.0
+    shear: float = 0.0
+    elastic: float = 0.0
+    outside: Literal["black", "edge"] = "black"
     colour: float = 0.7
     strength: float = 0.4
     grey: float = 0.1
     blur: float = 0.25
     jpeg: float = 0.3
     untouched: float = 0.3
+
+
+PRESETS: dict[str, Augmentation] = {
+    "photographs": Augmentation(),
+    "faces": Augmentation(
+        area=(0.7, 1.0), turn=0.0, rotate=0.5, degrees=10.0, colour=0.5, strength=0.3, blur=0.2, jpeg=0.2, untouched=0.2
+    ),
+    # Drawn by another hand: leaning, larger or smaller, elsewhere, never of another colour.
+    "glyphs": Augmentation(
+        area=(0.75, 1.3),
+        mirror=0.0,
+        turn=0.0,
+        rotate=1.0,
+        degrees=15.0,
+        shear=0.2,
+        elastic=0.02,
+        outside="edge",
+        colour=0.0,
+        grey=0.0,
+        blur=0.0,
+        jpeg=0.0,
+        untouched=0.0,
+    ),
+    "none": Augmentation(untouched=1.0),
+}
+"""Kinds of pictures, by the name that the command line takes."""
 
 
 def views(key: jax.Array, images: jax.Array, *, how: Augmentation) -> jax.Array:
@@ -80,20 +114,24 @@ def views(key: jax.Array, images: jax.Array, *, how: Augmentation) -> jax.Array:
     geometry, colour, blur, jpeg, untouched = jax.random.split(key, 5)
     originals = images.astype(jnp.float32)
     pixels = _resample(geometry, originals, how)
-    pixels = _recolour(colour, pixels, how)
-    pixels = _blur(blur, pixels, how)
-    pixels = _compress(jpeg, pixels, how)
+    if how.colour or how.grey:
+        pixels = _recolour(colour, pixels, how)
+    if how.blur:
+        pixels = _blur(blur, pixels, how)
+    if how.jpeg:
+        pixels = _compress(jpeg, pixels, how)
     return _some(untouched, how.untouched, originals, jnp.round(jnp.clip(pixels, 0.0, 255.0)))
 
 
 def _resample(key: jax.Array, images: jax.Array, how: Augmentation) -> jax.Array:
     batch, height, width, _ = images.shape
-    keys = jax.random.split(key, 7)
+    keys = jax.random.split(key, 9)
     area = jax.random.uniform(keys[0], (batch,), minval=how.area[0], maxval=how.area[1])
     bound = np.log(how.aspect)
     aspect = jnp.exp(jax.random.uniform(keys[1], (batch,), minval=-bound, maxval=bound))
-    scale_x = jnp.minimum(jnp.sqrt(area * aspect), 1.0)
-    scale_y = jnp.minimum(jnp.sqrt(area / aspect), 1.0)
+    most = max(1.0, float(np.sqrt(how.area[1])))
+    scale_x = jnp.minimum(jnp.sqrt(area * aspect), most)
+    scale_y = jnp.minimum(jnp.sqrt(area / aspect), most)
     shift = jax.random.uniform(keys[2], (batch, 2), minval=-1.0, maxval=1.0)
     mirrored = jnp.where(jax.random.bernoulli(keys[3], how.mirror, (batch,)), -1.0, 1.0)
     angle = jnp.where(
@@ -107,12 +145,26 @@ def _resample(key: jax.Array, images: jax.Array, how: Augmentation) -> jax.Array
     # From a place in the view, -1..1 on both axes, to one in the picture: rotate, mirror, scale, shift into it.
     y, x = jnp.meshgrid(_centres(height), _centres(width), indexing="ij")
     cos, sin = jnp.cos(angle)[:, None, None], jnp.sin(angle)[:, None, None]
+    lean = jax.random.uniform(keys[7], (batch, 2, 1, 1), minval=-how.shear, maxval=how.shear)
+    x, y = x + lean[:, 0] * y, y + lean[:, 1] * x
+    if how.elastic:
+        pushed = _smooth_noise(keys[8], batch, height, width) * (2 * how.elastic)
+        x, y = x + pushed[..., 0], y + pushed[..., 1]
     turned_x, turned_y = cos * x - sin * y, sin * x + cos * y
     source_x = turned_x * (mirrored * scale_x)[:, None, None] + ((1 - scale_x) * shift[:, 0])[:, None, None]
     source_y = turned_y * scale_y[:, None, None] + ((1 - scale_y) * shift[:, 1])[:, None, None]
     rows = (source_y + 1.0) * (height / 2) - 0.5
     columns = (source_x + 1.0) * (width / 2) - 0.5
+    if how.outside == "edge":
+        rows, columns = jnp.clip(rows, 0.0, height - 1.0), jnp.clip(columns, 0.0, width - 1.0)
     return _bilinear(images, rows, columns)
+
+
+def _smooth_noise(key: jax.Array, batch: int, height: int, width: int) -> jax.Array:
+    """Returns [batch, height, width, 2] normal noise that changes over about a fourth of the side."""
+    coarse = jax.random.normal(key, (batch, 5, 5, 2))
+    smooth: jax.Array = jax.image.resize(coarse, (batch, height, width, 2), "cubic")
+    return smooth
 
 
 def _centres(size: int) -> jax.Array:

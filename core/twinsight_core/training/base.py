@@ -35,7 +35,7 @@ from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, save_package
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.evaluate import Embed, embedder, in_batches, retrieval_score
-from twinsight_core.training.loop import LoopConfig, Params, train
+from twinsight_core.training.loop import LoopConfig, Loss, train
 from twinsight_core.training.measure import (
     Gallery,
     copy_pairs,
@@ -44,6 +44,7 @@ from twinsight_core.training.measure import (
     gallery,
     validation_score,
 )
+from twinsight_core.training.progress import LogProgress
 from twinsight_core.training.recipe import (
     Batch,
     LoadedSet,
@@ -53,7 +54,8 @@ from twinsight_core.training.recipe import (
     load_sets,
     load_teacher,
 )
-from twinsight_core.training.student import Student, first_student
+from twinsight_core.training.student import first_student
+from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
 # By name, since the module runs as `__main__`.
 _LOG = logging.getLogger("twinsight_core.training.base")
@@ -106,10 +108,13 @@ DESCRIPTION = (
 )
 
 
-def student_loss(
-    recipe: Recipe, student: Student, targets: np.ndarray
-) -> Callable[[Params, Batch, jax.Array], jax.Array]:
-    """Returns the loss of a step: weights, batch and random key to a scalar.
+def trained_student(recipe: Recipe, network: SiameseNetwork) -> Trainable[SiameseNetwork]:
+    """Returns the network with those weights trained that the recipe says."""
+    return Trainable(network, trained=partial(is_trained, frozen_blocks=recipe.frozen_blocks))
+
+
+def student_loss(recipe: Recipe, student: Trainable[SiameseNetwork], targets: np.ndarray) -> Loss[Batch]:
+    """Returns the loss of a step.
 
     Args:
         recipe: the weights and temperatures of its parts.
@@ -118,9 +123,9 @@ def student_loss(
     """
     bank = jnp.asarray(targets)
 
-    def loss(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
+    def loss(params: Arrays, stats: Arrays, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
         seen = views(key, jnp.asarray(batch.images), how=recipe.augmentation)
-        embeddings = student.network(params)(seen)
+        embeddings = student.network(params, stats)(seen)
         distilled = similarity_distillation(
             student=embeddings,
             teacher=bank[batch.rows],
@@ -131,12 +136,14 @@ def student_loss(
         grouped = supervised_contrastive(
             embeddings=embeddings, labels=jnp.asarray(batch.labels), temperature=recipe.contrastive_temperature
         )
-        return jnp.mean(recipe.distillation * distilled + recipe.contrastive * grouped)
+        parts = {"distillation": jnp.mean(distilled), "contrastive": jnp.mean(grouped)}
+        whole = recipe.distillation * parts["distillation"] + recipe.contrastive * parts["contrastive"]
+        return whole, (stats, parts)
 
     return loss
 
 
-def choose_share(first: Params, trained: Params, score: Callable[[Params], float]) -> Params:
+def choose_share(first: Arrays, trained: Arrays, score: Callable[[Arrays], float]) -> Arrays:
     """Returns the weights between the first and the trained ones that score best.
 
     Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022: on what training did not see, weights
@@ -237,26 +244,27 @@ def train_package(recipe: Recipe, *, data: Path, out: Path, resume: bool = False
     backbone = load_teacher(recipe, data)
     sets = load_sets(recipe, data, out / "cache", backbone)
     training = TrainingSet(recipe, sets)
-    student = Student(first_student(recipe.network, backbone, training.projection), frozen_blocks=recipe.frozen_blocks)
+    student = trained_student(recipe, first_student(recipe.network, backbone, training.projection))
 
     @jax.jit
-    def run(params: Params, images: jax.Array) -> jax.Array:
+    def run(params: Arrays, images: jax.Array) -> jax.Array:
         return student.network(params)(images)
 
-    def validate(params: Params) -> float:
+    def validate(params: Arrays) -> float:
         scores = validation_score(partial(in_batches, partial(run, params)), sets)
         return float(np.mean(list(scores.values())))
 
     trained = train(
         student.params,
+        student.stats,
         loss=student_loss(recipe, student, training.targets),
         batch=training.batch,
         config=recipe.loop,
-        checkpoint=out / "checkpoint.safetensors",
+        checkpoints=out / "checkpoints",
         resume=resume,
-        at_checkpoint=lambda step, params: _LOG.info("step %d: validation %.4f", step, validate(params)),
+        watchers=(LogProgress(),),
     )
-    network = student.network(choose_share(student.params, trained, validate))
+    network = student.network(choose_share(student.params, trained.params, validate))
     return package(recipe, sets, backbone, network, out / "base")
 
 

@@ -38,11 +38,11 @@ def in_batches(
     return np.concatenate(results)
 
 
-def embedder(network: nnx.Module) -> Embed:
-    """Returns a network in evaluation mode as a jitted function over any number of pictures."""
+def embedder(network: nnx.Module, *, batch: int = 64) -> Embed:
+    """Returns a network in evaluation mode as a jitted function over any number of pictures, `batch` at once."""
     graph, state = nnx.split(network)
     run = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
-    return lambda images: in_batches(lambda part: run(state, part), images)
+    return lambda images: in_batches(lambda part: run(state, part), images, batch=batch)
 
 
 @dataclass(frozen=True)

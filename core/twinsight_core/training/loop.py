@@ -1,32 +1,65 @@
 """The training loop: one jitted step, a running average of the weights, checkpoints to go on from.
 
-1. The batch of a step is a function of the step's number alone, and so is its random key.
-2. The jitted step computes the loss and its gradient and updates the weights, the optimiser and the running average.
-3. Every so often all of that is written to one file, whole or not at all; a run that finds the file goes on from it and
-   ends with the same weights as a run that was never interrupted.
+1. The batch of a step is a function of the step's number alone, and so is its random key; grain makes batches ahead, in
+   threads.
+2. The jitted step computes the loss and its gradient and updates the weights, the running statistics, the optimiser and
+   the running average of the weights. On several devices the batch is spread over all of them.
+3. Every so often the average is scored on validation data, where there is a score; the best so far is kept, and
+   training ends early where it no longer gets better.
+4. Then all of that is written to a checkpoint, whole or not at all. A run that finds one goes on from it and ends with
+   the same weights as a run that was never interrupted.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors.numpy
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_LOG = logging.getLogger(__name__)
+from twinsight_core.errors import TrainingError
+from twinsight_core.training.checkpoints import Checkpoints
+from twinsight_core.training.trainable import Arrays
 
-Params = dict[str, jax.Array]
-"""The trained weights by name, float32."""
 Batch = TypeVar("Batch")
-"""Pytree of arrays."""
+"""Pytree of arrays with one axis of pictures in front."""
+
+BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
+
+_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+
+
+class Loss(Protocol[BatchT_contra]):
+    """What is made small; pure, jitted by the loop."""
+
+    def __call__(
+        self, params: Arrays, stats: Arrays, batch: BatchT_contra, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        """Returns the loss, and beside it the updated statistics and the loss's parts by name, scalars."""
+        ...
+
+
+class Watcher(Protocol):
+    """Whoever wants to know how a run goes."""
+
+    def on_start(self, step: int, steps: int) -> None:
+        """The run begins, or goes on, after `step` steps."""
+        ...
+
+    def on_steps(self, step: int, losses: dict[str, float]) -> None:
+        """Steps were made; `losses` are the means over those since the last time, the whole loss as `loss`."""
+        ...
+
+    def on_score(self, step: int, score: float) -> None:
+        """The running average was scored on validation data."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,8 +73,9 @@ class LoopConfig:
         weight_decay: AdamW's, on weights with two axes or more.
         gradient_norm: longest gradient; longer ones are scaled down.
         average: decay of the running average of the weights, 0..1.
-        checkpoint_every: steps between checkpoints.
-        report_every: steps between lines of progress.
+        checkpoint_every: steps between checkpoints, and between scores.
+        report_every: steps between reports of the loss.
+        patience: scores without a better one after which training ends; 0: it never ends early.
         seed: of the random keys.
     """
 
@@ -53,6 +87,7 @@ class LoopConfig:
     average: float = 0.995
     checkpoint_every: int = 100
     report_every: int = 10
+    patience: int = 0
     seed: int = 0
 
 
@@ -63,121 +98,215 @@ class LoopState:
     Attributes:
         step: updates made so far, scalar int32.
         params: the weights.
-        average: their running average, the result of training.
+        stats: the running statistics.
+        average: running average of the weights, the result of training.
         optimiser: optax's state.
+        best: the average that scored best so far.
+        best_stats: the statistics beside it.
+        best_score: its score, scalar float32; minus infinity before the first.
+        since_best: scores since then, scalar int32.
     """
 
     step: jax.Array
-    params: Params
-    average: Params
+    params: Arrays
+    stats: Arrays
+    average: Arrays
     optimiser: optax.OptState
+    best: Arrays
+    best_stats: Arrays
+    best_score: jax.Array
+    since_best: jax.Array
 
 
 jax.tree_util.register_dataclass(LoopState)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a run ends with.
+
+    Attributes:
+        params: the average of the weights: the one that scored best, or the last where nothing was scored.
+        stats: the running statistics beside it.
+        step: steps that were made.
+        score: the score; None where nothing was scored.
+    """
+
+    params: Arrays
+    stats: Arrays
+    step: int
+    score: float | None
+
+
 def train(
-    params: Params,
+    params: Arrays,
+    stats: Arrays,
     *,
-    loss: Callable[[Params, Batch, jax.Array], jax.Array],
+    loss: Loss[Batch],
     batch: Callable[[int], Batch],
     config: LoopConfig,
-    checkpoint: Path,
+    checkpoints: Path,
     resume: bool = False,
-    at_checkpoint: Callable[[int, Params], None] | None = None,
-) -> Params:
-    """Returns the running average of the weights after `config.steps` steps.
+    score: Callable[[Arrays, Arrays], float] | None = None,
+    watchers: tuple[Watcher, ...] = (),
+) -> Trained:
+    """Returns the weights after `config.steps` steps, or fewer where training ends early.
 
     Args:
         params: the first weights.
-        loss: weights, batch and random key -> scalar; pure, is jitted here.
-        batch: the batch of a step, of equal shapes at every step.
+        stats: the first running statistics; empty where there are none.
+        loss: what is made small.
+        batch: the batch of a step, of equal shapes at every step; called in a thread, ahead of time.
         config: how long and how fast.
-        checkpoint: the file to write checkpoints to.
-        resume: go on from `checkpoint` where it exists.
-        at_checkpoint: called with the step and the running average after each checkpoint but the last.
+        checkpoints: folder of the checkpoints; what is there is deleted without `resume`.
+        resume: go on from the newest checkpoint where there is one.
+        score: of weights and statistics on validation data; higher is better.
+        watchers: are told how it goes.
 
     Raises:
-        ValueError: the checkpoint is not of these weights.
-        FloatingPointError: the loss is no longer a number.
+        TrainingError: the checkpoint is of other weights or can't be written; or the loss is no longer a number, and
+            the last good checkpoint is kept.
     """
     optimiser = _optimiser(config)
-    state = LoopState(step=jnp.zeros((), jnp.int32), params=params, average=params, optimiser=optimiser.init(params))
-    if resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint, state)
-        _LOG.info("going on from step %d of %d", int(state.step), config.steps)
+    state = LoopState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats=stats,
+        average=params,
+        optimiser=optimiser.init(params),
+        best=params,
+        best_stats=stats,
+        best_score=jnp.array(-jnp.inf, jnp.float32),
+        since_best=jnp.zeros((), jnp.int32),
+    )
+    kept = Checkpoints(checkpoints)
+    try:
+        if resume:
+            state = kept.latest(state) or state
+        else:
+            kept.clear()
+        state = _run(
+            state,
+            update=_update(loss, optimiser, config),
+            batch=batch,
+            config=config,
+            kept=kept,
+            score=score,
+            watchers=watchers,
+        )
+    finally:
+        kept.close()
+    if score is None:
+        return Trained(params=state.average, stats=state.stats, step=int(state.step), score=None)
+    return Trained(params=state.best, stats=state.best_stats, step=int(state.step), score=float(state.best_score))
+
+
+def _run(
+    state: LoopState,
+    *,
+    update: Callable[[LoopState, Batch], tuple[LoopState, Arrays]],
+    batch: Callable[[int], Batch],
+    config: LoopConfig,
+    kept: Checkpoints,
+    score: Callable[[Arrays, Arrays], float] | None,
+    watchers: tuple[Watcher, ...],
+) -> LoopState:
+    first = int(state.step)
+    for one in watchers:
+        one.on_start(first, config.steps)
+    losses: list[Arrays] = []
+    for done, prepared in enumerate(_batches(batch, first, config.steps), start=first + 1):
+        if _ended_early(state, config):
+            break
+        state, parts = update(state, prepared)
+        losses.append(parts)
+        pausing = done % config.checkpoint_every == 0 or done == config.steps
+        if done % config.report_every == 0 or pausing:
+            means = _means(jax.device_get(losses), done)
+            losses = []
+            for one in watchers:
+                one.on_steps(done, means)
+        if pausing:
+            if score is not None:
+                value = score(state.average, state.stats)
+                state = _scored(state, value)
+                for one in watchers:
+                    one.on_score(done, value)
+            kept.save(done, state)
+    return state
+
+
+def _batches(batch: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
+    """Yields the batches of the steps from `first` on, each made ahead of time and spread over all devices."""
+    devices = jax.local_devices()
+    spread = NamedSharding(Mesh(np.array(devices), ("pictures",)), PartitionSpec("pictures"))
+    for prepared in grain.MapDataset.range(first, steps).map(batch).to_iter_dataset(_READ):
+        even = all(len(leaf) % len(devices) == 0 for leaf in jax.tree.leaves(prepared))
+        yield jax.device_put(prepared, spread) if even and len(devices) > 1 else prepared
+
+
+def _update(
+    loss: Loss[Batch], optimiser: optax.GradientTransformation, config: LoopConfig
+) -> Callable[[LoopState, Batch], tuple[LoopState, Arrays]]:
     root = jax.random.key(config.seed)
 
-    @jax.jit
-    def update(state: LoopState, batch: Batch) -> tuple[LoopState, jax.Array]:
+    def update(state: LoopState, batch: Batch) -> tuple[LoopState, Arrays]:
         key = jax.random.fold_in(root, state.step)
-        value, gradient = jax.value_and_grad(loss)(state.params, batch, key)
+        (value, (stats, parts)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.stats, batch, key
+        )
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
-        params: Params = jax.tree.map(jnp.add, state.params, updates)
+        params: Arrays = jax.tree.map(jnp.add, state.params, updates)
         # The average of few steps would still be of the first weights: it starts with a shorter memory.
         decay = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
-        average: Params = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, params)
-        return LoopState(step=state.step + 1, params=params, average=average, optimiser=optimiser_state), value
+        average: Arrays = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, params)
+        updated = replace(
+            state, step=state.step + 1, params=params, stats=stats, average=average, optimiser=optimiser_state
+        )
+        return updated, {"loss": value, **parts}
 
-    first, began, losses = int(state.step), time.monotonic(), []
-    for step in range(first, config.steps):
-        state, value = update(state, batch(step))
-        losses.append(value)
-        done = step + 1
-        if done % config.report_every == 0 or done == config.steps:
-            mean = float(np.mean(jax.device_get(losses)))
-            if not np.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} near step {done}.")
-            rate = (done - first) / (time.monotonic() - began)
-            _LOG.info(
-                "step %d/%d  loss %.4f  %.2f steps/s  %.0f s to go",
-                done, config.steps, mean, rate, (config.steps - done) / rate,
-            )  # fmt: skip
-            losses = []
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            save_checkpoint(checkpoint, state)
-            if at_checkpoint is not None and done < config.steps:
-                at_checkpoint(done, state.average)
-    return state.average
+    return jax.jit(update)
 
 
-def save_checkpoint(path: Path, state: LoopState) -> None:
-    """Writes the state to one safetensors file, whole or not at all."""
-    leaves = {name: np.asarray(leaf) for name, leaf in _named_leaves(state).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(safetensors.numpy.save(leaves))
-    partial.replace(path)
+def _scored(state: LoopState, value: float) -> LoopState:
+    if value > float(state.best_score):
+        return replace(
+            state,
+            best=state.average,
+            best_stats=state.stats,
+            best_score=jnp.array(value, jnp.float32),
+            since_best=jnp.zeros((), jnp.int32),
+        )
+    return replace(state, since_best=state.since_best + 1)
 
 
-def load_checkpoint(path: Path, like: LoopState) -> LoopState:
-    """Returns the state that was written to a file.
+def _ended_early(state: LoopState, config: LoopConfig) -> bool:
+    return config.patience > 0 and int(state.since_best) >= config.patience
 
-    Args:
-        path: the file.
-        like: a state of the same weights and optimiser.
+
+def _means(losses: list[dict[str, np.ndarray]], done: int) -> dict[str, float]:
+    """Returns the means of the loss and its parts over the last steps.
 
     Raises:
-        ValueError: the file is not of such a state.
+        TrainingError: one is not a number; says at which step.
     """
-    stored, wanted = safetensors.numpy.load_file(path), _named_leaves(like)
-    if {name: leaf.shape for name, leaf in stored.items()} != {name: leaf.shape for name, leaf in wanted.items()}:
-        raise ValueError(f"{path}: the checkpoint is of other weights; start without it.")
-    leaves = [jnp.asarray(stored[name]) for name in wanted]
-    restored: LoopState = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    return restored
-
-
-def _named_leaves(state: LoopState) -> dict[str, jax.Array]:
-    leaves, _ = jax.tree.flatten_with_path(state)
-    return {jax.tree_util.keystr(place): leaf for place, leaf in leaves}
+    for number, parts in enumerate(losses):
+        if not np.isfinite(parts["loss"]):
+            step = done - len(losses) + number + 1
+            raise TrainingError(
+                f"The loss is {parts['loss']} at step {step}; the last good checkpoint is kept. "
+                "A lower learning rate may help.",
+                reason="LOSS_NOT_FINITE",
+            )
+    names = ["loss", *(name for name in losses[0] if name != "loss")]
+    return {name: float(np.mean([parts[name] for parts in losses])) for name in names}
 
 
 def _optimiser(config: LoopConfig) -> optax.GradientTransformation:
     rate = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=min(config.warmup_steps, max(1, config.steps // 2)),
         decay_steps=config.steps,
     )
     return optax.chain(

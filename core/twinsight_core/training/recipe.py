@@ -12,11 +12,11 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.images import Preprocessing
+from twinsight_core.importing.keras_mobilenet import load_keras_mobilenet
 from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
 from twinsight_core.models.siamese import SiameseConfig
 from twinsight_core.training.augment import Augmentation
 from twinsight_core.training.data import ClassSplit, LabelledImages, read_class_folders, split_classes
-from twinsight_core.training.keras_weights import load_keras_mobilenet
 from twinsight_core.training.loop import LoopConfig
 from twinsight_core.training.sampling import Share, rows_by_class, sample_rows
 from twinsight_core.training.teacher import Projection, fit_projection, teacher_features, unit_rows

@@ -1,4 +1,4 @@
-"""The network in training: which of its weights move, and the network of a set of them."""
+"""The first weights of `base`: the teacher's backbone under a head of principal components."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from flax import nnx
 
 from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
-from twinsight_core.training.loop import Params
 from twinsight_core.training.teacher import Projection
 
 
@@ -27,45 +26,3 @@ def first_student(config: SiameseConfig, backbone: MobileNetV1, projection: Proj
     )
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     return network
-
-
-class Student:
-    """A network of which some weights are trained; batch-norm statistics and the rest stay.
-
-    Args:
-        network: in evaluation mode.
-        frozen_blocks: blocks of the backbone that stay, beside its stem.
-
-    Attributes:
-        params: the trained weights as they are in `network`.
-    """
-
-    def __init__(self, network: SiameseNetwork, *, frozen_blocks: int) -> None:
-        self._graph, state = nnx.split(network)
-        self._flat = list(nnx.to_flat_state(state))
-        self.params: Params = {
-            _name(tuple(place)): variable[...]
-            for place, variable in self._flat
-            if isinstance(variable, nnx.Param) and _trained(tuple(place), frozen_blocks)
-        }
-
-    def network(self, params: Params) -> SiameseNetwork:
-        """Returns the network with these trained weights; may be called under jit and grad."""
-        filled = [
-            (place, variable.replace(params[_name(tuple(place))]) if _name(tuple(place)) in params else variable)
-            for place, variable in self._flat
-        ]
-        return nnx.merge(self._graph, nnx.from_flat_state(filled))
-
-
-def _name(place: tuple[object, ...]) -> str:
-    return ".".join(str(part) for part in place)
-
-
-def _trained(place: tuple[object, ...], frozen_blocks: int) -> bool:
-    match place:
-        case ("head", *_):
-            return True
-        case ("backbone", "blocks", int(number), *_):
-            return number >= frozen_blocks
-    return False

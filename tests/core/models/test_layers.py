@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.models.layers import (
+    Padding,
     depthwise,
     depthwise_native,
     depthwise_shifted,
@@ -51,10 +52,18 @@ def test_depthwise_sums_the_window_of_each_channel_alone() -> None:
     np.testing.assert_allclose(depthwise_shifted(x, ones, stride=2)[0, :, :, 0], [[8.0, 12.0], [20.0, 24.0]])
 
 
+def test_even_padding_starts_half_a_window_before_the_map() -> None:
+    x, ones = jnp.arange(16.0).reshape(1, 4, 4, 1), jnp.ones((3, 3, 1))
+    # By hand: the windows start at -1 and 1, and the last row and column of zeros is in none of them.
+    for way in (depthwise_shifted, depthwise_native):
+        np.testing.assert_allclose(way(x, ones, stride=2, padding="even")[0, :, :, 0], [[10.0, 24.0], [51.0, 90.0]])
+
+
+@pytest.mark.parametrize("padding", ["same", "even"])
 @pytest.mark.parametrize(
     ("height", "width", "stride"), [(5, 4, 1), (5, 4, 2), (4, 7, 2), (1, 2, 2)]
 )  # odd and even sides, and sides below the window
-def test_both_ways_agree_in_value_and_gradient(height: int, width: int, stride: int) -> None:
+def test_both_ways_agree_in_value_and_gradient(height: int, width: int, stride: int, padding: Padding) -> None:
     rng, channels = np.random.default_rng(0), 3
     x = jnp.asarray(rng.normal(size=(2, height, width, channels)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, channels)), jnp.float32)
@@ -67,8 +76,8 @@ def test_both_ways_agree_in_value_and_gradient(height: int, width: int, stride: 
         value, pull = jax.vjp(way, x, kernel)
         return value, pull(pulled)
 
-    native, native_gradients = value_and_pull(partial(depthwise_native, stride=stride), x, kernel)
-    chosen, chosen_gradients = value_and_pull(lambda x, kernel: depthwise(x, kernel, stride), x, kernel)
+    native, native_gradients = value_and_pull(partial(depthwise_native, stride=stride, padding=padding), x, kernel)
+    chosen, chosen_gradients = value_and_pull(lambda x, kernel: depthwise(x, kernel, stride, padding), x, kernel)
     np.testing.assert_allclose(chosen, native, atol=1e-5)
     for one, other in zip(chosen_gradients, native_gradients, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)

@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from twinsight_core.errors import StartupError
+from twinsight_core.importing.keras_mobilenet import load_keras_mobilenet
 from twinsight_core.models.mobilenet import BLOCKS, MobileNetV1
-from twinsight_core.training.keras_weights import load_keras_mobilenet
 
 WEIGHTS = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "weights"
 
@@ -54,8 +55,8 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     network = nnx.eval_shape(lambda: MobileNetV1(width_multiplier=0.1, rngs=nnx.Rngs(0)))
     path = tmp_path / "weights.safetensors"
     save_file({"conv1/kernel": np.zeros((3, 3, 3, 4), np.float32)}, path)
-    with pytest.raises(ValueError, match=r"the tensor `conv_dw_1/depthwise_kernel` is missing\.$"):
+    with pytest.raises(StartupError, match=r"the tensor `conv_dw_1/depthwise_kernel` is missing; it must have"):
         load_keras_mobilenet(network, path)
     save_file({"conv_dw_1/depthwise_kernel": np.zeros((3, 3, 8, 1), np.float32)}, path)
-    with pytest.raises(ValueError, match=r"has the shape \(3, 3, 8, 1\); it must be \(3, 3, 3\)\.$"):
+    with pytest.raises(StartupError, match=r"has the shape \(3, 3, 8, 1\); it must be \(3, 3, 3, 1\)\.$"):
         load_keras_mobilenet(network, path)

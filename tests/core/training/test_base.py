@@ -11,13 +11,14 @@ from PIL import Image as Pillow
 from safetensors.numpy import save_file
 
 from twinsight_core.models.mobilenet import BLOCKS, MobileNetConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.siamese import SiameseConfig
 from twinsight_core.packages import load_package
 from twinsight_core.training.augment import Augmentation
-from twinsight_core.training.base import BASE, choose_share, student_loss, train_package
-from twinsight_core.training.loop import LoopConfig, Params
+from twinsight_core.training.base import BASE, choose_share, student_loss, train_package, trained_student
+from twinsight_core.training.loop import LoopConfig
 from twinsight_core.training.recipe import Recipe, SetConfig, TrainingSet, load_sets, load_teacher
-from twinsight_core.training.student import Student, first_student
+from twinsight_core.training.student import first_student
+from twinsight_core.training.trainable import Arrays
 
 WIDTH = 0.1
 RECIPE = Recipe(
@@ -96,7 +97,7 @@ def test_a_few_steps_lower_the_loss_and_move_the_trained_weights_alone(data: Pat
     training = TrainingSet(RECIPE, load_sets(RECIPE, data, out / "cache", backbone))
     np.testing.assert_allclose(np.linalg.norm(training.targets, axis=1), 1.0, atol=1e-5)
     first = first_student(RECIPE.network, backbone, training.projection)
-    student = Student(first, frozen_blocks=RECIPE.frozen_blocks)
+    student = trained_student(RECIPE, first)
     assert {name.split(".")[2] for name in student.params if name.startswith("backbone")} == {"11", "12"}
     assert {"head.kernel", "head.bias"} < student.params.keys()
     before, after = (load_tensors(network) for network in (first, load_package(out / "base").build()))
@@ -104,11 +105,11 @@ def test_a_few_steps_lower_the_loss_and_move_the_trained_weights_alone(data: Pat
     assert moved == student.params.keys()
     loss, batch = jax.jit(student_loss(RECIPE, student, training.targets)), training.batch(1000)
     trained = {name: jnp.asarray(after[name]) for name in student.params}
-    losses = [float(loss(params, batch, jax.random.key(9))) for params in (student.params, trained)]
+    losses = [float(loss(params, student.stats, batch, jax.random.key(9))[0]) for params in (student.params, trained)]
     assert losses[1] < 0.95 * losses[0]
 
 
-def load_tensors(network: SiameseNetwork) -> dict[str, np.ndarray]:
+def load_tensors(network: nnx.Module) -> dict[str, np.ndarray]:
     flat = nnx.to_flat_state(nnx.state(network))
     return {".".join(str(part) for part in place): np.asarray(variable[...]) for place, variable in flat}
 
@@ -129,7 +130,7 @@ def test_a_finished_run_that_is_resumed_writes_the_same_package(data: Path, out:
 
 
 def test_the_best_share_of_the_way_is_chosen() -> None:
-    first: Params = {"w": jnp.zeros(1)}
+    first: Arrays = {"w": jnp.zeros(1)}
     chosen = choose_share(first, {"w": jnp.ones(1)}, lambda params: -abs(float(params["w"][0]) - 0.6))
     np.testing.assert_allclose(chosen["w"], [0.5])
 

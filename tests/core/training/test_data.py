@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
+from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing, decode
-from twinsight_core.training.data import PictureSource, decode_files, read_class_folders, split_classes
+from twinsight_core.training.data import (
+    PictureSource,
+    classes_of,
+    decode_files,
+    read_class_folders,
+    split_classes,
+)
 from twinsight_core.training.sampling import Share, rows_by_class, sample_rows
 
 SMALL = Preprocessing(height_px=8, width_px=8)
@@ -50,13 +57,13 @@ def test_the_class_is_the_last_folder_and_pixels_are_those_that_serving_decodes(
 def test_decoded_pixels_are_kept_and_read_again(source: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = read_class_folders(source, preprocessing=SMALL, cache_dir=cache)
-    (kept,) = cache.iterdir()
+    (kept,) = cache.glob("*.npy")
     written = kept.stat().st_mtime_ns
     second = read_class_folders(source, preprocessing=SMALL, cache_dir=cache)
     np.testing.assert_array_equal(first.images, second.images)
     assert kept.stat().st_mtime_ns == written
     read_class_folders(source, preprocessing=Preprocessing(height_px=4, width_px=4), cache_dir=cache)
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("*.npy"))) == 2
 
 
 def test_an_edit_gets_the_bytes_before_they_are_decoded(source: Path) -> None:
@@ -73,8 +80,58 @@ def test_an_edit_gets_the_bytes_before_they_are_decoded(source: Path) -> None:
 
 def test_a_source_without_class_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
-    with pytest.raises(ValueError, match=r"holds no picture in a class folder\.$"):
+    with pytest.raises(TrainingError, match=r"holds no picture in a class folder\.$"):
         PictureSource(tmp_path)
+    with pytest.raises(TrainingError, match=r"none: there is no such folder or zip\.$"):
+        PictureSource(tmp_path / "none")
+    with pytest.raises(TrainingError, match=r"1\.png: neither a folder nor a zip\.$"):
+        PictureSource(tmp_path / "1.png")
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    for name in ("cat", "dog", "train/owl"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "cat" / "1.png").write_bytes(png(1))
+    with pytest.raises(TrainingError, match=r"these folders hold no picture: dog, train/owl\.$"):
+        PictureSource(tmp_path)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_every_picture_that_can_not_be_read_is_named_or_left_out(tmp_path: Path, cached: bool) -> None:
+    contents = {"cat/1.png": png(1), "cat/2.png": png(2)[:40], "dog/3.png": b"no picture", "dog/4.png": png(4)}
+    for name, content in contents.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(content)
+    cache = tmp_path / "cache" if cached else None
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"2 pictures can't be read.*: cat/2\.png \(.*\), dog/3\.png \("):
+            read_class_folders(tmp_path / "set", preprocessing=SMALL, cache_dir=cache)
+        good = read_class_folders(tmp_path / "set", preprocessing=SMALL, cache_dir=cache, skip_bad=True)
+        assert (good.files, good.skipped) == (("cat/1.png", "dog/4.png"), ("cat/2.png", "dog/3.png"))
+        np.testing.assert_array_equal(good.images[1], decode(png(4), SMALL))
+        np.testing.assert_array_equal(good.labels, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        (["train/cat/1.png", "val/cat/2.png", "val/dog/3.png"], ["cat", "cat", "dog"]),
+        (["Greek/alpha/1.png", "Greek/beta/1.png", "Latin/a/1.png"], ["Greek/alpha", "Greek/beta", "Latin/a"]),
+        (["set/images/cat/1.png", "set/images/dog/1.png"], ["cat", "dog"]),
+        (["cat/1.png"], ["cat"]),
+        (["train/1.png", "cat/1.png"], ["train", "cat"]),
+    ],
+)
+def test_a_class_is_named_by_what_its_path_does_not_share(files: list[str], classes: list[str]) -> None:
+    assert classes_of(files) == classes
+
+
+def test_classes_in_one_folder_are_of_one_group(tmp_path: Path) -> None:
+    for name in ("Greek/alpha", "Greek/beta", "Latin/a"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").write_bytes(png(1))
+    pictures = read_class_folders(tmp_path, preprocessing=SMALL)
+    np.testing.assert_array_equal(pictures.groups(), [0, 0, 1])
 
 
 def test_the_split_is_of_whole_classes_and_does_not_depend_on_their_order() -> None:

@@ -1,25 +1,38 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from twinsight_core.training.loop import LoopConfig, Params, train
+from twinsight_core.errors import TrainingError
+from twinsight_core.training.loop import LoopConfig, Trained, train
+from twinsight_core.training.progress import History, LogProgress
+from twinsight_core.training.trainable import Arrays
 
 CONFIG = LoopConfig(steps=12, learning_rate=0.05, warmup_steps=2, checkpoint_every=4, report_every=5)
-START: Params = {"slope": jnp.zeros((2, 1)), "offset": jnp.zeros(1)}
+START: Arrays = {"slope": jnp.zeros((2, 1)), "offset": jnp.zeros(1)}
+STATS: Arrays = {"seen": jnp.zeros(())}
 
 
 def batch(step: int) -> np.ndarray:
     return np.random.default_rng(step).normal(size=(16, 2)).astype(np.float32)
 
 
-def loss(params: Params, batch: np.ndarray, key: jax.Array) -> jax.Array:
-    """Distance to 3 x0 - 2 x1 + 1, under noise that depends on the key."""
+def loss(params: Arrays, stats: Arrays, batch: np.ndarray, key: jax.Array) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+    """Distance to 3 x0 - 2 x1 + 1, under noise that depends on the key; the statistic counts batches."""
     wanted = jnp.asarray(batch) @ jnp.array([[3.0], [-2.0]]) + 1.0
     noise = 0.01 * jax.random.normal(key, wanted.shape)
-    return jnp.mean(jnp.square(batch @ params["slope"] + params["offset"] - wanted + noise))
+    value = jnp.mean(jnp.square(batch @ params["slope"] + params["offset"] - wanted + noise))
+    return value, ({"seen": stats["seen"] + 1.0}, {"halved": value / 2})
 
 
 class Interrupted(Exception):
@@ -30,73 +43,166 @@ def test_training_lowers_the_loss_and_logs_rate_and_time_to_go(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = LoopConfig(steps=200, learning_rate=0.1, warmup_steps=5, average=0.9, checkpoint_every=100)
-    with caplog.at_level("INFO"):
-        params = train(START, loss=loss, batch=batch, config=config, checkpoint=tmp_path / "run.safetensors")
-    np.testing.assert_allclose(params["slope"], [[3.0], [-2.0]], atol=0.1)
-    np.testing.assert_allclose(params["offset"], [1.0], atol=0.1)
+    with caplog.at_level("INFO", "twinsight_core"):
+        trained = train(
+            START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, watchers=(LogProgress(),)
+        )
+    np.testing.assert_allclose(trained.params["slope"], [[3.0], [-2.0]], atol=0.1)
+    np.testing.assert_allclose(trained.params["offset"], [1.0], atol=0.1)
+    assert (trained.step, trained.score, float(trained.stats["seen"])) == (200, None, 200.0)
     assert caplog.messages[-1].startswith("step 200/200  loss 0.0")
+    assert "  halved 0.0" in caplog.messages[-1]
     assert caplog.messages[-1].endswith(" steps/s  0 s to go")
 
 
-def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = train(START, loss=loss, batch=batch, config=CONFIG, checkpoint=tmp_path / "whole.safetensors")
+class Scores:
+    """Gives the scores of a list, one after the other."""
+
+    def __init__(self, *values: float) -> None:
+        self._values = list(values)
+        self.told: list[float] = []
+
+    def __call__(self, params: Arrays, stats: Arrays) -> float:
+        del params, stats
+        return self._values.pop(0)
+
+    def on_start(self, step: int, steps: int) -> None: ...
+
+    def on_steps(self, step: int, losses: dict[str, float]) -> None: ...
+
+    def on_score(self, step: int, score: float) -> None:
+        del step
+        self.told.append(score)
+
+
+def test_a_resumed_run_ends_with_the_same_weights_and_losses(tmp_path: Path) -> None:
+    def run(
+        folder: Path, batch_of: Callable[[int], np.ndarray], scores: Scores, *, resume: bool = False
+    ) -> tuple[Trained, list[tuple[int, float]]]:
+        history = History(tmp_path / "events")
+        trained = train(
+            START,
+            STATS,
+            loss=loss,
+            batch=batch_of,
+            config=replace(CONFIG, report_every=1),
+            checkpoints=folder,
+            resume=resume,
+            score=scores,
+            watchers=(history,),
+        )
+        history.close()
+        return trained, history.losses
+
+    whole, losses = run(tmp_path / "whole", batch, Scores(0.1, 0.3, 0.2))
 
     def interrupt(step: int) -> np.ndarray:
         if step == 7:
             raise Interrupted
         return batch(step)
 
-    path = tmp_path / "run.safetensors"
     with pytest.raises(Interrupted):
-        train(START, loss=loss, batch=interrupt, config=CONFIG, checkpoint=path)
+        run(tmp_path / "run", interrupt, Scores(0.1))
     asked = []
 
     def remember(step: int) -> np.ndarray:
         asked.append(step)
         return batch(step)
 
-    resumed = train(START, loss=loss, batch=remember, config=CONFIG, checkpoint=path, resume=True)
-    assert asked == list(range(4, 12))
-    for name, value in whole.items():
-        np.testing.assert_array_equal(resumed[name], value)
-    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".partial"] == []
+    resumed, rest = run(tmp_path / "run", remember, Scores(0.3, 0.2), resume=True)
+    assert sorted(asked) == list(range(4, 12))
+    assert rest == losses[4:]
+    assert (resumed.step, resumed.score) == (whole.step, whole.score)
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(resumed.params[name], value)
 
 
 def test_without_resume_a_run_starts_at_the_first_step(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
-    first = train(START, loss=loss, batch=batch, config=CONFIG, checkpoint=path)
-    again = train(START, loss=loss, batch=batch, config=CONFIG, checkpoint=path)
-    np.testing.assert_array_equal(again["slope"], first["slope"])
+    first = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
+    again = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
+    np.testing.assert_array_equal(again.params["slope"], first.params["slope"])
 
 
-def test_the_running_average_is_shown_at_each_checkpoint_but_the_last(tmp_path: Path) -> None:
-    shown = []
-    train(
-        START,
-        loss=loss,
-        batch=batch,
-        config=CONFIG,
-        checkpoint=tmp_path / "run.safetensors",
-        at_checkpoint=lambda step, params: shown.append((step, float(params["offset"][0]))),
+def test_the_best_average_is_kept_and_training_ends_when_it_gets_no_better(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=40, patience=2)
+    scores = Scores(0.5, 0.9, 0.7, 0.8)
+    trained = train(
+        START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, score=scores, watchers=(scores,)
     )
-    assert [step for step, _ in shown] == [4, 8]
-    assert 0 < shown[0][1] < shown[1][1]
+    assert scores.told == [0.5, 0.9, 0.7, 0.8]
+    assert trained.step == 16
+    assert trained.score == pytest.approx(0.9)
+    assert float(trained.stats["seen"]) == 8
+    shorter = train(
+        START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, resume=True, score=Scores()
+    )
+    np.testing.assert_array_equal(shorter.params["slope"], trained.params["slope"])
 
 
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "run.safetensors"
-    train(START, loss=loss, batch=batch, config=CONFIG, checkpoint=path)
+    train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
     other = {"slope": jnp.zeros((3, 1)), "offset": jnp.zeros(1)}
-    with pytest.raises(ValueError, match=r"the checkpoint is of other weights; start without it\.$"):
-        train(other, loss=loss, batch=batch, config=CONFIG, checkpoint=path, resume=True)
+    with pytest.raises(TrainingError, match=r"the checkpoint is of other weights or can't be read; start without"):
+        train(other, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match=r"^the loss is nan near step 5\.$"):
-        train(
-            START,
-            loss=lambda params, batch, key: loss(params, batch, key) * jnp.nan,
-            batch=batch,
-            config=CONFIG,
-            checkpoint=tmp_path / "run.safetensors",
-        )
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    def breaking(
+        params: Arrays, stats: Arrays, batch: np.ndarray, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        value, aside = loss(params, stats, batch, key)
+        return jnp.where(stats["seen"] == 6, jnp.nan, value), aside
+
+    with pytest.raises(TrainingError, match=r"^The loss is nan at step 7; the last good checkpoint is kept\."):
+        train(START, STATS, loss=breaking, batch=batch, config=CONFIG, checkpoints=tmp_path)
+    resumed = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
+    whole = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "whole")
+    np.testing.assert_array_equal(resumed.params["slope"], whole.params["slope"])
+
+
+def test_a_disk_that_takes_no_checkpoint_is_told_of_and_the_one_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ocp.CheckpointManager.save
+
+    def full(manager: ocp.CheckpointManager, step: int, *rest: object, **options: object) -> bool:
+        if step > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return bool(save(manager, step, *rest, **options))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", full)
+        with pytest.raises(TrainingError, match=r"the checkpoint of step 8 can't be written .* is of step 4\."):
+            train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
+    resumed = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
+    assert float(resumed.stats["seen"]) == CONFIG.steps
+
+
+TWO_DEVICES = """
+import jax, sys
+from pathlib import Path
+from core.training.test_loop import *
+assert jax.device_count() == 2
+seen = []
+def watched(params, stats, batch, key):
+    jax.debug.inspect_array_sharding(batch, callback=lambda sharding: seen.append(len(sharding.device_set)))
+    return loss(params, stats, batch, key)
+trained = train(START, STATS, loss=watched, batch=batch, config=CONFIG, checkpoints=Path(sys.argv[1]))
+assert 2 in seen, seen
+print(trained.params["slope"].ravel().tolist())
+"""
+
+
+def test_two_devices_share_a_batch_and_end_where_one_does(tmp_path: Path) -> None:
+    alone = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "one")
+    tests = str(Path(__file__).resolve().parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two")],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": tests},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), alone.params["slope"].ravel(), atol=1e-5)

@@ -11,7 +11,9 @@ from importlib import metadata
 import click
 
 from twinsight_client.cli import exits
+from twinsight_client.cli.classify import classify
 from twinsight_client.cli.collections import collections
+from twinsight_client.cli.detect import detect
 from twinsight_client.cli.group import CommandGroup, ServerCommand
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.index import index
@@ -21,9 +23,14 @@ from twinsight_client.cli.server_state import health, models
 from twinsight_client.cli.settings import shared_options
 
 SERVER_COMMANDS = {
-    "serve": ("twinsight_server.cli:serve", "Run the server."),
+    "serve": ("twinsight_server.cli:serve", "Run the server.", "server"),
+    "train": ("twinsight_core.commands.train:train", "Train a model on your own pictures.", "train"),
+    "evaluate": ("twinsight_core.commands.evaluate:evaluate", "Measure a model on labelled pictures.", "train"),
+    "calibrate": ("twinsight_core.commands.calibrate:calibrate", "Make a model's scores mean something.", "train"),
+    "import": ("twinsight_core.commands.import_:import_", "Make a package of another project's weights.", "server"),
+    "export": ("twinsight_core.commands.export:export", "Write a model for another runtime.", "server"),
 }
-"""Commands of the server extra: where each is, and its line in the help."""
+"""Commands of the extras: where each is, its line in the help, and its extra."""
 
 
 @click.group(
@@ -40,7 +47,7 @@ SERVER_COMMANDS = {
 @shared_options(on_group=True)
 @click.version_option(metadata.version("twinsight"), prog_name="twinsight")
 def main() -> None:
-    """Image similarity: embed, search and compare pictures.
+    """Image similarity: embed, search and compare pictures; say what they show, and find things in them.
 
     Start a server, give it a folder of pictures, and search; see the examples below and each command's own --help.
 
@@ -48,7 +55,7 @@ def main() -> None:
     """
 
 
-for _command in (index, search, compare, embed, collections, models, health):
+for _command in (index, search, compare, embed, classify, detect, collections, models, health):
     main.add_command(_command)
-for _name, (_location, _short_help) in SERVER_COMMANDS.items():
-    main.add_command(ServerCommand(_name, location=_location, short_help=_short_help))
+for _name, (_location, _short_help, _extra) in SERVER_COMMANDS.items():
+    main.add_command(ServerCommand(_name, location=_location, short_help=_short_help, extra=_extra))

@@ -12,8 +12,6 @@ from twinsight_client.cli.output import write_error
 from twinsight_client.cli.settings import target_of
 from twinsight_client.errors import TwinsightClientError
 
-INSTALL_SERVER = "pip install 'twinsight[server]'"
-
 
 class CommandGroup(click.Group):
     """Turns errors into one line on standard error and an exit code."""
@@ -43,15 +41,16 @@ class CommandGroup(click.Group):
 
 
 class ServerCommand(click.Command):
-    """A command of the server extra, imported when it runs: without the extra it says how to get it.
+    """A command of an extra, imported when it runs: without the extra it says how to get it.
 
     Args:
         name: the command's name.
         location: module and attribute of the real command, as MODULE:ATTRIBUTE.
         short_help: its line in the list of commands, which is printed without importing it.
+        extra: what has to be installed for it.
     """
 
-    def __init__(self, name: str, *, location: str, short_help: str) -> None:
+    def __init__(self, name: str, *, location: str, short_help: str, extra: str = "server") -> None:
         super().__init__(
             name,
             short_help=short_help,
@@ -61,6 +60,7 @@ class ServerCommand(click.Command):
             context_settings={"ignore_unknown_options": True},
         )
         self._location = location
+        self._extra = extra
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the real command with the arguments as given; it exits by itself."""
@@ -69,8 +69,8 @@ class ServerCommand(click.Command):
             command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
             write_error(
-                f"Error: `twinsight {self.name}` needs the server, which is not installed (no module `{error.name}`). "
-                f"Install it with: {INSTALL_SERVER}"
+                f"Error: `twinsight {self.name}` needs the extra `{self._extra}`, which is not installed (no module "
+                f"`{error.name}`). Install it with: pip install 'twinsight[{self._extra}]'"
             )
             raise click.exceptions.Exit(exits.FAILED) from error
         if not isinstance(command, click.Command):

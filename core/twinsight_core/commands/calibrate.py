@@ -1,0 +1,140 @@
+"""`twinsight calibrate`: what a model's scores mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+
+from twinsight_core.calibration import ScoredPairs, fit_calibration
+from twinsight_core.commands.labelled import (
+    DATA_OPTION,
+    MODEL_OPTION,
+    MODELS_DIR_OPTION,
+    PAIRS_OPTION,
+    SKIP_BAD_OPTION,
+    class_pictures,
+    labelled_pictures,
+    scored_pairs,
+)
+from twinsight_core.commands.options import told
+from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.classification import fit_temperature
+from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.packages import ModelPackage, find_package, save_package
+from twinsight_core.training.classifier import at_temperature
+from twinsight_core.training.data import LabelledImages
+from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.findings import class_pairs
+
+SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
+FALSE_MATCH_RATE = 0.01
+PAIRS_OF_A_KIND = 20_000
+
+
+@click.command()
+@MODEL_OPTION
+@MODELS_DIR_OPTION
+@DATA_OPTION
+@PAIRS_OPTION
+@SKIP_BAD_OPTION
+@click.option("--groups", is_flag=True, help="Different pairs are drawn from one group (a folder of class folders).")
+@click.option("--meaning", default=SAME_CLASS, show_default=True, help="What the probability is a probability of.")
+@click.option(
+    "--false-match-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=FALSE_MATCH_RATE,
+    show_default=True,
+    help="Of the default operating point.",
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Package to write; else the model's own.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the halves and the pairs.")
+@told
+def calibrate(
+    *,
+    model: str,
+    models_dir: Path | None,
+    data: Path,
+    pairs: Path | None,
+    skip_bad: bool,
+    groups: bool,
+    meaning: str,
+    false_match_rate: float,
+    out: Path | None,
+    seed: int,
+) -> None:
+    """Make a model's scores mean something: probabilities, and operating points with stated error rates.
+
+    An embedding: from pairs, listed or drawn from class folders; the pictures are parted in halves, one to fit and one
+    to measure on, and no class is in both. A classifier: the temperature of its softmax. Calibrate on data like that
+    which the model will see, and that it was not trained on. The model's digest changes, since its answers do.
+    """
+    package = find_package(model, models_dir)
+    network = package.build()
+    if isinstance(network, Classifier):
+        _calibrate_classifier(
+            package, network, labelled_pictures(package, data, skip_bad=skip_bad), out or package.folder
+        )
+        return
+    if package.card.task != "embedding":
+        raise TrainingError(f"A model for {package.card.task} has nothing to calibrate.", reason="MODEL_TASK")
+    if pairs is None:
+        halves = _class_halves(package, class_pictures(package, data, skip_bad=skip_bad), groups=groups, seed=seed)
+    else:
+        scored, folds = scored_pairs(package, data, pairs)
+        halves = _pair_halves(scored, folds, seed=seed)
+    calibration = fit_calibration(fit=halves[0], measure=halves[1], meaning=meaning, false_match_rate=false_match_rate)
+    written = save_package(out or package.folder, replace(package.card, calibration=calibration), network)
+    click.echo(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
+    click.echo("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
+    for one in calibration.operating_points:
+        match_rate = (one.false_match_rate, one.false_match_rate_low, one.false_match_rate_high)
+        non_match_rate = (one.false_non_match_rate, one.false_non_match_rate_low, one.false_non_match_rate_high)
+        rates = "   ".join("{:.4f} ({:.4f} to {:.4f})".format(*rate) for rate in (match_rate, non_match_rate))
+        click.echo(f"{one.target_fmr:<12g} {one.threshold:<11.4f} {rates}")
+    click.echo(f"wrote {written.folder} ({written.digest})", err=True)
+
+
+def _class_halves(
+    package: ModelPackage, read: LabelledImages, *, groups: bool, seed: int
+) -> tuple[ScoredPairs, ScoredPairs]:
+    """Pairs of two halves of the classes, or of the groups."""
+    kinds = read.groups() if groups else np.arange(len(read.classes), dtype=np.int32)
+    order = np.random.default_rng(seed).permutation(int(kinds.max()) + 1)
+    if len(order) < 4:
+        raise TrainingError(
+            f"There are {len(order)} {'groups' if groups else 'classes'}; calibration wants four at least.",
+            reason="CLASSES_TOO_FEW",
+        )
+    embeddings = embedder(package.build())(read.images)
+    half = np.isin(kinds, order[: len(order) // 2])[read.labels]
+
+    def pairs(rows: np.ndarray, number: int) -> ScoredPairs:
+        labels = read.labels[rows]
+        grouped = kinds[labels] if groups else None
+        return class_pairs(embeddings[rows], labels, grouped, each=PAIRS_OF_A_KIND, seed=seed + number)[0]
+
+    return pairs(np.flatnonzero(half), 1), pairs(np.flatnonzero(~half), 2)
+
+
+def _pair_halves(scored: ScoredPairs, folds: np.ndarray | None, *, seed: int) -> tuple[ScoredPairs, ScoredPairs]:
+    """The pairs in halves: by folds where there are some, since those share no people."""
+    kinds = np.random.default_rng(seed).integers(2, size=len(scored.same)) if folds is None else folds % 2
+    first, second = (ScoredPairs(cosine=scored.cosine[kinds == one], same=scored.same[kinds == one]) for one in (0, 1))
+    return first, second
+
+
+def _calibrate_classifier(package: ModelPackage, network: Classifier, read: LabelledImages, out: Path) -> None:
+    config = package.card.config
+    if not isinstance(config, ClassifierConfig):
+        raise TypeError("A classifier's configuration is a ClassifierConfig.")
+    probabilities = embedder(network)(read.images)
+    # Softmax loses only a constant of each row's logits, which softmax does not see.
+    logits = np.log(np.maximum(probabilities, 1e-30)) * config.temperature
+    temperature = fit_temperature(logits, read.labels)
+    card = replace(package.card, config=replace(config, temperature=temperature))
+    written = save_package(out, card, at_temperature(network, config, temperature))
+    click.echo(f"temperature  {temperature:.4f} (was {config.temperature:.4f})")
+    click.echo(f"wrote {written.folder} ({written.digest})", err=True)

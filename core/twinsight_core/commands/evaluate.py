@@ -1,0 +1,110 @@
+"""`twinsight evaluate`: what a model is worth on data that it never saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from twinsight_core.commands.labelled import (
+    DATA_OPTION,
+    MODEL_OPTION,
+    MODELS_DIR_OPTION,
+    PAIRS_OPTION,
+    SKIP_BAD_OPTION,
+    class_pictures,
+    labelled_pictures,
+    scored_pairs,
+)
+from twinsight_core.commands.options import told
+from twinsight_core.packages import ModelPackage, find_package
+from twinsight_core.training.boxes import read_coco, read_voc
+from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.findings import (
+    classification_findings,
+    detection_findings,
+    embedding_findings,
+    pair_findings,
+)
+from twinsight_core.training.report import Findings, write_report
+
+DETECTION_BATCH = 8
+
+
+@click.command()
+@MODEL_OPTION
+@MODELS_DIR_OPTION
+@DATA_OPTION
+@PAIRS_OPTION
+@SKIP_BAD_OPTION
+@click.option("--groups", is_flag=True, help="Folders of class folders are groups: pairs and trials stay within one.")
+@click.option(
+    "--annotations",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="For a detector: COCO's JSON file for the pictures of --data; else --data is in the layout of Pascal VOC.",
+)
+@click.option("--image-set", help="For a detector: VOC's list of pictures; else all.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@told
+def evaluate(
+    *,
+    model: str,
+    models_dir: Path | None,
+    data: Path,
+    pairs: Path | None,
+    skip_bad: bool,
+    groups: bool,
+    annotations: Path | None,
+    image_set: str | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure a model on labelled pictures: class folders, pairs, or boxes.
+
+    A classifier: top-1 and top-5 accuracy, recall of each class, calibration. An embedding: Recall@K, R-precision,
+    MAP@R; verification with AUC, EER and TAR at FAR; N-way one-shot where classes come in groups; over a list of pairs
+    also the accuracy over its folds. A detector: COCO's average precision.
+    """
+    package = find_package(model, models_dir)
+    if package.card.task == "detection":
+        findings = _detections(package, data, annotations, image_set=image_set, skip_bad=skip_bad)
+    else:
+        findings = _measured(package, data, pairs, skip_bad=skip_bad, groups=groups)
+    if as_json:
+        told_of = {"model": package.name, "digest": package.digest, "protocol": findings.protocol}
+        click.echo(json.dumps(told_of | {"scores": findings.scores}, indent=2))
+    else:
+        click.echo(findings.protocol)
+        for name, value in findings.scores.items():
+            click.echo(f"{name:44} {value:.4f}")
+    if report is not None:
+        write_report(report, package, findings)
+
+
+def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad: bool, groups: bool) -> Findings:
+    if package.card.task == "embedding":
+        if pairs is not None:
+            scored, folds = scored_pairs(package, data, pairs)
+            return pair_findings(scored, folds)
+        read = class_pictures(package, data, skip_bad=skip_bad)
+        grouped = read.groups()[read.labels] if groups else None
+        embeddings = embedder(package.build())(read.images)
+        return embedding_findings(embeddings, read.labels, grouped, read.images, read.classes)
+    read = labelled_pictures(package, data, skip_bad=skip_bad)
+    return classification_findings(
+        embedder(package.build())(read.images), read.labels, read.images, package.card.labels
+    )
+
+
+def _detections(
+    package: ModelPackage, data: Path, annotations: Path | None, *, image_set: str | None, skip_bad: bool
+) -> Findings:
+    size, classes = package.card.preprocessing, package.card.labels
+    read = (
+        read_voc(data, preprocessing=size, image_set=image_set, classes=classes, skip_bad=skip_bad)
+        if annotations is None
+        else read_coco(annotations, data, preprocessing=size, classes=classes, skip_bad=skip_bad)
+    )
+    return detection_findings(embedder(package.build(), batch=DETECTION_BATCH)(read.images), read)

@@ -1,0 +1,56 @@
+"""`twinsight export`: a model package as a file for another runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.exporting.package import FORMATS, Format, export_package
+from twinsight_core.packages import find_package
+
+
+@click.command(
+    "export",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Write a model for another runtime: pictures as uint8 in, answers out, preprocessing and weights inside.
+
+    The file is run and compared with the model before it is put in place.
+
+    \b
+    Examples:
+      twinsight export --model base --format onnx --out base.onnx
+      twinsight export --model models/faces --format stablehlo --out faces.stablehlo
+    """,
+)
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME",
+    help="A package of --models-dir, one that ships, or the path of a package's folder.",
+)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(FORMATS),
+    required=True,
+    help="onnx needs the extra `onnx`; stablehlo is the serialised form of jax.export.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    envvar="TWINSIGHT_MODELS_DIR",
+    show_envvar=True,
+    help="Folder whose sub-folders are further model packages.",
+)
+def export(*, model: str, format_name: Format, out: Path, models_dir: Path | None) -> None:
+    """Exports as the options say."""
+    with exit_on_failure():
+        package = find_package(model, models_dir)
+        done = export_package(package, format=format_name, out=out)
+    pixels = package.card.preprocessing
+    batch = "any batch size" if done.batch is None else f"batches of {done.batch}"
+    size = f"pictures of {pixels.height_px}x{pixels.width_px}"
+    click.echo(f"{done.path}: {done.format}, {done.size_bytes} bytes, {batch}, {size}, {done.agreement}")

@@ -1,0 +1,91 @@
+"""`twinsight import`: a model package from a weight file of another project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.errors import StartupError
+from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STATED, Importable, import_package
+
+
+@click.command(
+    "import",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Write a model package from a weight file of another project.
+
+    Every tensor is checked by name and shape; the network's size follows from them.
+
+    \b
+    Examples:
+      twinsight import --architecture resnet --weights resnet50.pth --out models/resnet50 --labels imagenet.txt
+      twinsight import --architecture mobilefacenet --weights faces.ckpt --out models/faces --licence MIT
+    """,
+)
+@click.option(
+    "--architecture",
+    type=click.Choice(IMPORTABLE),
+    required=True,
+    help="Whose weights they are: mobilefacenet and resnet with PyTorch's names (of torchvision or timm), mobilenet_v1 "
+    "with those of Keras Applications.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The file: safetensors, or PyTorch's (.pt, .pth, .ckpt, .bin), which needs the extra `torch`.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of the package; its name is the model's. One that is there is replaced.",
+)
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Names of the classes, one a line, in the order of the weights. Left out, they are `class 0` and so on.",
+)
+@click.option("--input-px", type=int, help=f"Side of a classifier's input in pixels; {CLASSIFIER_PX} if left out.")
+@click.option("--licence", default=NOT_STATED, show_default=True, help="Licence of the weights.")
+@click.option("--training-data", default=NOT_STATED, show_default=True, help="What they were trained on.")
+@click.option("--description", default="", help="What the model is for and where it fails.")
+def import_(
+    *,
+    architecture: Importable,
+    weights: Path,
+    out: Path,
+    labels: Path | None,
+    input_px: int | None,
+    licence: str,
+    training_data: str,
+    description: str,
+) -> None:
+    """Imports as the options say."""
+    with exit_on_failure():
+        package = import_package(
+            architecture=architecture,
+            weights=weights,
+            out=out,
+            labels=None if labels is None else _read_labels(labels),
+            input_px=input_px,
+            licence=licence,
+            training_data=training_data,
+            description=description,
+        )
+    card = package.card
+    click.echo(f"{package.folder}: {card.architecture}, {card.task}, {_size(card.labels, card.dimension)}")
+    click.echo(package.digest)
+
+
+def _size(labels: tuple[str, ...], dimension: int) -> str:
+    return f"{len(labels)} classes" if labels else f"{dimension} components"
+
+
+def _read_labels(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
+        raise StartupError(f"{path}: not UTF-8 text ({error.reason}).", reason="IMPORT_LABELS") from error

@@ -1,0 +1,120 @@
+"""What the commands of the core share: the options of training, and how they fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Concatenate, ParamSpec
+
+import click
+
+from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.runs import BACKBONES, NO_START, Run
+
+P = ParamSpec("P")
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def told(command: Callable[P, None]) -> Callable[P, None]:
+    """Makes a command end with a message and exit status 1 where it fails for a reason that is the user's to mend."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        logging.getLogger("twinsight_core").setLevel(logging.INFO)
+        with exit_on_failure():
+            command(*args, **kwargs)
+
+    return run
+
+
+def run_options(
+    *, size: int, steps: int, learning_rate: float, start: str, frozen_blocks: int
+) -> Callable[[Callable[Concatenate[Run, P], None]], Callable[..., None]]:
+    """Returns a decorator that gives a command the options of every training run, as one `Run` in front of its own.
+
+    Args:
+        size: default of `--size`.
+        steps: default of `--steps`.
+        learning_rate: default of `--learning-rate`.
+        start: default of `--start`.
+        frozen_blocks: default of `--frozen-blocks`.
+    """
+    options = [
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            required=True,
+            help="Folder or zip with the pictures.",
+        ),
+        click.option("--out", type=_FOLDER, required=True, help="Folder of the model package to write."),
+        click.option(
+            "--start",
+            default=start,
+            show_default=True,
+            help=f"Model whose weights training starts from: a shipped one, a package's folder, or `{NO_START}`.",
+        ),
+        click.option(
+            "--backbone",
+            type=click.Choice(list(BACKBONES)),
+            default="mobilenet",
+            show_default=True,
+            help="The network below; must be that of --start.",
+        ),
+        click.option(
+            "--size",
+            type=click.IntRange(16, 1024),
+            default=size,
+            show_default=True,
+            help="Side of the input in pixels, a multiple of 8.",
+        ),
+        click.option(
+            "--augmentation",
+            type=click.Choice(list(PRESETS)),
+            default="photographs",
+            show_default=True,
+            help="Kind of the random views.",
+        ),
+        click.option("--steps", type=click.IntRange(min=1), default=steps, show_default=True, help="Training steps."),
+        click.option(
+            "--learning-rate",
+            type=click.FloatRange(min=0, min_open=True),
+            default=learning_rate,
+            show_default=True,
+            help="Highest learning rate.",
+        ),
+        click.option(
+            "--frozen-blocks",
+            type=click.IntRange(0, 64),
+            default=frozen_blocks,
+            show_default=True,
+            help="Blocks at the network's start that stay as they are: quicker, and safer with few pictures.",
+        ),
+        click.option("--skip-bad", is_flag=True, help="Leave out what can't be read instead of stopping."),
+        click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+        click.option("--description", default="", help="For the card: what the model is for and where it fails."),
+        click.option(
+            "--licence", default="not stated", show_default=True, help="For the card: licence of the weights."
+        ),
+        click.option("--training-data", default="", help="For the card: the data and its terms."),
+    ]
+
+    def decorate(command: Callable[Concatenate[Run, P], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_run(**values: object) -> None:
+            common = {field.name: values.pop(field.name) for field in dataclasses.fields(Run)}
+            # click has checked each value against its option's type.
+            command(Run(**common), **values)  # type: ignore[arg-type,call-arg]
+
+        decorated: Callable[..., None] = told(with_run)
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate

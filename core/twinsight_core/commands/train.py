@@ -1,0 +1,278 @@
+"""`twinsight train`: folders of pictures become a model package that the server serves.
+
+1. The data is read and checked; all that is wrong with it is told before the first step.
+2. The network starts from another model's weights, or from none, and is trained; checkpoints, the decoded pictures and
+   TensorBoard's events are kept in `.NAME.training` beside the package, so that `--resume` goes on.
+3. The package is written with its scores on held-out data, and `report.html` in it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+from flax import nnx
+
+from twinsight_core.calibration import fit_calibration
+from twinsight_core.commands.options import run_options
+from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig
+from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.packages import ModelCard, find_package, save_package
+from twinsight_core.training import classifier, detector, siamese
+from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.detector_parts import detector_parts
+from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.findings import (
+    class_pairs,
+    classification_findings,
+    detection_findings,
+    embedding_findings,
+)
+from twinsight_core.training.report import Findings, write_report
+from twinsight_core.training.runs import BACKBONES, NO_START, Run, Watching, last_stride
+from twinsight_core.training.starts import start_from
+
+SAME_CLASS = "The two pictures are of one class in the sense of the training data."
+CALIBRATION_FMR = 0.01
+CALIBRATION_PAIRS = 20_000
+
+
+@click.group()
+def train() -> None:
+    """Train a model on your own pictures; the result is a package for `twinsight serve --models-dir`.
+
+    Everything has a default: `twinsight train siamese --data DIR --out DIR` is enough.
+    """
+
+
+@train.command()
+@run_options(size=160, steps=600, learning_rate=5e-4, start="base", frozen_blocks=4)
+@click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Pictures in a batch.")
+@click.option(
+    "--balance",
+    type=click.Choice(classifier.BALANCES),
+    default="logit_adjusted",
+    show_default=True,
+    help="What is done where classes differ in size.",
+)
+def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
+    """Train a classifier on class folders."""
+    pictures = run.pictures()
+    config = ClassifierConfig(backbone=BACKBONES[run.backbone], classes=max(2, len(pictures.classes)))
+    how = classifier.ClassifierTraining(
+        network=config,
+        preprocessing=run.preprocessing,
+        batch=batch,
+        balance=balance,
+        augmentation=PRESETS[run.augmentation],
+        loop=run.loop,
+    )
+    classifier.split(pictures, how)  # says what is wrong before a network is made
+    network = Classifier(config=config, rngs=nnx.Rngs(run.seed))
+    network = network if run.start == NO_START else start_from(network, find_package(run.start))
+    with closing(Watching(run)) as watching:
+        trained, parts, _ = classifier.train_classifier(
+            network,
+            pictures,
+            how,
+            checkpoints=run.work / "checkpoints",
+            resume=run.resume,
+            frozen_blocks=run.frozen_blocks,
+            watchers=watching.watchers,
+        )
+    images = pictures.images[parts.test]
+    findings = classification_findings(embedder(trained)(images), pictures.labels[parts.test], images, pictures.classes)
+    card = run.card(replace(config, temperature=trained.temperature), recipe())
+    finish(run, replace(card, labels=pictures.classes), trained, findings, watching)
+
+
+@train.command("siamese")
+@run_options(size=160, steps=600, learning_rate=3e-4, start="base", frozen_blocks=4)
+@click.option("--dimension", type=click.IntRange(2, 4096), default=256, show_default=True, help="Of the embedding.")
+@click.option("--classes", type=click.IntRange(min=2), default=16, show_default=True, help="Classes in a batch.")
+@click.option("--pictures", type=click.IntRange(min=2), default=4, show_default=True, help="Pictures of each.")
+@click.option(
+    "--groups",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Groups (folders of class folders) that a batch is drawn from, whole groups held out; 0: they don't count.",
+)
+@click.option("--turns", is_flag=True, help="Turned and mirrored classes are classes of their own (characters).")
+@click.option("--flatten", is_flag=True, help="Keep where things are in the picture, instead of the mean over it.")
+@click.option(
+    "--loss", type=click.Choice(siamese.LOSSES), default="supervised_contrastive", show_default=True, help="The loss."
+)
+@click.option("--temperature", type=float, default=0.1, show_default=True, help="Of supervised_contrastive.")
+@click.option("--margin", type=float, default=0.5, show_default=True, help="Of the other losses.")
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0.01, 0.45),
+    default=0.1,
+    show_default=True,
+    help="Share of the classes (or groups) held out to choose the weights by, and again for the scores.",
+)
+def siamese_command(
+    run: Run,
+    *,
+    dimension: int,
+    classes: int,
+    pictures: int,
+    groups: int,
+    turns: bool,
+    flatten: bool,
+    loss: siamese.LossName,
+    temperature: float,
+    margin: float,
+    held_out: float,
+) -> None:
+    """Train an embedding on class folders (a class: one thing, person or character): for search and comparison."""
+    read = run.pictures()
+    backbone = BACKBONES[run.backbone]
+    config = SiameseConfig(
+        backbone=backbone,
+        dimension=dimension,
+        pooling="flatten" if flatten else "mean",
+        map_px=-(-run.size // last_stride(backbone)) if flatten else 0,
+    )
+    how = siamese.SiameseTraining(
+        network=config,
+        preprocessing=run.preprocessing,
+        classes=classes,
+        pictures=pictures,
+        groups=groups,
+        turns=turns,
+        loss=loss,
+        temperature=temperature,
+        margin=margin,
+        validation=held_out,
+        test=held_out,
+        augmentation=PRESETS[run.augmentation],
+        loop=run.loop,
+    )
+    siamese.Sampler(read, siamese.split(read, how).train, how)  # says what is wrong before a network is made
+    network = SiameseNetwork(config=config, rngs=nnx.Rngs(run.seed))
+    network = network if run.start == NO_START else start_from(network, find_package(run.start))
+    with closing(Watching(run)) as watching:
+        trained, parts, _ = siamese.train_siamese(
+            network,
+            read,
+            how,
+            checkpoints=run.work / "checkpoints",
+            resume=run.resume,
+            frozen_blocks=run.frozen_blocks,
+            watchers=watching.watchers,
+        )
+    embed = embedder(trained)
+    embedded = {rows.tobytes(): embed(read.images[rows]) for rows in (parts.validation, parts.test)}
+
+    def of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        labels = read.labels[rows]
+        return embedded[rows.tobytes()], labels, read.groups()[labels] if groups else None
+
+    findings = embedding_findings(*of(parts.test), read.images[parts.test], read.classes)
+    calibration = fit_calibration(
+        fit=class_pairs(*of(parts.validation), each=CALIBRATION_PAIRS, seed=1)[0],
+        measure=class_pairs(*of(parts.test), each=CALIBRATION_PAIRS, seed=2)[0],
+        meaning=SAME_CLASS,
+        false_match_rate=CALIBRATION_FMR,
+    )
+    finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
+
+
+@train.command()
+@run_options(size=240, steps=1500, learning_rate=1e-3, start="base", frozen_blocks=2)
+@click.option(
+    "--width", type=click.IntRange(0, 2048), default=320, show_default=True, help="Of the input; 0: as --size."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures in a batch.")
+@click.option(
+    "--annotations",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="COCO's JSON file for the pictures of --data; else --data is in the layout of Pascal VOC.",
+)
+@click.option("--training-set", default="train", show_default=True, help="VOC's list of pictures to train on.")
+@click.option("--test-set", default="val", show_default=True, help="VOC's list of pictures for the scores.")
+def rcnn(
+    run: Run,
+    *,
+    width: int,
+    batch: int,
+    annotations: Path | None,
+    training_set: str,
+    test_set: str,
+) -> None:
+    """Train a detector on pictures with boxes, in the layout of Pascal VOC or the format of COCO.
+
+    Where VOC has no such lists, and with COCO, a fifth of the pictures is held out for the scores; of the others a
+    tenth, to choose the weights by.
+    """
+    size = replace(run.preprocessing, width_px=width or run.size)
+    parts = detector_parts(
+        run.data,
+        annotations,
+        preprocessing=size,
+        training_set=training_set,
+        test_set=test_set,
+        skip_bad=run.skip_bad,
+    )
+    scale = run.size / 240
+    config = FasterRCNNConfig(
+        backbone=BACKBONES[run.backbone],
+        classes=len(parts.test.classes),
+        anchor_sizes=tuple(scale * one for one in FasterRCNNConfig().anchor_sizes),
+    )
+    how = detector.DetectorTraining(network=config, batch=batch, loop=run.loop)
+    network = FasterRCNN(config=config, rngs=nnx.Rngs(run.seed))
+    network = network if run.start == NO_START else start_from(network, find_package(run.start))
+    with closing(Watching(run)) as watching:
+        trained, _, _ = detector.train_detector(
+            network,
+            parts.train,
+            parts.validation,
+            how,
+            checkpoints=run.work / "checkpoints",
+            resume=run.resume,
+            frozen_blocks=run.frozen_blocks,
+            watchers=watching.watchers,
+        )
+    findings = detection_findings(embedder(trained, batch=8)(parts.test.images), parts.test)
+    card = replace(run.card(config, recipe()), preprocessing=size, labels=parts.test.classes)
+    finish(run, card, trained, findings, watching)
+
+
+def finish(
+    run: Run, card: ModelCard, network: Classifier | SiameseNetwork | FasterRCNN, findings: Findings, watching: Watching
+) -> None:
+    """Writes the package and its report, and says where they are and what they are worth."""
+    scores = {name: round(value, 4) for name, value in sorted(findings.scores.items())}
+    package = save_package(run.out, replace(card, scores=scores), network)
+    write_report(run.out / "report.html", package, findings, watching.history)
+    click.echo(findings.protocol, err=True)
+    for name, value in scores.items():
+        click.echo(f"{name:40} {value:.4f}")
+    click.echo(f"wrote {run.out} ({package.digest}); its report is {run.out / 'report.html'}", err=True)
+
+
+def recipe() -> str:
+    """Returns this command as it was given, without the words for the card and the machine's own paths."""
+    words = iter(sys.argv[1:])
+    kept: list[str] = ["twinsight"]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in {"--description", "--licence", "--training-data"}:
+            if not equals:
+                next(words, None)
+        elif name in {"--data", "--out"}:
+            kept += [name, name[2:].upper()]
+            if not equals:
+                next(words, None)
+        elif name != "--resume":
+            kept.append(word)
+    return shlex.join(kept)

@@ -1,0 +1,1 @@
+"""Model packages as files that other runtimes run: StableHLO and ONNX."""

@@ -1,0 +1,112 @@
+"""Whether an exported file answers as the network does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image as Pillow
+
+from twinsight_core.errors import StartupError
+from twinsight_core.images import Preprocessing
+from twinsight_core.models.tasks import Task
+
+LEAST_COSINE = 0.9999
+"""Below it an embedding of the file would be another model's."""
+MOST_DIFFERENCE = 1e-3
+"""Above it a probability, a score or a box of the file would be another."""
+TRIAL_PICTURES = 6
+
+
+class Agreement(NamedTuple):
+    """How far a file's answers are from the network's, over all test pictures.
+
+    Attributes:
+        measure: what `value` is: the least cosine between two embeddings, or the largest difference of any component.
+        value: the figure.
+    """
+
+    measure: Literal["cosine", "difference"]
+    value: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether the file may stand for the network; a figure that is not a number may not."""
+        return self.value >= LEAST_COSINE if self.measure == "cosine" else self.value <= MOST_DIFFERENCE
+
+    def __str__(self) -> str:
+        return f"cosine {self.value:.7f}" if self.measure == "cosine" else f"largest difference {self.value:.2e}"
+
+
+def trial_pictures(preprocessing: Preprocessing) -> np.ndarray:
+    """Returns pictures that stand for real ones: soft random shapes with a little noise, the same every time.
+
+    Returns:
+        [6, height, width, 3] uint8, RGB, 0..255.
+    """
+    rng = np.random.default_rng(0)
+    size = (preprocessing.width_px, preprocessing.height_px)
+    pictures = []
+    for number in range(TRIAL_PICTURES):
+        coarse = rng.integers(0, 256, (3 + 2 * number, 3 + 2 * number, 3), dtype=np.uint8)
+        soft = np.asarray(Pillow.fromarray(coarse).resize(size, Pillow.Resampling.BICUBIC), np.float32)
+        pictures.append(np.clip(soft + rng.normal(0.0, 8.0, soft.shape), 0, 255).astype(np.uint8))
+    return np.stack(pictures)
+
+
+def agreement(task: Task, answers: np.ndarray, wanted: np.ndarray) -> Agreement:
+    """Returns how far `answers` are from `wanted`.
+
+    Args:
+        task: what the answers are.
+        answers: [batch, *answer] float32, the file's.
+        wanted: [batch, *answer] float32, the network's.
+    """
+    if task == "embedding":
+        lengths = np.linalg.norm(answers, axis=-1) * np.linalg.norm(wanted, axis=-1)
+        return Agreement("cosine", float(np.min(np.sum(answers * wanted, axis=-1) / np.maximum(lengths, 1e-12))))
+    return Agreement("difference", float(np.max(np.abs(answers - wanted))))
+
+
+def check(
+    run: Callable[[np.ndarray], np.ndarray],
+    network: Callable[[np.ndarray], np.ndarray],
+    *,
+    task: Task,
+    preprocessing: Preprocessing,
+    batch: int | None,
+) -> Agreement:
+    """Returns how far a file's answers for the test pictures are from the network's.
+
+    Args:
+        run: the file: pictures to answers.
+        network: the network: pictures to answers.
+        task: what the answers are.
+        preprocessing: shape of a picture.
+        batch: the batch size that the file is for; None for any, of which 1 and 5 are tried.
+
+    Raises:
+        StartupError: they differ too much, or in shape or type; the message gives the figure.
+    """
+    pictures = trial_pictures(preprocessing)
+    wanted = network(pictures)
+    if batch is None:
+        answers = np.concatenate([run(pictures[:1]), run(pictures[1:])])
+    else:
+        answers = np.concatenate([run(np.repeat(picture[None], batch, axis=0))[:1] for picture in pictures])
+    if answers.shape != wanted.shape or answers.dtype != wanted.dtype:
+        raise StartupError(
+            f"The exported network answers with {answers.dtype} {answers.shape}; it must be {wanted.dtype} "
+            f"{wanted.shape}. No file was written.",
+            reason="EXPORT_DIFFERS",
+        )
+    found = agreement(task, answers, wanted)
+    if not found.enough:
+        rule = f"a cosine of {LEAST_COSINE}" if found.measure == "cosine" else f"a difference of {MOST_DIFFERENCE}"
+        raise StartupError(
+            f"The exported network does not answer as the package does: {found} on test pictures, past {rule}. No file "
+            "was written.",
+            reason="EXPORT_DIFFERS",
+        )
+    return found

@@ -1,0 +1,116 @@
+"""A model package as a file for another runtime, checked before it is put in place.
+
+1. The package's network is built and written in the format, for any batch size or, where that fails, for one picture.
+2. What was written is run in the format's own runtime on trial pictures and compared with the network (`agreement`).
+3. Only then it is moved to its place; a file that is there stays until then.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from twinsight_core.errors import StartupError
+from twinsight_core.exporting.agreement import Agreement, check
+from twinsight_core.exporting.onnx import run_onnx, to_onnx
+from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
+from twinsight_core.images import Preprocessing
+from twinsight_core.models.registry import Network
+from twinsight_core.packages import ModelPackage
+
+Format = Literal["onnx", "stablehlo"]
+FORMATS: tuple[Format, ...] = ("onnx", "stablehlo")
+
+
+class _Write(Protocol):
+    """Returns a file's content; `batch` is its batch size, None for any."""
+
+    def __call__(self, network: Network, preprocessing: Preprocessing, *, batch: int | None) -> bytes: ...
+
+
+class _Way(NamedTuple):
+    """How a format is written and run."""
+
+    write: _Write
+    run: Callable[[bytes], Callable[[np.ndarray], np.ndarray]]
+
+
+_WAYS: dict[Format, _Way] = {
+    "onnx": _Way(to_onnx, run_onnx),
+    "stablehlo": _Way(to_stablehlo, run_stablehlo),
+}
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that answers as its package does.
+
+    Attributes:
+        path: where it is.
+        format: what it is.
+        size_bytes: how large it is.
+        batch: the batch size that it is for; None for any.
+        agreement: how far its answers were from the network's.
+    """
+
+    path: Path
+    format: Format
+    size_bytes: int
+    batch: int | None
+    agreement: Agreement
+
+
+def export_package(package: ModelPackage, *, format: Format, out: Path) -> ExportedFile:  # noqa: A002 - the option's name
+    """Writes a package's network for another runtime, in place of a file that is there.
+
+    The file takes [batch, height, width, 3] uint8, RGB, 0..255, at the package's size, and does the rest of the
+    preprocessing itself; it gives [batch, *answer] float32.
+
+    Args:
+        package: what is exported.
+        format: "onnx" or "stablehlo" (`jax.export`).
+        out: the file.
+
+    Raises:
+        StartupError: an extra is missing, the format can't express the network, or the file does not answer as the
+            network does; no file was written.
+    """
+    network, preprocessing, way = package.build(), package.card.preprocessing, _WAYS[format]
+    batch: int | None = None
+    try:
+        content = way.write(network, preprocessing, batch=batch)
+    except StartupError as error:
+        if error.reason != "EXPORT_UNSUPPORTED":
+            raise
+        batch = 1
+        content = way.write(network, preprocessing, batch=batch)
+    compiled = jax.jit(network)
+    agreement = check(
+        way.run(content),
+        lambda images: np.asarray(compiled(images)),
+        task=package.card.task,
+        preprocessing=preprocessing,
+        batch=batch,
+    )
+    _put(content, out)
+    return ExportedFile(path=out, format=format, size_bytes=len(content), batch=batch, agreement=agreement)
+
+
+def _put(content: bytes, out: Path) -> None:
+    """Writes a file whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(out)
+    finally:
+        Path(partial).unlink(missing_ok=True)

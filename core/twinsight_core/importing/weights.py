@@ -1,0 +1,100 @@
+"""Weight files of other projects as NumPy arrays by name.
+
+safetensors files are read as they are. PyTorch's own files are pickles, which may run code when they are loaded; they
+are read with `weights_only=True`, which lets through tensors and plain containers and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from twinsight_core.errors import StartupError
+from twinsight_core.packages import MAX_WEIGHTS_BYTES
+
+PYTORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+NESTED_UNDER = ("net_state_dict", "state_dict", "model")
+"""Where training scripts put the weights in a checkpoint that holds more than them."""
+INSTALL_TORCH = "pip install 'twinsight[torch]'"
+
+# What `torch.nn.DataParallel` puts before each name.
+_PARALLEL_PREFIX = "module."
+
+
+class _Tensor(Protocol):
+    """What is wanted of PyTorch's tensors."""
+
+    def is_floating_point(self) -> bool: ...
+    def float(self) -> _Tensor: ...
+    def numpy(self) -> np.ndarray: ...
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a file by name: float32 where they are of a floating type, else as they are.
+
+    Args:
+        path: a safetensors file, or one of PyTorch's if its name ends so.
+
+    Raises:
+        StartupError: the file can't be read, is too large, or is PyTorch's and PyTorch is not installed.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="WEIGHTS_UNREADABLE") from error
+    if size > MAX_WEIGHTS_BYTES:
+        raise StartupError(
+            f"{path}: the file has {size} bytes; it may have {MAX_WEIGHTS_BYTES}.", reason="WEIGHTS_TOO_LARGE"
+        )
+    tensors = _read_pytorch(path) if path.suffix.lower() in PYTORCH_SUFFIXES else _read_safetensors(path)
+    prefix = _PARALLEL_PREFIX if tensors and all(name.startswith(_PARALLEL_PREFIX) for name in tensors) else ""
+    return {
+        name.removeprefix(prefix): tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except OSError as error:
+        raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="WEIGHTS_UNREADABLE") from error
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise StartupError(f"{path}: not a safetensors file ({error}).", reason="WEIGHTS_UNREADABLE") from error
+
+
+def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
+    # By name, since it is the one place that needs PyTorch and type checkers run without it.
+    try:
+        torch = importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            f"{path}: a PyTorch file; PyTorch, which reads it, is not installed. Install it with: {INSTALL_TORCH}",
+            reason="EXTRA_MISSING",
+        ) from error
+    try:
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+        said = str(error).partition("\n")[0][:200]
+        raise StartupError(f"{path}: not a PyTorch file of weights ({said}).", reason="WEIGHTS_UNREADABLE") from error
+    found: dict[str, _Tensor] = {name: one for name, one in _state(path, content).items() if torch.is_tensor(one)}
+    # NumPy has no bfloat16.
+    return {name: (one.float() if one.is_floating_point() else one).numpy() for name, one in found.items()}
+
+
+def _state(path: Path, content: object) -> dict[str, _Tensor]:
+    """Returns the names and tensors in a checkpoint, from under the first key in NESTED_UNDER that it has."""
+    for key in NESTED_UNDER:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise StartupError(f"{path}: it holds no weights by name.", reason="WEIGHTS_UNREADABLE")
+    return dict(content)

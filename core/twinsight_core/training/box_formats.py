@@ -1,0 +1,296 @@
+"""The formats that labelling tools write boxes in: Pascal VOC and COCO, read from a folder or a zip.
+
+Nothing here opens a picture: a format says which pictures there are and what is marked in them. What is wrong with one
+annotation is collected, a sentence each; only what leaves nothing to read is raised.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Container, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+from xml.parsers import expat
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.json_fields import JsonFields
+
+MAX_XML_BYTES = 16 * 1024 * 1024
+MAX_JSON_BYTES = 1024 * 1024 * 1024
+MAX_ID = 2**53
+
+
+class MarkedBox(NamedTuple):
+    """One thing as its annotation has it; x_min, y_min, x_max, y_max in pixels of the picture."""
+
+    label: str
+    corners: tuple[float, float, float, float]
+
+
+class MarkedPicture(NamedTuple):
+    """One picture as its annotation has it.
+
+    Attributes:
+        file: its path inside the source.
+        size: width and height that the annotation claims; None if it does not.
+        boxes: what is in it.
+    """
+
+    file: str
+    size: tuple[int, int] | None
+    boxes: tuple[MarkedBox, ...]
+
+
+class Files:
+    """The files of a folder or a zip by their paths in it; nothing else is ever opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._archive = zipfile.ZipFile(path) if path.is_file() else None
+        except zipfile.BadZipFile as error:
+            raise TrainingError(f"{path}: neither a folder nor a zip.", reason="DATA_UNREADABLE") from error
+        if self._archive is not None:
+            self.names = frozenset(one.filename for one in self._archive.infolist() if not one.is_dir())
+        elif path.is_dir():
+            self.names = frozenset(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+        else:
+            raise TrainingError(f"{path}: there is no such folder or zip.", reason="DATA_MISSING")
+
+    def read(self, name: str, *, most_bytes: int | None = None) -> bytes:
+        """Returns a file's content.
+
+        Raises:
+            ValueError: it is too large or can't be read.
+        """
+        archive = self._archive
+        try:
+            size = (self.path / name).stat().st_size if archive is None else archive.getinfo(name).file_size
+            if most_bytes is not None and size > most_bytes:
+                raise ValueError(f"{name}: the file has {size} bytes; it may have {most_bytes}.")
+            return (self.path / name).read_bytes() if archive is None else archive.read(name)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            raise ValueError(f"{name}: can't be read ({error}).") from error
+
+
+def voc_pictures(files: Files, image_set: str | None) -> tuple[list[MarkedPicture], list[str]]:
+    """Returns the pictures of a set in the layout of Pascal VOC, and what is wrong with the others.
+
+    Source: Everingham et al., "The PASCAL Visual Object Classes Challenge 2012 Development Kit", section 7.
+
+    Args:
+        files: hold `Annotations/*.xml`, `JPEGImages/` and lists in `ImageSets/Main/`, at the top or in a folder.
+        image_set: name of the list to read; None reads every annotation.
+
+    Raises:
+        TrainingError: the layout is another, or there is no such list.
+    """
+    root = _voc_root(files)
+    pictures: list[MarkedPicture] = []
+    flaws: list[str] = []
+    for name in _voc_names(files, root, image_set):
+        try:
+            pictures.append(_voc_picture(files, root, name, flaws))
+        except ValueError as error:
+            flaws.append(str(error))
+    return pictures, flaws
+
+
+def coco_pictures(annotations: Path, files: Files) -> tuple[list[MarkedPicture], list[str], list[str]]:
+    """Returns the pictures of a COCO file, what is wrong with the others, and its categories by their ids.
+
+    Source: "COCO data format", cocodataset.org.
+
+    Args:
+        annotations: the JSON file.
+        files: the pictures; `file_name` is a path in them, or the end of one.
+
+    Raises:
+        TrainingError: the file is missing or no COCO file.
+    """
+    content = _json(annotations)
+    flaws: list[str] = []
+    try:
+        names = {one.integer("id", least=0, most=MAX_ID): one.text("name") for one in content.objects("categories")}
+        pictures = _coco_marked(files, content, names, flaws)
+    except (ValueError, KeyError) as error:
+        raise TrainingError(f"{annotations}: not a COCO file: {error}", reason="DATA_UNREADABLE") from error
+    return pictures, flaws, [names[one] for one in sorted(names)]
+
+
+def _voc_root(files: Files) -> str:
+    """Returns the path of the folder that holds `Annotations/`, with a slash behind it; empty at the top."""
+    roots = {name[: name.index("Annotations/")] for name in files.names if f"/{name}".count("/Annotations/") == 1}
+    if len(roots) != 1:
+        what = f"several: {', '.join(sorted(roots))}" if roots else "none"
+        raise TrainingError(f"{files.path}: one folder `Annotations` is wanted; there is {what}.", reason="DATA_LAYOUT")
+    return roots.pop()
+
+
+def _voc_names(files: Files, root: str, image_set: str | None) -> list[str]:
+    if image_set is None:
+        folder = f"{root}Annotations/"
+        return sorted(
+            name[len(folder) : -4] for name in files.names if name.startswith(folder) and name.endswith(".xml")
+        )
+    folder = f"{root}ImageSets/Main/"
+    listing = f"{folder}{image_set}.txt"
+    if listing not in files.names:
+        there = sorted(name[len(folder) : -4] for name in files.names if name.startswith(folder))
+        raise TrainingError(
+            f"{files.path}: there is no list `{image_set}`; there is {', '.join(there) or 'none'}.",
+            reason="DATA_MISSING",
+        )
+    try:
+        content = files.read(listing, most_bytes=MAX_XML_BYTES)
+    except ValueError as error:
+        raise TrainingError(f"{files.path}: {error}", reason="DATA_UNREADABLE") from error
+    lines = content.decode("utf-8", errors="replace").splitlines()
+    # The lists of one class have a second column.
+    names = [line.split()[0] for line in lines if line.strip()]
+    return list(dict.fromkeys(names))
+
+
+def _voc_picture(files: Files, root: str, name: str, flaws: list[str]) -> MarkedPicture:
+    """Returns one picture; what is wrong with single boxes goes to `flaws`.
+
+    Raises:
+        ValueError: the picture can't be used.
+    """
+    file = f"{root}Annotations/{name}.xml"
+    if file not in files.names:
+        raise ValueError(f"{file}: the annotation is missing.")
+    tree = _xml(file, files.read(file, most_bytes=MAX_XML_BYTES))
+    named = (tree.findtext("filename") or "").strip()
+    candidates = [f"{root}JPEGImages/{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
+    picture = next((one for one in (*candidates, f"{root}JPEGImages/{named}") if one in files.names), None)
+    if picture is None:
+        raise ValueError(f"{file}: its picture {root}JPEGImages/{named or name + '.jpg'} is missing.")
+    size = tree.find("size")
+    claimed = None
+    if size is not None:
+        width, height = (_number(file, size, side) for side in ("width", "height"))
+        # Some tools write zeros where they do not know.
+        claimed = (int(width), int(height)) if width > 0 and height > 0 else None
+    boxes = []
+    for one in tree.iter("object"):
+        try:
+            boxes.append(_voc_box(file, one))
+        except ValueError as error:
+            flaws.append(str(error))
+    return MarkedPicture(file=picture, size=claimed, boxes=tuple(boxes))
+
+
+def _voc_box(file: str, thing: ET.Element) -> MarkedBox:
+    corners = thing.find("bndbox")
+    if corners is None:
+        raise ValueError(f"{file}: an object has no bndbox.")
+    x_min, y_min, x_max, y_max = (_number(file, corners, side) for side in ("xmin", "ymin", "xmax", "ymax"))
+    return MarkedBox(label=(thing.findtext("name") or "").strip(), corners=(x_min, y_min, x_max, y_max))
+
+
+def _number(file: str, parent: ET.Element, name: str) -> float:
+    text = (parent.findtext(name) or "").strip()
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{file}: `{name}` (={text!r:.40}) must be a number.")
+    return value
+
+
+def _xml(file: str, content: bytes) -> ET.Element:
+    """Returns the root of an XML file that defines no document type, and so no entities that could grow.
+
+    Raises:
+        ValueError: it does, or it is no XML.
+    """
+
+    def refuse(*_: object) -> None:
+        raise ValueError(f"{file}: a document type is not accepted.")
+
+    checking = expat.ParserCreate()
+    checking.StartDoctypeDeclHandler = refuse
+    try:
+        checking.Parse(content, True)
+        return ET.fromstring(content)  # noqa: S314  # it has no document type
+    except (expat.ExpatError, ET.ParseError, LookupError) as error:
+        raise ValueError(f"{file}: not XML ({error}).") from error
+
+
+def _json(path: Path) -> JsonFields:
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise TrainingError(
+                f"{path}: the file has {size} bytes; it may have {MAX_JSON_BYTES}.", reason="DATA_UNREADABLE"
+            )
+        return JsonFields(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise TrainingError(f"{path}: can't be read ({error.strerror}).", reason="DATA_MISSING") from error
+    except (ValueError, RecursionError) as error:
+        raise TrainingError(f"{path}: not a COCO file: {error}", reason="DATA_UNREADABLE") from error
+
+
+def _coco_marked(files: Files, content: JsonFields, names: dict[int, str], flaws: list[str]) -> list[MarkedPicture]:
+    ends = _by_end(files.names)
+    boxes: dict[int, list[MarkedBox]] = defaultdict(list)
+    images = {one.integer("id", least=0, most=MAX_ID): one for one in content.objects("images")}
+    for number, one in enumerate(content.objects("annotations")):
+        try:
+            if not ("iscrowd" in one and one.number("iscrowd")):
+                image, box = _coco_box(one, images.keys(), names)
+                boxes[image].append(box)
+        except (ValueError, KeyError) as error:
+            flaws.append(f"annotations[{number}]: {_told(error)}")
+    found = []
+    for number, one in images.items():
+        try:
+            found.append(_coco_picture(one, ends, tuple(boxes[number])))
+        except (ValueError, KeyError) as error:
+            flaws.append(f"picture {number}: {_told(error)}")
+    return found
+
+
+def _coco_box(fields: JsonFields, images: Container[int], names: dict[int, str]) -> tuple[int, MarkedBox]:
+    """Returns the id of the picture that a box is in, and the box."""
+    image, category = (fields.integer(name, least=0, most=MAX_ID) for name in ("image_id", "category_id"))
+    corners = fields.number_list("bbox")
+    if image not in images:
+        raise ValueError(f"`image_id` (={image}) is no picture's.")
+    if category not in names:
+        raise ValueError(f"`category_id` (={category}) is no category's.")
+    if len(corners) != 4:
+        raise ValueError(f"`bbox` (={list(corners)}) must be 4 numbers.")
+    x, y, width, height = corners
+    return image, MarkedBox(label=names[category], corners=(x, y, x + width, y + height))
+
+
+def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]) -> MarkedPicture:
+    file = fields.text("file_name")
+    places = ends.get(str(PurePosixPath(file)), [])
+    if len(places) != 1:
+        raise ValueError(f"{file} is {'there several times' if places else 'missing'}.")
+    size = tuple(fields.integer(side, least=0, most=2**31) for side in ("width", "height") if side in fields)
+    claimed = (size[0], size[1]) if len(size) == 2 and min(size) > 0 else None
+    return MarkedPicture(file=places[0], size=claimed, boxes=boxes)
+
+
+def _told(error: ValueError | KeyError) -> str:
+    return f"`{error.args[0]}` is missing." if isinstance(error, KeyError) else str(error)
+
+
+def _by_end(names: frozenset[str]) -> dict[str, list[str]]:
+    """Returns the paths by every end of them: `c.jpg`, `b/c.jpg` and `a/b/c.jpg`."""
+    ends: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        parts = PurePosixPath(name).parts
+        for first in range(len(parts)):
+            ends["/".join(parts[first:])].append(name)
+    return ends

@@ -1,0 +1,268 @@
+"""Pictures with boxes, checked and decoded: Pascal VOC folders and COCO files, from a folder or a zip.
+
+1. Every annotation is read (`box_formats`) and checked: its picture is there, its labels are known, its boxes lie in
+   the picture.
+2. Every picture is decoded by `twinsight_core.images.decode`, so that training sees exactly what serving sees.
+3. All that is wrong is told at once, or left out where the caller says so; nothing is trained before.
+
+Corners are taken as edges, as today's tools write them. In the first VOC sets a corner is the number of a pixel,
+counted from 1: there the boxes come out up to a pixel smaller than they were drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image as Pillow
+
+from twinsight_core.errors import InvalidImage, TrainingError
+from twinsight_core.images import FORMATS, Preprocessing, decode
+from twinsight_core.training.box_formats import Files, MarkedBox, MarkedPicture, coco_pictures, voc_pictures
+
+_LOG = logging.getLogger(__name__)
+
+# CIPA DC-008, tag 274.
+_ORIENTATION_TAG, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+
+SLACK_PX = 1.0
+"""Tools round: a corner this far outside the picture is put back on its edge."""
+
+
+@dataclass(frozen=True)
+class BoxedImages:
+    """Pictures with the things in them.
+
+    Attributes:
+        images: [count, height, width, 3] uint8, RGB, 0..255.
+        boxes: [count, boxes, 4] float32, x_min, y_min, x_max, y_max in fractions of the picture, 0..1; zeros where
+            there are no more.
+        labels: [count, boxes] int32, index into `classes`; 0 where there are no more.
+        valid: [count, boxes] bool, which of them are there.
+        sizes: [count, 2] int32, height and width of the picture as it was, in pixels.
+        classes: names of the classes.
+        files: [count] path of each picture inside its source.
+        skipped: what was left out because something is wrong with it, a sentence each.
+    """
+
+    images: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    sizes: np.ndarray
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def read_voc(
+    path: Path,
+    *,
+    preprocessing: Preprocessing,
+    image_set: str | None = None,
+    classes: Sequence[str] | None = None,
+    max_boxes: int | None = None,
+    skip_bad: bool = False,
+) -> BoxedImages:
+    """Reads a set in the layout of Pascal VOC: `Annotations/*.xml`, `JPEGImages/` and lists in `ImageSets/Main/`.
+
+    Source: Everingham et al., "The PASCAL Visual Object Classes Challenge 2012 Development Kit", section 7.
+
+    Args:
+        path: a folder or a zip; the layout may lie in a folder of it.
+        preprocessing: how pictures become pixels; `fit` must be "stretch", which leaves fractions as they are.
+        image_set: name of the list to read ("train"); None reads every annotation.
+        classes: names of the classes by number; None takes those that occur, sorted.
+        max_boxes: boxes to pad to; None takes the most that a picture holds.
+        skip_bad: leave out pictures and boxes that something is wrong with.
+
+    Raises:
+        TrainingError: there is no such set, or something is wrong with it and is not to be left out; all of it is told.
+        ValueError: `preprocessing.fit` is another.
+    """
+    files = Files(path)
+    marked, flaws = voc_pictures(files, image_set)
+    known = classes if classes is not None else sorted({box.label for one in marked for box in one.boxes})
+    return _load(files, marked, flaws, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
+
+
+def read_coco(
+    annotations: Path,
+    pictures: Path,
+    *,
+    preprocessing: Preprocessing,
+    classes: Sequence[str] | None = None,
+    max_boxes: int | None = None,
+    skip_bad: bool = False,
+) -> BoxedImages:
+    """Reads a set in the format of COCO: one JSON file, and pictures in a folder or a zip.
+
+    Boxes of crowds (`iscrowd`) are left out.
+
+    Source: "COCO data format", cocodataset.org.
+
+    Args:
+        annotations: the JSON file.
+        pictures: a folder or a zip; `file_name` is a path in it, or the end of one.
+        preprocessing: how pictures become pixels; `fit` must be "stretch", which leaves fractions as they are.
+        classes: names of the classes by number; None takes those of the file, by their ids.
+        max_boxes: boxes to pad to; None takes the most that a picture holds.
+        skip_bad: leave out pictures and boxes that something is wrong with.
+
+    Raises:
+        TrainingError: a file is missing or no COCO file, or something is wrong with the set and is not to be left out;
+            all of it is told.
+        ValueError: `preprocessing.fit` is another.
+    """
+    files = Files(pictures)
+    marked, flaws, categories = coco_pictures(annotations, files)
+    known = classes if classes is not None else categories
+    return _load(files, marked, flaws, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
+
+
+class _Wanted(NamedTuple):
+    """What the caller wants of a set; see `read_voc`."""
+
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    max_boxes: int | None
+    skip_bad: bool
+
+
+class _Checked(NamedTuple):
+    """A picture that can be read.
+
+    Attributes:
+        pixels: [height, width, 3] uint8, RGB, 0..255, at the model's size.
+        size: height and width as it was.
+        boxes: [boxes, 4] float32, fractions.
+        labels: [boxes] int32.
+        flaws: what is wrong with boxes that are not among these.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    flaws: tuple[str, ...]
+
+
+def _load(files: Files, marked: Sequence[MarkedPicture], flaws: Sequence[str], wanted: _Wanted) -> BoxedImages:
+    if wanted.preprocessing.fit != "stretch":
+        raise ValueError(f"`fit` (={wanted.preprocessing.fit!r}) must be 'stretch' for pictures with boxes.")
+    told, kept = list(flaws), []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # A zip's file handle is shared, so bytes are read here and only the decoding is spread.
+        for start in range(0, len(marked), 256):
+            part = marked[start : start + 256]
+            encoded = [_bytes_or_flaw(files, one.file) for one in part]
+            results = pool.map(partial(_checked, wanted=wanted), part, encoded)
+            for one, checked in zip(part, results, strict=True):
+                if isinstance(checked, str):
+                    told.append(checked)
+                else:
+                    told.extend(checked.flaws)
+                    kept.append((one.file, checked))
+    if told and not wanted.skip_bad:
+        raise TrainingError(_all_flaws(files.path, told), reason="BOXES_UNUSABLE")
+    if not kept:
+        raise TrainingError(f"{files.path} holds no picture that can be used.", reason="DATA_EMPTY")
+    if told:
+        _LOG.warning("%s", _all_flaws(files.path, told))
+    return _padded(kept, told, wanted)
+
+
+def _bytes_or_flaw(files: Files, name: str) -> bytes | str:
+    try:
+        return files.read(name)
+    except ValueError as error:
+        return str(error)
+
+
+def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> _Checked | str:
+    """Returns a picture with those of its boxes that are right, or what is wrong with the picture."""
+    if isinstance(encoded, str):
+        return encoded
+    try:
+        pixels = decode(encoded, wanted.preprocessing)
+    except InvalidImage as error:
+        return f"{one.file}: {error.message}"
+    width, height = _upright_size(encoded)
+    if one.size is not None and one.size != (width, height):
+        return f"{one.file}: the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
+    right, flaws = [], []
+    for box in one.boxes:
+        flaw = _box_flaw(box, width, height, wanted.classes)
+        if flaw:
+            flaws.append(f"{one.file}: box {', '.join(f'{corner:g}' for corner in box.corners)} ({box.label}) {flaw}.")
+        else:
+            right.append(box)
+    if wanted.max_boxes is not None and len(right) > wanted.max_boxes:
+        return f"{one.file}: {len(right)} boxes; at most {wanted.max_boxes} are taken."
+    scale = np.array([width, height, width, height], np.float64)
+    corners = np.array([box.corners for box in right], np.float64).reshape(-1, 4)
+    return _Checked(
+        pixels=pixels,
+        size=(height, width),
+        boxes=np.clip(corners / scale, 0.0, 1.0).astype(np.float32),
+        labels=np.array([wanted.classes.index(box.label) for box in right], np.int32),
+        flaws=tuple(flaws),
+    )
+
+
+def _upright_size(encoded: bytes) -> tuple[int, int]:
+    """Returns width and height of a picture that was decoded before, after EXIF orientation."""
+    with Pillow.open(io.BytesIO(encoded), formats=FORMATS) as picture:
+        try:
+            turned = picture.getexif().get(_ORIENTATION_TAG, 1) in _ON_ITS_SIDE
+        except Exception:  # noqa: BLE001  # a damaged EXIF block does not turn a picture, as in decoding
+            turned = False
+        width, height = picture.size
+    return (height, width) if turned else (width, height)
+
+
+def _box_flaw(box: MarkedBox, width: int, height: int, classes: tuple[str, ...]) -> str:
+    """Returns what is wrong with a box; empty if nothing is."""
+    x_min, y_min, x_max, y_max = box.corners
+    if box.label not in classes:
+        return "has an unknown label"
+    if x_max <= x_min or y_max <= y_min:
+        return "has no area"
+    if min(x_min, y_min) < -SLACK_PX or x_max > width + SLACK_PX or y_max > height + SLACK_PX:
+        return f"lies outside the picture of {width}x{height}"
+    return ""
+
+
+def _padded(kept: Sequence[tuple[str, _Checked]], told: Sequence[str], wanted: _Wanted) -> BoxedImages:
+    checked = [one for _, one in kept]
+    count, most = len(checked), wanted.max_boxes or max(1, *(len(one.labels) for one in checked))
+    boxes, labels = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int32)
+    valid = np.zeros((count, most), np.bool_)
+    for row, one in enumerate(checked):
+        there = len(one.labels)
+        boxes[row, :there], labels[row, :there], valid[row, :there] = one.boxes, one.labels, True
+    return BoxedImages(
+        images=np.stack([one.pixels for one in checked]),
+        boxes=boxes,
+        labels=labels,
+        valid=valid,
+        sizes=np.array([one.size for one in checked], np.int32),
+        classes=wanted.classes,
+        files=tuple(file for file, _ in kept),
+        skipped=tuple(told),
+    )
+
+
+def _all_flaws(path: Path, told: Sequence[str]) -> str:
+    return f"{path}: {len(told)} things can't be used:\n" + "\n".join(f"  {one}" for one in told)

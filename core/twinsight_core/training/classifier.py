@@ -1,0 +1,236 @@
+"""Training of a classifier on class folders, also where some classes have few pictures.
+
+1. Of every class a part of the pictures is held out to choose the weights by, and a part for the scores.
+2. Batches are drawn at random, or class by class; the loss is softmax cross-entropy, or one made for imbalance.
+3. The average of the weights with the best balanced accuracy on the validation part is kept.
+4. The same part gives the temperature at which the probabilities are right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.classification import classification_score, fit_temperature
+from twinsight_core.images import Preprocessing
+from twinsight_core.losses import cross_entropy, effective_number_weights, focal, logit_adjusted
+from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.training.augment import Augmentation, views
+from twinsight_core.training.data import LabelledImages
+from twinsight_core.training.evaluate import in_batches
+from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
+from twinsight_core.training.trainable import Arrays, Trainable, is_trained
+
+Balance = Literal["none", "sampling", "effective_number", "focal", "logit_adjusted"]
+BALANCES: tuple[Balance, ...] = ("none", "sampling", "effective_number", "focal", "logit_adjusted")
+
+LEAST_PICTURES = 3
+"""Of a class: one for each part."""
+
+
+@dataclass(frozen=True)
+class ClassifierTraining:
+    """How a classifier is trained.
+
+    Attributes:
+        network: what is trained.
+        preprocessing: how pictures become its input.
+        batch: pictures in a batch.
+        balance: what is done where classes differ in size: "none"; "sampling" draws all classes equally often;
+            "effective_number" weighs the loss, "focal" and "logit_adjusted" change it (see `twinsight_core.losses`).
+        smoothing: label smoothing of the cross-entropy, 0..1.
+        validation: share of each class's pictures that is held out to choose by.
+        test: share of each class's pictures that is held out for the scores.
+        augmentation: how strong the views are.
+        loop: how long and how fast.
+    """
+
+    network: ClassifierConfig
+    preprocessing: Preprocessing
+    batch: int = 64
+    balance: Balance = "logit_adjusted"
+    smoothing: float = 0.1
+    validation: float = 0.1
+    test: float = 0.2
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=600, learning_rate=1e-3))
+
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        images: [batch, height, width, 3] uint8, RGB, 0..255.
+        labels: [batch] int32.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of the pictures in each part, all classes in each.
+
+    Attributes:
+        train: [count] int64.
+        validation: [count] int64.
+        test: [count] int64.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
+    """Holds out pictures of every class, chosen by their paths alone: every run holds out the same ones.
+
+    Raises:
+        TrainingError: there is one class, or a class has too few pictures.
+    """
+    if len(pictures.classes) < 2:
+        raise TrainingError(
+            f"There is one class (`{pictures.classes[0]}`); a classifier wants two at least.", reason="CLASSES_TOO_FEW"
+        )
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for label, name in enumerate(pictures.classes):
+        rows = np.flatnonzero(pictures.labels == label).tolist()
+        if len(rows) < LEAST_PICTURES:
+            raise TrainingError(
+                f"The class `{name}` has {len(rows)} pictures; {LEAST_PICTURES} are wanted at least: one each to train "
+                "on, to choose by and for the scores.",
+                reason="CLASS_TOO_SMALL",
+            )
+        rows.sort(key=lambda row: hashlib.sha256(pictures.files[row].encode()).digest())
+        test = max(1, round(how.test * len(rows)))
+        validation = max(1, min(round(how.validation * len(rows)), len(rows) - test - 1))
+        parts[2].extend(rows[:test])
+        parts[1].extend(rows[test : test + validation])
+        parts[0].extend(rows[test + validation :])
+    train_rows, validation_rows, test_rows = (np.sort(np.array(rows, np.int64)) for rows in parts)
+    return Parts(train=train_rows, validation=validation_rows, test=test_rows)
+
+
+class Sampler:
+    """The batches: functions of the step alone.
+
+    Args:
+        pictures: all pictures.
+        rows: those that are trained on.
+        how: size of a batch, and whether classes are drawn equally often.
+    """
+
+    def __init__(self, pictures: LabelledImages, rows: np.ndarray, how: ClassifierTraining) -> None:
+        self._pictures = pictures
+        self._rows = rows
+        self._how = how
+        labels = pictures.labels[rows]
+        self._by_class = [rows[labels == label] for label in range(len(pictures.classes))]
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step."""
+        how = self._how
+        rng = np.random.default_rng((how.loop.seed, step))
+        if how.balance == "sampling":
+            labels = rng.permutation(np.resize(rng.permutation(len(self._by_class)), how.batch))
+            rows = np.array([rng.choice(self._by_class[label]) for label in labels])
+        else:
+            rows = rng.choice(self._rows, how.batch, replace=len(self._rows) < how.batch)
+        return Batch(images=self._pictures.images[rows], labels=self._pictures.labels[rows])
+
+
+def classification_loss(logits: jax.Array, labels: jax.Array, how: ClassifierTraining, counts: np.ndarray) -> jax.Array:
+    """Returns the mean loss of a batch, scalar.
+
+    Args:
+        logits: [batch, classes] float32.
+        labels: [batch] integer.
+        how: says which loss.
+        counts: [classes] training pictures of each class.
+    """
+    match how.balance:
+        case "effective_number":
+            weights = jnp.asarray(effective_number_weights(counts), jnp.float32)
+            losses = cross_entropy(logits=logits, labels=labels, smoothing=how.smoothing, class_weights=weights)
+        case "focal":
+            losses = focal(logits=logits, labels=labels)
+        case "logit_adjusted":
+            prior = jnp.asarray(counts / counts.sum(), jnp.float32)
+            losses = logit_adjusted(logits=logits, labels=labels, prior=prior)
+        case _:
+            losses = cross_entropy(logits=logits, labels=labels, smoothing=how.smoothing)
+    return jnp.mean(losses)
+
+
+def train_classifier(
+    network: Classifier,
+    pictures: LabelledImages,
+    how: ClassifierTraining,
+    *,
+    checkpoints: Path,
+    resume: bool = False,
+    frozen_blocks: int = 0,
+    watchers: tuple[Watcher, ...] = (),
+) -> tuple[Classifier, Parts, Trained]:
+    """Trains a network and returns it in evaluation mode with its temperature set, the parts, and how it ended.
+
+    Args:
+        network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
+        pictures: at the network's size.
+        how: the numbers.
+        checkpoints: folder to go on from.
+        resume: go on from the newest checkpoint.
+        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        watchers: are told how it goes.
+
+    Raises:
+        TrainingError: there are too few pictures, or the run can't go on.
+    """
+    parts = split(pictures, how)
+    sampler = Sampler(pictures, parts.train, how)
+    counts = np.bincount(pictures.labels[parts.train], minlength=len(pictures.classes))
+    trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
+
+    def loss(params: Arrays, stats: Arrays, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        seen = trainable.network(params, stats)
+        logits = seen.logits(views(key, jnp.asarray(batch.images), how=how.augmentation))
+        return classification_loss(logits, jnp.asarray(batch.labels), how, counts), (trainable.stats_of(seen), {})
+
+    run = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats).logits(images))
+    held, labels = pictures.images[parts.validation], pictures.labels[parts.validation]
+
+    def score(params: Arrays, stats: Arrays) -> float:
+        return classification_score(in_batches(partial(run, params, stats), held), labels).balanced_accuracy
+
+    trained = train(
+        trainable.params,
+        trainable.stats,
+        loss=loss,
+        batch=sampler.batch,
+        config=how.loop,
+        checkpoints=checkpoints,
+        resume=resume,
+        score=score,
+        watchers=watchers,
+    )
+    logits = in_batches(partial(run, trained.params, trained.stats), held)
+    temperature = fit_temperature(logits, labels)
+    return at_temperature(trainable.evaluated(trained.params, trained.stats), how.network, temperature), parts, trained
+
+
+def at_temperature(network: Classifier, config: ClassifierConfig, temperature: float) -> Classifier:
+    """Returns the same network with another temperature, in evaluation mode."""
+    changed = nnx.eval_shape(lambda: Classifier(config=replace(config, temperature=temperature), rngs=nnx.Rngs(0)))
+    nnx.update(changed, nnx.state(network))
+    changed.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+    return changed

@@ -1,0 +1,208 @@
+"""Training of a detector.
+
+1. A batch is some pictures, drawn anew each time round the set; views of them are made on the device, boxes and all.
+2. The loss is the sum of four parts: is there a thing, where is it, what is it, where exactly.
+3. The average of the weights with the best average precision at an overlap of 0.50 on held-out pictures is kept.
+
+With a few pictures a step, batch norm's statistics would be noise: the backbone starts trained and its batch norm stays
+in evaluation mode. Its first blocks see edges and colours, which are the same everywhere, and can stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.detection import DetectionScore, FoundBoxes, TrueBoxes, detection_score
+from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
+from twinsight_core.training.box_augment import BoxAugmentation, boxed_views
+from twinsight_core.training.boxes import BoxedImages
+from twinsight_core.training.evaluate import in_batches
+from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
+from twinsight_core.training.trainable import Arrays, Trainable, is_trained
+
+_EVALUATION_BATCH = 8
+
+
+@dataclass(frozen=True)
+class DetectorTraining:
+    """How a detector is trained.
+
+    Attributes:
+        network: what is trained.
+        batch: pictures in a step.
+        sampling: what is drawn of each picture.
+        augmentation: how strong the views are.
+        loop: how long and how fast.
+    """
+
+    network: FasterRCNNConfig
+    batch: int = 8
+    sampling: Sampling = field(default_factory=Sampling)
+    augmentation: BoxAugmentation = field(default_factory=BoxAugmentation)
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2000, learning_rate=1e-3))
+
+
+class DetectorBatch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        images: [batch, height, width, 3] uint8, RGB, 0..255.
+        boxes: [batch, boxes, 4] float32, fractions of the picture.
+        labels: [batch, boxes] int32.
+        valid: [batch, boxes] bool, which of them are there.
+    """
+
+    images: np.ndarray | jax.Array
+    boxes: np.ndarray | jax.Array
+    labels: np.ndarray | jax.Array
+    valid: np.ndarray | jax.Array
+
+
+class DetectorSampler:
+    """The batches: functions of the step alone; every picture comes once before any comes again.
+
+    Args:
+        data: the pictures to train on.
+        batch: pictures in a step.
+        seed: of the order.
+
+    Raises:
+        TrainingError: there are fewer pictures than in a batch.
+    """
+
+    def __init__(self, data: BoxedImages, *, batch: int, seed: int) -> None:
+        if len(data) < batch:
+            raise TrainingError(
+                f"There are {len(data)} pictures to train on; a batch wants {batch}.", reason="PICTURES_TOO_FEW"
+            )
+        self._data, self._batch, self._seed = data, batch, seed
+
+    def batch(self, step: int) -> DetectorBatch:
+        """Returns the pictures of a step."""
+        each = len(self._data) // self._batch
+        order = np.random.default_rng([self._seed, step // each]).permutation(len(self._data))
+        rows = np.sort(order[step % each * self._batch :][: self._batch])
+        data = self._data
+        return DetectorBatch(
+            images=data.images[rows], boxes=data.boxes[rows], labels=data.labels[rows], valid=data.valid[rows]
+        )
+
+
+def detector_loss(
+    network: FasterRCNN,
+    batch: DetectorBatch,
+    key: jax.Array,
+    *,
+    sampling: Sampling | None = None,
+    augmentation: BoxAugmentation | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of a batch and its parts by name, all scalars; may be called under jit and grad.
+
+    Source: the four parts count alike, as in Ren et al., "Faster R-CNN", TPAMI 2017, section 3.2.
+
+    Args:
+        network: batch norm does what its mode says.
+        batch: the pictures.
+        key: random key.
+        sampling: what is drawn of each picture; None for the defaults.
+        augmentation: how strong the views are; None for the pictures as they are.
+    """
+    view, draw = jax.random.split(key)
+    images, boxes, labels, valid = (jnp.asarray(one) for one in batch)
+    if augmentation is not None:
+        images, boxes, valid = boxed_views(view, images, boxes, valid, how=augmentation)
+    losses = network.losses(images, boxes, labels, valid, draw, sampling=sampling)
+    parts = {name: jnp.mean(value) for name, value in losses._asdict().items()}
+    return sum(parts.values(), jnp.zeros(())), parts
+
+
+def true_boxes(data: BoxedImages) -> list[TrueBoxes]:
+    """Returns what is to be found in each picture."""
+    return [
+        TrueBoxes(boxes=boxes[valid], labels=labels[valid], height_px=int(height), width_px=int(width))
+        for boxes, labels, valid, (height, width) in zip(data.boxes, data.labels, data.valid, data.sizes, strict=True)
+    ]
+
+
+def found_boxes(answers: np.ndarray) -> list[FoundBoxes]:
+    """Returns what a network's answers say is in each picture.
+
+    Args:
+        answers: [count, max_detections, 6] float32.
+    """
+    return [FoundBoxes.from_rows(rows) for rows in answers]
+
+
+def train_detector(
+    network: FasterRCNN,
+    training: BoxedImages,
+    validation: BoxedImages,
+    how: DetectorTraining,
+    *,
+    checkpoints: Path,
+    resume: bool = False,
+    frozen_blocks: int = 0,
+    watchers: tuple[Watcher, ...] = (),
+) -> tuple[FasterRCNN, Trained, DetectionScore]:
+    """Trains a network and returns it in evaluation mode, with how the run ended and its score on `validation`.
+
+    Args:
+        network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
+        training: pictures to learn from, at the network's size.
+        validation: pictures to choose the weights by, of the same classes.
+        how: the numbers.
+        checkpoints: folder to go on from.
+        resume: go on from the newest checkpoint.
+        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        watchers: are told how it goes.
+
+    Raises:
+        TrainingError: there are too few pictures, the classes differ, or the run can't go on.
+    """
+    if training.classes != validation.classes or len(training.classes) != how.network.classes:
+        raise TrainingError(
+            f"The classes to train on {training.classes} and to choose by {validation.classes} must be the "
+            f"{how.network.classes} of the network.",
+            reason="CLASSES_DIFFER",
+        )
+    trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
+
+    def loss(
+        params: Arrays, stats: Arrays, batch: DetectorBatch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        made = trainable.network(params, stats)
+        value, parts = detector_loss(made, batch, key, sampling=how.sampling, augmentation=how.augmentation)
+        return value, (trainable.stats_of(made), parts)
+
+    def evaluated(params: Arrays, stats: Arrays) -> FasterRCNN:
+        made = trainable.network(params, stats)
+        made.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+        return made
+
+    run = jax.jit(lambda params, stats, images: evaluated(params, stats)(images))
+    truth = true_boxes(validation)
+
+    def measure(params: Arrays, stats: Arrays) -> DetectionScore:
+        found = found_boxes(in_batches(partial(run, params, stats), validation.images, batch=_EVALUATION_BATCH))
+        return detection_score(truth, found, classes=how.network.classes)
+
+    trained = train(
+        trainable.params,
+        trainable.stats,
+        loss=loss,
+        batch=DetectorSampler(training, batch=how.batch, seed=how.loop.seed).batch,
+        config=how.loop,
+        checkpoints=checkpoints,
+        resume=resume,
+        score=lambda params, stats: measure(params, stats).ap_50,
+        watchers=watchers,
+    )
+    return evaluated(trained.params, trained.stats), trained, measure(trained.params, trained.stats)

@@ -1,0 +1,264 @@
+"""What a trained model is worth on pictures that it never saw: measures, plots and worst mistakes for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image as Pillow
+from PIL import ImageDraw
+
+from twinsight_core.calibration import ScoredPairs
+from twinsight_core.evaluation.classification import classification_score
+from twinsight_core.evaluation.detection import detection_score
+from twinsight_core.evaluation.one_shot import one_shot_score
+from twinsight_core.evaluation.retrieval import retrieval_scores
+from twinsight_core.evaluation.verification import Roc, roc_curve, verification_score
+from twinsight_core.training.boxes import BoxedImages
+from twinsight_core.training.detector import found_boxes, true_boxes
+from twinsight_core.training.report import Findings, Mistake, confusion_figure, lines_figure
+
+WORST = 12
+ONE_SHOT_WAYS = 20
+SURE = 0.5
+"""Score from which a detection is shown as one."""
+PAIRS_OF_A_KIND = 20_000
+_TINY = 1e-12
+
+
+def classification_findings(
+    probabilities: np.ndarray, labels: np.ndarray, images: np.ndarray, classes: Sequence[str]
+) -> Findings:
+    """Returns what a classifier is worth.
+
+    Args:
+        probabilities: [count, classes] float32.
+        labels: [count] integer.
+        images: [count, height, width, 3] uint8, RGB, 0..255.
+        classes: names.
+    """
+    score = classification_score(np.log(probabilities + _TINY), labels)
+    scores = {f"top{k}_accuracy": value for k, value in score.top_k.items()} | {
+        "balanced_accuracy": score.balanced_accuracy,
+        "expected_calibration_error": score.expected_calibration_error,
+        "negative_log_likelihood": score.negative_log_likelihood,
+    }
+    scores |= {f"recall_{name}": value for name, value in zip(classes, score.recall, strict=True) if value is not None}
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:WORST]
+    mistakes = [
+        Mistake(
+            (np.asarray(images[row]),),
+            f"{classes[labels[row]]}, taken for {classes[predicted[row]]} ({probabilities[row, predicted[row]]:.0%})",
+        )
+        for row in worst
+    ]
+    return Findings(
+        protocol=f"{len(labels)} pictures of the same classes that training did not see, chosen by their paths.",
+        scores=scores,
+        figures={
+            "Confusion": confusion_figure(score.confusion, classes),
+            "Precision and recall": lines_figure(
+                {name: _precision_recall(probabilities[:, n], labels == n) for n, name in enumerate(classes[:10])},
+                x="recall",
+                y="precision",
+            ),
+        },
+        mistakes=mistakes,
+    )
+
+
+def embedding_findings(
+    embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, images: np.ndarray, classes: Sequence[str]
+) -> Findings:
+    """Returns what an embedding is worth on classes that it never saw.
+
+    Args:
+        embeddings: [count, dimension] float32, unit vectors.
+        labels: [count] integer.
+        groups: [count] integer, group of each picture's class; None where groups do not count.
+        images: [count, height, width, 3] uint8, RGB, 0..255.
+        classes: names.
+    """
+    retrieval = retrieval_scores(embeddings, labels)
+    pairs, rows = class_pairs(embeddings, labels, groups, each=PAIRS_OF_A_KIND, seed=0)
+    verification = verification_score(pairs)
+    scores = {f"recall_at_{k}": value for k, value in retrieval.recall_at_k.items()} | {
+        "r_precision": retrieval.r_precision,
+        "map_at_r": retrieval.map_at_r,
+        "verification_auc": verification.auc,
+        "verification_equal_error_rate": verification.equal_error_rate,
+        "verification_accuracy": verification.accuracy,
+    }
+    for one in verification.tar_at_far:
+        if one.true_accept_rate is not None:
+            scores[f"tar_at_far_{one.far:g}"] = one.true_accept_rate
+    kinds = f"{len(np.unique(labels))} classes"
+    if groups is not None:
+        scores |= one_shot_scores(embeddings, labels, groups)
+        kinds += f" in {len(np.unique(groups))} groups"
+    roc = roc_curve(pairs)
+    return Findings(
+        protocol=f"{len(labels)} pictures of {kinds} that training never saw. Retrieval: each among all others. "
+        f"Verification: {int(pairs.same.sum())} pairs of one class and {int((~pairs.same).sum())} of two"
+        + (" of one group" if groups is not None else "")
+        + ", drawn at random; the accuracy is at its best threshold on these pairs.",
+        scores=scores,
+        figures={"Verification: ROC": _roc_figure(roc)},
+        mistakes=_worst_pairs(pairs, rows, images, labels, classes),
+    )
+
+
+def pair_findings(pairs: ScoredPairs, folds: np.ndarray | None) -> Findings:
+    """Returns how well cosines tell the same pairs of a list from the others.
+
+    Args:
+        pairs: cosines and truth.
+        folds: [count] integer, the protocol's folds; None where it has none.
+    """
+    score = verification_score(pairs, folds=folds)
+    scores = {
+        "verification_auc": score.auc,
+        "verification_equal_error_rate": score.equal_error_rate,
+        "verification_accuracy": score.accuracy,
+    }
+    protocol = f"{score.same_pairs} same and {score.different_pairs} different pairs, as listed. "
+    if score.k_fold is not None:
+        scores["verification_accuracy_over_folds"] = score.k_fold.mean
+        scores["verification_accuracy_over_folds_standard_error"] = score.k_fold.standard_error
+        protocol += f"Accuracy over {len(score.k_fold.accuracies)} folds: the threshold chosen on the other folds. "
+    for one in score.tar_at_far:
+        if one.true_accept_rate is not None and one.low is not None and one.high is not None:
+            scores |= {
+                f"tar_at_far_{one.far:g}": one.true_accept_rate,
+                f"tar_at_far_{one.far:g}_low": one.low,
+                f"tar_at_far_{one.far:g}_high": one.high,
+            }
+    roc = roc_curve(pairs)
+    return Findings(
+        protocol=protocol + "Intervals are of 95 %.", scores=scores, figures={"Verification: ROC": _roc_figure(roc)}
+    )
+
+
+def one_shot_scores(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    """Returns the accuracy of 20-way one-shot trials by both protocols, those that the classes suffice for."""
+    scores = {}
+    for protocol in ("within_alphabet", "unstructured"):
+        try:
+            score = one_shot_score(embeddings, labels, protocol=protocol, alphabets=groups, ways=ONE_SHOT_WAYS)
+        except ValueError:
+            continue  # too few classes for trials of 20
+        scores[f"one_shot_{ONE_SHOT_WAYS}_way_{protocol}"] = score.accuracy
+    return scores
+
+
+def class_pairs(
+    embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, *, each: int, seed: int
+) -> tuple[ScoredPairs, np.ndarray]:
+    """Returns random pairs of one class and as many of two, and the rows of their pictures, [count, 2] int64.
+
+    Args:
+        embeddings: [count, dimension] float32, unit vectors.
+        labels: [count] integer.
+        groups: [count] integer; pairs of two classes are of one group then. None: of any.
+        each: pairs of each kind.
+        seed: of the choice.
+    """
+    rng = np.random.default_rng(seed)
+    left = rng.integers(len(labels), size=2 * each)
+    right = np.empty_like(left)
+    of_label = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels)}
+    of_group = None if groups is None else {int(one): np.flatnonzero(groups == one) for one in np.unique(groups)}
+    kept = np.ones(2 * each, bool)
+    for number, row in enumerate(left.tolist()):
+        same = number < each
+        if same:
+            candidates = of_label[int(labels[row])]
+        else:
+            candidates = np.arange(len(labels)) if of_group is None or groups is None else of_group[int(groups[row])]
+        for _ in range(50):
+            right[number] = rng.choice(candidates)
+            if right[number] != row and (labels[right[number]] == labels[row]) == same:
+                break
+        else:
+            kept[number] = False  # alone in its class or group
+    rows = np.stack([left, right], axis=1)[kept]
+    cosine = np.sum(embeddings[rows[:, 0]] * embeddings[rows[:, 1]], axis=1)
+    return ScoredPairs(cosine=cosine, same=(np.arange(2 * each) < each)[kept]), rows
+
+
+def detection_findings(answers: np.ndarray, data: BoxedImages) -> Findings:
+    """Returns what a detector is worth.
+
+    Args:
+        answers: [count, max_detections, 6] float32, the network's.
+        data: the pictures and what is in them.
+    """
+    truth, found = true_boxes(data), found_boxes(answers)
+    score = detection_score(truth, found, classes=len(data.classes))
+    scores = {"ap": score.ap, "ap_50": score.ap_50, "ap_75": score.ap_75}
+    for name, value in zip(data.classes, score.class_ap_50, strict=True):
+        if value is not None:
+            scores[f"ap_50_{name}"] = value
+    wrong = []
+    for row, (one, other) in enumerate(zip(truth, found, strict=True)):
+        sure = other.scores >= SURE
+        wrong.append((abs(len(one.labels) - int(sure.sum())), row))
+    mistakes = []
+    for _, row in sorted(wrong, reverse=True)[:WORST]:
+        sure = found[row].scores >= SURE
+        pictures = (
+            _with_boxes(data.images[row], truth[row].boxes, "lime"),
+            _with_boxes(data.images[row], found[row].boxes[sure], "red"),
+        )
+        caption = f"{data.files[row]}: {len(truth[row].labels)} things (green), {int(sure.sum())} found (red)"
+        mistakes.append(Mistake(pictures, caption))
+    return Findings(
+        protocol=f"{score.pictures} pictures with {score.boxes} things, none trained on. COCO's average precision; "
+        "ap_50 is at an overlap of 0.50.",
+        scores=scores,
+        mistakes=mistakes,
+    )
+
+
+def _with_boxes(pixels: np.ndarray, boxes: np.ndarray, colour: str) -> np.ndarray:
+    picture = Pillow.fromarray(np.asarray(pixels))
+    scale = np.array([picture.width, picture.height] * 2)
+    draw = ImageDraw.Draw(picture)
+    for box in boxes * scale:
+        draw.rectangle([float(edge) for edge in box], outline=colour)
+    return np.asarray(picture)
+
+
+def _roc_figure(roc: Roc) -> Figure:
+    return lines_figure(
+        {"": (np.maximum(roc.false_accept_rate, 1e-5), roc.true_accept_rate)},
+        x="false accept rate",
+        y="true accept rate",
+        logarithmic=True,
+    )
+
+
+def _worst_pairs(
+    pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> list[Mistake]:
+    """The different pairs that look most alike and the same ones that look least so."""
+    order = np.argsort(pairs.cosine)
+    different = [int(number) for number in order[::-1] if not pairs.same[number]][: WORST // 2]
+    same = [int(number) for number in order if pairs.same[number]][: WORST // 2]
+    return [
+        Mistake(
+            tuple(np.asarray(images[row]) for row in rows[number]),
+            " / ".join(dict.fromkeys(classes[labels[row]] for row in rows[number]))
+            + f": cosine {pairs.cosine[number]:.2f}",
+        )
+        for number in (*different, *same)
+    ]
+
+
+def _precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns recall and precision from the highest score down."""
+    hits = np.cumsum(positive[np.argsort(-scores)])
+    return hits / max(1, int(positive.sum())), hits / np.arange(1, len(hits) + 1)

@@ -1,0 +1,150 @@
+"""One training run as the command line describes it: where the data is, what starts it, what it leaves."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from flax import nnx
+
+from twinsight_core.images import Preprocessing
+from twinsight_core.models.backbones import BackboneConfig, build_backbone
+from twinsight_core.models.mobilenet import MobileNetConfig
+from twinsight_core.models.registry import ARCHITECTURES, Config
+from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.packages import ModelCard
+from twinsight_core.training.data import LabelledImages, read_class_folders
+from twinsight_core.training.loop import LoopConfig, Watcher
+from twinsight_core.training.progress import BarProgress, History, terminal_progress
+
+_LOG = logging.getLogger(__name__)
+
+BACKBONES: dict[str, BackboneConfig] = {
+    "mobilenet": MobileNetConfig(width_multiplier=0.75),
+    "resnet": ResNetConfig(depths=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
+    "glyphs": ResNetConfig(
+        depths=(1, 1, 1, 1),
+        widths=(32, 64, 128, 256),
+        stem="strided",
+        colour="grey",
+        # Of Omniglot's pixels: thin black strokes on white.
+        mean=(0.92, 0.92, 0.92),
+        std=(0.25, 0.25, 0.25),
+    ),
+}
+"""Networks by the name that `--backbone` takes. "mobilenet" is the fastest on a CPU for photographs."""
+
+NO_START = "none"
+"""What `--start` takes for weights drawn at random."""
+
+
+def last_stride(config: BackboneConfig) -> int:
+    """Returns how many pixels of the picture one step in the last map of a backbone spans."""
+    return int(nnx.eval_shape(lambda: build_backbone(config, rngs=nnx.Rngs(0))).stage_strides[-1])
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all kinds of training have in common.
+
+    Attributes:
+        data: the pictures.
+        out: the package's folder.
+        start: model whose weights training starts from; `none`: none.
+        backbone: name in `BACKBONES`.
+        size: side of the input in pixels.
+        augmentation: name in `PRESETS`.
+        steps: updates of the weights.
+        learning_rate: the highest.
+        frozen_blocks: blocks of the backbone that stay as they are.
+        skip_bad: leave out pictures that can't be read.
+        resume: go on from the last checkpoint.
+        seed: of everything random.
+        description: for the card.
+        licence: for the card.
+        training_data: for the card.
+    """
+
+    data: Path
+    out: Path
+    start: str
+    backbone: str
+    size: int
+    augmentation: str
+    steps: int
+    learning_rate: float
+    frozen_blocks: int
+    skip_bad: bool
+    resume: bool
+    seed: int
+    description: str
+    licence: str
+    training_data: str
+
+    @property
+    def work(self) -> Path:
+        """Folder of what a run leaves beside its package."""
+        return self.out.parent / f".{self.out.name}.training"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures become the input."""
+        return Preprocessing(height_px=self.size, width_px=self.size)
+
+    @property
+    def loop(self) -> LoopConfig:
+        """How long and how fast."""
+        every = max(20, self.steps // 20)
+        return LoopConfig(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            warmup_steps=max(10, self.steps // 20),
+            average=min(0.998, 1 - 10 / max(self.steps, 20)),
+            checkpoint_every=every,
+            seed=self.seed,
+        )
+
+    def pictures(self) -> LabelledImages:
+        """Reads the pictures."""
+        read = read_class_folders(
+            self.data, preprocessing=self.preprocessing, cache_dir=self.work / "cache", skip_bad=self.skip_bad
+        )
+        for file in read.skipped:
+            _LOG.warning("skipped %s", file)
+        _LOG.info("%d pictures of %d classes", len(read), len(read.classes))
+        return read
+
+    def card(self, network: Config, recipe: str) -> ModelCard:
+        """Returns the package's card, without labels and scores."""
+        return ModelCard(
+            architecture=next(name for name, kind in ARCHITECTURES.items() if isinstance(network, kind)),
+            config=network,
+            task=network.TASK,
+            preprocessing=self.preprocessing,
+            dimension=network.dimension if isinstance(network, SiameseConfig) else 0,
+            licence=self.licence,
+            training_data=self.training_data or f"Pictures from `{self.data.name}`.",
+            description=self.description,
+            recipe=recipe,
+        )
+
+
+class Watching:
+    """Progress on the terminal, and the history for the report."""
+
+    def __init__(self, run: Run) -> None:
+        self._progress = terminal_progress()
+        self.history = History(run.work / "events")
+
+    @property
+    def watchers(self) -> tuple[Watcher, ...]:
+        """Both."""
+        return (self._progress, self.history)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if isinstance(self._progress, BarProgress):
+            self._progress.close()
+        self.history.close()

@@ -1,0 +1,279 @@
+"""Training of an embedding: pictures of a class together, others apart.
+
+1. Whole classes are held out, a part to choose the weights by and a part for the scores; where classes come in groups
+   (the alphabets of characters, say), whole groups.
+2. A batch holds some classes, some pictures of each. With groups it is drawn from few of them: the classes of one group
+   are hard to tell apart, and those of another teach little.
+3. Views of the pictures go through the network; the loss is one of `LOSSES`.
+4. The average of the weights that finds pictures of the held-out classes best is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.one_shot import one_shot_score
+from twinsight_core.evaluation.retrieval import retrieval_scores
+from twinsight_core.images import Preprocessing
+from twinsight_core.losses import contrastive, supervised_contrastive, triplet_batch_hard, triplet_semi_hard
+from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork, pair_distance
+from twinsight_core.training.augment import Augmentation, views
+from twinsight_core.training.data import LabelledImages, split_classes
+from twinsight_core.training.evaluate import in_batches
+from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
+from twinsight_core.training.trainable import Arrays, Trainable, is_trained
+
+LossName = Literal["supervised_contrastive", "contrastive", "triplet", "triplet_semi_hard"]
+LOSSES: tuple[LossName, ...] = ("supervised_contrastive", "contrastive", "triplet", "triplet_semi_hard")
+ONE_SHOT_WAYS = 20
+
+
+@dataclass(frozen=True)
+class SiameseTraining:
+    """How an embedding is trained.
+
+    Attributes:
+        network: what is trained.
+        preprocessing: how pictures become its input.
+        classes: classes in a batch.
+        pictures: pictures of each class in a batch.
+        groups: groups that a batch is drawn from; 0: the groups do not count.
+        turns: whether a group's pictures, turned by a quarter or mirrored, stand for another group's: more classes
+            where what is up and what is left makes a difference (characters, not photographs).
+        loss: name in `LOSSES`.
+        temperature: of "supervised_contrastive".
+        margin: of the others.
+        validation: share of the classes (of the groups, if they count) that are held out to choose by.
+        test: share that is held out for the scores.
+        augmentation: how strong the views are.
+        loop: how long and how fast.
+    """
+
+    network: SiameseConfig
+    preprocessing: Preprocessing
+    classes: int = 16
+    pictures: int = 4
+    groups: int = 0
+    turns: bool = False
+    loss: LossName = "supervised_contrastive"
+    temperature: float = 0.1
+    margin: float = 0.5
+    validation: float = 0.1
+    test: float = 0.1
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, learning_rate=1e-3))
+
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        images: [batch, height, width, 3] uint8, RGB, 0..255.
+        labels: [batch] int32.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of the pictures in each part; no class (no group) is in two of them.
+
+    Attributes:
+        train: [count] int64.
+        validation: [count] int64.
+        test: [count] int64.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
+    """Holds out whole classes, or whole groups where they count.
+
+    Raises:
+        TrainingError: there are too few.
+    """
+    names = [name.rpartition("/")[0] if how.groups else name for name in pictures.classes]
+    distinct = sorted(set(names))
+    validation, test = (max(1, round(share * len(distinct))) for share in (how.validation, how.test))
+    kind = "groups of classes" if how.groups else "classes"
+    if len(distinct) < validation + test + 2:
+        raise TrainingError(
+            f"There are {len(distinct)} {kind}; {validation + test + 2} are wanted: two to train on, the others held "
+            "out for validation and the scores.",
+            reason="CLASSES_TOO_FEW",
+        )
+    parts = split_classes(distinct, validation=validation, test=test)
+
+    def rows(part: tuple[str, ...]) -> np.ndarray:
+        held = np.array([name in set(part) for name in names])
+        return np.flatnonzero(held[pictures.labels])
+
+    return Parts(train=rows(parts.train), validation=rows(parts.validation), test=rows(parts.test))
+
+
+class Sampler:
+    """The batches: functions of the step alone.
+
+    Args:
+        pictures: all pictures.
+        rows: those that are trained on.
+        how: shape of a batch.
+
+    Raises:
+        TrainingError: there are fewer classes than a batch wants, or classes of one picture.
+    """
+
+    def __init__(self, pictures: LabelledImages, rows: np.ndarray, how: SiameseTraining) -> None:
+        self._images = pictures.images
+        self._how = how
+        labels = pictures.labels[rows]
+        self._rows = {int(label): rows[labels == label] for label in np.unique(labels)}
+        lonely = [pictures.classes[label] for label, of in self._rows.items() if len(of) < 2]
+        if lonely:
+            # They make no pair; as other pictures' opposites they still count in the loss.
+            self._rows = {label: of for label, of in self._rows.items() if len(of) > 1}
+        if len(self._rows) < max(2, how.classes):
+            raise TrainingError(
+                f"There are {len(self._rows)} classes with two pictures or more to train on; a batch wants "
+                f"{max(2, how.classes)} (`classes`).",
+                reason="CLASSES_TOO_FEW",
+            )
+        groups = pictures.groups()
+        self._groups = [[label for label in self._rows if groups[label] == one] for one in np.unique(groups)]
+        self._groups = [one for one in self._groups if one]
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step."""
+        how = self._how
+        rng = np.random.default_rng((how.loop.seed, step))
+        images, labels = [], []
+        for number, (label, turn) in enumerate(self._classes(rng)):
+            of_class = self._rows[label]
+            rows = rng.choice(of_class, how.pictures, replace=len(of_class) < how.pictures)
+            chosen = self._images[np.sort(rows)]
+            images.append(_turned(chosen, turn))
+            labels.append(np.full(how.pictures, number, np.int32))
+        return Batch(images=np.concatenate(images), labels=np.concatenate(labels))
+
+    def _classes(self, rng: np.random.Generator) -> list[tuple[int, int]]:
+        """Returns the classes of a batch, each with the turn that its group is seen under."""
+        how = self._how
+        if not how.groups:
+            labels = rng.choice(list(self._rows), how.classes, replace=False)
+            return [(int(label), 0) for label in labels]
+        most = -(-how.classes // how.groups)
+        chosen: list[tuple[int, int]] = []
+        for number in rng.permutation(len(self._groups)):
+            group = self._groups[int(number)]
+            turn = int(rng.integers(8)) if how.turns else 0
+            some = rng.permutation(group)[: min(most, how.classes - len(chosen))]
+            chosen += [(int(label), turn) for label in some]
+            if len(chosen) == how.classes:
+                break
+        return chosen
+
+
+def _turned(images: np.ndarray, turn: int) -> np.ndarray:
+    """Returns the pictures turned by `turn` quarters, and mirrored from 4 on."""
+    turned = np.rot90(images, turn % 4, axes=(1, 2))
+    return turned[:, :, ::-1] if turn >= 4 else turned
+
+
+def embedding_loss(embeddings: jax.Array, labels: jax.Array, how: SiameseTraining) -> jax.Array:
+    """Returns the mean loss of a batch's embeddings, scalar."""
+    match how.loss:
+        case "supervised_contrastive":
+            return jnp.mean(supervised_contrastive(embeddings=embeddings, labels=labels, temperature=how.temperature))
+        case "triplet":
+            return jnp.mean(triplet_batch_hard(embeddings=embeddings, labels=labels, margin=how.margin))
+        case "triplet_semi_hard":
+            return jnp.mean(triplet_semi_hard(embeddings=embeddings, labels=labels, margin=how.margin))
+        case "contrastive":
+            left, right = np.triu_indices(len(labels), 1)
+            same = labels[left] == labels[right]
+            losses = contrastive(
+                distance=pair_distance(embeddings[left], embeddings[right]).euclidean, same=same, margin=how.margin
+            )
+            # Same pairs are few: each kind counts for half.
+            together = jnp.sum(jnp.where(same, losses, 0.0)) / jnp.maximum(jnp.sum(same), 1)
+            apart = jnp.sum(jnp.where(same, 0.0, losses)) / jnp.maximum(jnp.sum(~same), 1)
+            return together + apart
+
+
+def validation_score(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray, how: SiameseTraining) -> float:
+    """Returns what the weights are chosen by, 0..1: MAP@R, or with groups the accuracy of one-shot trials."""
+    if not how.groups:
+        return retrieval_scores(embeddings, labels).map_at_r
+    largest = max(len(np.unique(labels[groups == one])) for one in np.unique(groups))
+    ways = min(ONE_SHOT_WAYS, largest)
+    return one_shot_score(
+        embeddings, labels, protocol="within_alphabet", alphabets=groups, ways=ways, trials=4000
+    ).accuracy
+
+
+def train_siamese(
+    network: SiameseNetwork,
+    pictures: LabelledImages,
+    how: SiameseTraining,
+    *,
+    checkpoints: Path,
+    resume: bool = False,
+    frozen_blocks: int = 0,
+    watchers: tuple[Watcher, ...] = (),
+) -> tuple[SiameseNetwork, Parts, Trained]:
+    """Trains a network and returns it in evaluation mode, with the parts of the pictures and how it ended.
+
+    Args:
+        network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
+        pictures: at the network's size.
+        how: the numbers.
+        checkpoints: folder to go on from.
+        resume: go on from the newest checkpoint.
+        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        watchers: are told how it goes.
+
+    Raises:
+        TrainingError: there are too few classes, or the run can't go on.
+    """
+    parts = split(pictures, how)
+    sampler = Sampler(pictures, parts.train, how)
+    trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
+
+    def loss(params: Arrays, stats: Arrays, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        seen = trainable.network(params, stats)
+        embeddings = seen(views(key, jnp.asarray(batch.images), how=how.augmentation))
+        return embedding_loss(embeddings, jnp.asarray(batch.labels), how), (trainable.stats_of(seen), {})
+
+    embed = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats)(images))
+    held = pictures.images[parts.validation]
+    labels = pictures.labels[parts.validation]
+    groups = pictures.groups()[labels]
+
+    def score(params: Arrays, stats: Arrays) -> float:
+        return validation_score(in_batches(partial(embed, params, stats), held), labels, groups, how)
+
+    trained = train(
+        trainable.params,
+        trainable.stats,
+        loss=loss,
+        batch=sampler.batch,
+        config=how.loop,
+        checkpoints=checkpoints,
+        resume=resume,
+        score=score,
+        watchers=watchers,
+    )
+    return trainable.evaluated(trained.params, trained.stats), parts, trained

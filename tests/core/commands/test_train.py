@@ -1,0 +1,184 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from twinsight_core.commands.calibrate import calibrate
+from twinsight_core.commands.evaluate import evaluate
+from twinsight_core.commands.train import recipe, train
+from twinsight_core.packages import load_package, load_packages
+
+SMALL = ("--start", "none", "--backbone", "glyphs", "--augmentation", "glyphs", "--size", "24", "--frozen-blocks", "0")
+
+
+def run(command: object, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(one) for one in arguments])  # type: ignore[arg-type]  # a click command
+
+
+@pytest.fixture(scope="module")
+def groups(write_drawings: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "groups.zip"
+    write_drawings(path, groups=5, classes=6, pictures=8)
+    return path
+
+
+@pytest.fixture(scope="module")
+def classes(write_drawings: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "classes.zip"
+    write_drawings(path, groups=1, classes=3, pictures=20)
+    return path
+
+
+@pytest.fixture(scope="module")
+def embedding(groups: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained embedding's package."""
+    out = tmp_path_factory.mktemp("models") / "shapes"
+    done = run(train, "siamese", "--data", groups, "--out", out, *SMALL, "--steps", "60", "--groups", "2",
+               "--classes", "8", "--dimension", "16", "--flatten", "--learning-rate", "3e-3")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def labelling(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained classifier's package."""
+    out = tmp_path_factory.mktemp("models") / "kinds"
+    done = run(train, "cnn", "--data", classes, "--out", out, *SMALL, "--steps", "60", "--batch", "24",
+               "--learning-rate", "3e-3")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_an_embedding_is_trained_scored_calibrated_and_told_of_in_a_report(embedding: Path) -> None:
+    package = load_package(embedding)
+    assert (package.name, package.card.task, package.card.dimension) == ("shapes", "embedding", 16)
+    assert package.card.calibration is not None
+    # Chance is 0.5; the classes were never seen.
+    assert package.card.scores["verification_auc"] > 0.7
+    report = (embedding / "report.html").read_text()
+    assert "Worst mistakes" in report
+    assert report.count("data:image/png") == 2
+    assert load_packages(embedding.parent) == [package]  # what the run leaves beside it is no package
+
+
+def test_a_classifier_is_trained_and_names_the_held_out_pictures(labelling: Path) -> None:
+    package = load_package(labelling)
+    assert package.card.labels == ("class00", "class01", "class02")
+    assert package.card.scores["top1_accuracy"] > 0.7
+    assert "Confusion" in (labelling / "report.html").read_text()
+
+
+def test_a_finished_run_that_is_resumed_ends_with_the_same_weights(embedding: Path, groups: Path) -> None:
+    before = load_package(embedding)
+    done = run(train, "siamese", "--data", groups, "--out", embedding, *SMALL, "--steps", "60", "--groups", "2",
+               "--classes", "8", "--dimension", "16", "--flatten", "--learning-rate", "3e-3", "--resume")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert load_package(embedding).digest == before.digest
+
+
+KILLED = """
+import sys
+from twinsight_core.commands.train import train
+train(args=sys.argv[1:])
+"""
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(labelling: Path, classes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kinds"
+    arguments = ["cnn", "--data", str(classes), "--out", str(out), *SMALL, "--steps", "60", "--batch", "24",
+                 "--learning-rate", "3e-3"]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "validation" in line:  # the first checkpoint is being written, or has been
+                break
+        for line in process.stderr:
+            if "step 30/60" in line:
+                process.kill()
+                break
+    assert not out.exists()
+    done = run(train, *arguments, "--resume")
+    assert done.exit_code == 0, done.output
+    assert load_package(out).digest == load_package(labelling).digest
+
+
+def test_evaluation_over_folders_and_pairs_says_its_protocol(embedding: Path, groups: Path, tmp_path: Path) -> None:
+    done = run(evaluate, "--model", embedding, "--data", groups, "--groups", "--json", "--report", tmp_path / "r.html")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert "240 pictures of 30 classes in 5 groups" in told["protocol"]
+    assert {"recall_at_1", "map_at_r", "verification_equal_error_rate"} <= told["scores"].keys()
+    assert (tmp_path / "r.html").exists()
+    lines = [
+        f"group0/class00/{n}.png,group0/class0{1 - n % 2}/{(n + 1) % 8}.png,{n % 2},{n // 2 % 2}" for n in range(8)
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    done = run(evaluate, "--model", embedding, "--data", groups, "--pairs", tmp_path / "pairs.csv")
+    assert done.exit_code == 0, done.output
+    assert "4 same and 4 different pairs, as listed. Accuracy over 2 folds" in done.stdout
+
+
+def test_calibration_writes_operating_points_and_changes_the_digest(
+    embedding: Path, groups: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated"
+    done = run(calibrate, "--model", embedding, "--data", groups, "--groups", "--out", out, "--meaning", "One shape.")
+    assert done.exit_code == 0, done.output
+    package, before = load_package(out), load_package(embedding)
+    assert package.digest != before.digest
+    assert package.card.calibration is not None
+    assert package.card.calibration.meaning == "One shape."
+    assert package.card.calibration.operating_points
+    assert "target FMR" in done.stdout
+
+
+def test_a_classifiers_calibration_sets_its_temperature(labelling: Path, classes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calibrated"
+    done = run(calibrate, "--model", labelling, "--data", classes, "--out", out)
+    assert done.exit_code == 0, done.output
+    before, after = (load_package(one).build() for one in (labelling, out))
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8))
+    np.testing.assert_array_equal(np.argmax(before(images), axis=1), np.argmax(after(images), axis=1))
+    assert "temperature" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cnn", "--data", "nowhere", "--out", "x", *SMALL), "nowhere: there is no such folder or zip."),
+        (("siamese", "--data", "{classes}", "--out", "x", *SMALL), "There are 3 classes; 4 are wanted"),
+        (("cnn", "--data", "{classes}", "--out", "x", "--start", "vgg"), "There is no model `vgg`: neither a shipped"),
+        (
+            ("cnn", "--data", "{classes}", "--out", "x", *SMALL[2:], "--start", "base"),
+            "The model `base` does not have the backbone that is trained",
+        ),
+    ],
+)
+def test_what_can_not_be_trained_says_why(
+    arguments: tuple[str, ...], message: str, classes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(train, *(one.format(classes=classes) for one in arguments))
+    assert done.exit_code == 1
+    assert message in done.stderr
+
+
+def test_labels_that_the_model_does_not_have_are_named(labelling: Path, groups: Path) -> None:
+    done = run(evaluate, "--model", labelling, "--data", groups)
+    assert done.exit_code == 1
+    assert "these classes are no labels of `kinds`: group0/class00" in done.stderr
+
+
+def test_a_recipe_is_the_command_without_paths_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["twinsight", "train", "cnn", "--data", "/home/me/x", "--out=/tmp/y", "--steps", "5", "--resume",
+             "--description", "some words", "--licence=MIT", "--skip-bad"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", words)
+    assert recipe() == "twinsight train cnn --data DATA --out OUT --steps 5 --skip-bad"

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from twinsight_core.images import Preprocessing
+from twinsight_core.models.classifier import ClassifierConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.mobilenet import MobileNetConfig
+from twinsight_core.models.registry import Config, build_network
+from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.packages import ModelCard, ModelPackage, label_count, save_package
+
+CONFIGS: dict[str, Config] = {
+    "siamese": SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.1), dimension=4),
+    "classifier": ClassifierConfig(backbone=ResNetConfig(depths=(1, 1), widths=(4, 6)), classes=3),
+    "mobilefacenet": MobileFaceNetConfig(dimension=4, map_rows=2, map_columns=2),
+}
+
+
+@pytest.fixture
+def packaged(tmp_path: Path) -> Callable[[str], ModelPackage]:
+    """A small package of an architecture, for pictures of 32x32 pixels."""
+
+    def package(architecture: str) -> ModelPackage:
+        config = CONFIGS[architecture]
+        card = ModelCard(
+            architecture=architecture,
+            config=config,
+            task=config.TASK,
+            preprocessing=Preprocessing(height_px=32, width_px=32),
+            dimension=config.answer_shape[0] if config.TASK == "embedding" else 0,
+            licence="",
+            training_data="",
+            description="",
+            labels=tuple(f"class {number}" for number in range(label_count(config))),
+        )
+        return save_package(tmp_path / architecture, card, build_network(config, rngs=nnx.Rngs(0)))
+
+    return package

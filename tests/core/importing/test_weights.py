@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from twinsight_core.errors import StartupError
+from twinsight_core.importing.weights import read_weights
+
+
+class FakeTensor:
+    """A tensor as PyTorch would give it."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def is_floating_point(self) -> bool:
+        return self.values.dtype.kind == "f"
+
+    def float(self) -> FakeTensor:
+        return FakeTensor(self.values.astype(np.float32))
+
+    def numpy(self) -> np.ndarray:
+        return self.values
+
+
+class FakeTorch(ModuleType):
+    """PyTorch as far as a checkpoint is read by it."""
+
+    def __init__(self, content: object) -> None:
+        super().__init__("torch")
+        self.content = content
+
+    def load(self, path: Path, *, map_location: str, weights_only: bool) -> object:
+        assert path.exists()
+        assert map_location == "cpu"
+        assert weights_only
+        if isinstance(self.content, Exception):
+            raise self.content
+        return self.content
+
+    def is_tensor(self, value: object) -> bool:
+        return isinstance(value, FakeTensor)
+
+
+def checkpoint(folder: Path) -> Path:
+    path = folder / "weights.ckpt"
+    path.write_bytes(b"anything")
+    return path
+
+
+def test_floats_of_a_safetensors_file_become_float32_and_integers_stay(tmp_path: Path) -> None:
+    save_file({"a": np.array([1.5], np.float64), "b": np.array([2], np.int64)}, tmp_path / "one.safetensors")
+    tensors = read_weights(tmp_path / "one.safetensors")
+    assert tensors["a"].dtype == np.float32
+    assert tensors["b"].dtype == np.int64
+    assert tensors["a"] == 1.5
+
+
+def test_the_prefix_of_data_parallel_training_is_taken_off(tmp_path: Path) -> None:
+    save_file({"module.a": np.ones(1, np.float32), "module.b": np.ones(1, np.float32)}, tmp_path / "one.safetensors")
+    assert set(read_weights(tmp_path / "one.safetensors")) == {"a", "b"}
+
+
+@pytest.mark.parametrize("under", ["net_state_dict", "state_dict", "model", ""])
+def test_a_checkpoint_s_weights_are_found_where_training_scripts_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under: str
+) -> None:
+    state = {"a": FakeTensor(np.array([0.5], np.float16)), "count": FakeTensor(np.array(3)), "note": "no tensor"}
+    content: dict[str, object] = {"epoch": 68, under: state} if under else dict(state)
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(content))
+    tensors = read_weights(checkpoint(tmp_path))
+    assert set(tensors) == {"a", "count"}
+    assert tensors["a"].dtype == np.float32
+
+
+def test_without_pytorch_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(StartupError, match=r"Install it with: pip install 'twinsight\[torch\]'$") as raised:
+        read_weights(checkpoint(tmp_path))
+    assert raised.value.reason == "EXTRA_MISSING"
+
+
+@pytest.mark.parametrize("content", [[1, 2], {1: FakeTensor(np.zeros(1))}])
+def test_a_checkpoint_without_names_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(content))
+    with pytest.raises(StartupError, match=r"it holds no weights by name\.$"):
+        read_weights(checkpoint(tmp_path))
+
+
+def test_what_pytorch_refuses_to_load_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(pickle.UnpicklingError("Weights only load failed.\nLong talk")))
+    with pytest.raises(StartupError, match=r"not a PyTorch file of weights \(Weights only load failed\.\)\.$"):
+        read_weights(checkpoint(tmp_path))
+
+
+def test_a_pickle_that_would_run_code_is_refused_by_the_real_pytorch(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch, the extra `torch`, is not installed")
+
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return Path.touch, (tmp_path / "harm",)
+
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"a": Harm()}, protocol=2))
+    with pytest.raises(StartupError, match="not a PyTorch file of weights"):
+        read_weights(path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_missing_and_a_damaged_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"none\.safetensors: can't be read \(No such file or directory\)\.$"):
+        read_weights(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x08")
+    with pytest.raises(StartupError, match=r"bad\.safetensors: not a safetensors file"):
+        read_weights(tmp_path / "bad.safetensors")

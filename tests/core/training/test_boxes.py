@@ -1,0 +1,275 @@
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.images import Preprocessing
+from twinsight_core.training.boxes import read_coco, read_voc
+
+SIZE = Preprocessing(height_px=24, width_px=32)
+BCCD = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "bccd_trainval.zip"
+
+Write = Callable[[Mapping[str, bytes]], Path]
+
+
+@pytest.fixture(params=["folder", "zip"])
+def write(request: pytest.FixtureRequest, tmp_path: Path) -> Write:
+    """Writes files to a folder or a zip and returns its path."""
+
+    def folder(files: Mapping[str, bytes]) -> Path:
+        for name, content in files.items():
+            (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "set" / name).write_bytes(content)
+        return tmp_path / "set"
+
+    def archive(files: Mapping[str, bytes]) -> Path:
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
+            for name, content in files.items():
+                packed.writestr(name, content)
+        return tmp_path / "set.zip"
+
+    return folder if request.param == "folder" else archive
+
+
+def picture(width: int = 64, height: int = 48, *, orientation: int = 1) -> bytes:
+    stored = Image.new("RGB", (width, height), (200, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    stored.save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def annotation(*things: tuple[str, float, float, float, float], name: str = "a.jpg", size: str = "64x48") -> bytes:
+    width, _, height = size.partition("x")
+    objects = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{x_min}</xmin><ymin>{y_min}</ymin><xmax>{x_max}</xmax>"
+        f"<ymax>{y_max}</ymax></bndbox></object>"
+        for label, x_min, y_min, x_max, y_max in things
+    )
+    return (
+        f"<annotation><filename>{name}</filename><size><width>{width}</width><height>{height}</height>"
+        f"<depth>3</depth></size>{objects}</annotation>"
+    ).encode()
+
+
+GOOD = {
+    "Annotations/a.xml": annotation(("cat", 16, 12, 32, 48), ("dog", 0, 0, 64, 24)),
+    "Annotations/b.xml": annotation(("dog", 8, 6, 16, 12), name="b.jpg"),
+    "JPEGImages/a.jpg": picture(),
+    "JPEGImages/b.jpg": picture(),
+    "ImageSets/Main/train.txt": b"a\n",
+    "ImageSets/Main/val.txt": b"b  1\n\n",
+}
+
+
+def test_boxes_are_fractions_padded_to_the_most(write: Write) -> None:
+    data = read_voc(write(GOOD), preprocessing=SIZE)
+    assert len(data) == 2
+    assert data.classes == ("cat", "dog")
+    assert data.files == ("JPEGImages/a.jpg", "JPEGImages/b.jpg")
+    assert data.images.shape == (2, 24, 32, 3)
+    assert data.images.dtype == np.uint8
+    assert data.valid.tolist() == [[True, True], [True, False]]
+    assert data.labels.tolist() == [[0, 1], [1, 0]]
+    np.testing.assert_allclose(data.boxes[0], [[0.25, 0.25, 0.5, 1.0], [0.0, 0.0, 1.0, 0.5]])
+    np.testing.assert_allclose(data.boxes[1], [[0.125, 0.125, 0.25, 0.25], [0.0, 0.0, 0.0, 0.0]])
+    assert data.sizes.tolist() == [[48, 64], [48, 64]]
+    assert data.skipped == ()
+
+
+def test_a_list_chooses_and_classes_keep_their_numbers(write: Write) -> None:
+    inside = write({f"VOCdevkit/VOC2012/{name}": content for name, content in GOOD.items()})
+    data = read_voc(inside, preprocessing=SIZE, image_set="val", classes=("bird", "dog"), max_boxes=5)
+    assert data.files == ("VOCdevkit/VOC2012/JPEGImages/b.jpg",)
+    assert data.labels.tolist() == [[1, 0, 0, 0, 0]]
+    assert data.boxes.shape == (1, 5, 4)
+
+
+def test_a_picture_may_hold_nothing(write: Write) -> None:
+    data = read_voc(write({**GOOD, "Annotations/b.xml": annotation(name="b.jpg")}), preprocessing=SIZE)
+    assert data.valid.tolist() == [[True, True], [False, False]]
+
+
+BAD = {
+    **GOOD,
+    "Annotations/a.xml": annotation(
+        ("cat", 16, 12, 32, 40),
+        ("cow", 1, 1, 5, 5),
+        ("cat", 30, 5, 30, 9),
+        ("dog", 50, 10, 70, 20),
+        ("dog", 0, 0, 65, 49),
+    ),
+    "Annotations/c.xml": annotation(("cat", 1, 1, 5, 5), name="c.jpg"),
+    "Annotations/d.xml": annotation(("cat", 1, 1, 5, 5), name="d.jpg"),
+    "Annotations/e.xml": b"<annotation><filename>e.jpg</filename>",
+    "Annotations/f.xml": annotation(("cat", 1, 1, 5, 5), name="f.jpg", size="48x64"),
+    "Annotations/g.xml": annotation(("cat", 1, float("nan"), 5, 5), name="g.jpg"),
+    "JPEGImages/d.jpg": picture()[:300],
+    "JPEGImages/e.jpg": picture(),
+    "JPEGImages/f.jpg": picture(),
+    "JPEGImages/g.jpg": picture(),
+    "ImageSets/Main/train.txt": b"a\nb\nc\nd\ne\nf\ng\nh\n",
+}
+
+
+def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
+    with pytest.raises(TrainingError) as raised:
+        read_voc(write(BAD), preprocessing=SIZE, image_set="train", classes=("cat", "dog"))
+    assert raised.value.reason == "BOXES_UNUSABLE"
+    heading, *lines = raised.value.message.splitlines()
+    assert heading.endswith("9 things can't be used:")
+    assert sorted(line.strip() for line in lines) == sorted(
+        [
+            "JPEGImages/a.jpg: box 1, 1, 5, 5 (cow) has an unknown label.",
+            "JPEGImages/a.jpg: box 30, 5, 30, 9 (cat) has no area.",
+            "JPEGImages/a.jpg: box 50, 10, 70, 20 (dog) lies outside the picture of 64x48.",
+            "Annotations/c.xml: its picture JPEGImages/c.jpg is missing.",
+            "JPEGImages/d.jpg: The picture can't be decoded: it is damaged or cut off.",
+            "Annotations/e.xml: not XML (no element found: line 1, column 38).",
+            "JPEGImages/f.jpg: the picture is 64x48; its annotation is of one of 48x64.",
+            "Annotations/g.xml: `ymin` (='nan') must be a number.",
+            "Annotations/h.xml: the annotation is missing.",
+        ]
+    )
+
+
+def test_what_is_wrong_can_be_left_out(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    data = read_voc(write(BAD), preprocessing=SIZE, image_set="train", classes=("cat", "dog"), skip_bad=True)
+    assert data.files == ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/g.jpg")
+    # The fourth of `a` lay less than a pixel outside and was put back on the edge.
+    assert data.valid.tolist() == [[True, True], [True, False], [False, False]]
+    np.testing.assert_allclose(data.boxes[0, 1], [0, 0, 1, 1])
+    assert len(data.skipped) == 9
+    assert "9 things can't be used" in caplog.text
+
+
+def test_too_many_boxes_are_wrong_too(write: Write) -> None:
+    with pytest.raises(TrainingError, match=r"JPEGImages/a\.jpg: 2 boxes; at most 1 are taken\."):
+        read_voc(write(GOOD), preprocessing=SIZE, max_boxes=1)
+
+
+def test_a_picture_on_its_side_counts_upright(write: Write) -> None:
+    files = {**GOOD, "JPEGImages/a.jpg": picture(48, 64, orientation=6)}
+    data = read_voc(write(files), preprocessing=SIZE, image_set="train")
+    assert data.sizes.tolist() == [[48, 64]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_xml_with_entities_is_refused(write: Write, encoding: str) -> None:
+    bomb = '<!DOCTYPE a [<!ENTITY b "c"><!ENTITY d "&b;&b;">]><annotation><filename>&d;</filename></annotation>'
+    files = {**GOOD, "Annotations/a.xml": f'<?xml version="1.0" encoding="{encoding}"?>{bomb}'.encode(encoding)}
+    with pytest.raises(TrainingError, match=r"Annotations/a\.xml: a document type is not accepted\."):
+        read_voc(write(files), preprocessing=SIZE)
+
+
+def test_no_file_outside_the_set_is_read(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(picture())
+    files = dict(GOOD)
+    del files["JPEGImages/a.jpg"]
+    files["Annotations/a.xml"] = annotation(("cat", 1, 1, 5, 5), name="../../secret.jpg")
+    with pytest.raises(TrainingError, match=r"a\.xml: its picture JPEGImages/\.\./\.\./secret\.jpg is missing\."):
+        read_voc(write(files), preprocessing=SIZE)
+
+
+def test_what_is_no_set_is_told(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="there is no list `test`; there is train, val"):
+        read_voc(write(GOOD), preprocessing=SIZE, image_set="test")
+    with pytest.raises(TrainingError, match="there is no such folder or zip"):
+        read_voc(tmp_path / "nowhere", preprocessing=SIZE)
+    (tmp_path / "text").write_text("no zip")
+    with pytest.raises(TrainingError, match="neither a folder nor a zip"):
+        read_voc(tmp_path / "text", preprocessing=SIZE)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match="one folder `Annotations` is wanted; there is none"):
+        read_voc(tmp_path / "empty", preprocessing=SIZE)
+
+
+def test_fractions_are_kept_by_stretching_alone(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"^`fit` \(='pad'\) must be 'stretch' for pictures with boxes\.$"):
+        read_voc(write(GOOD), preprocessing=Preprocessing(height_px=24, width_px=32, fit="pad"))
+
+
+def coco(path: Path, **changes: object) -> Path:
+    content: dict[str, object] = {
+        "info": {"year": 2024},
+        "images": [
+            {"id": 7, "file_name": "a.jpg", "width": 64, "height": 48},
+            {"id": 9, "file_name": "deep/b.jpg"},
+        ],
+        "categories": [{"id": 3, "name": "dog", "supercategory": "animal"}, {"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [16, 12, 16, 36], "area": 576, "iscrowd": 0},
+            {"id": 2, "image_id": 9, "category_id": 1, "bbox": [0, 0, 64.4, 24]},
+            {"id": 3, "image_id": 9, "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+        ],
+    }
+    file = path / "instances.json"
+    file.write_text(json.dumps(content | changes))
+    return file
+
+
+COCO_PICTURES = {"val/a.jpg": picture(), "val/deep/b.jpg": picture()}
+
+
+def test_coco_boxes_are_read_by_their_corner_and_size(write: Write, tmp_path: Path) -> None:
+    data = read_coco(coco(tmp_path), write(COCO_PICTURES), preprocessing=SIZE)
+    assert data.classes == ("cat", "dog")
+    assert data.files == ("val/a.jpg", "val/deep/b.jpg")
+    assert data.labels.tolist() == [[1], [0]]
+    np.testing.assert_allclose(data.boxes[:, 0], [[0.25, 0.25, 0.5, 1.0], [0, 0, 1, 0.5]])
+    assert data.valid.all()
+
+
+def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_path: Path) -> None:
+    broken = coco(
+        tmp_path,
+        images=[{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "c.jpg"}],
+        annotations=[
+            {"id": 1, "image_id": 7, "category_id": 5, "bbox": [1, 1, 2, 2]},
+            {"id": 2, "image_id": 6, "category_id": 1, "bbox": [1, 1, 2, 2]},
+            {"id": 3, "image_id": 7, "category_id": 1, "bbox": [1, 1, 0, 2]},
+            {"id": 4, "image_id": 7, "category_id": 1, "bbox": [1, 1, float("nan"), 2]},
+            {"id": 5, "image_id": 7, "category_id": 1},
+        ],
+    )
+    with pytest.raises(TrainingError) as raised:
+        read_coco(broken, write(COCO_PICTURES), preprocessing=SIZE)
+    _, *lines = raised.value.message.splitlines()
+    assert [line.strip() for line in lines] == [
+        "annotations[0]: `category_id` (=5) is no category's.",
+        "annotations[1]: `image_id` (=6) is no picture's.",
+        "annotations[3]: `annotations[3].bbox[2].value` (=nan) must be a finite number.",
+        "annotations[4]: `bbox` is missing.",
+        "picture 8: c.jpg is missing.",
+        "val/a.jpg: box 1, 1, 1, 3 (cat) has no area.",
+    ]
+
+
+def test_what_is_no_coco_file_is_told(tmp_path: Path, write: Write) -> None:
+    pictures = write(COCO_PICTURES)
+    (tmp_path / "text.json").write_text("[1")
+    for file, message in (
+        (tmp_path / "text.json", "not a COCO file"),
+        (tmp_path / "nowhere.json", "can't be read"),
+        (coco(tmp_path, categories=3), "not a COCO file: `categories`"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            read_coco(file, pictures, preprocessing=SIZE)
+
+
+def test_the_blood_cells_are_read_and_their_two_empty_boxes_told() -> None:
+    if not BCCD.exists():
+        pytest.skip("the data folder with the blood cells is absent")
+    for name, count in (("train", 205), ("val", 87)):
+        with pytest.raises(TrainingError, match="1 things can't be used"):
+            read_voc(BCCD, preprocessing=SIZE, image_set=name)
+        data = read_voc(BCCD, preprocessing=SIZE, image_set=name, skip_bad=True)
+        assert len(data) == count
+        assert data.classes == ("Platelets", "RBC", "WBC")

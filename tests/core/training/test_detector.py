@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
+from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.training.box_augment import BoxAugmentation
+from twinsight_core.training.boxes import BoxedImages
+from twinsight_core.training.detector import (
+    DetectorBatch,
+    DetectorSampler,
+    DetectorTraining,
+    detector_loss,
+    found_boxes,
+    train_detector,
+    true_boxes,
+)
+from twinsight_core.training.loop import LoopConfig
+
+HEIGHT, WIDTH = 64, 96
+TINY = FasterRCNNConfig(
+    backbone=ResNetConfig(depths=(1, 1, 1), widths=(16, 32, 32)),
+    classes=2,
+    strides=(8, 16),
+    pyramid_channels=16,
+    anchor_sizes=(16.0, 32.0),
+    anchor_ratios=(0.5, 1.0, 2.0),
+    candidates=60,
+    proposals=24,
+    canonical_px=32.0,
+    head_width=32,
+    max_detections=10,
+)
+
+
+def rectangles(count: int, *, seed: int = 0) -> BoxedImages:
+    """Noise with one to three rectangles in it, red ones of class 0 and blue ones of class 1."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(90, 140, (count, HEIGHT, WIDTH, 3)).astype(np.uint8)
+    boxes, labels = np.zeros((count, 3, 4), np.float32), np.zeros((count, 3), np.int32)
+    valid = np.zeros((count, 3), np.bool_)
+    for row in range(count):
+        # One in each third of the picture, so that none hides another.
+        for place in range(rng.integers(1, 4)):
+            width, height = rng.integers(12, 28), rng.integers(12, 44)
+            x, y = 32 * place + rng.integers(0, 32 - width), rng.integers(0, HEIGHT - height)
+            label = int(rng.integers(0, 2))
+            images[row, y : y + height, x : x + width] = [(220, 30, 30), (30, 30, 220)][label]
+            boxes[row, place] = np.array([x, y, x + width, y + height]) / [WIDTH, HEIGHT, WIDTH, HEIGHT]
+            labels[row, place], valid[row, place] = label, True
+    return BoxedImages(
+        images=images,
+        boxes=boxes,
+        labels=labels,
+        valid=valid,
+        sizes=np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (count, 1)),
+        classes=("red", "blue"),
+        files=tuple(f"{row}.png" for row in range(count)),
+    )
+
+
+def test_a_tiny_detector_learns_rectangles(tmp_path: Path) -> None:
+    data = rectangles(16)
+    how = DetectorTraining(
+        network=TINY,
+        batch=8,
+        sampling=Sampling(anchors=64, rois=24, roi_share=0.5),
+        augmentation=BoxAugmentation(untouched=0.5, mirror_y=0.5),
+        loop=LoopConfig(
+            steps=240, learning_rate=5e-3, warmup_steps=20, average=0.95, gradient_norm=5.0, checkpoint_every=120
+        ),
+    )
+    network, trained, score = train_detector(
+        FasterRCNN(config=TINY, rngs=nnx.Rngs(0)), data, data, how, checkpoints=tmp_path / "checkpoints"
+    )
+    assert score.ap_50 > 0.9
+    assert trained.score == pytest.approx(score.ap_50, abs=1e-6)
+    found = found_boxes(np.asarray(nnx.jit(lambda network, images: network(images))(network, data.images)))
+    assert [len(one.labels) for one in true_boxes(data)] == data.valid.sum(axis=1).tolist()
+    assert all((one.scores > 0).all() for one in found)
+
+
+def test_the_loss_is_the_sum_of_its_parts_and_leaves_evaluation_statistics() -> None:
+    data = rectangles(2)
+    batch = DetectorBatch(images=data.images, boxes=data.boxes, labels=data.labels, valid=data.valid)
+    network = FasterRCNN(config=TINY, rngs=nnx.Rngs(0))
+    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.BatchStat))]
+    loss, parts = nnx.jit(detector_loss, static_argnames=("augmentation",))(
+        network, batch, jax.random.key(0), augmentation=BoxAugmentation()
+    )
+    assert set(parts) == {"objectness", "proposal", "classification", "regression"}
+    assert float(loss) == pytest.approx(sum(float(part) for part in parts.values()), rel=1e-5)
+    after = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.BatchStat))]
+    assert all((one == other).all() for one, other in zip(before, after, strict=True))
+
+
+def test_every_picture_comes_once_before_any_comes_again() -> None:
+    data = rectangles(6)
+    sampler = DetectorSampler(data, batch=2, seed=5)
+    rounds = [
+        [image.tobytes() for step in range(3 * r, 3 * r + 3) for image in sampler.batch(step).images] for r in (0, 1)
+    ]
+    every = {image.tobytes() for image in data.images}
+    assert [set(one) for one in rounds] == [every, every]
+    assert rounds[0] != rounds[1]
+    np.testing.assert_array_equal(sampler.batch(4).images, DetectorSampler(data, batch=2, seed=5).batch(4).images)
+
+
+def test_too_few_pictures_and_other_classes_are_told(tmp_path: Path) -> None:
+    data = rectangles(2)
+    with pytest.raises(TrainingError, match="There are 2 pictures to train on; a batch wants 3"):
+        DetectorSampler(data, batch=3, seed=0)
+    three = FasterRCNNConfig(classes=3)
+    with pytest.raises(TrainingError, match="must be the 3 of the network"):
+        train_detector(
+            nnx.eval_shape(lambda: FasterRCNN(config=three, rngs=nnx.Rngs(0))),
+            data,
+            data,
+            DetectorTraining(network=three),
+            checkpoints=tmp_path,
+        )

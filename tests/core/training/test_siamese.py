@@ -1,0 +1,101 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.images import Preprocessing
+from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.training.data import LabelledImages, read_class_folders
+from twinsight_core.training.siamese import LOSSES, Sampler, SiameseTraining, embedding_loss, split, validation_score
+
+SIZE = Preprocessing(height_px=8, width_px=8)
+HOW = SiameseTraining(
+    network=SiameseConfig(backbone=ResNetConfig(depths=(1,), widths=(4,), stem="small"), dimension=4),
+    preprocessing=SIZE,
+    classes=4,
+    pictures=3,
+)
+GROUPED = replace(HOW, groups=2, classes=6, validation=0.2, test=0.2)
+
+
+@pytest.fixture(scope="module")
+def grouped(write_drawings: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> LabelledImages:
+    path = tmp_path_factory.mktemp("data") / "set.zip"
+    write_drawings(path, groups=5, classes=4, pictures=5)
+    return read_class_folders(path, preprocessing=SIZE)
+
+
+def test_whole_classes_are_held_out(grouped: LabelledImages) -> None:
+    parts = split(grouped, HOW)
+    labels = [set(grouped.labels[rows].tolist()) for rows in (parts.train, parts.validation, parts.test)]
+    assert [len(one) for one in labels] == [16, 2, 2]
+    assert set.union(*labels) == set(range(20))
+
+
+def test_whole_groups_are_held_out_where_they_count(grouped: LabelledImages) -> None:
+    parts = split(grouped, GROUPED)
+    groups = [
+        set(grouped.groups()[grouped.labels[rows]].tolist()) for rows in (parts.train, parts.validation, parts.test)
+    ]
+    assert [len(one) for one in groups] == [3, 1, 1]
+    assert set.union(*groups) == set(range(5))
+
+
+def test_too_few_classes_are_refused(write_drawings: Callable[..., None], tmp_path: Path) -> None:
+    write_drawings(tmp_path / "set.zip", groups=1, classes=3, pictures=2)
+    pictures = read_class_folders(tmp_path / "set.zip", preprocessing=SIZE)
+    with pytest.raises(TrainingError, match=r"^There are 3 classes; 4 are wanted: two to train on"):
+        split(pictures, HOW)
+    with pytest.raises(
+        TrainingError, match=r"^There are 3 classes with two pictures or more to train on; a batch wants 4"
+    ):
+        Sampler(pictures, np.arange(len(pictures)), HOW)
+
+
+def test_a_batch_holds_pictures_of_some_classes_and_is_the_same_for_a_step(grouped: LabelledImages) -> None:
+    sampler = Sampler(grouped, split(grouped, HOW).train, HOW)
+    batch = sampler.batch(3)
+    np.testing.assert_array_equal(batch.labels, np.repeat(np.arange(4), 3))
+    assert batch.images.shape == (12, 8, 8, 3)
+    np.testing.assert_array_equal(batch.images, sampler.batch(3).images)
+    assert (batch.images != sampler.batch(4).images).any()
+    places = [int(np.flatnonzero((grouped.images == image).all(axis=(1, 2, 3)))[0]) for image in batch.images]
+    assert len(set(grouped.labels[places].tolist())) == 4
+
+
+def test_a_batch_of_groups_is_drawn_from_few_of_them_turned_alike(grouped: LabelledImages) -> None:
+    sampler = Sampler(grouped, split(grouped, GROUPED).train, replace(GROUPED, turns=True))
+    known = {}
+    for row, image in enumerate(grouped.images):
+        for turn in range(8):
+            turned = np.rot90(image, turn % 4)
+            known[(turned[:, ::-1] if turn >= 4 else turned).tobytes()] = (row, turn)
+    for step in range(5):
+        batch = sampler.batch(step)
+        places = [known[image.tobytes()] for image in batch.images]
+        groups = grouped.groups()[grouped.labels[[row for row, _ in places]]]
+        assert len(set(groups.tolist())) == 2
+        for group in set(groups.tolist()):
+            assert len({turn for (_, turn), of in zip(places, groups, strict=True) if of == group}) == 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_is_lower_where_classes_lie_apart(loss: str) -> None:
+    labels = jnp.array([0, 0, 1, 1])
+    apart = jnp.array([[1.0, 0.0], [0.995, 0.0998], [-1.0, 0.0], [-0.995, 0.0998]])
+    mixed = apart[jnp.array([0, 2, 1, 3])]
+    how = replace(HOW, loss=loss)  # type: ignore[arg-type]  # one of LOSSES
+    assert float(embedding_loss(apart, labels, how)) < 0.2 * float(embedding_loss(mixed, labels, how))
+
+
+def test_the_score_is_map_at_r_or_one_shot_accuracy_in_groups() -> None:
+    embeddings = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
+    labels, groups = np.array([0, 0, 1, 1]), np.zeros(4, np.int32)
+    assert validation_score(embeddings, labels, groups, HOW) == 1.0
+    assert validation_score(embeddings[[0, 2, 1, 3]], labels, groups, HOW) == 0.0
+    assert validation_score(embeddings, labels, groups, GROUPED) == 1.0
