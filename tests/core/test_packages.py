@@ -132,7 +132,10 @@ def test_the_folders_name_is_the_models_name_and_not_in_the_digest(saved: ModelP
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "resnet"}, "`architecture` (='resnet') must be one of `siamese`, `classifier`."),
+        (
+            {"architecture": "resnet"},
+            "`architecture` (='resnet') must be one of `siamese`, `classifier`, `mobilefacenet`, `faster_rcnn`.",
+        ),
         ({"task": "detection"}, "`task` (='detection') must be 'embedding', that of `siamese`."),
         ({"dimension": 9}, "`dimension` must be 8, as `config` has it."),
         ({"labels": [1]}, "`labels` (=[1]) must be a list of strings."),

@@ -34,7 +34,13 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def run_options(
-    *, size: int, steps: int, learning_rate: float, start: str, frozen_blocks: int
+    *,
+    size: int,
+    steps: int,
+    learning_rate: float,
+    start: str,
+    frozen_blocks: int,
+    augmentations: tuple[str, ...] = tuple(PRESETS),
 ) -> Callable[[Callable[Concatenate[Run, P], None]], Callable[..., None]]:
     """Returns a decorator that gives a command the options of every training run, as one `Run` in front of its own.
 
@@ -44,6 +50,7 @@ def run_options(
         learning_rate: default of `--learning-rate`.
         start: default of `--start`.
         frozen_blocks: default of `--frozen-blocks`.
+        augmentations: what `--augmentation` may be; the first is its default.
     """
     options = [
         click.option(
@@ -75,8 +82,8 @@ def run_options(
         ),
         click.option(
             "--augmentation",
-            type=click.Choice(list(PRESETS)),
-            default="photographs",
+            type=click.Choice(augmentations),
+            default=augmentations[0],
             show_default=True,
             help="Kind of the random views.",
         ),

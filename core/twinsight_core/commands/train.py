@@ -21,12 +21,13 @@ from flax import nnx
 from twinsight_core.calibration import fit_calibration
 from twinsight_core.commands.options import run_options
 from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig
+from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
+from twinsight_core.models.rcnn.config import backbone_strides
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import ModelCard, find_package, save_package
 from twinsight_core.training import classifier, detector, siamese
 from twinsight_core.training.augment import PRESETS
-from twinsight_core.training.detector_parts import detector_parts
+from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import (
     class_pairs,
@@ -41,6 +42,8 @@ from twinsight_core.training.starts import start_from
 SAME_CLASS = "The two pictures are of one class in the sense of the training data."
 CALIBRATION_FMR = 0.01
 CALIBRATION_PAIRS = 20_000
+LEVELS = 3
+"""Maps of a detector's pyramid: the coarsest of the backbone."""
 
 
 @click.group()
@@ -187,7 +190,9 @@ def siamese_command(
 
 
 @train.command()
-@run_options(size=240, steps=1500, learning_rate=1e-3, start="base", frozen_blocks=2)
+@run_options(
+    size=240, steps=800, learning_rate=1e-3, start="base", frozen_blocks=5, augmentations=tuple(detector.AUGMENTATIONS)
+)
 @click.option(
     "--width", type=click.IntRange(0, 2048), default=320, show_default=True, help="Of the input; 0: as --size."
 )
@@ -222,13 +227,20 @@ def rcnn(
         test_set=test_set,
         skip_bad=run.skip_bad,
     )
-    scale = run.size / 240
+    backbone = BACKBONES[run.backbone]
     config = FasterRCNNConfig(
-        backbone=BACKBONES[run.backbone],
+        backbone=backbone,
         classes=len(parts.test.classes),
-        anchor_sizes=tuple(scale * one for one in FasterRCNNConfig().anchor_sizes),
+        strides=backbone_strides(backbone)[-LEVELS:],
+        anchor_sizes=anchor_sizes(parts.train, size, count=LEVELS),
     )
-    how = detector.DetectorTraining(network=config, batch=batch, loop=run.loop)
+    how = detector.DetectorTraining(
+        network=config,
+        batch=batch,
+        sampling=Sampling(roi_share=0.5),  # of few, in pictures that are full of things
+        augmentation=detector.AUGMENTATIONS[run.augmentation],
+        loop=replace(run.loop, gradient_norm=5.0),
+    )
     network = FasterRCNN(config=config, rngs=nnx.Rngs(run.seed))
     network = network if run.start == NO_START else start_from(network, find_package(run.start))
     with closing(Watching(run)) as watching:

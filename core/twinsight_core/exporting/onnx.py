@@ -93,10 +93,30 @@ def run_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     """Returns what ONNX Runtime computes with a file on the CPU: pictures to answers.
 
     Raises:
-        StartupError: the extra `onnx` is not installed.
+        StartupError: the extra `onnx` is not installed, or ONNX Runtime refuses the file.
     """
-    session = _extra("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
-    return lambda images: np.asarray(session.run([OUTPUT], {INPUT: images})[0])
+    runtime = _extra("onnxruntime")
+    # Its errors have no common base but Exception.
+    raised = _extra("onnxruntime.capi.onnxruntime_pybind11_state")
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+    errors: tuple[type[Exception], ...] = tuple(getattr(raised, name) for name in names)
+
+    def refused(error: Exception) -> StartupError:
+        said = str(error).partition("\n")[0][:200]
+        return StartupError(f"ONNX Runtime refuses the exported network ({said}).", reason="EXPORT_UNSUPPORTED")
+
+    try:
+        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except errors as error:
+        raise refused(error) from error
+
+    def run(images: np.ndarray) -> np.ndarray:
+        try:
+            return np.asarray(session.run([OUTPUT], {INPUT: images})[0])
+        except errors as error:
+            raise refused(error) from error
+
+    return run
 
 
 def _extra(name: str) -> ModuleType:

@@ -216,7 +216,9 @@ class ResNet(nnx.Module):
         """Returns each stage's map; see `Backbone`."""
         x = jax.nn.relu(self.stem(self._normalised(images)))
         if self._config.stem == "imagenet":
-            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            # Zeros are no maximum after ReLU. jax2onnx 0.17 drops the padding of a pooling without a word.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            x = nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         maps = []
         blocks = iter(self.blocks)
         for depth in self._config.depths:

@@ -30,6 +30,12 @@ from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
 _EVALUATION_BATCH = 8
 
+AUGMENTATIONS: dict[str, BoxAugmentation] = {
+    "photographs": BoxAugmentation(),
+    "no-upright": BoxAugmentation(mirror_y=0.5),  # microscopes and satellites: nothing is up or down
+}
+"""Kinds of pictures, by the name that the command line takes."""
+
 
 @dataclass(frozen=True)
 class DetectorTraining:
@@ -182,12 +188,7 @@ def train_detector(
         value, parts = detector_loss(made, batch, key, sampling=how.sampling, augmentation=how.augmentation)
         return value, (trainable.stats_of(made), parts)
 
-    def evaluated(params: Arrays, stats: Arrays) -> FasterRCNN:
-        made = trainable.network(params, stats)
-        made.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
-        return made
-
-    run = jax.jit(lambda params, stats, images: evaluated(params, stats)(images))
+    run = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats)(images))
     truth = true_boxes(validation)
 
     def measure(params: Arrays, stats: Arrays) -> DetectionScore:
@@ -205,4 +206,4 @@ def train_detector(
         score=lambda params, stats: measure(params, stats).ap_50,
         watchers=watchers,
     )
-    return evaluated(trained.params, trained.stats), trained, measure(trained.params, trained.stats)
+    return trainable.evaluated(trained.params, trained.stats), trained, measure(trained.params, trained.stats)

@@ -1,6 +1,8 @@
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image as Pillow
+from PIL import ImageDraw
 
 from twinsight_core.commands.calibrate import calibrate
 from twinsight_core.commands.evaluate import evaluate
@@ -175,6 +179,49 @@ def test_labels_that_the_model_does_not_have_are_named(labelling: Path, groups: 
     done = run(evaluate, "--model", labelling, "--data", groups)
     assert done.exit_code == 1
     assert "these classes are no labels of `kinds`: group0/class00" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rectangles in two colours, in the layout of Pascal VOC."""
+    path, rng = tmp_path_factory.mktemp("data") / "boxes.zip", np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        names = [f"p{number:02}" for number in range(24)]
+        for name in names:
+            picture, marks = Pillow.new("RGB", (64, 64), "white"), []
+            for corner, colour in (((4, 4), "red"), ((34, 30), "blue")):
+                left, top = (int(one) for one in corner + rng.integers(0, 6, 2))
+                right, bottom = left + int(rng.integers(12, 22)), top + int(rng.integers(12, 22))
+                ImageDraw.Draw(picture).rectangle((left, top, right, bottom), fill=colour)
+                marks.append(
+                    f"<object><name>{colour}</name><bndbox><xmin>{left}</xmin><ymin>{top}</ymin>"
+                    f"<xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox></object>"
+                )
+            out = io.BytesIO()
+            picture.save(out, "JPEG", quality=95)
+            archive.writestr(f"JPEGImages/{name}.jpg", out.getvalue())
+            size = "<size><width>64</width><height>64</height><depth>3</depth></size>"
+            xml = f"<annotation><filename>{name}.jpg</filename>{size}{''.join(marks)}</annotation>"
+            archive.writestr(f"Annotations/{name}.xml", xml)
+        archive.writestr("ImageSets/Main/train.txt", "\n".join(names[:20]))
+        archive.writestr("ImageSets/Main/val.txt", "\n".join(names[20:]))
+    return path
+
+
+def test_a_detector_is_trained_measured_and_evaluated_again(boxes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models" / "rectangles"
+    done = run(train, "rcnn", "--data", boxes, "--out", out, "--start", "none", "--backbone", "glyphs", "--size", "64",
+               "--width", "0", "--frozen-blocks", "0", "--steps", "6", "--batch", "4")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    package = load_package(out)
+    assert (package.card.task, package.card.labels) == ("detection", ("blue", "red"))
+    assert {"ap", "ap_50", "ap_50_red"} <= package.card.scores.keys()
+    assert "things (green)" in (out / "report.html").read_text()
+    again = run(evaluate, "--model", out, "--data", boxes, "--image-set", "val", "--json")
+    assert again.exit_code == 0, again.output
+    measured = json.loads(again.stdout)["scores"]
+    assert {name: round(value, 4) for name, value in measured.items()} == package.card.scores
+    assert run(calibrate, "--model", out, "--data", boxes).exit_code == 1
 
 
 def test_a_recipe_is_the_command_without_paths_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
