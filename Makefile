@@ -64,7 +64,8 @@ train-cells: setup  ## train the shipped model `cells` anew; writes training/cel
 		--description "$(CELLS_DESCRIPTION)" --training-data "$(CELLS_DATA)"
 
 train-garments: setup  ## train the shipped model `garments` anew; writes training/garments
-	$(BIN)/twinsight train cnn --data $(DATA)/clothing_train.zip --out training/garments $(RESUME) --licence Apache-2.0 \
+	$(BIN)/twinsight train cnn --data $(DATA)/clothing_train.zip --out training/garments --batch 32 --frozen-blocks 6 \
+		--steps 500 $(RESUME) --licence Apache-2.0 \
 		--description "$(GARMENTS_DESCRIPTION)" --training-data "$(GARMENTS_DATA)"
 
 GLYPH_DESCRIPTION := One-shot recognition of hand-drawn characters: whether two drawings are of one character, also of \
