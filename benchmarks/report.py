@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypedDict
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+FIGURES, SCORES = "figures", "scores"
+"""Sections of the README between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
 
 
 class Machine(TypedDict):
@@ -52,6 +53,16 @@ class StartResult(Result):
     cold_s: float
 
 
+class Scores(TypedDict):
+    """Of `scores`: measures by name, for each model."""
+
+    environment: Environment
+    base: dict[str, float]
+    glyph: dict[str, float]
+    cells: dict[str, float]
+    garments: dict[str, float]
+
+
 def write(results: Path) -> None:
     """Puts the tables between the README's markers.
 
@@ -59,15 +70,43 @@ def write(results: Path) -> None:
         ValueError: the README has no markers.
     """
     text = README.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"README.md must hold `{BEGIN}` and `{END}`.")
-    README.write_text(f"{before}{BEGIN}\n{tables(results)}\n{END}{after}", "utf-8")
+    for name, content in ((FIGURES, tables(results)), (SCORES, models(results))):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"README.md must hold `{begin}` and `{end}`.")
+        text = f"{before}{begin}\n{content}\n{end}{after}"
+    README.write_text(text, "utf-8")
+
+
+def models(results: Path) -> str:
+    """Returns the table of the shipped models as Markdown."""
+    scores: Scores = json.loads((results / "scores.json").read_text())
+    b, g, c, k = scores["base"], scores["glyph"], scores["cells"], scores["garments"]
+    lines = [
+        "| model | for | on data held out from its training |",
+        "| --- | --- | --- |",
+        f"| `base` | photographs: search, copies | Recall@1 / MAP@R on classes never trained on: Caltech-101 "
+        f"{b['caltech_recall_at_1']:.3f} / {b['caltech_map_at_r']:.3f} (MobileNetV1 0.75's features: "
+        f"{b['caltech_recall_at_1_mobilenet']:.3f} / {b['caltech_map_at_r_mobilenet']:.3f}), clothes "
+        f"{b['clothing_recall_at_1']:.3f} / {b['clothing_map_at_r']:.3f} ({b['clothing_recall_at_1_mobilenet']:.3f} / "
+        f"{b['clothing_map_at_r_mobilenet']:.3f}); in {b['base_ms'] / b['mobilenet_ms']:.2f} of its time a picture |",
+        f"| `glyph` | hand-drawn characters, also of new alphabets | 20-way one-shot within an alphabet "
+        f"{g['one_shot_20_way_within_alphabet']:.3f}, unstructured {g['one_shot_20_way_unstructured']:.3f}; "
+        f"verification {g['verification_accuracy']:.3f} |",
+        f"| `cells` | blood cells in a microscope's pictures: a detector of one's own | AP50 {c['ap_50']:.3f}, AP "
+        f"{c['ap']:.3f} on the official validation list |",
+        f"| `garments` | ten kinds of clothes: a classifier of one's own | top-1 {k['top1_accuracy']:.3f}, expected "
+        f"calibration error {k['expected_calibration_error']:.3f} |",
+        "",
+        f"Measured at commit `{scores['environment']['commit']}` by `make scores DATA=DIR`.",
+    ]
+    return "\n".join(lines)
 
 
 def tables(results: Path) -> str:
-    """Returns the tables as Markdown."""
+    """Returns the tables of speed as Markdown."""
     embed: Result = json.loads((results / "embed.json").read_text())
     search: SearchResult = json.loads((results / "search.json").read_text())
     overload: OverloadResult = json.loads((results / "overload.json").read_text())

@@ -209,7 +209,10 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> AsyncIterator[IngestResults]:
-        """Writes any number of items, batch by batch, each acknowledged once it is on disk; resumes by `ingest_id`."""
+        """Writes any number of items, batch by batch, each acknowledged once it is on disk.
+
+        Resumes by `ingest_id`, also after a batch that was refused, as `Client.ingest` does.
+        """
         request_id = request_id or new_request_id()
         last_batch = 0
         if ingest_id:

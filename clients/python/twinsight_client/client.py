@@ -282,7 +282,9 @@ class Client:
         """Writes any number of items, batch by batch, each acknowledged once it is on disk.
 
         Named by an `ingest_id`, a bulk write that broke off resumes: call it again with the same items in the same
-        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing.
+        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing. A batch that is
+        refused as a whole keeps those after it from being written (reason BATCH_OUT_OF_ORDER): calling again sends it
+        and them.
 
         Args:
             collection: its id.

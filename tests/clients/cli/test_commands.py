@@ -15,8 +15,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from twinsight_client import Client, DeadlineExceeded, NotFound, ServerError, TwinsightClientError, Unavailable
+from twinsight_client import (
+    Client,
+    DataLoss,
+    DeadlineExceeded,
+    NotFound,
+    ServerError,
+    TwinsightClientError,
+    Unavailable,
+)
 from twinsight_client.cli import SERVER_COMMANDS, exits, main
+from twinsight_client.cli.batches import MAX_FILE_BYTES
 from twinsight_client.cli.group import ServerCommand
 from twinsight_client.cli.output import plain, printable
 from twinsight_client.cli.settings import Settings
@@ -46,6 +55,26 @@ def test_compare_tells_how_alike_two_pictures_are(twinsight: Twinsight, album: P
     other = json.loads(twinsight("compare", album / "a.jpg", album / "2024/b.jpg", "--json").stdout)
     assert other["comparison"]["same"] is False
     assert other["model"]["name"] == "fake"
+
+
+@pytest.mark.parametrize("left_is_broken", [True, False])
+def test_compare_names_the_picture_that_is_bad(twinsight: Twinsight, album: Path, left_is_broken: bool) -> None:
+    files = [album / "a.jpg", album / "2024/broken.png"]
+    result = twinsight("compare", *(reversed(files) if left_is_broken else files))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"Error: {files[1]}: The image is not a whole JPEG, PNG or WebP file. [IMAGE_UNREADABLE]\n"
+    )
+
+
+def test_compare_names_the_picture_that_no_message_carries(twinsight: Twinsight, album: Path) -> None:
+    most = MAX_FILE_BYTES // 2
+    huge = album / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate(most + 1)
+    result = twinsight("compare", album / "a.jpg", huge)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {huge}: The file ({most + 1} bytes) is over {most} bytes. [FILE_TOO_LARGE]\n"
 
 
 def test_embed_writes_an_archive_and_lists_what_can_not_be_read(
@@ -101,6 +130,22 @@ def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight)
         1,
         "Error: Collection `photos` exists already. [COLLECTION_EXISTS]\n",
     )
+
+
+def test_a_damaged_collection_can_be_deleted(twinsight: Twinsight, memory: MemoryServer) -> None:
+    damaged = DataLoss("Collection `v` is damaged.", reason="COLLECTION_DAMAGED")
+    assert twinsight("collections", "create", "v", "--dimension", 3).exit_code == 0
+    memory.fail_next(damaged)
+    refused = twinsight("collections", "delete", "v", input="n\n")
+    assert refused.exit_code == 1
+    assert "Delete collection v with an unknown number of items? [y/N]" in refused.stderr
+    memory.fail_next(damaged)
+    assert twinsight("collections", "delete", "v", "-y").stderr == "Deleted v (an unknown number of items).\n"
+    assert json.loads(twinsight("collections", "--json").stdout)["collections"] == []
+    assert twinsight("collections", "create", "v", "--dimension", 3).exit_code == 0
+    memory.fail_next(damaged)
+    deleted = twinsight("collections", "delete", "v", "--yes", "--json")
+    assert json.loads(deleted.stdout) == {"deleted": "v", "item_count": None}
 
 
 def test_models_are_listed_and_have_cards(twinsight: Twinsight) -> None:
@@ -209,6 +254,7 @@ def test_every_command_has_a_help_that_fits_and_the_exit_codes_are_told(twinsigh
     for name, command in main.commands.items():
         if not isinstance(command, ServerCommand):
             assert twinsight(name, "--help").exit_code == 0
+            assert "Examples:" in twinsight(name, "-h").stdout
             assert command.short_help
 
 
@@ -226,6 +272,7 @@ def test_the_real_command_gets_the_arguments_untouched(twinsight: Twinsight, mon
     result = twinsight("probe", "--listen", "0:1", "a", "b")
     assert result.stdout == "0:1 ('a', 'b')\n"
     assert "The server's own help." in twinsight("probe", "--help").stdout
+    assert "The server's own help." in twinsight("probe", "-h").stdout
     assert twinsight("probe", "--nonsense").exit_code == 2
 
 

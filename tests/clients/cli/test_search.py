@@ -67,11 +67,12 @@ def test_a_stored_item_can_be_the_query(twinsight: Twinsight, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Give an IMAGE or an --item, not both and not neither."),
+        ([], "Give either an IMAGE or an --item."),
         (["nowhere.jpg"], "File 'nowhere.jpg' does not exist."),
         (["--item", "x", "--filter", "{"], "Invalid value for --filter: The filter is not JSON"),
         (["--item", "x", "--region", "0,0,1"], "0,0,1 is not X_MIN,Y_MIN,X_MAX,Y_MAX."),
         (["--item", "x", "--region", "0.5,0,0.5,1"], "must be fractions from 0 to 1, each minimum below its maximum."),
+        (["--item", "x", "--region", "0,0,1,1"], "--region is a part of IMAGE"),
         (["--item", "x", "--top-k", "0"], "0 is not in the range 1<=x<=2147483647."),
         (["--item", "x", "--top-k", "1000000000000"], "1000000000000 is not in the range 1<=x<=2147483647."),
     ],

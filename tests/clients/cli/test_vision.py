@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,13 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from twinsight_client.channel import ChannelOptions
 from twinsight_client.cli import batches
+from twinsight_client.cli.batches import MAX_FILE_BYTES
 from twinsight_client.cli.drawing import Undrawable, colour_of, draw_detections
-from twinsight_client.results import Box, Detection
+from twinsight_client.errors import ResourceExhausted
+from twinsight_client.results import Box, Detection, ItemError, ModelReference, ModelResults
+from twinsight_client.streams import BATCH_BYTES
 
 pytestmark = pytest.mark.client
 
@@ -56,6 +60,64 @@ def test_a_file_that_can_not_be_read_is_listed_and_the_others_are_answered(
     assert [one["file"] for one in answers] == [str(file) for file in files]
     assert ["error" in one for one in answers] == [False, False, False, True]
     assert answers[3]["error"]["index"] == 3
+
+
+@pytest.mark.parametrize("command", ["classify", "detect", "embed"])
+def test_a_file_that_no_message_carries_is_listed_and_the_others_are_answered(
+    twinsight: Twinsight, album: Path, command: str
+) -> None:
+    huge = album / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # a hole: no byte of it is on the disk
+    files = [album / "a.jpg", huge, album / "2024/broken.png", album / "2024/b.jpg"]
+    result = twinsight(command, *files, "--json")
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[0] == (
+        f"skipped {huge}: The file ({MAX_FILE_BYTES + 1} bytes) is over {MAX_FILE_BYTES} bytes. [FILE_TOO_LARGE]"
+    )
+    answers = json.loads(result.stdout)["results"]
+    assert [one["file"] for one in answers] == [str(file) for file in files]
+    assert [one.get("error", {}).get("index") for one in answers] == [None, 1, 2, None]
+    alone = twinsight(command, huge)
+    assert (alone.exit_code, "[FILE_TOO_LARGE]" in alone.stderr) == (3, True)
+
+
+def test_a_file_that_is_gone_by_now_is_listed(album: Path) -> None:
+    sendable, refused = batches.sort_out([album / "gone.jpg", album / "a.jpg"])
+    assert [one.index for one in sendable] == [1]
+    assert (refused[0].reason, refused[0].message) == ("FILE_UNREADABLE", "No such file or directory")
+
+
+def test_batches_end_at_a_number_of_files_or_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_BYTES", 10)
+    assert list(batches.cut([4, 6, 1, 99, 1, 1, 1, 1], size_of=int, most=3)) == [[4, 6], [1], [99], [1, 1, 1], [1]]
+    assert list(batches.cut([], size_of=int, most=3)) == []
+    # What travels together is far under a message's 64 MiB, and so is the largest file that travels alone.
+    assert max(BATCH_BYTES, MAX_FILE_BYTES) < ChannelOptions().max_send_bytes
+
+
+def test_batches_that_the_server_finds_too_large_are_halved(album: Path) -> None:
+    asked: list[int] = []
+
+    def ask(files: Sequence[Path]) -> ModelResults[str]:
+        asked.append(len(files))
+        if len(files) > 1 or files[0].name == "b.jpg":
+            raise ResourceExhausted("Received message larger than max.")
+        return ModelResults([files[0].name], model=ModelReference("fake", "sha256:1"))
+
+    answered = batches.ask_in_batches([album / "a.jpg", album / "2024/b.jpg", album / "2024/summer/c.JPG"], ask)
+    assert asked == [3, 1, 2, 1, 1]
+    assert answered.model.name == "fake"
+    assert [answer for _, answer in answered.successes()] == ["a.jpg", "c.JPG"]
+    assert answered.answers[1][1] == ItemError(
+        1, "RESOURCE_EXHAUSTED", "FILE_TOO_LARGE", "Received message larger than max."
+    )
+
+    def refuse(_files: Sequence[Path]) -> ModelResults[str]:
+        raise ResourceExhausted("Full.", retry_after_s=1.0, reason="OVERLOADED")
+
+    with pytest.raises(ResourceExhausted, match="Full"):
+        batches.ask_in_batches([album / "a.jpg", album / "2024/b.jpg"], refuse)
 
 
 def test_files_are_cut_into_calls_by_their_size(

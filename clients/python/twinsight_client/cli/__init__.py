@@ -26,9 +26,21 @@ SERVER_COMMANDS = {
     "serve": ("twinsight_server.cli:serve", "Run the server.", "server"),
     "train": ("twinsight_core.commands.train:train", "Train a model on your own pictures.", "train"),
     "evaluate": ("twinsight_core.commands.evaluate:evaluate", "Measure a model on labelled pictures.", "train"),
-    "calibrate": ("twinsight_core.commands.calibrate:calibrate", "Make a model's scores mean something.", "train"),
-    "import": ("twinsight_core.commands.import_:import_", "Make a package of another project's weights.", "server"),
-    "export": ("twinsight_core.commands.export:export", "Write a model for another runtime.", "server"),
+    "calibrate": (
+        "twinsight_core.commands.calibrate:calibrate",
+        "Turn a model's scores into probabilities and thresholds.",
+        "train",
+    ),
+    "import": (
+        "twinsight_core.commands.import_:import_",
+        "Make a model package from another project's weights.",
+        "server",
+    ),
+    "export": (
+        "twinsight_core.commands.export:export",
+        "Write a model as ONNX or StableHLO, for other runtimes.",
+        "server",
+    ),
 }
 """Commands of the extras: where each is, its line in the help, and its extra."""
 
@@ -37,7 +49,8 @@ SERVER_COMMANDS = {
     cls=CommandGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
-        "twinsight serve --data-dir data",
+        "twinsight serve --data-dir data &",
+        "twinsight health --wait 60",
         "twinsight index ~/Pictures",
         "twinsight search cat.jpg --sheet matches.png",
     )
@@ -50,6 +63,8 @@ def main() -> None:
     """Image similarity: embed, search and compare pictures; say what they show, and find things in them.
 
     Start a server, give it a folder of pictures, and search; see the examples below and each command's own --help.
+    Calibrate, evaluate, export, import and train work on files alone; all others but serve ask a server, for which the
+    options here are.
 
     Results go to standard output, everything else to standard error.
     """

@@ -1,20 +1,29 @@
-"""Any number of files in calls that each take a limited number: cut, asked one after another, put together again."""
+"""Any number of files in calls that each take a limited number: cut, asked one after another, put together again.
+
+A file that can't travel at all is answered here, as the server would have: it fails alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from twinsight_client.cli.output import write_error
+from twinsight_client.errors import InvalidArgument, ResourceExhausted, TwinsightClientError
 from twinsight_client.images import size_bytes
 from twinsight_client.results import ItemError, ModelReference, ModelResults
 from twinsight_client.streams import BATCH_BYTES
 
 BATCH_SIZE = 32
 """Pictures in one call: the largest batch that a server computes at once unless it is configured otherwise."""
+MAX_FILE_BYTES = 60 * 1024 * 1024
+"""What fits a message of 64 MiB; servers take less, but say so themselves."""
+TOO_LARGE = "FILE_TOO_LARGE"
+UNREADABLE = "FILE_UNREADABLE"
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -41,6 +50,21 @@ class Answered(Generic[T]):
                 write_error(f"skipped {file}: {answer.message} [{answer.reason or answer.code}]")
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A file that can travel.
+
+    Attributes:
+        index: its place in what the user gave, from 0.
+        file: its path.
+        size: bytes.
+    """
+
+    index: int
+    file: Path
+    size: int
+
+
 def ask_in_batches(files: Sequence[Path], ask: Callable[[Sequence[Path]], ModelResults[T]]) -> Answered[T]:
     """Returns the answers to all files.
 
@@ -48,24 +72,86 @@ def ask_in_batches(files: Sequence[Path], ask: Callable[[Sequence[Path]], ModelR
         files: pictures, at least one.
         ask: makes one call.
     """
+    sendable, refused = sort_out(files)
     model = ModelReference()
-    answers: list[tuple[Path, T | ItemError]] = []
-    for batch in _batches(files):
-        results = ask(batch)
-        model = results.model
-        for file, answer in zip(batch, results, strict=True):
-            answers.append((file, replace(answer, index=len(answers)) if isinstance(answer, ItemError) else answer))
-    return Answered(model, tuple(answers))
+    answers: dict[int, T | ItemError] = {**refused}
+    for batch in cut(sendable, size_of=lambda one: one.size, most=BATCH_SIZE):
+        answered_by, found = _ask(batch, ask)
+        model = answered_by if answered_by.digest else model
+        answers |= placed(batch, found)
+    return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)))
 
 
-def _batches(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
-    batch: list[Path] = []
+def sort_out(files: Sequence[Path]) -> tuple[list[Sized], dict[int, ItemError]]:
+    """Returns the files that can travel, and for the others the error that each of them gets, by its place."""
+    sendable: list[Sized] = []
+    refused: dict[int, ItemError] = {}
+    for index, file in enumerate(files):
+        try:
+            size = size_bytes(file)
+        except OSError as error:
+            refused[index] = ItemError(index, InvalidArgument.code, UNREADABLE, error.strerror or str(error))
+            continue
+        if said := too_large(size):
+            refused[index] = ItemError(index, InvalidArgument.code, TOO_LARGE, said)
+        else:
+            sendable.append(Sized(index, file, size))
+    return sendable, refused
+
+
+def placed(files: Iterable[Sized], answers: Iterable[T | ItemError]) -> dict[int, T | ItemError]:
+    """Returns the answers to `files` by their places in what the user gave."""
+    return {
+        one.index: replace(answer, index=one.index) if isinstance(answer, ItemError) else answer
+        for one, answer in zip(files, answers, strict=True)
+    }
+
+
+def too_large(size: int, *, most: int = MAX_FILE_BYTES) -> str:
+    """Returns what is wrong with a file of `size` bytes; empty where it can travel."""
+    return f"The file ({size} bytes) is over {most} bytes." if size > most else ""
+
+
+def is_too_large(error: TwinsightClientError) -> bool:
+    """Whether a call failed because its message is larger than the server takes."""
+    # Without a time to try again and without the server's own reason, it is gRPC that found it too large.
+    return isinstance(error, ResourceExhausted) and error.retry_after_s is None and not error.reason
+
+
+def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Iterator[list[S]]:
+    """Cuts things into batches, each small enough to be one message.
+
+    Args:
+        things: in the order in which they are to be sent; each by itself fits a message.
+        size_of: bytes that one takes.
+        most: things in a batch.
+    """
+    batch: list[S] = []
     size = 0
-    for file in files:
-        more = size_bytes(file)
-        if len(batch) == BATCH_SIZE or (batch and size + more > BATCH_BYTES):
+    for thing in things:
+        more = size_of(thing)
+        if batch and (len(batch) == most or size + more > BATCH_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(file)
+        batch.append(thing)
         size += more
-    yield batch
+    if batch:
+        yield batch
+
+
+def _ask(
+    batch: Sequence[Sized], ask: Callable[[Sequence[Path]], ModelResults[T]]
+) -> tuple[ModelReference, list[T | ItemError]]:
+    """Asks about a batch; where the server's messages are smaller than the client's, in ever smaller messages."""
+    try:
+        results = ask([one.file for one in batch])
+    except ResourceExhausted as error:
+        if not is_too_large(error):
+            raise
+        if len(batch) == 1:
+            return ModelReference(), [ItemError(batch[0].index, error.code, TOO_LARGE, error.message)]
+        middle = len(batch) // 2
+        model, answers = _ask(batch[:middle], ask)
+        later_model, later_answers = _ask(batch[middle:], ask)
+        return later_model if later_model.digest else model, answers + later_answers
+    return results.model, list(results)

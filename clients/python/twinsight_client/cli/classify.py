@@ -31,7 +31,12 @@ from twinsight_client.results import ItemError, Label
 @click.option(
     "--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=5, show_default=True, help="Most labels for a picture."
 )
-@click.option("--model", default="", help="Model to classify with.  [default: the server's, or its only one for this]")
+@click.option(
+    "--model",
+    default="",
+    metavar="NAME",
+    help="Model to classify with.  [default: the server's, or its only one for this]",
+)
 @shared_options()
 @click.pass_obj
 def classify(settings: Settings, files: tuple[Path, ...], top_k: int, model: str) -> None:

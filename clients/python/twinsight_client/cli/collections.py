@@ -7,6 +7,7 @@ import click
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.errors import DataLoss
 from twinsight_client.results import CollectionInfo, Metric
 
 _METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPECIFIED])
@@ -48,20 +49,29 @@ def list_(settings: Settings) -> None:
         write_error("There are no collections yet. Make one with: twinsight index DIR")
 
 
-@collections.command(short_help="Describe one collection.")
+@collections.command(short_help="Describe one collection.", epilog=examples("twinsight collections get photos"))
 @click.argument("collection")
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, collection: str) -> None:
-    """Describe COLLECTION."""
+    """Describe COLLECTION: its model, metric and dimension, how many items it holds, and its state."""
     with settings.client() as client:
         _tell(client.get_collection(collection), settings)
 
 
-@collections.command(short_help="Make an empty collection.")
+@collections.command(
+    short_help="Make an empty collection.",
+    epilog=examples(
+        "twinsight collections create photos",
+        "twinsight collections create vectors --dimension 512 --metric euclidean",
+    ),
+)
 @click.argument("collection")
 @click.option(
-    "--model", default="", help="Model that embeds its pictures.  [default: the server's, unless --dimension]"
+    "--model",
+    default="",
+    metavar="NAME",
+    help="Model that embeds its pictures.  [default: the server's, unless --dimension]",
 )
 @click.option("--dimension", type=click.IntRange(1, 4096), help="Take vectors made elsewhere, of this many components.")
 @click.option(
@@ -79,22 +89,29 @@ def create(settings: Settings, collection: str, model: str, dimension: int | Non
         _tell(client.create_collection(collection, model=model, dimension=dimension or 0, metric=metric), settings)
 
 
-@collections.command(short_help="Delete a collection and all it holds.")
+@collections.command(
+    short_help="Delete a collection and all it holds.",
+    epilog=examples("twinsight collections delete photos", "twinsight collections delete photos --yes"),
+)
 @click.argument("collection")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask before deleting.")
 @shared_options()
 @click.pass_obj
 def delete(settings: Settings, collection: str, yes: bool) -> None:
-    """Delete COLLECTION and all it holds."""
+    """Delete COLLECTION and all it holds, also where it is damaged. There is no way back."""
     with settings.client() as client:
-        count = client.get_collection(collection).item_count
+        try:
+            count = client.get_collection(collection).item_count
+        except DataLoss:  # a damaged collection can't be counted, but it can be deleted
+            count = None
+        items = "an unknown number of items" if count is None else f"{count} items"
         if not yes:
-            click.confirm(f"Delete collection {collection} with {count} items?", abort=True, err=True)
+            click.confirm(f"Delete collection {collection} with {items}?", abort=True, err=True)
         client.delete_collection(collection)
     if settings.as_json:
         write_json({"deleted": collection, "item_count": count})
     else:
-        write_error(f"Deleted {collection} ({count} items).")
+        write_error(f"Deleted {collection} ({items}).")
 
 
 def _tell(info: CollectionInfo, settings: Settings) -> None:

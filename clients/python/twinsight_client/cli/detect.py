@@ -47,7 +47,9 @@ _JPEG_QUALITY = 92
 @click.option(
     "--max-detections", type=click.IntRange(1, 2**31 - 1), help="Most things in a picture.  [default: all there are]"
 )
-@click.option("--model", default="", help="Model to look with.  [default: the server's, or its only one for this]")
+@click.option(
+    "--model", default="", metavar="NAME", help="Model to look with.  [default: the server's, or its only one for this]"
+)
 @shared_options()
 @click.pass_obj
 def detect(

@@ -75,7 +75,9 @@ class ServerCommand(click.Command):
             raise click.exceptions.Exit(exits.FAILED) from error
         if not isinstance(command, click.Command):
             raise TypeError(f"{self._location} is no command.")
-        return command.main(args=list(ctx.params["arguments"]), prog_name=ctx.command_path)
+        return command.main(
+            args=list(ctx.params["arguments"]), prog_name=ctx.command_path, help_option_names=ctx.help_option_names
+        )
 
 
 def _os_error(error: OSError) -> str:

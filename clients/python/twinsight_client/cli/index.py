@@ -31,11 +31,13 @@ PATIENT = RetryPolicy(attempts=10)
     ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--collection", "-c", default="photos", show_default=True, help="Collection; made if it is missing.")
-@click.option("--model", default="", help="Model to bind a new collection to.  [default: the server's]")
-@click.option("--prefix", default="", help="Put before each id, to keep several folders in one collection.")
+@click.option(
+    "--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection; made if it is missing."
+)
+@click.option("--model", default="", metavar="NAME", help="Model to bind a new collection to.  [default: the server's]")
+@click.option("--prefix", default="", help="Put this before each id, to keep several folders in one collection.")
 @click.option("--prune", is_flag=True, help="Delete items of this folder whose file is gone.")
-@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches sent at once.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches sent at the same time.")
 @click.option(
     "--batch-size", type=click.IntRange(1, 256), default=16, show_default=True, help="Most pictures in a batch."
 )

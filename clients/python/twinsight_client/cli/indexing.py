@@ -13,23 +13,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from twinsight_client import filters
+from twinsight_client.cli.batches import TOO_LARGE, UNREADABLE, cut, is_too_large, too_large
 from twinsight_client.cli.pictures import Listing, Picture, is_gone
 from twinsight_client.client import Client
 from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from twinsight_client.items import NewItem
 from twinsight_client.results import CollectionInfo, ItemError
-from twinsight_client.streams import BATCH_BYTES
 
 CHUNK = 500
 """Ids in one question to the server, which takes 1000."""
-MAX_FILE_BYTES = 60 * 1024 * 1024
-"""What fits a message of 64 MiB; servers take less, but say so themselves."""
 
 T = TypeVar("T")
 
@@ -118,7 +116,7 @@ class Indexer:
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="index")
         under_way: set[Future[_Sent]] = set()
         try:
-            for batch in self._batches(self._changed(listing.pictures)):
+            for batch in cut(self._changed(listing.pictures), size_of=lambda one: one.size, most=self._batch_size):
                 under_way.add(pool.submit(self._send, batch))
                 if len(under_way) >= 2 * self._jobs:
                     self._settle(under_way)
@@ -185,23 +183,10 @@ class Indexer:
         except UnicodeEncodeError:
             self._skip(picture, "FILE_NAME_NOT_UNICODE", "The file's name is not valid UTF-8.")
             return False
-        if picture.size > MAX_FILE_BYTES:
-            self._skip(picture, "FILE_TOO_LARGE", f"The file ({picture.size} bytes) is over {MAX_FILE_BYTES} bytes.")
+        if said := too_large(picture.size):
+            self._skip(picture, TOO_LARGE, said)
             return False
         return True
-
-    def _batches(self, pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
-        """Cuts pictures into batches, each small enough to be one message."""
-        batch: list[Picture] = []
-        size = 0
-        for picture in pictures:
-            if batch and (len(batch) == self._batch_size or size + picture.size > BATCH_BYTES):
-                yield batch
-                batch, size = [], 0
-            batch.append(picture)
-            size += picture.size
-        if batch:
-            yield batch
 
     def _send(self, batch: Sequence[Picture]) -> _Sent:
         """Reads and writes one batch; runs in one of the threads."""
@@ -211,7 +196,7 @@ class Indexer:
             try:
                 items.append(NewItem(self._id(picture), picture.path.read_bytes(), picture.metadata()))
             except OSError as error:
-                sent.skipped.append(Skipped(self._id(picture), "FILE_UNREADABLE", error.strerror or str(error)))
+                sent.skipped.append(Skipped(self._id(picture), UNREADABLE, error.strerror or str(error)))
         self._write(items, sent)
         return sent
 
@@ -222,11 +207,10 @@ class Indexer:
         try:
             answers = self._client.upsert(self._collection, items)
         except ResourceExhausted as error:
-            # Without a time to try again and without the server's own reason, it is gRPC that found it too large.
-            if error.retry_after_s is not None or error.reason:
+            if not is_too_large(error):
                 raise
             if len(items) == 1:
-                sent.skipped.append(Skipped(items[0].id, "FILE_TOO_LARGE", error.message))
+                sent.skipped.append(Skipped(items[0].id, TOO_LARGE, error.message))
                 return
             middle = len(items) // 2
             self._write(items[:middle], sent)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 
 from twinsight_client.cli import exits
+from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, placed, sort_out, too_large
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.errors import InvalidArgument, TwinsightClientError
 from twinsight_client.results import Embedding, ItemError, ModelReference
 
 _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -26,7 +29,7 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.argument("left", metavar="A", type=_PICTURE)
 @click.argument("right", metavar="B", type=_PICTURE)
-@click.option("--model", default="", help="Model to compare with.  [default: the server's]")
+@click.option("--model", default="", metavar="NAME", help="Model to compare with.  [default: the server's]")
 @click.option(
     "--target-fmr",
     type=click.FloatRange(0, 1, min_open=True),
@@ -38,13 +41,18 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def compare(settings: Settings, *, left: Path, right: Path, model: str, target_fmr: float | None) -> None:
     """Say how alike the pictures A and B are.
 
-    The probability is calibrated on pairs that the model never saw, and `same` says whether it passes the model's own
-    threshold, or that of the operating point that --target-fmr asks for; `twinsight models NAME` tells what it is a
-    probability of, and which points there are. Both are missing where a model has no calibration.
+    The probability is calibrated on pairs that the model never saw, and `same` says whether the similarity passes the
+    model's own threshold, or that of the operating point that --target-fmr asks for; `twinsight models NAME` tells what
+    it is a probability of, and which points there are. Both are missing where a model has no calibration.
     """
+    for file in (left, right):
+        if said := too_large(file.stat().st_size, most=MAX_FILE_BYTES // 2):
+            raise InvalidArgument(f"{file}: {said}", reason=TOO_LARGE)
     with settings.client() as client:
         results = client.compare([(left, right)], model=model, target_fmr=target_fmr)
-    (comparison,) = results.values()
+    (comparison,) = results
+    if isinstance(comparison, ItemError):
+        raise _of_file(comparison, left, right, request_id=results.call.request_id)
     if settings.as_json:
         write_json(
             {
@@ -79,11 +87,11 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
         "twinsight embed cat.jpg --json",
     ),
 )
-@click.argument("files", metavar="FILES...", nargs=-1, required=True, type=_PICTURE)
+@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=_PICTURE)
 @click.option(
-    "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the vectors as .npz."
+    "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the vectors to this .npz file."
 )
-@click.option("--model", default="", help="Model to embed with.  [default: the server's]")
+@click.option("--model", default="", metavar="NAME", help="Model to embed with.  [default: the server's]")
 @shared_options()
 @click.pass_obj
 def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: str) -> None:
@@ -94,13 +102,16 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
     """
     if out is not None and out.suffix != ".npz":
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
-    answers: list[Embedding | ItemError] = []
+    sendable, refused = sort_out(files)
+    found: list[Embedding | ItemError] = []
     model_reference = ModelReference()
-    with settings.client() as client:
-        for results in client.embed_stream(files, model=model):
-            answers.extend(results)
-            model_reference = results.model if results.model.digest else model_reference
-    answered = list(zip(files, answers, strict=True))
+    if sendable:
+        with settings.client() as client:
+            for results in client.embed_stream([one.file for one in sendable], model=model):
+                found.extend(results)
+                model_reference = results.model if results.model.digest else model_reference
+    answers: dict[int, Embedding | ItemError] = {**refused, **placed(sendable, found)}
+    answered = [(file, answers[index]) for index, file in enumerate(files)]
     done = [(file, answer) for file, answer in answered if isinstance(answer, Embedding)]
     if out is not None:
         _write_archive(out, done, model_reference)
@@ -113,6 +124,14 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
         _write_vectors(done)
     if len(done) < len(files):
         raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _of_file(error: ItemError, left: Path, right: Path, *, request_id: str) -> TwinsightClientError:
+    """The error of a pair, with the name of the file that it is about."""
+    for side, file in (("left", left), ("right", right)):
+        if error.field.startswith(f"pairs[0].{side}"):
+            error = replace(error, message=f"{file}: {error.message}")
+    return error.exception(request_id=request_id)
 
 
 def _result(file: Path, answer: Embedding | ItemError, *, with_vector: bool) -> dict[str, object]:

@@ -47,22 +47,27 @@ class RegionParam(click.ParamType[Region]):
     ),
 )
 @click.argument("image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--item", help="Search by a stored item's id instead of a picture.")
-@click.option("--collection", "-c", default="photos", show_default=True, help="Collection to search.")
+@click.option("--item", metavar="ID", help="Search by a stored item's id instead of a picture.")
+@click.option("--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection to search.")
 @click.option("--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Most matches.")
 @click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata meet this filter.")
-@click.option("--min-score", type=float, help="Only matches with at least this score.")
+@click.option("--min-score", type=float, help="Only matches with at least this score; the table shows scores.")
 @click.option("--exact", is_flag=True, help="Compare with every item: the true answer, slower.")
 @click.option(
-    "--region", type=RegionParam(), metavar="X0,Y0,X1,Y1", help="Look at this part, in fractions of the size."
+    "--region",
+    type=RegionParam(),
+    metavar="X_MIN,Y_MIN,X_MAX,Y_MAX",
+    help="Look at this part of IMAGE alone: edges as fractions 0 to 1 of its width and height.",
 )
 @click.option(
-    "--sheet", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the matches as a picture."
+    "--sheet",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the query and its matches as one picture, .png or .jpg.",
 )
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the pictures are, if not where they were indexed.",
+    help="For --sheet: where the pictures are, if not where they were indexed.",
 )
 @shared_options()
 @click.pass_obj
@@ -86,7 +91,9 @@ def search(
     or {"exists": true}; any_of, all_of and not join such objects.
     """
     if (image is None) == (item is None):
-        raise click.UsageError("Give an IMAGE or an --item, not both and not neither.")
+        raise click.UsageError("Give either an IMAGE or an --item.")
+    if item is not None and region is not None:
+        raise click.UsageError("--region is a part of IMAGE; an --item is searched by as it is stored.")
     try:
         where = filter_from_json(condition) if condition is not None else None
     except InvalidArgument as error:

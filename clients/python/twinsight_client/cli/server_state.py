@@ -15,7 +15,10 @@ from twinsight_client.results import Calibration, HealthStatus, ModelInfo
 LABELS_SHOWN = 10
 
 
-@click.command(short_help="List the server's models, or show one's card.")
+@click.command(
+    short_help="List the server's models, or show one's card.",
+    epilog=examples("twinsight models", "twinsight models base"),
+)
 @click.argument("name", required=False)
 @shared_options()
 @click.pass_obj
@@ -53,7 +56,7 @@ def models(settings: Settings, name: str | None) -> None:
     ),
 )
 @click.option(
-    "--wait", "wait_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait until it does, this long."
+    "--wait", "wait_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait until it serves, at most this long."
 )
 @shared_options()
 @click.pass_obj

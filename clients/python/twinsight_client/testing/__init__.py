@@ -34,6 +34,7 @@ from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo, StageTimes
 from twinsight_client.streams import Flow
 from twinsight_client.testing.memory import MemoryServer
+from twinsight_client.testing.stream import MemoryStream
 
 __all__ = ["AsyncFakeClient", "FakeClient", "MemoryServer"]
 
@@ -83,8 +84,9 @@ class _MemoryTransport:
         timeout_s: float | None,  # noqa: ARG002
         request_id: str,
     ) -> Iterator[A]:
+        stream = MemoryStream(self._server)
         for request in requests:
-            yield flow.parse(_checked(self._server.answer(request), flow.response), _call_info(request_id))
+            yield flow.parse(_checked(stream.answer(request), flow.response), _call_info(request_id))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -108,8 +110,9 @@ class _AsyncMemoryTransport:
         timeout_s: float | None,  # noqa: ARG002
         request_id: str,
     ) -> AsyncIterator[A]:
+        stream = MemoryStream(self._server)
         async for request in requests:
-            yield flow.parse(_checked(self._server.answer(request), flow.response), _call_info(request_id))
+            yield flow.parse(_checked(stream.answer(request), flow.response), _call_info(request_id))
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -58,7 +58,11 @@ class MemoryServer:
         self.is_serving = True
 
     def fail_next(self, *errors: TwinsightClientError) -> None:
-        """Makes the next calls, or messages of a stream, fail with `errors`, one each; nothing of them is done."""
+        """Makes the next calls, or messages of a stream, fail with `errors`, one each; nothing of them is done.
+
+        A batch of a bulk write that fails is answered with the error, as a server does, and the stream goes on; but
+        `Unavailable`, `DeadlineExceeded` and `Cancelled` end it.
+        """
         self._failures.extend(errors)
 
     def answer(self, request: Message) -> Message:
@@ -246,6 +250,11 @@ class MemoryServer:
                 last = collection.last_batches[request.ingest_id] = request.batch
         return collections_pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
 
+    def last_batch(self, collection: str, ingest_id: str) -> int:
+        """Returns the highest batch written under `ingest_id`; 0 where there is none."""
+        found = self._collections.get(collection)
+        return found.last_batches.get(ingest_id, 0) if found else 0
+
     def _search(self, request: collections_pb.SearchRequest) -> collections_pb.SearchResponse:
         collection = self._collection(request.collection)
         _check_digest(collection.digest, request.vector_model_digest)
@@ -308,14 +317,19 @@ def _each(
     try:
         return do(thing, path)
     except TwinsightClientError as error:
-        status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
-        status.details.add().Pack(error_details_pb2.ErrorInfo(domain=DOMAIN, reason=error.reason))
-        if error.violations:
-            request = error_details_pb2.BadRequest()
-            for one in error.violations:
-                request.field_violations.add(field=one.field, description=one.description)
-            status.details.add().Pack(request)
-        return failed(status)
+        return failed(status_of(error))
+
+
+def status_of(error: TwinsightClientError) -> status_pb2.Status:
+    """Returns an error as it stands in a `results` list or in the answer to a message of a stream."""
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(domain=DOMAIN, reason=error.reason))
+    if error.violations:
+        request = error_details_pb2.BadRequest()
+        for one in error.violations:
+            request.field_violations.add(field=one.field, description=one.description)
+        status.details.add().Pack(request)
+    return status
 
 
 def _unit(vector: Vector, dimension: int, path: str) -> Vector:

@@ -1,0 +1,156 @@
+"""What the shipped models are worth on data held out from their training, measured as they ship.
+
+`python -m benchmarks.scores --data DIR` writes `benchmarks/results/scores.json` and renews the README's table. The
+splits are those of the recipes: whole classes for `base`, whole alphabets for `glyph`, the official validation list for
+`cells`, a fifth of each class for `garments`. Nothing is chosen by what is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import report
+from benchmarks.environment import environment
+from benchmarks.measure import interleaved_ms, summary
+from twinsight_core.engine import Engine
+from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.images import Preprocessing
+from twinsight_core.importing.package import import_package
+from twinsight_core.models.classifier import ClassifierConfig
+from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.packages import ModelPackage, find_package
+from twinsight_core.training.base import BASE, calibrated
+from twinsight_core.training.boxes import read_voc
+from twinsight_core.training.classifier import ClassifierTraining
+from twinsight_core.training.classifier import split as split_pictures
+from twinsight_core.training.data import LabelledImages, read_class_folders
+from twinsight_core.training.evaluate import embedder, in_batches, retrieval_score
+from twinsight_core.training.findings import classification_findings, detection_findings, embedding_findings
+from twinsight_core.training.measure import gallery
+from twinsight_core.training.recipe import LoadedSet, load_sets, load_teacher
+from twinsight_core.training.siamese import SiameseTraining
+from twinsight_core.training.siamese import split as split_classes
+
+RESULTS = Path(__file__).parent / "results"
+CALLS = 100
+HELD_OUT = 0.1
+WHICH = "held out from training"
+
+
+def base(data: Path, cache: Path) -> dict[str, float]:
+    """Returns retrieval on classes never trained on, beside MobileNetV1's own features at 224 px, and both times."""
+    package = find_package("base")
+    teacher = load_teacher(BASE, data)
+    sets = load_sets(BASE, data, cache, teacher)
+    embed = embedder(package.build())
+
+    def of_teacher(one: LoadedSet, rows: np.ndarray) -> np.ndarray:
+        features: np.ndarray = one.teacher[BASE.reference_px][rows]
+        return features
+
+    ours = gallery(sets, lambda one: one.split.test, lambda one, rows: embed(one.pictures.images[rows]))
+    theirs = gallery(sets, lambda one: one.split.test, of_teacher)
+    scores: dict[str, float] = {}
+    for number, one in enumerate(sets):
+        for suffix, among in (("", ours), ("_mobilenet", theirs)):
+            rows = among.sets == number
+            score = retrieval_score(among.embeddings[rows], among.labels[rows])
+            scores[f"{one.config.name}_recall_at_1{suffix}"] = score.recall_at_1
+            scores[f"{one.config.name}_map_at_r{suffix}"] = score.map_at_r
+    calibration = calibrated(BASE, sets, embed)
+    scores["copies_expected_calibration_error"] = calibration.expected_calibration_error
+    with tempfile.TemporaryDirectory() as folder:
+        imported = import_package(
+            architecture="mobilenet_v1", weights=data / BASE.teacher, out=Path(folder) / "mobilenet"
+        )
+        times = interleaved_ms({"base": _lone(package), "mobilenet": _lone(imported)}, count=CALLS)
+    return scores | {f"{name}_ms": summary(one)["p50"] for name, one in times.items()}
+
+
+def _lone(package: ModelPackage) -> partial[np.ndarray]:
+    """One picture through a model as it is served."""
+    size = package.card.preprocessing
+    engine = Engine(
+        XlaExecutor(package.build(), size), size, answer_shape=package.card.config.answer_shape, buckets=(1,)
+    )
+    engine.warm_up()
+    return partial(engine.infer, [np.zeros((size.height_px, size.width_px, 3), np.uint8)])
+
+
+def glyph(data: Path, cache: Path) -> dict[str, float]:
+    """Returns one-shot recognition and verification on alphabets never trained on."""
+    package = find_package("glyph")
+    pictures = _pictures(data / "omniglot_background.zip", package.card.preprocessing, cache)
+    config = package.card.config
+    if not isinstance(config, SiameseConfig):
+        raise TypeError("`glyph` is a Siamese network.")
+    how = SiameseTraining(
+        network=config, preprocessing=package.card.preprocessing, groups=2, validation=HELD_OUT, test=HELD_OUT
+    )
+    rows = split_classes(pictures, how).test
+    labels = pictures.labels[rows]
+    embeddings = embedder(package.build())(pictures.images[rows])
+    found = embedding_findings(
+        embeddings, labels, pictures.groups()[labels], pictures.images[rows], pictures.classes, which=WHICH
+    )
+    return found.scores
+
+
+def cells(data: Path, cache: Path) -> dict[str, float]:
+    """Returns the average precision on the official validation list."""
+    del cache
+    package = find_package("cells")
+    read = read_voc(
+        data / "bccd_trainval.zip",
+        preprocessing=package.card.preprocessing,
+        image_set="val",
+        classes=package.card.labels,
+        skip_bad=True,
+    )
+    answers = in_batches(embedder(package.build(), batch=8), read.images, batch=8)
+    return detection_findings(answers, read, which=WHICH).scores
+
+
+def garments(data: Path, cache: Path) -> dict[str, float]:
+    """Returns the accuracy on a fifth of each class's pictures."""
+    package = find_package("garments")
+    pictures = _pictures(data / "clothing_train.zip", package.card.preprocessing, cache)
+    config = package.card.config
+    if not isinstance(config, ClassifierConfig):
+        raise TypeError("`garments` is a classifier.")
+    rows = split_pictures(pictures, ClassifierTraining(network=config, preprocessing=package.card.preprocessing)).test
+    images, labels = pictures.images[rows], pictures.labels[rows]
+    return classification_findings(
+        embedder(package.build())(images), labels, images, pictures.classes, which=WHICH
+    ).scores
+
+
+def _pictures(path: Path, size: Preprocessing, cache: Path) -> LabelledImages:
+    return read_class_folders(path, preprocessing=size, cache_dir=cache)
+
+
+def main() -> None:
+    """Measures all shipped models."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the picture sets and weights/")
+    parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="decoded pictures [%(default)s]")
+    chosen = parser.parse_args()
+    result: dict[str, object] = {"environment": environment()}
+    for measure in (base, glyph, cells, garments):
+        print(f"{measure.__name__} ...", flush=True)
+        scores = measure(chosen.data, chosen.cache)
+        result[measure.__name__] = {name: round(value, 4) for name, value in scores.items()}
+        print(json.dumps(result[measure.__name__], indent=2))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "scores.json").write_text(json.dumps(result, indent=2) + "\n")
+    report.write(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""One stream of messages to a `MemoryServer`: what a refused batch of a bulk write holds back, as a server does."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight_client.errors import Cancelled, DeadlineExceeded, FailedPrecondition, TwinsightClientError, Unavailable
+from twinsight_client.testing.memory import MemoryServer, status_of
+
+
+class MemoryStream:
+    """Answers the messages of one stream."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+        self._refused: dict[str, set[int]] = {}
+
+    def answer(self, request: Message) -> Message:
+        """Returns the answer to one message.
+
+        Raises:
+            TwinsightClientError: the stream ends.
+        """
+        if not isinstance(request, collections_pb.IngestItemsRequest):
+            return self._server.answer(request)
+        refused = self._refused.setdefault(request.ingest_id, set())
+        try:
+            if request.ingest_id and request.items:
+                self._check_order(request, refused)
+            answer = self._server.answer(request)
+        except (Unavailable, DeadlineExceeded, Cancelled):
+            raise
+        except TwinsightClientError as error:
+            if request.ingest_id and request.items:
+                refused.add(request.batch)
+            last = self._server.last_batch(request.collection, request.ingest_id)
+            return collections_pb.IngestItemsResponse(batch=request.batch, error=status_of(error), last_batch=last)
+        refused.discard(request.batch)
+        return answer
+
+    def _check_order(self, request: collections_pb.IngestItemsRequest, refused: set[int]) -> None:
+        written = request.batch <= self._server.last_batch(request.collection, request.ingest_id)
+        first = min(refused, default=request.batch)
+        if request.batch > first and not written:
+            raise FailedPrecondition(
+                f"`batch` (={request.batch}) comes after batch {first}, which was refused: that must be written first.",
+                reason="BATCH_OUT_OF_ORDER",
+            )
