@@ -44,6 +44,7 @@ from twinsight_core.models.tasks import TASKS, Task
 
 CARD_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+REPORT_FILE = "report.html"
 MAX_CARD_BYTES = 1024 * 1024
 # Far above any network here; keeps a wrong file from filling the memory.
 MAX_WEIGHTS_BYTES = 2 * 1024 * 1024 * 1024
@@ -155,6 +156,11 @@ class ModelPackage:
     card: ModelCard
     folder: Path
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it came with the program."""
+        return self.folder.parent == _SHIPPED
+
     def build(self) -> Network:
         """Returns the network with the package's weights, in evaluation mode.
 
@@ -248,12 +254,32 @@ def find_package(name: str, models_dir: Path | None = None) -> ModelPackage:
     )
 
 
-def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage:
-    """Writes a package: all of it or nothing, in place of one that is there.
+def check_replaceable(folder: Path) -> None:
+    """Checks that a package may be written to a folder: it is not there, empty, or a package and nothing else.
 
     Raises:
-        PackageError: a weight is not a finite float32, or the card is not of the network.
+        PackageError: it holds other things, which would be lost.
     """
+    if not folder.exists():
+        return
+    names = {one.name for one in folder.iterdir()} if folder.is_dir() else {folder.name}
+    others = sorted(names - {CARD_FILE, WEIGHTS_FILE, REPORT_FILE})
+    if others or (names and CARD_FILE not in names):
+        raise PackageError(
+            f"{folder}: a model package can't be written here, where `{(others or sorted(names))[0]}` would be lost; "
+            "name a folder that does not exist.",
+            reason="PACKAGE_IN_THE_WAY",
+        )
+
+
+def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage:
+    """Writes a package, all of it or nothing, in place of one that is there, whose report goes with it.
+
+    Raises:
+        PackageError: a weight is not a finite float32, the card is not of the network, or the folder holds other things
+            than a package.
+    """
+    check_replaceable(folder)
     flat = nnx.to_flat_state(nnx.state(module))
     tensors = {_tensor_name(place): np.asarray(variable[...]) for place, variable in flat}
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -21,17 +21,19 @@ from twinsight_core.commands.labelled import (
 )
 from twinsight_core.commands.options import told
 from twinsight_core.errors import TrainingError
-from twinsight_core.evaluation.classification import fit_temperature
+from twinsight_core.evaluation.classification import classification_score, fit_temperature
 from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.packages import ModelPackage, find_package, save_package
+from twinsight_core.packages import ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import at_temperature
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import class_pairs
+from twinsight_core.training.pairs import halves as pair_halves
 
 SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
 FALSE_MATCH_RATE = 0.01
 PAIRS_OF_A_KIND = 20_000
+_LEAST_PROBABILITY = 1e-30
 
 
 @click.command()
@@ -72,6 +74,12 @@ def calibrate(
     which the model will see, and that it was not trained on. The model's digest changes, since its answers do.
     """
     package = find_package(model, models_dir)
+    if out is None and package.is_shipped:
+        raise TrainingError(
+            f"`{package.name}` ships with the program and stays as it is; give --out for the calibrated package.",
+            reason="OUT_MISSING",
+        )
+    check_replaceable(out or package.folder)
     network = package.build()
     if isinstance(network, Classifier):
         _calibrate_classifier(
@@ -83,9 +91,17 @@ def calibrate(
     if pairs is None:
         halves = _class_halves(package, class_pictures(package, data, skip_bad=skip_bad), groups=groups, seed=seed)
     else:
-        scored, folds = scored_pairs(package, data, pairs)
-        halves = _pair_halves(scored, folds, seed=seed)
-    calibration = fit_calibration(fit=halves[0], measure=halves[1], meaning=meaning, false_match_rate=false_match_rate)
+        scored, listed = scored_pairs(package, data, pairs)
+        first, second = (
+            ScoredPairs(cosine=scored.cosine[half], same=scored.same[half]) for half in pair_halves(listed, seed=seed)
+        )
+        halves = first, second
+    try:
+        calibration = fit_calibration(
+            fit=halves[0], measure=halves[1], meaning=meaning, false_match_rate=false_match_rate
+        )
+    except ValueError as error:
+        raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
     written = save_package(out or package.folder, replace(package.card, calibration=calibration), network)
     click.echo(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
     click.echo("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
@@ -119,22 +135,26 @@ def _class_halves(
     return pairs(np.flatnonzero(half), 1), pairs(np.flatnonzero(~half), 2)
 
 
-def _pair_halves(scored: ScoredPairs, folds: np.ndarray | None, *, seed: int) -> tuple[ScoredPairs, ScoredPairs]:
-    """The pairs in halves: by folds where there are some, since those share no people."""
-    kinds = np.random.default_rng(seed).integers(2, size=len(scored.same)) if folds is None else folds % 2
-    first, second = (ScoredPairs(cosine=scored.cosine[kinds == one], same=scored.same[kinds == one]) for one in (0, 1))
-    return first, second
-
-
 def _calibrate_classifier(package: ModelPackage, network: Classifier, read: LabelledImages, out: Path) -> None:
+    """Fits the temperature on one half of each class's pictures and measures on the other."""
     config = package.card.config
     if not isinstance(config, ClassifierConfig):
         raise TypeError("A classifier's configuration is a ClassifierConfig.")
-    probabilities = embedder(network)(read.images)
+    order = np.lexsort((np.arange(len(read)), read.labels))
+    fitted = np.zeros(len(read), bool)
+    fitted[order[::2]] = True
+    if fitted.all() or not fitted.any():
+        raise TrainingError("There is one picture; calibration wants two at least.", reason="PICTURES_TOO_FEW")
     # Softmax loses only a constant of each row's logits, which softmax does not see.
-    logits = np.log(np.maximum(probabilities, 1e-30)) * config.temperature
-    temperature = fit_temperature(logits, read.labels)
-    card = replace(package.card, config=replace(config, temperature=temperature))
+    logits = np.log(np.maximum(embedder(network)(read.images), _LEAST_PROBABILITY)) * config.temperature
+    temperature = fit_temperature(logits[fitted], read.labels[fitted])
+    measured = classification_score(logits[~fitted] / temperature, read.labels[~fitted])
+    scores = package.card.scores | {
+        "expected_calibration_error": round(measured.expected_calibration_error, 4),
+        "negative_log_likelihood": round(measured.negative_log_likelihood, 4),
+    }
+    card = replace(package.card, config=replace(config, temperature=temperature), scores=scores)
     written = save_package(out, card, at_temperature(network, config, temperature))
-    click.echo(f"temperature  {temperature:.4f} (was {config.temperature:.4f})")
+    click.echo(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
+    click.echo(f"expected calibration error  {measured.expected_calibration_error:.4f}")
     click.echo(f"wrote {written.folder} ({written.digest})", err=True)

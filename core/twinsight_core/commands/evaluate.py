@@ -18,6 +18,7 @@ from twinsight_core.commands.labelled import (
     scored_pairs,
 )
 from twinsight_core.commands.options import told
+from twinsight_core.errors import TrainingError
 from twinsight_core.packages import ModelPackage, find_package
 from twinsight_core.training.boxes import read_coco, read_voc
 from twinsight_core.training.evaluate import embedder
@@ -30,6 +31,7 @@ from twinsight_core.training.findings import (
 from twinsight_core.training.report import Findings, write_report
 
 DETECTION_BATCH = 8
+AS_GIVEN = "as given: whether the model was trained on them is not known"
 
 
 @click.command()
@@ -68,10 +70,13 @@ def evaluate(
     also the accuracy over its folds. A detector: COCO's average precision.
     """
     package = find_package(model, models_dir)
-    if package.card.task == "detection":
-        findings = _detections(package, data, annotations, image_set=image_set, skip_bad=skip_bad)
-    else:
-        findings = _measured(package, data, pairs, skip_bad=skip_bad, groups=groups)
+    try:
+        if package.card.task == "detection":
+            findings = _detections(package, data, annotations, image_set=image_set, skip_bad=skip_bad)
+        else:
+            findings = _measured(package, data, pairs, skip_bad=skip_bad, groups=groups)
+    except ValueError as error:  # of the measures: too few classes, say
+        raise TrainingError(f"{data}: the data does not suffice: {error}", reason="DATA_INSUFFICIENT") from error
     if as_json:
         told_of = {"model": package.name, "digest": package.digest, "protocol": findings.protocol}
         click.echo(json.dumps(told_of | {"scores": findings.scores}, indent=2))
@@ -86,15 +91,15 @@ def evaluate(
 def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad: bool, groups: bool) -> Findings:
     if package.card.task == "embedding":
         if pairs is not None:
-            scored, folds = scored_pairs(package, data, pairs)
-            return pair_findings(scored, folds)
+            scored, listed = scored_pairs(package, data, pairs)
+            return pair_findings(scored, listed.folds)
         read = class_pictures(package, data, skip_bad=skip_bad)
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)
-        return embedding_findings(embeddings, read.labels, grouped, read.images, read.classes)
+        return embedding_findings(embeddings, read.labels, grouped, read.images, read.classes, which=AS_GIVEN)
     read = labelled_pictures(package, data, skip_bad=skip_bad)
     return classification_findings(
-        embedder(package.build())(read.images), read.labels, read.images, package.card.labels
+        embedder(package.build())(read.images), read.labels, read.images, package.card.labels, which=AS_GIVEN
     )
 
 
@@ -107,4 +112,4 @@ def _detections(
         if annotations is None
         else read_coco(annotations, data, preprocessing=size, classes=classes, skip_bad=skip_bad)
     )
-    return detection_findings(embedder(package.build(), batch=DETECTION_BATCH)(read.images), read)
+    return detection_findings(embedder(package.build(), batch=DETECTION_BATCH)(read.images), read, which=AS_GIVEN)

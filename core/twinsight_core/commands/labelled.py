@@ -13,7 +13,7 @@ from twinsight_core.errors import TrainingError
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training.data import LabelledImages, PictureSource, decode_files, read_class_folders
 from twinsight_core.training.evaluate import embedder
-from twinsight_core.training.pairs import read_pairs
+from twinsight_core.training.pairs import PairList, read_pairs
 
 DATA_OPTION = click.option(
     "--data", type=click.Path(path_type=Path), required=True, help="Folder or zip with the pictures."
@@ -53,10 +53,10 @@ def labelled_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> L
     return replace(read, labels=places[read.labels], classes=package.card.labels)
 
 
-def scored_pairs(package: ModelPackage, data: Path, pairs: Path) -> tuple[ScoredPairs, np.ndarray | None]:
-    """Returns the cosines of a list's pairs, and their folds where it has some."""
+def scored_pairs(package: ModelPackage, data: Path, pairs: Path) -> tuple[ScoredPairs, PairList]:
+    """Returns the cosines of a list's pairs, and the list."""
     source = PictureSource(data)
     listed = read_pairs(pairs, source.files)
     embeddings = embedder(package.build())(decode_files(source, listed.files, preprocessing=package.card.preprocessing))
     cosine = np.sum(embeddings[listed.left] * embeddings[listed.right], axis=1)
-    return ScoredPairs(cosine=cosine, same=listed.same), listed.folds
+    return ScoredPairs(cosine=cosine, same=listed.same), listed

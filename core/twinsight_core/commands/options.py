@@ -33,6 +33,13 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+def _multiple_of_8(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    del context, parameter
+    if value % 8:
+        raise click.BadParameter(f"{value} is no multiple of 8.")
+    return value
+
+
 def run_options(
     *,
     size: int,
@@ -76,6 +83,7 @@ def run_options(
         click.option(
             "--size",
             type=click.IntRange(16, 1024),
+            callback=_multiple_of_8,
             default=size,
             show_default=True,
             help="Side of the input in pixels, a multiple of 8.",
@@ -98,13 +106,12 @@ def run_options(
         click.option(
             "--frozen-blocks",
             type=click.IntRange(0, 64),
-            default=frozen_blocks,
-            show_default=True,
-            help="Blocks at the network's start that stay as they are: quicker, and safer with few pictures.",
+            help="Blocks at the network's start that stay as they are: quicker, and safer with few pictures. "
+            f"[default: {frozen_blocks}; 0 for --start {NO_START}]",
         ),
         click.option("--skip-bad", is_flag=True, help="Leave out what can't be read instead of stopping."),
         click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."),
         click.option("--description", default="", help="For the card: what the model is for and where it fails."),
         click.option(
             "--licence", default="not stated", show_default=True, help="For the card: licence of the weights."
@@ -116,6 +123,11 @@ def run_options(
         @functools.wraps(command)
         def with_run(**values: object) -> None:
             common = {field.name: values.pop(field.name) for field in dataclasses.fields(Run)}
+            drawn = common["start"] == NO_START
+            if drawn and common["frozen_blocks"]:
+                raise click.UsageError(f"--frozen-blocks must be 0 with --start {NO_START}: they would stay random.")
+            if common["frozen_blocks"] is None:
+                common["frozen_blocks"] = 0 if drawn else frozen_blocks
             # click has checked each value against its option's type.
             command(Run(**common), **values)  # type: ignore[arg-type,call-arg]
 

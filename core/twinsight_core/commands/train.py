@@ -22,9 +22,8 @@ from twinsight_core.calibration import fit_calibration
 from twinsight_core.commands.options import run_options
 from twinsight_core.models.classifier import Classifier, ClassifierConfig
 from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
-from twinsight_core.models.rcnn.config import backbone_strides
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
-from twinsight_core.packages import ModelCard, find_package, save_package
+from twinsight_core.packages import REPORT_FILE, ModelCard, save_package
 from twinsight_core.training import classifier, detector, siamese
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
@@ -36,7 +35,7 @@ from twinsight_core.training.findings import (
     embedding_findings,
 )
 from twinsight_core.training.report import Findings, write_report
-from twinsight_core.training.runs import BACKBONES, NO_START, Run, Watching, last_stride
+from twinsight_core.training.runs import BACKBONES, NO_START, Run, Watching
 from twinsight_core.training.starts import start_from
 
 SAME_CLASS = "The two pictures are of one class in the sense of the training data."
@@ -66,6 +65,7 @@ def train() -> None:
 )
 def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
     """Train a classifier on class folders."""
+    start = run.check()
     pictures = run.pictures()
     config = ClassifierConfig(backbone=BACKBONES[run.backbone], classes=max(2, len(pictures.classes)))
     how = classifier.ClassifierTraining(
@@ -77,8 +77,9 @@ def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
         loop=run.loop,
     )
     classifier.split(pictures, how)  # says what is wrong before a network is made
+    run.begin({"batch": batch, "balance": balance}, pictures.files, start)
     network = Classifier(config=config, rngs=nnx.Rngs(run.seed))
-    network = network if run.start == NO_START else start_from(network, find_package(run.start))
+    network = network if start is None else start_from(network, start)
     with closing(Watching(run)) as watching:
         trained, parts, _ = classifier.train_classifier(
             network,
@@ -90,7 +91,9 @@ def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
             watchers=watching.watchers,
         )
     images = pictures.images[parts.test]
-    findings = classification_findings(embedder(trained)(images), pictures.labels[parts.test], images, pictures.classes)
+    findings = classification_findings(
+        embedder(trained)(images), pictures.labels[parts.test], images, pictures.classes, which=held_out_from(run)
+    )
     card = run.card(replace(config, temperature=trained.temperature), recipe())
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)
 
@@ -112,8 +115,16 @@ def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
 @click.option(
     "--loss", type=click.Choice(siamese.LOSSES), default="supervised_contrastive", show_default=True, help="The loss."
 )
-@click.option("--temperature", type=float, default=0.1, show_default=True, help="Of supervised_contrastive.")
-@click.option("--margin", type=float, default=0.5, show_default=True, help="Of the other losses.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of supervised_contrastive.",
+)
+@click.option(
+    "--margin", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True, help="Of the other losses."
+)
 @click.option(
     "--held-out",
     type=click.FloatRange(0.01, 0.45),
@@ -136,13 +147,14 @@ def siamese_command(
     held_out: float,
 ) -> None:
     """Train an embedding on class folders (a class: one thing, person or character): for search and comparison."""
+    start = run.check()
     read = run.pictures()
     backbone = BACKBONES[run.backbone]
     config = SiameseConfig(
         backbone=backbone,
         dimension=dimension,
         pooling="flatten" if flatten else "mean",
-        map_px=-(-run.size // last_stride(backbone)) if flatten else 0,
+        map_px=-(-run.size // backbone.strides[-1]) if flatten else 0,
     )
     how = siamese.SiameseTraining(
         network=config,
@@ -160,8 +172,14 @@ def siamese_command(
         loop=run.loop,
     )
     siamese.Sampler(read, siamese.split(read, how).train, how)  # says what is wrong before a network is made
+    run.begin(
+        {"dimension": dimension, "classes": classes, "pictures of each": pictures, "groups": groups, "turns": turns,
+         "flatten": flatten, "loss": loss, "temperature": temperature, "margin": margin, "held out": held_out},
+        read.files,
+        start,
+    )  # fmt: skip
     network = SiameseNetwork(config=config, rngs=nnx.Rngs(run.seed))
-    network = network if run.start == NO_START else start_from(network, find_package(run.start))
+    network = network if start is None else start_from(network, start)
     with closing(Watching(run)) as watching:
         trained, parts, _ = siamese.train_siamese(
             network,
@@ -179,13 +197,19 @@ def siamese_command(
         labels = read.labels[rows]
         return embedded[rows.tobytes()], labels, read.groups()[labels] if groups else None
 
-    findings = embedding_findings(*of(parts.test), read.images[parts.test], read.classes)
-    calibration = fit_calibration(
-        fit=class_pairs(*of(parts.validation), each=CALIBRATION_PAIRS, seed=1)[0],
-        measure=class_pairs(*of(parts.test), each=CALIBRATION_PAIRS, seed=2)[0],
-        meaning=SAME_CLASS,
-        false_match_rate=CALIBRATION_FMR,
+    findings = embedding_findings(
+        *of(parts.test), read.images[parts.test], read.classes, which=f"whole classes {held_out_from(run)}"
     )
+    calibration = None
+    try:
+        calibration = fit_calibration(
+            fit=class_pairs(*of(parts.validation), each=CALIBRATION_PAIRS, seed=1)[0],
+            measure=class_pairs(*of(parts.test), each=CALIBRATION_PAIRS, seed=2)[0],
+            meaning=SAME_CLASS,
+            false_match_rate=CALIBRATION_FMR,
+        )
+    except ValueError as error:
+        click.echo(f"The model is written without a calibration: {error}", err=True)
     finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
 
 
@@ -202,22 +226,23 @@ def siamese_command(
     type=click.Path(dir_okay=False, path_type=Path),
     help="COCO's JSON file for the pictures of --data; else --data is in the layout of Pascal VOC.",
 )
-@click.option("--training-set", default="train", show_default=True, help="VOC's list of pictures to train on.")
-@click.option("--test-set", default="val", show_default=True, help="VOC's list of pictures for the scores.")
+@click.option("--training-set", help="VOC's list of pictures to train on [default: train, where it and val are there].")
+@click.option("--test-set", help="VOC's list of pictures for the scores [default: val, where it and train are there].")
 def rcnn(
     run: Run,
     *,
     width: int,
     batch: int,
     annotations: Path | None,
-    training_set: str,
-    test_set: str,
+    training_set: str | None,
+    test_set: str | None,
 ) -> None:
     """Train a detector on pictures with boxes, in the layout of Pascal VOC or the format of COCO.
 
     Where VOC has no such lists, and with COCO, a fifth of the pictures is held out for the scores; of the others a
     tenth, to choose the weights by.
     """
+    start = run.check()
     size = replace(run.preprocessing, width_px=width or run.size)
     parts = detector_parts(
         run.data,
@@ -231,7 +256,7 @@ def rcnn(
     config = FasterRCNNConfig(
         backbone=backbone,
         classes=len(parts.test.classes),
-        strides=backbone_strides(backbone)[-LEVELS:],
+        strides=backbone.strides[-LEVELS:],
         anchor_sizes=anchor_sizes(parts.train, size, count=LEVELS),
     )
     how = detector.DetectorTraining(
@@ -241,8 +266,11 @@ def rcnn(
         augmentation=detector.AUGMENTATIONS[run.augmentation],
         loop=replace(run.loop, gradient_norm=5.0),
     )
+    files = [*parts.train.files, "", *parts.validation.files, "", *parts.test.files]
+    run.begin({"width": size.width_px, "batch": batch}, files, start)
     network = FasterRCNN(config=config, rngs=nnx.Rngs(run.seed))
-    network = network if run.start == NO_START else start_from(network, find_package(run.start))
+    network.eval()  # type: ignore[no-untyped-call]  # batches are too small for batch norm's statistics
+    network = network if start is None else start_from(network, start)
     with closing(Watching(run)) as watching:
         trained, _, _ = detector.train_detector(
             network,
@@ -254,9 +282,17 @@ def rcnn(
             frozen_blocks=run.frozen_blocks,
             watchers=watching.watchers,
         )
-    findings = detection_findings(embedder(trained, batch=8)(parts.test.images), parts.test)
+    findings = detection_findings(embedder(trained, batch=8)(parts.test.images), parts.test, which=held_out_from(run))
     card = replace(run.card(config, recipe()), preprocessing=size, labels=parts.test.classes)
     finish(run, card, trained, findings, watching)
+
+
+def held_out_from(run: Run) -> str:
+    """Returns what is known of the pictures that the scores are on."""
+    started = (
+        "" if run.start == NO_START else f"; what `{run.start}`, which it started from, was trained on is not excluded"
+    )
+    return f"held out from this training{started}"
 
 
 def finish(
@@ -265,11 +301,11 @@ def finish(
     """Writes the package and its report, and says where they are and what they are worth."""
     scores = {name: round(value, 4) for name, value in sorted(findings.scores.items())}
     package = save_package(run.out, replace(card, scores=scores), network)
-    write_report(run.out / "report.html", package, findings, watching.history)
+    write_report(run.out / REPORT_FILE, package, findings, watching.history)
     click.echo(findings.protocol, err=True)
     for name, value in scores.items():
         click.echo(f"{name:40} {value:.4f}")
-    click.echo(f"wrote {run.out} ({package.digest}); its report is {run.out / 'report.html'}", err=True)
+    click.echo(f"wrote {run.out} ({package.digest}); its report is {run.out / REPORT_FILE}", err=True)
 
 
 def recipe() -> str:

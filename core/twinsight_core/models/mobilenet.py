@@ -56,6 +56,11 @@ class MobileNetConfig:
         if not 0.1 <= self.width_multiplier <= 2.0:
             raise ValueError(f"`width_multiplier` (={self.width_multiplier}) must lie in 0.1..2.")
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the picture that one step in each map of `MobileNetV1.stages` spans."""
+        return tuple(2 ** (stage + 1) for stage in range(1 + sum(stride == 2 for _, stride in BLOCKS)))
+
     def to_json(self) -> dict[str, object]:
         """Returns plain values, by the attributes' names, and the backbone's name."""
         return {"name": self.NAME, "width_multiplier": self.width_multiplier}
@@ -159,7 +164,7 @@ class MobileNetV1(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.channels = channels
         self.stage_channels = tuple(ends)
-        self.stage_strides = tuple(2 ** (stage + 1) for stage in range(len(ends)))
+        self.stage_strides = MobileNetConfig(width_multiplier=width_multiplier).strides
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns the last map.

@@ -75,6 +75,11 @@ class ResNetConfig:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("`mean` and `std` must be three numbers each, those of `std` above 0.")
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the picture that one step in each map of `ResNet.stages` spans."""
+        return tuple(_STEMS[self.stem][2] * 2**stage for stage in range(len(self.widths)))
+
     def to_json(self) -> dict[str, object]:
         """Returns plain values, by the attributes' names, and the backbone's name."""
         values = {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
@@ -186,7 +191,7 @@ class ResNet(nnx.Module):
         bottleneck = config.block == "bottleneck"
         channels = config.widths[0]
         colours = 1 if config.colour == "grey" else 3
-        window, stride, first = _STEMS[config.stem]
+        window, stride, _ = _STEMS[config.stem]
         self.stem = ConvNorm(colours, channels, window=window, stride=stride, rngs=rngs)
         blocks, outs = [], []
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
@@ -206,7 +211,7 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List(blocks)
         self.channels = channels
         self.stage_channels = tuple(outs)
-        self.stage_strides = tuple(first * 2**stage for stage in range(len(outs)))
+        self.stage_strides = config.strides
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns the last map; see `Backbone`."""

@@ -26,13 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from twinsight_core.calibration import fit_calibration
+from twinsight_core.calibration import Calibration, ScoredPairs, fit_calibration
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import similarity_distillation, supervised_contrastive
 from twinsight_core.models.layers import l2_normalise
 from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
-from twinsight_core.packages import ModelCard, ModelPackage, save_package
+from twinsight_core.packages import ModelCard, ModelPackage, find_package, save_package
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.evaluate import Embed, embedder, in_batches, retrieval_score
 from twinsight_core.training.loop import LoopConfig, Loss, train
@@ -198,14 +198,6 @@ def package(
         seed=1,
     )
     scores |= _scores(sets, teacher, copy_scores(teacher_copies, teacher), "_teacher")
-    fitting = gallery(sets, lambda one: one.split.validation, lambda one, rows: embed(one.pictures.images[rows]))
-    fitted = embed_copies(sets, fitting, embed, each=MEASURED_PICTURES, preprocessing=sizes, seed=2)
-    calibration = fit_calibration(
-        fit=copy_pairs(fitted, fitting, seed=3),
-        measure=copy_pairs(copies, test, seed=4),
-        meaning=MEANING,
-        false_match_rate=FALSE_MATCH_RATE,
-    )
     card = ModelCard(
         architecture="siamese",
         config=recipe.network,
@@ -215,11 +207,49 @@ def package(
         licence=LICENCE,
         training_data=TRAINING_DATA,
         description=DESCRIPTION,
-        calibration=calibration,
+        calibration=calibrated(recipe, sets, embed),
         scores={name: round(value, 4) for name, value in sorted(scores.items())},
         recipe="python -m twinsight_core.training.base --data DIR --out DIR",
     )
     return save_package(folder, card, network)
+
+
+def calibrated(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> Calibration:
+    """Returns what cosines say of edited copies: fitted on the validation classes, measured on the test's.
+
+    Args:
+        recipe: the size of the input.
+        sets: the pictures.
+        embed: the embedding.
+    """
+    size = Preprocessing(height_px=recipe.size_px, width_px=recipe.size_px)
+
+    def pairs(classes: Callable[[LoadedSet], tuple[str, ...]], seed: int) -> ScoredPairs:
+        among = gallery(sets, classes, lambda one, rows: embed(one.pictures.images[rows]))
+        copies = embed_copies(sets, among, embed, each=MEASURED_PICTURES, preprocessing=size, seed=seed)
+        return copy_pairs(copies, among, seed=seed + 2)
+
+    return fit_calibration(
+        fit=pairs(lambda one: one.split.validation, 2),
+        measure=pairs(lambda one: one.split.test, 1),
+        meaning=MEANING,
+        false_match_rate=FALSE_MATCH_RATE,
+    )
+
+
+def calibrate_package(recipe: Recipe, package: ModelPackage, *, data: Path, out: Path) -> ModelPackage:
+    """Calibrates a package of the recipe anew, its weights and scores as they are.
+
+    Args:
+        recipe: says what is held out.
+        package: made by the recipe.
+        data: folder with the picture sets.
+        out: folder for the package (`base`) and the caches.
+    """
+    sets = load_sets(recipe, data, out / "cache", None)
+    network = package.build()
+    card = replace(package.card, calibration=calibrated(recipe, sets, embedder(network)))
+    return save_package(out / "base", card, network)
 
 
 def _scores(sets: Sequence[LoadedSet], among: Gallery, copies: dict[str, float], suffix: str) -> dict[str, float]:
@@ -274,12 +304,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the picture sets and weights/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the package, the checkpoint and caches")
     parser.add_argument("--steps", type=int, default=BASE.loop.steps, help="updates of the weights [%(default)s]")
+    parser.add_argument("--calibrate", action="store_true", help="only calibrate the shipped package anew")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("twinsight_core").setLevel(logging.INFO)
     recipe = replace(BASE, loop=replace(BASE.loop, steps=chosen.steps))
-    written = train_package(recipe, data=chosen.data, out=chosen.out, resume=chosen.resume)
+    if chosen.calibrate:
+        written = calibrate_package(recipe, find_package("base"), data=chosen.data, out=chosen.out)
+    else:
+        written = train_package(recipe, data=chosen.data, out=chosen.out, resume=chosen.resume)
     _LOG.info("wrote %s, %s", written.folder, written.digest)
     for name, value in written.card.scores.items():
         _LOG.info("%-50s %.4f", name, value)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
-import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from xml.parsers import expat
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.json_fields import JsonFields
+from twinsight_core.training.files import Files
 
 MAX_XML_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024 * 1024
@@ -44,38 +43,6 @@ class MarkedPicture(NamedTuple):
     file: str
     size: tuple[int, int] | None
     boxes: tuple[MarkedBox, ...]
-
-
-class Files:
-    """The files of a folder or a zip by their paths in it; nothing else is ever opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._archive = zipfile.ZipFile(path) if path.is_file() else None
-        except zipfile.BadZipFile as error:
-            raise TrainingError(f"{path}: neither a folder nor a zip.", reason="DATA_UNREADABLE") from error
-        if self._archive is not None:
-            self.names = frozenset(one.filename for one in self._archive.infolist() if not one.is_dir())
-        elif path.is_dir():
-            self.names = frozenset(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
-        else:
-            raise TrainingError(f"{path}: there is no such folder or zip.", reason="DATA_MISSING")
-
-    def read(self, name: str, *, most_bytes: int | None = None) -> bytes:
-        """Returns a file's content.
-
-        Raises:
-            ValueError: it is too large or can't be read.
-        """
-        archive = self._archive
-        try:
-            size = (self.path / name).stat().st_size if archive is None else archive.getinfo(name).file_size
-            if most_bytes is not None and size > most_bytes:
-                raise ValueError(f"{name}: the file has {size} bytes; it may have {most_bytes}.")
-            return (self.path / name).read_bytes() if archive is None else archive.read(name)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-            raise ValueError(f"{name}: can't be read ({error}).") from error
 
 
 def voc_pictures(files: Files, image_set: str | None) -> tuple[list[MarkedPicture], list[str]]:
@@ -116,11 +83,27 @@ def coco_pictures(annotations: Path, files: Files) -> tuple[list[MarkedPicture],
     content = _json(annotations)
     flaws: list[str] = []
     try:
-        names = {one.integer("id", least=0, most=MAX_ID): one.text("name") for one in content.objects("categories")}
+        names = {number: one.text("name") for number, one in _by_id(content, "categories").items()}
         pictures = _coco_marked(files, content, names, flaws)
     except (ValueError, KeyError) as error:
-        raise TrainingError(f"{annotations}: not a COCO file: {error}", reason="DATA_UNREADABLE") from error
-    return pictures, flaws, [names[one] for one in sorted(names)]
+        raise TrainingError(f"{annotations}: not a COCO file: {_told(error)}", reason="DATA_UNREADABLE") from error
+    classes = [names[one] for one in sorted(names)]
+    doubled = sorted(name for name, count in Counter(classes).items() if count > 1)
+    if doubled or not all(one.strip() for one in classes):
+        what = f"`{doubled[0]}` comes several times" if doubled else "one is empty"
+        raise TrainingError(
+            f"{annotations}: the names of the categories must differ, and none may be empty; {what}.",
+            reason="CLASSES_INVALID",
+        )
+    return pictures, flaws, classes
+
+
+def voc_lists(files: Files) -> frozenset[str]:
+    """Returns the names of the lists that a set in the layout of Pascal VOC has; see `voc_pictures`."""
+    folder = f"{_voc_root(files)}ImageSets/Main/"
+    return frozenset(
+        name[len(folder) : -4] for name in files.names if name.startswith(folder) and name.endswith(".txt")
+    )
 
 
 def _voc_root(files: Files) -> str:
@@ -141,16 +124,15 @@ def _voc_names(files: Files, root: str, image_set: str | None) -> list[str]:
     folder = f"{root}ImageSets/Main/"
     listing = f"{folder}{image_set}.txt"
     if listing not in files.names:
-        there = sorted(name[len(folder) : -4] for name in files.names if name.startswith(folder))
         raise TrainingError(
-            f"{files.path}: there is no list `{image_set}`; there is {', '.join(there) or 'none'}.",
+            f"{files.path}: there is no list `{image_set}`; there is {', '.join(sorted(voc_lists(files))) or 'none'}.",
             reason="DATA_MISSING",
         )
     try:
         content = files.read(listing, most_bytes=MAX_XML_BYTES)
     except ValueError as error:
-        raise TrainingError(f"{files.path}: {error}", reason="DATA_UNREADABLE") from error
-    lines = content.decode("utf-8", errors="replace").splitlines()
+        raise TrainingError(f"{files.path}: {listing}: {error}", reason="DATA_UNREADABLE") from error
+    lines = content.decode("utf-8-sig", errors="replace").splitlines()
     # The lists of one class have a second column.
     names = [line.split()[0] for line in lines if line.strip()]
     return list(dict.fromkeys(names))
@@ -165,7 +147,11 @@ def _voc_picture(files: Files, root: str, name: str, flaws: list[str]) -> Marked
     file = f"{root}Annotations/{name}.xml"
     if file not in files.names:
         raise ValueError(f"{file}: the annotation is missing.")
-    tree = _xml(file, files.read(file, most_bytes=MAX_XML_BYTES))
+    try:
+        content = files.read(file, most_bytes=MAX_XML_BYTES)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    tree = _xml(file, content)
     named = (tree.findtext("filename") or "").strip()
     candidates = [f"{root}JPEGImages/{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
     picture = next((one for one in (*candidates, f"{root}JPEGImages/{named}") if one in files.names), None)
@@ -191,7 +177,10 @@ def _voc_box(file: str, thing: ET.Element) -> MarkedBox:
     if corners is None:
         raise ValueError(f"{file}: an object has no bndbox.")
     x_min, y_min, x_max, y_max = (_number(file, corners, side) for side in ("xmin", "ymin", "xmax", "ymax"))
-    return MarkedBox(label=(thing.findtext("name") or "").strip(), corners=(x_min, y_min, x_max, y_max))
+    label = (thing.findtext("name") or "").strip()
+    if not label:
+        raise ValueError(f"{file}: an object has no name.")
+    return MarkedBox(label=label, corners=(x_min, y_min, x_max, y_max))
 
 
 def _number(file: str, parent: ET.Element, name: str) -> float:
@@ -241,13 +230,13 @@ def _json(path: Path) -> JsonFields:
 def _coco_marked(files: Files, content: JsonFields, names: dict[int, str], flaws: list[str]) -> list[MarkedPicture]:
     ends = _by_end(files.names)
     boxes: dict[int, list[MarkedBox]] = defaultdict(list)
-    images = {one.integer("id", least=0, most=MAX_ID): one for one in content.objects("images")}
+    images = _by_id(content, "images")
     for number, one in enumerate(content.objects("annotations")):
         try:
             if not ("iscrowd" in one and one.number("iscrowd")):
                 image, box = _coco_box(one, images.keys(), names)
                 boxes[image].append(box)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OverflowError) as error:
             flaws.append(f"annotations[{number}]: {_told(error)}")
     found = []
     for number, one in images.items():
@@ -255,6 +244,20 @@ def _coco_marked(files: Files, content: JsonFields, names: dict[int, str], flaws
             found.append(_coco_picture(one, ends, tuple(boxes[number])))
         except (ValueError, KeyError) as error:
             flaws.append(f"picture {number}: {_told(error)}")
+    return found
+
+
+def _by_id(content: JsonFields, name: str) -> dict[int, JsonFields]:
+    """Returns the objects of a list by their ids.
+
+    Raises:
+        ValueError: two have one id.
+    """
+    found: dict[int, JsonFields] = {}
+    for one in content.objects(name):
+        number = one.integer("id", least=0, most=MAX_ID)
+        if found.setdefault(number, one) is not one:
+            raise ValueError(f"`{name}` has the id {number} several times.")
     return found
 
 
@@ -282,7 +285,7 @@ def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tupl
     return MarkedPicture(file=places[0], size=claimed, boxes=boxes)
 
 
-def _told(error: ValueError | KeyError) -> str:
+def _told(error: ValueError | KeyError | OverflowError) -> str:
     return f"`{error.args[0]}` is missing." if isinstance(error, KeyError) else str(error)
 
 

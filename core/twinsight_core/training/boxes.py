@@ -26,7 +26,9 @@ from PIL import Image as Pillow
 
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import FORMATS, Preprocessing, decode
-from twinsight_core.training.box_formats import Files, MarkedBox, MarkedPicture, coco_pictures, voc_pictures
+from twinsight_core.models.rcnn.config import MAX_CLASSES
+from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, coco_pictures, voc_pictures
+from twinsight_core.training.files import Files, in_chunks
 
 _LOG = logging.getLogger(__name__)
 
@@ -144,14 +146,14 @@ class _Checked(NamedTuple):
     """A picture that can be read.
 
     Attributes:
-        pixels: [height, width, 3] uint8, RGB, 0..255, at the model's size.
+        file: its path inside the source.
         size: height and width as it was.
         boxes: [boxes, 4] float32, fractions.
         labels: [boxes] int32.
         flaws: what is wrong with boxes that are not among these.
     """
 
-    pixels: np.ndarray
+    file: str
     size: tuple[int, int]
     boxes: np.ndarray
     labels: np.ndarray
@@ -161,62 +163,80 @@ class _Checked(NamedTuple):
 def _load(files: Files, marked: Sequence[MarkedPicture], flaws: Sequence[str], wanted: _Wanted) -> BoxedImages:
     if wanted.preprocessing.fit != "stretch":
         raise ValueError(f"`fit` (={wanted.preprocessing.fit!r}) must be 'stretch' for pictures with boxes.")
-    told, kept = list(flaws), []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # A zip's file handle is shared, so bytes are read here and only the decoding is spread.
-        for start in range(0, len(marked), 256):
-            part = marked[start : start + 256]
-            encoded = [_bytes_or_flaw(files, one.file) for one in part]
-            results = pool.map(partial(_checked, wanted=wanted), part, encoded)
-            for one, checked in zip(part, results, strict=True):
-                if isinstance(checked, str):
-                    told.append(checked)
-                else:
-                    told.extend(checked.flaws)
-                    kept.append((one.file, checked))
+    if len(wanted.classes) > MAX_CLASSES:
+        raise TrainingError(
+            f"{files.path}: there are {len(wanted.classes)} classes; there may be {MAX_CLASSES}.",
+            reason="CLASSES_TOO_MANY",
+        )
+    first: dict[str, MarkedPicture] = {}
+    again = [one.file for one in marked if first.setdefault(one.file, one) is not one]
+    told = [*flaws, *(f"{file}: a second annotation is of this picture." for file in again)]
+    images, kept = _decoded(files, tuple(first.values()), wanted, told)
     if told and not wanted.skip_bad:
         raise TrainingError(_all_flaws(files.path, told), reason="BOXES_UNUSABLE")
     if not kept:
         raise TrainingError(f"{files.path} holds no picture that can be used.", reason="DATA_EMPTY")
+    if not wanted.classes:
+        raise TrainingError(f"{files.path}: nothing is marked in any picture.", reason="BOXES_NONE")
     if told:
         _LOG.warning("%s", _all_flaws(files.path, told))
-    return _padded(kept, told, wanted)
+    return _padded(images, kept, told, wanted)
 
 
-def _bytes_or_flaw(files: Files, name: str) -> bytes | str:
-    try:
-        return files.read(name)
-    except ValueError as error:
-        return str(error)
+def _decoded(
+    files: Files, marked: Sequence[MarkedPicture], wanted: _Wanted, told: list[str]
+) -> tuple[np.ndarray, list[_Checked]]:
+    """Returns the pixels of pictures that can be used and what is in them; what can't be used goes to `told`."""
+    size = wanted.preprocessing
+    # For all of them: what is not filled is never given memory.
+    images = np.empty((len(marked), size.height_px, size.width_px, 3), np.uint8)
+    kept: list[_Checked] = []
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in in_chunks(files, [one.file for one in marked]):
+            part = marked[done : done + len(chunk)]
+            done += len(chunk)
+            for one, result in zip(part, pool.map(partial(_checked, wanted=wanted), part, chunk), strict=True):
+                if isinstance(result, str):
+                    told.append(f"{one.file}: {result}")
+                    continue
+                images[len(kept)], checked = result
+                told.extend(f"{one.file}: {flaw}" for flaw in checked.flaws)
+                kept.append(checked)
+    return images[: len(kept)], kept
 
 
-def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> _Checked | str:
-    """Returns a picture with those of its boxes that are right, or what is wrong with the picture."""
+def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple[np.ndarray, _Checked] | str:
+    """Returns a picture's pixels and those of its boxes that are right, or what is wrong with the picture."""
     if isinstance(encoded, str):
         return encoded
     try:
         pixels = decode(encoded, wanted.preprocessing)
     except InvalidImage as error:
-        return f"{one.file}: {error.message}"
+        return error.message
     width, height = _upright_size(encoded)
     if one.size is not None and one.size != (width, height):
-        return f"{one.file}: the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
-    right, flaws = [], []
+        return f"the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
+    labels, boxes, flaws = [], [], []
     for box in one.boxes:
+        corners = np.array(box.corners, np.float64) / [width, height, width, height]
+        fractions = np.clip(corners, 0.0, 1.0).astype(np.float32)
         flaw = _box_flaw(box, width, height, wanted.classes)
+        # A box in the slack, or far below a pixel.
+        if not flaw and not (fractions[2:] > fractions[:2]).all():
+            flaw = "has no area left in the picture"
         if flaw:
-            flaws.append(f"{one.file}: box {', '.join(f'{corner:g}' for corner in box.corners)} ({box.label}) {flaw}.")
+            flaws.append(f"box {', '.join(f'{corner:g}' for corner in box.corners)} ({box.label}) {flaw}.")
         else:
-            right.append(box)
-    if wanted.max_boxes is not None and len(right) > wanted.max_boxes:
-        return f"{one.file}: {len(right)} boxes; at most {wanted.max_boxes} are taken."
-    scale = np.array([width, height, width, height], np.float64)
-    corners = np.array([box.corners for box in right], np.float64).reshape(-1, 4)
-    return _Checked(
-        pixels=pixels,
+            labels.append(wanted.classes.index(box.label))
+            boxes.append(fractions)
+    if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
+        return f"{len(labels)} boxes; at most {wanted.max_boxes} are taken."
+    return pixels, _Checked(
+        file=one.file,
         size=(height, width),
-        boxes=np.clip(corners / scale, 0.0, 1.0).astype(np.float32),
-        labels=np.array([wanted.classes.index(box.label) for box in right], np.int32),
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.int32),
         flaws=tuple(flaws),
     )
 
@@ -244,22 +264,21 @@ def _box_flaw(box: MarkedBox, width: int, height: int, classes: tuple[str, ...])
     return ""
 
 
-def _padded(kept: Sequence[tuple[str, _Checked]], told: Sequence[str], wanted: _Wanted) -> BoxedImages:
-    checked = [one for _, one in kept]
-    count, most = len(checked), wanted.max_boxes or max(1, *(len(one.labels) for one in checked))
+def _padded(images: np.ndarray, kept: Sequence[_Checked], told: Sequence[str], wanted: _Wanted) -> BoxedImages:
+    count, most = len(kept), wanted.max_boxes or max(1, *(len(one.labels) for one in kept))
     boxes, labels = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int32)
     valid = np.zeros((count, most), np.bool_)
-    for row, one in enumerate(checked):
+    for row, one in enumerate(kept):
         there = len(one.labels)
         boxes[row, :there], labels[row, :there], valid[row, :there] = one.boxes, one.labels, True
     return BoxedImages(
-        images=np.stack([one.pixels for one in checked]),
+        images=images,
         boxes=boxes,
         labels=labels,
         valid=valid,
-        sizes=np.array([one.size for one in checked], np.int32),
+        sizes=np.array([one.size for one in kept], np.int32),
         classes=wanted.classes,
-        files=tuple(file for file, _ in kept),
+        files=tuple(one.file for one in kept),
         skipped=tuple(told),
     )
 

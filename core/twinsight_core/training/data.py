@@ -4,16 +4,17 @@ A source is a folder or a zip (stored or compressed) whose pictures lie in one f
 path of its folder, without what all paths share and without the names of splits: `train/cat/1.jpg` and `val/cat/2.jpg`
 are of the class `cat`, and `Greek/alpha/1.png` is of `Greek/alpha`, in the group `Greek`. Pictures go through
 `twinsight_core.images.decode`: training sees exactly the pixels that serving sees, and every file that can't be read is
-told of before training begins.
+told of before training begins. Of a file no more is read than serving would accept, whatever a zip unpacks to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -22,11 +23,12 @@ import numpy as np
 
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import Preprocessing, decode
+from twinsight_core.training.files import Files, in_chunks
 
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 # Raised when the cache's layout changes, so that an old cache is not read.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # More are counted and not named.
 _NAMED_FILES = 50
 
@@ -96,47 +98,32 @@ def split_classes(classes: Sequence[str], *, validation: int, test: int) -> Clas
     )
 
 
-class PictureSource:
+class PictureSource(Files):
     """The picture files of a folder or a zip, by their paths in it.
 
     Args:
         path: a folder or a zip.
 
     Attributes:
-        files: paths of the pictures, sorted, with `/` between their parts.
+        files: paths of the pictures, sorted.
 
     Raises:
         TrainingError: it does not exist, there is no picture in a class folder, or a class folder is empty.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._archive = zipfile.ZipFile(path) if path.is_file() else None
-        except zipfile.BadZipFile as error:
-            raise TrainingError(f"{path}: neither a folder nor a zip.", reason="DATA_UNREADABLE") from error
-        if self._archive is not None:
-            names = self._archive.namelist()
-        elif path.is_dir():
-            names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        super().__init__(path)
+        if path.is_dir():
             _check_folders(path)
-        else:
-            raise TrainingError(f"{path}: there is no such folder or zip.", reason="DATA_MISSING")
         self.files = tuple(
             sorted(
                 name
-                for name in names
+                for name in self.names
                 if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES and len(PurePosixPath(name).parts) > 1
             )
         )
         if not self.files:
             raise TrainingError(f"{path} holds no picture in a class folder.", reason="DATA_EMPTY")
-
-    def read(self, file: str) -> bytes:
-        """Returns the bytes of one of `files`."""
-        if self._archive is not None:
-            return self._archive.read(file)
-        return (self.path / file).read_bytes()
 
 
 def classes_of(files: Sequence[str]) -> list[str]:
@@ -185,34 +172,57 @@ def decode_files(
     Raises:
         TrainingError: pictures can't be read; names them.
     """
-    pixels, flaws = _decoded(source, files, preprocessing, edit)
+    pixels, flaws = _pixels(source, files, preprocessing, edit)
     if flaws:
         raise _unreadable(source.path, flaws)
     return pixels
+
+
+def _pixels(
+    source: PictureSource,
+    files: Sequence[str],
+    preprocessing: Preprocessing,
+    edit: Callable[[bytes, str], bytes] | None = None,
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Returns the pixels of the files that can be read, and what is wrong with the others."""
+    pixels = np.empty(_shape(files, preprocessing), np.uint8)
+    flaws: dict[str, str] = {}
+    for row, one in enumerate(_decoded(source, files, preprocessing, flaws, edit)):
+        pixels[row] = one
+    return pixels[: len(files) - len(flaws)], flaws
+
+
+def _shape(files: Sequence[str], preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    return (len(files), preprocessing.height_px, preprocessing.width_px, 3)
 
 
 def _decoded(
     source: PictureSource,
     files: Sequence[str],
     preprocessing: Preprocessing,
+    flaws: dict[str, str],
     edit: Callable[[bytes, str], bytes] | None = None,
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Returns the pixels of all files, black where one can't be read, and what is wrong with those."""
-    # A zip's file handle is shared, so bytes are read here and only the decoding is spread.
-    pixels = np.zeros((len(files), preprocessing.height_px, preprocessing.width_px, 3), np.uint8)
-    flaws: dict[str, str] = {}
+) -> Iterator[np.ndarray]:
+    """Yields the pixels of each file that can be read, [height, width, 3]; `flaws` gets what is wrong with others."""
 
-    def fill(row: int, encoded: bytes) -> None:
+    def one(file: str, encoded: bytes | str) -> np.ndarray | str:
+        if isinstance(encoded, str):
+            return encoded
         try:
-            pixels[row] = decode(encoded if edit is None else edit(encoded, files[row]), preprocessing)
+            return decode(encoded if edit is None else edit(encoded, file), preprocessing)
         except InvalidImage as error:
-            flaws[files[row]] = error.message
+            return error.message
 
+    done = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(files), 512):
-            chunk = [(row, source.read(files[row])) for row in range(start, min(start + 512, len(files)))]
-            list(pool.map(lambda one: fill(*one), chunk))
-    return pixels, dict(sorted(flaws.items()))
+        for chunk in in_chunks(source, files):
+            part = files[done : done + len(chunk)]
+            done += len(chunk)
+            for file, result in zip(part, pool.map(one, part, chunk), strict=True):
+                if isinstance(result, str):
+                    flaws[file] = result
+                else:
+                    yield result
 
 
 def _unreadable(path: Path, flaws: dict[str, str]) -> TrainingError:
@@ -239,27 +249,13 @@ def read_class_folders(
             out; all of them are named.
     """
     source = PictureSource(path)
-    files, flaws = source.files, dict[str, str]()
     if cache_dir is None:
-        images, flaws = _decoded(source, files, preprocessing)
+        images, flaws = _pixels(source, source.files, preprocessing)
     else:
-        cached = cache_dir / f"{path.stem}-{_cache_key(source, preprocessing)}.npy"
-        beside = cached.with_suffix(".json")
-        if not (cached.exists() and beside.exists()):
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_suffix(".partial.npy")
-            pixels, flaws = _decoded(source, files, preprocessing)
-            np.save(partial, pixels)
-            beside.write_text(json.dumps(flaws))
-            partial.replace(cached)
-        images, flaws = np.load(cached, mmap_mode="r"), json.loads(beside.read_text())
-    if flaws and not skip_bad:
+        images, flaws = _kept_pixels(source, preprocessing, cache_dir)
+    files = tuple(file for file in source.files if file not in flaws)
+    if flaws and not (skip_bad and files):
         raise _unreadable(path, flaws)
-    if flaws:
-        good = [row for row, file in enumerate(files) if file not in flaws]
-        files, images = tuple(files[row] for row in good), images[good]
-        if not files:
-            raise _unreadable(path, flaws)
     named = classes_of(files)
     classes = tuple(sorted(set(named)))
     places = {name: number for number, name in enumerate(classes)}
@@ -267,14 +263,53 @@ def read_class_folders(
     return LabelledImages(images=images, labels=labels, classes=classes, files=files, skipped=tuple(flaws))
 
 
-def _cache_key(source: PictureSource, preprocessing: Preprocessing) -> str:
-    """Returns what tells one set of decoded pixels from another: paths, sizes or archive, preprocessing."""
-    state = source.path.stat()
-    content = {
-        "version": CACHE_VERSION,
-        "preprocessing": asdict(preprocessing),
-        "size": state.st_size,
-        "modified_ns": state.st_mtime_ns,
-        "files": list(source.files),
-    }
+def _kept_pixels(
+    source: PictureSource, preprocessing: Preprocessing, cache_dir: Path
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Does as `_pixels` of all files, by way of a file that is mapped: they need not fit into memory."""
+    key = pixels_key(source, source.files, preprocessing)
+    cached = cache_dir / f"{source.path.stem}-{key}.npy"
+    beside = cached.with_suffix(".json")
+    if not (cached.exists() and beside.exists()):
+        flaws: dict[str, str] = {}
+        partial = cached.with_suffix(".partial.npy")
+        shape = _shape(source.files, preprocessing)
+        try:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            # Written and not mapped: a full disk is an error then, and no signal that ends the process.
+            with partial.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                start = file.tell()
+                for one in _decoded(source, source.files, preprocessing, flaws):
+                    file.write(one.tobytes())
+                # Rows for what can't be read are at the end; they take no room.
+                file.truncate(start + math.prod(shape))
+            beside.write_text(json.dumps(flaws))
+            partial.replace(cached)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise TrainingError(
+                f"{cache_dir}: the decoded pictures can't be kept there ({error.strerror}).", reason="CACHE_UNWRITABLE"
+            ) from error
+    flaws = json.loads(beside.read_text())
+    images: np.ndarray = np.load(cached, mmap_mode="r")
+    return images[: len(source.files) - len(flaws)], flaws
+
+
+def pixels_key(source: PictureSource, files: Sequence[str], preprocessing: Preprocessing) -> str:
+    """Returns what tells one set of decoded pixels from another, 16 hexadecimal digits.
+
+    Raises:
+        TrainingError: a file is gone.
+    """
+    try:
+        content = {
+            "version": CACHE_VERSION,
+            "preprocessing": asdict(preprocessing),
+            "files": source.fingerprint(files),
+        }
+    except OSError as error:
+        raise TrainingError(f"{source.path}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

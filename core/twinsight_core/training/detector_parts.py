@@ -10,10 +10,17 @@ import numpy as np
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
-from twinsight_core.training.box_formats import Files
+from twinsight_core.training.box_formats import voc_lists, voc_pictures
 from twinsight_core.training.boxes import BoxedImages, read_coco, read_voc
+from twinsight_core.training.files import Files
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+TRAINING_SET, TEST_SET = "train", "val"
+LEAST_PX = 1.0
+"""Of a thing with a shorter side at the network's size nothing is left to see."""
+
+# More are counted and not named.
+_NAMED_FILES = 10
 
 
 @dataclass(frozen=True)
@@ -36,37 +43,48 @@ def detector_parts(
     annotations: Path | None,
     *,
     preprocessing: Preprocessing,
-    training_set: str,
-    test_set: str,
+    training_set: str | None = None,
+    test_set: str | None = None,
     skip_bad: bool,
 ) -> DetectorParts:
-    """Reads a set and parts it.
+    """Reads a set and parts it: by VOC's lists where it has them, else by the hashes of the pictures' paths.
+
+    Each part is a copy: for a moment the pictures are in memory twice.
 
     Args:
         data: folder or zip in the layout of Pascal VOC, or with the pictures of `annotations`.
         annotations: COCO's JSON file; None: VOC.
         preprocessing: how pictures become pixels.
-        training_set: VOC's list of pictures to train on.
-        test_set: VOC's list of pictures for the scores.
+        training_set: VOC's list of pictures to train on; None: `train`.
+        test_set: VOC's list of pictures for the scores; None: `val`. Where neither is asked for and these two are not
+            there, the set is parted by hashes.
         skip_bad: leave out what something is wrong with.
 
     Raises:
-        TrainingError: something is wrong with the set, or it is too small.
+        TrainingError: something is wrong with the set, it is too small, a list that is asked for is not there, the
+            lists share pictures, or a part holds nothing that a network could see.
     """
-    if annotations is not None:
-        everything = read_coco(annotations, data, preprocessing=preprocessing, skip_bad=skip_bad)
-    elif _has_lists(data, training_set, test_set):
-        everything = read_voc(data, preprocessing=preprocessing, image_set=training_set, skip_bad=skip_bad)
+    lists = _lists(data, annotations, training_set, test_set)
+    if lists is not None:
+        everything = read_voc(data, preprocessing=preprocessing, image_set=lists[0], skip_bad=skip_bad)
         test = read_voc(
-            data, preprocessing=preprocessing, image_set=test_set, classes=everything.classes, skip_bad=skip_bad
+            data, preprocessing=preprocessing, image_set=lists[1], classes=everything.classes, skip_bad=skip_bad
         )
-        train, validation = _parted(everything, VALIDATION_SHARE)
-        return DetectorParts(train=train, validation=validation, test=test)
+        train, validation = _parted(everything, _by_hash(everything), VALIDATION_SHARE)
+        parts = DetectorParts(train=_rows(everything, train), validation=_rows(everything, validation), test=test)
     else:
-        everything = read_voc(data, preprocessing=preprocessing, skip_bad=skip_bad)
-    rest, test = _parted(everything, TEST_SHARE)
-    train, validation = _parted(rest, VALIDATION_SHARE)
-    return DetectorParts(train=train, validation=validation, test=test)
+        everything = (
+            read_voc(data, preprocessing=preprocessing, skip_bad=skip_bad)
+            if annotations is None
+            else read_coco(annotations, data, preprocessing=preprocessing, skip_bad=skip_bad)
+        )
+        rest, held_out = _parted(everything, _by_hash(everything), TEST_SHARE)
+        train, validation = _parted(everything, rest, VALIDATION_SHARE)
+        parts = DetectorParts(*(_rows(everything, rows) for rows in (train, validation, held_out)))
+    _check_boxes(parts.train, preprocessing, "to train on")
+    _check_boxes(parts.validation, preprocessing, "to choose the weights by")
+    _check_boxes(parts.test, preprocessing, "for the scores")
+    return parts
 
 
 def anchor_sizes(data: BoxedImages, size: Preprocessing, *, count: int) -> tuple[float, ...]:
@@ -78,34 +96,89 @@ def anchor_sizes(data: BoxedImages, size: Preprocessing, *, count: int) -> tuple
         data: the pictures to train on.
         size: of the network's input.
         count: how many.
+
+    Raises:
+        TrainingError: there is no box, or so many are tiny that an anchor would be.
     """
-    extent = (data.boxes[..., 2:] - data.boxes[..., :2]) * np.array([size.width_px, size.height_px])
-    sides = np.sqrt(extent.prod(axis=-1))[data.valid]
+    if not data.valid.any():
+        raise TrainingError("The pictures to train on hold no box.", reason="BOXES_NONE")
+    sides = np.sqrt(_extents(data, size).prod(axis=-1))
     labels = data.labels[data.valid]
     order = np.argsort(sides)
     weights = 1.0 / np.bincount(labels)[labels[order]]
     reached = np.cumsum(weights) / weights.sum()
     places = np.searchsorted(reached, (np.arange(count) + 0.5) / count)
-    return tuple(round(float(sides[order[place]]), 1) for place in places)
+    found = tuple(round(float(sides[order[place]]), 1) for place in places)
+    if found[0] < LEAST_PX:
+        raise TrainingError(
+            f"One in {2 * count} things to train on is at most {found[0]:g} px large at {size.width_px}x"
+            f"{size.height_px}; anchors must have at least {LEAST_PX:g} px: a larger size is wanted.",
+            reason="BOXES_TOO_SMALL",
+        )
+    return found
 
 
-def _has_lists(data: Path, *names: str) -> bool:
-    listed = {Path(one).stem for one in Files(data).names if Path(one).parts[-3:-1] == ("ImageSets", "Main")}
-    return listed.issuperset(names)
+def _lists(
+    data: Path, annotations: Path | None, training_set: str | None, test_set: str | None
+) -> tuple[str, str] | None:
+    """Returns the lists to train on and for the scores, or None to part by hashes."""
+    asked = training_set is not None or test_set is not None
+    if annotations is not None:
+        if asked:
+            raise TrainingError(
+                f"Lists of pictures (={training_set or test_set}) are Pascal VOC's; {annotations} is COCO's.",
+                reason="LISTS_NOT_VOC",
+            )
+        return None
+    files = Files(data)
+    names = (training_set or TRAINING_SET, test_set or TEST_SET)
+    if not asked and not voc_lists(files).issuperset(names):
+        return None
+    train, test = ({one.file for one in voc_pictures(files, name)[0]} for name in names)
+    shared = sorted(train & test)
+    if shared:
+        more = f" and {len(shared) - _NAMED_FILES} more" if len(shared) > _NAMED_FILES else ""
+        raise TrainingError(
+            f"{data}: the lists `{names[0]}` to train on and `{names[1]}` for the scores must share no picture; both "
+            f"have {', '.join(shared[:_NAMED_FILES])}{more}.",
+            reason="PARTS_OVERLAP",
+        )
+    return names
 
 
-def _parted(data: BoxedImages, share: float) -> tuple[BoxedImages, BoxedImages]:
-    """Returns a set without and with a share of its pictures, chosen by their paths alone."""
-    order = sorted(range(len(data)), key=lambda row: hashlib.sha256(data.files[row].encode()).digest())
-    count = max(1, round(share * len(data)))
-    if count >= len(data):
+def _extents(data: BoxedImages, size: Preprocessing) -> np.ndarray:
+    """Returns width and height of every box at the network's size, [boxes, 2] float64, in pixels."""
+    boxes = data.boxes[data.valid].astype(np.float64)
+    extents: np.ndarray = (boxes[:, 2:] - boxes[:, :2]) * [size.width_px, size.height_px]
+    return extents
+
+
+def _check_boxes(data: BoxedImages, size: Preprocessing, purpose: str) -> None:
+    if not (_extents(data, size) >= LEAST_PX).all(axis=1).any():
+        raise TrainingError(
+            f"The {len(data)} pictures {purpose} must hold a box of at least {LEAST_PX:g}x{LEAST_PX:g} px at the "
+            f"network's {size.width_px}x{size.height_px}; they hold {int(data.valid.sum())} boxes, none as large.",
+            reason="BOXES_NONE",
+        )
+
+
+def _by_hash(data: BoxedImages) -> list[int]:
+    """Returns the rows in an order that depends on the pictures' paths alone."""
+    return sorted(range(len(data)), key=lambda row: hashlib.sha256(data.files[row].encode()).digest())
+
+
+def _parted(data: BoxedImages, rows: list[int], share: float) -> tuple[list[int], list[int]]:
+    """Returns rows without and with a share of them, the first ones."""
+    count = max(1, round(share * len(rows)))
+    if count >= len(rows):
         raise TrainingError(
             f"There are {len(data)} pictures; some have to be held out and some trained on.", reason="PICTURES_TOO_FEW"
         )
-    return _rows(data, sorted(order[count:])), _rows(data, sorted(order[:count]))
+    return rows[count:], rows[:count]
 
 
 def _rows(data: BoxedImages, rows: list[int]) -> BoxedImages:
+    rows = sorted(rows)
     places = np.array(rows)
     return replace(
         data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,6 +10,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 
 from twinsight_core.calibration import ScoredPairs
+from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score
 from twinsight_core.evaluation.detection import detection_score
 from twinsight_core.evaluation.one_shot import one_shot_score
@@ -24,11 +25,14 @@ ONE_SHOT_WAYS = 20
 SURE = 0.5
 """Score from which a detection is shown as one."""
 PAIRS_OF_A_KIND = 20_000
+MOST_LISTED_PAIRS = 4_000_000
+"""Up to so many pairs are listed and drawn from; of more, random ones are drawn until enough are distinct."""
+_DRAWS = 20
 _TINY = 1e-12
 
 
 def classification_findings(
-    probabilities: np.ndarray, labels: np.ndarray, images: np.ndarray, classes: Sequence[str]
+    probabilities: np.ndarray, labels: np.ndarray, images: np.ndarray, classes: Sequence[str], *, which: str
 ) -> Findings:
     """Returns what a classifier is worth.
 
@@ -37,6 +41,7 @@ def classification_findings(
         labels: [count] integer.
         images: [count, height, width, 3] uint8, RGB, 0..255.
         classes: names.
+        which: which pictures they are, for the protocol.
     """
     score = classification_score(np.log(probabilities + _TINY), labels)
     scores = {f"top{k}_accuracy": value for k, value in score.top_k.items()} | {
@@ -56,7 +61,7 @@ def classification_findings(
         for row in worst
     ]
     return Findings(
-        protocol=f"{len(labels)} pictures of the same classes that training did not see, chosen by their paths.",
+        protocol=f"{len(labels)} pictures, {which}.",
         scores=scores,
         figures={
             "Confusion": confusion_figure(score.confusion, classes),
@@ -71,9 +76,15 @@ def classification_findings(
 
 
 def embedding_findings(
-    embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, images: np.ndarray, classes: Sequence[str]
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    images: np.ndarray,
+    classes: Sequence[str],
+    *,
+    which: str,
 ) -> Findings:
-    """Returns what an embedding is worth on classes that it never saw.
+    """Returns what an embedding is worth.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
@@ -81,6 +92,7 @@ def embedding_findings(
         groups: [count] integer, group of each picture's class; None where groups do not count.
         images: [count, height, width, 3] uint8, RGB, 0..255.
         classes: names.
+        which: which pictures they are, for the protocol.
     """
     retrieval = retrieval_scores(embeddings, labels)
     pairs, rows = class_pairs(embeddings, labels, groups, each=PAIRS_OF_A_KIND, seed=0)
@@ -101,7 +113,7 @@ def embedding_findings(
         kinds += f" in {len(np.unique(groups))} groups"
     roc = roc_curve(pairs)
     return Findings(
-        protocol=f"{len(labels)} pictures of {kinds} that training never saw. Retrieval: each among all others. "
+        protocol=f"{len(labels)} pictures of {kinds}, {which}. Retrieval: each among all others. "
         f"Verification: {int(pairs.same.sum())} pairs of one class and {int((~pairs.same).sum())} of two"
         + (" of one group" if groups is not None else "")
         + ", drawn at random; the accuracy is at its best threshold on these pairs.",
@@ -157,44 +169,64 @@ def one_shot_scores(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarr
 def class_pairs(
     embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, *, each: int, seed: int
 ) -> tuple[ScoredPairs, np.ndarray]:
-    """Returns random pairs of one class and as many of two, and the rows of their pictures, [count, 2] int64.
+    """Returns distinct random pairs of one class and of two, and the rows of their pictures, [count, 2] int64.
+
+    No pair comes twice, so rates over them are of as many pairs as they say; but pairs share pictures, and intervals
+    that take them for independent are narrower than those over other pictures would be.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
         labels: [count] integer.
         groups: [count] integer; pairs of two classes are of one group then. None: of any.
-        each: pairs of each kind.
+        each: pairs of each kind, or all that there are.
         seed: of the choice.
+
+    Raises:
+        TrainingError: there is no pair of one kind.
     """
     rng = np.random.default_rng(seed)
-    left = rng.integers(len(labels), size=2 * each)
-    right = np.empty_like(left)
-    of_label = {int(one): np.flatnonzero(labels == one) for one in np.unique(labels)}
-    of_group = None if groups is None else {int(one): np.flatnonzero(groups == one) for one in np.unique(groups)}
-    kept = np.ones(2 * each, bool)
-    for number, row in enumerate(left.tolist()):
-        same = number < each
-        if same:
-            candidates = of_label[int(labels[row])]
-        else:
-            candidates = np.arange(len(labels)) if of_group is None or groups is None else of_group[int(groups[row])]
-        for _ in range(50):
-            right[number] = rng.choice(candidates)
-            if right[number] != row and (labels[right[number]] == labels[row]) == same:
-                break
-        else:
-            kept[number] = False  # alone in its class or group
-    rows = np.stack([left, right], axis=1)[kept]
+    kinds = np.zeros(len(labels), np.int64) if groups is None else groups
+    same = _distinct_pairs(labels, lambda left, right: labels[left] == labels[right], each, rng)
+    different = _distinct_pairs(kinds, lambda left, right: labels[left] != labels[right], each, rng)
+    if not len(same) or not len(different):
+        which = "one class" if not len(same) else "two classes" + (" of one group" if groups is not None else "")
+        raise TrainingError(f"There are no two pictures of {which} to compare.", reason="PAIRS_TOO_FEW")
+    rows = np.concatenate([same, different])
     cosine = np.sum(embeddings[rows[:, 0]] * embeddings[rows[:, 1]], axis=1)
-    return ScoredPairs(cosine=cosine, same=(np.arange(2 * each) < each)[kept]), rows
+    return ScoredPairs(cosine=cosine, same=np.arange(len(rows)) < len(same)), rows
 
 
-def detection_findings(answers: np.ndarray, data: BoxedImages) -> Findings:
+def _distinct_pairs(
+    pools: np.ndarray, wanted: Callable[[np.ndarray, np.ndarray], np.ndarray], each: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns up to `each` distinct pairs within pools that are wanted, [count, 2] int64, the lower row first."""
+    members = [np.flatnonzero(pools == one) for one in np.unique(pools)]
+    sizes = np.array([len(one) * (len(one) - 1) // 2 for one in members])
+    if sizes.sum() <= MOST_LISTED_PAIRS:
+        listed = np.concatenate([one[np.stack(np.triu_indices(len(one), 1), axis=1)] for one in members])
+        listed = listed[wanted(listed[:, 0], listed[:, 1])]
+        chosen: np.ndarray = listed[np.sort(rng.permutation(len(listed))[:each])]
+        return chosen
+    found = np.empty((0, 2), np.int64)
+    shares = sizes / sizes.sum()
+    for _ in range(_DRAWS):
+        pool = rng.choice(len(members), 2 * each, p=shares)
+        drawn = np.stack([rng.choice(members[one], 2, replace=False) for one in pool])
+        drawn = np.sort(drawn, axis=1)
+        drawn = drawn[wanted(drawn[:, 0], drawn[:, 1])]
+        found = np.unique(np.concatenate([found, drawn]), axis=0)
+        if len(found) >= each:
+            break
+    return found[np.sort(rng.permutation(len(found))[:each])]
+
+
+def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) -> Findings:
     """Returns what a detector is worth.
 
     Args:
         answers: [count, max_detections, 6] float32, the network's.
         data: the pictures and what is in them.
+        which: which pictures they are, for the protocol.
     """
     truth, found = true_boxes(data), found_boxes(answers)
     score = detection_score(truth, found, classes=len(data.classes))
@@ -216,7 +248,7 @@ def detection_findings(answers: np.ndarray, data: BoxedImages) -> Findings:
         caption = f"{data.files[row]}: {len(truth[row].labels)} things (green), {int(sure.sum())} found (red)"
         mistakes.append(Mistake(pictures, caption))
     return Findings(
-        protocol=f"{score.pictures} pictures with {score.boxes} things, none trained on. COCO's average precision; "
+        protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision; "
         "ap_50 is at an overlap of 0.50.",
         scores=scores,
         mistakes=mistakes,

@@ -229,6 +229,11 @@ def _run(
         if pausing:
             if score is not None:
                 value = score(state.average, state.stats)
+                if not np.isfinite(value):
+                    raise TrainingError(
+                        f"The validation score is {value} at step {done}; the last good checkpoint is kept.",
+                        reason="SCORE_NOT_FINITE",
+                    )
                 state = _scored(state, value)
                 for one in watchers:
                     one.on_score(done, value)
@@ -263,7 +268,7 @@ def _update(
         updated = replace(
             state, step=state.step + 1, params=params, stats=stats, average=average, optimiser=optimiser_state
         )
-        return updated, {"loss": value, **parts}
+        return updated, {"loss": value, **parts, "gradient_norm": optax.tree.norm(gradient)}
 
     return jax.jit(update)
 
@@ -291,13 +296,13 @@ def _means(losses: list[dict[str, np.ndarray]], done: int) -> dict[str, float]:
         TrainingError: one is not a number; says at which step.
     """
     for number, parts in enumerate(losses):
-        if not np.isfinite(parts["loss"]):
-            step = done - len(losses) + number + 1
-            raise TrainingError(
-                f"The loss is {parts['loss']} at step {step}; the last good checkpoint is kept. "
-                "A lower learning rate may help.",
-                reason="LOSS_NOT_FINITE",
-            )
+        for name, what in (("loss", "loss"), ("gradient_norm", "gradient's length")):
+            if not np.isfinite(parts[name]):
+                raise TrainingError(
+                    f"The {what} is {parts[name]} at step {done - len(losses) + number + 1}; the last good checkpoint "
+                    "is kept. A lower learning rate may help.",
+                    reason="LOSS_NOT_FINITE",
+                )
     names = ["loss", *(name for name in losses[0] if name != "loss")]
     return {name: float(np.mean([parts[name] for parts in losses])) for name in names}
 

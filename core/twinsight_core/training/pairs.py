@@ -14,13 +14,14 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from twinsight_core.errors import TrainingError
 
-_LFW_HEAD = re.compile(r"\d+(\t\d+)?")
+_LFW_HEAD = re.compile(r"\d{1,9}(\t\d{1,9})?")
+_NUMBER = re.compile(r"\d{1,9}")
 _NAMED_FLAWS = 50
 
 
@@ -52,10 +53,11 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
 
     Raises:
         TrainingError: the list can't be read, a line is malformed, or it names pictures that are not there; all such
-            lines are named.
+            lines are named. Or all its pairs are of one kind.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        # Spreadsheets write a byte order mark.
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: can't be read as text ({error}).", reason="PAIRS_UNREADABLE") from error
     if not lines:
@@ -75,9 +77,18 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         shown = "; ".join(flaws[:_NAMED_FLAWS]) or "no pair in it"
         more = f"; and {len(flaws) - _NAMED_FLAWS} more" if len(flaws) > _NAMED_FLAWS else ""
         raise TrainingError(f"{path}: {shown}{more}.", reason="PAIRS_INVALID")
+    kinds = {pair[2] for pair in good}
+    if len(kinds) == 1:
+        only, other = ("same", "different") if True in kinds else ("different", "same")
+        raise TrainingError(
+            f"{path}: the list must have pairs of both kinds; all {len(good)} are {only}, none {other}.",
+            reason="PAIRS_ONE_KIND",
+        )
     names = tuple(sorted({one for pair in good for one in pair[:2]}))
     places = {name: number for number, name in enumerate(names)}
     folds = [pair[3] for pair in good]
+    if None in folds and set(folds) != {None}:
+        raise TrainingError(f"{path}: FOLD must be in every line or in none.", reason="PAIRS_INVALID")
     return PairList(
         files=names,
         left=np.array([places[pair[0]] for pair in good]),
@@ -87,41 +98,132 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
     )
 
 
+def halves(pairs: PairList, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parts a list into two halves that share no picture: one to choose by, one to measure on.
+
+    The folds are halved in their order. Without folds, pictures are linked that are in one pair or in one folder,
+    which is one identity; what is linked stays together, and goes to the half that has less of it.
+
+    Args:
+        pairs: the list.
+        seed: of the order in which what is linked is dealt, where there are no folds.
+
+    Returns:
+        Which pairs are of the first half and which of the second, each [count] bool.
+
+    Raises:
+        TrainingError: there are no such halves with pairs of both kinds in each.
+    """
+    first = _first_folds(pairs.folds) if pairs.folds is not None else _first_linked(pairs, seed)
+    for half in (first, ~first):
+        same = int(pairs.same[half].sum())
+        if same in (0, half.sum()):
+            raise TrainingError(
+                f"The {len(first)} pairs can't be halved so that no picture is in both halves and each has pairs of "
+                f"both kinds: one would have {same} same and {half.sum() - same} different ones; give a FOLD column by "
+                "which they can.",
+                reason="PAIRS_NOT_HALVED",
+            )
+    ours, theirs = (np.concatenate([pairs.left[half], pairs.right[half]]) for half in (first, ~first))
+    shared = np.intersect1d(ours, theirs)
+    if len(shared):
+        raise TrainingError(
+            f"The first and the second half of the folds must share no picture; {len(shared)} are in both, such as "
+            f"{pairs.files[shared[0]]}.",
+            reason="PAIRS_NOT_HALVED",
+        )
+    return first, ~first
+
+
+def _first_folds(folds: np.ndarray) -> np.ndarray:
+    distinct = np.unique(folds)
+    return np.isin(folds, distinct[: (len(distinct) + 1) // 2])
+
+
+def _first_linked(pairs: PairList, seed: int) -> np.ndarray:
+    """Returns which pairs are of the first half when what is linked stays together, [count] bool."""
+    links = _linked(pairs)[pairs.left]
+    # Same and different pairs of each, as shares, so that the halves are alike in both.
+    shares = np.stack(
+        [np.bincount(links, weights=kind) / max(1, kind.sum()) for kind in (pairs.same, ~pairs.same)], axis=1
+    )
+    order = np.random.default_rng(seed).permutation(np.unique(links))
+    # The largest first: what comes last evens out what is left.
+    order = order[np.argsort(-shares[order].sum(axis=1), kind="stable")]
+    ahead, first = np.zeros(2), np.zeros(len(shares), np.bool_)
+    for link in order:
+        first[link] = ahead @ shares[link] <= 0
+        ahead += shares[link] if first[link] else -shares[link]
+    of_first: np.ndarray = first[links]
+    return of_first
+
+
+def _linked(pairs: PairList) -> np.ndarray:
+    """Returns a number for each picture, [files] int64, equal where pictures are linked by pairs or folders."""
+    roots = list(range(len(pairs.files)))
+
+    def root(picture: int) -> int:
+        while roots[picture] != picture:
+            roots[picture] = roots[roots[picture]]
+            picture = roots[picture]
+        return picture
+
+    folders: dict[PurePosixPath, int] = {}
+    for number, file in enumerate(pairs.files):
+        roots[root(number)] = root(folders.setdefault(PurePosixPath(file).parent, number))
+    for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
+        roots[root(left)] = root(right)
+    return np.array([root(number) for number in range(len(roots))])
+
+
 _Pair = tuple[str, str, bool, int | None]
 
 
 def _table(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
     delimiter = "\t" if "\t" in lines[0] else ","
     read: list[tuple[int, _Pair | str]] = []
-    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
-        cells = [cell.strip() for cell in row]
+    rows = csv.reader(lines, delimiter=delimiter)
+    while True:
+        try:
+            cells = [cell.strip() for cell in next(rows)]
+        except StopIteration:
+            return read
+        except csv.Error as error:
+            read.append((rows.line_num, f"it can't be read ({error})"))
+            continue
+        number = rows.line_num
         if not any(cells) or (number == 1 and cells[2:3] == ["same"]):
             continue
         match cells:
             case [left, right, ("0" | "1") as same]:
                 read.append((number, (left, right, same == "1", None)))
-            case [left, right, ("0" | "1") as same, fold] if fold.isdecimal():
+            case [left, right, ("0" | "1") as same, fold] if _NUMBER.fullmatch(fold):
                 read.append((number, (left, right, same == "1", int(fold))))
             case _:
                 read.append((number, "it must be LEFT,RIGHT,SAME or LEFT,RIGHT,SAME,FOLD with SAME 0 or 1"))
-    return read
 
 
 def _lfw(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
     head = [int(one) for one in lines[0].split()]
-    per_fold = 2 * (head[1] if len(head) > 1 else head[0])
+    if 0 in head:
+        return [(1, f"the numbers of folds and of pairs (={lines[0].strip()}) must be at least 1")]
+    per_fold = 2 * head[-1]
     read: list[tuple[int, _Pair | str]] = []
     pairs = [(number, line.split("\t")) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     for place, (number, cells) in enumerate(pairs):
         fold = place // per_fold if len(head) > 1 else None
         match cells:
-            case [name, first, second] if first.isdecimal() and second.strip().isdecimal():
+            case [name, first, second] if _numbers(first, second):
                 read.append((number, (_lfw_file(name, first), _lfw_file(name, second), True, fold)))
-            case [name, first, other, second] if first.isdecimal() and second.strip().isdecimal():
+            case [name, first, other, second] if _numbers(first, second):
                 read.append((number, (_lfw_file(name, first), _lfw_file(other, second), False, fold)))
             case _:
                 read.append((number, "it must be NAME, NUMBER, NUMBER or NAME, NUMBER, NAME, NUMBER"))
     return read
+
+
+def _numbers(*texts: str) -> bool:
+    return all(_NUMBER.fullmatch(text.strip()) for text in texts)
 
 
 def _lfw_file(name: str, number: str) -> str:

@@ -174,22 +174,19 @@ def load_teacher(recipe: Recipe, data: Path) -> MobileNetV1:
     return backbone
 
 
-def load_sets(recipe: Recipe, data: Path, cache: Path, backbone: MobileNetV1) -> list[LoadedSet]:
-    """Reads the recipe's pictures and the teacher's features of them."""
+def load_sets(recipe: Recipe, data: Path, cache: Path, backbone: MobileNetV1 | None) -> list[LoadedSet]:
+    """Reads the recipe's pictures and the teacher's features of them; without a backbone, no features."""
     preprocessing = Preprocessing(height_px=recipe.size_px, width_px=recipe.size_px)
     loaded = []
     for config in recipe.sets:
         path = data / config.file
         _LOG.info("reading %s", path.name)
         pictures = read_class_folders(path, preprocessing=preprocessing, cache_dir=cache)
-        features = {
-            size: unit_rows(
-                teacher_features(
-                    backbone, path, pictures, size_px=size, cache=cache / f"{path.stem}-teacher-{size}.npy"
-                )
-            )
-            for size in recipe.teacher_px
-        }
+        features = {}
+        if backbone is not None:
+            for size in recipe.teacher_px:
+                kept = cache / f"{path.stem}-teacher-{size}.npy"
+                features[size] = unit_rows(teacher_features(backbone, path, pictures, size_px=size, cache=kept))
         split = split_classes(pictures.classes, validation=config.validation, test=config.test)
         loaded.append(LoadedSet(config=config, path=path, pictures=pictures, split=split, teacher=features))
     return loaded

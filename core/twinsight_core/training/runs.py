@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flax import nnx
-
+from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.backbones import BackboneConfig, build_backbone
+from twinsight_core.models.backbones import BackboneConfig
 from twinsight_core.models.mobilenet import MobileNetConfig
 from twinsight_core.models.registry import ARCHITECTURES, Config
 from twinsight_core.models.resnet import ResNetConfig
 from twinsight_core.models.siamese import SiameseConfig
-from twinsight_core.packages import ModelCard
+from twinsight_core.packages import ModelCard, ModelPackage, check_replaceable, find_package
 from twinsight_core.training.data import LabelledImages, read_class_folders
 from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
@@ -36,13 +38,11 @@ BACKBONES: dict[str, BackboneConfig] = {
 }
 """Networks by the name that `--backbone` takes. "mobilenet" is the fastest on a CPU for photographs."""
 
+_DECIDING = ("backbone", "size", "augmentation", "steps", "learning_rate", "frozen_blocks", "seed")
+"""Fields that the next step depends on."""
+
 NO_START = "none"
 """What `--start` takes for weights drawn at random."""
-
-
-def last_stride(config: BackboneConfig) -> int:
-    """Returns how many pixels of the picture one step in the last map of a backbone spans."""
-    return int(nnx.eval_shape(lambda: build_backbone(config, rngs=nnx.Rngs(0))).stage_strides[-1])
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,44 @@ class Run:
     def work(self) -> Path:
         """Folder of what a run leaves beside its package."""
         return self.out.parent / f".{self.out.name}.training"
+
+    def check(self) -> ModelPackage | None:
+        """Returns the package to start from, None for none, before anything takes long.
+
+        Raises:
+            PackageError: `out` holds other things than a package, or there is no such start.
+        """
+        check_replaceable(self.out)
+        return None if self.start == NO_START else find_package(self.start)
+
+    def begin(self, options: Mapping[str, object], files: Sequence[str], start: ModelPackage | None) -> None:
+        """Remembers what run this is; where it goes on, checks that it is the same.
+
+        Args:
+            options: the command's own.
+            files: paths of all pictures in their parts.
+            start: the package that it starts from.
+
+        Raises:
+            TrainingError: the run to go on from had other options, pictures or first weights.
+        """
+        mine = {name: str(getattr(self, name)) for name in _DECIDING} | {
+            name: str(value) for name, value in options.items()
+        }
+        mine["pictures"] = hashlib.sha256("\n".join(files).encode()).hexdigest()
+        mine["first weights"] = start.digest if start else NO_START
+        record = self.work / "run.json"
+        if self.resume and record.exists():
+            before = json.loads(record.read_text("utf-8"))
+            changed = sorted(name for name in mine.keys() | before.keys() if mine.get(name) != before.get(name))
+            if changed:
+                raise TrainingError(
+                    f"The run in {self.work} can't be gone on with: it had other {', '.join(changed)}. Start anew "
+                    "without --resume.",
+                    reason="RUN_MISMATCH",
+                )
+        self.work.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(mine, indent=2) + "\n", "utf-8")
 
     @property
     def preprocessing(self) -> Preprocessing:

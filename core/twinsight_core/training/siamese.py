@@ -107,7 +107,8 @@ def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
     """
     names = [name.rpartition("/")[0] if how.groups else name for name in pictures.classes]
     distinct = sorted(set(names))
-    validation, test = (max(1, round(share * len(distinct))) for share in (how.validation, how.test))
+    least = 1 if how.groups else 2
+    validation, test = (max(least, round(share * len(distinct))) for share in (how.validation, how.test))
     kind = "groups of classes" if how.groups else "classes"
     if len(distinct) < validation + test + 2:
         raise TrainingError(
@@ -121,7 +122,23 @@ def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
         held = np.array([name in set(part) for name in names])
         return np.flatnonzero(held[pictures.labels])
 
-    return Parts(train=rows(parts.train), validation=rows(parts.validation), test=rows(parts.test))
+    found = Parts(train=rows(parts.train), validation=rows(parts.validation), test=rows(parts.test))
+    for name, held in (("validation", found.validation), ("the scores", found.test)):
+        _check_held_out(pictures, held, how, name)
+    return found
+
+
+def _check_held_out(pictures: LabelledImages, rows: np.ndarray, how: SiameseTraining, name: str) -> None:
+    """Checks that held-out pictures can be compared: two classes of two pictures, of one group where groups count."""
+    counts = np.bincount(pictures.labels[rows], minlength=len(pictures.classes))
+    groups = pictures.groups() if how.groups else np.zeros(len(counts), np.int32)
+    if not any((counts[groups == one] > 1).sum() > 1 for one in np.unique(groups)):
+        raise TrainingError(
+            f"The classes held out for {name} are too few or too small: two of two pictures each are wanted"
+            + (", in one group" if how.groups else "")
+            + "; hold out more (`held-out`), or add pictures.",
+            reason="CLASSES_TOO_FEW",
+        )
 
 
 class Sampler:

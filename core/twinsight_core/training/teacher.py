@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from flax import nnx
 
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.mobilenet import MobileNetV1
-from twinsight_core.training.data import LabelledImages, PictureSource, decode_files
+from twinsight_core.training.data import LabelledImages, PictureSource, decode_files, pixels_key
 from twinsight_core.training.evaluate import in_batches
 
 
@@ -71,30 +72,42 @@ def teacher_features(
         path: the source that `pictures` was read from.
         pictures: whose files are embedded, in their order.
         size_px: side of the teacher's input.
-        cache: file that keeps the features; read where it exists.
+        cache: file that keeps the features; a hash of all that they depend on is put into its name.
 
     Returns:
         [count, channels] float32.
     """
-    if cache.exists():
-        stored: np.ndarray = np.load(cache)
-        if len(stored) == len(pictures):
-            return stored
     source = PictureSource(path)
     preprocessing = Preprocessing(height_px=size_px, width_px=size_px)
     graph, state = nnx.split(backbone)
+    key = f"{pixels_key(source, pictures.files, preprocessing)}-{_weights_key(backbone)}"
+    cached = cache.with_name(f"{cache.stem}-{key}.npy")
+    if cached.exists():
+        stored: np.ndarray = np.load(cached)
+        return stored
 
     @jax.jit
     def run(state: nnx.GraphState[jax.Array], images: jax.Array) -> jax.Array:
         return jnp.mean(nnx.merge(graph, state)(images), axis=(1, 2))
 
-    features = [
-        in_batches(
-            lambda images: run(state, images),
-            decode_files(source, pictures.files[start : start + 512], preprocessing=preprocessing),
-        )
-        for start in range(0, len(pictures), 512)
-    ]
+    features = np.concatenate(
+        [
+            in_batches(
+                lambda images: run(state, images),
+                decode_files(source, pictures.files[start : start + 512], preprocessing=preprocessing),
+            )
+            for start in range(0, len(pictures), 512)
+        ]
+    )
     cache.parent.mkdir(parents=True, exist_ok=True)
-    np.save(cache, np.concatenate(features))
-    return np.concatenate(features)
+    partial = cached.with_suffix(".partial.npy")
+    np.save(partial, features)
+    partial.replace(cached)
+    return features
+
+
+def _weights_key(backbone: MobileNetV1) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.state(backbone)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:8]

@@ -158,7 +158,7 @@ def test_a_classifiers_calibration_sets_its_temperature(labelling: Path, classes
     ("arguments", "message"),
     [
         (("cnn", "--data", "nowhere", "--out", "x", *SMALL), "nowhere: there is no such folder or zip."),
-        (("siamese", "--data", "{classes}", "--out", "x", *SMALL), "There are 3 classes; 4 are wanted"),
+        (("siamese", "--data", "{classes}", "--out", "x", *SMALL), "There are 3 classes; 6 are wanted"),
         (("cnn", "--data", "{classes}", "--out", "x", "--start", "vgg"), "There is no model `vgg`: neither a shipped"),
         (
             ("cnn", "--data", "{classes}", "--out", "x", *SMALL[2:], "--start", "base"),
@@ -173,6 +173,39 @@ def test_what_can_not_be_trained_says_why(
     done = run(train, *(one.format(classes=classes) for one in arguments))
     assert done.exit_code == 1
     assert message in done.stderr
+
+
+def test_a_folder_that_holds_other_things_is_never_written_over(classes: Path, tmp_path: Path) -> None:
+    (tmp_path / "pets").mkdir()
+    (tmp_path / "pets" / "cat.jpg").write_bytes(b"dear to me")
+    done = run(train, "cnn", "--data", classes, "--out", tmp_path / "pets", *SMALL)
+    assert done.exit_code == 1
+    assert "a model package can't be written here, where `cat.jpg` would be lost" in done.stderr
+    assert (tmp_path / "pets" / "cat.jpg").read_bytes() == b"dear to me"
+    assert not (tmp_path / ".pets.training").exists()
+
+
+def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(labelling: Path, classes: Path, groups: Path) -> None:
+    arguments = ["cnn", "--out", str(labelling), *SMALL, "--batch", "24", "--resume"]
+    done = run(train, *arguments, "--data", classes, "--steps", "61", "--learning-rate", "3e-3")
+    assert done.exit_code == 1
+    assert "can't be gone on with: it had other steps. Start anew without --resume." in done.stderr
+    done = run(train, *arguments, "--data", groups, "--steps", "60", "--learning-rate", "3e-3")
+    assert "it had other pictures. " in done.stderr
+
+
+def test_blocks_drawn_at_random_are_not_frozen(classes: Path, tmp_path: Path) -> None:
+    done = run(train, "cnn", "--data", classes, "--out", tmp_path / "x", *SMALL[:-1], "2")
+    assert done.exit_code == 2
+    assert "--frozen-blocks must be 0 with --start none" in done.stderr
+    done = run(train, "cnn", "--data", classes, "--out", tmp_path / "x", "--size", "20")
+    assert "20 is no multiple of 8" in done.stderr
+
+
+def test_the_shipped_package_is_not_calibrated_in_place(classes: Path) -> None:
+    done = run(calibrate, "--model", "base", "--data", classes)
+    assert done.exit_code == 1
+    assert "`base` ships with the program and stays as it is; give --out" in done.stderr
 
 
 def test_labels_that_the_model_does_not_have_are_named(labelling: Path, groups: Path) -> None:

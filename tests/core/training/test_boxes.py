@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.images import Preprocessing
+from twinsight_core.images import DEFAULT_LIMITS, Preprocessing
+from twinsight_core.training.box_formats import MAX_XML_BYTES
 from twinsight_core.training.boxes import read_coco, read_voc
 
 SIZE = Preprocessing(height_px=24, width_px=32)
@@ -161,6 +162,54 @@ def test_a_picture_on_its_side_counts_upright(write: Write) -> None:
     assert data.sizes.tolist() == [[48, 64]]
 
 
+def test_a_box_without_a_name_or_without_area_in_the_picture_is_wrong(write: Write) -> None:
+    things = ((" ", 1, 1, 5, 5), ("cat", -0.9, 1, -0.1, 5), ("cat", 30, 1, 30.0000001, 5), ("dog", 1, 1, 5, 5))
+    files = {**GOOD, "Annotations/a.xml": annotation(*things)}
+    with pytest.raises(TrainingError) as raised:
+        read_voc(write(files), preprocessing=SIZE)
+    _, *lines = raised.value.message.splitlines()
+    assert [line.strip() for line in lines] == [
+        "Annotations/a.xml: an object has no name.",
+        "JPEGImages/a.jpg: box -0.9, 1, -0.1, 5 (cat) has no area left in the picture.",
+        "JPEGImages/a.jpg: box 30, 1, 30, 5 (cat) has no area left in the picture.",
+    ]
+    data = read_voc(write(files), preprocessing=SIZE, skip_bad=True)
+    assert data.valid.tolist() == [[True], [True]]
+
+
+def test_a_picture_is_annotated_once(write: Write) -> None:
+    files = {**GOOD, "Annotations/c.xml": annotation(("cat", 1, 1, 5, 5), name="a.jpg")}
+    with pytest.raises(TrainingError, match=r"JPEGImages/a\.jpg: a second annotation is of this picture\.$"):
+        read_voc(write(files), preprocessing=SIZE)
+    assert read_voc(write(files), preprocessing=SIZE, skip_bad=True).files == ("JPEGImages/a.jpg", "JPEGImages/b.jpg")
+
+
+def test_a_set_without_boxes_has_no_classes_to_learn(write: Write) -> None:
+    files = {**GOOD, "Annotations/a.xml": annotation(), "Annotations/b.xml": annotation(name="b.jpg")}
+    with pytest.raises(TrainingError, match=r"nothing is marked in any picture\.$"):
+        read_voc(write(files), preprocessing=SIZE)
+
+
+def test_a_file_that_is_too_large_or_damaged_is_told(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in GOOD.items():
+            archive.writestr(name, content + b"checked" * (name == "JPEGImages/b.jpg"))
+        archive.writestr("Annotations/c.xml", annotation(name="c.jpg"))
+        archive.writestr("JPEGImages/c.jpg", bytes(DEFAULT_LIMITS.max_bytes + 1), zipfile.ZIP_DEFLATED)
+        archive.writestr("Annotations/d.xml", bytes(MAX_XML_BYTES + 1), zipfile.ZIP_DEFLATED)
+    (tmp_path / "set.zip").write_bytes(packed.getvalue().replace(b"checked", b"chEcked"))
+    with pytest.raises(TrainingError) as raised:
+        read_voc(tmp_path / "set.zip", preprocessing=SIZE)
+    _, *lines = raised.value.message.splitlines()
+    assert [line.strip() for line in lines] == [
+        "Annotations/d.xml: The file has 16,777,217 bytes; at most 16,777,216 are accepted.",
+        "JPEGImages/b.jpg: The zip's entry can't be read (Bad CRC-32 for file 'JPEGImages/b.jpg').",
+        "JPEGImages/c.jpg: The file has 16,777,217 bytes; at most 16,777,216 are accepted.",
+    ]
+    assert read_voc(tmp_path / "set.zip", preprocessing=SIZE, skip_bad=True).files == ("JPEGImages/a.jpg",)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_xml_with_entities_is_refused(write: Write, encoding: str) -> None:
     bomb = '<!DOCTYPE a [<!ENTITY b "c"><!ENTITY d "&b;&b;">]><annotation><filename>&d;</filename></annotation>'
@@ -250,6 +299,44 @@ def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_pat
         "picture 8: c.jpg is missing.",
         "val/a.jpg: box 1, 1, 1, 3 (cat) has no area.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}]},
+            r"the names of the categories must differ, and none may be empty; `cat` comes several times\.$",
+        ),
+        ({"categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": " "}]}, r"none may be empty; one is empty\.$"),
+        (
+            {"categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]},
+            r"not a COCO file: `categories` has the id 1 several times\.$",
+        ),
+        (
+            {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]},
+            r"not a COCO file: `images` has the id 7 several times\.$",
+        ),
+        (
+            {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "val/a.jpg"}]},
+            r"val/a\.jpg: a second annotation is of this picture\.",
+        ),
+        (
+            {"categories": [{"id": number, "name": f"class{number}"} for number in range(1001)]},
+            r"there are 1001 classes; there may be 1000\.$",
+        ),
+        ({"categories": [], "annotations": []}, r"nothing is marked in any picture\.$"),
+        (
+            {"annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [0, 0, 10**400, 5]}]},
+            r"annotations\[0\]: int too large to convert to float",
+        ),
+    ],
+)
+def test_names_and_ids_of_a_coco_file_must_differ(
+    tmp_path: Path, write: Write, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        read_coco(coco(tmp_path, **changes), write(COCO_PICTURES), preprocessing=SIZE)
 
 
 def test_what_is_no_coco_file_is_told(tmp_path: Path, write: Write) -> None:

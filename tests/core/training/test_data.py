@@ -1,15 +1,21 @@
 import io
+import os
 import zipfile
 from pathlib import Path
+from typing import cast
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.images import Preprocessing, decode
+from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
+from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.training.data import (
     PictureSource,
     classes_of,
@@ -17,7 +23,9 @@ from twinsight_core.training.data import (
     read_class_folders,
     split_classes,
 )
+from twinsight_core.training.files import Files, in_chunks
 from twinsight_core.training.sampling import Share, rows_by_class, sample_rows
+from twinsight_core.training.teacher import teacher_features
 
 SMALL = Preprocessing(height_px=8, width_px=8)
 
@@ -66,6 +74,65 @@ def test_decoded_pixels_are_kept_and_read_again(source: Path, tmp_path: Path) ->
     assert len(list(cache.glob("*.npy"))) == 2
 
 
+def mend(source: Path, file: str, content: bytes) -> None:
+    """Puts another content in a file's place; a folder's own size and time stay as they are."""
+    if source.is_dir():
+        before = (source / file).stat()
+        (source / file).write_bytes(content)
+        os.utime(source / file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        return
+    with zipfile.ZipFile(source, "w") as archive:
+        for name, old in FILES.items():
+            archive.writestr(name, content if name == file else old)
+
+
+def test_a_file_that_is_mended_in_place_is_read_anew(source: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    old = read_class_folders(source, preprocessing=SMALL, cache_dir=cache)
+    assert len(png(31)) == len(FILES["val/cat/3.png"])
+    mend(source, "val/cat/3.png", png(31))
+    new = read_class_folders(source, preprocessing=SMALL, cache_dir=cache)
+    np.testing.assert_array_equal(new.images[:2], old.images[:2])
+    np.testing.assert_array_equal(new.images[2], decode(png(31), SMALL))
+
+
+class Colours(nnx.Module):
+    """Stands for a teacher whose features are the mean colours, scaled."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = nnx.Param(jnp.full(3, scale))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return images * self.scale[...]
+
+
+def test_the_teachers_features_are_kept_by_what_they_are_of(source: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "cache" / "set-teacher.npy"
+
+    def features(scale: float = 1.0, size_px: int = 8) -> list[list[float]]:
+        pictures = read_class_folders(source, preprocessing=SMALL)
+        backbone = cast("MobileNetV1", Colours(scale))
+        found: list[list[float]] = teacher_features(backbone, source, pictures, size_px=size_px, cache=kept).tolist()
+        return found
+
+    assert features() == [[10, 0, 245], [20, 0, 235], [30, 0, 225]]
+    (file,) = kept.parent.iterdir()
+    written = file.stat().st_mtime_ns
+    assert features() == [[10, 0, 245], [20, 0, 235], [30, 0, 225]]
+    assert file.stat().st_mtime_ns == written
+    features(size_px=4)
+    assert len(list(kept.parent.iterdir())) == 2
+    assert features(scale=2.0)[0] == [20, 0, 490]
+    mend(source, "val/cat/3.png", png(200))
+    assert features() == [[10, 0, 245], [20, 0, 235], [200, 0, 55]]
+
+
+def test_a_cache_that_can_not_be_written_is_told(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(TrainingError, match=r"cache: the decoded pictures can't be kept there \(File exists\)\.$"):
+        read_class_folders(source, preprocessing=SMALL, cache_dir=tmp_path / "cache")
+
+
 def test_an_edit_gets_the_bytes_before_they_are_decoded(source: Path) -> None:
     seen = {}
 
@@ -110,6 +177,98 @@ def test_every_picture_that_can_not_be_read_is_named_or_left_out(tmp_path: Path,
         assert (good.files, good.skipped) == (("cat/1.png", "dog/4.png"), ("cat/2.png", "dog/3.png"))
         np.testing.assert_array_equal(good.images[1], decode(png(4), SMALL))
         np.testing.assert_array_equal(good.labels, [0, 1])
+
+
+def zeros(size: int) -> bytes:
+    """A file that starts like a PNG and compresses a thousandfold."""
+    return b"\x89PNG\r\n\x1a\n" + bytes(size - 8)
+
+
+def with_bytes(content: bytes, change: tuple[bytes, bytes]) -> bytes:
+    assert content.count(change[0]) >= 1
+    return content.replace(*change)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A zip with one good picture a class; every other entry is damaged or crafted in its own way."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("cat/1.png", png(1))
+        archive.writestr("cat/bomb.png", zeros(DEFAULT_LIMITS.max_bytes + 1), zipfile.ZIP_DEFLATED)
+        archive.writestr("cat/crc.png", png(2) + b"checked")
+        archive.writestr("cat/method.png", png(3), zipfile.ZIP_LZMA)
+        archive.writestr("cat/secret.png", png(5))
+        archive.writestr("cat/torn.png", b"deflated " * 50, zipfile.ZIP_DEFLATED)
+        archive.writestr("dog/2.png", png(4))
+        entries = {one.filename: one for one in archive.infolist()}
+    content = bytearray(packed.getvalue().replace(b"checked", b"chEcked"))
+    # The first bit of the general purpose flags, in the local header and in the directory: APPNOTE 4.4.4.
+    secret = entries["cat/secret.png"].header_offset
+    content[secret + 6] |= 1
+    content[content.rindex(b"cat/secret.png") - 46 + 8] |= 1
+    torn = entries["cat/torn.png"].header_offset + 30 + len("cat/torn.png")
+    content[torn] = 0x07  # no kind of block: RFC 1951, 3.2.3
+    path = tmp_path / "hostile.zip"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_damaged_and_crafted_entries_are_flaws_of_their_pictures(hostile: Path, tmp_path: Path, cached: bool) -> None:
+    cache = tmp_path / "cache" if cached else None
+    with pytest.raises(TrainingError) as raised:
+        read_class_folders(hostile, preprocessing=SMALL, cache_dir=cache)
+    for flaw in (
+        "5 pictures can't be read",
+        "cat/bomb.png (The file has 16,777,217 bytes; at most 16,777,216 are accepted.)",
+        "cat/crc.png (The zip's entry can't be read (Bad CRC-32 for file 'cat/crc.png').)",
+        "cat/method.png (The zip's entry can't be read (its compression is another than deflate).)",
+        "cat/secret.png (The zip's entry can't be read (it is encrypted).)",
+        "cat/torn.png (The zip's entry can't be read (Error -3 while decompressing data: invalid block type).)",
+    ):
+        assert flaw in raised.value.message
+    good = read_class_folders(hostile, preprocessing=SMALL, cache_dir=cache, skip_bad=True)
+    assert (good.files, len(good.images), len(good.skipped)) == (("cat/1.png", "dog/2.png"), 2, 5)
+    np.testing.assert_array_equal(good.images[1], decode(png(4), SMALL))
+
+
+def test_an_entry_that_holds_more_than_it_says_is_not_unpacked_further(tmp_path: Path) -> None:
+    content = zeros(1_000_000)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("cat/1.png", content, zipfile.ZIP_DEFLATED)
+    size, lie = len(content).to_bytes(4, "little"), (100).to_bytes(4, "little")
+    (tmp_path / "set.zip").write_bytes(with_bytes(packed.getvalue(), (size, lie)))
+    with pytest.raises(ValueError, match=r"^The zip's entry can't be read \(Bad CRC-32"):
+        Files(tmp_path / "set.zip").read("cat/1.png")
+
+
+def test_a_file_of_a_folder_that_is_too_large_or_locked_is_a_flaw(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.png").write_bytes(png(1))
+    with (tmp_path / "cat" / "2.png").open("wb") as file:
+        file.truncate(DEFAULT_LIMITS.max_bytes + 1)
+    source = PictureSource(tmp_path)
+    with pytest.raises(ValueError, match=r"^The file has 16,777,217 bytes; at most 16,777,216 are accepted\.$"):
+        source.read("cat/2.png")
+    with pytest.raises(ValueError, match=r"^The file has \d+ bytes; at most 10 are accepted\.$"):
+        source.read("cat/1.png", most_bytes=10)
+    (tmp_path / "cat" / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"^The file can't be read \(No such file or directory\)\.$"):
+        source.read("cat/2.png")
+    with pytest.raises(TrainingError, match=r"1 pictures can't be read, .*: cat/2\.png \(The file can't be read"):
+        decode_files(source, source.files, preprocessing=SMALL)
+
+
+def test_few_bytes_are_held_at_a_time(tmp_path: Path) -> None:
+    large = DEFAULT_LIMITS.max_bytes
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/large.png", zeros(large))
+        archive.writestr("a/small.png", b"1")
+    files = Files(tmp_path / "set.zip")
+    chunks = in_chunks(files, ["a/large.png"] * 6 + ["a/small.png"] * 70)
+    assert [len(chunk) for chunk in chunks] == [4, 64, 8]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.training.pairs import read_pairs
+from twinsight_core.training.pairs import PairList, halves, read_pairs
 
 FILES = ("a/a_0001.jpg", "a/a_0002.jpg", "b/b_0001.jpg", "b/b_0003.jpg")
 
 
 def listed(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "pairs.txt"
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     return path
 
 
@@ -29,8 +31,16 @@ def test_a_table_with_folds(tmp_path: Path) -> None:
 
 
 def test_a_table_with_tabs_and_without_names_or_folds(tmp_path: Path) -> None:
-    pairs = read_pairs(listed(tmp_path, f"{FILES[3]}\t{FILES[2]}\t1\n\n"), FILES)
-    assert (pairs.files, pairs.same.tolist(), pairs.folds) == (FILES[2:], [True], None)
+    pairs = read_pairs(listed(tmp_path, f"{FILES[3]}\t{FILES[2]}\t1\n\n{FILES[1]}\t{FILES[2]}\t0\n"), FILES)
+    assert (pairs.files, pairs.same.tolist(), pairs.folds) == (FILES[1:], [True, False], None)
+    assert [pairs.left.tolist(), pairs.right.tolist()] == [[2, 0], [1, 1]]
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    for head in ("left,right,same\n", ""):
+        text = f"\ufeff{head}{FILES[0]},{FILES[1]},1\n{FILES[0]},{FILES[2]},0\n"
+        assert len(read_pairs(listed(tmp_path, text), FILES).same) == 2
+    assert len(read_pairs(listed(tmp_path, "\ufeff1\t1\na\t1\t2\na\t1\tb\t3\n"), FILES).same) == 2
 
 
 def test_the_list_of_lfw(tmp_path: Path) -> None:
@@ -49,6 +59,13 @@ def test_the_list_of_lfw(tmp_path: Path) -> None:
         (f"{FILES[0]},{FILES[1]},2\n", "line 1: it must be LEFT,RIGHT,SAME"),
         ("1\t1\na\t1\n", "line 2: it must be NAME, NUMBER, NUMBER or"),
         ("left,right,same\n", r"no pair in it\.$"),
+        ("10\t0\na\t1\t2\n", r"line 1: the numbers of folds and of pairs \(=10\t0\) must be at least 1\.$"),
+        (f"{FILES[0]},{FILES[1]},1\n", r"must have pairs of both kinds; all 1 are same, none different\.$"),
+        (f"{FILES[0]},{FILES[2]},0\n", r"must have pairs of both kinds; all 1 are different, none same\.$"),
+        (f"{'x' * 140_000},b,1\nmalformed\n", r"line 1: it can't be read \(field larger than .*; line 2: it must be"),
+        (f"{FILES[0]},{FILES[1]},1,{'9' * 5000}\n", "line 1: it must be LEFT,RIGHT,SAME"),
+        (f"1\t1\na\t1\t{'9' * 5000}\n", "line 2: it must be NAME, NUMBER, NUMBER or"),
+        (f"{FILES[0]},{FILES[1]},1,1\n{FILES[0]},{FILES[2]},0\n", r"FOLD must be in every line or in none\.$"),
     ],
 )
 def test_a_list_that_breaks_a_rule_is_refused_line_by_line(tmp_path: Path, text: str, message: str) -> None:
@@ -58,6 +75,89 @@ def test_a_list_that_breaks_a_rule_is_refused_line_by_line(tmp_path: Path, text:
         read_pairs(tmp_path / "none", FILES)
 
 
-def test_no_pair_is_counted_twice(tmp_path: Path) -> None:
-    pairs = read_pairs(listed(tmp_path, f"{FILES[0]},{FILES[1]},1\n{FILES[2]},{FILES[3]},1\n"), FILES)
-    np.testing.assert_array_equal(np.stack([pairs.left, pairs.right]), [[0, 2], [1, 3]])
+def pair_list(*pairs: tuple[str, str, bool], folds: list[int] | None = None) -> PairList:
+    files = tuple(sorted({one for pair in pairs for one in pair[:2]}))
+    return PairList(
+        files=files,
+        left=np.array([files.index(pair[0]) for pair in pairs]),
+        right=np.array([files.index(pair[1]) for pair in pairs]),
+        same=np.array([pair[2] for pair in pairs]),
+        folds=None if folds is None else np.array(folds),
+    )
+
+
+def test_the_folds_are_halved_in_their_order() -> None:
+    pairs = pair_list(
+        *((f"{fold}/1.png", f"{fold}/{number}.png", number == 2) for fold in (7, 2, 9) for number in (2, 3)),
+        folds=[7, 7, 2, 2, 9, 9],
+    )
+    first, second = halves(pairs, seed=0)
+    assert first.tolist() == [True, True, True, True, False, False]
+    assert second.tolist() == (~first).tolist()
+
+
+def test_pictures_of_a_pair_and_of_a_folder_stay_together() -> None:
+    pairs = pair_list(
+        ("a/1.png", "a/2.png", True),
+        ("a/3.png", "b/1.png", False),  # by its folder with the first
+        ("c/1.png", "c/2.png", True),
+        ("c/1.png", "d/1.png", False),
+    )
+    for seed in range(5):
+        first, _ = halves(pairs, seed=seed)
+        assert first.tolist() in ([True, True, False, False], [False, False, True, True])
+    assert len({tuple(halves(pairs, seed=seed)[0].tolist()) for seed in range(9)}) == 2
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=2, max_size=12), seed=st.integers(0, 99)
+)
+def test_halves_share_no_picture_and_are_about_equal(groups: list[tuple[int, int]], seed: int) -> None:
+    pairs = pair_list(
+        *(
+            (f"{group}/1.png", f"{group}/{'same' if same else 'other'}{number}.png", same)
+            for group, counts in enumerate(groups)
+            for same, count in zip((True, False), counts, strict=True)
+            for number in range(count)
+        )
+    )
+    first, second = halves(pairs, seed=seed)
+    assert (first != second).all()
+    sides = [set(pairs.left[half]) | set(pairs.right[half]) for half in (first, second)]
+    assert not sides[0] & sides[1]
+    for half in (first, second):
+        assert 0 < pairs.same[half].sum() < half.sum()
+    # Off by no more than the largest group in either kind.
+    assert abs(int(first.sum()) - int(second.sum())) <= 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (
+            pair_list(("a/1.png", "a/2.png", True), ("a/1.png", "b/1.png", False)),
+            r"^The 2 pairs can't be halved .* one would have 0 same and 0 different ones; give a FOLD column by which",
+        ),
+        (
+            pair_list(("a/1.png", "a/2.png", True), ("c/1.png", "b/1.png", False)),
+            r"^The 2 pairs can't be halved .* one would have 0 same and [01] different ones; give a FOLD column",
+        ),
+        (
+            pair_list(("a/1.png", "a/2.png", True), ("c/1.png", "b/1.png", False), folds=[0, 0]),
+            r"one would have 0 same and 0 different ones; give a FOLD column by which they can\.$",
+        ),
+        (
+            pair_list(
+                ("a/1.png", "a/2.png", True),
+                ("a/1.png", "b/1.png", False),
+                ("c/1.png", "c/2.png", True),
+                ("c/1.png", "b/1.png", False),
+                folds=[0, 0, 1, 1],
+            ),
+            r"^The first and the second half of the folds must share no picture; 1 are in both, such as b/1\.png\.$",
+        ),
+    ],
+)
+def test_a_list_that_has_no_such_halves_is_refused(pairs: PairList, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        halves(pairs, seed=0)

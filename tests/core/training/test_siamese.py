@@ -49,7 +49,7 @@ def test_whole_groups_are_held_out_where_they_count(grouped: LabelledImages) -> 
 def test_too_few_classes_are_refused(write_drawings: Callable[..., None], tmp_path: Path) -> None:
     write_drawings(tmp_path / "set.zip", groups=1, classes=3, pictures=2)
     pictures = read_class_folders(tmp_path / "set.zip", preprocessing=SIZE)
-    with pytest.raises(TrainingError, match=r"^There are 3 classes; 4 are wanted: two to train on"):
+    with pytest.raises(TrainingError, match=r"^There are 3 classes; 6 are wanted: two to train on"):
         split(pictures, HOW)
     with pytest.raises(
         TrainingError, match=r"^There are 3 classes with two pictures or more to train on; a batch wants 4"

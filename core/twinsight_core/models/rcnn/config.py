@@ -17,7 +17,6 @@ from twinsight_core.models.tasks import Task
 MAX_CLASSES, MAX_CHANNELS, MAX_HEAD_WIDTH = 1000, 1024, 4096
 MAX_CANDIDATES, MAX_PROPOSALS, MAX_DETECTIONS = 2000, 1000, 1000
 MAX_STRIDE, MAX_SHAPES = 128, 32
-MOBILENET_STRIDES = (2, 4, 8, 16, 32)
 COLUMNS = 6
 """Numbers of a detection: four edges, score, label."""
 
@@ -78,7 +77,7 @@ class FasterRCNNConfig:
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must lie in 1..{most}.")
         if self.pyramid_channels % GROUP_CHANNELS:
             raise ValueError(f"`pyramid_channels` (={self.pyramid_channels}) must be a multiple of {GROUP_CHANNELS}.")
-        of_backbone = backbone_strides(self.backbone)
+        of_backbone = self.backbone.strides
         doubling = all(b == 2 * a for a, b in pairwise(self.strides))
         if not self.strides or not doubling or not set(self.strides) <= set(of_backbone):
             raise ValueError(
@@ -144,11 +143,3 @@ class FasterRCNNConfig:
             detection_overlap=fields.number("detection_overlap"),
             least_score=fields.number("least_score"),
         )
-
-
-def backbone_strides(config: BackboneConfig) -> tuple[int, ...]:
-    """Returns `Backbone.stage_strides` without building the backbone."""
-    if isinstance(config, MobileNetConfig):
-        return MOBILENET_STRIDES
-    first = 4 if config.stem == "imagenet" else 1
-    return tuple(first * 2**stage for stage in range(len(config.widths)))

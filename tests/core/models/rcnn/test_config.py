@@ -3,14 +3,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from flax import nnx
 
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.backbones import BackboneConfig, build_backbone
-from twinsight_core.models.mobilenet import MobileNetConfig
 from twinsight_core.models.rcnn import FasterRCNNConfig
-from twinsight_core.models.rcnn.config import backbone_strides
-from twinsight_core.models.resnet import ResNetConfig
 
 
 def test_json_gives_back_the_configuration(tiny: FasterRCNNConfig) -> None:
@@ -60,11 +55,3 @@ def test_rules_are_told(changes: dict[str, object], message: str) -> None:
 def test_the_answer_is_a_row_a_detection() -> None:
     assert FasterRCNNConfig(max_detections=7).answer_shape == (7, 6)
     assert FasterRCNNConfig.TASK == "detection"
-
-
-@pytest.mark.parametrize(
-    "config", [MobileNetConfig(0.25), ResNetConfig(), ResNetConfig(stem="small", depths=(1, 1), widths=(8, 8))]
-)
-def test_strides_are_those_of_the_backbone(config: BackboneConfig) -> None:
-    backbone = nnx.eval_shape(lambda: build_backbone(config, rngs=nnx.Rngs(0)))
-    assert backbone_strides(config) == backbone.stage_strides

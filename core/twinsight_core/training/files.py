@@ -1,0 +1,124 @@
+"""Files of a folder or a zip, read within limits: no crafted archive fills the memory, no bad entry ends a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.images import DEFAULT_LIMITS
+
+# What is held undecoded at a time: enough to keep all cores busy, however large the files are.
+_CHUNK_FILES, _CHUNK_BYTES = 64, 64 * 1024 * 1024
+_ENCRYPTED = 1  # PKWARE, APPNOTE 6.3.10, section 4.4.4
+# What `zipfile` raises, depending on where an archive is damaged; NotImplementedError is a RuntimeError.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
+
+
+class Files:
+    """The files of a folder or a zip by their paths in it; nothing else is ever opened.
+
+    Args:
+        path: a folder or a zip.
+
+    Attributes:
+        path: the same.
+        names: paths of all files, with `/` between their parts.
+
+    Raises:
+        TrainingError: it does not exist, or is neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        try:
+            self._archive = zipfile.ZipFile(path) if path.is_file() else None
+            if self._archive is not None:
+                self._entries = {one.filename: one for one in self._archive.infolist() if not one.is_dir()}
+                self.names = frozenset(self._entries)
+            elif path.is_dir():
+                self.names = frozenset(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+            else:
+                raise TrainingError(f"{path}: there is no such folder or zip.", reason="DATA_MISSING")
+        except OSError as error:
+            raise TrainingError(f"{path}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
+        except _ZIP_ERRORS as error:
+            raise TrainingError(f"{path}: neither a folder nor a zip.", reason="DATA_UNREADABLE") from error
+
+    def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
+        """Returns a file's content.
+
+        Args:
+            name: one of `names`.
+            most_bytes: a larger file is refused unread.
+
+        Raises:
+            ValueError: it is too large, damaged, encrypted or can't be read; a sentence that does not name it.
+        """
+        try:
+            size = self._size(name)
+        except OSError as error:
+            raise ValueError(f"The file can't be read ({error.strerror}).") from error
+        if size > most_bytes:
+            raise ValueError(f"The file has {size:,} bytes; at most {most_bytes:,} are accepted.")
+        try:
+            return (self.path / name).read_bytes() if self._archive is None else self._unpacked(self._archive, name)
+        except OSError as error:
+            raise ValueError(f"The file can't be read ({error.strerror or error}).") from error
+        except _ZIP_ERRORS as error:
+            raise ValueError(f"The zip's entry can't be read ({error}).") from error
+
+    def fingerprint(self, names: Sequence[str]) -> str:
+        """Returns a hash that is another when one of some files is: of sizes, and checksums or times of change."""
+        digest = hashlib.sha256()
+        for name in names:
+            state: tuple[int, ...]
+            if self._archive is not None:
+                state = (self._entries[name].CRC, self._entries[name].file_size)
+            else:
+                found = (self.path / name).stat()
+                # The last is of the rights too: a file that could not be read may be readable now.
+                state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            digest.update(json.dumps([name, *state]).encode())
+        return digest.hexdigest()
+
+    def _size(self, name: str) -> int:
+        return (self.path / name).stat().st_size if self._archive is None else self._entries[name].file_size
+
+    def _unpacked(self, archive: zipfile.ZipFile, name: str) -> bytes:
+        entry = self._entries[name]
+        # The other methods unpack a block whole, however much is asked for.
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise NotImplementedError("its compression is another than deflate")
+        if entry.flag_bits & _ENCRYPTED:
+            raise NotImplementedError("it is encrypted")
+        with archive.open(entry) as packed:
+            # An entry may hold more than its header says; what is asked for is all that gets unpacked.
+            return packed.read(max(1, entry.file_size))
+
+
+def in_chunks(files: Files, names: Sequence[str]) -> Iterator[list[bytes | str]]:
+    """Yields the bytes of pictures in their order, or what is wrong with one: some at a time, as memory allows.
+
+    A zip's file handle is shared, so bytes are read by one thread alone.
+    """
+    chunk: list[bytes | str] = []
+    held = 0
+    for name in names:
+        try:
+            content: bytes | str = files.read(name)
+        except ValueError as error:
+            content = str(error)
+        chunk.append(content)
+        held += len(content)
+        if len(chunk) == _CHUNK_FILES or held >= _CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.training import findings
+from twinsight_core.training.findings import class_pairs
+
+
+def unit(rows: int) -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)
+    length_1: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return length_1
+
+
+@pytest.mark.parametrize("most_listed", [10**6, 0])
+def test_pairs_are_distinct_and_of_what_they_say(most_listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "MOST_LISTED_PAIRS", most_listed)
+    labels, groups = np.repeat(np.arange(6), 10), np.repeat(np.arange(2), 30)
+    pairs, rows = class_pairs(unit(60), labels, groups, each=100, seed=1)
+    assert (pairs.same.sum(), len(rows)) == (100, 200)
+    assert len({tuple(sorted(pair)) for pair in rows.tolist()}) == 200
+    np.testing.assert_array_equal(labels[rows[:, 0]] == labels[rows[:, 1]], pairs.same)
+    assert (groups[rows[:, 0]] == groups[rows[:, 1]]).all()
+    np.testing.assert_allclose(pairs.cosine, np.sum(unit(60)[rows[:, 0]] * unit(60)[rows[:, 1]], axis=1))
+
+
+def test_no_more_pairs_come_than_there_are() -> None:
+    labels = np.repeat(np.arange(2), 5)
+    pairs, _ = class_pairs(unit(10), labels, None, each=2000, seed=0)
+    assert (pairs.same.sum(), (~pairs.same).sum()) == (20, 25)
+
+
+def test_pictures_that_make_no_pair_of_a_kind_are_refused() -> None:
+    with pytest.raises(TrainingError, match=r"^There are no two pictures of one class to compare\.$"):
+        class_pairs(unit(3), np.arange(3), None, each=5, seed=0)
+    with pytest.raises(TrainingError, match=r"^There are no two pictures of two classes of one group to compare\.$"):
+        class_pairs(unit(4), np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), each=5, seed=0)
