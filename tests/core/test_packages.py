@@ -22,6 +22,7 @@ from twinsight_core.packages import (
     WEIGHTS_FILE,
     ModelCard,
     ModelPackage,
+    find_package,
     load_package,
     load_packages,
     save_package,
@@ -255,22 +256,48 @@ def test_a_package_that_can_not_be_saved_leaves_the_old_one(folder: Path, networ
     assert [one.name for one in folder.parent.iterdir()] == ["tiny"]
 
 
-def test_base_is_shipped_calibrated_and_small() -> None:
-    (base,) = shipped_packages()
-    assert base.name == "base"
-    assert base.card.dimension == 256
-    assert (base.folder / WEIGHTS_FILE).stat().st_size <= 12_000_000
-    calibration = base.card.calibration
+def test_the_shipped_packages_are_small_and_say_what_they_are() -> None:
+    packages = shipped_packages()
+    tasks = {"base": "embedding", "cells": "detection", "garments": "classification", "glyph": "embedding"}
+    assert {one.name: one.card.task for one in packages} == tasks
+    for one in packages:
+        assert (one.folder / WEIGHTS_FILE).stat().st_size <= 12_000_000, one.name
+        assert all((one.card.licence, one.card.training_data, one.card.description, one.card.recipe)), one.name
+
+
+def test_the_shipped_packages_scored_as_they_should_on_what_was_held_out() -> None:
+    scores = {one.name: one.card.scores for one in shipped_packages()}
+    assert scores["base"]["caltech_heldout_map_at_r"] >= scores["base"]["caltech_heldout_map_at_r_teacher"]
+    assert scores["base"]["caltech_heldout_recall_at_1"] >= 0.95
+    assert scores["glyph"]["verification_accuracy"] >= 0.935
+    assert scores["cells"]["ap_50"] >= 0.88
+    assert scores["garments"]["top1_accuracy"] >= 0.85
+
+
+@pytest.mark.parametrize("name", ["base", "glyph"])
+def test_the_shipped_embeddings_are_calibrated(name: str) -> None:
+    calibration = find_package(name).card.calibration
     assert calibration is not None
-    assert calibration.expected_calibration_error < 0.1
+    assert calibration.expected_calibration_error <= 0.02
     assert calibration.probability(np.array([1.0]))[0] > 0.95
     assert calibration.probability(np.array([0.0]))[0] < 0.05
-    assert base.card.scores["caltech_heldout_map_at_r"] >= base.card.scores["caltech_heldout_map_at_r_teacher"]
-    assert base.card.scores["caltech_heldout_recall_at_1"] >= 0.95
+    assert {0.1, 0.01, 0.001} <= {one.target_fmr for one in calibration.operating_points}
+    for one in calibration.operating_points:
+        assert one.false_match_rate_low <= one.false_match_rate <= one.false_match_rate_high
+
+
+def test_a_package_is_found_by_name_and_by_path(folder: Path) -> None:
+    here = load_package(folder)
+    assert find_package("tiny", folder.parent) == here
+    assert find_package(str(folder)) == here
+    assert find_package("base").is_shipped
+    assert not here.is_shipped
+    with pytest.raises(PackageError, match=r"^There is no model `vgg`: neither a shipped one \(`base`, `cells`, "):
+        find_package("vgg")
 
 
 def test_base_embeds_a_picture_alike_in_any_batch() -> None:
-    (base,) = shipped_packages()
+    base = find_package("base")
     graph, state = nnx.split(base.build())
     embed = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     size = base.card.preprocessing

@@ -49,10 +49,16 @@ _LEAST_PROBABILITY = 1e-30
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=FALSE_MATCH_RATE,
     show_default=True,
-    help="Of the default operating point.",
+    help="False match rate of the default operating point.",
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Package to write; else the model's own.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the halves and the pairs.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Package to write; else the model's own, unless it ships with the program.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Number that the choice of halves and pairs follows from."
+)
 @told
 def calibrate(
     *,

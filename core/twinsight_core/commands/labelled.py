@@ -21,7 +21,9 @@ DATA_OPTION = click.option(
 MODEL_OPTION = click.option(
     "--model", required=True, help="A shipped model, a package's folder, or a name in --models-dir."
 )
-MODELS_DIR_OPTION = click.option("--models-dir", type=click.Path(path_type=Path), help="Folder of further packages.")
+MODELS_DIR_OPTION = click.option(
+    "--models-dir", type=click.Path(path_type=Path), envvar="TWINSIGHT_MODELS_DIR", help="Folder of further packages."
+)
 PAIRS_OPTION = click.option(
     "--pairs",
     type=click.Path(dir_okay=False, path_type=Path),

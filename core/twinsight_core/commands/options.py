@@ -111,7 +111,13 @@ def run_options(
         ),
         click.option("--skip-bad", is_flag=True, help="Leave out what can't be read instead of stopping."),
         click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Number that all chance follows from.",
+        ),
         click.option("--description", default="", help="For the card: what the model is for and where it fails."),
         click.option(
             "--licence", default="not stated", show_default=True, help="For the card: licence of the weights."

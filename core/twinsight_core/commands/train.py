@@ -45,17 +45,26 @@ LEVELS = 3
 """Maps of a detector's pyramid: the coarsest of the backbone."""
 
 
-@click.group()
-def train() -> None:
-    """Train a model on your own pictures; the result is a package for `twinsight serve --models-dir`.
+@click.group(
+    help="""Train a model on your own pictures; the result is a package for `twinsight serve --models-dir`.
 
     Everything has a default: `twinsight train siamese --data DIR --out DIR` is enough.
+
+    \b
+    Examples:
+      twinsight train cnn --data clothes/ --out models/clothes
+      twinsight train siamese --data people/ --out models/people
+      twinsight train rcnn --data cells/ --out models/cells --annotations cells.json
+      twinsight train siamese --data people/ --out models/people --resume
     """
+)
+def train() -> None:
+    """Groups the kinds of training."""
 
 
 @train.command()
 @run_options(size=160, steps=600, learning_rate=5e-4, start="base", frozen_blocks=4)
-@click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Pictures in a batch.")
+@click.option("--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Pictures in a batch.")
 @click.option(
     "--balance",
     type=click.Choice(classifier.BALANCES),
@@ -63,7 +72,7 @@ def train() -> None:
     show_default=True,
     help="What is done where classes differ in size.",
 )
-def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
+def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     """Train a classifier on class folders."""
     start = run.check()
     pictures = run.pictures()
@@ -71,13 +80,13 @@ def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
     how = classifier.ClassifierTraining(
         network=config,
         preprocessing=run.preprocessing,
-        batch=batch,
+        batch=batch_size,
         balance=balance,
         augmentation=PRESETS[run.augmentation],
         loop=run.loop,
     )
     classifier.split(pictures, how)  # says what is wrong before a network is made
-    run.begin({"batch": batch, "balance": balance}, pictures.files, start)
+    run.begin({"batch size": batch_size, "balance": balance}, pictures.files, start)
     network = Classifier(config=config, rngs=nnx.Rngs(run.seed))
     network = network if start is None else start_from(network, start)
     with closing(Watching(run)) as watching:
@@ -98,11 +107,15 @@ def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)
 
 
-@train.command("siamese")
+@train.command("siamese", short_help="Train an embedding on class folders: for search and comparison.")
 @run_options(size=160, steps=600, learning_rate=3e-4, start="base", frozen_blocks=4)
-@click.option("--dimension", type=click.IntRange(2, 4096), default=256, show_default=True, help="Of the embedding.")
+@click.option(
+    "--dimension", type=click.IntRange(2, 4096), default=256, show_default=True, help="Components of the embedding."
+)
 @click.option("--classes", type=click.IntRange(min=2), default=16, show_default=True, help="Classes in a batch.")
-@click.option("--pictures", type=click.IntRange(min=2), default=4, show_default=True, help="Pictures of each.")
+@click.option(
+    "--pictures", type=click.IntRange(min=2), default=4, show_default=True, help="Pictures of each class in a batch."
+)
 @click.option(
     "--groups",
     type=click.IntRange(min=0),
@@ -113,17 +126,25 @@ def cnn(run: Run, *, batch: int, balance: classifier.Balance) -> None:
 @click.option("--turns", is_flag=True, help="Turned and mirrored classes are classes of their own (characters).")
 @click.option("--flatten", is_flag=True, help="Keep where things are in the picture, instead of the mean over it.")
 @click.option(
-    "--loss", type=click.Choice(siamese.LOSSES), default="supervised_contrastive", show_default=True, help="The loss."
+    "--loss",
+    type=click.Choice(siamese.LOSSES),
+    default="supervised_contrastive",
+    show_default=True,
+    help="What is made small.",
 )
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
     default=0.1,
     show_default=True,
-    help="Of supervised_contrastive.",
+    help="Scale of the similarities in supervised_contrastive.",
 )
 @click.option(
-    "--margin", type=click.FloatRange(min=0, min_open=True), default=0.5, show_default=True, help="Of the other losses."
+    "--margin",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="How far apart the other losses push classes.",
 )
 @click.option(
     "--held-out",
@@ -213,14 +234,18 @@ def siamese_command(
     finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
 
 
-@train.command()
+@train.command(short_help="Train a detector on pictures with boxes (VOC or COCO).")
 @run_options(
     size=240, steps=800, learning_rate=1e-3, start="base", frozen_blocks=5, augmentations=tuple(detector.AUGMENTATIONS)
 )
 @click.option(
-    "--width", type=click.IntRange(0, 2048), default=320, show_default=True, help="Of the input; 0: as --size."
+    "--width",
+    type=click.IntRange(0, 2048),
+    default=320,
+    show_default=True,
+    help="Columns of the input in pixels; 0: as --size.",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures in a batch.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures in a batch.")
 @click.option(
     "--annotations",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -232,7 +257,7 @@ def rcnn(
     run: Run,
     *,
     width: int,
-    batch: int,
+    batch_size: int,
     annotations: Path | None,
     training_set: str | None,
     test_set: str | None,
@@ -261,13 +286,13 @@ def rcnn(
     )
     how = detector.DetectorTraining(
         network=config,
-        batch=batch,
+        batch=batch_size,
         sampling=Sampling(roi_share=0.5),  # of few, in pictures that are full of things
         augmentation=detector.AUGMENTATIONS[run.augmentation],
         loop=replace(run.loop, gradient_norm=5.0),
     )
     files = [*parts.train.files, "", *parts.validation.files, "", *parts.test.files]
-    run.begin({"width": size.width_px, "batch": batch}, files, start)
+    run.begin({"width": size.width_px, "batch size": batch_size}, files, start)
     network = FasterRCNN(config=config, rngs=nnx.Rngs(run.seed))
     network.eval()  # type: ignore[no-untyped-call]  # batches are too small for batch norm's statistics
     network = network if start is None else start_from(network, start)

@@ -53,7 +53,7 @@ def embedding(groups: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labelling(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained classifier's package."""
     out = tmp_path_factory.mktemp("models") / "kinds"
-    done = run(train, "cnn", "--data", classes, "--out", out, *SMALL, "--steps", "60", "--batch", "24",
+    done = run(train, "cnn", "--data", classes, "--out", out, *SMALL, "--steps", "60", "--batch-size", "24",
                "--learning-rate", "3e-3")  # fmt: skip
     assert done.exit_code == 0, done.output
     return out
@@ -95,7 +95,7 @@ train(args=sys.argv[1:])
 
 def test_a_run_that_is_killed_goes_on_to_the_same_weights(labelling: Path, classes: Path, tmp_path: Path) -> None:
     out = tmp_path / "kinds"
-    arguments = ["cnn", "--data", str(classes), "--out", str(out), *SMALL, "--steps", "60", "--batch", "24",
+    arguments = ["cnn", "--data", str(classes), "--out", str(out), *SMALL, "--steps", "60", "--batch-size", "24",
                  "--learning-rate", "3e-3"]  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
@@ -186,7 +186,7 @@ def test_a_folder_that_holds_other_things_is_never_written_over(classes: Path, t
 
 
 def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(labelling: Path, classes: Path, groups: Path) -> None:
-    arguments = ["cnn", "--out", str(labelling), *SMALL, "--batch", "24", "--resume"]
+    arguments = ["cnn", "--out", str(labelling), *SMALL, "--batch-size", "24", "--resume"]
     done = run(train, *arguments, "--data", classes, "--steps", "61", "--learning-rate", "3e-3")
     assert done.exit_code == 1
     assert "can't be gone on with: it had other steps. Start anew without --resume." in done.stderr
@@ -244,7 +244,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_detector_is_trained_measured_and_evaluated_again(boxes: Path, tmp_path: Path) -> None:
     out = tmp_path / "models" / "rectangles"
     done = run(train, "rcnn", "--data", boxes, "--out", out, "--start", "none", "--backbone", "glyphs", "--size", "64",
-               "--width", "0", "--frozen-blocks", "0", "--steps", "6", "--batch", "4")  # fmt: skip
+               "--width", "0", "--frozen-blocks", "0", "--steps", "6", "--batch-size", "4")  # fmt: skip
     assert done.exit_code == 0, done.output
     package = load_package(out)
     assert (package.card.task, package.card.labels) == ("detection", ("blue", "red"))
