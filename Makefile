@@ -69,7 +69,7 @@ train-cells: setup  ## train the shipped model `cells` anew; writes training/cel
 train-garments: setup  ## train the shipped model `garments` anew; writes training/garments
 	$(BIN)/twinsight import --architecture mobilenet_v1 --weights $(DATA)/weights/mobilenet_v1_075_224.safetensors \
 		--out training/mobilenet --licence Apache-2.0
-	$(BIN)/twinsight train cnn --data $(DATA)/clothing_train.zip --out training/garments --start training/mobilenet --batch 32 --frozen-blocks 6 \
+	$(BIN)/twinsight train cnn --data $(DATA)/clothing_train.zip --out training/garments --start training/mobilenet --batch-size 32 --frozen-blocks 6 \
 		--steps 500 $(RESUME) --licence Apache-2.0 \
 		--description "$(GARMENTS_DESCRIPTION)" --training-data "$(GARMENTS_DATA)"
 
