@@ -24,6 +24,29 @@ _DAMAGE = (
     apsw.TooBigError,
 )
 
+_READ_ERRORS = frozenset(
+    {
+        apsw.SQLITE_IOERR,  # says no more
+        apsw.SQLITE_IOERR_READ,
+        apsw.SQLITE_IOERR_SHORT_READ,
+        apsw.SQLITE_IOERR_DATA,
+        apsw.SQLITE_IOERR_CORRUPTFS,
+        apsw.SQLITE_IOERR_IN_PAGE,
+    }
+)
+_WRITE_ERRORS = frozenset(
+    {
+        apsw.SQLITE_IOERR_WRITE,
+        apsw.SQLITE_IOERR_FSYNC,
+        apsw.SQLITE_IOERR_DIR_FSYNC,
+        apsw.SQLITE_IOERR_TRUNCATE,
+        apsw.SQLITE_IOERR_BEGIN_ATOMIC,
+        apsw.SQLITE_IOERR_COMMIT_ATOMIC,
+        apsw.SQLITE_IOERR_ROLLBACK_ATOMIC,
+        apsw.SQLITE_IOERR_DELETE,
+    }
+)
+
 
 def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
     """Returns a connection whose commits are synced.
@@ -80,11 +103,9 @@ def translated(file: Path) -> Iterator[None]:
     except apsw.CantOpenError as error:
         raise _not_opened(file) from error
     except apsw.IOError as error:
-        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:  # no room for the log's index
-            raise _full() from error
         # SQLite's own words are for the log: the error reaches callers.
         _log.error("%s: %s", file, error)
-        raise damaged(file, "its file can't be read or written") from error
+        raise _io_failed(file, getattr(error, "extendedresult", apsw.SQLITE_IOERR)) from error
     except _DAMAGE as error:
         _log.error("%s: %s", file, error)
         raise damaged(file, "its file can't be read") from error
@@ -108,6 +129,21 @@ def _not_opened(file: Path) -> DataLoss | Unavailable:
     # Out of file descriptors, say: no reason to take the collection for damaged from then on.
     return Unavailable(
         f"Collection `{file.parent.name}`: its file can't be opened at the moment.", reason="COLLECTION_UNAVAILABLE"
+    )
+
+
+def _io_failed(file: Path, code: int) -> TwinsightError:
+    """Returns what an I/O error means for the collection; `code` is SQLite's extended one."""
+    if code == apsw.SQLITE_IOERR_SHMSIZE:  # no room for the log's index
+        return _full()
+    if code in _READ_ERRORS:
+        return damaged(file, "its file can't be read")
+    if code in _WRITE_ERRORS:
+        # A quota, say, or a disk that takes nothing more: what is on it can still be read.
+        return StorageFull("The disk failed to write; nothing of the call was written.", reason="DISK_WRITE_FAILED")
+    # Locks, shared memory, memory: no reason to take the collection for damaged from then on.
+    return Unavailable(
+        f"Collection `{file.parent.name}`: its file can't be used at the moment.", reason="COLLECTION_UNAVAILABLE"
     )
 
 

@@ -4,12 +4,13 @@
    told here, before anything is served.
 2. `start` answers health (NOT_SERVING) and refuses calls while the models compile and answer a test picture; then calls
    are let in and health says SERVING. From here nothing compiles.
-3. `stop` turns health off, refuses new calls, gives those in flight `drain_s`, and closes the collections.
+3. `stop` refuses new calls, turns health off, gives those in flight `drain_s`, and closes the collections.
 """
 
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,9 @@ log = structlog.stdlib.get_logger("twinsight.app")
 _SPARE_THREADS = 64
 """Threads beyond the calls and streams worked on: one of these refuses a call over the limit at once. Reflection
 streams, and calls whose message has not arrived, hold one too; without any, gRPC itself refuses."""
+
+_LAST_WORDS_S = 0.1
+"""For calls that came in just as the last one ended: they are told that the server drains."""
 
 SERVICES = tuple(
     descriptor.services_by_name[name].full_name
@@ -107,15 +111,25 @@ class Server:
         """HOST:PORT as bound."""
         return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
 
-    def start(self) -> None:
+    def start(self, stopped: threading.Event | None = None) -> bool:
         """Warms up and serves; returns once health says SERVING.
+
+        Args:
+            stopped: when it is set meanwhile, the warm-up ends after the model that it is at; `stop` must follow.
+
+        Returns:
+            Whether the server serves: False where it was stopped before.
 
         Raises:
             StartupError: a model fails its first inference.
         """
+        stopped = stopped or threading.Event()
         self._grpc.start()
-        self.models.warm_up()
-        self.canary.learn()
+        self.models.warm_up(stopped)
+        if not stopped.is_set():
+            self.canary.learn()
+        if stopped.is_set():
+            return False
         self.compilations.reset()
         self.gate.open()
         self.canary.start(self._config.canary_s)
@@ -125,14 +139,20 @@ class Server:
             metrics=self.metrics_address,
             seconds=round(time.monotonic() - self._begun, 3),
         )
+        return True
 
     def stop(self) -> None:
         """Drains and closes; calls in flight have `drain_s` to finish."""
         log.info("draining", seconds=self._config.drain_s)
-        self.canary.stop()
+        ends = time.monotonic() + self._config.drain_s
         self.gate.close()
-        self._grpc.stop(self._config.drain_s).wait()
+        self.canary.stop()
+        self._grpc.stop(self._config.drain_s)
+        self.gate.wait_drained(ends - time.monotonic())
+        # Those who watch health or look at the reflection would stay on until the end.
+        self._grpc.stop(max(0.0, min(_LAST_WORDS_S, ends - time.monotonic()))).wait()
         self._opened.close()
+        self.canary.join()
         log.info("stopped")
 
     def _services(self) -> grpc.Server:
@@ -144,6 +164,9 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
+                # One connection, whatever it leaves open, leaves the spare threads to the others. What it asks for
+                # beyond this waits on its side.
+                ("grpc.max_concurrent_streams", config.max_calls + config.max_streams),
                 # Two servers would silently share a port.
                 ("grpc.so_reuseport", 0),
                 # A peer that vanished without a word would keep its streams open for ever.
@@ -153,7 +176,10 @@ class Server:
         )
         gate, models, pipeline = self.gate, self.models, self._pipeline
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(gate, models, pipeline, max_images=config.max_images), server
+            InferenceService(
+                gate, models, pipeline, max_images=config.max_images, max_message_bytes=config.max_message_bytes
+            ),
+            server,
         )
         collection_service_pb2_grpc.add_CollectionServiceServicer_to_server(
             CollectionService(gate, self._catalog, models, pipeline, config), server

@@ -1,14 +1,15 @@
 """Pictures of many calls gathered into batches for one model.
 
 1. A call takes room for as many pictures as it has in work at once, before any is decoded; without room it is refused
-   at once. It keeps the room until it is answered.
+   at once, and a message of a stream waits. It keeps the room until it is answered.
 2. Each picture is announced when it goes to a decoder, and submitted, or given up, when it comes from there.
 3. The worker takes what waits. It waits up to `wait_s` for more only while others are being decoded, so a lone call
    never waits.
 4. A lone picture of a model with nothing else in work is computed by its caller's own thread: passing it to the worker
    and back would cost two wake-ups, of up to a millisecond each where the processor has gone to sleep.
 5. Pictures whose caller is gone or whose deadline has passed are dropped before they reach the device.
-6. The engine computes; each picture's future gets its row. A batch that fails is tried again picture by picture, so
+6. The test picture behind health goes before all others, as a batch of its own.
+7. The engine computes; each picture's future gets its row. A batch that fails is tried again picture by picture, so
    that one that poisons it fails alone.
 """
 
@@ -63,13 +64,17 @@ class Batcher:
         self._metrics = metrics
         self._queue_size = queue_size
         self._wait_s = wait_s
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)  # the worker alone waits for it
+        self._room_freed = threading.Condition(lock)
         self._waiting: deque[_Waiting] = deque()
+        self._urgent: deque[_Waiting] = deque()
         self._taken = 0
         self._decoding = 0
         self._computing = False
         self._closed = False
         self._seconds_per_image = 0.0  # moving average, for the time after which to try again
+        self._longest_turn_s = 0.0
         metrics.queued.labels(name).set_function(lambda: self._taken)
         self._worker = threading.Thread(target=self._run, name=f"batcher-{name}", daemon=True)
         self._worker.start()
@@ -79,18 +84,34 @@ class Batcher:
         """Pictures in the largest batch."""
         return self._engine.max_batch
 
+    @property
+    def queue_size(self) -> int:
+        """Pictures that calls may have in work at once, all together."""
+        return self._queue_size
+
     @contextmanager
-    def room(self, count: int) -> Iterator[None]:
+    def room(self, count: int, call: Call) -> Iterator[None]:
         """Takes room for `count` pictures at once, for as long as the call is worked on.
+
+        A call that waits for room holds none, and whoever holds some waits for nothing that the call has: so they never
+        wait for each other.
+
+        Args:
+            count: at most `queue_size`.
+            call: is refused, or waits, as it wants.
 
         Raises:
             Overloaded: there is none; says when there should be.
+            Cancelled, DeadlineExceeded: there was none for as long as the caller waited.
             Unavailable: the server drains.
         """
-        with self._changed:
-            if self._closed:
-                raise _draining()
-            if self._taken + count > self._queue_size:
+        with self._room_freed:
+            while self._closed or self._taken + count > self._queue_size:
+                if self._closed:
+                    raise _draining()
+                if (step_s := call.patience_s()) is not None:
+                    self._room_freed.wait(step_s)
+                    continue
                 self._metrics.refused.labels("QUEUE_FULL").inc()
                 raise Overloaded(
                     f"The queue of model `{self._name}` holds {self._taken} of at most {self._queue_size} pictures; "
@@ -101,8 +122,9 @@ class Batcher:
         try:
             yield
         finally:
-            with self._changed:
+            with self._room_freed:
                 self._taken -= count
+                self._room_freed.notify_all()
 
     def announce(self) -> None:
         """Says that a picture goes to a decoder: `submit` or `give_up` follows."""
@@ -128,13 +150,13 @@ class Batcher:
         one = _Waiting(image, call, Future(), time.monotonic())
         with self._changed:
             self._decoding -= 1
-            self._put(one, urgent=False)
+            self._put(one, self._waiting)
         return one.future
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is being decoded, waits or is computed."""
-        return not (self._decoding or self._waiting or self._computing)
+        return not (self._decoding or self._waiting or self._computing or self._urgent)
 
     def submit_here(self, image: np.ndarray, call: Call) -> Future[np.ndarray]:
         """Computes an announced picture in the caller's thread if nothing else is in work, and queues it otherwise.
@@ -145,7 +167,7 @@ class Batcher:
         with self._changed:
             self._decoding -= 1
             if self._closed or not self.is_idle:
-                self._put(one, urgent=False)
+                self._put(one, self._waiting)
                 return one.future
             self._computing = True
         self._compute_wanted([one])
@@ -154,28 +176,34 @@ class Batcher:
     def submit_urgent(self, image: np.ndarray, call: Call) -> Future[np.ndarray]:
         """Queues a picture ahead of all others and without room or announcement: for the test inference behind health.
 
-        A full queue is load and not sickness, so it must not fail the test. Arguments and result as in `submit`.
+        A full queue is load and not sickness, so it must not fail the test. Nor does it share a batch, which would make
+        it wait for the others' answers, and have them computed by one program today and another tomorrow. Arguments and
+        result as in `submit`.
         """
         one = _Waiting(image, call, Future(), time.monotonic())
         with self._changed:
-            self._put(one, urgent=True)
+            self._put(one, self._urgent)
         return one.future
+
+    def longest_turn_s(self) -> float:
+        """Returns the longest time that the engine was busy at a stretch since this was last asked."""
+        with self._changed:
+            longest, self._longest_turn_s = self._longest_turn_s, 0.0
+        return longest
 
     def close(self) -> None:
         """Computes what waits, then stops the worker."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+            self._room_freed.notify_all()
         self._worker.join()
 
-    def _put(self, one: _Waiting, *, urgent: bool) -> None:
+    def _put(self, one: _Waiting, queue: deque[_Waiting]) -> None:
         if self._closed:
             one.future.set_exception(_draining())
             return
-        if urgent:
-            self._waiting.appendleft(one)
-        else:
-            self._waiting.append(one)
+        queue.append(one)
         self._changed.notify()
 
     def _run(self) -> None:
@@ -185,17 +213,22 @@ class Batcher:
     def _next_batch(self) -> list[_Waiting]:
         """Waits for pictures; returns at most the largest bucket, or nothing once closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._computing and (self._waiting or self._closed))
+            self._changed.wait_for(lambda: not self._computing and (self._urgent or self._waiting or self._closed))
+            if self._waiting and not self._urgent:
+                until = self._waiting[0].since + self._wait_s
+                self._changed.wait_for(self._is_full, timeout=max(0.0, until - time.monotonic()))
+            if self._urgent:
+                self._computing = True
+                return [self._urgent.popleft()]
             if not self._waiting:
                 return []
-            until = self._waiting[0].since + self._wait_s
-            self._changed.wait_for(self._is_full, timeout=max(0.0, until - time.monotonic()))
             self._computing = True
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._engine.max_batch))]
 
     def _is_full(self) -> bool:
-        """Whether waiting longer could bring nothing: the largest bucket is full, or nothing is being decoded."""
-        return len(self._waiting) >= self._engine.max_batch or not self._decoding or self._closed
+        """Whether to wait no longer: the largest bucket is full, nothing is being decoded, or something is urgent."""
+        full = len(self._waiting) >= self._engine.max_batch
+        return full or not self._decoding or self._closed or bool(self._urgent)
 
     def _is_wanted(self, one: _Waiting) -> bool:
         try:
@@ -208,10 +241,12 @@ class Batcher:
 
     def _compute_wanted(self, batch: list[_Waiting]) -> None:
         """Computes what is still wanted of a batch, and says when the engine is free again."""
+        start = time.monotonic()
         try:
             self._compute([one for one in batch if self._is_wanted(one)])
         finally:
             with self._changed:
+                self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - start)
                 self._computing = False
                 self._changed.notify()
 

@@ -1,7 +1,8 @@
 """The life of a call: taken or refused, named, timed, answered, counted and logged.
 
 1. `Gate.call` refuses while the server starts or drains, and when `max_calls` are being worked on; at once, with the
-   time after which to try again.
+   time after which to try again. A message of a stream waits for its turn instead: meanwhile nothing more of the stream
+   is read, which is what holds its caller back.
 2. The call gets its request id (the client's `x-request-id`, or a new one), its deadline, and notice of cancellation.
 3. The servicer works; stages record their times in the call.
 4. A `TwinsightError` becomes its status with details; anything else becomes INTERNAL with fixed text and a log line
@@ -20,7 +21,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -35,6 +36,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _RETRY_AFTER_S = 0.1
 """A call takes tens of milliseconds: sooner would be refused again, later would leave the server idle."""
 
+_WAIT_STEP_S = 0.1
+"""How late a waiting message may notice that its caller is gone or that the server drains."""
+
 _LONGEST_S = 365 * 24 * 3600.0
 
 _LOGGER = "twinsight.calls"
@@ -44,16 +48,21 @@ log = structlog.stdlib.get_logger(_LOGGER)
 class Call:
     """One call, or one message of a stream: its id, its deadline and the times of its stages."""
 
-    def __init__(self, request_id: str, deadline: float | None) -> None:
+    def __init__(
+        self, request_id: str, deadline: float | None, *, check_waiting: Callable[[], None] | None = None
+    ) -> None:
         """Starts the clock.
 
         Args:
             request_id: names the call in logs and answers.
             deadline: on `time.monotonic`'s scale; None: none.
+            check_waiting: of a call that waits where there is no room: raises once it must not go on waiting. None: it
+                is refused at once.
         """
         self.request_id = request_id
         self.started = time.monotonic()
         self._deadline = deadline
+        self._check_waiting = check_waiting
         self._gone = threading.Event()
         self._stages: dict[str, float] = {}
         self.outcomes: Counter[str] = Counter()
@@ -77,6 +86,20 @@ class Call:
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, at least 0; None: there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def patience_s(self) -> float | None:
+        """Seconds for which to wait, before asking again, for what is taken; None: the call is refused instead.
+
+        Raises:
+            Cancelled, DeadlineExceeded: nobody waits for the answer any more.
+            Unavailable: the server drains.
+        """
+        if self._check_waiting is None:
+            return None
+        self.check_alive()
+        self._check_waiting()
+        remaining_s = self.remaining_s()
+        return _WAIT_STEP_S if remaining_s is None else min(_WAIT_STEP_S, remaining_s)
 
     def record(self, stage: str, seconds: float) -> None:
         """Notes a stage's time. Of several pictures in a call the longest counts."""
@@ -109,6 +132,9 @@ class Gate:
         self._streams = threading.BoundedSemaphore(max_streams)
         self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
         self._idle = _IdleStreams()
+        # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.
+        self._in_flight: set[Call] = set()
+        self._drained = threading.Event()
 
     def open(self) -> None:
         """Lets calls in from now on."""
@@ -118,6 +144,12 @@ class Gate:
         """Refuses new calls and ends the streams: those with a message in work after it, the others at once."""
         self._closed = "DRAINING"
         self._idle.end_all()
+        if not self._in_flight:
+            self._drained.set()
+
+    def wait_drained(self, timeout_s: float) -> bool:
+        """Waits, once closed, until the last answer has left; returns whether it has."""
+        return self._drained.wait(timeout_s)
 
     @contextmanager
     def call(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
@@ -129,7 +161,10 @@ class Gate:
     @contextmanager
     def stream(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
         """The life of a stream; its messages go through `message`."""
-        with self._answered(context, method) as call, self._slot(self._streams, "STREAMS_FULL"):
+        with (
+            self._answered(context, method, check_waiting=self._check_open) as call,
+            self._slot(self._streams, "STREAMS_FULL"),
+        ):
             self._idle.add(call, context)
             try:
                 yield call
@@ -141,9 +176,14 @@ class Gate:
 
     @contextmanager
     def message(self, stream: Call) -> Iterator[Call]:
-        """One message of a stream: counts among the calls, and raises what it fails with."""
+        """One message of a stream: waits for its turn among the calls, and raises what it fails with.
+
+        Raises:
+            Cancelled, DeadlineExceeded: nobody reads the stream any more.
+            Unavailable: the server drains.
+        """
         self.check_stream(stream)
-        with self._idle.busy(stream), self._slot(self._calls, "CALLS_FULL"):
+        with self._idle.busy(stream), self._slot(self._calls, "CALLS_FULL", waiting=stream):
             yield stream
 
     def check_stream(self, stream: Call) -> None:
@@ -161,8 +201,8 @@ class Gate:
             raise Unavailable(_CLOSED[reason], reason=reason)
 
     @contextmanager
-    def _slot(self, slots: threading.BoundedSemaphore, reason: str) -> Iterator[None]:
-        if not slots.acquire(blocking=False):
+    def _slot(self, slots: threading.BoundedSemaphore, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
+        if not slots.acquire(blocking=False) and not (waiting and _turn_came(slots, waiting)):
             self._metrics.refused.labels(reason).inc()
             raise Overloaded(
                 "The server works on as many calls as it takes at once; try again shortly.",
@@ -177,9 +217,21 @@ class Gate:
             slots.release()
 
     @contextmanager
-    def _answered(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
-        call = Call(_request_id(context), _deadline(context))
-        context.add_callback(call.cancel)
+    def _answered(
+        self, context: grpc.ServicerContext, method: str, *, check_waiting: Callable[[], None] | None = None
+    ) -> Iterator[Call]:
+        call = Call(_request_id(context), _deadline(context), check_waiting=check_waiting)
+        self._in_flight.add(call)
+
+        def over() -> None:
+            """Called when the answer has left, or the caller."""
+            call.cancel()
+            self._in_flight.discard(call)
+            if self._closed == "DRAINING" and not self._in_flight:
+                self._drained.set()
+
+        if not context.add_callback(over):  # over before it began
+            over()
         failure: status_pb2.Status | None = None
         try:
             self._check_open()
@@ -259,6 +311,14 @@ class _IdleStreams:
         with self._lock:
             for context in self._contexts.values():
                 context.cancel()
+
+
+def _turn_came(slots: threading.BoundedSemaphore, waiting: Call) -> bool:
+    """Waits for a slot as long as the call does; returns whether it has one."""
+    while (step_s := waiting.patience_s()) is not None:
+        if slots.acquire(timeout=step_s):
+            return True
+    return False
 
 
 def deadline_exceeded() -> DeadlineExceeded:

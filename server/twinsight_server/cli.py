@@ -89,6 +89,8 @@ def _serve(**settings: Value) -> None:
 def run(config: ServerConfig) -> None:
     """Serves until SIGTERM or SIGINT; prints `serving on HOST:PORT` once health says SERVING.
 
+    A signal that comes before ends the start after the model that is being compiled.
+
     Raises:
         StartupError: the server can't start.
     """
@@ -104,9 +106,9 @@ def run(config: ServerConfig) -> None:
         signal.signal(number, on_signal)
     server = Server(config)
     try:
-        server.start()
-        click.echo(f"serving on {server.address}")
-        stopped.wait()
+        if server.start(stopped):
+            click.echo(f"serving on {server.address}")
+            stopped.wait()
     finally:
         server.stop()
 

@@ -58,6 +58,7 @@ class ServerConfig:
         "data"
     )
     models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
+    models: Annotated[str, "Names of the models to serve, with commas between; empty: all."] = ""
     default_model: Annotated[str, "Model of calls that name none."] = "base"
     cache_dir: Annotated[
         Path | None, "Folder of compiled programs, kept between starts [default: ~/.cache/twinsight]."
@@ -66,9 +67,11 @@ class ServerConfig:
 
     batch_size: Annotated[int, "Largest batch; every power of two up to it is compiled at start."] = 32
     batch_wait_ms: Annotated[float, "Longest wait for a batch to fill while other pictures are being decoded."] = 2.0
-    queue_size: Annotated[int, "Pictures being decoded or waiting for a model; more are refused."] = 512
+    queue_size: Annotated[int, "Pictures being decoded or waiting for a model; more are refused, and streams wait."] = (
+        512
+    )
     decode_threads: Annotated[int, "Threads that decode pictures; 0: one a core."] = 0
-    max_calls: Annotated[int, "Calls worked on at once; more are refused."] = 64
+    max_calls: Annotated[int, "Calls worked on at once; more are refused, and streams wait."] = 64
     max_streams: Annotated[int, "Streams open at once; more are refused."] = 16
 
     max_message_bytes: Annotated[int, "Largest message, in bytes."] = 64 * 1024 * 1024

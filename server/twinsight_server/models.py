@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import structlog
@@ -14,6 +15,9 @@ from twinsight_core.packages import ModelPackage, load_packages, shipped_package
 from twinsight_server.batcher import Batcher
 from twinsight_server.config import ServerConfig
 from twinsight_server.metrics import Metrics
+
+MOST_AT_ONCE: dict[Task, int] = {"embedding": 4096, "classification": 4096, "detection": 4}
+"""Largest batch by task: one picture keeps a detector busy, and each of its batch sizes takes long to compile."""
 
 log = structlog.stdlib.get_logger("twinsight.models")
 
@@ -65,15 +69,17 @@ class Models:
                 XlaExecutor(package.build(), card.preprocessing),
                 card.preprocessing,
                 answer_shape=card.config.answer_shape,
-                buckets=config.buckets,
+                buckets=[one for one in config.buckets if one <= MOST_AT_ONCE[card.task]] or config.buckets[:1],
             )
             wait_s = config.batch_wait_ms / 1e3
             batcher = Batcher(name, engine, metrics, queue_size=config.queue_size, wait_s=wait_s)
             self._models[name] = ServedModel(package, engine, batcher)
 
-    def warm_up(self) -> None:
-        """Compiles every model for every bucket."""
+    def warm_up(self, stopped: threading.Event) -> None:
+        """Compiles every model for every bucket; goes on to no further model once `stopped` is set."""
         for model in self.all():
+            if stopped.is_set():
+                return
             model.engine.warm_up()
             log.info("model ready", model=model.name, digest=model.digest, executor=model.engine.executor_name)
 
@@ -133,9 +139,15 @@ def read_packages(config: ServerConfig) -> dict[str, ModelPackage]:
     """Returns the packages to serve by name.
 
     Raises:
-        PackageError: one can't be read, or `models_dir` is no folder.
+        PackageError: one can't be read, `models_dir` is no folder, or there is no model of a wanted name.
     """
     packages = {package.name: package for package in shipped_packages()}
     if config.models_dir is not None:
         packages |= {package.name: package for package in load_packages(config.models_dir)}
-    return packages
+    wanted = [name.strip() for name in config.models.split(",") if name.strip()]
+    for name in wanted:
+        if name not in packages:
+            raise PackageError(
+                NotFound.among("Model", name, packages, reason="MODEL_NOT_FOUND").message, reason="MODEL_NOT_FOUND"
+            )
+    return {name: packages[name] for name in wanted} if wanted else packages

@@ -62,15 +62,15 @@ class Pipeline:
             For each picture, in order, the model's answer (`twinsight_core.models.tasks`), or InvalidImage.
 
         Raises:
-            Overloaded: the queue has no room for them.
+            Overloaded: the queue has no room for them, and the call does not wait for it.
             Cancelled, DeadlineExceeded: nobody waits for the answer any more.
         """
         if len(pictures) == 1 and model.batcher.is_idle:
             return [self._infer_here(model, pictures[0], call)]
-        at_once = min(len(pictures), 2 * model.batcher.max_batch)
+        at_once = min(len(pictures), 2 * model.batcher.max_batch, model.batcher.queue_size)
         answers: list[np.ndarray | TwinsightError] = []
         in_work: deque[Future[Future[np.ndarray] | TwinsightError]] = deque()
-        with model.batcher.room(at_once):
+        with model.batcher.room(at_once, call):
             for picture in pictures:
                 if len(in_work) == at_once:
                     answers.append(self._decoded_answer(in_work.popleft(), call))
@@ -84,7 +84,7 @@ class Pipeline:
 
     def _infer_here(self, model: ServedModel, picture: Picture, call: Call) -> np.ndarray | TwinsightError:
         """Runs the model on a lone picture in the caller's thread, where the model has nothing else in work."""
-        with model.batcher.room(1):
+        with model.batcher.room(1, call):
             model.batcher.announce()
             return self._answer(self._decode(model, picture, call, time.monotonic(), here=True), call)
 

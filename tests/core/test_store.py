@@ -205,6 +205,81 @@ def test_a_full_disk_refuses_the_whole_write_and_reading_goes_on(tmp_path: Path)
     vfs.unregister()
 
 
+class BadDisk(apsw.VFS):
+    """A disk that fails to write, or to sync what was written, at will."""
+
+    fails = ""
+
+    def __init__(self) -> None:
+        super().__init__("bad-disk", base="")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+        return _BadDiskFile(name, flags)
+
+
+class _BadDiskFile(apsw.VFSFile):
+    def __init__(self, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
+        super().__init__("", name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        if BadDisk.fails == "write":
+            raise _io_error(apsw.SQLITE_IOERR_WRITE)
+        super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:
+        if BadDisk.fails == "sync":
+            raise _io_error(apsw.SQLITE_IOERR_FSYNC)
+        super().xSync(flags)
+
+
+def _io_error(code: int) -> apsw.IOError:
+    error = apsw.IOError("disk I/O error")
+    error.extendedresult = code  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # not in its stubs
+    return error
+
+
+@pytest.mark.parametrize("fails", ["write", "sync"])
+def test_a_disk_that_fails_to_write_refuses_the_write_and_reading_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    vfs = BadDisk()
+    file = _file(tmp_path)
+    Store.create(file, SPEC, vfs="bad-disk")
+    store = Store(file, vfs="bad-disk")
+    store.commit(Changes([], [_stored(1, "a")], {}, next_seq=2, item_count=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(BadDisk, "fails", fails)
+        with pytest.raises(StorageFull) as refused:
+            store.commit(Changes([1], [_stored(2, "b")], {"bulk": 1}, next_seq=3, item_count=1))
+        assert refused.value.message == "The disk failed to write; nothing of the call was written."
+        assert refused.value.reason == "DISK_WRITE_FAILED"
+        assert _all(store) == [_stored(1, "a")]
+    store.commit(Changes([], [_stored(2, "c")], {}, next_seq=3, item_count=2))
+    store.close()
+    store = Store(file)
+    assert (_all(store), store.ingests) == ([_stored(1, "a"), _stored(2, "c")], {})
+    store.close()
+    vfs.unregister()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (apsw.SQLITE_IOERR_TRUNCATE, StorageFull),
+        (apsw.SQLITE_IOERR_SHMSIZE, StorageFull),
+        (apsw.SQLITE_IOERR_READ, DataLoss),
+        (apsw.SQLITE_IOERR_SHORT_READ, DataLoss),
+        (apsw.SQLITE_IOERR, DataLoss),
+        (apsw.SQLITE_IOERR_LOCK, Unavailable),
+    ],
+)
+def test_of_the_errors_of_a_disk_those_of_reading_alone_are_data_loss(
+    tmp_path: Path, code: int, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind), translated(_file(tmp_path)):
+        raise _io_error(code)
+
+
 def test_running_out_of_file_descriptors_is_no_damage(tmp_path: Path) -> None:
     store = _made(tmp_path, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -74,7 +74,12 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Server]:
     made = Server(
         ServerConfig(
-            listen="127.0.0.1:0", data_dir=tmp_path_factory.mktemp("data"), cache_dir=cache_dir, batch_size=8, drain_s=5
+            listen="127.0.0.1:0",
+            data_dir=tmp_path_factory.mktemp("data"),
+            cache_dir=cache_dir,
+            models="base",
+            batch_size=8,
+            drain_s=5,
         )
     )
     made.start()

@@ -32,7 +32,12 @@ def zoo(package: ModelPackage, tmp_path_factory: pytest.TempPathFactory, cache_d
     data_dir = tmp_path_factory.mktemp("data")
     made = Server(
         ServerConfig(
-            listen="127.0.0.1:0", data_dir=data_dir, cache_dir=cache_dir, models_dir=package.folder.parent, batch_size=4
+            listen="127.0.0.1:0",
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            models_dir=package.folder.parent,
+            models="base,animals",
+            batch_size=4,
         )
     )
     made.start()

@@ -42,7 +42,14 @@ def judge(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator
     save_embedder(models_dir / "points", CALIBRATION)
     save_embedder(models_dir / "plain", None)
     made = Server(
-        ServerConfig(listen="127.0.0.1:0", data_dir=data_dir, cache_dir=cache_dir, models_dir=models_dir, batch_size=1)
+        ServerConfig(
+            listen="127.0.0.1:0",
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            models_dir=models_dir,
+            models="base,points,plain",
+            batch_size=1,
+        )
     )
     made.start()
     client = Reflected(made.address)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import re
 import threading
 import urllib.request
@@ -12,9 +13,10 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from e2e import errors
-from e2e.conftest import Reflected, health_stub, until
+from e2e.conftest import Dynamic, Reflected, health_stub, until
 from twinsight_core.engine import Engine
 from twinsight_server.app import SERVICES, Server
 from twinsight_server.calls import Call
@@ -25,7 +27,14 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def config(folder: Path, cache_dir: Path, **more: object) -> ServerConfig:
-    settings = {"listen": "127.0.0.1:0", "data_dir": folder, "cache_dir": cache_dir, "batch_size": 2, **more}
+    settings = {
+        "listen": "127.0.0.1:0",
+        "data_dir": folder,
+        "cache_dir": cache_dir,
+        "models": "base",
+        "batch_size": 2,
+        **more,
+    }
     return ServerConfig(**settings)  # type: ignore[arg-type]
 
 
@@ -214,6 +223,159 @@ def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
         stopped.result(60)
     over.set()
     api.close()
+
+
+def test_those_who_watch_do_not_hold_up_the_end(tmp_path: Path, cache_dir: Path) -> None:
+    made = Server(config(tmp_path, cache_dir, drain_s=3600.0))
+    made.start()
+    api, over = Reflected(made.address), threading.Event()
+    watch = health_stub(api.channel).Watch(health_pb2.HealthCheckRequest(), timeout=300)
+    assert next(watch).status == SERVING
+
+    def one_question_and_then_silence() -> Iterator[object]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        over.wait(300)
+
+    stub: Dynamic = reflection_pb2_grpc.ServerReflectionStub
+    look = stub(api.channel).ServerReflectionInfo(one_question_and_then_silence(), timeout=300)
+    next(look)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(made.stop).result(60)
+    assert next(watch).status == NOT_SERVING
+    over.set()
+    api.close()
+
+
+def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Path) -> None:
+    made = Server(config(tmp_path, cache_dir, max_calls=2, max_streams=2))
+    made.start()
+    # Channels of one process share a connection unless they are told not to.
+    greedy, modest = (
+        grpc.insecure_channel(made.address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(2)
+    )
+    stub: Dynamic = reflection_pb2_grpc.ServerReflectionStub
+    over = threading.Event()
+
+    def one_question_and_then_silence() -> Iterator[object]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        over.wait(60)
+
+    look = stub(greedy).ServerReflectionInfo
+    # More than the server has threads; as many as it lets in at once are answered.
+    looks = [look(one_question_and_then_silence(), timeout=60) for _ in range(100)]
+    answered: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def read(one: Dynamic) -> None:
+        answered.put(next(one))
+
+    with ThreadPoolExecutor(100) as pool:
+        for one in looks:
+            pool.submit(read, one)
+        for _ in range(4):
+            answered.get(timeout=30)
+        for _ in range(20):
+            request = health_pb2.HealthCheckRequest()
+            assert health_stub(modest).Check(request, timeout=30).status == SERVING
+        assert answered.empty()
+        over.set()
+        for one in looks:
+            one.cancel()
+    greedy.close()
+    modest.close()
+    made.stop()
+
+
+def test_messages_of_a_stream_wait_where_a_call_would_be_refused(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own.models.get("").engine
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    monkeypatch.setattr(engine, "infer", held)
+    api = Reflected(own.address)
+    image = {"encoded": photos["coffee"]}
+    message = api.message("EmbedStreamRequest", images=[image] * 4)  # all the room there is
+    open_stream = api.stream("InferenceService", "EmbedStream")
+    with ThreadPoolExecutor(3) as pool:
+        call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
+        assert busy.wait(60)
+        streams = [pool.submit(lambda: list(open_stream(iter([message] * 2), timeout=60))) for _ in range(2)]
+        # The call, both streams, and the message for which there is a slot but no room.
+        until(lambda: counted(own, "twinsight_calls_in_flight") == 4)
+        go.set()
+        assert len(call.result(60).results) == 1
+        for stream in streams:
+            assert [[one.WhichOneof("result") for one in answer.results] for answer in stream.result(60)] == [
+                ["embedding"] * 4
+            ] * 2
+    api.close()
+
+
+def test_a_stream_that_waits_for_its_turn_is_told_that_the_server_drains(
+    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
+) -> None:
+    made = Server(config(tmp_path, cache_dir, max_calls=1, drain_s=60.0))
+    made.start()
+    engine = made.models.get("").engine
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    api = Reflected(made.address)
+    image = {"encoded": photos["coffee"]}
+    message = api.message("EmbedStreamRequest", images=[image])
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
+        patch.setattr(engine, "infer", held)
+        call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
+        assert busy.wait(60)
+        stream = pool.submit(lambda: list(api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)))
+        until(lambda: counted(made, "twinsight_calls_in_flight") == 2)
+        stopped = pool.submit(made.stop)
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.result(30)
+        go.set()
+        assert len(call.result(60).results) == 1
+        stopped.result(60)
+    api.close()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_an_answer_over_the_limit_is_refused_with_its_reason(tmp_path: Path, cache_dir: Path) -> None:
+    made = Server(config(tmp_path, cache_dir, max_message_bytes=32 * 1024))
+    made.start()
+    api = Reflected(made.address)
+    image = {"raw": {"height": 2, "width": 2, "rgb": bytes(12)}}
+    calls: dict[str, dict[str, object]] = {
+        "Embed": {"images": [image] * 40},
+        "Compare": {"pairs": [{"left": {"vector": b"x"}, "right": {"vector": b"x"}}] * 128},
+    }
+    for method, fields in calls.items():
+        with pytest.raises(grpc.RpcError) as caught:
+            api.call("InferenceService", method, **fields)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert errors.reason(errors.status_of(caught.value)) == "ANSWER_TOO_LARGE"
+    messages = [api.message("EmbedStreamRequest", images=[image] * count) for count in (40, 1)]
+    large, small = api.stream("InferenceService", "EmbedStream")(iter(messages), timeout=30)
+    api.close()
+    made.stop()
+    assert errors.reason(large.error) == "ANSWER_TOO_LARGE"
+    assert small.results[0].WhichOneof("result") == "embedding"
+
+
+def test_a_start_that_is_stopped_serves_nothing(tmp_path: Path, cache_dir: Path) -> None:
+    made, stopped = Server(config(tmp_path, cache_dir)), threading.Event()
+    stopped.set()
+    assert not made.start(stopped)
+    assert health(made.address) == NOT_SERVING
+    made.stop()
 
 
 def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(

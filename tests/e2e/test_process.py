@@ -33,7 +33,7 @@ class Process:
         self._log = data_dir.parent / "serve.log"
         self._errors = self._log.open("ab")
         self.process = subprocess.Popen(
-            [TWINSIGHT, "serve", *where, "--batch-size", "2", *flags],
+            [TWINSIGHT, "serve", *where, "--models", "base", "--batch-size", "2", *flags],
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -148,7 +148,8 @@ def test_an_unreadable_model_package_is_told(tmp_path: Path, cache_dir: Path) ->
         (["--batch-size", "x"], {}, "'x' is not a valid integer"),
         ([], {"TWINSIGHT_MAX_TOP_K": "0"}, "`max_top_k` (=0) must be 1 to 100,000."),
         (["--tls-cert", "cert.pem"], {}, "`tls_cert` and `tls_key` go together"),
-        (["--default-model", "nope"], {}, "Default model `nope` does not exist; there is `base`."),
+        (["--models", "base", "--default-model", "nope"], {}, "Default model `nope` does not exist; there is `base`."),
+        (["--models", "base,nope"], {}, "Model `nope` does not exist; there is `base`, `cells`, `garments`, `glyph`."),
         (["--listen", "nowhere"], {}, "`listen` (=nowhere) must be HOST:PORT."),
     ],
 )

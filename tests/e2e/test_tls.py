@@ -43,6 +43,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path, files: Fi
             listen="127.0.0.1:0",
             data_dir=tmp_path_factory.mktemp("data"),
             cache_dir=cache_dir,
+            models="base",
             batch_size=1,
             tls_cert=files.server[0],
             tls_key=files.server[1],

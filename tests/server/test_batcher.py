@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -110,21 +111,21 @@ def test_a_picture_that_fails_to_decode_lets_the_others_go(batcher: Batcher) -> 
 
 
 def test_without_room_a_call_is_refused_and_told_when_to_come_again(batcher: Batcher) -> None:
-    with batcher.room(8):
+    with batcher.room(8, call()):
         with (
             pytest.raises(Overloaded, match="holds 8 of at most 8 pictures; 1 more don't fit") as caught,
-            batcher.room(1),
+            batcher.room(1, call()),
         ):
             pass
         assert caught.value.retry_after_s >= 0.05
-    with batcher.room(8):
+    with batcher.room(8, call()):
         pass
 
 
 def test_room_is_given_back_when_a_call_fails(batcher: Batcher) -> None:
-    with pytest.raises(KeyError), batcher.room(8):
+    with pytest.raises(KeyError), batcher.room(8, call()):
         raise KeyError
-    with batcher.room(8):
+    with batcher.room(8, call()):
         pass
 
 
@@ -162,12 +163,93 @@ def test_the_worker_outlives_poison(batcher: Batcher) -> None:
 
 def test_an_urgent_picture_needs_no_room(batcher: Batcher, executor: GatedExecutor) -> None:
     hold(batcher, executor)
-    with batcher.room(8):
+    with batcher.room(8, call()):
         waiting = submit(batcher, 1)
         urgent = batcher.submit_urgent(pixel(9), call())
         executor.go.set()
         assert urgent.result(10) == 9
         assert waiting.result(10) == 1
+
+
+def test_an_urgent_picture_goes_first_and_alone(batcher: Batcher, executor: GatedExecutor) -> None:
+    hold(batcher, executor)
+    waiting = [submit(batcher, n) for n in (1, 2)]
+    urgent = batcher.submit_urgent(pixel(9), call())
+    executor.go.set()
+    assert urgent.result(10) == 9
+    assert [float(one.result(10)[0]) for one in waiting] == [1, 2]
+    assert executor.sizes == [1, 1, 2]
+
+
+def test_an_urgent_picture_does_not_wait_for_a_batch_to_fill(batcher: Batcher) -> None:
+    batcher.announce()  # of a picture for which the worker would wait 30 s
+    waiting = submit(batcher, 1)
+    assert batcher.submit_urgent(pixel(9), call()).result(10) == 9
+    assert not waiting.done()
+    batcher.give_up()
+    assert waiting.result(10) == 1
+
+
+def test_an_urgent_picture_that_nobody_waits_for_is_dropped(batcher: Batcher, executor: GatedExecutor) -> None:
+    hold(batcher, executor)
+    urgent = batcher.submit_urgent(pixel(9), Call("late", deadline=0.0))
+    executor.go.set()
+    with pytest.raises(DeadlineExceeded):
+        urgent.result(10)
+    assert executor.sizes == [1]
+
+
+def test_the_longest_turn_is_told_once(batcher: Batcher) -> None:
+    submit(batcher, 1).result(10)
+    submit(batcher, 2).result(10)  # the turn of the first is over
+    assert batcher.longest_turn_s() > 0
+    submit(batcher, 3).result(10)
+    batcher.close()
+    assert 0 < batcher.longest_turn_s() < 30
+    assert batcher.longest_turn_s() == 0
+
+
+class Patient:
+    """A call that waits for room until `enough`; `asked` once it does."""
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.asked = threading.Event()
+        self.enough = False
+        self.call = Call("patient", deadline, check_waiting=self._check)
+
+    def _check(self) -> None:
+        self.asked.set()
+        if self.enough:
+            raise Unavailable("Enough.", reason="DRAINING")
+
+    def take(self, batcher: Batcher, count: int) -> str:
+        with batcher.room(count, self.call):
+            return "taken"
+
+
+def test_a_call_that_waits_gets_its_room_when_there_is_some(batcher: Batcher) -> None:
+    patient = Patient()
+    with ThreadPoolExecutor(1) as pool:
+        with batcher.room(8, call()):
+            taken = pool.submit(patient.take, batcher, 3)
+            assert patient.asked.wait(30)
+            assert not taken.done()
+        assert taken.result(30) == "taken"
+    with batcher.room(8, call()):
+        pass
+
+
+def test_a_call_waits_no_longer_than_its_caller_or_the_server(batcher: Batcher) -> None:
+    gone, drained, late = Patient(), Patient(), Patient(deadline=time.monotonic() + 0.05)
+    with ThreadPoolExecutor(3) as pool, batcher.room(8, call()):
+        waiting = [pool.submit(one.take, batcher, 1) for one in (gone, drained, late)]
+        assert gone.asked.wait(30)
+        assert drained.asked.wait(30)
+        gone.call.cancel()
+        drained.enough = True
+        for one, error in zip(waiting, (Cancelled, Unavailable, DeadlineExceeded), strict=True):
+            with pytest.raises(error):
+                one.result(30)
 
 
 def test_closing_answers_what_waits_and_refuses_the_rest(executor: GatedExecutor, metrics: Metrics) -> None:
@@ -178,7 +260,7 @@ def test_closing_answers_what_waits_and_refuses_the_rest(executor: GatedExecutor
     executor.go.set()
     batcher.close()
     assert [float(one.result(0)[0]) for one in futures] == [1, 2]
-    with pytest.raises(Unavailable), batcher.room(1):
+    with pytest.raises(Unavailable), batcher.room(1, call()):
         pass
     with pytest.raises(Unavailable):
         submit(batcher, 3).result(0)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from twinsight_core.catalog import Catalog
+from twinsight_core.engine import Engine
 from twinsight_server import cli
 from twinsight_server.config import ServerConfig
+from twinsight_server.health import Canary
 
 
 @pytest.fixture
@@ -16,6 +21,37 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
     monkeypatch.setattr(cli, "run", configs.append)
     monkeypatch.setattr(cli, "set_up_logs", lambda form, level: None)  # noqa: ARG005
     return configs
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Gives the signals back to the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_warm_up_stops_the_server_before_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    warmed: list[Engine] = []
+
+    def warm_up(engine: Engine) -> None:
+        warmed.append(engine)
+        signal.raise_signal(number)
+
+    def learn(_: Canary) -> None:
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(Engine, "warm_up", warm_up)
+    monkeypatch.setattr(Canary, "learn", learn)
+    cli.run(ServerConfig(listen="127.0.0.1:0", data_dir=tmp_path / "data", cache_dir=tmp_path, models_dir=None))
+    assert len(warmed) == 1
+    assert "serving on" not in capsys.readouterr().out
+    Catalog(tmp_path / "data").close()  # was closed, or it would be in use
 
 
 def serve(*flags: str, env: dict[str, str] | None = None) -> str:

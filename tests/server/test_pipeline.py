@@ -111,11 +111,21 @@ def test_a_large_call_has_two_batches_in_work_and_leaves_room_for_others(
         assert len(large.result(30)) == 100
 
 
+def test_a_batch_size_over_the_queue_size_does_not_ask_for_room_that_never_comes(
+    pipeline: Pipeline, model: ServedModel, metrics: Metrics
+) -> None:
+    batcher = Batcher("narrow", model.engine, metrics, queue_size=3, wait_s=0)
+    narrow = ServedModel(model.package, model.engine, batcher)
+    answers = pipeline.infer(narrow, [grey(n) for n in range(10)], call())
+    assert [float(one[0]) for one in answers if isinstance(one, np.ndarray)] == list(range(10))
+    batcher.close()
+
+
 def test_a_call_without_room_is_refused_before_anything_is_decoded(
     pipeline: Pipeline, model: ServedModel, metrics: Metrics
 ) -> None:
     mine = call()
-    with model.batcher.room(20), pytest.raises(Overloaded):
+    with model.batcher.room(20, call()), pytest.raises(Overloaded):
         pipeline.infer(model, [grey(1)], mine)
     assert mine.stages().keys() == {"total"}
     assert metrics.registry.get_sample_value("twinsight_queued_images", {"model": "m"}) == 0

@@ -1,4 +1,4 @@
-"""CollectionService: collections and search in them. Items are read and written in `items`."""
+"""CollectionService: collections and search in them. Items are read and written in `items` and `ingest`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from twinsight_server.config import ServerConfig
 from twinsight_server.convert import answers, requests
 from twinsight_server.models import Models
 from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.services.ingest import IngestSession
 from twinsight_server.services.inputs import check_count, check_digest, check_size, collection_vectors, read_each
 from twinsight_server.services.items import ItemReader, ItemWriter
 from twinsight_server.status import status_of
@@ -93,15 +94,15 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     ) -> Iterator[pb.IngestItemsResponse]:
         """Writes items batch by batch."""
         with self._gate.stream(context, "IngestItems") as stream:
-            ingest = self._writer.ingest()
+            ingest = IngestSession(self._writer)
             for request in request_iterator:
+                ingest.begin(request)
                 try:
                     with self._gate.message(stream) as call:
                         response = ingest.write(request, call)
                 except TwinsightError as error:
                     self._gate.check_stream(stream)
-                    failure = status_of(error, request_id=stream.request_id)
-                    response = pb.IngestItemsResponse(batch=request.batch, error=failure)
+                    response = ingest.refuse(request, error, stream.request_id)
                 yield response
                 self._gate.check_stream(stream)
 

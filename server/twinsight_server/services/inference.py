@@ -24,24 +24,28 @@ from twinsight_server.calls import Call, Gate
 from twinsight_server.convert import answers, requests
 from twinsight_server.models import Models, ServedModel
 from twinsight_server.pipeline import Picture, Pipeline
-from twinsight_server.services.inputs import check_count, check_digest, infer_pictures, read_each
+from twinsight_server.services.inputs import check_count, check_digest, check_size, infer_pictures, read_each
 from twinsight_server.status import status_of
 
 
 class InferenceService(inference_grpc.InferenceServiceServicer):
     """Runs the models; see inference_service.proto."""
 
-    def __init__(self, gate: Gate, models: Models, pipeline: Pipeline, *, max_images: int) -> None:
+    def __init__(
+        self, gate: Gate, models: Models, pipeline: Pipeline, *, max_images: int, max_message_bytes: int
+    ) -> None:
         self._gate = gate
         self._models = models
         self._pipeline = pipeline
         self._max_images = max_images
+        self._max_message_bytes = max_message_bytes
 
     def Embed(self, request: inference_pb.EmbedRequest, context: grpc.ServicerContext) -> inference_pb.EmbedResponse:
         """Pictures to vectors."""
         with self._gate.call(context, "Embed") as call:
             model, results = self._embed(request.model, request.images, call)
-            return inference_pb.EmbedResponse(model=answers.model_reference(model.package), results=results)
+            response = inference_pb.EmbedResponse(model=answers.model_reference(model.package), results=results)
+            return check_size(response, self._max_message_bytes)
 
     def EmbedStream(
         self, request_iterator: Iterator[inference_pb.EmbedStreamRequest], context: grpc.ServicerContext
@@ -73,9 +77,10 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
             pairs = list(zip(vectors[: len(request.pairs)], vectors[len(request.pairs) :], strict=True))
             comparisons = _compare_each(pairs, model, decision)
             call.count(comparisons)
-            return inference_pb.CompareResponse(
+            response = inference_pb.CompareResponse(
                 model=answers.model_reference(model.package), results=[_compare_result(one) for one in comparisons]
             )
+            return check_size(response, self._max_message_bytes)
 
     def Classify(
         self, request: inference_pb.ClassifyRequest, context: grpc.ServicerContext
@@ -84,20 +89,22 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
         with self._gate.call(context, "Classify") as call:
             top_k = requests.label_count(request)
             model, results = self._infer("classification", request.model, request.images, call)
-            return inference_pb.ClassifyResponse(
+            response = inference_pb.ClassifyResponse(
                 model=answers.model_reference(model.package),
                 results=[_classify_result(one, model, top_k) for one in results],
             )
+            return check_size(response, self._max_message_bytes)
 
     def Detect(self, request: inference_pb.DetectRequest, context: grpc.ServicerContext) -> inference_pb.DetectResponse:
         """Pictures to what is in them, and where."""
         with self._gate.call(context, "Detect") as call:
             limits = requests.detection_limits(request)
             model, results = self._infer("detection", request.model, request.images, call)
-            return inference_pb.DetectResponse(
+            response = inference_pb.DetectResponse(
                 model=answers.model_reference(model.package),
                 results=[_detect_result(one, model, limits) for one in results],
             )
+            return check_size(response, self._max_message_bytes)
 
     def _embed_message(
         self, request: inference_pb.EmbedStreamRequest, stream: Call
@@ -105,10 +112,12 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
         try:
             with self._gate.message(stream) as call:
                 model, results = self._embed(request.model, request.images, call)
+                reference = answers.model_reference(model.package)
+                response = inference_pb.EmbedStreamResponse(model=reference, results=results)
+                return check_size(response, self._max_message_bytes)
         except TwinsightError as error:
             self._gate.check_stream(stream)
             return inference_pb.EmbedStreamResponse(error=status_of(error, request_id=stream.request_id))
-        return inference_pb.EmbedStreamResponse(model=answers.model_reference(model.package), results=results)
 
     def _embed(
         self, name: str, images: Sequence[pb.Image], call: Call

@@ -80,12 +80,17 @@ def collection_vectors(
 ) -> list[np.ndarray | TwinsightError]:
     """Embeds the pictures among the inputs with the model of a collection; see `infer_pictures`.
 
-    Raises:
-        FailedPrecondition: there are pictures, and the collection's model is not loaded or there is none.
+    Where the collection's model is not loaded, or there is none, each picture has that for its error.
     """
     if not any(isinstance(one, Picture) for one in inputs):
         return [one for one in inputs if not isinstance(one, Picture)]
-    return infer_pictures(inputs, path, pipeline=pipeline, model=bound_model(spec, models), call=call)
+    model = models.with_digest(spec.model_digest) if spec.model_digest else None
+    if model is None:
+        return [
+            _no_model(spec).under(path(number)) if isinstance(one, Picture) else one
+            for number, one in enumerate(inputs)
+        ]
+    return infer_pictures(inputs, path, pipeline=pipeline, model=model, call=call)
 
 
 def check_count(count: int, most: int, *, field: str) -> None:
@@ -132,21 +137,14 @@ def check_digest(given: str, expected: str, *, of: str) -> None:
         )
 
 
-def bound_model(spec: CollectionSpec, models: Models) -> ServedModel:
-    """Returns the model to which a collection is bound.
-
-    Raises:
-        FailedPrecondition: it is bound to none, or its model's digest is not loaded.
-    """
+def _no_model(spec: CollectionSpec) -> TwinsightError:
+    """Why a collection takes no pictures."""
     if not spec.model_digest:
-        raise FailedPrecondition(
+        return FailedPrecondition(
             f"Collection `{spec.id}` is bound to no model: it takes vectors, not images.", reason="COLLECTION_UNBOUND"
         )
-    model = models.with_digest(spec.model_digest)
-    if model is None:
-        raise FailedPrecondition(
-            f"Collection `{spec.id}` is bound to model `{spec.model_name}` with digest `{spec.model_digest}`, which is "
-            "not loaded here: its vectors can't be compared with another model's.",
-            reason="MODEL_NOT_LOADED",
-        )
-    return model
+    return FailedPrecondition(
+        f"Collection `{spec.id}` is bound to model `{spec.model_name}` with digest `{spec.model_digest}`, which is "
+        "not loaded here: its vectors can't be compared with another model's.",
+        reason="MODEL_NOT_LOADED",
+    )

@@ -1,4 +1,4 @@
-"""Items of a collection: written one call or one stream at a time, read by id or by page, deleted."""
+"""Items of a collection: written, read by id or by page, deleted. Streams of batches are in `ingest`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
-from twinsight_core.items import Checkpoint, Item, NewItem, check_checkpoint, check_id
+from twinsight_core.items import Checkpoint, Item, NewItem, check_id
 from twinsight_server.calls import Call
 from twinsight_server.convert import answers, requests
 from twinsight_server.models import Models
@@ -31,10 +31,6 @@ class ItemWriter:
         self._models = models
         self._pipeline = pipeline
         self.max_items = max_items
-
-    def ingest(self) -> IngestSession:
-        """Begins a stream of batches."""
-        return IngestSession(self)
 
     def collection(self, name: str) -> Collection:
         """Returns a collection; see `Catalog.get`."""
@@ -94,38 +90,6 @@ class ItemWriter:
             for n, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))
         ]
         return pb.DeleteItemsResponse(results=results, deleted_count=sum(deleted))
-
-
-class IngestSession:
-    """One IngestItems stream: the collection and the client's name for it hold from message to message."""
-
-    def __init__(self, writer: ItemWriter) -> None:
-        self._writer = writer
-        self._collection = ""
-        self._ingest_id = ""
-
-    def write(self, request: pb.IngestItemsRequest, call: Call) -> pb.IngestItemsResponse:
-        """Writes one batch, unless it is on disk already.
-
-        Raises:
-            TwinsightError: the batch as a whole is refused; nothing of it was written.
-        """
-        self._collection = request.collection or self._collection
-        self._ingest_id = request.ingest_id or self._ingest_id
-        collection = self._writer.collection(self._collection)
-        last = collection.last_batch(self._ingest_id) if self._ingest_id else 0
-        if not request.items:
-            return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
-        check_count(len(request.items), self._writer.max_items, field="items")
-        checkpoint = None
-        if self._ingest_id:
-            checkpoint = Checkpoint(self._ingest_id, request.batch)
-            check_checkpoint(checkpoint)
-            if request.batch <= last:
-                return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
-            last = request.batch
-        results = self._writer.write(self._collection, request.items, request.vector_model_digest, checkpoint, call)
-        return pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
 
 
 class ItemReader:

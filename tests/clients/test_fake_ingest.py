@@ -1,0 +1,81 @@
+"""Bulk writes to the fake: a refused batch holds back those after it, as on a server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from twinsight_client import NewItem, NotFound, ResourceExhausted, Unavailable
+from twinsight_client.testing import AsyncFakeClient, FakeClient
+
+pytestmark = pytest.mark.client
+
+ITEMS = [NewItem(f"i{n}", [1.0]) for n in range(5)]
+FULL = ResourceExhausted("No room.", reason="DISK_FULL")
+
+
+def stored(client: FakeClient) -> list[str]:
+    return [item.id for page in client.list_items("c") for item in page.values()]
+
+
+def test_batches_after_a_refused_one_are_refused_until_it_is_written() -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    batches = client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1)
+    assert next(batches).values() == ["i0"]
+    client.server.fail_next(FULL)
+    rest = list(batches)
+    reasons = [[error.reason for error in batch.errors()] for batch in rest]
+    assert reasons == [["DISK_FULL"], *[["BATCH_OUT_OF_ORDER"]] * 3]
+    assert [batch.last_batch for batch in rest] == [1] * 4
+    assert (
+        rest[1].errors()[0].message
+        == "`batch` (=3) comes after batch 2, which was refused: that must be written first."
+    )
+    assert stored(client) == ["i0"]
+    again = list(client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1))
+    assert [batch.batch for batch in again] == [2, 3, 4, 5]
+    assert stored(client) == [item.id for item in ITEMS]
+
+
+def test_without_a_name_a_refused_batch_holds_nothing_back() -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    batches = client.ingest("c", ITEMS, batch_size=1)
+    client.server.fail_next(FULL)
+    assert [len(batch.errors()) for batch in batches] == [1, 0, 0, 0, 0]
+    assert stored(client) == ["i1", "i2", "i3", "i4"]
+
+
+def test_a_server_that_goes_away_ends_the_stream() -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    batches = client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1)
+    next(batches)
+    client.server.fail_next(Unavailable("Draining."))
+    with pytest.raises(Unavailable):
+        next(batches)
+
+
+def test_a_missing_collection_is_told_before_anything_is_sent() -> None:
+    with pytest.raises(NotFound):
+        list(FakeClient().ingest("gone", ITEMS, ingest_id="bulk"))
+
+
+def test_the_same_from_asyncio() -> None:
+    client = AsyncFakeClient()
+
+    async def run() -> list[int]:
+        await client.create_collection("c", dimension=1)
+        written: list[int] = []
+        for failures in ([], [FULL], []):
+            async for batch in client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1):
+                written.append(len(batch.successes()))
+                client.server.fail_next(*failures)
+                failures.clear()
+                if not written[:-1]:
+                    client.server.fail_next(FULL)
+        return written
+
+    assert asyncio.run(run()) == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1]

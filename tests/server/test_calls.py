@@ -1,0 +1,145 @@
+"""The gate, asked by contexts that stand in for gRPC's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import grpc
+import pytest
+
+from twinsight_core.errors import Overloaded
+from twinsight_server.calls import Call, Gate
+from twinsight_server.metrics import Metrics
+
+
+class Aborted(Exception):
+    """What gRPC raises in a handler that aborts."""
+
+
+class Context:
+    """One RPC without a deadline; `end` says that its answer, or its caller, has left."""
+
+    def __init__(self, *, ended: bool = False) -> None:
+        self._callbacks: list[Callable[[], None]] = []
+        self._ended = ended
+        self.status: grpc.Status | None = None
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return []
+
+    def time_remaining(self) -> None:
+        return None
+
+    def peer(self) -> str:
+        return "here"
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self._callbacks.append(callback)
+        return not self._ended
+
+    def set_trailing_metadata(self, trailing: object) -> None:
+        """Nobody reads it."""
+
+    def abort_with_status(self, status: grpc.Status) -> None:
+        self.status = status
+        raise Aborted
+
+    def cancel(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        for callback in self._callbacks:
+            callback()
+
+
+def context(one: Context | None = None) -> grpc.ServicerContext:
+    return cast("grpc.ServicerContext", one or Context())
+
+
+@pytest.fixture
+def gate() -> Gate:
+    made = Gate(Metrics(), max_calls=1, max_streams=2)
+    made.open()
+    return made
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a message waits for its turn."""
+    asked, right = threading.Event(), Call.patience_s
+
+    def watched(call: Call) -> float | None:
+        asked.set()
+        return right(call)
+
+    monkeypatch.setattr(Call, "patience_s", watched)
+    return asked
+
+
+def one_message(gate: Gate, of: Context) -> str:
+    with gate.stream(context(of), "Stream") as stream, gate.message(stream):
+        return "in work"
+
+
+def test_a_message_of_a_stream_waits_for_its_turn(gate: Gate, waits: threading.Event) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with gate.call(context(), "Call"):
+            message = pool.submit(one_message, gate, Context())
+            assert waits.wait(30)
+            assert not message.done()
+        assert message.result(30) == "in work"
+
+
+def test_a_call_is_refused_at_once(gate: Gate, waits: threading.Event) -> None:
+    refused = Context()
+    with gate.call(context(), "Call"), pytest.raises(Aborted), gate.call(context(refused), "Call"):
+        pass
+    assert refused.status is not None
+    assert refused.status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert not waits.is_set()
+
+
+@pytest.mark.parametrize("how", ["drained", "gone"])
+def test_a_message_waits_no_longer_than_its_caller_or_the_server(gate: Gate, waits: threading.Event, how: str) -> None:
+    of = Context()
+    with ThreadPoolExecutor(1) as pool, gate.call(context(), "Call"):
+        message = pool.submit(one_message, gate, of)
+        assert waits.wait(30)
+        if how == "drained":
+            gate.close()
+        else:
+            of.end()
+        with pytest.raises(Aborted):
+            message.result(30)
+    assert of.status is not None
+    assert of.status.code is (grpc.StatusCode.UNAVAILABLE if how == "drained" else grpc.StatusCode.CANCELLED)
+
+
+def test_the_gate_is_drained_when_the_last_answer_has_left(gate: Gate) -> None:
+    one, other = Context(), Context()
+    with gate.call(context(one), "Call"):
+        gate.close()
+        with pytest.raises(Aborted), gate.call(context(other), "Call"):
+            pass
+        assert not gate.wait_drained(0)
+    other.end()
+    assert not gate.wait_drained(0)
+    one.end()
+    assert gate.wait_drained(0)
+
+
+def test_a_gate_with_nothing_in_flight_is_drained_at_once(gate: Gate) -> None:
+    with pytest.raises(Aborted), gate.call(context(Context(ended=True)), "Call"):
+        pass
+    gate.close()
+    assert gate.wait_drained(0)
+
+
+def test_a_failed_message_leaves_its_place(gate: Gate) -> None:
+    with gate.stream(context(), "Stream") as stream:
+        for _ in range(2):
+            with pytest.raises(Overloaded), gate.message(stream):
+                raise Overloaded("No.", retry_after_s=0.1)

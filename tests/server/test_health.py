@@ -1,0 +1,183 @@
+"""The canary, on models whose answers a test can bend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from twinsight_core.engine import Engine
+from twinsight_core.images import Preprocessing
+from twinsight_core.models.tasks import Task
+from twinsight_core.packages import shipped_packages
+from twinsight_server import health
+from twinsight_server.batcher import Batcher
+from twinsight_server.calls import Call
+from twinsight_server.health import Canary
+from twinsight_server.metrics import Metrics
+from twinsight_server.models import ServedModel
+
+INPUT = Preprocessing(height_px=1, width_px=1)
+PIXEL = np.zeros((1, 1, 3), np.uint8)
+FOUND = np.array([[0, 0, 1, 1, 0.8, 1], [0, 0, 0.5, 0.5, 0.8 - 1e-6, 2], [0, 0, 0, 0, 0, 0]], np.float32)
+
+
+class Bent:
+    """Gives the answer that it is told to, when `go` is set; remembers the sizes of its batches."""
+
+    name = "bent"
+
+    def __init__(self, answer: np.ndarray) -> None:
+        self.answer = answer
+        self.go = threading.Event()
+        self.go.set()
+        self.busy = threading.Event()
+        self.sizes: list[int] = []
+
+    def prepare(self, batch_size: int) -> None:
+        del batch_size
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        self.busy.set()
+        assert self.go.wait(60)
+        self.sizes.append(len(images))
+        return np.stack([self.answer] * len(images))
+
+
+class Bench:
+    """A canary of one model."""
+
+    def __init__(self, answer: np.ndarray, task: Task) -> None:
+        self.executor = Bent(answer)
+        self.metrics = Metrics()
+        (base,) = (one for one in shipped_packages() if one.name == "base")
+        package = replace(base, card=replace(base.card, task=task, preprocessing=INPUT, dimension=0, labels=("a", "b")))
+        engine = Engine(self.executor, INPUT, answer_shape=answer.shape, buckets=(1, 4))
+        self.batcher = Batcher("m", engine, self.metrics, queue_size=8, wait_s=0)
+        self.canary = Canary([ServedModel(package, engine, self.batcher)], ["twinsight.Service"], self.metrics)
+
+    def hold(self) -> None:
+        """Makes the worker compute a picture until `go`."""
+        self.executor.go.clear()
+        self.executor.busy.clear()
+        self.batcher.announce()
+        self.batcher.submit(PIXEL, Call("load", None))
+        assert self.executor.busy.wait(30)
+
+    def close(self) -> None:
+        self.executor.go.set()
+        self.batcher.close()
+        self.canary.stop()
+        self.canary.join()
+
+
+@pytest.fixture
+def detector() -> Iterator[Bench]:
+    made = Bench(FOUND, "detection")
+    made.canary.learn()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def classifier() -> Iterator[Bench]:
+    made = Bench(np.array([0.25, 0.75], np.float32), "classification")
+    made.canary.learn()
+    yield made
+    made.close()
+
+
+def test_detections_of_nearly_equal_score_may_change_places(detector: Bench) -> None:
+    detector.executor.answer = FOUND[[1, 0, 2]]
+    assert detector.canary.check()
+
+
+def test_a_detector_of_other_scores_is_not_healthy(detector: Bench) -> None:
+    detector.executor.answer = FOUND * np.array([1, 1, 1, 1, 0.9, 1], np.float32)
+    assert not detector.canary.check()
+    detector.executor.answer = np.full_like(FOUND, np.nan)
+    assert not detector.canary.check()
+
+
+def test_probabilities_that_change_places_are_not_healthy(classifier: Bench) -> None:
+    classifier.executor.answer = classifier.executor.answer[::-1].copy()
+    assert not classifier.canary.check()
+
+
+def test_a_long_batch_in_compute_is_load_and_not_sickness(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(classifier.batcher, "longest_turn_s", lambda: 60.0)
+    asked, right = threading.Event(), classifier.batcher.submit_urgent
+
+    def watched(image: np.ndarray, call: Call) -> object:
+        future = right(image, call)
+        asked.set()
+        return future
+
+    monkeypatch.setattr(classifier.batcher, "submit_urgent", watched)
+    classifier.hold()
+    with ThreadPoolExecutor(1) as pool:
+        healthy = pool.submit(classifier.canary.check)
+        assert asked.wait(30)
+        classifier.executor.go.set()
+        assert healthy.result(30)
+
+
+def test_a_model_slow_from_the_start_is_given_the_time_of_its_largest_batch(
+    classifier: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 10))  # 10 s from one look to the next
+    with monkeypatch.context() as patch:
+        patch.setattr(health, "time", SimpleNamespace(monotonic=lambda: float(next(clock)) + 1e9))
+        classifier.canary.learn()
+    assert classifier.canary._limit_s(classifier.canary._models[0]) >= 5 + 4 * 10
+
+
+def test_a_turn_that_was_long_once_is_forgotten_by_and_by(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = iter([640.0] + [0.0] * 20)
+    monkeypatch.setattr(classifier.batcher, "longest_turn_s", lambda: next(turns))
+    limits = [classifier.canary._limit_s(classifier.canary._models[0]) for _ in range(15)]
+    assert limits[:3] == [645, 325, 165]
+    assert limits[-1] < 6
+
+
+def test_a_worker_that_hangs_is_not_healthy_and_the_test_picture_is_dropped(
+    classifier: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(classifier.executor.sizes)
+    classifier.hold()
+    with monkeypatch.context() as patch:
+        patch.setattr(health, "_TIMEOUT_S", 0.05)
+        assert not classifier.canary.check()
+    classifier.executor.go.set()
+    assert classifier.canary.check()
+    # The load's, and the second test's.
+    assert classifier.executor.sizes[before:] == [1, 1]
+    assert classifier.metrics.registry.get_sample_value("twinsight_dropped_images_total", {"model": "m"}) == 1
+
+
+def test_stopping_does_not_wait_for_the_test_under_way(
+    classifier: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, right = threading.Event(), classifier.batcher.submit_urgent
+
+    def watched(image: np.ndarray, call: Call) -> object:
+        future = right(image, call)
+        asked.set()
+        return future
+
+    monkeypatch.setattr(classifier.batcher, "submit_urgent", watched)
+    monkeypatch.setattr(health, "_TIMEOUT_S", 60.0)
+    classifier.hold()
+    classifier.canary.start(0.01)
+    assert asked.wait(30)
+    classifier.canary.stop()  # the test's time limit would tell
+    classifier.executor.go.set()
+    classifier.batcher.close()
+    classifier.canary.join()
+    assert "the test inference failed" not in caplog.text
