@@ -127,7 +127,7 @@ class ModelCard:
         return cls(
             architecture=kind,
             config=config,
-            task=task,
+            task=config.TASK,
             preprocessing=_preprocessing(card.object("preprocessing", Preprocessing.__dataclass_fields__)),
             dimension=dimension,
             labels=labels,

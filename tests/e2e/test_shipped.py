@@ -45,7 +45,7 @@ def test_all_are_offered_with_their_cards(api: Reflected) -> None:
 
 
 def test_glyph_finds_the_drawing_of_the_same_character(api: Reflected) -> None:
-    def drawn(corners: list[tuple[float, float]], shift: float) -> bytes:
+    def drawn(corners: list[tuple[int, int]], shift: float) -> bytes:
         picture = Pillow.new("L", (105, 105), 255)
         ImageDraw.Draw(picture).line([(x + shift, y - shift / 2) for x, y in corners], fill=0, width=3)
         return as_png(picture)

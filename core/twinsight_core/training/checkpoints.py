@@ -58,7 +58,9 @@ class Checkpoints:
             return None
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
         try:
-            restored: StateT = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+            restored: StateT = self._manager.restore(  # pyright: ignore[reportAssignmentType]  # as `shapes` is
+                step, args=ocp.args.StandardRestore(shapes)
+            )
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise TrainingError(
                 f"{self._folder}: the checkpoint is of other weights or can't be read; start without --resume.",

@@ -100,7 +100,8 @@ def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
     """
     if len(pictures.classes) < 2:
         raise TrainingError(
-            f"There is one class (`{pictures.classes[0]}`); a classifier wants two at least.", reason="CLASSES_TOO_FEW"
+            f"There is one class (`{', '.join(pictures.classes)}`); a classifier wants two at least.",
+            reason="CLASSES_TOO_FEW",
         )
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
     for label, name in enumerate(pictures.classes):

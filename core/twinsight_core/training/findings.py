@@ -53,13 +53,11 @@ def classification_findings(
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:WORST]
-    mistakes = [
-        Mistake(
-            (np.asarray(images[row]),),
-            f"{classes[labels[row]]}, taken for {classes[predicted[row]]} ({probabilities[row, predicted[row]]:.0%})",
-        )
-        for row in worst
-    ]
+    mistakes = []
+    for row in worst.tolist():
+        true, taken = int(labels[row]), int(predicted[row])
+        caption = f"{classes[true]}, taken for {classes[taken]} ({probabilities[row, taken]:.0%})"
+        mistakes.append(Mistake((np.asarray(images[row]),), caption))
     return Findings(
         protocol=f"{len(labels)} pictures, {which}.",
         scores=scores,
@@ -283,7 +281,7 @@ def _worst_pairs(
     return [
         Mistake(
             tuple(np.asarray(images[row]) for row in rows[number]),
-            " / ".join(dict.fromkeys(classes[labels[row]] for row in rows[number]))
+            " / ".join(dict.fromkeys(classes[int(labels[row])] for row in rows[number]))
             + f": cosine {pairs.cosine[number]:.2f}",
         )
         for number in (*different, *same)

@@ -165,10 +165,10 @@ def test_a_disk_that_takes_no_checkpoint_is_told_of_and_the_one_before_is_kept(
 ) -> None:
     save = ocp.CheckpointManager.save
 
-    def full(manager: ocp.CheckpointManager, step: int, *rest: object, **options: object) -> bool:
+    def full(manager: ocp.CheckpointManager, step: int, *, args: ocp.args.CheckpointArgs, force: bool) -> bool:
         if step > 4:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return bool(save(manager, step, *rest, **options))
+        return bool(save(manager, step, args=args, force=force))
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", full)
