@@ -147,3 +147,40 @@ def to_bytes(vector: np.ndarray) -> bytes:
 
 def from_bytes(vector: bytes) -> np.ndarray:
     return np.frombuffer(vector, "<f4")
+
+
+def config(folder: Path, cache_dir: Path, **more: object) -> ServerConfig:
+    settings = {
+        "listen": "127.0.0.1:0",
+        "data_dir": folder,
+        "cache_dir": cache_dir,
+        "models": "base",
+        "batch_size": 2,
+        **more,
+    }
+    return ServerConfig(**settings)  # type: ignore[arg-type]
+
+
+def counted(server: Server, name: str, **labels: str) -> float:
+    return server.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def own(tmp_path: Path, cache_dir: Path) -> Iterator[Server]:
+    """A server whose insides a test may break; its canary runs when the test says."""
+    made = Server(
+        config(
+            tmp_path, cache_dir, canary_s=3600.0, queue_size=4, max_images=4, max_calls=2, metrics_listen="127.0.0.1:0"
+        )
+    )
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def small(api: Reflected) -> Iterator[str]:
+    """An empty collection of 3 components under the Euclidean metric, bound to no model."""
+    api.call("CollectionService", "CreateCollection", collection={"id": "small", "dimension": 3, "metric": 2})
+    yield "small"
+    api.call("CollectionService", "DeleteCollection", collection="small")

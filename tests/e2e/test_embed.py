@@ -226,6 +226,8 @@ def test_a_thousand_mixed_requests_compile_nothing(api: Reflected, server: Serve
                 item = {"id": f"i{number}", "vector": vector.tobytes()}
                 api.call("CollectionService", "UpsertItems", collection="mixed", items=[item])
 
+    # Other servers of this process may have compiled since this one began to serve.
+    before = server.compilations.count
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(ask, range(1000)))
-    assert server.compilations.count == 0
+    assert server.compilations.count == before

@@ -16,49 +16,18 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from e2e import errors
-from e2e.conftest import Dynamic, Reflected, health_stub, until
+from e2e.conftest import Dynamic, Reflected, config, counted, health_stub, until
 from twinsight_core.engine import Engine
 from twinsight_server.app import SERVICES, Server
-from twinsight_server.calls import Call
-from twinsight_server.config import ServerConfig
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-def config(folder: Path, cache_dir: Path, **more: object) -> ServerConfig:
-    settings = {
-        "listen": "127.0.0.1:0",
-        "data_dir": folder,
-        "cache_dir": cache_dir,
-        "models": "base",
-        "batch_size": 2,
-        **more,
-    }
-    return ServerConfig(**settings)  # type: ignore[arg-type]
-
-
-def counted(server: Server, name: str, **labels: str) -> float:
-    return server.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def health(address: str, service: str = "") -> int:
     with grpc.insecure_channel(address) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         return health_stub(channel).Check(request, timeout=30).status
-
-
-@pytest.fixture
-def own(tmp_path: Path, cache_dir: Path) -> Iterator[Server]:
-    """A server whose insides a test may break; its canary runs when the test says."""
-    made = Server(
-        config(
-            tmp_path, cache_dir, canary_s=3600.0, queue_size=4, max_images=4, max_calls=2, metrics_listen="127.0.0.1:0"
-        )
-    )
-    made.start()
-    yield made
-    made.stop()
 
 
 def test_every_service_is_serving_after_start(server: Server) -> None:
@@ -188,43 +157,6 @@ def test_a_deadline_that_passes_ends_the_call(
     until(lambda: counted(own, "twinsight_calls_total", method="Embed", code="DEADLINE_EXCEEDED") == 1)
 
 
-def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
-    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
-) -> None:
-    made = Server(config(tmp_path, cache_dir, drain_s=60.0))
-    made.start()
-    engine = made.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
-
-    def held(images: list[np.ndarray]) -> np.ndarray:
-        busy.set()
-        assert go.wait(60)
-        return right(images)
-
-    api, over = Reflected(made.address), threading.Event()
-    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
-
-    def one_and_then_silence() -> Iterator[object]:
-        yield message
-        over.wait(60)
-
-    stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
-    assert len(next(stream).results) == 1
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(engine, "infer", held)
-        call = pool.submit(api.call, "InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])
-        assert busy.wait(60)
-        stopped = pool.submit(made.stop)
-        with pytest.raises(grpc.RpcError):  # well before the 60 s that calls have to finish
-            next(stream)
-        assert not stopped.done()
-        go.set()
-        assert len(call.result(60).results) == 1
-        stopped.result(60)
-    over.set()
-    api.close()
-
-
 def test_those_who_watch_do_not_hold_up_the_end(tmp_path: Path, cache_dir: Path) -> None:
     made = Server(config(tmp_path, cache_dir, drain_s=3600.0))
     made.start()
@@ -285,69 +217,6 @@ def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Pa
     made.stop()
 
 
-def test_messages_of_a_stream_wait_where_a_call_would_be_refused(
-    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = own.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
-
-    def held(images: list[np.ndarray]) -> np.ndarray:
-        busy.set()
-        assert go.wait(60)
-        return right(images)
-
-    monkeypatch.setattr(engine, "infer", held)
-    api = Reflected(own.address)
-    image = {"encoded": photos["coffee"]}
-    message = api.message("EmbedStreamRequest", images=[image] * 4)  # all the room there is
-    open_stream = api.stream("InferenceService", "EmbedStream")
-    with ThreadPoolExecutor(3) as pool:
-        call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
-        assert busy.wait(60)
-        streams = [pool.submit(lambda: list(open_stream(iter([message] * 2), timeout=60))) for _ in range(2)]
-        # The call, both streams, and the message for which there is a slot but no room.
-        until(lambda: counted(own, "twinsight_calls_in_flight") == 4)
-        go.set()
-        assert len(call.result(60).results) == 1
-        for stream in streams:
-            assert [[one.WhichOneof("result") for one in answer.results] for answer in stream.result(60)] == [
-                ["embedding"] * 4
-            ] * 2
-    api.close()
-
-
-def test_a_stream_that_waits_for_its_turn_is_told_that_the_server_drains(
-    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
-) -> None:
-    made = Server(config(tmp_path, cache_dir, max_calls=1, drain_s=60.0))
-    made.start()
-    engine = made.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
-
-    def held(images: list[np.ndarray]) -> np.ndarray:
-        busy.set()
-        assert go.wait(60)
-        return right(images)
-
-    api = Reflected(made.address)
-    image = {"encoded": photos["coffee"]}
-    message = api.message("EmbedStreamRequest", images=[image])
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
-        patch.setattr(engine, "infer", held)
-        call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
-        assert busy.wait(60)
-        stream = pool.submit(lambda: list(api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)))
-        until(lambda: counted(made, "twinsight_calls_in_flight") == 2)
-        stopped = pool.submit(made.stop)
-        with pytest.raises(grpc.RpcError) as caught:
-            stream.result(30)
-        go.set()
-        assert len(call.result(60).results) == 1
-        stopped.result(60)
-    api.close()
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
 def test_an_answer_over_the_limit_is_refused_with_its_reason(tmp_path: Path, cache_dir: Path) -> None:
     made = Server(config(tmp_path, cache_dir, max_message_bytes=32 * 1024))
     made.start()
@@ -378,53 +247,6 @@ def test_a_start_that_is_stopped_serves_nothing(tmp_path: Path, cache_dir: Path)
     made.stop()
 
 
-def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
-    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = own.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
-    gone = threading.Event()
-
-    def held(images: list[np.ndarray]) -> np.ndarray:
-        busy.set()
-        assert go.wait(60)
-        return right(images)
-
-    class Watched(Call):
-        def cancel(self) -> None:
-            super().cancel()
-            gone.set()
-
-    monkeypatch.setattr(engine, "infer", held)
-    monkeypatch.setattr("twinsight_server.calls.Call", Watched)
-    api = Reflected(own.address)
-    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
-    stream = api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)
-    assert busy.wait(60)
-    stream.cancel()
-    assert gone.wait(60)
-    go.set()
-    until(lambda: counted(own, "twinsight_calls_total", method="EmbedStream", code="CANCELLED") == 1)
-    api.close()
-
-
-def test_a_stream_whose_caller_leaves_between_messages_frees_its_place(own: Server, photos: dict[str, bytes]) -> None:
-    api, over = Reflected(own.address), threading.Event()
-    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
-
-    def one_and_then_silence() -> Iterator[object]:
-        yield message
-        over.wait(60)
-
-    stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
-    next(stream)
-    assert counted(own, "twinsight_calls_in_flight") == 1
-    stream.cancel()
-    until(lambda: counted(own, "twinsight_calls_in_flight") == 0)
-    over.set()
-    api.close()
-
-
 def test_metrics_tell_calls_batches_and_compilations(own: Server, photos: dict[str, bytes]) -> None:
     api = Reflected(own.address)
     api.call("InferenceService", "Embed", images=[{"encoded": photos["coffee"]}, {"encoded": b"bad"}])
@@ -437,23 +259,3 @@ def test_metrics_tell_calls_batches_and_compilations(own: Server, photos: dict[s
     assert re.search(r'twinsight_batch_size_count\{model="base"\} \d', text)
     assert 'twinsight_items_total{method="Embed",outcome="OK"} 1.0' in text
     assert 'twinsight_items_total{method="Embed",outcome="INVALID_ARGUMENT"} 1.0' in text
-
-
-def test_a_resumable_batch_that_the_model_failed_on_is_not_counted_as_written(
-    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(images: list[np.ndarray]) -> np.ndarray:
-        raise RuntimeError(f"device lost with {len(images)} pictures")
-
-    api = Reflected(own.address)
-    api.call("CollectionService", "CreateCollection", collection={"id": "photos", "model": "base"})
-    items = [{"id": "a", "image": {"encoded": photos["coffee"]}}]
-    batch = api.message("IngestItemsRequest", collection="photos", ingest_id="job", batch=1, items=items)
-    ingest = api.stream("CollectionService", "IngestItems")
-    with monkeypatch.context() as patch:
-        patch.setattr(own.models.get("").engine, "infer", broken)
-        (failed,) = ingest(iter([batch]), timeout=30)
-    (again,) = ingest(iter([batch]), timeout=30)
-    api.close()
-    assert failed.error.code == grpc.StatusCode.INTERNAL.value[0]
-    assert (again.results[0].id, again.last_batch) == ("a", 1)

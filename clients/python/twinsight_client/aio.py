@@ -15,11 +15,11 @@ from google.protobuf.message import Message
 
 from twinsight_client import operations
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
-from twinsight_client.client import new_request_id
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
 from twinsight_client.operations import Operation
+from twinsight_client.request_ids import new_request_id
 from twinsight_client.results import (
     CollectionInfo,
     Comparison,

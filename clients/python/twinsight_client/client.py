@@ -10,7 +10,6 @@ A search by picture, as the client sees it:
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
@@ -23,6 +22,7 @@ from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
 from twinsight_client.operations import Operation
+from twinsight_client.request_ids import new_request_id
 from twinsight_client.results import (
     CollectionInfo,
     Comparison,
@@ -445,8 +445,3 @@ class Client:
             timeout_s=operation.deadline_s(timeout_s, self._timeout_s),
             request_id=request_id or new_request_id(),
         )
-
-
-def new_request_id() -> str:
-    """Returns an id that no other call has."""
-    return uuid.uuid4().hex

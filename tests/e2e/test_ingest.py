@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+import pytest
+
+from e2e import errors
+from e2e.conftest import Reflected, to_bytes
+from twinsight_core.collection import Collection
+from twinsight_core.errors import Overloaded, StorageFull, TwinsightError
+from twinsight_core.items import Checkpoint, NewItem
+from twinsight_server.app import Server
+from twinsight_server.calls import Call
+
+
+def test_a_stream_of_batches_resumes_where_it_stopped(api: Reflected, small: str) -> None:
+    ingest = api.stream("CollectionService", "IngestItems")
+
+    def batch(number: int, **more: object) -> object:
+        items = [{"id": f"b{number}", "vector": to_bytes(np.full(3, number))}]
+        return api.message("IngestItemsRequest", batch=number, items=items, **more)
+
+    hello = api.message("IngestItemsRequest", collection=small, ingest_id="job")
+    first = list(ingest(iter([hello, batch(1), batch(2)]), timeout=30))
+    assert [(one.batch, one.last_batch) for one in first] == [(0, 0), (1, 1), (2, 2)]
+    assert first[1].results[0].id == "b1"
+    again = list(ingest(iter([hello, batch(2), batch(3)]), timeout=30))
+    assert [(one.batch, one.last_batch, len(one.results)) for one in again] == [(0, 2, 0), (2, 2, 0), (3, 3, 1)]
+    wrong = batch(4, collection="nowhere", ingest_id="job")
+    bad = list(
+        ingest(iter([hello, wrong, batch(5, collection=small), batch(6), batch(4), batch(6), batch(5)]), timeout=30)
+    )
+    assert [(one.batch, one.last_batch) for one in bad] == [(0, 3), (4, 0), (5, 3), (6, 3), (4, 4), (6, 4), (5, 5)]
+    assert bad[1].error.code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert [errors.reason(bad[n].error) for n in (2, 3, 5)] == ["BATCH_OUT_OF_ORDER"] * 3
+    assert bad[2].error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert bad[2].error.message == "`batch` (=5) comes after batch 4, which was refused: that must be written first."
+    assert bad[5].error.message == "`batch` (=6) comes after batch 5, which was refused: that must be written first."
+    assert [one.results[0].id for one in (bad[4], bad[6])] == ["b4", "b5"]
+    found = api.call("CollectionService", "GetItems", collection=small, ids=["b4", "b5", "b6"]).results
+    assert [one.WhichOneof("result") for one in found] == ["item", "item", "error"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_however_batches_are_refused_resuming_writes_every_item(
+    api: Reflected, server: Server, small: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = random.Random(seed)
+    write, message = Collection.upsert, server.gate.message
+
+    def failing(self: Collection, items: Sequence[NewItem], *, checkpoint: Checkpoint | None = None) -> None:
+        if rng.random() < 0.2:
+            raise rng.choice([StorageFull("No.", reason="DISK_FULL"), TwinsightError("No.", reason="COMPUTE_FAILED")])
+        write(self, items, checkpoint=checkpoint)
+
+    @contextmanager
+    def refusing(stream: Call) -> Iterator[Call]:
+        if rng.random() < 0.1:
+            raise Overloaded("No.", retry_after_s=0.1)
+        with message(stream) as call:
+            yield call
+
+    monkeypatch.setattr(Collection, "upsert", failing)
+    monkeypatch.setattr(server.gate, "message", refusing)
+    ingest, batches, last, tries = api.stream("CollectionService", "IngestItems"), 30, 0, 0
+    named: dict[str, object] = {"collection": small, "ingest_id": f"job-{seed}"}
+    while last < batches:
+        tries += 1
+        assert tries < 300
+        numbers = list(range(last + 1, batches + 1))
+        if rng.random() < 0.5:  # as a client that sends what was refused once more on the same stream
+            numbers += numbers[: rng.randrange(len(numbers) + 1)]
+        sent = [api.message("IngestItemsRequest", **named)] + [
+            api.message("IngestItemsRequest", batch=n, items=[{"id": f"b{n}", "vector": to_bytes(np.ones(3))}], **named)
+            for n in numbers
+        ]
+        hello, *answers = ingest(iter(sent), timeout=60)
+        last = max(last, hello.last_batch)
+        for answer in answers:
+            if not answer.HasField("error"):
+                assert answer.last_batch in {last, last + 1}
+                last = answer.last_batch
+    assert tries > 1
+    found = api.call("CollectionService", "GetItems", collection=small, ids=[f"b{n}" for n in range(1, batches + 1)])
+    assert all(one.WhichOneof("result") == "item" for one in found.results)
+
+
+def test_a_resumable_batch_that_the_model_failed_on_is_not_counted_as_written(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(images: list[np.ndarray]) -> np.ndarray:
+        raise RuntimeError(f"device lost with {len(images)} pictures")
+
+    api = Reflected(own.address)
+    api.call("CollectionService", "CreateCollection", collection={"id": "photos", "model": "base"})
+    items = [{"id": "a", "image": {"encoded": photos["coffee"]}}]
+    batch = api.message("IngestItemsRequest", collection="photos", ingest_id="job", batch=1, items=items)
+    ingest = api.stream("CollectionService", "IngestItems")
+    with monkeypatch.context() as patch:
+        patch.setattr(own.models.get("").engine, "infer", broken)
+        (failed,) = ingest(iter([batch]), timeout=30)
+    (again,) = ingest(iter([batch]), timeout=30)
+    api.close()
+    assert failed.error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert (again.results[0].id, again.last_batch) == ("a", 1)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from e2e.conftest import Reflected, config, counted, until
+from twinsight_server.app import Server
+from twinsight_server.calls import Call
+
+
+def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
+    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
+) -> None:
+    made = Server(config(tmp_path, cache_dir, drain_s=60.0))
+    made.start()
+    engine = made.models.get("").engine
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    api, over = Reflected(made.address), threading.Event()
+    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
+
+    def one_and_then_silence() -> Iterator[object]:
+        yield message
+        over.wait(60)
+
+    stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
+    assert len(next(stream).results) == 1
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(engine, "infer", held)
+        call = pool.submit(api.call, "InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])
+        assert busy.wait(60)
+        stopped = pool.submit(made.stop)
+        with pytest.raises(grpc.RpcError):  # well before the 60 s that calls have to finish
+            next(stream)
+        assert not stopped.done()
+        go.set()
+        assert len(call.result(60).results) == 1
+        stopped.result(60)
+    over.set()
+    api.close()
+
+
+def test_messages_of_a_stream_wait_where_a_call_would_be_refused(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own.models.get("").engine
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    monkeypatch.setattr(engine, "infer", held)
+    api = Reflected(own.address)
+    image = {"encoded": photos["coffee"]}
+    message = api.message("EmbedStreamRequest", images=[image] * 4)  # all the room there is
+    open_stream = api.stream("InferenceService", "EmbedStream")
+    with ThreadPoolExecutor(3) as pool:
+        call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
+        assert busy.wait(60)
+        streams = [pool.submit(lambda: list(open_stream(iter([message] * 2), timeout=60))) for _ in range(2)]
+        # The call, both streams, and the message for which there is a slot but no room.
+        until(lambda: counted(own, "twinsight_calls_in_flight") == 4)
+        go.set()
+        assert len(call.result(60).results) == 1
+        for stream in streams:
+            assert [[one.WhichOneof("result") for one in answer.results] for answer in stream.result(60)] == [
+                ["embedding"] * 4
+            ] * 2
+    api.close()
+
+
+def test_a_stream_that_waits_for_its_turn_is_told_that_the_server_drains(
+    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
+) -> None:
+    made = Server(config(tmp_path, cache_dir, max_calls=1, drain_s=60.0))
+    made.start()
+    engine = made.models.get("").engine
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    api = Reflected(made.address)
+    image = {"encoded": photos["coffee"]}
+    message = api.message("EmbedStreamRequest", images=[image])
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
+        patch.setattr(engine, "infer", held)
+        call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
+        assert busy.wait(60)
+        stream = pool.submit(lambda: list(api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)))
+        until(lambda: counted(made, "twinsight_calls_in_flight") == 2)
+        stopped = pool.submit(made.stop)
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.result(30)
+        go.set()
+        assert len(call.result(60).results) == 1
+        stopped.result(60)
+    api.close()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
+    own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = own.models.get("").engine
+    right, busy, go = engine.infer, threading.Event(), threading.Event()
+    gone = threading.Event()
+
+    def held(images: list[np.ndarray]) -> np.ndarray:
+        busy.set()
+        assert go.wait(60)
+        return right(images)
+
+    class Watched(Call):
+        def cancel(self) -> None:
+            super().cancel()
+            gone.set()
+
+    monkeypatch.setattr(engine, "infer", held)
+    monkeypatch.setattr("twinsight_server.calls.Call", Watched)
+    api = Reflected(own.address)
+    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
+    stream = api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)
+    assert busy.wait(60)
+    stream.cancel()
+    assert gone.wait(60)
+    go.set()
+    until(lambda: counted(own, "twinsight_calls_total", method="EmbedStream", code="CANCELLED") == 1)
+    api.close()
+
+
+def test_a_stream_whose_caller_leaves_between_messages_frees_its_place(own: Server, photos: dict[str, bytes]) -> None:
+    api, over = Reflected(own.address), threading.Event()
+    message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
+
+    def one_and_then_silence() -> Iterator[object]:
+        yield message
+        over.wait(60)
+
+    stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
+    next(stream)
+    assert counted(own, "twinsight_calls_in_flight") == 1
+    stream.cancel()
+    until(lambda: counted(own, "twinsight_calls_in_flight") == 0)
+    over.set()
+    api.close()
