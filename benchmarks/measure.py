@@ -20,20 +20,16 @@ def times_ms(work: Callable[[], object], *, count: int, warm_up: int = 20) -> li
 
 
 def interleaved_ms(
-    works: Mapping[str, Callable[[], object]], *, count: int, warm_up: int = 20, at_a_time: int = 10
+    works: Mapping[str, Callable[[], object]], *, count: int, warm_up: int = 20
 ) -> dict[str, list[float]]:
-    """Returns the milliseconds of each work, done in turns: what else the machine does falls on all of them alike.
-
-    A turn is of several calls, of which the first does not count: it finds the processor's caches full of the others'
-    data, as no work does that is done again and again.
-    """
+    """Returns the milliseconds of each work, done in turns: what else the machine does falls on all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        for _ in range(warm_up):
-            work()
-    for _ in range(-(-count // at_a_time)):
+    for turn in range(warm_up + count):
         for name, work in works.items():
-            times[name] += times_ms(work, count=at_a_time, warm_up=1)
+            start = time.perf_counter()
+            work()
+            if turn >= warm_up:
+                times[name].append((time.perf_counter() - start) * 1e3)
     return times
 
 
