@@ -16,7 +16,7 @@ def measure() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         times = [_start(Path(folder)) for _ in range(RUNS + 1)]
     return {
-        "what": "Process start to SERVING, model base, six batch sizes",
+        "what": "Process start to SERVING, all shipped models, every batch size",
         "cold_s": round(times[0], 2),
         "warm_s": [round(one, 2) for one in times[1:]],
         "median": {"warm_s": round(statistics.median(times[1:]), 2)},
