@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
+from twinsight_core.training.parts import LabelledBatch, Parts
 from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
 Balance = Literal["none", "sampling", "effective_number", "focal", "logit_adjusted"]
@@ -63,33 +64,6 @@ class ClassifierTraining:
     test: float = 0.2
     augmentation: Augmentation = field(default_factory=Augmentation)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=600, learning_rate=1e-3))
-
-
-class Batch(NamedTuple):
-    """What one step sees.
-
-    Attributes:
-        images: [batch, height, width, 3] uint8, RGB, 0..255.
-        labels: [batch] int32.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Rows of the pictures in each part, all classes in each.
-
-    Attributes:
-        train: [count] int64.
-        validation: [count] int64.
-        test: [count] int64.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
 
 
 def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
@@ -138,7 +112,7 @@ class Sampler:
         labels = pictures.labels[rows]
         self._by_class = [rows[labels == label] for label in range(len(pictures.classes))]
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> LabelledBatch:
         """Returns the batch of a step."""
         how = self._how
         rng = np.random.default_rng((how.loop.seed, step))
@@ -147,7 +121,7 @@ class Sampler:
             rows = np.array([rng.choice(self._by_class[label]) for label in labels])
         else:
             rows = rng.choice(self._rows, how.batch, replace=len(self._rows) < how.batch)
-        return Batch(images=self._pictures.images[rows], labels=self._pictures.labels[rows])
+        return LabelledBatch(images=self._pictures.images[rows], labels=self._pictures.labels[rows])
 
 
 def classification_loss(logits: jax.Array, labels: jax.Array, how: ClassifierTraining, counts: np.ndarray) -> jax.Array:
@@ -202,7 +176,9 @@ def train_classifier(
     counts = np.bincount(pictures.labels[parts.train], minlength=len(pictures.classes))
     trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
 
-    def loss(params: Arrays, stats: Arrays, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+    def loss(
+        params: Arrays, stats: Arrays, batch: LabelledBatch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
         seen = trainable.network(params, stats)
         logits = seen.logits(views(key, jnp.asarray(batch.images), how=how.augmentation))
         return classification_loss(logits, jnp.asarray(batch.labels), how, counts), (trainable.stats_of(seen), {})

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages, split_classes
 from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
+from twinsight_core.training.parts import LabelledBatch, Parts
 from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
 LossName = Literal["supervised_contrastive", "contrastive", "triplet", "triplet_semi_hard"]
@@ -70,33 +71,6 @@ class SiameseTraining:
     test: float = 0.1
     augmentation: Augmentation = field(default_factory=Augmentation)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, learning_rate=1e-3))
-
-
-class Batch(NamedTuple):
-    """What one step sees.
-
-    Attributes:
-        images: [batch, height, width, 3] uint8, RGB, 0..255.
-        labels: [batch] int32.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Rows of the pictures in each part; no class (no group) is in two of them.
-
-    Attributes:
-        train: [count] int64.
-        validation: [count] int64.
-        test: [count] int64.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
 
 
 def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
@@ -172,7 +146,7 @@ class Sampler:
         self._groups = [[label for label in self._rows if groups[label] == one] for one in np.unique(groups)]
         self._groups = [one for one in self._groups if one]
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> LabelledBatch:
         """Returns the batch of a step."""
         how = self._how
         rng = np.random.default_rng((how.loop.seed, step))
@@ -183,7 +157,7 @@ class Sampler:
             chosen = self._images[np.sort(rows)]
             images.append(_turned(chosen, turn))
             labels.append(np.full(how.pictures, number, np.int32))
-        return Batch(images=np.concatenate(images), labels=np.concatenate(labels))
+        return LabelledBatch(images=np.concatenate(images), labels=np.concatenate(labels))
 
     def _classes(self, rng: np.random.Generator) -> list[tuple[int, int]]:
         """Returns the classes of a batch, each with the turn that its group is seen under."""
@@ -269,7 +243,9 @@ def train_siamese(
     sampler = Sampler(pictures, parts.train, how)
     trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
 
-    def loss(params: Arrays, stats: Arrays, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+    def loss(
+        params: Arrays, stats: Arrays, batch: LabelledBatch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
         seen = trainable.network(params, stats)
         embeddings = seen(views(key, jnp.asarray(batch.images), how=how.augmentation))
         return embedding_loss(embeddings, jnp.asarray(batch.labels), how), (trainable.stats_of(seen), {})
