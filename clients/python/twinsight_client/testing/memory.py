@@ -286,7 +286,7 @@ class MemoryServer:
             case "image":
                 raise FailedPrecondition(
                     f"Collection `{collection.id}` is bound to no model and takes vectors alone.",
-                    reason="COLLECTION_HAS_NO_MODEL",
+                    reason="COLLECTION_UNBOUND",
                 )
         raise refused("INPUT_MISSING", path, "An image or a vector must be set.")
 
