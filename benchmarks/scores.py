@@ -19,6 +19,7 @@ from benchmarks import report
 from benchmarks.environment import environment
 from benchmarks.measure import interleaved_ms, summary
 from twinsight_core.engine import Engine
+from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.images import Preprocessing
 from twinsight_core.importing.package import import_package
@@ -30,7 +31,7 @@ from twinsight_core.training.boxes import read_voc
 from twinsight_core.training.classifier import ClassifierTraining
 from twinsight_core.training.classifier import split as split_pictures
 from twinsight_core.training.data import LabelledImages, read_class_folders
-from twinsight_core.training.evaluate import embedder, in_batches, retrieval_score
+from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import classification_findings, detection_findings, embedding_findings
 from twinsight_core.training.measure import gallery
 from twinsight_core.training.recipe import LoadedSet, load_sets, load_teacher
@@ -60,8 +61,8 @@ def base(data: Path, cache: Path) -> dict[str, float]:
     for number, one in enumerate(sets):
         for suffix, among in (("", ours), ("_mobilenet", theirs)):
             rows = among.sets == number
-            score = retrieval_score(among.embeddings[rows], among.labels[rows])
-            scores[f"{one.config.name}_recall_at_1{suffix}"] = score.recall_at_1
+            score = retrieval_scores(among.embeddings[rows], among.labels[rows])
+            scores[f"{one.config.name}_recall_at_1{suffix}"] = score.recall_at_k[1]
             scores[f"{one.config.name}_map_at_r{suffix}"] = score.map_at_r
     calibration = calibrated(BASE, sets, embed)
     scores["copies_expected_calibration_error"] = calibration.expected_calibration_error
@@ -113,7 +114,7 @@ def cells(data: Path, cache: Path) -> dict[str, float]:
         classes=package.card.labels,
         skip_bad=True,
     )
-    answers = in_batches(embedder(package.build(), batch=8), read.images, batch=8)
+    answers = embedder(package.build(), batch=8)(read.images)
     return detection_findings(answers, read, which=WHICH).scores
 
 

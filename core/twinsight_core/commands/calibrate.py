@@ -27,12 +27,11 @@ from twinsight_core.packages import ModelPackage, check_replaceable, find_packag
 from twinsight_core.training.classifier import at_temperature
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder
-from twinsight_core.training.findings import class_pairs
+from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs
 from twinsight_core.training.pairs import halves as pair_halves
 
 SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
 FALSE_MATCH_RATE = 0.01
-PAIRS_OF_A_KIND = 20_000
 _LEAST_PROBABILITY = 1e-30
 
 

@@ -29,6 +29,7 @@ from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import (
+    PAIRS_OF_A_KIND,
     class_pairs,
     classification_findings,
     detection_findings,
@@ -40,7 +41,6 @@ from twinsight_core.training.starts import start_from
 
 SAME_CLASS = "The two pictures are of one class in the sense of the training data."
 CALIBRATION_FMR = 0.01
-CALIBRATION_PAIRS = 20_000
 LEVELS = 3
 """Maps of a detector's pyramid: the coarsest of the backbone."""
 
@@ -224,8 +224,8 @@ def siamese_command(
     calibration = None
     try:
         calibration = fit_calibration(
-            fit=class_pairs(*of(parts.validation), each=CALIBRATION_PAIRS, seed=1)[0],
-            measure=class_pairs(*of(parts.test), each=CALIBRATION_PAIRS, seed=2)[0],
+            fit=class_pairs(*of(parts.validation), each=PAIRS_OF_A_KIND, seed=1)[0],
+            measure=class_pairs(*of(parts.test), each=PAIRS_OF_A_KIND, seed=2)[0],
             meaning=SAME_CLASS,
             false_match_rate=CALIBRATION_FMR,
         )

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG uses it
+from twinsight_core.training.colours import LUMA, ColourFactors, colour_change, recoloured
+
 _BLOCK = 8
 # ITU-T T.81, table K.1: luminance quantisation at quality 50.
 _JPEG_TABLE = np.array(
@@ -198,26 +199,22 @@ def _bilinear(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Arr
 
 
 def _recolour(key: jax.Array, pixels: jax.Array, how: Augmentation) -> jax.Array:
-    """Changes colours by one 3x3 matrix and one offset a picture, the product of the four changes."""
+    """Changes the colours of some pictures, and takes them from some."""
     keys = jax.random.split(key, 6)
     batch = len(pixels)
     low, high = 1.0 - how.strength, 1.0 + how.strength
-    luma = jnp.array(_LUMA)
 
     def factor(one: jax.Array) -> jax.Array:
         return jax.random.uniform(one, (batch, 1, 1), minval=low, maxval=high)
 
-    brightness, contrast, saturation = factor(keys[0]), factor(keys[1]), factor(keys[2])
     balance = jax.random.uniform(keys[3], (batch, 3, 1), minval=0.9, maxval=1.1)
-    to_grey = jnp.broadcast_to(luma, (3, 3))
-    mean = (jnp.mean(pixels, axis=(1, 2)) @ luma)[:, None, None] * brightness
-    matrix = balance * (saturation * jnp.eye(3) + (1 - saturation) * to_grey) * contrast * brightness
-    offset = balance * (1 - contrast) * mean
+    by = ColourFactors(factor(keys[0]), factor(keys[1]), factor(keys[2]), balance)
     changes = jax.random.bernoulli(keys[4], how.colour, (batch, 1, 1))
-    matrix, offset = jnp.where(changes, matrix, jnp.eye(3)), jnp.where(changes, offset, 0.0)
+    matrix, offset = colour_change(pixels, by, changes=changes)
+    to_grey = jnp.broadcast_to(jnp.array(LUMA), (3, 3))
     greys = jax.random.bernoulli(keys[5], how.grey, (batch, 1, 1))
     matrix, offset = jnp.where(greys, to_grey @ matrix, matrix), jnp.where(greys, to_grey @ offset, offset)
-    return jnp.einsum("bhwc,bdc->bhwd", pixels, matrix) + offset[:, None, None, :, 0]
+    return recoloured(pixels, matrix, offset)
 
 
 def _blur(key: jax.Array, pixels: jax.Array, how: Augmentation) -> jax.Array:

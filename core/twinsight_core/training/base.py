@@ -27,6 +27,7 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.calibration import Calibration, ScoredPairs, fit_calibration
+from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import similarity_distillation, supervised_contrastive
 from twinsight_core.models.layers import l2_normalise
@@ -34,7 +35,7 @@ from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, find_package, save_package
 from twinsight_core.training.augment import Augmentation, views
-from twinsight_core.training.evaluate import Embed, embedder, in_batches, retrieval_score
+from twinsight_core.training.evaluate import Embed, embedder, in_batches
 from twinsight_core.training.loop import LoopConfig, Loss, train
 from twinsight_core.training.measure import (
     Gallery,
@@ -256,8 +257,8 @@ def _scores(sets: Sequence[LoadedSet], among: Gallery, copies: dict[str, float],
     scores = {f"copies_heldout_recall_at_1_{kind}{suffix}": value for kind, value in copies.items()}
     for number, one in enumerate(sets):
         rows = among.sets == number
-        score = retrieval_score(among.embeddings[rows], among.labels[rows])
-        scores[f"{one.config.name}_heldout_recall_at_1{suffix}"] = score.recall_at_1
+        score = retrieval_scores(among.embeddings[rows], among.labels[rows])
+        scores[f"{one.config.name}_heldout_recall_at_1{suffix}"] = score.recall_at_k[1]
         scores[f"{one.config.name}_heldout_map_at_r{suffix}"] = score.map_at_r
     return scores
 

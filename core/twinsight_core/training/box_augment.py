@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+from twinsight_core.training.colours import ColourFactors, colour_change, recoloured
+
 _GREY = 128.0
 """What lies beyond the picture."""
 
@@ -184,19 +185,14 @@ def _area(boxes: jax.Array) -> jax.Array:
 
 
 def _recolour(key: jax.Array, pixels: jax.Array, how: BoxAugmentation) -> jax.Array:
-    """Changes colours by one 3x3 matrix and one offset a picture, the product of the four changes."""
+    """Changes the colours of some pictures."""
     keys = jax.random.split(key, 5)
-    batch, luma = len(pixels), jnp.array(_LUMA)
+    batch = len(pixels)
 
     def factor(one: jax.Array, strength: float, count: int) -> jax.Array:
         return jax.random.uniform(one, (batch, count, 1), minval=1.0 - strength, maxval=1.0 + strength)
 
     brightness, contrast, saturation = (factor(one, how.strength, 1) for one in keys[:3])
-    balance = factor(keys[3], how.strength / 3, 3)
-    mean = (jnp.mean(pixels, axis=(1, 2)) @ luma)[:, None, None] * brightness
-    to_grey = jnp.broadcast_to(luma, (3, 3))
-    matrix = balance * (saturation * jnp.eye(3) + (1.0 - saturation) * to_grey) * contrast * brightness
-    offset = balance * (1.0 - contrast) * mean
+    by = ColourFactors(brightness, contrast, saturation, factor(keys[3], how.strength / 3, 3))
     changes = jax.random.bernoulli(keys[4], how.colour, (batch, 1, 1))
-    matrix, offset = jnp.where(changes, matrix, jnp.eye(3)), jnp.where(changes, offset, 0.0)
-    return jnp.einsum("bhwc,bdc->bhwd", pixels, matrix) + offset[:, None, None, :, 0]
+    return recoloured(pixels, *colour_change(pixels, by, changes=changes))

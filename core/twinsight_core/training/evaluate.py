@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import numpy as np
 from flax import nnx
-
-from twinsight_core.evaluation.retrieval import retrieval_scores
 
 _ROWS_AT_ONCE = 1024
 
@@ -43,37 +40,6 @@ def embedder(network: nnx.Module, *, batch: int = 64) -> Embed:
     graph, state = nnx.split(network)
     run = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     return lambda images: in_batches(lambda part: run(state, part), images, batch=batch)
-
-
-@dataclass(frozen=True)
-class RetrievalScore:
-    """How well an embedding finds pictures of the same class.
-
-    Attributes:
-        recall_at_1: share of pictures whose closest other picture is of their class, 0..1.
-        map_at_r: mean average precision at R, 0..1.
-        queries: pictures that were searched with.
-    """
-
-    recall_at_1: float
-    map_at_r: float
-    queries: int
-
-
-def retrieval_score(embeddings: np.ndarray, labels: np.ndarray) -> RetrievalScore:
-    """Returns how well every picture finds the others of its class among all the other pictures.
-
-    Pictures alone in their class are no queries; `twinsight_core.evaluation.retrieval` says what is computed.
-
-    Args:
-        embeddings: [count, dimension] float32, unit vectors.
-        labels: [count] integer.
-
-    Raises:
-        ValueError: no class has two pictures.
-    """
-    scores = retrieval_scores(embeddings, labels, ks=(1,))
-    return RetrievalScore(recall_at_1=scores.recall_at_k[1], map_at_r=scores.map_at_r, queries=scores.queries)
 
 
 def copy_recall(copies: np.ndarray, gallery: np.ndarray, originals: np.ndarray) -> float:

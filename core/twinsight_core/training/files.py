@@ -95,9 +95,9 @@ class Files:
         entry = self._entries[name]
         # The other methods unpack a block whole, however much is asked for.
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise NotImplementedError("its compression is another than deflate")
+            raise ValueError("its compression is another than deflate")
         if entry.flag_bits & _ENCRYPTED:
-            raise NotImplementedError("it is encrypted")
+            raise ValueError("it is encrypted")
         with archive.open(entry) as packed:
             # An entry may hold more than its header says; what is asked for is all that gets unpacked.
             return packed.read(max(1, entry.file_size))

@@ -9,10 +9,11 @@ from functools import partial
 import numpy as np
 
 from twinsight_core.calibration import ScoredPairs
+from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.images import Preprocessing
 from twinsight_core.training.data import PictureSource, decode_files
 from twinsight_core.training.edits import EDITS, edited_copy
-from twinsight_core.training.evaluate import Embed, copy_recall, retrieval_score
+from twinsight_core.training.evaluate import Embed, copy_recall
 from twinsight_core.training.recipe import LoadedSet
 
 Part = Callable[[LoadedSet], tuple[str, ...]]
@@ -33,7 +34,7 @@ def validation_score(embed: Embed, sets: Sequence[LoadedSet], *, most: int = 600
         each = max(2, most // len(one.split.validation))
         labels = one.pictures.labels[rows]
         kept = np.concatenate([rows[labels == label][:each] for label in np.unique(labels)])
-        score = retrieval_score(embed(one.pictures.images[kept]), one.pictures.labels[kept])
+        score = retrieval_scores(embed(one.pictures.images[kept]), one.pictures.labels[kept])
         scores[one.config.name] = score.map_at_r
     return scores
 

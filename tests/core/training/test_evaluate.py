@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinsight_core.training.evaluate import copy_recall, in_batches, retrieval_score
+from twinsight_core.evaluation.retrieval import retrieval_scores
+from twinsight_core.training.evaluate import copy_recall, in_batches
 
 
 def on_circle(degrees: list[float]) -> np.ndarray:
@@ -13,18 +14,18 @@ def on_circle(degrees: list[float]) -> np.ndarray:
 
 def test_map_at_r_worked_by_hand() -> None:
     # On a circle: class 0 at 0, 9 and 31 degrees, class 1 at 20 and 100.
-    score = retrieval_score(on_circle([0, 9, 31, 20, 100]), np.array([0, 0, 0, 1, 1]))
+    score = retrieval_scores(on_circle([0, 9, 31, 20, 100]), np.array([0, 0, 0, 1, 1]))
     # 0 and 9 have R = 2 and find each other, then 20: (1/1 + 0) / 2. 31 finds 20, then 9 at precision 1/2: (1/2) / 2.
     # 20 has R = 1 and finds 9 or 31; 100 finds 31: 0.
     assert score.map_at_r == pytest.approx((0.5 + 0.5 + 0.25 + 0 + 0) / 5)
-    assert score.recall_at_1 == pytest.approx(2 / 5)
+    assert score.recall_at_k[1] == pytest.approx(2 / 5)
     assert score.queries == 5
 
 
 def test_classes_that_separate_score_one() -> None:
-    score = retrieval_score(on_circle([0, 1, 2, 90, 91, 180]), np.array([4, 4, 4, 7, 7, 9]))
+    score = retrieval_scores(on_circle([0, 1, 2, 90, 91, 180]), np.array([4, 4, 4, 7, 7, 9]))
     # The last picture is alone in its class: it can be found, but there is nothing to look for with it.
-    assert (score.recall_at_1, score.map_at_r, score.queries) == (1.0, 1.0, 5)
+    assert (score.recall_at_k[1], score.map_at_r, score.queries) == (1.0, 1.0, 5)
 
 
 def reference(embeddings: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -49,13 +50,13 @@ def test_scores_equal_the_definition(count: int, classes: int, seed: int) -> Non
     embeddings = rng.normal(size=(count, 6)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     labels = np.concatenate([[0, 0], rng.integers(0, classes, count - 2)])
-    score = retrieval_score(embeddings, labels)
-    assert (score.map_at_r, score.recall_at_1) == pytest.approx(reference(embeddings, labels))
+    score = retrieval_scores(embeddings, labels)
+    assert (score.map_at_r, score.recall_at_k[1]) == pytest.approx(reference(embeddings, labels))
 
 
 def test_pictures_that_are_all_alone_can_not_be_scored() -> None:
     with pytest.raises(ValueError, match=r"^`labels` must hold a class with two pictures\.$"):
-        retrieval_score(on_circle([0, 1]), np.array([0, 1]))
+        retrieval_scores(on_circle([0, 1]), np.array([0, 1]))
 
 
 def test_a_copy_counts_when_its_original_is_closest() -> None:
