@@ -18,6 +18,11 @@ from twinsight_core.training.runs import BACKBONES, NO_START, Run
 P = ParamSpec("P")
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+_EXCLUDE = click.option(
+    "--exclude",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="File with the classes to leave out of everything, one name a line: those of a test set, say.",
+)
 
 
 def told(command: Callable[P, None]) -> Callable[P, None]:
@@ -48,6 +53,7 @@ def run_options(
     start: str,
     frozen_blocks: int,
     augmentations: tuple[str, ...] = tuple(PRESETS),
+    class_folders: bool = True,
 ) -> Callable[[Callable[Concatenate[Run, P], None]], Callable[..., None]]:
     """Returns a decorator that gives a command the options of every training run, as one `Run` in front of its own.
 
@@ -58,6 +64,7 @@ def run_options(
         start: default of `--start`.
         frozen_blocks: default of `--frozen-blocks`.
         augmentations: what `--augmentation` may be; the first is its default.
+        class_folders: whether the data are class folders, some of which can be left out.
     """
     options = [
         click.option(
@@ -118,6 +125,7 @@ def run_options(
             show_default=True,
             help="Number that all chance follows from.",
         ),
+        *([_EXCLUDE] if class_folders else []),
         click.option("--description", default="", help="For the card: what the model is for and where it fails."),
         click.option(
             "--licence", default="not stated", show_default=True, help="For the card: licence of the weights."
@@ -128,6 +136,7 @@ def run_options(
     def decorate(command: Callable[Concatenate[Run, P], None]) -> Callable[..., None]:
         @functools.wraps(command)
         def with_run(**values: object) -> None:
+            values.setdefault("exclude", None)
             common = {field.name: values.pop(field.name) for field in dataclasses.fields(Run)}
             drawn = common["start"] == NO_START
             if drawn and common["frozen_blocks"]:

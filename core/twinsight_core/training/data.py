@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -58,6 +58,26 @@ class LabelledImages:
         """Returns the group of each class, [classes] int32: classes in one folder are of one group."""
         parents = [name.rpartition("/")[0] for name in self.classes]
         return np.unique(parents, return_inverse=True)[1].astype(np.int32)
+
+    def of_classes(self, classes: Sequence[str]) -> LabelledImages:
+        """Returns the pictures of some of the classes, in their order; labels count these classes alone.
+
+        Raises:
+            TrainingError: no class is left.
+        """
+        kept = tuple(sorted(set(classes) & set(self.classes)))
+        if not kept:
+            raise TrainingError("No class is left to train on.", reason="CLASSES_TOO_FEW")
+        numbers = np.full(len(self.classes), -1, np.int32)
+        numbers[[self.classes.index(name) for name in kept]] = np.arange(len(kept))
+        rows = np.flatnonzero(numbers[self.labels] >= 0)
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=numbers[self.labels[rows]],
+            classes=kept,
+            files=tuple(self.files[row] for row in rows),
+        )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -98,11 +99,29 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
     )
 
 
-def halves(pairs: PairList, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Parts a list into two halves that share no picture: one to choose by, one to measure on.
+def without(pairs: PairList, files: Collection[str]) -> PairList:
+    """Returns the list without the pairs that need some pictures, and without the pictures that no pair needs then.
 
-    The folds are halved in their order. Without folds, pictures are linked that are in one pair or in one folder,
-    which is one identity; what is linked stays together, and goes to the half that has less of it.
+    Args:
+        pairs: the list.
+        files: paths of the pictures to leave out.
+    """
+    unwanted = set(files)
+    gone = np.array([file in unwanted for file in pairs.files], np.bool_)
+    kept = ~(gone[pairs.left] | gone[pairs.right])
+    used, sides = np.unique(np.stack([pairs.left[kept], pairs.right[kept]]), return_inverse=True)
+    left, right = sides.reshape(2, -1)
+    return PairList(
+        files=tuple(pairs.files[number] for number in used),
+        left=left,
+        right=right,
+        same=pairs.same[kept],
+        folds=None if pairs.folds is None else pairs.folds[kept],
+    )
+
+
+def halves(pairs: PairList, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parts a list into two halves that share no picture: one to choose by, one to measure on; see `deal`.
 
     Args:
         pairs: the list.
@@ -114,48 +133,92 @@ def halves(pairs: PairList, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         TrainingError: there are no such halves with pairs of both kinds in each.
     """
-    first = _first_folds(pairs.folds) if pairs.folds is not None else _first_linked(pairs, seed)
-    for half in (first, ~first):
-        same = int(pairs.same[half].sum())
-        if same in (0, half.sum()):
-            raise TrainingError(
-                f"The {len(first)} pairs can't be halved so that no picture is in both halves and each has pairs of "
-                f"both kinds: one would have {same} same and {half.sum() - same} different ones; give a FOLD column by "
-                "which they can.",
-                reason="PAIRS_NOT_HALVED",
-            )
-    ours, theirs = (np.concatenate([pairs.left[half], pairs.right[half]]) for half in (first, ~first))
-    shared = np.intersect1d(ours, theirs)
-    if len(shared):
+    shares = {"the first half": 0.5, "the second half": 0.5}
+    first, second = deal(pairs, shares, seed=seed, remedy="give a FOLD column by which they can").values()
+    return first, second
+
+
+def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str) -> dict[str, np.ndarray]:
+    """Deals a list to parts that share no picture and have pairs of both kinds each.
+
+    Folds stay whole and are dealt in their order, at least one to each part. Without folds, pictures are linked that
+    are in one pair or in one folder, which is one identity; what is linked stays together, and goes to the part that
+    lacks it most.
+
+    Args:
+        pairs: the list.
+        shares: of the pairs, by the parts' names; together 1. A part gets about as much, as whole folds or links allow.
+        seed: of the order in which what is linked is dealt, where there are no folds.
+        remedy: for the message: what to do where pairs can't be dealt so.
+
+    Returns:
+        Which pairs are of each part, [count] bool, by the parts' names.
+
+    Raises:
+        TrainingError: there are fewer folds than parts, or folds of two parts share pictures, or a part would be
+            without pairs of one kind.
+    """
+    wanted = np.array(list(shares.values()))
+    numbers = _folds_dealt(pairs.folds, wanted) if pairs.folds is not None else _links_dealt(pairs, wanted, seed)
+    parts = {name: numbers == number for number, name in enumerate(shares)}
+    counts = {name: (int(pairs.same[part].sum()), int((~pairs.same[part]).sum())) for name, part in parts.items()}
+    if any(0 in of_part for of_part in counts.values()):
+        told = ", ".join(f"{same} same and {other} different in {name}" for name, (same, other) in counts.items())
         raise TrainingError(
-            f"The first and the second half of the folds must share no picture; {len(shared)} are in both, such as "
-            f"{pairs.files[shared[0]]}.",
-            reason="PAIRS_NOT_HALVED",
+            f"The {len(numbers)} pairs can't be dealt so that no picture is in two parts and each part has pairs of "
+            f"both kinds: there would be {told}; {remedy}.",
+            reason="PAIRS_NOT_DEALT",
         )
-    return first, ~first
+    pictures = {name: np.union1d(pairs.left[part], pairs.right[part]) for name, part in parts.items()}
+    for one, other in combinations(pictures, 2):
+        shared = np.intersect1d(pictures[one], pictures[other])
+        if len(shared):
+            raise TrainingError(
+                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, such as "
+                f"{pairs.files[shared[0]]}.",
+                reason="PAIRS_NOT_DEALT",
+            )
+    return parts
 
 
-def _first_folds(folds: np.ndarray) -> np.ndarray:
-    distinct = np.unique(folds)
-    return np.isin(folds, distinct[: (len(distinct) + 1) // 2])
+def _folds_dealt(folds: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Returns the number of each pair's part when folds stay whole, [count] int64."""
+    distinct, places = np.unique(folds, return_inverse=True)
+    count, parts = len(distinct), len(shares)
+    if count < parts:
+        raise TrainingError(
+            f"The list's FOLD column must name {parts} folds at least, one for each part; it names {count}.",
+            reason="PAIRS_NOT_DEALT",
+        )
+    ends: list[int] = []
+    for number, share in enumerate(np.cumsum(shares)[:-1], start=1):
+        # Rounded, half a fold up; no part is left without a fold.
+        ends.append(min(max(int(share * count + 0.5), ends[-1] + 1 if ends else 1), count - parts + number))
+    dealt: np.ndarray = np.searchsorted(ends, places, side="right")
+    return dealt
 
 
-def _first_linked(pairs: PairList, seed: int) -> np.ndarray:
-    """Returns which pairs are of the first half when what is linked stays together, [count] bool."""
+def _links_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the number of each pair's part when what is linked stays together, [count] int64."""
     links = _linked(pairs)[pairs.left]
-    # Same and different pairs of each, as shares, so that the halves are alike in both.
-    shares = np.stack(
+    # Same and different pairs of each, as shares of all, so that the parts are alike in both.
+    weights = np.stack(
         [np.bincount(links, weights=kind) / max(1, kind.sum()) for kind in (pairs.same, ~pairs.same)], axis=1
     )
+    # Of few, a small part still wants one.
+    fewest = int((weights > 0).sum(axis=0).min())
+    shares = np.maximum(shares, 1 / max(len(shares), fewest))
+    shares /= shares.sum()
     order = np.random.default_rng(seed).permutation(np.unique(links))
     # The largest first: what comes last evens out what is left.
-    order = order[np.argsort(-shares[order].sum(axis=1), kind="stable")]
-    ahead, first = np.zeros(2), np.zeros(len(shares), np.bool_)
+    order = order[np.argsort(-weights[order].sum(axis=1), kind="stable")]
+    held, parts = np.zeros((len(shares), 2)), np.zeros(len(weights), np.int64)
     for link in order:
-        first[link] = ahead @ shares[link] <= 0
-        ahead += shares[link] if first[link] else -shares[link]
-    of_first: np.ndarray = first[links]
-    return of_first
+        # The sum of held^2 / share is least where all parts hold their shares; each link adds as little as it can.
+        parts[link] = np.argmin((2 * held + weights[link]) @ weights[link] / shares)
+        held[parts[link]] += weights[link]
+    dealt: np.ndarray = parts[links]
+    return dealt
 
 
 def _linked(pairs: PairList) -> np.ndarray:

@@ -41,6 +41,8 @@ BACKBONES: dict[str, BackboneConfig] = {
 _DECIDING = ("backbone", "size", "augmentation", "steps", "learning_rate", "frozen_blocks", "seed")
 """Fields that the next step depends on."""
 
+_NAMED = 50
+
 NO_START = "none"
 """What `--start` takes for weights drawn at random."""
 
@@ -60,6 +62,7 @@ class Run:
         learning_rate: the highest.
         frozen_blocks: blocks of the backbone that stay as they are.
         skip_bad: leave out pictures that can't be read.
+        exclude: file with the names of classes to leave out, one a line; None: none are.
         resume: go on from the last checkpoint.
         seed: of everything random.
         description: for the card.
@@ -77,6 +80,7 @@ class Run:
     learning_rate: float
     frozen_blocks: int
     skip_bad: bool
+    exclude: Path | None
     resume: bool
     seed: int
     description: str
@@ -145,12 +149,18 @@ class Run:
         )
 
     def pictures(self) -> LabelledImages:
-        """Reads the pictures."""
+        """Reads the pictures.
+
+        Raises:
+            TrainingError: they can't be read, or a class to leave out is not there.
+        """
         read = read_class_folders(
             self.data, preprocessing=self.preprocessing, cache_dir=self.work / "cache", skip_bad=self.skip_bad
         )
         for file in read.skipped:
             _LOG.warning("skipped %s", file)
+        if self.exclude is not None:
+            read = _without(read, self.exclude)
         _LOG.info("%d pictures of %d classes", len(read), len(read.classes))
         return read
 
@@ -186,3 +196,16 @@ class Watching:
         if isinstance(self._progress, BarProgress):
             self._progress.close()
         self.history.close()
+
+
+def _without(read: LabelledImages, exclude: Path) -> LabelledImages:
+    """Returns the pictures of the classes that a file does not name."""
+    try:
+        names = {line.strip() for line in exclude.read_text("utf-8-sig").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{exclude}: can't be read as text ({error}).", reason="EXCLUDE_UNREADABLE") from error
+    unknown = sorted(names - set(read.classes))
+    if unknown:
+        shown = ", ".join(unknown[:_NAMED]) + (f" and {len(unknown) - _NAMED} more" if unknown[_NAMED:] else "")
+        raise TrainingError(f"{exclude}: the data has no such classes: {shown}.", reason="CLASS_UNKNOWN")
+    return read.of_classes([name for name in read.classes if name not in names])

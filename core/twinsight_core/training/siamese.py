@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,17 +24,29 @@ from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.one_shot import one_shot_score
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.images import Preprocessing
-from twinsight_core.losses import contrastive, supervised_contrastive, triplet_batch_hard, triplet_semi_hard
+from twinsight_core.losses import (
+    arcface,
+    contrastive,
+    supervised_contrastive,
+    triplet_batch_hard,
+    triplet_semi_hard,
+)
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork, pair_distance
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages, split_classes
 from twinsight_core.training.evaluate import in_batches
-from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
+from twinsight_core.training.loop import Batch, LoopConfig, Trained, Watcher, train
 from twinsight_core.training.parts import LabelledBatch, Parts
 from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
-LossName = Literal["supervised_contrastive", "contrastive", "triplet", "triplet_semi_hard"]
-LOSSES: tuple[LossName, ...] = ("supervised_contrastive", "contrastive", "triplet", "triplet_semi_hard")
+LossName = Literal["supervised_contrastive", "arcface", "contrastive", "triplet", "triplet_semi_hard"]
+LOSSES: tuple[LossName, ...] = ("supervised_contrastive", "arcface", "contrastive", "triplet", "triplet_semi_hard")
+TEMPERATURES: dict[LossName, float] = {"supervised_contrastive": 0.1, "arcface": 0.03}
+"""Of the losses that have one, where none is given."""
+CENTRES = "centres"
+"""Name of the directions of "arcface" among the trained weights."""
+TURNS = 8
+"""Ways to see a picture by quarter turns and mirroring."""
 ONE_SHOT_WAYS = 20
 
 
@@ -50,8 +63,8 @@ class SiameseTraining:
         turns: whether a group's pictures, turned by a quarter or mirrored, stand for another group's: more classes
             where what is up and what is left makes a difference (characters, not photographs).
         loss: name in `LOSSES`.
-        temperature: of "supervised_contrastive".
-        margin: of the others.
+        temperature: of "supervised_contrastive"; the inverse of the scale of "arcface".
+        margin: of the others: a distance, or the angle of "arcface" in radians.
         validation: share of the classes (of the groups, if they count) that are held out to choose by.
         test: share that is held out for the scores.
         augmentation: how strong the views are.
@@ -123,6 +136,9 @@ class Sampler:
         rows: those that are trained on.
         how: shape of a batch.
 
+    Attributes:
+        classes: labels that the batches hold: the classes, times their turns where those count.
+
     Raises:
         TrainingError: there are fewer classes than a batch wants, or classes of one picture.
     """
@@ -142,21 +158,23 @@ class Sampler:
                 f"{max(2, how.classes)} (`classes`).",
                 reason="CLASSES_TOO_FEW",
             )
+        self._numbers = {label: number for number, label in enumerate(self._rows)}
+        self.classes = len(self._rows) * (TURNS if how.turns else 1)
         groups = pictures.groups()
         self._groups = [[label for label in self._rows if groups[label] == one] for one in np.unique(groups)]
         self._groups = [one for one in self._groups if one]
 
     def batch(self, step: int) -> LabelledBatch:
-        """Returns the batch of a step."""
+        """Returns the batch of a step; the labels are those of all batches, 0..classes - 1."""
         how = self._how
         rng = np.random.default_rng((how.loop.seed, step))
         images, labels = [], []
-        for number, (label, turn) in enumerate(self._classes(rng)):
+        for label, turn in self._classes(rng):
             of_class = self._rows[label]
             rows = rng.choice(of_class, how.pictures, replace=len(of_class) < how.pictures)
             chosen = self._images[np.sort(rows)]
             images.append(_turned(chosen, turn))
-            labels.append(np.full(how.pictures, number, np.int32))
+            labels.append(np.full(how.pictures, turn * len(self._rows) + self._numbers[label], np.int32))
         return LabelledBatch(images=np.concatenate(images), labels=np.concatenate(labels))
 
     def _classes(self, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -169,7 +187,7 @@ class Sampler:
         chosen: list[tuple[int, int]] = []
         for number in rng.permutation(len(self._groups)):
             group = self._groups[int(number)]
-            turn = int(rng.integers(8)) if how.turns else 0
+            turn = int(rng.integers(TURNS)) if how.turns else 0
             some = rng.permutation(group)[: min(most, how.classes - len(chosen))]
             chosen += [(int(label), turn) for label in some]
             if len(chosen) == how.classes:
@@ -183,9 +201,25 @@ def _turned(images: np.ndarray, turn: int) -> np.ndarray:
     return turned[:, :, ::-1] if turn >= 4 else turned
 
 
-def embedding_loss(embeddings: jax.Array, labels: jax.Array, how: SiameseTraining) -> jax.Array:
-    """Returns the mean loss of a batch's embeddings, scalar."""
+def embedding_loss(
+    embeddings: jax.Array, labels: jax.Array, how: SiameseTraining, *, centres: jax.Array | None = None
+) -> jax.Array:
+    """Returns the mean loss of a batch's embeddings, scalar.
+
+    Args:
+        embeddings: [batch, dimension] float32, unit vectors.
+        labels: [batch] int32.
+        how: the loss and its numbers.
+        centres: [classes, dimension] float32, for "arcface" alone.
+    """
     match how.loss:
+        case "arcface":
+            if centres is None:
+                raise ValueError("`centres` must be given for the loss `arcface`.")
+            losses = arcface(
+                embeddings=embeddings, centres=centres, labels=labels, margin=how.margin, scale=1.0 / how.temperature
+            )
+            return jnp.mean(losses)
         case "supervised_contrastive":
             return jnp.mean(supervised_contrastive(embeddings=embeddings, labels=labels, temperature=how.temperature))
         case "triplet":
@@ -195,13 +229,24 @@ def embedding_loss(embeddings: jax.Array, labels: jax.Array, how: SiameseTrainin
         case "contrastive":
             left, right = np.triu_indices(len(labels), 1)
             same = labels[left] == labels[right]
-            losses = contrastive(
-                distance=pair_distance(embeddings[left], embeddings[right]).euclidean, same=same, margin=how.margin
-            )
-            # Same pairs are few: each kind counts for half.
-            together = jnp.sum(jnp.where(same, losses, 0.0)) / jnp.maximum(jnp.sum(same), 1)
-            apart = jnp.sum(jnp.where(same, 0.0, losses)) / jnp.maximum(jnp.sum(~same), 1)
-            return together + apart
+            return pair_loss(embeddings[left], embeddings[right], same, margin=how.margin)
+
+
+def pair_loss(left: jax.Array, right: jax.Array, same: jax.Array, *, margin: float) -> jax.Array:
+    """Returns the contrastive loss of pairs, scalar: its mean over the same pairs and that over the others, added.
+
+    Same pairs may be few: each kind counts alike, however many there are.
+
+    Args:
+        left: [pairs, dimension] float32, unit vectors.
+        right: [pairs, dimension] float32, unit vectors.
+        same: [pairs] bool.
+        margin: distance beyond which other pairs cost nothing, above 0.
+    """
+    losses = contrastive(distance=pair_distance(left, right).euclidean, same=same, margin=margin)
+    together = jnp.sum(jnp.where(same, losses, 0.0)) / jnp.maximum(jnp.sum(same), 1)
+    apart = jnp.sum(jnp.where(same, 0.0, losses)) / jnp.maximum(jnp.sum(~same), 1)
+    return together + apart
 
 
 def validation_score(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray, how: SiameseTraining) -> float:
@@ -241,32 +286,85 @@ def train_siamese(
     """
     parts = split(pictures, how)
     sampler = Sampler(pictures, parts.train, how)
-    trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
+    beside: Arrays = {}
+    if how.loss == "arcface":
+        # The directions of the training classes are trained beside the network, which leaves them out.
+        shape = (sampler.classes, how.network.dimension)
+        beside = {CENTRES: jax.random.normal(jax.random.key(how.loop.seed), shape)}
 
-    def loss(
-        params: Arrays, stats: Arrays, batch: LabelledBatch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
-        seen = trainable.network(params, stats)
-        embeddings = seen(views(key, jnp.asarray(batch.images), how=how.augmentation))
-        return embedding_loss(embeddings, jnp.asarray(batch.labels), how), (trainable.stats_of(seen), {})
+    def loss(network: SiameseNetwork, params: Arrays, batch: LabelledBatch, key: jax.Array) -> jax.Array:
+        embeddings = network(views(key, jnp.asarray(batch.images), how=how.augmentation))
+        return embedding_loss(embeddings, jnp.asarray(batch.labels), how, centres=params.get(CENTRES))
 
-    embed = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats)(images))
-    held = pictures.images[parts.validation]
     labels = pictures.labels[parts.validation]
     groups = pictures.groups()[labels]
-
-    def score(params: Arrays, stats: Arrays) -> float:
-        return validation_score(in_batches(partial(embed, params, stats), held), labels, groups, how)
-
-    trained = train(
-        trainable.params,
-        trainable.stats,
+    trained, ended = train_embedding(
+        network,
         loss=loss,
         batch=sampler.batch,
+        held=pictures.images[parts.validation],
+        score=lambda embeddings: validation_score(embeddings, labels, groups, how),
         config=how.loop,
+        beside=beside,
         checkpoints=checkpoints,
         resume=resume,
-        score=score,
+        frozen_blocks=frozen_blocks,
         watchers=watchers,
     )
-    return trainable.evaluated(trained.params, trained.stats), parts, trained
+    return trained, parts, ended
+
+
+def train_embedding(
+    network: SiameseNetwork,
+    *,
+    loss: Callable[[SiameseNetwork, Arrays, Batch, jax.Array], jax.Array],
+    batch: Callable[[int], Batch],
+    held: np.ndarray,
+    score: Callable[[np.ndarray], float],
+    config: LoopConfig,
+    beside: Arrays,
+    checkpoints: Path,
+    resume: bool,
+    frozen_blocks: int,
+    watchers: tuple[Watcher, ...],
+) -> tuple[SiameseNetwork, Trained]:
+    """Trains a network on what a loss says of its embeddings; returns it in evaluation mode, and how it ended.
+
+    Args:
+        network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
+        loss: of a network with the trained weights, those weights by name, a batch and a random key; a scalar.
+        batch: the batch of a step.
+        held: [count, height, width, 3] uint8, RGB, 0..255; the pictures to choose the weights by.
+        score: of their embeddings, [count, dimension] float32; higher is better.
+        config: how long and how fast.
+        beside: weights that are trained beside the network's.
+        checkpoints: folder to go on from.
+        resume: go on from the newest checkpoint.
+        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        watchers: are told how it goes.
+
+    Raises:
+        TrainingError: the run can't go on.
+    """
+    trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
+
+    def seen_loss(
+        params: Arrays, stats: Arrays, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        seen = trainable.network(params, stats)
+        value = loss(seen, params, batch, key)
+        return value, (trainable.stats_of(seen), {})
+
+    embed = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats)(images))
+    ended = train(
+        trainable.params | beside,
+        trainable.stats,
+        loss=seen_loss,
+        batch=batch,
+        config=config,
+        checkpoints=checkpoints,
+        resume=resume,
+        score=lambda params, stats: score(in_batches(partial(embed, params, stats), held)),
+        watchers=watchers,
+    )
+    return trainable.evaluated(ended.params, ended.stats), ended

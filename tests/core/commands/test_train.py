@@ -15,7 +15,8 @@ from PIL import ImageDraw
 
 from twinsight_core.commands.calibrate import calibrate
 from twinsight_core.commands.evaluate import evaluate
-from twinsight_core.commands.train import recipe, train
+from twinsight_core.commands.finishing import recipe
+from twinsight_core.commands.train import train
 from twinsight_core.packages import load_package, load_packages
 
 SMALL = ("--start", "none", "--backbone", "glyphs", "--augmentation", "glyphs", "--size", "24", "--frozen-blocks", "0")
@@ -215,6 +216,131 @@ def test_labels_that_the_model_does_not_have_are_named(labelling: Path, groups: 
 
 
 @pytest.fixture(scope="module")
+def listed(write_drawings: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `set.zip`, twelve classes, one picture of which is none, and `pairs.csv` of it in four folds."""
+    path = tmp_path_factory.mktemp("data")
+    write_drawings(path / "good.zip", groups=1, classes=12, pictures=6)
+    with zipfile.ZipFile(path / "good.zip") as good, zipfile.ZipFile(path / "set.zip", "w") as archive:
+        for name in good.namelist():
+            archive.writestr(name, b"no picture" if name == "class00/5.png" else good.read(name))
+    lines = ["left,right,same,fold"]
+    for label in range(12):
+        fold, other = label // 3, label // 3 * 3 + (label + 1) % 3
+        for number in range(5):
+            lines.append(f"class{label:02}/{number}.png,class{label:02}/{(number + 1) % 5}.png,1,{fold}")
+            lines.append(f"class{label:02}/{number}.png,class{other:02}/{number}.png,0,{fold}")
+    (path / "pairs.csv").write_text("\n".join(lines))
+    return path
+
+
+ON_PAIRS = (*SMALL, "--steps", "40", "--pairs-in-batch", "16", "--dimension", "16", "--flatten", "--margin", "1",
+            "--learning-rate", "3e-3")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def paired(listed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The package of an embedding trained on pairs, and what the command said."""
+    out = tmp_path_factory.mktemp("models") / "alike"
+    done = run(train, "siamese", "--data", listed / "set.zip", "--out", out, "--pairs", listed / "pairs.csv", *ON_PAIRS)
+    assert done.exit_code == 0, done.output
+    return out, done
+
+
+def test_an_embedding_is_trained_on_a_list_of_pairs_and_calibrated(paired: tuple[Path, Result]) -> None:
+    package = load_package(paired[0])
+    assert (package.card.task, package.card.dimension) == ("embedding", 16)
+    assert package.card.calibration is not None
+    assert "a same pair in the sense of the list" in package.card.calibration.meaning
+    assert (package.card.calibration.pairs_fitted, package.card.calibration.pairs_measured) == (30, 30)
+    assert package.card.scores["verification_auc"] > 0.6
+    assert package.build()(jnp.zeros((1, 24, 24, 3), jnp.uint8)).shape == (1, 16)
+
+
+def test_the_protocol_says_which_pairs_were_held_out(paired: tuple[Path, Result]) -> None:
+    told = (
+        "15 same and 15 different pairs, as listed. Intervals are of 95 %. The pairs are those of fold 3 of pairs.csv, "
+        "held out from this training. Those of fold 2 chose the weights and fitted the calibration."
+    )
+    assert told in paired[1].stderr
+    assert told in (paired[0] / "report.html").read_text()
+
+
+def test_a_run_on_pairs_goes_on_with_the_same_list_alone(
+    paired: tuple[Path, Result], listed: Path, tmp_path: Path
+) -> None:
+    out, _ = paired
+    before = load_package(out).digest
+    arguments = ("siamese", "--data", listed / "set.zip", "--out", out, *ON_PAIRS, "--resume")
+    done = run(train, *arguments, "--pairs", listed / "pairs.csv")
+    assert done.exit_code == 0, done.output
+    assert load_package(out).digest == before
+    lines = (listed / "pairs.csv").read_text().splitlines()
+    (tmp_path / "pairs.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
+    done = run(train, *arguments, "--pairs", tmp_path / "pairs.csv")
+    assert done.exit_code == 1
+    assert "can't be gone on with: it had other pairs. Start anew without --resume." in done.stderr
+
+
+def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_path: Path) -> None:
+    lines = [line.rpartition(",")[0] for line in (listed / "pairs.csv").read_text().splitlines()]
+    lines.append("class00/5.png,class01/5.png,0")  # the first can't be read
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    arguments = ("siamese", "--data", listed / "set.zip", "--pairs", tmp_path / "pairs.csv", *ON_PAIRS, "--steps", "2")
+    done = run(train, *arguments, "--out", tmp_path / "alike")
+    assert done.exit_code == 1
+    assert "1 pictures can't be read, which --skip-bad leaves out: class00/5.png" in done.stderr
+    assert not (tmp_path / ".alike.training").exists()
+    done = run(train, *arguments, "--out", tmp_path / "alike", "--skip-bad")
+    assert done.exit_code == 0, done.output
+    told = (
+        "15 same and 15 different pairs, as listed. Intervals are of 95 %. The pairs are those of pairs.csv that share "
+        "no picture and no folder with the others, held out from this training. Another 30 such pairs chose"
+    )
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("class00/0.png,no/1.png,1\nclass00/0.png,no/2.png,0", "line 1: there is no picture `no/1.png`; line 2: there"),
+        ("class00/0.png,class00/1.png,1", "the list must have pairs of both kinds; all 1 are same, none different."),
+        (
+            "class00/0.png,class00/1.png,1,0\nclass00/0.png,class01/1.png,0,1",
+            "must name 3 folds at least, one for each",
+        ),
+        (
+            "class00/0.png,class00/1.png,1\nclass00/0.png,class01/1.png,0",
+            "there would be 1 same and 1 different in training, 0 same and 0 different in validation, 0 same and 0 "
+            "different in the scores; hold out more (`held-out`), leave out pairs that link too many pictures, or give",
+        ),
+    ],
+)
+def test_a_list_that_can_not_be_trained_on_says_why(lines: str, message: str, listed: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(lines)
+    done = run(train, "siamese", "--data", listed / "set.zip", "--pairs", tmp_path / "pairs.csv", "--out",
+               tmp_path / "x", *SMALL)  # fmt: skip
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert not (tmp_path / ".x.training").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pairs", "x", "--loss", "triplet"), "--loss (=triplet) must be contrastive with --pairs: the others need"),
+        (("--pairs", "x", "--groups", "2"), "--groups must not be given with --pairs: a list of pairs has no classes."),
+        (("--pairs", "x", "--turns"), "--turns must not be given with --pairs: "),
+        (("--pairs", "x", "--classes", "16"), "--classes must not be given with --pairs: "),
+        (("--pairs-in-batch", "8"), "--pairs-in-batch must be given with --pairs only: class folders have no pairs."),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    done = run(train, "siamese", "--data", tmp_path, "--out", tmp_path / "x", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+@pytest.fixture(scope="module")
 def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Rectangles in two colours, in the layout of Pascal VOC."""
     path, rng = tmp_path_factory.mktemp("data") / "boxes.zip", np.random.default_rng(0)
@@ -259,6 +385,6 @@ def test_a_detector_is_trained_measured_and_evaluated_again(boxes: Path, tmp_pat
 
 def test_a_recipe_is_the_command_without_paths_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["twinsight", "train", "cnn", "--data", "/home/me/x", "--out=/tmp/y", "--steps", "5", "--resume",
-             "--description", "some words", "--licence=MIT", "--skip-bad"]  # fmt: skip
+             "--description", "some words", "--licence=MIT", "--skip-bad", "--pairs", "/home/me/list"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", words)
-    assert recipe() == "twinsight train cnn --data DATA --out OUT --steps 5 --skip-bad"
+    assert recipe() == "twinsight train cnn --data DATA --out OUT --steps 5 --skip-bad --pairs PAIRS"

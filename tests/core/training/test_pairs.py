@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.training.pairs import PairList, halves, read_pairs
+from twinsight_core.training.pairs import PairList, deal, halves, read_pairs, without
 
 FILES = ("a/a_0001.jpg", "a/a_0002.jpg", "b/b_0001.jpg", "b/b_0003.jpg")
 
@@ -136,15 +136,17 @@ def test_halves_share_no_picture_and_are_about_equal(groups: list[tuple[int, int
     [
         (
             pair_list(("a/1.png", "a/2.png", True), ("a/1.png", "b/1.png", False)),
-            r"^The 2 pairs can't be halved .* one would have 0 same and 0 different ones; give a FOLD column by which",
+            r"^The 2 pairs can't be dealt so that no picture is in two parts and each part has pairs of both kinds: "
+            r"there would be 1 same and 1 different in the first half, 0 same and 0 different in the second half; "
+            r"give a FOLD column by which they can\.$",
         ),
         (
             pair_list(("a/1.png", "a/2.png", True), ("c/1.png", "b/1.png", False)),
-            r"^The 2 pairs can't be halved .* one would have 0 same and [01] different ones; give a FOLD column",
+            r"there would be 1 same and 1 different in the first half, 0 same and 0 different in the second half; ",
         ),
         (
             pair_list(("a/1.png", "a/2.png", True), ("c/1.png", "b/1.png", False), folds=[0, 0]),
-            r"one would have 0 same and 0 different ones; give a FOLD column by which they can\.$",
+            r"^The list's FOLD column must name 2 folds at least, one for each part; it names 1\.$",
         ),
         (
             pair_list(
@@ -154,10 +156,107 @@ def test_halves_share_no_picture_and_are_about_equal(groups: list[tuple[int, int
                 ("c/1.png", "b/1.png", False),
                 folds=[0, 0, 1, 1],
             ),
-            r"^The first and the second half of the folds must share no picture; 1 are in both, such as b/1\.png\.$",
+            r"^The folds of the first half and those of the second half must share no picture; 1 are in both, such as "
+            r"b/1\.png\.$",
         ),
     ],
 )
 def test_a_list_that_has_no_such_halves_is_refused(pairs: PairList, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         halves(pairs, seed=0)
+
+
+PARTS = {"training": 0.8, "validation": 0.1, "the scores": 0.1}
+
+
+def dealt(pairs: PairList, shares: dict[str, float] = PARTS, *, seed: int = 0) -> list[list[int]]:
+    """The rows of each part."""
+    return [np.flatnonzero(part).tolist() for part in deal(pairs, shares, seed=seed, remedy="mend it").values()]
+
+
+def clusters(count: int, *, folds: bool) -> PairList:
+    """Each has a same and a different pair that share a picture, and a fold of its own."""
+    return pair_list(
+        *((f"{one}/1.png", f"{one}/{number}.png", number == 2) for one in range(count) for number in (2, 3)),
+        folds=[one for one in range(count) for _ in range(2)] if folds else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "held_out", "sizes"),
+    [(10, 0.1, [8, 1, 1]), (3, 0.1, [1, 1, 1]), (5, 0.1, [3, 1, 1]), (10, 0.2, [6, 2, 2]), (4, 0.45, [1, 1, 2])],
+)
+def test_folds_are_dealt_whole_and_in_their_order_each_part_gets_one(
+    count: int, held_out: float, sizes: list[int]
+) -> None:
+    shares = {"training": 1 - 2 * held_out, "validation": held_out, "the scores": held_out}
+    parts = dealt(clusters(count, folds=True), shares)
+    assert [len(part) for part in parts] == [2 * size for size in sizes]
+    assert [row for part in parts for row in part] == list(range(2 * count))
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(10, [8, 1, 1]), (3, [1, 1, 1]), (5, [3, 1, 1]), (4, [2, 1, 1]), (30, [24, 3, 3])]
+)
+def test_linked_pairs_are_dealt_by_the_shares_and_each_part_gets_some(count: int, sizes: list[int]) -> None:
+    for seed in range(3):
+        parts = dealt(clusters(count, folds=False), seed=seed)
+        assert [len(part) for part in parts] == [2 * size for size in sizes]
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=6, max_size=16), seed=st.integers(0, 99)
+)
+def test_parts_share_no_picture_hold_all_pairs_and_have_both_kinds(groups: list[tuple[int, int]], seed: int) -> None:
+    pairs = pair_list(
+        *(
+            (f"{group}/1.png", f"{group}/{'same' if same else 'other'}{number}.png", same)
+            for group, counts in enumerate(groups)
+            for same, count in zip((True, False), counts, strict=True)
+            for number in range(count)
+        )
+    )
+    parts = dealt(pairs, seed=seed)
+    assert sorted(row for part in parts for row in part) == list(range(len(pairs.same)))
+    pictures = [set(pairs.left[part]) | set(pairs.right[part]) for part in parts]
+    assert sum(len(one) for one in pictures) == len(pairs.files)
+    assert all(0 < pairs.same[part].sum() < len(part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (
+            clusters(2, folds=True),
+            r"^The list's FOLD column must name 3 folds at least, one for each part; it names 2\.$",
+        ),
+        (
+            clusters(2, folds=False),
+            r"^The 4 pairs can't be dealt .* 1 same and 1 different in training, 1 same and 1 different in validation, "
+            r"0 same and 0 different in the scores; mend it\.$",
+        ),
+        (
+            pair_list(
+                *((f"{one}/1.png", f"{one}/{number}.png", number == 2) for one in range(3) for number in (2, 3)),
+                ("0/1.png", "2/1.png", False),
+                folds=[0, 0, 1, 1, 2, 2, 0],
+            ),
+            r"^The folds of training and those of the scores must share no picture; 1 are in both, such as 2/1\.png\.$",
+        ),
+    ],
+)
+def test_a_list_that_can_not_be_dealt_is_refused(pairs: PairList, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        dealt(pairs)
+
+
+def test_pairs_and_pictures_are_left_out_with_the_pictures_that_they_need() -> None:
+    pairs = pair_list(
+        ("a/1.png", "a/2.png", True), ("a/2.png", "b/1.png", False), ("c/1.png", "a/1.png", False), folds=[4, 5, 6]
+    )
+    left = without(pairs, ["b/1.png", "not in the list"])
+    assert left.files == ("a/1.png", "a/2.png", "c/1.png")
+    assert [left.left.tolist(), left.right.tolist(), left.same.tolist()] == [[0, 2], [1, 0], [True, False]]
+    assert left.folds is not None
+    assert left.folds.tolist() == [4, 6]
+    assert without(pairs, pairs.files).files == ()

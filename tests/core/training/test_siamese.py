@@ -5,13 +5,24 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.data import LabelledImages, read_class_folders
-from twinsight_core.training.siamese import LOSSES, Sampler, SiameseTraining, embedding_loss, split, validation_score
+from twinsight_core.training.loop import LoopConfig
+from twinsight_core.training.siamese import (
+    LOSSES,
+    Sampler,
+    SiameseTraining,
+    embedding_loss,
+    split,
+    train_siamese,
+    validation_score,
+)
 
 SIZE = Preprocessing(height_px=8, width_px=8)
 HOW = SiameseTraining(
@@ -60,7 +71,11 @@ def test_too_few_classes_are_refused(write_drawings: Callable[..., None], tmp_pa
 def test_a_batch_holds_pictures_of_some_classes_and_is_the_same_for_a_step(grouped: LabelledImages) -> None:
     sampler = Sampler(grouped, split(grouped, HOW).train, HOW)
     batch = sampler.batch(3)
-    np.testing.assert_array_equal(batch.labels, np.repeat(np.arange(4), 3))
+    drawn = batch.labels[::3]
+    np.testing.assert_array_equal(batch.labels, np.repeat(drawn, 3))
+    assert len(set(drawn.tolist())) == 4
+    assert drawn.min() >= 0
+    assert drawn.max() < sampler.classes == 16
     assert batch.images.shape == (12, 8, 8, 3)
     np.testing.assert_array_equal(batch.images, sampler.batch(3).images)
     assert (batch.images != sampler.batch(4).images).any()
@@ -84,13 +99,60 @@ def test_a_batch_of_groups_is_drawn_from_few_of_them_turned_alike(grouped: Label
             assert len({turn for (_, turn), of in zip(places, groups, strict=True) if of == group}) == 1
 
 
+def test_a_label_stands_for_one_class_seen_under_one_turn_in_all_batches(grouped: LabelledImages) -> None:
+    sampler = Sampler(grouped, split(grouped, GROUPED).train, replace(GROUPED, turns=True))
+    known: dict[bytes, tuple[int, int]] = {}
+    for label, image in zip(grouped.labels.tolist(), grouped.images, strict=True):
+        for turn in range(8):
+            turned = np.rot90(image, turn % 4)
+            known[(turned[:, ::-1] if turn >= 4 else turned).tobytes()] = (label, turn)
+    met: dict[int, set[tuple[int, int]]] = {}
+    for step in range(20):
+        batch = sampler.batch(step)
+        for image, label in zip(batch.images, batch.labels.tolist(), strict=True):
+            met.setdefault(label, set()).add(known[image.tobytes()])
+    assert all(len(kinds) == 1 for kinds in met.values())
+    assert len(set.union(*met.values())) == len(met)
+    assert max(met) < sampler.classes == 12 * 8
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_is_lower_where_classes_lie_apart(loss: str) -> None:
     labels = jnp.array([0, 0, 1, 1])
     apart = jnp.array([[1.0, 0.0], [0.995, 0.0998], [-1.0, 0.0], [-0.995, 0.0998]])
     mixed = apart[jnp.array([0, 2, 1, 3])]
     how = replace(HOW, loss=loss)  # type: ignore[arg-type]  # one of LOSSES
-    assert float(embedding_loss(apart, labels, how)) < 0.2 * float(embedding_loss(mixed, labels, how))
+    centres = jnp.array([[2.0, 0.0], [-0.5, 0.0]])
+    near, far = (float(embedding_loss(one, labels, how, centres=centres)) for one in (apart, mixed))
+    assert near < 0.2 * far
+
+
+def test_arcface_trains_directions_that_the_network_leaves_out(grouped: LabelledImages, tmp_path: Path) -> None:
+    how = replace(
+        HOW,
+        network=replace(HOW.network, pooling="flatten", map_px=8, dimension=16),
+        loss="arcface",
+        temperature=0.2,
+        augmentation=PRESETS["none"],
+        loop=LoopConfig(steps=30, learning_rate=1e-2, warmup_steps=5, checkpoint_every=10),
+    )
+    seen: list[tuple[int, float]] = []
+
+    class Losses:
+        def on_start(self, step: int, steps: int) -> None:
+            pass
+
+        def on_steps(self, step: int, losses: dict[str, float]) -> None:
+            seen.append((step, losses["loss"]))
+
+        def on_score(self, step: int, score: float) -> None:
+            pass
+
+    first = SiameseNetwork(config=how.network, rngs=nnx.Rngs(0))
+    trained, _, _ = train_siamese(first, grouped, how, checkpoints=tmp_path, watchers=(Losses(),))
+    assert seen[-1][1] < 0.8 * seen[0][1]
+    kept, before = ([place for place, _ in nnx.to_flat_state(nnx.state(one, nnx.Param))] for one in (trained, first))
+    assert kept == before
 
 
 def test_the_score_is_map_at_r_or_one_shot_accuracy_in_groups() -> None:

@@ -1,0 +1,55 @@
+"""How a training command ends: the package, its report, and what is told of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+
+import click
+
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.rcnn import FasterRCNN
+from twinsight_core.models.siamese import SiameseNetwork
+from twinsight_core.packages import REPORT_FILE, ModelCard, save_package
+from twinsight_core.training.report import Findings, write_report
+from twinsight_core.training.runs import NO_START, Run, Watching
+
+
+def held_out_from(run: Run) -> str:
+    """Returns what is known of the pictures that the scores are on."""
+    started = (
+        "" if run.start == NO_START else f"; what `{run.start}`, which it started from, was trained on is not excluded"
+    )
+    return f"held out from this training{started}"
+
+
+def finish(
+    run: Run, card: ModelCard, network: Classifier | SiameseNetwork | FasterRCNN, findings: Findings, watching: Watching
+) -> None:
+    """Writes the package and its report, and says where they are and what they are worth."""
+    scores = {name: round(value, 4) for name, value in sorted(findings.scores.items())}
+    package = save_package(run.out, replace(card, scores=scores), network)
+    write_report(run.out / REPORT_FILE, package, findings, watching.history)
+    click.echo(findings.protocol, err=True)
+    for name, value in scores.items():
+        click.echo(f"{name:40} {value:.4f}")
+    click.echo(f"wrote {run.out} ({package.digest}); its report is {run.out / REPORT_FILE}", err=True)
+
+
+def recipe() -> str:
+    """Returns this command as it was given, without the words for the card and the machine's own paths."""
+    words = iter(sys.argv[1:])
+    kept: list[str] = ["twinsight"]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in {"--description", "--licence", "--training-data"}:
+            if not equals:
+                next(words, None)
+        elif name in {"--data", "--out", "--pairs"}:
+            kept += [name, name[2:].upper()]
+            if not equals:
+                next(words, None)
+        elif name != "--resume":
+            kept.append(word)
+    return shlex.join(kept)

@@ -1,0 +1,281 @@
+"""`twinsight train siamese`: an embedding, from class folders or from a list of pairs."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+from click.core import ParameterSource
+from flax import nnx
+
+from twinsight_core.calibration import Calibration, ScoredPairs, fit_calibration
+from twinsight_core.commands.finishing import finish, held_out_from, recipe
+from twinsight_core.commands.options import run_options
+from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.packages import ModelPackage
+from twinsight_core.training import siamese, siamese_pairs
+from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, embedding_findings, pair_findings
+from twinsight_core.training.pairs import PairList
+from twinsight_core.training.parts import Parts
+from twinsight_core.training.runs import BACKBONES, Run, Watching
+from twinsight_core.training.starts import start_from
+
+_LOG = logging.getLogger(__name__)
+
+SAME_CLASS = "The two pictures are of one class in the sense of the training data."
+SAME_PAIR = "The two pictures are a same pair in the sense of the list that was trained on."
+CALIBRATION_FMR = 0.01
+CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclude")
+"""Options that mean nothing to a list of pairs."""
+
+
+@click.command("siamese", short_help="Train an embedding on class folders or pairs: for search and comparison.")
+@run_options(size=160, steps=600, learning_rate=3e-4, start="base", frozen_blocks=4)
+@click.option(
+    "--pairs",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="List of pairs to train on instead of classes: LEFT,RIGHT,SAME[,FOLD] a line, or LFW's pairs.txt.",
+)
+@click.option(
+    "--pairs-in-batch", type=click.IntRange(min=2), default=32, show_default=True, help="Pairs of a list in a batch."
+)
+@click.option(
+    "--dimension", type=click.IntRange(2, 4096), default=256, show_default=True, help="Components of the embedding."
+)
+@click.option("--classes", type=click.IntRange(min=2), default=16, show_default=True, help="Classes in a batch.")
+@click.option(
+    "--pictures", type=click.IntRange(min=2), default=4, show_default=True, help="Pictures of each class in a batch."
+)
+@click.option(
+    "--groups",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Groups (folders of class folders) that a batch is drawn from, whole groups held out; 0: they don't count.",
+)
+@click.option("--turns", is_flag=True, help="Turned and mirrored classes are classes of their own (characters).")
+@click.option("--flatten", is_flag=True, help="Keep where things are in the picture, instead of the mean over it.")
+@click.option(
+    "--loss",
+    type=click.Choice(siamese.LOSSES),
+    default="supervised_contrastive",
+    show_default=True,
+    help="What is made small; contrastive with --pairs.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Scale of the similarities in supervised_contrastive and arcface.  [default: 0.1, for arcface 0.03]",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="How far apart the other losses push classes or pairs: a distance, for arcface an angle in radians.",
+)
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0.01, 0.45),
+    default=0.1,
+    show_default=True,
+    help="Share of the classes (or groups, or pairs) held out to choose the weights by, and again for the scores.",
+)
+def siamese_command(
+    run: Run,
+    *,
+    pairs: Path | None,
+    pairs_in_batch: int,
+    dimension: int,
+    classes: int,
+    pictures: int,
+    groups: int,
+    turns: bool,
+    flatten: bool,
+    loss: siamese.LossName,
+    temperature: float | None,
+    margin: float,
+    held_out: float,
+) -> None:
+    """Train an embedding on class folders (a class: one thing, person or character): for search and comparison.
+
+    With --pairs on a list of pairs, the same or different: pictures of --data by their paths in it. Whole folds of the
+    list are held out; where it has none, pairs that share no picture and no folder with the others.
+    """
+    _check_options(pairs, loss)
+    start = run.check()
+    backbone = BACKBONES[run.backbone]
+    config = SiameseConfig(
+        backbone=backbone,
+        dimension=dimension,
+        pooling="flatten" if flatten else "mean",
+        map_px=-(-run.size // backbone.strides[-1]) if flatten else 0,
+    )
+    if pairs is not None:
+        of_pairs = siamese_pairs.PairTraining(
+            batch=pairs_in_batch,
+            margin=margin,
+            validation=held_out,
+            test=held_out,
+            augmentation=PRESETS[run.augmentation],
+            loop=run.loop,
+        )
+        _train_on_pairs(run, pairs, config, of_pairs, start)
+        return
+    of_classes = siamese.SiameseTraining(
+        network=config,
+        preprocessing=run.preprocessing,
+        classes=classes,
+        pictures=pictures,
+        groups=groups,
+        turns=turns,
+        loss=loss,
+        temperature=siamese.TEMPERATURES.get(loss, 0.1) if temperature is None else temperature,
+        margin=margin,
+        validation=held_out,
+        test=held_out,
+        augmentation=PRESETS[run.augmentation],
+        loop=run.loop,
+    )
+    _train_on_classes(run, of_classes, start)
+
+
+def _check_options(pairs: Path | None, loss: siamese.LossName) -> None:
+    """Refuses options that were given and would be without effect.
+
+    Raises:
+        click.UsageError: there are such.
+    """
+    context = click.get_current_context()
+
+    def given(name: str) -> bool:
+        return context.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+    if pairs is None:
+        if given("pairs_in_batch"):
+            raise click.UsageError("--pairs-in-batch must be given with --pairs only: class folders have no pairs.")
+        return
+    for name in CLASSES_ALONE:
+        if given(name):
+            raise click.UsageError(f"--{name} must not be given with --pairs: a list of pairs has no classes.")
+    if given("loss") and loss != "contrastive":
+        raise click.UsageError(f"--loss (={loss}) must be contrastive with --pairs: the others need classes.")
+
+
+def _train_on_classes(run: Run, how: siamese.SiameseTraining, start: ModelPackage | None) -> None:
+    read = run.pictures()
+    config = how.network
+    siamese.Sampler(read, siamese.split(read, how).train, how)  # says what is wrong before a network is made
+    run.begin(
+        {"dimension": config.dimension, "classes": how.classes, "pictures of each": how.pictures,
+         "groups": how.groups, "turns": how.turns, "flatten": config.pooling == "flatten", "loss": how.loss,
+         "temperature": how.temperature, "margin": how.margin, "held out": how.test},
+        read.files,
+        start,
+    )  # fmt: skip
+    network = _first_network(run, config, start)
+    with closing(Watching(run)) as watching:
+        trained, parts, _ = siamese.train_siamese(
+            network,
+            read,
+            how,
+            checkpoints=run.work / "checkpoints",
+            resume=run.resume,
+            frozen_blocks=run.frozen_blocks,
+            watchers=watching.watchers,
+        )
+    embed = embedder(trained)
+    embedded = {rows.tobytes(): embed(read.images[rows]) for rows in (parts.validation, parts.test)}
+
+    def of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        labels = read.labels[rows]
+        return embedded[rows.tobytes()], labels, read.groups()[labels] if how.groups else None
+
+    findings = embedding_findings(
+        *of(parts.test), read.images[parts.test], read.classes, which=f"whole classes {held_out_from(run)}"
+    )
+    calibration = _calibrated(
+        fit=class_pairs(*of(parts.validation), each=PAIRS_OF_A_KIND, seed=1)[0],
+        measure=class_pairs(*of(parts.test), each=PAIRS_OF_A_KIND, seed=2)[0],
+        meaning=SAME_CLASS,
+    )
+    finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
+
+
+def _train_on_pairs(
+    run: Run, listed: Path, config: SiameseConfig, how: siamese_pairs.PairTraining, start: ModelPackage | None
+) -> None:
+    read = siamese_pairs.read_pair_pictures(run.data, listed, preprocessing=run.preprocessing, skip_bad=run.skip_bad)
+    for file in read.skipped:
+        _LOG.warning("skipped %s", file)
+    _LOG.info("%d pairs of %d pictures", len(read.pairs.same), len(read.pairs.files))
+    siamese_pairs.split(read.pairs, how)  # says what is wrong before a network is made
+    run.begin(
+        {"pairs": read.digest, "pairs in batch": how.batch, "dimension": config.dimension,
+         "flatten": config.pooling == "flatten", "margin": how.margin, "held out": how.test},
+        read.pairs.files,
+        start,
+    )  # fmt: skip
+    network = _first_network(run, config, start)
+    with closing(Watching(run)) as watching:
+        trained, parts, _ = siamese_pairs.train_on_pairs(
+            network,
+            read,
+            how,
+            checkpoints=run.work / "checkpoints",
+            resume=run.resume,
+            frozen_blocks=run.frozen_blocks,
+            watchers=watching.watchers,
+        )
+    embed = embedder(trained)
+    validation, test = (
+        read.scored(embed(read.images[read.needed(rows)]), rows) for rows in (parts.validation, parts.test)
+    )
+    findings = pair_findings(test, _folds_to_measure_over(read.pairs, parts.test))
+    findings = replace(findings, protocol=f"{findings.protocol} {_which(run, listed, read.pairs, parts)}")
+    calibration = _calibrated(fit=validation, measure=test, meaning=SAME_PAIR)
+    finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
+
+
+def _first_network(run: Run, config: SiameseConfig, start: ModelPackage | None) -> SiameseNetwork:
+    network = SiameseNetwork(config=config, rngs=nnx.Rngs(run.seed))
+    return network if start is None else start_from(network, start)
+
+
+def _calibrated(*, fit: ScoredPairs, measure: ScoredPairs, meaning: str) -> Calibration | None:
+    """Returns the calibration, None with a word to the user where none can be fitted."""
+    try:
+        return fit_calibration(fit=fit, measure=measure, meaning=meaning, false_match_rate=CALIBRATION_FMR)
+    except ValueError as error:
+        click.echo(f"The model is written without a calibration: {error}", err=True)
+        return None
+
+
+def _folds_to_measure_over(pairs: PairList, rows: np.ndarray) -> np.ndarray | None:
+    """Returns the folds of some pairs, [count] int64; None where a threshold can't be chosen without each of them."""
+    if pairs.folds is None:
+        return None
+    folds, same = pairs.folds[rows], pairs.same[rows]
+    others = [same[folds != one] for one in np.unique(folds)]
+    return folds if all(of_both.any() and not of_both.all() for of_both in others) else None
+
+
+def _which(run: Run, listed: Path, pairs: PairList, parts: Parts) -> str:
+    """Returns the sentence of the protocol on which pairs the scores are of and which the choices were made by."""
+    if pairs.folds is None:
+        test = f"those of {listed.name} that share no picture and no folder with the others"
+        validation = f"Another {len(parts.validation)} such pairs"
+    else:
+        test = f"those of {_named(np.unique(pairs.folds[parts.test]))} of {listed.name}"
+        validation = f"Those of {_named(np.unique(pairs.folds[parts.validation]))}"
+    return f"The pairs are {test}, {held_out_from(run)}. {validation} chose the weights and fitted the calibration."
+
+
+def _named(folds: np.ndarray) -> str:
+    return f"fold {folds[0]}" if len(folds) == 1 else f"folds {folds[0]} to {folds[-1]}"

@@ -1,0 +1,257 @@
+"""Training of an embedding from a list of pairs: the two pictures of a same pair together, those of others apart.
+
+1. The pictures of the list are decoded; those that can't be read are all told of, or left out with their pairs.
+2. Pairs are held out, a part to choose the weights by and a part for the scores; no picture is in two parts.
+3. A batch holds as many same pairs as different ones. Views of both sides go through the network as one batch; the loss
+   is contrastive.
+4. The average of the weights that tells the held-out same pairs from the different ones best is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twinsight_core.calibration import ScoredPairs
+from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.verification import area_under, roc_curve
+from twinsight_core.images import Preprocessing
+from twinsight_core.models.siamese import SiameseNetwork
+from twinsight_core.training.augment import Augmentation, views
+from twinsight_core.training.data import PictureSource, decode_files
+from twinsight_core.training.loop import LoopConfig, Trained, Watcher
+from twinsight_core.training.pairs import PairList, deal, read_pairs, without
+from twinsight_core.training.parts import Parts
+from twinsight_core.training.siamese import pair_loss, train_embedding
+from twinsight_core.training.trainable import Arrays
+
+_PARTS_SEED = 0
+
+
+@dataclass(frozen=True)
+class PairTraining:
+    """How an embedding is trained from pairs.
+
+    Attributes:
+        batch: pairs in a batch, 2 or more.
+        margin: distance beyond which different pairs cost nothing, above 0.
+        validation: share of the pairs that is held out to choose by.
+        test: share that is held out for the scores.
+        augmentation: how strong the views are.
+        loop: how long and how fast.
+
+    Raises:
+        ValueError: a batch would be without pairs of one kind.
+    """
+
+    batch: int = 32
+    margin: float = 0.5
+    validation: float = 0.1
+    test: float = 0.1
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1000, learning_rate=1e-3))
+
+    def __post_init__(self) -> None:
+        if self.batch < 2:
+            raise ValueError(f"`batch` (={self.batch}) must be at least 2.")
+
+
+@dataclass(frozen=True)
+class PairPictures:
+    """A list of pairs with its pictures.
+
+    Attributes:
+        images: [files, height, width, 3] uint8, RGB, 0..255; in the order of `pairs.files`.
+        pairs: the list.
+        skipped: paths of pictures that can't be read and were left out with their pairs.
+    """
+
+    images: np.ndarray
+    pairs: PairList
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pairs in their order: paths, truth and folds."""
+        rows = zip(*(one.tolist() for one in _columns(self.pairs)), strict=True)
+        return hashlib.sha256(json.dumps([self.pairs.files, *rows]).encode()).hexdigest()
+
+    def scored(self, embeddings: np.ndarray, rows: np.ndarray) -> ScoredPairs:
+        """Returns the cosines of some pairs.
+
+        Args:
+            embeddings: [needed, dimension] float32, unit vectors; of the pictures that `needed(rows)` names.
+            rows: [count] int64, which pairs.
+        """
+        places = np.searchsorted(self.needed(rows), np.stack([self.pairs.left[rows], self.pairs.right[rows]]))
+        left, right = embeddings[places]
+        return ScoredPairs(cosine=np.sum(left * right, axis=1), same=self.pairs.same[rows])
+
+    def needed(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the pictures that some pairs are of, [needed] int64, rising.
+
+        Args:
+            rows: [count] int64, which pairs.
+        """
+        return np.union1d(self.pairs.left[rows], self.pairs.right[rows])
+
+
+def _columns(pairs: PairList) -> list[np.ndarray]:
+    return [pairs.left, pairs.right, pairs.same, *([] if pairs.folds is None else [pairs.folds])]
+
+
+def read_pair_pictures(
+    data: Path, listed: Path, *, preprocessing: Preprocessing, skip_bad: bool = False
+) -> PairPictures:
+    """Reads a list of pairs and the pictures that it names.
+
+    Args:
+        data: folder or zip with the pictures.
+        listed: the list.
+        preprocessing: how pictures become pixels.
+        skip_bad: leave out pictures that can't be read, with the pairs that need them.
+
+    Raises:
+        TrainingError: the list breaks a rule or names pictures that are not there; or pictures can't be read, and are
+            not to be left out or leave no pair. All such lines or pictures are named.
+    """
+    source = PictureSource(data)
+    pairs = read_pairs(listed, source.files)
+    try:
+        return PairPictures(images=decode_files(source, pairs.files, preprocessing=preprocessing), pairs=pairs)
+    except TrainingError:
+        if not skip_bad:
+            raise
+        skipped = _unreadable(source, pairs.files, preprocessing)
+        kept = without(pairs, skipped)
+        if not kept.files:
+            raise
+    images = decode_files(source, kept.files, preprocessing=preprocessing)
+    return PairPictures(images=images, pairs=kept, skipped=skipped)
+
+
+def _unreadable(source: PictureSource, files: Sequence[str], preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Returns which pictures can't be read; looks closer only at that half of them in which there are some."""
+    try:
+        decode_files(source, files, preprocessing=preprocessing)
+    except TrainingError:
+        if len(files) == 1:
+            return (files[0],)
+        middle = len(files) // 2
+        return tuple(
+            bad for half in (files[:middle], files[middle:]) for bad in _unreadable(source, half, preprocessing)
+        )
+    return ()
+
+
+def split(pairs: PairList, how: PairTraining) -> Parts:
+    """Holds out pairs: whole folds, or what is linked by a picture or a folder; the same ones whatever the run's seed.
+
+    Returns:
+        Rows of the pairs in each part.
+
+    Raises:
+        TrainingError: there is no such split with pairs of both kinds in each part.
+    """
+    parts = deal(
+        pairs,
+        {"training": 1 - how.validation - how.test, "validation": how.validation, "the scores": how.test},
+        seed=_PARTS_SEED,
+        remedy="hold out more (`held-out`), leave out pairs that link too many pictures, or give a FOLD column by "
+        "which they can",
+    )
+    train, validation, test = (np.flatnonzero(part) for part in parts.values())
+    return Parts(train=train, validation=validation, test=test)
+
+
+class PairBatch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+        left: [pairs, height, width, 3] uint8, RGB, 0..255.
+        right: [pairs, height, width, 3] uint8, RGB, 0..255.
+        same: [pairs] bool; true for half of them, in an odd batch for one less than the others.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    same: np.ndarray
+
+
+class PairSampler:
+    """The batches: functions of the step alone.
+
+    Args:
+        pictures: all pairs.
+        rows: [count] int64, the pairs that are trained on; of both kinds.
+        how: shape of a batch.
+    """
+
+    def __init__(self, pictures: PairPictures, rows: np.ndarray, how: PairTraining) -> None:
+        self._pictures = pictures
+        self._how = how
+        same = pictures.pairs.same[rows]
+        self._kinds = ((rows[same], how.batch // 2), (rows[~same], how.batch - how.batch // 2))
+
+    def batch(self, step: int) -> PairBatch:
+        """Returns the batch of a step: no pair twice where there are enough."""
+        rng = np.random.default_rng((self._how.loop.seed, step))
+        rows = np.concatenate([rng.choice(kind, count, replace=len(kind) < count) for kind, count in self._kinds])
+        images, pairs = self._pictures.images, self._pictures.pairs
+        return PairBatch(left=images[pairs.left[rows]], right=images[pairs.right[rows]], same=pairs.same[rows])
+
+
+def train_on_pairs(
+    network: SiameseNetwork,
+    pictures: PairPictures,
+    how: PairTraining,
+    *,
+    checkpoints: Path,
+    resume: bool = False,
+    frozen_blocks: int = 0,
+    watchers: tuple[Watcher, ...] = (),
+) -> tuple[SiameseNetwork, Parts, Trained]:
+    """Trains a network and returns it in evaluation mode, with the parts of the pairs and how it ended.
+
+    Args:
+        network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
+        pictures: at the network's size.
+        how: the numbers.
+        checkpoints: folder to go on from.
+        resume: go on from the newest checkpoint.
+        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        watchers: are told how it goes.
+
+    Raises:
+        TrainingError: pairs can't be held out, or the run can't go on.
+    """
+    parts = split(pictures.pairs, how)
+
+    def loss(network: SiameseNetwork, params: Arrays, batch: PairBatch, key: jax.Array) -> jax.Array:
+        del params
+        both = jnp.concatenate([jnp.asarray(batch.left), jnp.asarray(batch.right)])
+        left, right = jnp.split(network(views(key, both, how=how.augmentation)), 2)
+        return pair_loss(left, right, jnp.asarray(batch.same), margin=how.margin)
+
+    trained, ended = train_embedding(
+        network,
+        loss=loss,
+        batch=PairSampler(pictures, parts.train, how).batch,
+        held=pictures.images[pictures.needed(parts.validation)],
+        score=lambda embeddings: area_under(roc_curve(pictures.scored(embeddings, parts.validation))),
+        config=how.loop,
+        beside={},
+        checkpoints=checkpoints,
+        resume=resume,
+        frozen_blocks=frozen_blocks,
+        watchers=watchers,
+    )
+    return trained, parts, ended
