@@ -11,7 +11,7 @@ PHOTOS ?=
 DATA ?= data-sets
 RESUME ?=
 
-.PHONY: help setup demo serve test test-client lint lint-proto format bench scores train-base train-glyph train-cells train-garments clean
+.PHONY: help setup demo serve test test-client lint lint-proto format bench scores train-base train-glyph train-cells train-garments train-faces clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,8 +57,8 @@ train-base: setup  ## train the shipped model `base` anew (DATA=DIR, RESUME=--re
 
 train-glyph: setup  ## train the shipped model `glyph` anew (DATA=DIR, RESUME=--resume); writes training/glyph
 	$(BIN)/twinsight train siamese --data $(DATA)/omniglot_background.zip --out training/glyph --start none \
-		--frozen-blocks 0 --backbone glyphs --augmentation glyphs --size 64 --flatten --groups 2 --turns --classes 32 \
-		--dimension 128 --steps 2400 --learning-rate 2e-3 $(RESUME) --licence MIT \
+		--frozen-blocks 0 --backbone glyphs --augmentation glyphs --size 48 --flatten --groups 2 --turns --classes 32 \
+		--dimension 128 --temperature 0.05 --steps 10000 --learning-rate 2e-3 $(RESUME) --licence MIT \
 		--description "$(GLYPH_DESCRIPTION)" --training-data "$(GLYPH_DATA)"
 
 train-cells: setup  ## train the shipped model `cells` anew; writes training/cells
@@ -72,6 +72,9 @@ train-garments: setup  ## train the shipped model `garments` anew; writes traini
 	$(BIN)/twinsight train cnn --data $(DATA)/clothing_train.zip --out training/garments --start training/mobilenet --batch-size 32 --frozen-blocks 6 \
 		--steps 500 $(RESUME) --licence Apache-2.0 \
 		--description "$(GARMENTS_DESCRIPTION)" --training-data "$(GARMENTS_DATA)"
+
+train-faces: setup  ## train an embedding of faces for `make scores`; writes training/faces
+	$(BIN)/python -m benchmarks.faces --data $(DATA)
 
 GLYPH_DESCRIPTION := One-shot recognition of hand-drawn characters: whether two drawings are of one character, also of \
 alphabets never seen. Dark strokes on a light ground, one character filling the picture. It knows nothing of photographs, \
@@ -99,7 +102,7 @@ clean:  ## remove what the other targets made
 PROTO_SOURCES := proto/hatch_build.py $(wildcard proto/twinsight/v1/*.proto)
 
 .venv/.stamp: pyproject.toml uv.lock $(PROTO_SOURCES) | $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --locked --extra train --extra onnx --python $(PYTHON)
+	$(UV) sync --locked --extra train --extra openvino --python $(PYTHON)
 	touch $@
 
 .venv-client/.stamp: pyproject.toml uv.lock $(PROTO_SOURCES) | $(filter .uv/bin/uv,$(UV))

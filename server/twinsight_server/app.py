@@ -35,7 +35,7 @@ from twinsight_core.collection import Collection
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.errors import StartupError
 from twinsight_server.calls import Gate
-from twinsight_server.config import ServerConfig, default_cache_dir
+from twinsight_server.config import ServerConfig
 from twinsight_server.health import Canary
 from twinsight_server.metrics import Metrics
 from twinsight_server.models import Models, read_packages
@@ -85,7 +85,7 @@ class Server:
         self._config = config
         self._begun = time.monotonic()
         warnings.filterwarnings("ignore", "Corrupt EXIF", UserWarning)
-        keep_compiled_code((config.cache_dir or default_cache_dir()) / "xla")
+        keep_compiled_code(config.cache / "xla")
         packages = read_packages(config)
         with ExitStack() as opened:
             self.metrics = Metrics()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from twinsight_core.errors import StartupError
+from twinsight_core.executors.choice import ExecutorKind
 from twinsight_core.images import Limits
 
 
@@ -60,8 +61,12 @@ class ServerConfig:
     models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
     models: Annotated[str, "Names of the models to serve, with commas between; empty: all."] = ""
     default_model: Annotated[str, "Model of calls that name none."] = "base"
+    executor: Annotated[
+        ExecutorKind,
+        "What computes: openvino on CPUs (the extra of that name), xla anywhere; auto: the fastest that answers alike.",
+    ] = "auto"
     cache_dir: Annotated[
-        Path | None, "Folder of compiled programs, kept between starts [default: ~/.cache/twinsight]."
+        Path | None, "Folder of compiled and exported programs, kept between starts [default: ~/.cache/twinsight]."
     ] = None
     metrics_listen: Annotated[str, "HOST:PORT of the Prometheus metrics over HTTP; empty: none."] = ""
 
@@ -111,6 +116,15 @@ class ServerConfig:
             raise StartupError(
                 "`tls_cert` and `tls_key` go together, and `tls_client_ca` needs both.", reason="CONFIG_INVALID"
             )
+
+    @property
+    def cache(self) -> Path:
+        """Folder of compiled and exported programs.
+
+        Raises:
+            StartupError: none is given and the user has no home.
+        """
+        return self.cache_dir or default_cache_dir()
 
     @property
     def image_limits(self) -> Limits:

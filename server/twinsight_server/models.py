@@ -9,7 +9,7 @@ import structlog
 
 from twinsight_core.engine import Engine
 from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PackageError
-from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.executors.choice import ChosenExecutor
 from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage, load_packages, shipped_packages
 from twinsight_server.batcher import Batcher
@@ -51,10 +51,10 @@ class Models:
     """All models by name: those that ship, and those of `models_dir`, which take precedence."""
 
     def __init__(self, packages: dict[str, ModelPackage], config: ServerConfig, metrics: Metrics) -> None:
-        """Builds the networks; compiles nothing yet.
+        """Makes the engines; builds and compiles nothing yet.
 
         Raises:
-            PackageError: a package's weights can't be read, or the default model is not among them.
+            PackageError: the default model is not among the packages.
         """
         if config.default_model not in packages:
             raise PackageError(
@@ -66,7 +66,7 @@ class Models:
         for name, package in sorted(packages.items()):
             card = package.card
             engine = Engine(
-                XlaExecutor(package.build(), card.preprocessing),
+                ChosenExecutor(package, config.executor, cache_dir=config.cache / "exported"),
                 card.preprocessing,
                 answer_shape=card.config.answer_shape,
                 buckets=[one for one in config.buckets if one <= MOST_AT_ONCE[card.task]] or config.buckets[:1],

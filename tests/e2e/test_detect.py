@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from e2e import errors
 from e2e.conftest import Dynamic, Reflected
-from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.executors.choice import ChosenExecutor, ExecutorKind
 from twinsight_core.images import Preprocessing
 from twinsight_core.packages import ModelPackage, shipped_packages
 from twinsight_server.app import Server
@@ -85,15 +85,15 @@ def packages() -> dict[str, ModelPackage]:
     return made
 
 
-def executor(network: Any, preprocessing: Preprocessing) -> Any:
-    return network if isinstance(network, _RedFinder) else XlaExecutor(network, preprocessing)
+def executor(package: ModelPackage, kind: ExecutorKind, *, cache_dir: Path) -> Any:
+    return package.build() if isinstance(package, _Package) else ChosenExecutor(package, kind, cache_dir=cache_dir)
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Reflected]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("twinsight_server.app.read_packages", lambda _: packages())
-        patch.setattr("twinsight_server.models.XlaExecutor", executor)
+        patch.setattr("twinsight_server.models.ChosenExecutor", executor)
         data_dir = tmp_path_factory.mktemp("data")
         made = Server(ServerConfig(listen="127.0.0.1:0", data_dir=data_dir, cache_dir=cache_dir, batch_size=2))
         made.start()

@@ -136,7 +136,9 @@ class SiameseNetwork(nnx.Module):
             [batch, channels] float32, times the places of the last map where it is flattened.
         """
         features = self.backbone(images)
-        return features.reshape(len(features), -1) if self._pooling == "flatten" else jnp.mean(features, axis=(1, 2))
+        if self._pooling == "mean":
+            return jnp.mean(features, axis=(1, 2))
+        return features.reshape(features.shape[0], -1)  # `len` would want a number where the batch is left open
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns the embeddings of one side.

@@ -1,0 +1,192 @@
+"""Which executor serves a model.
+
+`auto` takes OpenVINO where it is installed, JAX has no accelerator, the network can be exported and the exported
+network answers as XLA's does; else XLA. What was found is kept beside the exported network, so that the next start
+neither exports nor compares.
+
+1. The exported network is read from the cache or made (`exporting`).
+2. For each precision of the CPU, the fastest first, its answers for test pictures are compared with XLA's.
+3. The first that agrees serves.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from twinsight_core.errors import StartupError
+from twinsight_core.executors.base import Executor
+from twinsight_core.executors.openvino import OpenVinoExecutor, Precision, load_openvino, supported_precisions
+from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.exporting.agreement import Agreement, agreement, trial_pictures
+from twinsight_core.exporting.onnx import to_onnx
+from twinsight_core.models.tasks import Task
+from twinsight_core.packages import ModelPackage
+
+_LOG = logging.getLogger(__name__)
+
+ExecutorKind = Literal["auto", "xla", "openvino"]
+KINDS: tuple[ExecutorKind, ...] = ("auto", "xla", "openvino")
+
+LEAST_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.99}
+"""Between an executor's embedding and XLA's of the same test picture."""
+MOST_DIFFERENCE: dict[Precision, float] = {"f32": 1e-3, "bf16": 5e-2}
+"""Between an executor's probability, score or box (as a share of the side) and XLA's."""
+_EXPORTERS = ("twinsight", "jax2onnx", "onnxruntime", "jax", "flax")
+
+
+def choose_executor(package: ModelPackage, kind: ExecutorKind, *, cache_dir: Path) -> Executor:
+    """Returns what computes a package's batches; nothing is prepared yet.
+
+    Args:
+        package: the model.
+        kind: "xla" or "openvino", or "auto" for the fastest that answers alike.
+        cache_dir: folder that keeps exported networks and what was found about them; trusted.
+
+    Raises:
+        StartupError: "openvino" is not installed, can't express the network or answers otherwise.
+        PackageError: the weights can't be read.
+    """
+    if kind == "xla" or (kind == "auto" and not _openvino_fits()):
+        return _xla(package)
+    try:
+        return _openvino(package, cache_dir)
+    except StartupError as error:
+        if kind == "openvino":
+            raise
+        _LOG.warning("%s is served by XLA: %s", package.name, error.message)
+        return _xla(package)
+
+
+class ChosenExecutor:
+    """The executor of a package, chosen when the first batch size is prepared: a first start exports for seconds."""
+
+    def __init__(self, package: ModelPackage, kind: ExecutorKind, *, cache_dir: Path) -> None:
+        """Takes what `choose_executor` takes."""
+        self._choose = partial(choose_executor, package, kind, cache_dir=cache_dir)
+        self._executor: Executor | None = None
+
+    @property
+    def name(self) -> str:
+        """The chosen one's; empty before."""
+        return self._executor.name if self._executor is not None else ""
+
+    def prepare(self, batch_size: int) -> None:
+        """Makes ready to compute batches of `batch_size`.
+
+        Raises:
+            StartupError: as `choose_executor`, or the network can't be compiled.
+        """
+        if self._executor is None:
+            self._executor = self._choose()
+        self._executor.prepare(batch_size)
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """Runs the model on one batch; see `Executor.compute`."""
+        if self._executor is None:
+            raise KeyError(len(images))
+        return self._executor.compute(images)
+
+
+def _openvino_fits() -> bool:
+    return jax.default_backend() == "cpu" and all(find_spec(name) for name in ("openvino", "jax2onnx", "onnxruntime"))
+
+
+def _xla(package: ModelPackage) -> XlaExecutor:
+    return XlaExecutor(package.build(), package.card.preprocessing)
+
+
+def _openvino(package: ModelPackage, cache_dir: Path) -> OpenVinoExecutor:
+    exported = _Exported.of(package, cache_dir)
+    found: list[str] = []
+    for precision in supported_precisions():
+        executor = OpenVinoExecutor(exported.onnx, package.card.preprocessing, precision=precision)
+        close = exported.agreement(executor, precision)
+        if enough(close, precision):
+            return executor
+        found.append(f"{precision}: {close}")
+    raise StartupError(
+        f"`{package.name}` does not answer under OpenVINO as under XLA ({'; '.join(found)}).",
+        reason="EXECUTOR_DIFFERS",
+    )
+
+
+def enough(close: Agreement, precision: Precision) -> bool:
+    """Returns whether an executor of a precision may stand for XLA; a figure that is not a number may not."""
+    if close.measure == "cosine":
+        return close.value >= LEAST_COSINE[precision]
+    return close.value <= MOST_DIFFERENCE[precision]
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A package's network as ONNX, and how well executors of it agree with XLA.
+
+    Attributes:
+        package: the model.
+        onnx: the file's content.
+        record: file of the agreements by executor.
+    """
+
+    package: ModelPackage
+    onnx: bytes
+    record: Path
+
+    @classmethod
+    def of(cls, package: ModelPackage, cache_dir: Path) -> _Exported:
+        """Reads it from the cache, or makes it and puts it there."""
+        versions = "-".join(version(name) for name in _EXPORTERS)
+        stem = f"{package.digest.rpartition(':')[2][:32]}-{versions}"
+        kept = cache_dir / f"{stem}.onnx"
+        try:
+            content = kept.read_bytes()
+        except FileNotFoundError:
+            content = to_onnx(package.build(), package.card.preprocessing, batch=None)
+            _put(content, kept)
+        return cls(package=package, onnx=content, record=cache_dir / f"{stem}.json")
+
+    def agreement(self, executor: OpenVinoExecutor, precision: Precision) -> Agreement:
+        """Returns how close an executor comes to XLA, as it was found before or now."""
+        key = f"openvino {load_openvino().__version__} {precision}"
+        try:
+            known = json.loads(self.record.read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            known = {}
+        if key not in known:
+            found = _compare(executor, self.package)
+            known[key] = {"measure": found.measure, "value": found.value}
+            _put(json.dumps(known, indent=2).encode(), self.record)
+        return Agreement(known[key]["measure"], float(known[key]["value"]))
+
+
+def _compare(executor: Executor, package: ModelPackage) -> Agreement:
+    pictures = trial_pictures(package.card.preprocessing)
+    answers: list[np.ndarray] = []
+    for one in (executor, _xla(package)):
+        one.prepare(1)
+        answers.append(np.concatenate([one.compute(picture[None]) for picture in pictures]))
+    task: Task = package.card.task
+    return agreement(task, *answers)
+
+
+def _put(content: bytes, path: Path) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twinsight_core.errors import StartupError
+from twinsight_core.executors import choice
+from twinsight_core.executors.choice import ChosenExecutor, choose_executor
+from twinsight_core.executors.openvino import load_openvino, supported_precisions
+from twinsight_core.exporting.agreement import trial_pictures
+from twinsight_core.packages import ModelPackage
+
+pytestmark = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("openvino", "jax2onnx", "onnxruntime")),
+    reason="OpenVINO, the extra `openvino`, is not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(embedding: ModelPackage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that a first start has filled."""
+    folder = tmp_path_factory.mktemp("cache")
+    choose_executor(embedding, "openvino", cache_dir=folder)
+    return folder
+
+
+def test_the_fastest_precision_that_agrees_serves(embedding: ModelPackage, cache: Path) -> None:
+    assert choose_executor(embedding, "auto", cache_dir=cache).name == f"openvino:cpu:{supported_precisions()[0]}"
+
+
+def test_xla_serves_where_it_is_asked_for(embedding: ModelPackage, tmp_path: Path) -> None:
+    assert choose_executor(embedding, "xla", cache_dir=tmp_path).name == "xla:cpu"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_start_neither_exports_nor_compares(
+    embedding: ModelPackage, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(choice, "to_onnx", never)
+    monkeypatch.setattr(choice, "_compare", never)
+    assert choose_executor(embedding, "openvino", cache_dir=cache).name.startswith("openvino:cpu:")
+
+
+def spoilt(cache: Path, tmp_path: Path, **values: float) -> Path:
+    """Copies a cache with other figures for the precisions."""
+    for file in cache.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (record,) = tmp_path.glob("*.json")
+    known = {
+        f"openvino {load_openvino().__version__} {name}": {"measure": "cosine", "value": value}
+        for name, value in values.items()
+    }
+    record.write_text(json.dumps(known), "utf-8")
+    return tmp_path
+
+
+def test_a_precision_that_answers_otherwise_is_passed_over(
+    embedding: ModelPackage, cache: Path, tmp_path: Path
+) -> None:
+    folder = spoilt(cache, tmp_path, bf16=0.98, f32=1.0)
+    assert choose_executor(embedding, "openvino", cache_dir=folder).name == "openvino:cpu:f32"
+
+
+@pytest.mark.parametrize("value", [0.98, float("nan")])
+def test_where_nothing_agrees_xla_serves_and_openvino_is_refused(
+    embedding: ModelPackage, cache: Path, tmp_path: Path, value: float
+) -> None:
+    folder = spoilt(cache, tmp_path, bf16=value, f32=value)
+    assert choose_executor(embedding, "auto", cache_dir=folder).name == "xla:cpu"
+    with pytest.raises(StartupError, match=r"^`embedding` does not answer under OpenVINO as under XLA \(.*cosine"):
+        choose_executor(embedding, "openvino", cache_dir=folder)
+
+
+def test_a_damaged_record_is_made_anew(embedding: ModelPackage, cache: Path, tmp_path: Path) -> None:
+    folder = spoilt(cache, tmp_path, f32=1.0)
+    (record,) = folder.glob("*.json")
+    record.write_text("{", "utf-8")
+    assert choose_executor(embedding, "openvino", cache_dir=folder).name.startswith("openvino:cpu:")
+    assert json.loads(record.read_text("utf-8"))
+
+
+def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "openvino" else find(name))
+    assert choose_executor(embedding, "auto", cache_dir=tmp_path).name == "xla:cpu"
+    with pytest.raises(StartupError, match=r"^The executor `openvino` needs .* pip install 'twinsight\[openvino\]'"):
+        choose_executor(embedding, "openvino", cache_dir=tmp_path)
+
+
+def test_openvino_can_not_call_its_maker() -> None:
+    load_openvino()
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("openvino_telemetry")
+
+
+def test_nothing_is_chosen_before_a_size_is_prepared(embedding: ModelPackage, cache: Path) -> None:
+    chosen = ChosenExecutor(embedding, "auto", cache_dir=cache)
+    assert chosen.name == ""
+    with pytest.raises(KeyError):
+        chosen.compute(trial_pictures(embedding.card.preprocessing)[:1])
+    chosen.prepare(1)
+    assert chosen.name.startswith("openvino:cpu:")
+    answer = chosen.compute(trial_pictures(embedding.card.preprocessing)[:1])
+    np.testing.assert_allclose(np.linalg.norm(answer), 1.0, atol=1e-5)
