@@ -11,6 +11,7 @@ from importlib import metadata
 import click
 
 from twinsight_client.cli import exits
+from twinsight_client.cli.bench import bench
 from twinsight_client.cli.classify import classify
 from twinsight_client.cli.collections import collections
 from twinsight_client.cli.detect import detect
@@ -70,7 +71,7 @@ def main() -> None:
     """
 
 
-for _command in (index, search, compare, embed, classify, detect, collections, models, health):
+for _command in (index, search, compare, embed, classify, detect, collections, models, health, bench):
     main.add_command(_command)
 for _name, (_location, _short_help, _extra) in SERVER_COMMANDS.items():
     main.add_command(ServerCommand(_name, location=_location, short_help=_short_help, extra=_extra))

@@ -1,0 +1,45 @@
+"""What becomes of a call, as a number: gRPC's own status code, and two outcomes that gRPC does not tell apart.
+
+Load that a server turns away is what a load test looks for and no fault, so it is counted apart from errors.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from twinsight_client.errors import ResourceExhausted, TwinsightClientError
+
+ANSWERED = 0
+"""The call as a whole; single pictures of it may have failed."""
+REFUSED = -1
+"""The server has no room for it now."""
+UNANSWERED = -2
+"""The run was interrupted while the call was on its way."""
+
+_NUMBERS: dict[str, int] = {code.name: code.value[0] for code in grpc.StatusCode}
+_NAMES = {number: name for name, number in _NUMBERS.items()}
+
+
+def outcome_of(error: TwinsightClientError) -> int:
+    """Returns the outcome of a call that ended with `error`."""
+    if isinstance(error, ResourceExhausted) and not _is_too_large(error):
+        return REFUSED
+    return _NUMBERS.get(error.code, _NUMBERS["UNKNOWN"])
+
+
+def is_failure(outcome: int) -> bool:
+    """Whether the call failed: neither answered nor refused nor interrupted."""
+    return outcome > ANSWERED
+
+
+def code_name(outcome: int) -> str:
+    """Returns the name of the status code that a failed call has."""
+    return _NAMES.get(outcome, "UNKNOWN")
+
+
+def _is_too_large(error: ResourceExhausted) -> bool:
+    """Whether it is the message, and no load, that is too much: sent again it would fail again."""
+    if error.retry_after_s is not None:
+        return False
+    # gRPC gives no reason, neither where a message is over its limit nor where it takes no more calls at once.
+    return bool(error.reason) or "larger than max" in error.message

@@ -1,0 +1,393 @@
+"""`twinsight bench`: how many calls a running server takes, and how long they take."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import click
+
+from twinsight_client.bench.calls import (
+    Workload,
+    compare_calls,
+    embed_calls,
+    picture_queries,
+    search_calls,
+    vector_queries,
+)
+from twinsight_client.bench.loop import Plan, run_load
+from twinsight_client.bench.pictures import HEIGHT_PX, WIDTH_PX, generated_jpegs
+from twinsight_client.bench.report import Subject, measured, summarize
+from twinsight_client.channel import Tls
+from twinsight_client.cli import exits
+from twinsight_client.cli.batches import sort_out
+from twinsight_client.cli.bench_output import Meter, write_report, write_report_file
+from twinsight_client.cli.help import examples
+from twinsight_client.cli.output import write_error, write_json
+from twinsight_client.cli.pictures import find_pictures
+from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.client import Client
+from twinsight_client.errors import InvalidArgument, Unavailable
+from twinsight_client.filters import filter_from_json
+from twinsight_client.operations import MANAGE_S
+from twinsight_client.results import HealthStatus
+
+CLOSED_CONCURRENCY = 1
+OPEN_CONCURRENCY = 64
+"""An open loop needs room for calls that are due while others are answered."""
+MOST_IN_FLIGHT = 500
+"""Each call in flight has a connection, and many systems let a process open 1024 files."""
+PICTURES_BYTES = 256 * 1024 * 1024
+"""Of pictures kept in memory to be sent again and again."""
+STDOUT = Path("-")
+
+
+@click.group(
+    short_help="Measure how many calls a server takes, and how long they take.",
+    epilog=examples(
+        "twinsight bench embed --concurrency 8",
+        "twinsight bench embed --rate 50 --duration 60 --json report.json",
+        "twinsight bench search --collection photos --top-k 20 --concurrency 16",
+        "twinsight bench compare --images ~/Pictures --batch 4",
+    ),
+)
+@shared_options()
+def bench() -> None:
+    """Send calls of one kind to a running server for some seconds, and tell how long they took.
+
+    In a closed loop (--concurrency N) each of N connections sends its next call when the last is answered: it shows
+    what the server can do, but sends less as the server slows down. In an open loop (--rate R) calls are due R times a
+    second at times fixed beforehand, whatever the server does, and their latency counts from when they were due, also
+    where they had to wait to be sent: it shows what users see, without coordinated omission.
+
+    Calls are sent once and never again: what the server refuses for load is counted apart from errors. Besides the
+    latency the report says where it went: the server's own stages, and what is left for network and client. Ctrl-C ends
+    early and still reports. The exit code is 3 where calls or single items failed.
+    """
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What all kinds of calls are asked for.
+
+    Attributes:
+        settings: the server and how to reach it.
+        duration_s: how long to measure.
+        warmup_s: how long to send before.
+        concurrency: most calls in flight; None: what suits the loop.
+        rate: calls due a second; None: a closed loop.
+        json_file: where to write the report; STDOUT: instead of tables; None: nowhere.
+    """
+
+    settings: Settings
+    duration_s: float
+    warmup_s: float
+    concurrency: int | None
+    rate: float | None
+    json_file: Path | None
+
+    @property
+    def as_json(self) -> bool:
+        """Whether JSON goes to standard output."""
+        return self.settings.as_json or self.json_file == STDOUT
+
+    def plan(self) -> Plan:
+        """Returns how the load is made."""
+        usual = CLOSED_CONCURRENCY if self.rate is None else OPEN_CONCURRENCY
+        return Plan(
+            target=self.settings.target,
+            concurrency=self.concurrency or usual,
+            duration_s=self.duration_s,
+            warmup_s=self.warmup_s,
+            rate=self.rate,
+            tls=tls_of(self.settings),
+        )
+
+    def client(self) -> Client:
+        """Returns a client of the server; what would spoil the run's end is told before its begin.
+
+        Raises:
+            click.UsageError: the report can't be written, or TLS options do not go together.
+        """
+        file = self.json_file
+        if file is not None and file != STDOUT and not file.absolute().parent.is_dir():
+            raise click.BadParameter(f"{file.parent} is no folder.", param_hint="--json")
+        return self.settings.client()
+
+
+def _load_options(command: click.Command) -> click.Command:
+    """Adds the options that all kinds of calls have."""
+    option = partial(click.option, show_default=True)
+    options = (
+        option(
+            "--duration",
+            "duration_s",
+            type=click.FloatRange(min=0, min_open=True),
+            default=10.0,
+            metavar="SECONDS",
+            help="How long to measure.",
+        ),
+        option(
+            "--warmup",
+            "warmup_s",
+            type=click.FloatRange(min=0),
+            default=2.0,
+            metavar="SECONDS",
+            help="How long to send before that.",
+        ),
+        click.option(
+            "--concurrency",
+            type=click.IntRange(1, MOST_IN_FLIGHT),
+            metavar="N",
+            help="Calls in flight, each on its own connection; with --rate, at most.  "
+            f"[default: {CLOSED_CONCURRENCY}; with --rate: {OPEN_CONCURRENCY}]",
+        ),
+        click.option(
+            "--rate",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="CALLS_PER_S",
+            help="Open loop: calls are due this often, and latency counts from when they are due.",
+        ),
+        option("--batch", type=click.IntRange(1), default=1, metavar="N", help="Pictures, pairs or queries a call."),
+        click.option(
+            "--images",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            metavar="DIR",
+            help=f"Send the pictures under DIR.  [default: generated JPEGs of {WIDTH_PX}x{HEIGHT_PX}]",
+        ),
+    )
+    for one in options:
+        command = one(command)
+    own = list(command.params)
+    shared = shared_options()(command).params[len(own) :]
+    # Here `--json` takes a file as well, so the shared flag makes way for it.
+    command.params = [*own, *reversed([one for one in shared if one.name != "as_json"])]
+    json_option = click.option(
+        "--json",
+        "json_file",
+        type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path),
+        is_flag=False,
+        flag_value=str(STDOUT),
+        metavar="[FILE]",
+        help="Write the report as JSON to FILE too; without FILE, print it instead of tables.",
+    )
+    return json_option(command)
+
+
+_MODEL = click.option("--model", default="", metavar="NAME", help="Model to ask.  [default: the server's]")
+
+
+@_load_options
+@bench.command(
+    short_help="Send pictures to embed.",
+    epilog=examples(
+        "twinsight bench embed --concurrency 8",
+        "twinsight bench embed --rate 50 --images ~/Pictures --json report.json",
+    ),
+)
+@_MODEL
+@click.pass_obj
+def embed(
+    settings: Settings,
+    *,
+    model: str,
+    images: Path | None,
+    batch: int,
+    duration_s: float,
+    warmup_s: float,
+    concurrency: int | None,
+    rate: float | None,
+    json_file: Path | None,
+) -> None:
+    """Send pictures to embed, --batch in each call."""
+    asked = Asked(settings, duration_s, warmup_s, concurrency, rate, json_file)
+    with asked.client() as client:
+        _check_serving(client, settings)
+    pictures, what = _pictures(images)
+    workload = embed_calls(pictures, what=what, batch=batch, model=model, timeout_s=settings.timeout_s)
+    _measure(workload, asked, Subject())
+
+
+@_load_options
+@bench.command(
+    short_help="Send pairs of pictures to compare.",
+    epilog=examples("twinsight bench compare --concurrency 4", "twinsight bench compare --images ~/Pictures --batch 4"),
+)
+@_MODEL
+@click.pass_obj
+def compare(
+    settings: Settings,
+    *,
+    model: str,
+    images: Path | None,
+    batch: int,
+    duration_s: float,
+    warmup_s: float,
+    concurrency: int | None,
+    rate: float | None,
+    json_file: Path | None,
+) -> None:
+    """Send pairs of pictures to compare, --batch in each call: each picture with the next."""
+    asked = Asked(settings, duration_s, warmup_s, concurrency, rate, json_file)
+    with asked.client() as client:
+        _check_serving(client, settings)
+    pictures, what = _pictures(images)
+    workload = compare_calls(pictures, what=what, batch=batch, model=model, timeout_s=settings.timeout_s)
+    _measure(workload, asked, Subject())
+
+
+@_load_options
+@bench.command(
+    short_help="Search a collection.",
+    epilog=examples(
+        "twinsight bench search --collection photos --concurrency 16",
+        "twinsight bench search --by image --images ~/Pictures --rate 20",
+        'twinsight bench search --filter \'{"year": {"gte": 2000}}\' --rate 200',
+    ),
+)
+@click.option("--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection to search.")
+@click.option("--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Most matches.")
+@click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata meet this filter.")
+@click.option(
+    "--by",
+    type=click.Choice(["vector", "image"]),
+    default="vector",
+    show_default=True,
+    help="Search by random vectors of length 1, or by pictures.",
+)
+@click.pass_obj
+def search(
+    settings: Settings,
+    *,
+    collection: str,
+    top_k: int,
+    condition: str | None,
+    by: str,
+    images: Path | None,
+    batch: int,
+    duration_s: float,
+    warmup_s: float,
+    concurrency: int | None,
+    rate: float | None,
+    json_file: Path | None,
+) -> None:
+    """Search a collection, --batch queries in each call, by random vectors or by pictures.
+
+    Random vectors are unlike what a collection holds; --by image with pictures of your own is nearer to real use.
+    """
+    if images is not None and by != "image":
+        raise click.UsageError("--images are searched by with --by image.")
+    try:
+        where = filter_from_json(condition) if condition is not None else None
+    except InvalidArgument as error:
+        raise click.BadParameter(error.message, param_hint="--filter") from error
+    asked = Asked(settings, duration_s, warmup_s, concurrency, rate, json_file)
+    with asked.client() as client:
+        _check_serving(client, settings)
+        found = client.get_collection(collection, timeout_s=MANAGE_S)
+    if by == "image":
+        pictures, what = _pictures(images)
+        workload = search_calls(
+            collection,
+            picture_queries(pictures, batch=batch),
+            what=what,
+            top_k=top_k,
+            where=where,
+            timeout_s=settings.timeout_s,
+        )
+    else:
+        workload = search_calls(
+            collection,
+            vector_queries(found.dimension, batch=batch),
+            what=f"random vectors of {found.dimension} components",
+            top_k=top_k,
+            where=where,
+            timeout_s=settings.timeout_s,
+        )
+    subject = Subject(found.model, found.model_digest, found.id, found.item_count)
+    _measure(workload, asked, subject)
+
+
+def tls_of(settings: Settings) -> Tls | None:
+    """Returns the TLS that the settings ask for, None for plain text; that they go together is checked by then."""
+    if not (settings.tls or settings.tls_ca or settings.tls_cert or settings.tls_key or settings.tls_server_name):
+        return None
+    return Tls(
+        ca=settings.tls_ca,
+        certificate=settings.tls_cert,
+        key=settings.tls_key,
+        server_name=settings.tls_server_name,
+    )
+
+
+def _check_serving(client: Client, settings: Settings) -> None:
+    """Refuses to send load where none is taken.
+
+    Raises:
+        Unavailable: the server says that it does not serve.
+        TwinsightClientError: it can't be reached.
+    """
+    status = client.health(timeout_s=MANAGE_S)  # --timeout is for the calls that are measured
+    if status is not HealthStatus.SERVING:
+        raise Unavailable(
+            f"The server at {settings.target} does not serve: it says `{status}`. "
+            "Wait for it with: twinsight health --wait 60",
+            reason="NOT_SERVING",
+        )
+
+
+def _pictures(folder: Path | None) -> tuple[list[bytes], str]:
+    """Returns the files of pictures to send, and what they are."""
+    if folder is None:
+        made = generated_jpegs()
+        return made, f"{len(made)} generated JPEGs of {WIDTH_PX}x{HEIGHT_PX}, {_size(made)} each"
+    files = [one.path for one in find_pictures(folder).pictures]
+    sendable, refused = sort_out(files)
+    for place, error in sorted(refused.items()):
+        write_error(f"skipped {files[place]}: {error.message} [{error.reason}]")
+    # Where not all are sent, the same sample each time, from all over the folder.
+    random.Random(0).shuffle(sendable)  # noqa: S311  # no secret
+    found: list[bytes] = []
+    size = 0
+    for one in sendable:
+        if found and size + one.size > PICTURES_BYTES:
+            break
+        found.append(one.file.read_bytes())
+        size += len(found[-1])
+    if not found:
+        raise InvalidArgument(f"There are no pictures under {folder}.", reason="FOLDER_EMPTY")
+    of = "" if len(found) == len(files) else f" of {len(files)}"
+    return found, f"{len(found)}{of} pictures under {folder}, {_size(found)} each"
+
+
+def _size(pictures: list[bytes]) -> str:
+    return f"{sum(len(one) for one in pictures) / len(pictures) / 1000:.0f} KB"
+
+
+def _measure(workload: Workload, asked: Asked, subject: Subject) -> None:
+    """Sends the load and tells what became of it.
+
+    Raises:
+        click.exceptions.Exit: calls or items failed.
+        KeyboardInterrupt: the run was interrupted; there was a report where something had been measured.
+    """
+    plan = asked.plan()
+    started = datetime.now(UTC)
+    with Meter(workload.name, shown=not asked.as_json) as meter:
+        run = run_load(workload, plan, on_tick=meter.show)
+    if run.interrupted and not len(measured(run)):
+        raise KeyboardInterrupt
+    report = summarize(run, workload, plan, subject=subject, started=started)
+    if asked.json_file is not None and asked.json_file != STDOUT:
+        write_report_file(report, asked.json_file)
+    if asked.as_json:
+        write_json(report)
+    else:
+        write_report(report)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    if report.calls.failed or report.items.failed:
+        raise click.exceptions.Exit(exits.PARTIAL)
