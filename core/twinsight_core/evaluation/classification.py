@@ -27,6 +27,7 @@ class ClassificationScore:
         precision: [classes] share of the pictures named so that are of the class, 0..1; None where none was.
         confusion: [classes][classes] number of pictures by true class (row) and predicted class (column).
         expected_calibration_error: mean gap between confidence and accuracy, 0..1.
+        calibration_error_by_chance: the gap that as many pictures would show if every confidence were true, 0..1.
         negative_log_likelihood: mean over the pictures, at least 0.
         pictures: pictures that were measured.
     """
@@ -37,6 +38,7 @@ class ClassificationScore:
     precision: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
     expected_calibration_error: float
+    calibration_error_by_chance: float
     negative_log_likelihood: float
     pictures: int
 
@@ -55,13 +57,15 @@ def classification_score(logits: np.ndarray, labels: np.ndarray, *, ks: Sequence
     _check(logits, labels)
     classes = logits.shape[1]
     confusion = confusion_matrix(labels, np.argmax(logits, axis=1), classes=classes)
+    probabilities = np.exp(_log_softmax(logits))
     return ClassificationScore(
         top_k={k: top_k_accuracy(logits, labels, k=k) for k in ks if k <= classes},
         balanced_accuracy=balanced_accuracy(confusion),
         recall=class_recall(confusion),
         precision=class_precision(confusion),
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
-        expected_calibration_error=expected_calibration_error(np.exp(_log_softmax(logits)), labels),
+        expected_calibration_error=expected_calibration_error(probabilities, labels),
+        calibration_error_by_chance=calibration_error_by_chance(probabilities),
         negative_log_likelihood=negative_log_likelihood(logits, labels),
         pictures=len(labels),
     )
@@ -141,6 +145,30 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *,
     """
     _check(probabilities, labels)
     return binned_gap(probabilities.max(axis=1), np.argmax(probabilities, axis=1) == labels, bins=bins)
+
+
+def calibration_error_by_chance(
+    probabilities: np.ndarray, *, bins: int = ECE_BINS, draws: int = 200, seed: int = 0
+) -> float:
+    """Returns the calibration error that the same confidences would have if every one were true: what chance makes.
+
+    Gaps are taken without their sign, so that few pictures show some even where the confidences are perfect; a measured
+    error is to be read against this one. It is the mean over random draws of which pictures are named rightly.
+
+    Source: Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019, section 5 (the bias of the plug-in
+    estimate); the resampling here is that of Broecker and Smith, "Increasing the Reliability of Reliability Diagrams",
+    Weather and Forecasting 2007.
+
+    Args:
+        probabilities: [count, classes] float, 0..1.
+        bins: number of bins of the confidence.
+        draws: random draws, at least 1.
+        seed: of all draws.
+    """
+    confidence = probabilities.max(axis=1)
+    rng = np.random.default_rng(seed)
+    errors = [binned_gap(confidence, rng.random(len(confidence)) < confidence, bins=bins) for _ in range(draws)]
+    return float(np.mean(errors))
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, *, temperature: float = 1.0) -> float:

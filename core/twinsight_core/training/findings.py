@@ -47,6 +47,7 @@ def classification_findings(
     scores = {f"top{k}_accuracy": value for k, value in score.top_k.items()} | {
         "balanced_accuracy": score.balanced_accuracy,
         "expected_calibration_error": score.expected_calibration_error,
+        "calibration_error_by_chance": score.calibration_error_by_chance,
         "negative_log_likelihood": score.negative_log_likelihood,
     }
     scores |= {f"recall_{name}": value for name, value in zip(classes, score.recall, strict=True) if value is not None}

@@ -9,6 +9,7 @@ from twinsight_core.evaluation.classification import (
     LEAST_TEMPERATURE,
     MOST_TEMPERATURE,
     balanced_accuracy,
+    calibration_error_by_chance,
     class_precision,
     class_recall,
     classification_score,
@@ -52,6 +53,17 @@ def test_calibration_error_worked_by_hand() -> None:
     probabilities = np.array([[0.61, 0.39], [0.35, 0.65], [0.1, 0.9]])
     error = expected_calibration_error(probabilities, np.array([0, 0, 0]))
     assert error == pytest.approx((abs(1.26 - 1) + 0.9) / 3)
+
+
+def test_the_calibration_error_by_chance_shrinks_with_the_root_of_the_pictures() -> None:
+    # One bin, confidence 0.8: the mean of |share right - 0.8| is sqrt(2 / pi) sqrt(0.16 / count).
+    for count in (100, 2500):
+        by_chance = calibration_error_by_chance(np.tile([0.8, 0.2], (count, 1)), draws=2000)
+        np.testing.assert_allclose(by_chance, np.sqrt(2 / np.pi * 0.16 / count), rtol=0.1)
+
+
+def test_nothing_is_left_to_chance_where_all_is_certain() -> None:
+    assert calibration_error_by_chance(np.eye(3)) == 0.0
 
 
 def test_a_temperature_worked_by_hand() -> None:
