@@ -7,7 +7,8 @@
    components of their mean on the training classes are the targets and the first head.
 3. The student starts as the teacher and sees augmented views at 160 px. It learns to place each view where the teacher
    places the untouched picture among all training pictures (distillation), and pictures of a class together
-   (supervised contrastive). Early blocks and all batch-norm statistics stay as they are.
+   (supervised contrastive). Early blocks and all batch-norm statistics stay as they are. It is measured and served at
+   192 px, where whole pictures show things as large as the crops did.
 4. Validation classes choose how far the weights go from the teacher's to the trained ones.
 5. The held-out classes give the scores and, through edited copies, the calibration; the package is written.
 """
@@ -39,6 +40,7 @@ from twinsight_core.training.evaluate import Embed, embedder, in_batches
 from twinsight_core.training.loop import LoopConfig, Loss, train
 from twinsight_core.training.measure import (
     Gallery,
+    Part,
     copy_pairs,
     copy_scores,
     embed_copies,
@@ -72,6 +74,7 @@ BASE = Recipe(
     teacher_px=(128, 224),
     reference_px=224,
     size_px=160,
+    served_px=192,
     network=SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.75), dimension=256),
     frozen_blocks=9,
     pictures=4,
@@ -185,9 +188,8 @@ def package(
         folder: where the package goes.
     """
     embed = embedder(network)
-    sizes = Preprocessing(height_px=recipe.size_px, width_px=recipe.size_px)
-    test = gallery(sets, lambda one: one.split.test, lambda one, rows: embed(one.pictures.images[rows]))
-    copies = embed_copies(sets, test, embed, each=MEASURED_PICTURES, preprocessing=sizes, seed=1)
+    test = served_gallery(recipe, sets, lambda one: one.split.test, embed)
+    copies = embed_copies(sets, test, embed, each=MEASURED_PICTURES, preprocessing=recipe.served, seed=1)
     scores = _scores(sets, test, copy_scores(copies, test), "")
     teacher = gallery(sets, lambda one: one.split.test, lambda one, rows: one.teacher[recipe.reference_px][rows])
     teacher_copies = embed_copies(
@@ -203,7 +205,7 @@ def package(
         architecture="siamese",
         config=recipe.network,
         task="embedding",
-        preprocessing=sizes,
+        preprocessing=recipe.served,
         dimension=recipe.network.dimension,
         licence=LICENCE,
         training_data=TRAINING_DATA,
@@ -215,6 +217,11 @@ def package(
     return save_package(folder, card, network)
 
 
+def served_gallery(recipe: Recipe, sets: Sequence[LoadedSet], part: Part, embed: Embed) -> Gallery:
+    """Returns the pictures of a part of every set, embedded at the size that is served."""
+    return gallery(sets, part, lambda one, rows: embed(one.decoded(rows, recipe.served)))
+
+
 def calibrated(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> Calibration:
     """Returns what cosines say of edited copies: fitted on the validation classes, measured on the test's.
 
@@ -223,11 +230,10 @@ def calibrated(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> Calib
         sets: the pictures.
         embed: the embedding.
     """
-    size = Preprocessing(height_px=recipe.size_px, width_px=recipe.size_px)
 
-    def pairs(classes: Callable[[LoadedSet], tuple[str, ...]], seed: int) -> ScoredPairs:
-        among = gallery(sets, classes, lambda one, rows: embed(one.pictures.images[rows]))
-        copies = embed_copies(sets, among, embed, each=MEASURED_PICTURES, preprocessing=size, seed=seed)
+    def pairs(classes: Part, seed: int) -> ScoredPairs:
+        among = served_gallery(recipe, sets, classes, embed)
+        copies = embed_copies(sets, among, embed, each=MEASURED_PICTURES, preprocessing=recipe.served, seed=seed)
         return copy_pairs(copies, among, seed=seed + 2)
 
     return fit_calibration(
@@ -282,7 +288,7 @@ def train_package(recipe: Recipe, *, data: Path, out: Path, resume: bool = False
         return student.network(params)(images)
 
     def validate(params: Arrays) -> float:
-        scores = validation_score(partial(in_batches, partial(run, params)), sets)
+        scores = validation_score(partial(in_batches, partial(run, params)), sets, preprocessing=recipe.served)
         return float(np.mean(list(scores.values())))
 
     trained = train(

@@ -20,12 +20,15 @@ Part = Callable[[LoadedSet], tuple[str, ...]]
 """The classes of a set that are measured."""
 
 
-def validation_score(embed: Embed, sets: Sequence[LoadedSet], *, most: int = 600) -> dict[str, float]:
+def validation_score(
+    embed: Embed, sets: Sequence[LoadedSet], *, preprocessing: Preprocessing, most: int = 600
+) -> dict[str, float]:
     """Returns MAP@R on the validation classes of each set, by the set's name.
 
     Args:
         embed: the embedding.
         sets: the pictures.
+        preprocessing: the embedding's.
         most: pictures of a set that are looked at, the first of each class alike.
     """
     scores = {}
@@ -34,7 +37,7 @@ def validation_score(embed: Embed, sets: Sequence[LoadedSet], *, most: int = 600
         each = max(2, most // len(one.split.validation))
         labels = one.pictures.labels[rows]
         kept = np.concatenate([rows[labels == label][:each] for label in np.unique(labels)])
-        score = retrieval_scores(embed(one.pictures.images[kept]), one.pictures.labels[kept])
+        score = retrieval_scores(embed(one.decoded(kept, preprocessing)), one.pictures.labels[kept])
         scores[one.config.name] = score.map_at_r
     return scores
 

@@ -16,7 +16,14 @@ from twinsight_core.importing.keras_mobilenet import load_keras_mobilenet
 from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
 from twinsight_core.models.siamese import SiameseConfig
 from twinsight_core.training.augment import Augmentation
-from twinsight_core.training.data import ClassSplit, LabelledImages, read_class_folders, split_classes
+from twinsight_core.training.data import (
+    ClassSplit,
+    LabelledImages,
+    PictureSource,
+    decode_files,
+    read_class_folders,
+    split_classes,
+)
 from twinsight_core.training.loop import LoopConfig
 from twinsight_core.training.sampling import Share, rows_by_class, sample_rows
 from twinsight_core.training.teacher import Projection, fit_projection, teacher_features, unit_rows
@@ -53,7 +60,10 @@ class Recipe:
         teacher_network: the network that they are of; the student starts as it.
         teacher_px: sides of the teacher's input; the target is the mean of its unit features at all of them.
         reference_px: the one of them that the student is compared with in the scores.
-        size_px: side of the student's input.
+        size_px: side of the student's input in training.
+        served_px: side of its input when it is measured and served. A crop shows things larger than the whole picture
+            does; a larger input gives them the size that was trained on. Source: Touvron et al., "Fixing the
+            train-test resolution discrepancy", NeurIPS 2019.
         network: the student.
         frozen_blocks: blocks of the backbone that stay as the teacher's, beside its stem.
         pictures: pictures of each class in a batch.
@@ -71,6 +81,7 @@ class Recipe:
     teacher_px: tuple[int, ...]
     reference_px: int
     size_px: int
+    served_px: int
     network: SiameseConfig
     frozen_blocks: int
     pictures: int
@@ -80,6 +91,11 @@ class Recipe:
     contrastive_temperature: float
     augmentation: Augmentation
     loop: LoopConfig
+
+    @property
+    def served(self) -> Preprocessing:
+        """How pictures become the served model's input."""
+        return Preprocessing(height_px=self.served_px, width_px=self.served_px)
 
 
 class Batch(NamedTuple):
@@ -103,7 +119,7 @@ class LoadedSet:
     Attributes:
         config: what the recipe says of it.
         path: its source.
-        pictures: all of it, at the student's size.
+        pictures: all of it, at the size that the student is trained at.
         split: its classes' parts.
         teacher: the teacher's features of all of it by the side of its input, [count, channels] float32, unit vectors.
     """
@@ -118,6 +134,11 @@ class LoadedSet:
         """Returns the rows of the pictures of some classes, sorted."""
         wanted = np.isin(self.pictures.classes, classes)
         return np.flatnonzero(wanted[self.pictures.labels])
+
+    def decoded(self, rows: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+        """Returns some of the pictures at another size, [count, height, width, 3] uint8, RGB, 0..255."""
+        files = [self.pictures.files[row] for row in rows]
+        return decode_files(PictureSource(self.path), files, preprocessing=preprocessing)
 
 
 class TrainingSet:

@@ -27,6 +27,7 @@ RECIPE = Recipe(
     teacher_px=(32, 64),
     reference_px=64,
     size_px=32,
+    served_px=40,
     teacher_network=MobileNetConfig(width_multiplier=WIDTH),
     network=SiameseConfig(backbone=MobileNetConfig(width_multiplier=WIDTH), dimension=8),
     frozen_blocks=11,
