@@ -17,13 +17,17 @@ LEAST_COSINE = 0.9999
 MOST_DIFFERENCE = 1e-3
 """Above it a probability, a score or a box of the file would be another."""
 TRIAL_PICTURES = 6
+DETECTIONS_PER_ASIDE = 50
+"""Of so many detections one is left aside. A box that overlaps another by just the threshold, or whose score lies at
+the least that is told, is there or not as rounding has it."""
 
 
 class Agreement(NamedTuple):
     """How far a file's answers are from the network's, over all test pictures.
 
     Attributes:
-        measure: what `value` is: the least cosine between two embeddings, or the largest difference of any component.
+        measure: what `value` is: the least cosine between two embeddings, or the largest difference of any component;
+            for detections, of any edge (as a fraction of the picture) or score, as `agreement` pairs them.
         value: the figure.
     """
 
@@ -58,6 +62,10 @@ def trial_pictures(preprocessing: Preprocessing) -> np.ndarray:
 def agreement(task: Task, answers: np.ndarray, wanted: np.ndarray) -> Agreement:
     """Returns how far `answers` are from `wanted`.
 
+    Of a picture's detections, each is compared with the nearest of its label, wherever in the answer that stands; one
+    without such a partner differs by its score. The largest difference counts, those aside that `DETECTIONS_PER_ASIDE`
+    allows for.
+
     Args:
         task: what the answers are.
         answers: [batch, *answer] float32, the file's.
@@ -66,7 +74,30 @@ def agreement(task: Task, answers: np.ndarray, wanted: np.ndarray) -> Agreement:
     if task == "embedding":
         lengths = np.linalg.norm(answers, axis=-1) * np.linalg.norm(wanted, axis=-1)
         return Agreement("cosine", float(np.min(np.sum(answers * wanted, axis=-1) / np.maximum(lengths, 1e-12))))
+    if task == "detection" and np.isfinite([answers, wanted]).all():
+        apart = np.sort(np.concatenate([_apart(*rows) for rows in zip(answers, wanted, strict=True)]))[::-1]
+        aside = len(apart) // DETECTIONS_PER_ASIDE
+        return Agreement("difference", float(apart[aside]) if len(apart) else 0.0)
     return Agreement("difference", float(np.max(np.abs(answers - wanted))))
+
+
+def _apart(answer: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Returns how far the detections of two answers for one picture are apart, [pairs and lonely ones] float32.
+
+    Args:
+        answer: [rows, 6] float32, as `models.tasks` says.
+        wanted: [rows, 6] float32.
+    """
+    answer, wanted = answer[answer.any(axis=1)], wanted[wanted.any(axis=1)]
+    distances = np.abs(answer[:, None, :5] - wanted[None, :, :5]).max(axis=-1)
+    distances[answer[:, None, 5] != wanted[None, :, 5]] = np.inf
+    apart: list[float] = []
+    while distances.size and np.isfinite(distances.min()):
+        row, column = np.unravel_index(np.argmin(distances), distances.shape)
+        apart.append(distances[row, column])
+        answer, wanted = np.delete(answer, row, axis=0), np.delete(wanted, column, axis=0)
+        distances = np.delete(np.delete(distances, row, axis=0), column, axis=1)
+    return np.array([*apart, *answer[:, 4], *wanted[:, 4]], np.float32)
 
 
 def check(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.errors import InconclusiveDimensionOperation
 
 from twinsight_core.errors import StartupError
 from twinsight_core.images import Preprocessing
@@ -41,7 +42,7 @@ def to_stablehlo(network: Network, preprocessing: Preprocessing, *, batch: int |
         shape = (*export.symbolic_shape("batch"), *size) if batch is None else (batch, *size)
         exported = export.export(jax.jit(answers), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
         return bytes(exported.serialize())
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except (NotImplementedError, TypeError, ValueError, InconclusiveDimensionOperation) as error:
         said = str(error).partition("\n")[0][:200]
         raise StartupError(
             f"The network can't be exported to StableHLO ({said}).", reason="EXPORT_UNSUPPORTED"

@@ -10,6 +10,7 @@ from twinsight_core.images import Preprocessing
 from twinsight_core.models.classifier import ClassifierConfig
 from twinsight_core.models.mobilefacenet import MobileFaceNetConfig
 from twinsight_core.models.mobilenet import MobileNetConfig
+from twinsight_core.models.rcnn import FasterRCNNConfig
 from twinsight_core.models.registry import Config, build_network
 from twinsight_core.models.resnet import ResNetConfig
 from twinsight_core.models.siamese import SiameseConfig
@@ -19,6 +20,18 @@ CONFIGS: dict[str, Config] = {
     "siamese": SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.1), dimension=4),
     "classifier": ClassifierConfig(backbone=ResNetConfig(depths=(1, 1), widths=(4, 6)), classes=3),
     "mobilefacenet": MobileFaceNetConfig(dimension=4, map_rows=2, map_columns=2),
+    # A row of the answer more than there are candidates, so that some stay empty.
+    "faster_rcnn": FasterRCNNConfig(
+        backbone=ResNetConfig(depths=(1, 1), widths=(4, 6), stem="small"),
+        classes=2,
+        strides=(1, 2),
+        pyramid_channels=8,
+        anchor_sizes=(8.0, 16.0),
+        candidates=20,
+        proposals=10,
+        head_width=8,
+        max_detections=21,
+    ),
 }
 
 

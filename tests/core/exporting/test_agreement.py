@@ -22,6 +22,56 @@ def test_the_least_cosine_counts_for_embeddings_and_the_largest_difference_for_o
     assert [value for _, value in found] == pytest.approx([0.6, 0.8])
 
 
+def detections(*rows: tuple[float, float, float], of: int = 4) -> np.ndarray:
+    """The answer for one picture: score, label and left edge of boxes at the bottom right, filled up to `of` rows."""
+    answer = np.zeros((1, of, 6), np.float32)
+    for row, (score, label, left) in enumerate(rows):
+        answer[0, row] = (left, 0.5, 1, 1, score, label)
+    return answer
+
+
+def test_detections_are_compared_wherever_they_stand_in_the_answer() -> None:
+    one = detections((0.8, 0, 0.1), (0.8, 1, 0.1), (0.7, 0, 0.3))
+    other = detections((0.81, 1, 0.1), (0.8, 0, 0.13), (0.7, 0, 0.3))
+    # By the row the labels would differ by 1.
+    found = agreement("detection", one, other)
+    assert found.measure == "difference"
+    assert found.value == pytest.approx(0.03)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        detections((0.8, 0, 0.1)),
+        detections((0.8, 0, 0.1), (0.6, 1, 0.3)),
+        detections((0.8, 0, 0.1), (0.6, 0, 0.3), (0.6, 0, 0.3)),
+    ],
+    ids=["missing", "of another label", "too many"],
+)
+def test_a_detection_without_a_partner_differs_by_its_score(answer: np.ndarray) -> None:
+    wanted = detections((0.8, 0, 0.1), (0.6, 0, 0.3))
+    assert agreement("detection", answer, wanted).value == pytest.approx(0.6)
+
+
+def test_of_fifty_detections_one_is_left_aside_and_of_fewer_none() -> None:
+    rows = [(0.9 - number / 100, 0.0, number / 100) for number in range(50)]
+    for count, value in ((50, 0.0), (49, 0.9 - 48 / 100)):
+        whole, less = detections(*rows[:count], of=count), detections(*rows[: count - 1], of=count)
+        assert agreement("detection", less, whole).value == pytest.approx(value)
+
+
+def test_answers_without_detections_agree() -> None:
+    assert agreement("detection", detections(), detections()).value == 0.0
+
+
+def test_a_detection_that_is_not_a_number_does_not_agree() -> None:
+    rows = [(0.9, 0.0, number / 100) for number in range(99)]
+    wanted = detections(*rows, of=99)
+    answer = wanted.copy()
+    answer[0, 3, 0] = np.nan
+    assert not agreement("detection", answer, wanted).enough
+
+
 @pytest.mark.parametrize(
     ("found", "enough"),
     [

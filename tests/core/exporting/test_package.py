@@ -13,9 +13,10 @@ from flax import nnx
 from twinsight_core.errors import StartupError
 from twinsight_core.exporting import package as exporting
 from twinsight_core.exporting.onnx import run_onnx
-from twinsight_core.exporting.package import export_package
+from twinsight_core.exporting.package import FORMATS, Format, export_package
 from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.registry import Network
 from twinsight_core.packages import ModelPackage
 
@@ -31,7 +32,7 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("architecture", ["siamese", "classifier"])
+@pytest.mark.parametrize("architecture", ["siamese", "classifier", "faster_rcnn"])
 def test_a_stablehlo_file_answers_as_the_network_for_any_batch(
     packaged: Packaged, tmp_path: Path, architecture: str
 ) -> None:
@@ -42,13 +43,16 @@ def test_a_stablehlo_file_answers_as_the_network_for_any_batch(
     assert done.agreement.enough
 
 
-def test_a_stablehlo_file_read_back_takes_a_batch_of_another_size(packaged: Packaged, tmp_path: Path) -> None:
-    package = packaged("classifier")
+@pytest.mark.parametrize("architecture", ["classifier", "faster_rcnn"])
+def test_a_stablehlo_file_read_back_takes_a_batch_of_another_size(
+    packaged: Packaged, tmp_path: Path, architecture: str
+) -> None:
+    package = packaged(architecture)
     run = run_stablehlo(export_package(package, format="stablehlo", out=tmp_path / "model.bin").path.read_bytes())
     np.testing.assert_allclose(run(pictures(3)), answers(package, pictures(3)), atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["siamese", "classifier", "mobilefacenet"])
+@pytest.mark.parametrize("architecture", ["siamese", "classifier", "mobilefacenet", "faster_rcnn"])
 def test_an_onnx_file_answers_as_the_network_for_any_batch(
     packaged: Packaged, tmp_path: Path, architecture: str
 ) -> None:
@@ -60,6 +64,32 @@ def test_an_onnx_file_answers_as_the_network_for_any_batch(
     run = run_onnx(done.path.read_bytes())
     np.testing.assert_allclose(run(pictures(5)), answers(package, pictures(5)), atol=1e-5)
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([architecture, "model.onnx"])
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_what_can_not_be_expressed_with_the_batch_left_open_is_written_for_one_picture(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_name: Format
+) -> None:
+    if format_name == "onnx":
+        pytest.importorskip("jax2onnx", reason="the extra `onnx` is not installed")
+
+    def bounded(self: Classifier, images: jax.Array) -> jax.Array:
+        assert images.shape[0] < 100  # no answer for a size that is open
+        return whole(self, images)
+
+    whole = Classifier.__call__
+    monkeypatch.setattr(Classifier, "__call__", bounded)
+    done = export_package(packaged("classifier"), format=format_name, out=tmp_path / "model.bin")
+    assert done.batch == 1
+
+
+def test_converting_to_onnx_says_nothing(
+    packaged: Packaged, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("jax2onnx", reason="the extra `onnx` is not installed")
+    export_package(packaged("faster_rcnn"), format="onnx", out=tmp_path / "model.onnx")
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(

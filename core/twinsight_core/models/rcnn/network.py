@@ -275,7 +275,9 @@ def _detections(
     scores = jax.nn.softmax(logits, axis=-1)[:, :-1]
     scores = jnp.where(there[:, None], scores, 0.0).reshape(-1)
     best, places = jax.lax.top_k(scores, min(len(scores), _CANDIDATES_PER_DETECTION * config.max_detections))
-    proposal, label = places // config.classes, places % config.classes
+    # Not `//` and `%`, whose remainder jax2onnx 0.17 can't express where the batch is left open.
+    proposal = jax.lax.div(places, jnp.int32(config.classes))
+    label = places - proposal * config.classes
     boxes = decode(deltas[proposal, label], anchors=proposals[proposal], weights=BOX_HEAD_WEIGHTS)
     boxes = clip(boxes, height_px=height_px, width_px=width_px)
     kept, found = non_maximum_suppression(

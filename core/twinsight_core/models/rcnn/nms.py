@@ -45,12 +45,16 @@ def non_maximum_suppression(
     if groups is not None:
         overlapping &= groups[order][:, None] == groups[order][None, :]
     kept = _greedy(jnp.triu(overlapping, k=1).astype(jnp.float32), there)
-    # The kept ones first, in their order.
-    first = jnp.argsort(~kept, stable=True)[:count]
+    # The kept ones first, in their order; by numbers of which no two are alike, since OpenVINO's sorting is not stable.
+    rank = jnp.arange(len(kept))
+    first = jnp.argsort(jnp.where(kept, rank, rank + len(kept)))[:count]
     chosen = kept[first]
     places = jnp.where(chosen, order[first], 0).astype(jnp.int32)
-    missing = count - len(first)
-    return jnp.pad(places, (0, missing)), jnp.pad(chosen, (0, missing))
+    if len(first) == count:
+        return places, chosen
+    # Not a padding, which jax2onnx 0.17 can't express where the batch is left open.
+    rest = jnp.zeros(count - len(first), jnp.int32)
+    return jnp.concatenate([places, rest]), jnp.concatenate([chosen, rest.astype(bool)])
 
 
 def _greedy(suppresses: jax.Array, valid: jax.Array) -> jax.Array:
@@ -63,8 +67,9 @@ def _greedy(suppresses: jax.Array, valid: jax.Array) -> jax.Array:
 
     def round_of(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         kept, _ = state
-        now = valid & (kept.astype(jnp.float32) @ suppresses < 0.5)
-        return now, jnp.any(now != kept)
+        return there * (kept @ suppresses < 0.5), kept
 
-    kept, _ = jax.lax.while_loop(lambda state: state[1], round_of, (valid, jnp.array(True)))
-    return kept
+    # Numbers and not truths: a loop over a batch chooses between old and new, and ONNX Runtime can't between truths.
+    there = valid.astype(jnp.float32)
+    kept, _ = jax.lax.while_loop(lambda state: jnp.any(state[0] != state[1]), round_of, (there, there - 1.0))
+    return kept > 0.5

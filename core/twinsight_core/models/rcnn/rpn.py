@@ -45,7 +45,7 @@ class ProposalHead(nnx.Module):
             [batch, anchors] float32 and [batch, anchors, 4] float32, in the order of `level_anchors`.
         """
         x = jax.nn.relu(self.conv(features))
-        batch = len(features)
+        batch = features.shape[0]  # `len` would want a number where the batch is left open
         return self.objectness(x).reshape(batch, -1), self.deltas(x).reshape(batch, -1, 4)
 
 
