@@ -56,6 +56,8 @@ def test_no_file_is_longer_than_450_lines() -> None:
         str(path.relative_to(ROOT)): lines
         for folder in (*PACKAGES.values(), ROOT / "benchmarks", ROOT / "tests")
         for path in folder.rglob("*.py")
+        # What hidden folders hold is not ours: the peers' environments.
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         if (lines := len(path.read_text("utf-8").splitlines())) > 450
     }
     assert long == {}
