@@ -57,8 +57,8 @@ train-base: setup  ## train the shipped model `base` anew (DATA=DIR, RESUME=--re
 
 train-glyph: setup  ## train the shipped model `glyph` anew (DATA=DIR, RESUME=--resume); writes training/glyph
 	$(BIN)/twinsight train siamese --data $(DATA)/omniglot_background.zip --out training/glyph --start none \
-		--frozen-blocks 0 --backbone glyphs --augmentation glyphs --size 48 --flatten --groups 2 --turns --classes 32 \
-		--dimension 128 --temperature 0.05 --steps 10000 --learning-rate 2e-3 $(RESUME) --licence MIT \
+		--frozen-blocks 0 --backbone glyphs --augmentation glyphs --size 64 --flatten --groups 2 --turns --classes 32 \
+		--dimension 128 --steps 2400 --learning-rate 2e-3 $(RESUME) --licence MIT \
 		--description "$(GLYPH_DESCRIPTION)" --training-data "$(GLYPH_DATA)"
 
 train-cells: setup  ## train the shipped model `cells` anew; writes training/cells
