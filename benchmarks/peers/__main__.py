@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -31,28 +32,31 @@ def main() -> None:
     chosen = parser.parse_args()
     plan, queries = (QUICK, QUICK_QUERIES) if chosen.quick else (Plan(), QUERIES)
     out: Path = chosen.out or (QUICK_RESULT if chosen.quick else RESULT)
-    halves: dict[str, object] = json.loads(out.read_text()) if chosen.only and out.exists() else {}
+    result: dict[str, object] = json.loads(out.read_text()) if chosen.only and out.exists() else {}
+    result["quick"] = chosen.quick
     adopt_orphans()
     signal.signal(signal.SIGTERM, _stop)
-    with tempfile.TemporaryDirectory(prefix="twinsight-peers-") as name:
-        folder = Path(name)
+    halves: dict[str, Callable[[Path], dict[str, object]]] = {
+        "embed": lambda folder: embedding.run(plan, folder),
+        "search": lambda folder: searching.run(plan, folder, count=chosen.vectors, queries=queries),
+    }
+    for name, run in halves.items():
+        if chosen.only not in {None, name}:
+            continue
+        print(name, flush=True)
         try:
-            if chosen.only != "search":
-                print("embed", flush=True)
-                halves["embed"] = {"environment": environment(), **embedding.run(plan, folder)}
-            if chosen.only != "embed":
-                print("search", flush=True)
-                found = searching.run(plan, folder, count=chosen.vectors, queries=queries)
-                halves["search"] = {"environment": environment(), **found}
+            with tempfile.TemporaryDirectory(prefix="twinsight-peers-") as folder:
+                result[name] = {"environment": environment(), **run(Path(folder))}
         finally:
             end_orphans()
-    out.write_text(json.dumps({"quick": chosen.quick, **halves}, indent=2) + "\n")
+        out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"{out} is written.")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """Ends the run as an error would, so that every server is stopped."""
     del frame
+    print(f"Stopped by signal {number}.", file=sys.stderr)
     sys.exit(128 + number)
 
 

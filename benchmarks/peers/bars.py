@@ -39,7 +39,7 @@ def compare(bars: Sequence[Bar], stands: Sequence[Stand]) -> dict[str, dict[str,
 def _one(bar: Bar, known: Mapping[str, Stand]) -> dict[str, object]:
     for name in (bar.peer, bar.other):
         if known[name].failed:
-            return {"missing": f"{name} failed: {known[name].failed}"}
+            return {"missing": f"{name} failed"}
     top = [run[bar.figure] for run in known[bar.peer].runs]
     other = [run[bar.other_figure or bar.figure] for run in known[bar.other].runs]
     values = [round(a - b if bar.difference else a / b, 3) for a, b in zip(top, other, strict=True)]

@@ -81,9 +81,9 @@ def peers() -> list[Peer]:
 def _servers(cores: int) -> list[Peer]:
     # One instance with every core, or one for each core; ONNX Runtime's waiting threads take time from the server's.
     networks: list[Settings] = [
-        {"instances": 1, "threads": cores, "spin": True},
-        {"instances": 1, "threads": cores, "spin": False},
-        {"instances": cores, "threads": 1, "spin": False},
+        {"instances": 1, "network_threads": cores, "spin": True},
+        {"instances": 1, "network_threads": cores, "spin": False},
+        {"instances": cores, "network_threads": 1, "spin": False},
     ]
     batching: Settings = {"batch": LARGEST_BATCH}
     return [
@@ -111,17 +111,7 @@ def _servers(cores: int) -> list[Peer]:
             client="litserve_server",
             server="litserve_server",
             environment="litserve",
-            servers=[
-                {
-                    "workers": one["instances"],
-                    "threads": one["threads"],
-                    "spin": one["spin"],
-                    **batching,
-                    "wait_s": wait,
-                }
-                for one in networks
-                for wait in (0.0, 0.002)
-            ],
+            servers=[{**one, **batching, "wait_s": wait} for one in networks for wait in (0.0, 0.002)],
             polls=True,
             clients=spread(CALLERS),
             packages=("litserve", "onnxruntime", "pillow", "numpy"),

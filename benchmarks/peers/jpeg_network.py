@@ -13,9 +13,6 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-SIDE_PX = 160
-"""Of `base`."""
-
 
 class JpegNetwork:
     """The exported network behind a decoder.
@@ -32,19 +29,20 @@ class JpegNetwork:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         self._decoders = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._side_px = int(self._session.get_inputs()[0].shape[1])
 
     def vectors(self, encoded: Sequence[bytes]) -> np.ndarray:
-        """Returns [batch, 256] float32, of length 1."""
+        """Returns [batch, components] float32, of length 1."""
         if self._decoders is None or len(encoded) == 1:
-            pictures = [decode(one) for one in encoded]
+            pictures = [self._decode(one) for one in encoded]
         else:
-            pictures = list(self._decoders.map(decode, encoded))
+            pictures = list(self._decoders.map(self._decode, encoded))
         return np.asarray(self._session.run(None, {"images": np.stack(pictures)})[0])
 
-
-def decode(encoded: bytes) -> np.ndarray:
-    """Returns [160, 160, 3] uint8, RGB, 0..255, as twinsight decodes a JPEG without EXIF orientation."""
-    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as picture:
-        picture.draft("RGB", (SIDE_PX, SIDE_PX))
-        resized = picture.convert("RGB").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.asarray(resized)
+    def _decode(self, encoded: bytes) -> np.ndarray:
+        """Returns [height, width, 3] uint8, RGB, 0..255, as twinsight decodes a JPEG without EXIF orientation."""
+        size = (self._side_px, self._side_px)
+        with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as picture:
+            picture.draft("RGB", size)
+            resized = picture.convert("RGB").resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return np.asarray(resized)

@@ -30,7 +30,7 @@ class JpegApi(litserve.LitAPI):  # type: ignore[misc]
         """Loads the network in a worker process."""
         del device
         known = self._settings
-        self._network = JpegNetwork(str(known["onnx"]), threads=int(known["threads"]), spin=bool(known["spin"]))
+        self._network = JpegNetwork(str(known["onnx"]), threads=int(known["network_threads"]), spin=bool(known["spin"]))
 
     def decode_request(self, request: bytes) -> bytes:
         """Returns the body as it is: pictures are decoded together."""
@@ -64,7 +64,7 @@ def main() -> None:
     """Serves until it is ended."""
     settings = cast("Settings", json.loads(sys.argv[1]))
     server = litserve.LitServer(
-        JpegApi(settings), accelerator="cpu", workers_per_device=int(settings["workers"]), fast_queue=True, timeout=60
+        JpegApi(settings), accelerator="cpu", workers_per_device=int(settings["instances"]), fast_queue=True, timeout=60
     )
     server.run(
         host="127.0.0.1",
@@ -73,6 +73,7 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         generate_client_file=False,
+        timeout_keep_alive=3600,  # seconds; clients wait for their turn with open connections
     )
 
 

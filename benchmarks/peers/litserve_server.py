@@ -22,7 +22,7 @@ STARTED_WITHIN_S = 120.0
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Settings]:
-    """Runs the server as a process of its own; settings: onnx, workers, threads, spin, batch, wait_s."""
+    """Runs the server as a process of its own; settings: onnx, instances, network_threads, spin, batch, wait_s."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -48,7 +48,7 @@ class _Post:
         self._encoded = encoded
 
     def call(self, number: int) -> np.ndarray:
-        """Returns [256] float32."""
+        """Returns [components] float32."""
         del number
         self._connection.request("POST", "/predict", self._encoded, {"Content-Type": "image/jpeg"})
         response = self._connection.getresponse()

@@ -248,7 +248,7 @@ class Stand:
         return {**self.common, "folder": str(self.folder), **self._address, **self.tuned, **settings}
 
     def _worker(self, module: str, stack: ExitStack) -> Worker:
-        return stack.enter_context(Worker(self._python, module, self.folder / f"{module}.log"))
+        return stack.enter_context(Worker(self._python, f"benchmarks.peers.{module}", self.folder / f"{module}.log"))
 
     def _open_load(self, client: Settings) -> None:
         processes = int(client.get("processes", 1))

@@ -36,11 +36,11 @@ class Worker:
 
         Args:
             python: of the peer's environment.
-            module: of `benchmarks.peers`.
+            module: with what `worker` names.
             log: file that takes what the process and its server print.
         """
         self._log = log
-        command = [str(python), "-m", "benchmarks.peers.worker", f"benchmarks.peers.{module}"]
+        command = [str(python), "-m", "benchmarks.peers.worker", module]
         with log.open("ab") as printed:
             self._process = subprocess.Popen(
                 command,
@@ -53,7 +53,8 @@ class Worker:
             )
         _living.add(self._process.pid)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +120,9 @@ class Worker:
         self._signal(signal.SIGKILL)
         self._process.wait()
         _living.discard(self._process.pid)
+        self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def _signal(self, number: signal.Signals) -> None:
         # Children stay in the group when their parent is gone.
@@ -152,8 +156,11 @@ def end_orphans() -> int:
 
 
 def _children() -> list[int]:
-    lists = [task.joinpath("children").read_text() for task in Path("/proc/self/task").iterdir()]
-    return [int(pid) for one in lists for pid in one.split()]
+    found: list[int] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # the thread has ended meanwhile
+            found += [int(pid) for pid in thread.joinpath("children").read_text().split()]
+    return found
 
 
 def _end(pid: int, *, within_s: float = 10.0) -> None:

@@ -19,12 +19,11 @@ from benchmarks.peers.jpeg_network import JpegNetwork
 from benchmarks.peers.orders import Settings
 
 MODEL, INPUT, OUTPUT = "base", "jpeg", "vector"
-DIMENSION = 256
 
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Settings]:
-    """Runs the server; settings: folder, onnx, instances, threads, spin, batch, wait_us."""
+    """Runs the server; settings: folder, onnx, instances, network_threads, spin, batch, wait_us."""
     config, triton = importlib.import_module("pytriton.model_config"), importlib.import_module("pytriton.triton")
     batching = config.DynamicBatcher(max_queue_delay_microseconds=int(settings["wait_us"]))
     grpc, http = _free_port(), _free_port()
@@ -43,7 +42,7 @@ def serve(settings: Settings) -> Iterator[Settings]:
             model_name=MODEL,
             infer_func=[_callable(settings) for _ in range(int(settings["instances"]))],
             inputs=[config.Tensor(name=INPUT, dtype=bytes, shape=(1,))],
-            outputs=[config.Tensor(name=OUTPUT, dtype=np.float32, shape=(DIMENSION,))],
+            outputs=[config.Tensor(name=OUTPUT, dtype=np.float32, shape=(-1,))],
             config=config.ModelConfig(max_batch_size=int(settings["batch"]), batcher=batching),
         )
         server.run()
@@ -67,7 +66,7 @@ class _Infer:
         self._outputs = [client.InferRequestedOutput(OUTPUT)]
 
     def call(self, number: int) -> np.ndarray:
-        """Returns [1, 256] float32."""
+        """Returns [1, components] float32."""
         del number
         sent = self._client.InferInput(INPUT, [1, 1], "BYTES")
         sent.set_data_from_numpy(self._encoded)
@@ -84,7 +83,7 @@ class _Infer:
 
 def _callable(settings: Settings) -> Callable[..., object]:
     """Returns one instance of what is served."""
-    network = JpegNetwork(str(settings["onnx"]), threads=int(settings["threads"]), spin=bool(settings["spin"]))
+    network = JpegNetwork(str(settings["onnx"]), threads=int(settings["network_threads"]), spin=bool(settings["spin"]))
 
     def infer(jpeg: np.ndarray) -> dict[str, np.ndarray]:
         return {OUTPUT: network.vectors([line[0] for line in jpeg])}
