@@ -20,7 +20,6 @@ from twinsight_client.bench.loop import Tick
 from twinsight_client.bench.records import Record, Recorder, Records
 from twinsight_client.bench.report import Report
 from twinsight_client.cli import main
-from twinsight_client.cli.bench import tls_of
 from twinsight_client.cli.bench_output import Meter
 from twinsight_client.cli.settings import Settings
 
@@ -217,11 +216,11 @@ def test_the_deadline_of_measured_calls_is_settable(bench: Bench, wire: WireServ
 
 
 def test_tls_options_are_those_of_the_other_commands(tmp_path: Path) -> None:
-    assert tls_of(Settings()) is None
-    assert tls_of(Settings(tls=True)) == Tls()
+    assert Settings().channel_tls() is None
+    assert Settings(tls=True).channel_tls() == Tls()
     ca, certificate, key = (tmp_path / name for name in ("ca.pem", "c.pem", "k.pem"))
     settings = Settings(tls_ca=ca, tls_cert=certificate, tls_key=key, tls_server_name="there")
-    assert tls_of(settings) == Tls(ca=ca, certificate=certificate, key=key, server_name="there")
+    assert settings.channel_tls() == Tls(ca=ca, certificate=certificate, key=key, server_name="there")
     certificate.write_text("")
     alone = CliRunner().invoke(main, ["bench", "embed", "--tls-cert", str(certificate)])
     assert (alone.exit_code, "--tls-cert and --tls-key must be given together." in alone.stderr) == (2, True)

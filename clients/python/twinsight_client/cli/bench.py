@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import click
 
@@ -21,7 +23,6 @@ from twinsight_client.bench.calls import (
 from twinsight_client.bench.loop import Plan, run_load
 from twinsight_client.bench.pictures import HEIGHT_PX, WIDTH_PX, generated_jpegs
 from twinsight_client.bench.report import Subject, measured, summarize
-from twinsight_client.channel import Tls
 from twinsight_client.cli import exits
 from twinsight_client.cli.batches import sort_out
 from twinsight_client.cli.bench_output import Meter, write_report, write_report_file
@@ -33,7 +34,7 @@ from twinsight_client.client import Client
 from twinsight_client.errors import InvalidArgument, Unavailable
 from twinsight_client.filters import filter_from_json
 from twinsight_client.operations import MANAGE_S
-from twinsight_client.results import HealthStatus
+from twinsight_client.results import HealthStatus, Vector
 
 CLOSED_CONCURRENCY = 1
 OPEN_CONCURRENCY = 64
@@ -103,7 +104,7 @@ class Asked:
             duration_s=self.duration_s,
             warmup_s=self.warmup_s,
             rate=self.rate,
-            tls=tls_of(self.settings),
+            tls=self.settings.channel_tls(),
         )
 
     def client(self) -> Client:
@@ -204,11 +205,7 @@ def embed(
 ) -> None:
     """Send pictures to embed, --batch in each call."""
     asked = Asked(settings, duration_s, warmup_s, concurrency, rate, json_file)
-    with asked.client() as client:
-        _check_serving(client, settings)
-    pictures, what = _pictures(images)
-    workload = embed_calls(pictures, what=what, batch=batch, model=model, timeout_s=settings.timeout_s)
-    _measure(workload, asked, Subject())
+    _measure_pictures(embed_calls, asked, images, batch=batch, model=model)
 
 
 @_load_options
@@ -232,11 +229,7 @@ def compare(
 ) -> None:
     """Send pairs of pictures to compare, --batch in each call: each picture with the next."""
     asked = Asked(settings, duration_s, warmup_s, concurrency, rate, json_file)
-    with asked.client() as client:
-        _check_serving(client, settings)
-    pictures, what = _pictures(images)
-    workload = compare_calls(pictures, what=what, batch=batch, model=model, timeout_s=settings.timeout_s)
-    _measure(workload, asked, Subject())
+    _measure_pictures(compare_calls, asked, images, batch=batch, model=model)
 
 
 @_load_options
@@ -288,39 +281,16 @@ def search(
     with asked.client() as client:
         _check_serving(client, settings)
         found = client.get_collection(collection, timeout_s=MANAGE_S)
+    queries: Sequence[Sequence[bytes | Vector]]
     if by == "image":
         pictures, what = _pictures(images)
-        workload = search_calls(
-            collection,
-            picture_queries(pictures, batch=batch),
-            what=what,
-            top_k=top_k,
-            where=where,
-            timeout_s=settings.timeout_s,
-        )
+        queries = picture_queries(pictures, batch=batch)
     else:
-        workload = search_calls(
-            collection,
-            vector_queries(found.dimension, batch=batch),
-            what=f"random vectors of {found.dimension} components",
-            top_k=top_k,
-            where=where,
-            timeout_s=settings.timeout_s,
-        )
+        queries = vector_queries(found.dimension, batch=batch)
+        what = f"random vectors of {found.dimension} components"
+    workload = search_calls(collection, queries, what=what, top_k=top_k, where=where, timeout_s=settings.timeout_s)
     subject = Subject(found.model, found.model_digest, found.id, found.item_count)
     _measure(workload, asked, subject)
-
-
-def tls_of(settings: Settings) -> Tls | None:
-    """Returns the TLS that the settings ask for, None for plain text; that they go together is checked by then."""
-    if not (settings.tls or settings.tls_ca or settings.tls_cert or settings.tls_key or settings.tls_server_name):
-        return None
-    return Tls(
-        ca=settings.tls_ca,
-        certificate=settings.tls_cert,
-        key=settings.tls_key,
-        server_name=settings.tls_server_name,
-    )
 
 
 def _check_serving(client: Client, settings: Settings) -> None:
@@ -365,6 +335,23 @@ def _pictures(folder: Path | None) -> tuple[list[bytes], str]:
 
 def _size(pictures: list[bytes]) -> str:
     return f"{sum(len(one) for one in pictures) / len(pictures) / 1000:.0f} KB"
+
+
+class _PictureCalls(Protocol):
+    """Makes the calls that send pictures to a model."""
+
+    def __call__(
+        self, pictures: Sequence[bytes], *, what: str, batch: int, model: str, timeout_s: float | None
+    ) -> Workload: ...
+
+
+def _measure_pictures(make: _PictureCalls, asked: Asked, images: Path | None, *, batch: int, model: str) -> None:
+    """Sends pictures to a model and tells what became of them; raises as `_measure` and `_check_serving`."""
+    with asked.client() as client:
+        _check_serving(client, asked.settings)
+    pictures, what = _pictures(images)
+    workload = make(pictures, what=what, batch=batch, model=model, timeout_s=asked.settings.timeout_s)
+    _measure(workload, asked, Subject())
 
 
 def _measure(workload: Workload, asked: Asked, subject: Subject) -> None:

@@ -23,17 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., object] | click.Command)
 
 
 def _connect(settings: Settings, retry: RetryPolicy) -> Client:
-    tls = None
-    if settings.tls or settings.tls_ca or settings.tls_cert or settings.tls_key or settings.tls_server_name:
-        if (settings.tls_cert is None) != (settings.tls_key is None):
-            raise click.UsageError("--tls-cert and --tls-key must be given together.")
-        tls = Tls(
-            ca=settings.tls_ca,
-            certificate=settings.tls_cert,
-            key=settings.tls_key,
-            server_name=settings.tls_server_name,
-        )
-    return Client(settings.target, tls=tls, retry=retry, timeout_s=settings.timeout_s)
+    return Client(settings.target, tls=settings.channel_tls(), retry=retry, timeout_s=settings.timeout_s)
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,18 @@ class Settings:
     tls_server_name: str = ""
     as_json: bool = False
     connect: Callable[[Settings, RetryPolicy], Client] = _connect
+
+    def channel_tls(self) -> Tls | None:
+        """Returns the TLS that is asked for; None: plain text.
+
+        Raises:
+            click.UsageError: TLS options that do not go together.
+        """
+        if not (self.tls or self.tls_ca or self.tls_cert or self.tls_key or self.tls_server_name):
+            return None
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise click.UsageError("--tls-cert and --tls-key must be given together.")
+        return Tls(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key, server_name=self.tls_server_name)
 
     def client(self, *, retry: RetryPolicy | None = None) -> Client:
         """Returns a client of the server.
