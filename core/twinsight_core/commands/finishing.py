@@ -46,7 +46,7 @@ def recipe() -> str:
         if name in {"--description", "--licence", "--training-data"}:
             if not equals:
                 next(words, None)
-        elif name in {"--data", "--out", "--pairs"}:
+        elif name in {"--data", "--out", "--pairs", "--exclude", "--annotations"}:
             kept += [name, name[2:].upper()]
             if not equals:
                 next(words, None)
