@@ -192,19 +192,22 @@ def decode_files(
     Raises:
         TrainingError: pictures can't be read; names them.
     """
-    pixels, flaws = _pixels(source, files, preprocessing, edit)
+    pixels, flaws = decode_readable(source, files, preprocessing, edit)
     if flaws:
-        raise _unreadable(source.path, flaws)
+        raise unreadable_pictures(source.path, flaws)
     return pixels
 
 
-def _pixels(
+def decode_readable(
     source: PictureSource,
     files: Sequence[str],
     preprocessing: Preprocessing,
     edit: Callable[[bytes, str], bytes] | None = None,
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Returns the pixels of the files that can be read, and what is wrong with the others."""
+    """Returns the pixels of the files that can be read, in their order, and what is wrong with the others by path.
+
+    Arguments and pixels as in `decode_files`.
+    """
     pixels = np.empty(_shape(files, preprocessing), np.uint8)
     flaws: dict[str, str] = {}
     for row, one in enumerate(_decoded(source, files, preprocessing, flaws, edit)):
@@ -245,7 +248,8 @@ def _decoded(
                     yield result
 
 
-def _unreadable(path: Path, flaws: dict[str, str]) -> TrainingError:
+def unreadable_pictures(path: Path, flaws: dict[str, str]) -> TrainingError:
+    """Returns the error that names pictures that can't be read, with what is wrong with each."""
     listed = _listed([f"{file} ({flaw})" for file, flaw in flaws.items()])
     return TrainingError(
         f"{path}: {len(flaws)} pictures can't be read, which --skip-bad leaves out: {listed}",
@@ -270,12 +274,12 @@ def read_class_folders(
     """
     source = PictureSource(path)
     if cache_dir is None:
-        images, flaws = _pixels(source, source.files, preprocessing)
+        images, flaws = decode_readable(source, source.files, preprocessing)
     else:
         images, flaws = _kept_pixels(source, preprocessing, cache_dir)
     files = tuple(file for file in source.files if file not in flaws)
     if flaws and not (skip_bad and files):
-        raise _unreadable(path, flaws)
+        raise unreadable_pictures(path, flaws)
     named = classes_of(files)
     classes = tuple(sorted(set(named)))
     places = {name: number for number, name in enumerate(classes)}
@@ -286,7 +290,7 @@ def read_class_folders(
 def _kept_pixels(
     source: PictureSource, preprocessing: Preprocessing, cache_dir: Path
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Does as `_pixels` of all files, by way of a file that is mapped: they need not fit into memory."""
+    """Does as `decode_readable` of all files, by way of a file that is mapped: they need not fit into memory."""
     key = pixels_key(source, source.files, preprocessing)
     cached = cache_dir / f"{source.path.stem}-{key}.npy"
     beside = cached.with_suffix(".json")

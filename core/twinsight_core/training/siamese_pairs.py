@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from twinsight_core.calibration import ScoredPairs
-from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.verification import area_under, roc_curve
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import Augmentation, views
-from twinsight_core.training.data import PictureSource, decode_files
+from twinsight_core.training.data import PictureSource, decode_readable, unreadable_pictures
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher
 from twinsight_core.training.pairs import PairList, deal, read_pairs, without
 from twinsight_core.training.parts import Parts
@@ -125,31 +123,15 @@ def read_pair_pictures(
     """
     source = PictureSource(data)
     pairs = read_pairs(listed, source.files)
-    try:
-        return PairPictures(images=decode_files(source, pairs.files, preprocessing=preprocessing), pairs=pairs)
-    except TrainingError:
-        if not skip_bad:
-            raise
-        skipped = _unreadable(source, pairs.files, preprocessing)
-        kept = without(pairs, skipped)
-        if not kept.files:
-            raise
-    images = decode_files(source, kept.files, preprocessing=preprocessing)
-    return PairPictures(images=images, pairs=kept, skipped=skipped)
-
-
-def _unreadable(source: PictureSource, files: Sequence[str], preprocessing: Preprocessing) -> tuple[str, ...]:
-    """Returns which pictures can't be read; looks closer only at that half of them in which there are some."""
-    try:
-        decode_files(source, files, preprocessing=preprocessing)
-    except TrainingError:
-        if len(files) == 1:
-            return (files[0],)
-        middle = len(files) // 2
-        return tuple(
-            bad for half in (files[:middle], files[middle:]) for bad in _unreadable(source, half, preprocessing)
-        )
-    return ()
+    images, flaws = decode_readable(source, pairs.files, preprocessing)
+    if not flaws:
+        return PairPictures(images=images, pairs=pairs)
+    kept = without(pairs, flaws)
+    if not (skip_bad and kept.files):
+        raise unreadable_pictures(source.path, flaws)
+    # A picture that can be read may be in no pair any more.
+    needed = np.isin([file for file in pairs.files if file not in flaws], kept.files)
+    return PairPictures(images=images[needed], pairs=kept, skipped=tuple(flaws))
 
 
 def split(pairs: PairList, how: PairTraining) -> Parts:
