@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,13 +29,12 @@ from twinsight_core.executors.openvino import OpenVinoExecutor, Precision, load_
 from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.exporting.agreement import Agreement, agreement, trial_pictures
 from twinsight_core.exporting.onnx import to_onnx
-from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage
+from twinsight_core.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 
 ExecutorKind = Literal["auto", "xla", "openvino"]
-KINDS: tuple[ExecutorKind, ...] = ("auto", "xla", "openvino")
 
 LEAST_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.99}
 """Between an executor's embedding and XLA's of the same test picture."""
@@ -153,7 +150,8 @@ class _Exported:
             content = kept.read_bytes()
         except FileNotFoundError:
             content = to_onnx(package.build(), package.card.preprocessing, batch=None)
-            _put(content, kept)
+            cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(kept, content, mode=0o600)
         return cls(package=package, onnx=content, record=cache_dir / f"{stem}.json")
 
     def agreement(self, executor: OpenVinoExecutor, precision: Precision) -> Agreement:
@@ -164,29 +162,17 @@ class _Exported:
         except (FileNotFoundError, ValueError):
             known = {}
         if key not in known:
-            found = _compare(executor, self.package)
+            found = agreement(self.package.card.task, self._answers(executor), self._wanted)
             known[key] = {"measure": found.measure, "value": found.value}
-            _put(json.dumps(known, indent=2).encode(), self.record)
+            write_whole(self.record, json.dumps(known, indent=2).encode(), mode=0o600)
         return Agreement(known[key]["measure"], float(known[key]["value"]))
 
+    @cached_property
+    def _wanted(self) -> np.ndarray:
+        """XLA's answers for the test pictures: computed once, however many precisions are tried."""
+        return self._answers(_xla(self.package))
 
-def _compare(executor: Executor, package: ModelPackage) -> Agreement:
-    pictures = trial_pictures(package.card.preprocessing)
-    answers: list[np.ndarray] = []
-    for one in (executor, _xla(package)):
-        one.prepare(1)
-        answers.append(np.concatenate([one.compute(picture[None]) for picture in pictures]))
-    task: Task = package.card.task
-    return agreement(task, *answers)
-
-
-def _put(content: bytes, path: Path) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    def _answers(self, executor: Executor) -> np.ndarray:
+        executor.prepare(1)
+        pictures = trial_pictures(self.package.card.preprocessing)
+        return np.concatenate([executor.compute(picture[None]) for picture in pictures])

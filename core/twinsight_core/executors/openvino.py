@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, Protocol, cast
 
 import numpy as np
@@ -98,10 +99,11 @@ class OpenVinoExecutor:
             precision: one of `supported_precisions`.
 
         Raises:
-            StartupError: the extra `openvino` is not installed.
+            StartupError: the extra `openvino` is not installed, or OpenVINO can't read the network.
         """
         self._core = load_openvino().Core()
-        self._onnx = onnx
+        with _told():
+            self._model = self._core.read_model(onnx)
         self._image_shape = (preprocessing.height_px, preprocessing.width_px, 3)
         self._precision = precision
         self._requests: dict[int, _Request] = {}
@@ -118,16 +120,22 @@ class OpenVinoExecutor:
             StartupError: OpenVINO can't compile the network.
         """
         options = {"INFERENCE_PRECISION_HINT": self._precision, "PERFORMANCE_HINT": "LATENCY"}
-        try:
-            model = self._core.read_model(self._onnx)
-            model.reshape({INPUT: [batch_size, *self._image_shape]})
-            self._requests[batch_size] = self._core.compile_model(model, "CPU", options).create_infer_request()
-        except RuntimeError as error:  # all that OpenVINO raises
-            said = str(error).strip().rpartition("\n")[2][:200]
-            raise StartupError(f"OpenVINO can't compile the network ({said}).", reason="EXECUTOR_UNUSABLE") from error
+        with _told():
+            self._model.reshape({INPUT: [batch_size, *self._image_shape]})
+            self._requests[batch_size] = self._core.compile_model(self._model, "CPU", options).create_infer_request()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""
         answers = self._requests[len(images)].infer(images, share_inputs=True, share_outputs=True)
         # The buffer is the next call's too.
         return np.array(answers[0], np.float32)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns what OpenVINO raises into a message for the person at the terminal."""
+    try:
+        yield
+    except RuntimeError as error:  # all that OpenVINO raises
+        said = str(error).strip().rpartition("\n")[2][:200]
+        raise StartupError(f"OpenVINO can't compile the network ({said}).", reason="EXECUTOR_UNUSABLE") from error

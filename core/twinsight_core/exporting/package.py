@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.registry import Network
 from twinsight_core.packages import ModelPackage
+from twinsight_core.whole_files import write_whole
 
 Format = Literal["onnx", "stablehlo"]
 FORMATS: tuple[Format, ...] = ("onnx", "stablehlo")
@@ -99,18 +98,6 @@ def export_package(package: ModelPackage, *, format: Format, out: Path) -> Expor
         preprocessing=preprocessing,
         batch=batch,
     )
-    _put(content, out)
-    return ExportedFile(path=out, format=format, size_bytes=len(content), batch=batch, agreement=agreement)
-
-
-def _put(content: bytes, out: Path) -> None:
-    """Writes a file whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(out)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    write_whole(out, content)
+    return ExportedFile(path=out, format=format, size_bytes=len(content), batch=batch, agreement=agreement)

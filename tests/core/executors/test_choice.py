@@ -44,7 +44,7 @@ def test_a_second_start_neither_exports_nor_compares(
         raise AssertionError
 
     monkeypatch.setattr(choice, "to_onnx", never)
-    monkeypatch.setattr(choice, "_compare", never)
+    monkeypatch.setattr(choice, "agreement", never)
     assert choose_executor(embedding, "openvino", cache_dir=cache).name.startswith("openvino:cpu:")
 
 
