@@ -16,14 +16,13 @@ from sklearn.datasets import load_sample_image
 
 from benchmarks.echo import echo
 from benchmarks.measure import interleaved_ms, median_of, summary
-from benchmarks.serving import server
+from benchmarks.serving import served_executor, server
 from twinsight_client import Client
 from twinsight_core.compilation import keep_compiled_code
 from twinsight_core.engine import Engine
-from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.images import decode
 from twinsight_core.packages import shipped_packages
-from twinsight_server.config import default_cache_dir
+from twinsight_server.config import ServerConfig
 
 RUNS = 5
 CALLS = 200
@@ -40,10 +39,10 @@ def photograph() -> bytes:
 
 def measure() -> dict[str, object]:
     """Returns the figures of the overhead of Embed at concurrency 1."""
-    keep_compiled_code(default_cache_dir() / "xla")
+    keep_compiled_code(ServerConfig().cache / "xla")
     package = next(one for one in shipped_packages() if one.name == "base")
     to = package.card.preprocessing
-    engine = Engine(XlaExecutor(package.build(), to), to, answer_shape=package.card.config.answer_shape, buckets=(1,))
+    engine = Engine(served_executor(package), to, answer_shape=package.card.config.answer_shape, buckets=(1,))
     engine.warm_up()
     encoded = photograph()
     pixels = decode(encoded, to)

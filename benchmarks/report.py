@@ -104,7 +104,7 @@ def models(results: Path) -> str:
         f"{k['calibration_error_by_chance']:.3f} are chance |",
         "",
         "Imported weights give the answers that come with them to a relative error of "
-        f"{max(scores['imported'].values()):.0e}.{_faces(scores)}",
+        f"{max(scores['imported'].values()):.1e}.{_faces(scores)}",
         "",
         f"Measured at commit `{scores['environment']['commit']}` by `make scores DATA=DIR`.",
     ]

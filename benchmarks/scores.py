@@ -22,9 +22,9 @@ from benchmarks import report
 from benchmarks.environment import environment
 from benchmarks.faces import scores as fold_scores
 from benchmarks.measure import interleaved_ms, summary
+from benchmarks.serving import served_executor
 from twinsight_core.engine import Engine
 from twinsight_core.evaluation.retrieval import retrieval_scores
-from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.images import Preprocessing
 from twinsight_core.importing.package import Importable, import_package
 from twinsight_core.models.classifier import Classifier, ClassifierConfig
@@ -82,9 +82,7 @@ def base(data: Path, cache: Path) -> dict[str, float]:
 def _lone(package: ModelPackage) -> partial[np.ndarray]:
     """One picture through a model as it is served."""
     size = package.card.preprocessing
-    engine = Engine(
-        XlaExecutor(package.build(), size), size, answer_shape=package.card.config.answer_shape, buckets=(1,)
-    )
+    engine = Engine(served_executor(package), size, answer_shape=package.card.config.answer_shape, buckets=(1,))
     engine.warm_up()
     return partial(engine.infer, [np.zeros((size.height_px, size.width_px, 3), np.uint8)])
 
@@ -171,10 +169,6 @@ def imported(data: Path, cache: Path) -> dict[str, float]:
     return errors
 
 
-MEASURES = (base, glyph, cells, garments, faces, imported)
-"""All, in the order of the results."""
-
-
 def _pictures(path: Path, size: Preprocessing, cache: Path) -> LabelledImages:
     return read_class_folders(path, preprocessing=size, cache_dir=cache)
 
@@ -184,21 +178,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the picture sets and weights/")
     parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="decoded pictures [%(default)s]")
-    parser.add_argument("--only", nargs="*", choices=[one.__name__ for one in MEASURES], help="the rest stays as it is")
     chosen = parser.parse_args()
-    file = RESULTS / "scores.json"
-    result: dict[str, object] = json.loads(file.read_text("utf-8")) if chosen.only and file.exists() else {}
-    result["environment"] = environment()
-    for measure in MEASURES:
-        if chosen.only and measure.__name__ not in chosen.only:
-            continue
+    result: dict[str, object] = {"environment": environment()}
+    for measure in (base, glyph, cells, garments, faces, imported):
         print(f"{measure.__name__} ...", flush=True)
         scores = measure(chosen.data, chosen.cache)
         # Errors in the seventh place are kept as they are.
         result[measure.__name__] = {name: float(f"{value:.4g}") for name, value in scores.items()}
         print(json.dumps(result[measure.__name__], indent=2))
     RESULTS.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    (RESULTS / "scores.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     report.write(RESULTS)
 
 

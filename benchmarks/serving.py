@@ -10,6 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinsight_core.executors.base import Executor
+from twinsight_core.executors.choice import choose_executor
+from twinsight_core.packages import ModelPackage
+from twinsight_server.config import ServerConfig
+
+
+def served_executor(package: ModelPackage) -> Executor:
+    """Returns what computes a model's batches in a server with its defaults."""
+    config = ServerConfig()
+    return choose_executor(package, config.executor, cache_dir=config.cache / "exported")
+
 
 @dataclass(frozen=True)
 class Served:

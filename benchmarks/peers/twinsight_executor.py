@@ -17,11 +17,10 @@ from typing import cast
 import numpy as np
 
 from benchmarks.peers.orders import Answer, Settings, Subject
+from benchmarks.serving import served_executor
 from twinsight_core.executors.base import Executor
-from twinsight_core.executors.choice import choose_executor
 from twinsight_core.images import Preprocessing, decode
 from twinsight_core.packages import shipped_packages
-from twinsight_server.config import default_cache_dir
 
 IN_FLIGHT = 16
 """JPEGs in work at once, as the servers get them."""
@@ -30,8 +29,7 @@ IN_FLIGHT = 16
 def subject(settings: Settings) -> Computing:
     """Returns the executor that the server would choose; settings: pixels, jpeg, batch (the largest), decoders."""
     package = next(one for one in shipped_packages() if one.name == "base")
-    executor = choose_executor(package, "auto", cache_dir=default_cache_dir() / "exported")
-    return Computing(executor, package.card.preprocessing, settings)
+    return Computing(served_executor(package), package.card.preprocessing, settings)
 
 
 class Computing:
