@@ -93,7 +93,8 @@ def models(results: Path) -> str:
         f"{b['caltech_recall_at_1']:.3f} / {b['caltech_map_at_r']:.3f} (MobileNetV1 0.75's features: "
         f"{b['caltech_recall_at_1_mobilenet']:.3f} / {b['caltech_map_at_r_mobilenet']:.3f}), clothes "
         f"{b['clothing_recall_at_1']:.3f} / {b['clothing_map_at_r']:.3f} ({b['clothing_recall_at_1_mobilenet']:.3f} / "
-        f"{b['clothing_map_at_r_mobilenet']:.3f}); in {b['base_ms'] / b['mobilenet_ms']:.2f} of its time a picture, each as it is served |",
+        f"{b['clothing_map_at_r_mobilenet']:.3f}); in {b['base_ms'] / b['mobilenet_ms']:.2f} of its time a picture, "
+        "each as it is served |",
         f"| `glyph` | hand-drawn characters, also of new alphabets | 20-way one-shot within an alphabet "
         f"{g['one_shot_20_way_within_alphabet']:.3f}, unstructured {g['one_shot_20_way_unstructured']:.3f}; "
         f"verification {g['verification_accuracy']:.3f} |",
