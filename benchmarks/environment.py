@@ -5,22 +5,37 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("twinsight", "jax", "jaxlib", "flax", "grpcio", "protobuf", "numpy", "pillow", "hnswlib", "apsw")
 
 
 def environment() -> dict[str, object]:
-    """Returns machine, versions, commit and time, as JSON values."""
+    """Returns machine, versions, commit and time, as JSON values.
+
+    The commit of a tree that was copied without its history is what the variable `COMMIT` says.
+    """
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "commit": os.environ.get("COMMIT") or _commit(),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": _memory_gib(), "system": platform.platform()},
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": dict(_versions()),
     }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # where accelerators are, not everything is installed
+            yield name, version(name)
+
+
+def _commit() -> str:
+    return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _git("status", "--porcelain") else "")
 
 
 def _git(*arguments: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from twinsight_core.columns import Columns
 from twinsight_core.filters import Filter
 from twinsight_core.index.base import Metric, prepared
+from twinsight_core.index.device import DeviceCopy
 from twinsight_core.index.exact import ExactIndex, ExactView
 from twinsight_core.metadata import Metadata
 
@@ -39,7 +41,8 @@ class Rows:
 
     def __init__(self, dimension: int, metric: Metric, *, capacity: int = 1024) -> None:
         self._metric = metric
-        self.exact = ExactIndex(dimension, metric, capacity=capacity)
+        device = None if jax.default_backend() == "cpu" else DeviceCopy(dimension, metric)
+        self.exact = ExactIndex(dimension, metric, capacity=capacity, device=device)
         self.ids: list[str] = []
         self._columns = Columns()
 

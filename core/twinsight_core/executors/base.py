@@ -12,7 +12,7 @@ class Executor(Protocol):
 
     @property
     def name(self) -> str:
-        """Short name for logs and metrics, such as `xla:cpu`."""
+        """Short name for logs and metrics, such as `xla:cpu:f32`."""
         ...
 
     def prepare(self, batch_size: int) -> None:

@@ -6,16 +6,15 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 
 from twinsight_core.errors import StartupError
 from twinsight_core.exporting.onnx import INPUT
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.precision import Precision
 
-Precision = Literal["bf16", "f32"]
-"""What the products of a network are computed in; sums and the answer are float32 always."""
 INSTALL_OPENVINO = "pip install 'twinsight[openvino]'"
 _TELEMETRY = "openvino_telemetry"
 

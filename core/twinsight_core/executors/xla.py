@@ -11,6 +11,7 @@ from flax import nnx
 
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.folding import fold_batch_norm
+from twinsight_core.models.precision import Precision, in_bfloat16
 
 
 class XlaExecutor:
@@ -20,15 +21,25 @@ class XlaExecutor:
     quicker and all batch sizes share one copy. A call makes one transfer in (uint8) and one out (float32).
     """
 
-    def __init__(self, module: Callable[[jax.Array], jax.Array], preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        module: Callable[[jax.Array], jax.Array],
+        preprocessing: Preprocessing,
+        *,
+        precision: Precision = "f32",
+    ) -> None:
         """Takes the network.
 
         Args:
             module: a Flax NNX module in evaluation mode, [batch, height, width, 3] uint8 -> [batch, *answer] float32.
             preprocessing: says height and width.
+            precision: of the products of the network's trunk, where it has one.
         """
         # 5.7 % less time for one picture with `base` on two CPU cores, 2 % for eight.
         serving = fold_batch_norm(module) if isinstance(module, nnx.Module) else module
+        if precision == "bf16" and isinstance(serving, nnx.Module):
+            serving = in_bfloat16(serving, weights=True)
+        self._precision = precision
         self._graph, weights = nnx.split(serving)
         self._device = jax.devices()[0]
         self._weights = jax.device_put(weights, self._device)
@@ -37,8 +48,8 @@ class XlaExecutor:
 
     @property
     def name(self) -> str:
-        """`xla:` and the device's platform."""
-        return f"xla:{self._device.platform}"
+        """`xla:`, the device's platform and the precision."""
+        return f"xla:{self._device.platform}:{self._precision}"
 
     def prepare(self, batch_size: int) -> None:
         """Compiles for `batch_size`, or loads it from the persistent cache."""
@@ -47,8 +58,12 @@ class XlaExecutor:
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""
-        compiled = self._compiled[len(images)]
-        return np.asarray(compiled(self._weights, jax.device_put(images, self._device)))
+        return np.asarray(self.dispatch(images))
+
+    def dispatch(self, images: np.ndarray | jax.Array) -> jax.Array:
+        """Does as `compute`, but returns before the answer is there: the next batch may be on its way meanwhile."""
+        answer: jax.Array = self._compiled[len(images)](self._weights, jax.device_put(images, self._device))
+        return answer
 
     def _run(self, weights: nnx.State[str | int, jax.Array], images: jax.Array) -> jax.Array:
         network = nnx.merge(self._graph, weights)

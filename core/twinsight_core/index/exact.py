@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinsight_core.index.base import Metric, scores
+from twinsight_core.index.device import Chosen, DeviceCopy
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _BLOCK_BYTES = 64 << 20  # of vectors, and of scores, in one step of a scan
@@ -43,6 +44,7 @@ class ExactView:
         alive: `[count] bool`, false where the row was removed.
         live: how many rows are alive.
         longest: no vector's Euclidean norm is greater.
+        device: a copy on an accelerator, which is asked first; None without one.
     """
 
     metric: Metric
@@ -52,6 +54,7 @@ class ExactView:
     alive: np.ndarray
     live: int
     longest: float
+    device: DeviceCopy | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +87,30 @@ class ExactView:
             return []
         if allowed is None and self.live < len(self.labels):
             allowed = self.alive
+        if self.device is not None and isinstance(among, slice) and among == slice(None):
+            chosen = self.device.choose(queries, k, count=len(self), allowed=allowed, longest=self.longest)
+            if chosen is not None:
+                return self._nearest_of(chosen, queries, k, allowed)
+        return self._nearest_here(queries, k, among, allowed)
+
+    def _nearest_of(self, chosen: Chosen, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> list[Found]:
+        """Decides among what the device chose; where it may have left out one of the nearest, looks at all rows."""
+        found = []
+        for number, query in enumerate(queries):
+            there = chosen.rows[number] >= 0
+            rows, coarse = chosen.rows[number][there], chosen.coarse[number][there]
+            slack = float(chosen.slack[number])
+            # All rows that reach the k-th less the slack are here if the best of those that are not does not.
+            kth = float(np.partition(coarse, len(coarse) - k)[len(coarse) - k]) if len(coarse) >= k else -np.inf
+            if chosen.beyond[number] > -np.inf and chosen.beyond[number] >= kth - slack:
+                found += self._nearest_here(query[None], k, slice(None), allowed)
+            else:
+                found.append(self._decide(query, k, rows, coarse, slack))
+        return found
+
+    def _nearest_here(
+        self, queries: np.ndarray, k: int, among: slice | np.ndarray, allowed: np.ndarray | None
+    ) -> list[Found]:
         slack = self._slack(queries)
         picked: list[list[np.ndarray]] = [[] for _ in queries]
         values: list[list[np.ndarray]] = [[] for _ in queries]
@@ -173,8 +200,11 @@ class ExactView:
 class ExactIndex:
     """Vectors in the order of their labels in one array. One thread writes at a time; searches never wait."""
 
-    def __init__(self, dimension: int, metric: Metric, *, capacity: int = 1024) -> None:
+    def __init__(
+        self, dimension: int, metric: Metric, *, capacity: int = 1024, device: DeviceCopy | None = None
+    ) -> None:
         self.metric = metric
+        self._device = device
         self._writing = threading.Lock()
         self._labels = np.empty(capacity, np.int64)
         self._vectors = np.empty((capacity, dimension), np.float32)
@@ -234,6 +264,9 @@ class ExactIndex:
                 # Views share `alive`: a new one is made when a row dies.
                 self._alive = self._alive.copy()
                 self._alive[rows] = False
+            if self._device is not None:
+                # A view that the copy lags behind is searched here.
+                self._device.extend(self._vectors[:total], self._square_norms[:total])
             self.view = self._seen(count=total, live=live, longest=longest)
 
     def _seen(self, *, count: int, live: int, longest: float) -> ExactView:
@@ -245,6 +278,7 @@ class ExactIndex:
             self._alive[:count],
             live,
             longest,
+            self._device,
         )
 
     def _grow(self, capacity: int) -> None:

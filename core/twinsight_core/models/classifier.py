@@ -85,13 +85,18 @@ class Classifier(nnx.Module):
         self.head = nnx.Linear(self.backbone.channels, config.classes, rngs=rngs)
         self.temperature = config.temperature
 
+    @property
+    def trunk(self) -> tuple[nnx.Module, ...]:
+        """What comes before the head; see `precision`."""
+        return (self.backbone,)
+
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the backbone's features before the head, [batch, channels] float32.
 
         Args:
             images: [batch, height, width, 3] uint8 (or float in the same range), RGB, 0..255.
         """
-        return jnp.mean(self.backbone(images), axis=(1, 2))
+        return jnp.mean(self.backbone(images), axis=(1, 2), dtype=jnp.float32)
 
     def logits(self, images: jax.Array) -> jax.Array:
         """Returns what softmax makes probabilities of at temperature 1, [batch, classes] float32."""

@@ -40,8 +40,8 @@ class ChannelBias(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns [batch, ..., channels] float32."""
-        return x + self.bias[...]
+        """Returns [batch, ..., channels] in the type of `x`."""
+        return x + self.bias[...].astype(x.dtype)
 
 
 def fold_batch_norm(network: Module) -> Module:

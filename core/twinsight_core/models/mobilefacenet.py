@@ -120,7 +120,7 @@ class GlobalDepthwiseConv(nnx.Module):
                 f"`images` must be {rows * STRIDE} pixels high and {columns * STRIDE} wide: the last map has "
                 f"{x.shape[1]} rows and {x.shape[2]} columns instead of {rows} and {columns}."
             )
-        return jnp.sum(x * self.kernel[...], axis=(1, 2))
+        return jnp.sum(x * self.kernel[...], axis=(1, 2), dtype=jnp.float32)
 
 
 class NormedLayer(nnx.Module):
@@ -152,7 +152,7 @@ class NormedLayer(nnx.Module):
         y: jax.Array = self.norm(self.conv(x))
         if self.slope is None:
             return y
-        return jnp.maximum(y, 0.0) + self.slope[...] * jnp.minimum(y, 0.0)
+        return jnp.maximum(y, 0.0) + self.slope[...].astype(y.dtype) * jnp.minimum(y, 0.0)
 
 
 def _pointwise(channels_in: int, channels_out: int, *, linear: bool = False, rngs: nnx.Rngs) -> NormedLayer:
@@ -231,6 +231,11 @@ class MobileFaceNet(nnx.Module):
         whole = GlobalDepthwiseConv(rows=config.map_rows, columns=config.map_columns, channels=LAST_CHANNELS, rngs=rngs)
         self.whole = NormedLayer(whole, channels=LAST_CHANNELS, linear=True, rngs=rngs)
         self.head = _pointwise(LAST_CHANNELS, config.dimension, linear=True, rngs=rngs)
+
+    @property
+    def trunk(self) -> tuple[nnx.Module, ...]:
+        """What comes before the head; see `precision`."""
+        return (self.stem, self.stem_depthwise, self.blocks, self.last)
 
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the embeddings before they are brought to length 1, [batch, dimension] float32.

@@ -97,8 +97,8 @@ class DepthwiseConv(nnx.Module):
         self.padding: Padding = padding
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the convolved [batch, ceil(height / stride), ceil(width / stride), channels] float32."""
-        return depthwise(x, self.kernel[...], self.stride, self.padding)
+        """Returns [batch, ceil(height / stride), ceil(width / stride), channels] in the type of `x`."""
+        return depthwise(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
 
 
 class SeparableBlock(nnx.Module):

@@ -126,6 +126,11 @@ class SiameseNetwork(nnx.Module):
         self.head = nnx.Linear(self.backbone.channels * places, config.dimension, rngs=rngs)
         self._pooling = config.pooling
 
+    @property
+    def trunk(self) -> tuple[nnx.Module, ...]:
+        """What comes before the head; see `precision`."""
+        return (self.backbone,)
+
     def features(self, images: jax.Array) -> jax.Array:
         """Returns the backbone's features before the head.
 
@@ -137,7 +142,8 @@ class SiameseNetwork(nnx.Module):
         """
         features = self.backbone(images)
         if self._pooling == "mean":
-            return jnp.mean(features, axis=(1, 2))
+            return jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
+        features = features.astype(jnp.float32)
         return features.reshape(features.shape[0], -1)  # `len` would want a number where the batch is left open
 
     def __call__(self, images: jax.Array) -> jax.Array:

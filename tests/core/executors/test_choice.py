@@ -33,7 +33,7 @@ def test_the_fastest_precision_that_agrees_serves(embedding: ModelPackage, cache
 
 
 def test_xla_serves_where_it_is_asked_for(embedding: ModelPackage, tmp_path: Path) -> None:
-    assert choose_executor(embedding, "xla", cache_dir=tmp_path).name == "xla:cpu"
+    assert choose_executor(embedding, "xla", cache_dir=tmp_path).name == "xla:cpu:f32"
     assert not list(tmp_path.iterdir())
 
 
@@ -73,7 +73,7 @@ def test_where_nothing_agrees_xla_serves_and_openvino_is_refused(
     embedding: ModelPackage, cache: Path, tmp_path: Path, value: float
 ) -> None:
     folder = spoilt(cache, tmp_path, bf16=value, f32=value)
-    assert choose_executor(embedding, "auto", cache_dir=folder).name == "xla:cpu"
+    assert choose_executor(embedding, "auto", cache_dir=folder).name == "xla:cpu:f32"
     with pytest.raises(StartupError, match=r"^`embedding` does not answer under OpenVINO as under XLA \(.*cosine"):
         choose_executor(embedding, "openvino", cache_dir=folder)
 
@@ -92,7 +92,7 @@ def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "openvino", None)
     find = importlib.util.find_spec
     monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "openvino" else find(name))
-    assert choose_executor(embedding, "auto", cache_dir=tmp_path).name == "xla:cpu"
+    assert choose_executor(embedding, "auto", cache_dir=tmp_path).name == "xla:cpu:f32"
     with pytest.raises(StartupError, match=r"^The executor `openvino` needs .* pip install 'twinsight\[openvino\]'"):
         choose_executor(embedding, "openvino", cache_dir=tmp_path)
 

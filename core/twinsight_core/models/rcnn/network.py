@@ -102,6 +102,11 @@ class FasterRCNN(nnx.Module):
             channels=config.pyramid_channels, width=config.head_width, classes=config.classes, rngs=rngs
         )
 
+    @property
+    def trunk(self) -> tuple[nnx.Module, ...]:
+        """What comes before the head; see `precision`."""
+        return (self.backbone,)
+
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns what is in each picture.
 

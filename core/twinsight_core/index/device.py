@@ -1,0 +1,261 @@
+"""Exact search on an accelerator: bfloat16 chooses there with its error to spare, float64 decides here.
+
+1. The vectors are copied to the device in blocks of fixed shape, rounded to bfloat16: half the bytes to read, and what
+   a search takes is the time to read them.
+2. A search multiplies the queries with each block and takes the best rows of each: of every 128 scores the largest, the
+   best of these groups, and of their rows the best. The best k rows lie in the best k groups, so nothing is lost.
+3. Rounding can have moved a score by a bounded amount. If every row that could be among the k nearest came back, they
+   are scored in float64; if not, the search is done again on the host.
+
+Every shape is compiled when the copy is begun, so no search compiles.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from twinsight_core.index.base import Metric
+
+LEAST_ROWS = 50_000
+"""Below it a search on the host takes no longer than the way to the device and back."""
+BLOCK_ROWS = 1 << 18
+_GROUP = 128
+_QUERIES = (1, 8, 64)
+_CHOSEN = (64, 512)
+_LONGEST = 1e15  # beyond it products may leave the range of float32
+"""Numbers of queries, and of rows that come back of a block, that are compiled; others take the next larger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the device found: rows with their rough scores, and how rough they are.
+
+    Attributes:
+        rows: `[n, m] int64`; -1 where there is none.
+        coarse: `[n, m] float32`, rise with the scores; minus infinity where there is no row.
+        beyond: `[n] float32`, no other row's rough score is higher.
+        slack: `[n] float64`: twice the error of a rough score.
+    """
+
+    rows: np.ndarray
+    coarse: np.ndarray
+    beyond: np.ndarray
+    slack: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """Which rows may be found, on the device.
+
+    Attributes:
+        allowed: what they were made of.
+        count: rows of the view.
+        blocks: `[block rows] bool` of each block.
+    """
+
+    allowed: np.ndarray | None
+    count: int
+    blocks: tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The copy at one moment.
+
+    Attributes:
+        vectors: `[block rows, dimension] bfloat16` of each block.
+        square_norms: `[block rows] float32` of each, zeros but under the Euclidean metric.
+        count: rows that are there.
+        lost: no vector lost more than this by rounding, a Euclidean norm.
+    """
+
+    vectors: tuple[jax.Array, ...] = ()
+    square_norms: tuple[jax.Array, ...] = ()
+    count: int = 0
+    lost: float = 0.0
+
+
+class DeviceCopy:
+    """A copy of an exact index's rows on JAX's first device. One thread extends it; searches never wait.
+
+    Args:
+        dimension: of the vectors.
+        metric: the metric.
+        block_rows: rows of a block, a multiple of 128.
+        least_rows: the copy is begun when there are so many.
+    """
+
+    def __init__(
+        self, dimension: int, metric: Metric, *, block_rows: int = BLOCK_ROWS, least_rows: int = LEAST_ROWS
+    ) -> None:
+        self._dimension = dimension
+        self._metric = metric
+        self._block_rows = block_rows
+        self._least_rows = least_rows
+        self._extending = threading.Lock()
+        self._blocks = _Blocks()
+        self._masks: _Masks | None = None
+
+    def extend(self, vectors: np.ndarray, square_norms: np.ndarray) -> None:
+        """Copies the rows that are not there yet, if they are many enough.
+
+        Args:
+            vectors: `[count, dimension] float32`, all rows so far.
+            square_norms: `[count] float32` under the Euclidean metric; else empty.
+        """
+        with self._extending:
+            if len(vectors) < self._least_rows:
+                return
+            self._prepare()
+            while self._blocks.count < len(vectors):
+                self._blocks = self._with_more(vectors, square_norms)
+
+    def choose(
+        self, queries: np.ndarray, k: int, *, count: int, allowed: np.ndarray | None, longest: float
+    ) -> Chosen | None:
+        """Returns the rows that may be the nearest, or None where this search is better done on the host.
+
+        Args:
+            queries: `[n, dimension] float32`, prepared.
+            k: how many rows are wanted.
+            count: rows of the view that is searched.
+            allowed: `[count] bool`, rows that may be found; None: all.
+            longest: no vector's Euclidean norm is greater.
+        """
+        blocks = self._blocks
+        if longest > _LONGEST:
+            return None
+        fetched = next((one for one in self._sizes if one >= 2 * k), None)
+        if blocks.count < count or not count or fetched is None:
+            return None
+        masks = self._block_masks(count, allowed)
+        rounded = queries.astype(jnp.bfloat16)
+        parts = [
+            self._chosen(blocks, masks, rounded[first : first + _QUERIES[-1]], fetched)
+            for first in range(0, len(queries), _QUERIES[-1])
+        ]
+        rows, coarse, beyond = (np.concatenate(one) for one in zip(*parts, strict=True))
+        return Chosen(rows, coarse, beyond, self._slack(queries, rounded, blocks.lost, longest))
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return tuple(one for one in _CHOSEN if one <= self._block_rows // _GROUP)
+
+    def _prepare(self) -> None:
+        for queries in _QUERIES:
+            for fetched in self._sizes:
+                _compiled(self._block_rows, self._dimension, self._metric, queries, fetched)
+
+    def _with_more(self, vectors: np.ndarray, square_norms: np.ndarray) -> _Blocks:
+        """Returns the copy with the rows of one more block, or with those that fill the last one up."""
+        blocks = self._blocks
+        number, kept = divmod(blocks.count, self._block_rows)
+        first = number * self._block_rows
+        part = vectors[first : first + self._block_rows]
+        rounded = np.zeros((self._block_rows, self._dimension), jnp.bfloat16)
+        rounded[: len(part)] = part
+        norms = np.zeros(self._block_rows, np.float32)
+        if self._metric is Metric.EUCLIDEAN:
+            norms[: len(part)] = square_norms[first : first + len(part)]
+        residual = part[kept:] - rounded[kept : len(part)].astype(np.float32)
+        lost = float(np.sqrt(np.vecdot(residual, residual, dtype=np.float64).max()))
+        return _Blocks(
+            vectors=(*blocks.vectors[:number], jax.device_put(rounded)),
+            square_norms=(*blocks.square_norms[:number], jax.device_put(norms)),
+            count=first + len(part),
+            lost=max(blocks.lost, lost),
+        )
+
+    def _chosen(
+        self, blocks: _Blocks, masks: tuple[jax.Array, ...], queries: np.ndarray, fetched: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns rows, rough scores and what is beyond, for at most 64 queries `[n, dimension] bfloat16`."""
+        size = next(one for one in _QUERIES if one >= len(queries))
+        padded = jax.device_put(
+            np.concatenate([queries, np.zeros((size - len(queries), *queries.shape[1:]), queries.dtype)])
+        )
+        asked = self._asked(blocks, masks, padded, fetched)
+        answers = [(values[: len(queries)], places[: len(queries)]) for values, places in jax.device_get(asked)]
+        coarse = np.concatenate([values for values, _ in answers], axis=1)
+        rows = np.concatenate(
+            [places.astype(np.int64) + n * self._block_rows for n, (_, places) in enumerate(answers)], axis=1
+        )
+        rows[coarse == -np.inf] = -1
+        return rows, coarse, np.max([values[:, -1] for values, _ in answers], axis=0)
+
+    def _asked(
+        self, blocks: _Blocks, masks: tuple[jax.Array, ...], queries: jax.Array, fetched: int
+    ) -> list[tuple[jax.Array, jax.Array]]:
+        """Returns the answers of `_best` for each block; all are under way before the first is waited for."""
+        run = _compiled(self._block_rows, self._dimension, self._metric, len(queries), fetched)
+        return [
+            run(vectors, norms, mask, queries)
+            for vectors, norms, mask in zip(blocks.vectors, blocks.square_norms, masks, strict=False)
+        ]
+
+    def _block_masks(self, count: int, allowed: np.ndarray | None) -> tuple[jax.Array, ...]:
+        """Returns which rows of each block may be found, `[block rows] bool`; those of the last search are kept."""
+        known = self._masks
+        if known is not None and known.allowed is allowed and known.count == count:
+            return known.blocks
+        size = -(-count // self._block_rows) * self._block_rows
+        mask = np.zeros(size, np.bool_)
+        mask[:count] = True if allowed is None else allowed
+        blocks = tuple(jax.device_put(one) for one in mask.reshape(-1, self._block_rows))
+        self._masks = _Masks(allowed, count, blocks)
+        return blocks
+
+    def _slack(self, queries: np.ndarray, rounded: np.ndarray, lost: float, longest: float) -> np.ndarray:
+        """Returns `[n] float64`: twice the error of a rough score.
+
+        With x' and q' for the rounded x and q, |x.q - x'.q'| <= |x - x'| |q| + |x'| |q - q'|; beside it comes the error
+        of the sum in float32 (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5).
+        """
+        wide = queries.astype(np.float64)
+        left = wide - rounded.astype(np.float64)
+        lengths, lost_lengths = np.sqrt(np.vecdot(wide, wide)), np.sqrt(np.vecdot(left, left))
+        relative = (self._dimension + 16) * 2.0**-24
+        most = longest + lost
+        error = lost * lengths + most * lost_lengths + relative * most * (lengths + lost_lengths)
+        if self._metric is Metric.EUCLIDEAN:
+            error = 2.0 * error + 2.0**-22 * (most**2 + most * lengths)
+        twice: np.ndarray = 2.0 * error
+        return twice
+
+
+@cache
+def _compiled(block_rows: int, dimension: int, metric: Metric, queries: int, fetched: int) -> jax.stages.Compiled:
+    """Returns the search of one block for fixed shapes."""
+    shaped = jax.ShapeDtypeStruct
+    return (
+        jax.jit(partial(_best, fetched=fetched, euclidean=metric is Metric.EUCLIDEAN))
+        .lower(
+            shaped((block_rows, dimension), jnp.bfloat16),
+            shaped((block_rows,), jnp.float32),
+            shaped((block_rows,), jnp.bool_),
+            shaped((queries, dimension), jnp.bfloat16),
+        )
+        .compile()
+    )
+
+
+def _best(
+    vectors: jax.Array, square_norms: jax.Array, mask: jax.Array, queries: jax.Array, *, fetched: int, euclidean: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Returns each query's best rows of a block: rough scores, `[n, fetched]`, falling, and `[n, fetched] int32`."""
+    rough = jnp.einsum("nd,md->nm", queries, vectors, preferred_element_type=jnp.float32)
+    if euclidean:
+        # Minus the squared distance, but for a term that depends on the query alone.
+        rough = 2.0 * rough - square_norms
+    grouped = jnp.where(mask, rough, -jnp.inf).reshape(len(queries), -1, _GROUP)
+    _, groups = jax.lax.top_k(grouped.max(axis=-1), fetched)
+    among = jnp.take_along_axis(grouped, groups[:, :, None], axis=1).reshape(len(queries), -1)
+    values, places = jax.lax.top_k(among, fetched)
+    rows = jnp.take_along_axis(groups, places // _GROUP, axis=1) * _GROUP + places % _GROUP
+    return values, rows

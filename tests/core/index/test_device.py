@@ -1,0 +1,114 @@
+"""The copy on a device finds what the host finds; here the device is whatever JAX has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from twinsight_core.index import exact
+from twinsight_core.index.base import Metric, prepared
+from twinsight_core.index.device import DeviceCopy
+from twinsight_core.index.exact import ExactIndex, ExactView, Found
+
+DIMENSION = 24
+BLOCK = 128 * 64
+
+
+def vectors(count: int, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+
+
+def pair(metric: Metric, rows: np.ndarray) -> tuple[ExactIndex, ExactIndex]:
+    """An index with a copy on the device and one without, of the same rows, added in three steps."""
+    copy = DeviceCopy(DIMENSION, metric, block_rows=BLOCK, least_rows=2000)
+    both = ExactIndex(DIMENSION, metric, device=copy), ExactIndex(DIMENSION, metric)
+    for index in both:
+        for part in np.array_split(np.arange(len(rows)), 3):
+            index.add(part, prepared(rows[part], metric))
+    return both
+
+
+def same(left: list[Found], right: list[Found]) -> None:
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        np.testing.assert_array_equal(one.rows, other.rows)
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of queries that a search did on the host."""
+    done: list[int] = []
+    before = ExactView._nearest_here
+
+    def counted(view: ExactView, queries: np.ndarray, *rest: object) -> list[Found]:
+        if view.device is not None:
+            done.append(len(queries))
+        return before(view, queries, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exact.ExactView, "_nearest_here", counted)
+    return done
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("queries", [1, 5, 70])
+def test_it_finds_what_the_host_finds(metric: Metric, queries: int, on_host: list[int]) -> None:
+    with_copy, without = pair(metric, vectors(20_000))
+    asked = prepared(vectors(queries, seed=1), metric)
+    same(with_copy.view.nearest(asked, 10), without.view.nearest(asked, 10))
+    assert sum(on_host) <= queries // 10, "the device is there to be used"
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_removed_rows_and_those_that_a_filter_leaves_out_are_not_found(metric: Metric) -> None:
+    rows = vectors(9000)
+    with_copy, without = pair(metric, rows)
+    asked = prepared(rows[:3], metric)
+    for index in (with_copy, without):
+        index.remove(np.array([0, 2, 17]))
+    found = with_copy.view.nearest(asked, 5)
+    same(found, without.view.nearest(asked, 5))
+    assert found[1].rows[0] == 1
+    allowed = with_copy.view.alive & (np.arange(9000) % 7 == 3)
+    same(with_copy.view.nearest(asked, 40, allowed=allowed), without.view.nearest(asked, 40, allowed=allowed))
+
+
+def test_fewer_rows_than_asked_for_are_all_that_is_found() -> None:
+    with_copy, _ = pair(Metric.COSINE, vectors(3000))
+    allowed = np.zeros(3000, np.bool_)
+    allowed[[5, 2900]] = True
+    (found,) = with_copy.view.nearest(prepared(vectors(1, seed=2), Metric.COSINE), 10, allowed=allowed)
+    assert sorted(found.rows.tolist()) == [5, 2900]
+
+
+def test_rows_that_rounding_cannot_tell_apart_are_decided_on_the_host(on_host: list[int]) -> None:
+    rows = np.repeat(vectors(1), 5000, axis=0)
+    rows[4321] += 1e-4 * rows[4321]  # in bfloat16 the same
+    with_copy, without = pair(Metric.DOT, rows)
+    asked = prepared(rows[:1], Metric.DOT)
+    same(with_copy.view.nearest(asked, 3), without.view.nearest(asked, 3))
+    assert with_copy.view.nearest(asked, 3)[0].rows[0] == 4321
+    assert on_host
+
+
+def test_vectors_beyond_its_range_are_searched_on_the_host(on_host: list[int]) -> None:
+    with_copy, without = pair(Metric.EUCLIDEAN, vectors(3000) * np.float32(1e18))
+    asked = vectors(1, seed=1) * np.float32(1e18)
+    same(with_copy.view.nearest(asked, 3), without.view.nearest(asked, 3))
+    assert on_host
+
+
+def test_a_view_from_before_does_not_see_what_came_after() -> None:
+    with_copy, _ = pair(Metric.COSINE, vectors(3000))
+    before = with_copy.view
+    new = prepared(vectors(1, seed=9), Metric.COSINE)
+    with_copy.add(np.array([3000]), new)
+    assert with_copy.view.nearest(new, 1)[0].rows[0] == 3000
+    assert before.nearest(new, 1)[0].rows[0] != 3000
+
+
+def test_few_rows_are_not_copied(on_host: list[int]) -> None:
+    with_copy, without = pair(Metric.COSINE, vectors(100))
+    asked = prepared(vectors(2, seed=1), Metric.COSINE)
+    same(with_copy.view.nearest(asked, 3), without.view.nearest(asked, 3))
+    assert on_host == [2]
