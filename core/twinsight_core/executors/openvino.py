@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol, cast
 
 import numpy as np
@@ -73,13 +74,27 @@ def load_openvino() -> OpenVino:
         ) from error
 
 
+@cache
+def _core() -> _Core:
+    """Returns the process's one core, which is kept to the end.
+
+    A core gives its thread a stack for signals and takes its memory back when it is let go, and then the thread may
+    still be using it: with several cores, whichever goes first, or with one that goes in another thread, the next
+    signal ends the process.
+
+    Raises:
+        StartupError: the extra `openvino` is not installed.
+    """
+    return load_openvino().Core()
+
+
 def supported_precisions() -> tuple[Precision, ...]:
     """Returns the precisions that this CPU computes natively, the fastest first.
 
     Raises:
         StartupError: the extra `openvino` is not installed.
     """
-    found = cast("list[str]", load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    found = cast("list[str]", _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     return ("bf16", "f32") if "BF16" in found else ("f32",)
 
 
@@ -100,9 +115,8 @@ class OpenVinoExecutor:
         Raises:
             StartupError: the extra `openvino` is not installed, or OpenVINO can't read the network.
         """
-        self._core = load_openvino().Core()
         with _told():
-            self._model = self._core.read_model(onnx)
+            self._model = _core().read_model(onnx)
         self._image_shape = (preprocessing.height_px, preprocessing.width_px, 3)
         self._precision = precision
         self._requests: dict[int, _Request] = {}
@@ -121,7 +135,7 @@ class OpenVinoExecutor:
         options = {"INFERENCE_PRECISION_HINT": self._precision, "PERFORMANCE_HINT": "LATENCY"}
         with _told():
             self._model.reshape({INPUT: [batch_size, *self._image_shape]})
-            self._requests[batch_size] = self._core.compile_model(self._model, "CPU", options).create_infer_request()
+            self._requests[batch_size] = _core().compile_model(self._model, "CPU", options).create_infer_request()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""

@@ -2,7 +2,9 @@
 
 XLA's CPU backend runs a grouped convolution some ten times slower than the arithmetic needs (75 ms an image against
 7.8 ms for the whole of MobileNetV1 0.75 at 224 px). There a depthwise convolution is nine shifted multiply-adds, which
-XLA fuses into one loop; elsewhere it is the native convolution. Both give the same numbers to rounding.
+XLA fuses into one loop; on NVIDIA's GPUs it is so where the window makes steps (on an H200 in bfloat16 at stride 2 in
+half the native convolution's time, at stride 1 in a quarter more); elsewhere it is the native convolution. All give the
+same numbers to rounding.
 """
 
 from __future__ import annotations
@@ -65,13 +67,13 @@ def depthwise_shifted(x: jax.Array, kernel: jax.Array, *, stride: int, padding: 
     """Convolves each channel with its own kernel as a sum of shifted products.
 
     Args:
-        x: [batch, height, width, channels] float32.
-        kernel: [rows, columns, channels] float32; odd sides for "even" padding.
+        x: [batch, height, width, channels] float32 or bfloat16; the sum is float32 either way.
+        kernel: [rows, columns, channels] of the same type; odd sides for "even" padding.
         stride: step of the window in pixels.
         padding: zeros around the map.
 
     Returns:
-        [batch, ceil(height / stride), ceil(width / stride), channels] float32.
+        [batch, ceil(height / stride), ceil(width / stride), channels] in the type of `x`.
     """
     rows, columns, channels = kernel.shape
     batch, height, width, _ = x.shape
@@ -79,7 +81,7 @@ def depthwise_shifted(x: jax.Array, kernel: jax.Array, *, stride: int, padding: 
     pad_y = _zeros(padding, height, window=rows, stride=stride)
     pad_x = _zeros(padding, width, window=columns, stride=stride)
     padded = jnp.pad(x, ((0, 0), pad_y, pad_x, (0, 0)))
-    total = jnp.zeros((batch, out_height, out_width, channels), x.dtype)
+    total = jnp.zeros((batch, out_height, out_width, channels), jnp.float32)
     for i in range(rows):
         for j in range(columns):
             window = jax.lax.slice(
@@ -88,8 +90,8 @@ def depthwise_shifted(x: jax.Array, kernel: jax.Array, *, stride: int, padding: 
                 (batch, i + (out_height - 1) * stride + 1, j + (out_width - 1) * stride + 1, channels),
                 (1, stride, stride, 1),
             )
-            total = total + window * kernel[i, j]
-    return total
+            total = total + window.astype(jnp.float32) * kernel[i, j].astype(jnp.float32)
+    return total.astype(x.dtype)
 
 
 def depthwise_native(x: jax.Array, kernel: jax.Array, *, stride: int, padding: Padding = "same") -> jax.Array:
@@ -122,11 +124,10 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding = "
     Returns:
         [batch, ceil(height / stride), ceil(width / stride), channels] float32.
     """
+    shifted = partial(depthwise_shifted, stride=stride, padding=padding)
+    native = partial(depthwise_native, stride=stride, padding=padding)
     convolved: jax.Array = jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(depthwise_shifted, stride=stride, padding=padding),
-        default=partial(depthwise_native, stride=stride, padding=padding),
+        x, kernel, cpu=shifted, cuda=native if stride == 1 else shifted, default=native
     )
     return convolved
 

@@ -49,8 +49,6 @@ class Augmentation:
         shear: most that one axis leans towards the other, as a share of the side, either way.
         elastic: how far places are pushed about, as a share of the side: a standard deviation. Source: Simard et al.,
             "Best Practices for Convolutional Neural Networks", ICDAR 2003, section 2.
-        stroke: most that dark strokes on a light ground grow thicker or thinner: how far pixels go towards the darkest
-            or the lightest of the 3x3 around them, 0..1.
         outside: what is seen beyond the picture's edge: "black", or the "edge" itself.
         colour: share whose colour changes.
         strength: most that brightness, contrast and saturation change by, as a share.
@@ -68,7 +66,6 @@ class Augmentation:
     degrees: float = 20.0
     shear: float = 0.0
     elastic: float = 0.0
-    stroke: float = 0.0
     outside: Literal["black", "edge"] = "black"
     colour: float = 0.7
     strength: float = 0.4
@@ -118,8 +115,6 @@ def views(key: jax.Array, images: jax.Array, *, how: Augmentation) -> jax.Array:
     geometry, colour, blur, jpeg, untouched = jax.random.split(key, 5)
     originals = images.astype(jnp.float32)
     pixels = _resample(geometry, originals, how)
-    if how.stroke:
-        pixels = _stroke(jax.random.fold_in(geometry, 1), pixels, how)
     if how.colour or how.grey:
         pixels = _recolour(colour, pixels, how)
     if how.blur:
@@ -164,15 +159,6 @@ def _resample(key: jax.Array, images: jax.Array, how: Augmentation) -> jax.Array
     if how.outside == "edge":
         rows, columns = jnp.clip(rows, 0.0, height - 1.0), jnp.clip(columns, 0.0, width - 1.0)
     return _bilinear(images, rows, columns)
-
-
-def _stroke(key: jax.Array, pixels: jax.Array, how: Augmentation) -> jax.Array:
-    """Thickens the strokes of some pictures and thins those of the others."""
-    window, steps = (1, 3, 3, 1), (1, 1, 1, 1)
-    darkest = jax.lax.reduce_window(pixels, jnp.inf, jax.lax.min, window, steps, "SAME")
-    lightest = jax.lax.reduce_window(pixels, -jnp.inf, jax.lax.max, window, steps, "SAME")
-    by = jax.random.uniform(key, (len(pixels), 1, 1, 1), minval=-how.stroke, maxval=how.stroke)
-    return pixels + jnp.abs(by) * (jnp.where(by > 0, darkest, lightest) - pixels)
 
 
 def _smooth_noise(key: jax.Array, batch: int, height: int, width: int) -> jax.Array:

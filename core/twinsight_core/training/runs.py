@@ -27,7 +27,7 @@ BACKBONES: dict[str, BackboneConfig] = {
     "mobilenet": MobileNetConfig(width_multiplier=0.75),
     "resnet": ResNetConfig(depths=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "glyphs": ResNetConfig(
-        depths=(1, 1, 1, 1),
+        depths=(2, 2, 3, 1),
         widths=(32, 64, 128, 256),
         stem="strided",
         colour="grey",

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,28 @@ def test_nothing_is_chosen_before_a_size_is_prepared(embedding: ModelPackage, ca
     assert chosen.name.startswith("openvino:cpu:")
     answer = chosen.compute(trial_pictures(embedding.card.preprocessing)[:1])
     np.testing.assert_allclose(np.linalg.norm(answer), 1.0, atol=1e-5)
+
+
+SIGNALLED = """
+import signal, sys
+from pathlib import Path
+from twinsight_core.executors.openvino import OpenVinoExecutor
+from twinsight_core.images import Preprocessing
+
+signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
+onnx, size = Path(sys.argv[1]).read_bytes(), Preprocessing(height_px=32, width_px=48)
+first = OpenVinoExecutor(onnx, size, precision="f32")
+first.prepare(1)
+second = OpenVinoExecutor(onnx, size, precision="f32")
+second.prepare(1)
+del first, second
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_heard_after_executors_are_gone(cache: Path) -> None:
+    # Each core of OpenVINO gives its thread a stack for signals; two that went in the order they came left one that was
+    # unmapped, and SIGTERM ended the process with SIGSEGV.
+    (onnx,) = cache.glob("*.onnx")
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(onnx)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr

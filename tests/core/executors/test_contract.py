@@ -25,7 +25,12 @@ def has_openvino() -> bool:
 
 
 def makers() -> dict[str, Make]:
-    made: dict[str, Make] = {"xla": lambda package: XlaExecutor(package.build(), package.card.preprocessing)}
+    made: dict[str, Make] = {
+        f"xla-{precision}": lambda package, precision=precision: XlaExecutor(  # type: ignore[misc]
+            package.build(), package.card.preprocessing, precision=precision
+        )
+        for precision in ("f32", "bf16")
+    }
     for precision in supported_precisions() if has_openvino() else ():
         made[f"openvino-{precision}"] = lambda package, precision=precision: OpenVinoExecutor(  # type: ignore[misc]
             to_onnx(package.build(), package.card.preprocessing, batch=None),
