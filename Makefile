@@ -57,8 +57,8 @@ train-base: setup  ## train the shipped model `base` anew (DATA=DIR, RESUME=--re
 
 train-glyph: setup  ## train the shipped model `glyph` anew (DATA=DIR, RESUME=--resume); writes training/glyph
 	$(BIN)/twinsight train siamese --data $(DATA)/omniglot_background.zip --out training/glyph --start none \
-		--frozen-blocks 0 --backbone glyphs --augmentation glyphs --size 64 --flatten --groups 2 --turns --classes 32 \
-		--dimension 128 --steps 2400 --learning-rate 2e-3 $(RESUME) --licence MIT \
+		--frozen-blocks 0 --backbone glyphs --augmentation glyphs --size 64 --flatten --groups 2 --turns --classes 64 \
+		--dimension 128 --temperature 0.05 --steps 13000 --learning-rate 2e-3 $(RESUME) --licence MIT \
 		--description "$(GLYPH_DESCRIPTION)" --training-data "$(GLYPH_DATA)"
 
 train-cells: setup  ## train the shipped model `cells` anew; writes training/cells
@@ -80,7 +80,8 @@ GLYPH_DESCRIPTION := One-shot recognition of hand-drawn characters: whether two 
 alphabets never seen. Dark strokes on a light ground, one character filling the picture. It knows nothing of photographs, \
 of print, or of words.
 GLYPH_DATA := The 30 background alphabets of Omniglot (Lake et al. 2015, MIT licence); three of them held out to choose the \
-weights by and three for the scores.
+weights by and three for the scores. The calibration is fitted on pairs of all six; its error rates are of each alphabet \
+by a fit on the other five. Trained in 3 minutes on one NVIDIA H200, in bfloat16.
 CELLS_DESCRIPTION := Red and white blood cells and platelets in stained smears under a light microscope, the worked example \
 of a detector trained on few pictures. No medical device: it was measured on pictures of one laboratory, and crowded or \
 overlapping red cells are its usual mistakes.

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import ShapedArray
 from jax.extend import core as jex
 
 from benchmarks.environment import environment
@@ -79,10 +80,10 @@ def _counted(jaxpr: jex.Jaxpr) -> tuple[float, float]:
     operations = moved = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name in _CONTRACTIONS:
-            out, weights = equation.outvars[0].aval, equation.invars[1].aval
+            out, weights = _array(equation.outvars[0]), _array(equation.invars[1])
             per_output = np.prod(weights.shape[:-1])  # a kernel [rows, columns, channels in, channels out], or a matrix
             operations += 2.0 * float(np.prod(out.shape)) * float(per_output)
-            arrays = [one.aval for one in (*equation.invars, *equation.outvars)]
+            arrays = [_array(one) for one in (*equation.invars, *equation.outvars)]
             moved += sum(float(np.prod(one.shape)) * one.dtype.itemsize for one in arrays)
             continue
         inner = [one for one in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(one)]
@@ -91,6 +92,13 @@ def _counted(jaxpr: jex.Jaxpr) -> tuple[float, float]:
             more = _counted(getattr(one, "jaxpr", one))
             operations, moved = operations + more[0], moved + more[1]
     return operations, moved
+
+
+def _array(variable: jex.Var | jex.Literal) -> ShapedArray:
+    kind = variable.aval
+    if not isinstance(kind, ShapedArray):
+        raise TypeError(f"{kind} is no array")
+    return kind
 
 
 def _is_jaxpr(value: object) -> bool:

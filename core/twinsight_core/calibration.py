@@ -1,14 +1,4 @@
-"""From a cosine similarity to a probability and a decision.
-
-1. Pairs of pictures that are known to be the same or different are embedded; their cosine similarities are kept.
-2. On one part of the pairs a logistic curve is fitted (Platt scaling) and operating points are chosen: the default one,
-   and one for each stated false match rate that there are pairs enough for.
-3. On the other part the error rates at those points, with their intervals, and the calibration error of the curve are
-   measured.
-
-Source: Platt, "Probabilistic Outputs for Support Vector Machines", 1999; expected calibration error as in Guo et al.,
-"On Calibration of Modern Neural Networks", ICML 2017, eq. 3, with 15 bins of equal width.
-"""
+"""From a cosine similarity to a probability and a decision; `fitting` makes calibrations."""
 
 from __future__ import annotations
 
@@ -19,17 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from twinsight_core.errors import InvalidInput
-from twinsight_core.evaluation.intervals import wilson_interval
 from twinsight_core.json_fields import OPTIONAL, JsonFields
 
-ECE_BINS = 15
-TARGET_FMRS = (0.1, 0.01, 0.001)
-# With none of 3 / rate different pairs passing, the rate is below the stated one with 95 % confidence (rule of three).
-PAIRS_FOR_RATE = 3.0
 MAX_PAIRS = 2**53
-_NEWTON_STEPS = 100
-# Keeps the curve finite where the pairs separate perfectly: a weak normal prior on both coefficients.
-_RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -154,7 +136,7 @@ class Calibration:
         Returns:
             [...] float64, 0..1.
         """
-        return _logistic(self.scale * np.asarray(cosine, np.float64) + self.offset)
+        return logistic(self.scale * np.asarray(cosine, np.float64) + self.offset)
 
     def same(self, cosine: np.ndarray, target_fmr: float | None = None) -> np.ndarray:
         """Returns whether each pair passes the operating point.
@@ -265,132 +247,12 @@ class ScoredPairs:
             raise ValueError("`same` must hold pairs of both kinds.")
 
 
-def fit_calibration(*, fit: ScoredPairs, measure: ScoredPairs, meaning: str, false_match_rate: float) -> Calibration:
-    """Returns the calibration fitted on one set of pairs and measured on another.
-
-    Args:
-        fit: pairs for scale, offset and threshold.
-        measure: pairs for the rates and the calibration error; of other pictures than `fit`.
-        meaning: what the probability is a probability of, one sentence.
-        false_match_rate: the threshold is the lowest at which at most this share of `fit`'s different pairs pass, and
-            at which the probability is at least one half. It is one of the targets of the operating points, too, whose
-            thresholds heed the rate alone.
-
-    Raises:
-        ValueError: the fitted slope is not above 0: the cosine says nothing about the pairs.
-    """
-    scale, offset = fit_logistic(fit)
-    if scale <= 0:
-        raise ValueError(f"the fitted `scale` (={scale:.3g}) must be above 0: same pairs are no closer than others.")
-    different = np.sort(fit.cosine[~fit.same].astype(np.float64))[::-1]
-    threshold = min(max(_threshold_at(different, false_match_rate), -offset / scale), 1.0)
-    default = _measured(threshold, measure, target_fmr=false_match_rate)
-    targets = sorted({*TARGET_FMRS, false_match_rate}, reverse=True)
-    probability = _logistic(scale * measure.cosine.astype(np.float64) + offset)
-    return Calibration(
-        meaning=meaning,
-        scale=scale,
-        offset=offset,
-        threshold=default.threshold,
-        false_match_rate=default.false_match_rate,
-        false_non_match_rate=default.false_non_match_rate,
-        expected_calibration_error=expected_calibration_error(probability, measure.same),
-        pairs_fitted=len(fit.same),
-        pairs_measured=len(measure.same),
-        false_match_rate_low=default.false_match_rate_low,
-        false_match_rate_high=default.false_match_rate_high,
-        false_non_match_rate_low=default.false_non_match_rate_low,
-        false_non_match_rate_high=default.false_non_match_rate_high,
-        operating_points=tuple(
-            _measured(_threshold_at(different, target), measure, target_fmr=target)
-            for target in targets
-            # A little less: 3 / 0.001 is above 3,000.
-            if target > 0 and len(different) >= PAIRS_FOR_RATE / target - 1e-6
-        ),
-    )
-
-
-def fit_logistic(pairs: ScoredPairs) -> tuple[float, float]:
-    """Returns scale and offset of the logistic curve with the highest likelihood, by Newton's method.
-
-    Targets are smoothed as Platt advises, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that the curve stays finite.
-    """
-    x = np.stack([pairs.cosine.astype(np.float64), np.ones(len(pairs.same))], axis=1)
-    positive = int(pairs.same.sum())
-    negative = len(pairs.same) - positive
-    target = np.where(pairs.same, (positive + 1) / (positive + 2), 1 / (negative + 2))
-
-    def loss(weights: np.ndarray) -> float:
-        logit = x @ weights
-        return float(np.sum(np.logaddexp(0.0, logit) - target * logit) + 0.5 * _RIDGE * weights @ weights)
-
-    weights = np.zeros(2)
-    for _ in range(_NEWTON_STEPS):
-        p = _logistic(x @ weights)
-        gradient = x.T @ (p - target) + _RIDGE * weights
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        size = 1.0
-        while size > 1e-10 and loss(weights - size * step) > loss(weights):
-            size /= 2
-        weights = weights - size * step
-        if np.abs(size * step).max() < 1e-9 * (1.0 + np.abs(weights).max()):
-            break
-    return float(weights[0]), float(weights[1])
-
-
-def expected_calibration_error(probability: np.ndarray, same: np.ndarray, *, bins: int = ECE_BINS) -> float:
-    """Returns the mean gap between probability and frequency over bins of equal width, weighted by their pairs.
-
-    Args:
-        probability: [count] float, 0..1.
-        same: [count] bool.
-        bins: number of bins.
-    """
-    place = np.minimum((probability * bins).astype(np.int64), bins - 1)
-    gap = np.abs(
-        np.bincount(place, weights=probability, minlength=bins)
-        - np.bincount(place, weights=same.astype(np.float64), minlength=bins)
-    )
-    return float(gap.sum() / len(same))
-
-
-def _logistic(x: np.ndarray) -> np.ndarray:
+def logistic(x: np.ndarray) -> np.ndarray:
+    """Returns 1 / (1 + exp(-x)), [...] float64, for any finite `x`."""
     # exp of a number at or below 0 alone never overflows.
     small = np.exp(-np.abs(x))
-    logistic: np.ndarray = np.where(x >= 0, 1.0, small) / (1.0 + small)
-    return logistic
-
-
-def _threshold_at(different: np.ndarray, rate: float) -> float:
-    """Returns the lowest threshold at which at most a share `rate` of different pairs pass, -1..1.
-
-    Args:
-        different: [count] float64, cosines of different pairs, falling.
-        rate: 0..1.
-    """
-    allowed = int(rate * len(different))
-    # Just above the highest cosine that must fail.
-    threshold = float(np.nextafter(different[allowed], np.inf)) if allowed < len(different) else -1.0
-    return min(max(threshold, -1.0), 1.0)
-
-
-def _measured(threshold: float, pairs: ScoredPairs, *, target_fmr: float) -> OperatingPoint:
-    passes = pairs.cosine.astype(np.float64) >= threshold
-    same, different = int(pairs.same.sum()), int((~pairs.same).sum())
-    matched, missed = int(passes[~pairs.same].sum()), int((~passes[pairs.same]).sum())
-    match_low, match_high = wilson_interval(matched, different)
-    miss_low, miss_high = wilson_interval(missed, same)
-    return OperatingPoint(
-        target_fmr=target_fmr,
-        threshold=threshold,
-        false_match_rate=matched / different,
-        false_match_rate_low=match_low,
-        false_match_rate_high=match_high,
-        false_non_match_rate=missed / same,
-        false_non_match_rate_low=miss_low,
-        false_non_match_rate_high=miss_high,
-    )
+    share: np.ndarray = np.where(x >= 0, 1.0, small) / (1.0 + small)
+    return share
 
 
 def _number_or_none(fields: JsonFields, name: str) -> float | None:

@@ -12,12 +12,15 @@ from twinsight_core.calibration import (
     Calibration,
     OperatingPoint,
     ScoredPairs,
+)
+from twinsight_core.errors import InvalidInput
+from twinsight_core.evaluation.intervals import wilson_interval
+from twinsight_core.fitting import (
+    cross_fit_calibration,
     expected_calibration_error,
     fit_calibration,
     fit_logistic,
 )
-from twinsight_core.errors import InvalidInput
-from twinsight_core.evaluation.intervals import wilson_interval
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.packages import shipped_packages
 
@@ -330,3 +333,47 @@ def test_points_out_of_order_are_refused(points: tuple[OperatingPoint, ...]) -> 
 def test_a_wrong_value_of_a_point_names_its_rule(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         replace(LOOSE, **change)
+
+
+def _group(seed: int, *, shift: float, count: int = 2000) -> ScoredPairs:
+    rng = np.random.default_rng(seed)
+    same = np.arange(2 * count) < count
+    return ScoredPairs(cosine=np.clip(rng.normal(np.where(same, 0.7, 0.2) + shift, 0.12), -1, 1), same=same)
+
+
+def test_a_group_is_measured_by_what_is_fitted_on_the_others_and_all_are_kept() -> None:
+    groups = [_group(number, shift=shift) for number, shift in enumerate((-0.1, 0.0, 0.1))]
+    found = cross_fit_calibration(groups, meaning="m", false_match_rate=0.01)
+    together = ScoredPairs(
+        cosine=np.concatenate([one.cosine for one in groups]), same=np.concatenate([one.same for one in groups])
+    )
+    assert (found.scale, found.offset) == fit_logistic(together)
+    assert found.pairs_fitted == found.pairs_measured == 12_000
+    matched, probabilities = 0, []
+    for number, left_out in enumerate(groups):
+        others = [one for other, one in enumerate(groups) if other != number]
+        own = fit_calibration(
+            fit=ScoredPairs(
+                cosine=np.concatenate([one.cosine for one in others]), same=np.concatenate([one.same for one in others])
+            ),
+            measure=left_out,
+            meaning="m",
+            false_match_rate=0.01,
+        )
+        matched += int(own.same(left_out.cosine[~left_out.same]).sum())
+        probabilities.append(own.probability(left_out.cosine))
+    assert found.false_match_rate == matched / 6000
+    assert found.expected_calibration_error == pytest.approx(
+        expected_calibration_error(np.concatenate(probabilities), together.same)
+    )
+
+
+def test_one_group_alone_can_not_be_measured() -> None:
+    with pytest.raises(ValueError, match="2 or more"):
+        cross_fit_calibration([_group(0, shift=0.0)], meaning="m", false_match_rate=0.01)
+
+
+def test_targets_that_a_fit_on_the_other_groups_has_too_few_pairs_for_are_left_out() -> None:
+    groups = [_group(number, shift=0.0, count=1600) for number in range(2)]
+    found = cross_fit_calibration(groups, meaning="m", false_match_rate=0.01)
+    assert [point.target_fmr for point in found.operating_points] == [0.1, 0.01]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 
-from twinsight_core.calibration import ScoredPairs, fit_calibration
+from twinsight_core.calibration import Calibration, ScoredPairs
 from twinsight_core.commands.labelled import (
     DATA_OPTION,
     MODEL_OPTION,
@@ -22,12 +24,13 @@ from twinsight_core.commands.labelled import (
 from twinsight_core.commands.options import told
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score, fit_temperature
+from twinsight_core.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.classifier import Classifier, ClassifierConfig
 from twinsight_core.packages import ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import at_temperature
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder
-from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs
+from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, group_pairs
 from twinsight_core.training.pairs import halves as pair_halves
 
 SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
@@ -94,17 +97,20 @@ def calibrate(
     if package.card.task != "embedding":
         raise TrainingError(f"A model for {package.card.task} has nothing to calibrate.", reason="MODEL_TASK")
     if pairs is None:
-        halves = _class_halves(package, class_pictures(package, data, skip_bad=skip_bad), groups=groups, seed=seed)
+        read = class_pictures(package, data, skip_bad=skip_bad)
+        fit = (
+            partial(cross_fit_calibration, _pairs_of_groups(package, read, seed=seed))
+            if groups
+            else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
+        )
     else:
         scored, listed = scored_pairs(package, data, pairs)
         first, second = (
             ScoredPairs(cosine=scored.cosine[half], same=scored.same[half]) for half in pair_halves(listed, seed=seed)
         )
-        halves = first, second
+        fit = _fit_of_halves(first, second)
     try:
-        calibration = fit_calibration(
-            fit=halves[0], measure=halves[1], meaning=meaning, false_match_rate=false_match_rate
-        )
+        calibration = fit(meaning=meaning, false_match_rate=false_match_rate)
     except ValueError as error:
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
     written = save_package(out or package.folder, replace(package.card, calibration=calibration), network)
@@ -118,26 +124,34 @@ def calibrate(
     click.echo(f"wrote {written.folder} ({written.digest})", err=True)
 
 
-def _class_halves(
-    package: ModelPackage, read: LabelledImages, *, groups: bool, seed: int
-) -> tuple[ScoredPairs, ScoredPairs]:
-    """Pairs of two halves of the classes, or of the groups."""
-    kinds = read.groups() if groups else np.arange(len(read.classes), dtype=np.int32)
-    order = np.random.default_rng(seed).permutation(int(kinds.max()) + 1)
-    if len(order) < 4:
-        raise TrainingError(
-            f"There are {len(order)} {'groups' if groups else 'classes'}; calibration wants four at least.",
-            reason="CLASSES_TOO_FEW",
-        )
+def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, seed: int) -> list[ScoredPairs]:
+    """Pairs within each group of classes."""
+    groups = read.groups()
+    _check_enough(int(groups.max()) + 1, "groups")
     embeddings = embedder(package.build())(read.images)
-    half = np.isin(kinds, order[: len(order) // 2])[read.labels]
+    return group_pairs(embeddings, read.labels, groups[read.labels], each=PAIRS_OF_A_KIND, seed=seed)
+
+
+def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, seed: int) -> tuple[ScoredPairs, ScoredPairs]:
+    """Pairs of one half of the classes to fit on, and of the other to measure on."""
+    order = np.random.default_rng(seed).permutation(len(read.classes))
+    _check_enough(len(order), "classes")
+    embeddings = embedder(package.build())(read.images)
+    half = np.isin(np.arange(len(order)), order[: len(order) // 2])[read.labels]
 
     def pairs(rows: np.ndarray, number: int) -> ScoredPairs:
-        labels = read.labels[rows]
-        grouped = kinds[labels] if groups else None
-        return class_pairs(embeddings[rows], labels, grouped, each=PAIRS_OF_A_KIND, seed=seed + number)[0]
+        return class_pairs(embeddings[rows], read.labels[rows], None, each=PAIRS_OF_A_KIND, seed=seed + number)[0]
 
-    return pairs(np.flatnonzero(half), 1), pairs(np.flatnonzero(~half), 2)
+    return pairs(half, 1), pairs(~half, 2)
+
+
+def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> Callable[..., Calibration]:
+    return partial(fit_calibration, fit=fit, measure=measure)
+
+
+def _check_enough(count: int, kind: str) -> None:
+    if count < 4:
+        raise TrainingError(f"There are {count} {kind}; calibration wants four at least.", reason="CLASSES_TOO_FEW")
 
 
 def _calibrate_classifier(package: ModelPackage, network: Classifier, read: LabelledImages, out: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,15 +14,22 @@ import numpy as np
 from click.core import ParameterSource
 from flax import nnx
 
-from twinsight_core.calibration import Calibration, ScoredPairs, fit_calibration
+from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
 from twinsight_core.commands.options import run_options
+from twinsight_core.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training import siamese, siamese_pairs
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.evaluate import embedder
-from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, embedding_findings, pair_findings
+from twinsight_core.training.findings import (
+    PAIRS_OF_A_KIND,
+    class_pairs,
+    embedding_findings,
+    group_pairs,
+    pair_findings,
+)
 from twinsight_core.training.pairs import PairList
 from twinsight_core.training.parts import Parts
 from twinsight_core.training.runs import BACKBONES, Run, Watching
@@ -200,11 +209,16 @@ def _train_on_classes(run: Run, how: siamese.SiameseTraining, start: ModelPackag
     findings = embedding_findings(
         *of(parts.test), read.images[parts.test], read.classes, which=f"whole classes {held_out_from(run)}"
     )
-    calibration = _calibrated(
-        fit=class_pairs(*of(parts.validation), each=PAIRS_OF_A_KIND, seed=1)[0],
-        measure=class_pairs(*of(parts.test), each=PAIRS_OF_A_KIND, seed=2)[0],
-        meaning=SAME_CLASS,
-    )
+    fit, measure = of(parts.validation), of(parts.test)
+    if fit[2] is not None and measure[2] is not None:
+        held_out = (np.concatenate(both) for both in ((fit[0], measure[0]), (fit[1], measure[1]), (fit[2], measure[2])))
+        pairs = group_pairs(*held_out, each=PAIRS_OF_A_KIND, seed=1)
+        calibration = _calibrated(partial(cross_fit_calibration, pairs), meaning=SAME_CLASS)
+    else:
+        one, other = (
+            class_pairs(*part, each=PAIRS_OF_A_KIND, seed=number)[0] for number, part in ((1, fit), (2, measure))
+        )
+        calibration = _calibrated(partial(fit_calibration, fit=one, measure=other), meaning=SAME_CLASS)
     finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
 
 
@@ -239,7 +253,7 @@ def _train_on_pairs(
     )
     findings = pair_findings(test, _folds_to_measure_over(read.pairs, parts.test))
     findings = replace(findings, protocol=f"{findings.protocol} {_which(run, listed, read.pairs, parts)}")
-    calibration = _calibrated(fit=validation, measure=test, meaning=SAME_PAIR)
+    calibration = _calibrated(partial(fit_calibration, fit=validation, measure=test), meaning=SAME_PAIR)
     finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
 
 
@@ -248,10 +262,10 @@ def _first_network(run: Run, config: SiameseConfig, start: ModelPackage | None) 
     return network if start is None else start_from(network, start)
 
 
-def _calibrated(*, fit: ScoredPairs, measure: ScoredPairs, meaning: str) -> Calibration | None:
+def _calibrated(fit: Callable[..., Calibration], *, meaning: str) -> Calibration | None:
     """Returns the calibration, None with a word to the user where none can be fitted."""
     try:
-        return fit_calibration(fit=fit, measure=measure, meaning=meaning, false_match_rate=CALIBRATION_FMR)
+        return fit(meaning=meaning, false_match_rate=CALIBRATION_FMR)
     except ValueError as error:
         click.echo(f"The model is written without a calibration: {error}", err=True)
         return None

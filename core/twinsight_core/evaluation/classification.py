@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinsight_core.calibration import ECE_BINS
-from twinsight_core.calibration import expected_calibration_error as binned_gap
+from twinsight_core.fitting import ECE_BINS
+from twinsight_core.fitting import expected_calibration_error as binned_gap
 
 # A classifier that is never wrong would have its temperature go to 0.
 LEAST_TEMPERATURE = 0.01

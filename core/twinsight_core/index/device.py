@@ -232,17 +232,10 @@ class DeviceCopy:
 @cache
 def _compiled(block_rows: int, dimension: int, metric: Metric, queries: int, fetched: int) -> jax.stages.Compiled:
     """Returns the search of one block for fixed shapes."""
-    shaped = jax.ShapeDtypeStruct
-    return (
-        jax.jit(partial(_best, fetched=fetched, euclidean=metric is Metric.EUCLIDEAN))
-        .lower(
-            shaped((block_rows, dimension), jnp.bfloat16),
-            shaped((block_rows,), jnp.float32),
-            shaped((block_rows,), jnp.bool_),
-            shaped((queries, dimension), jnp.bfloat16),
-        )
-        .compile()
-    )
+    shapes = [((block_rows, dimension), jnp.bfloat16), ((block_rows,), jnp.float32), ((block_rows,), jnp.bool_)]
+    shapes.append(((queries, dimension), jnp.bfloat16))
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    return jax.jit(partial(_best, fetched=fetched, euclidean=metric is Metric.EUCLIDEAN)).lower(*arrays).compile()
 
 
 def _best(

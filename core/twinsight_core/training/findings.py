@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -193,6 +194,33 @@ def class_pairs(
     rows = np.concatenate([same, different])
     cosine = np.sum(embeddings[rows[:, 0]] * embeddings[rows[:, 1]], axis=1)
     return ScoredPairs(cosine=cosine, same=np.arange(len(rows)) < len(same)), rows
+
+
+def group_pairs(
+    embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, each: int, seed: int
+) -> list[ScoredPairs]:
+    """Returns distinct random pairs within each group, half of them of one class; groups without such are left out.
+
+    Args:
+        embeddings: [count, dimension] float32, unit vectors.
+        labels: [count] integer.
+        groups: [count] integer, group of each picture's class.
+        each: pairs of each kind of all groups together, or as many as there are.
+        seed: of the choice.
+    """
+    numbers = np.unique(groups)
+    found = []
+    for number in numbers.tolist():
+        of = np.flatnonzero(groups == number)
+        with contextlib.suppress(TrainingError):
+            drawn, _ = class_pairs(embeddings[of], labels[of], None, each=each // len(numbers), seed=seed + number)
+            fewer = min(int(drawn.same.sum()), int((~drawn.same).sum()))
+            rng = np.random.default_rng((seed, number))
+            kept = np.concatenate(
+                [rng.choice(np.flatnonzero(kind), fewer, replace=False) for kind in (drawn.same, ~drawn.same)]
+            )
+            found.append(ScoredPairs(cosine=drawn.cosine[kept], same=drawn.same[kept]))
+    return found
 
 
 def _distinct_pairs(
