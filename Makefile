@@ -10,6 +10,7 @@ DATA_DIR ?= ./data
 PHOTOS ?=
 DATA ?= data-sets
 RESUME ?=
+ONLY ?=
 
 .PHONY: help setup demo serve test test-client lint lint-proto format bench scores train-base train-glyph train-cells train-garments train-faces clean
 
@@ -49,8 +50,8 @@ format: setup  ## format the code
 bench: setup  ## measure, and write benchmarks/results and the README's tables
 	$(BIN)/python -m benchmarks
 
-scores: setup  ## measure the shipped models on held-out data (DATA=DIR), and write the README's table
-	$(BIN)/python -m benchmarks.scores --data $(DATA)
+scores: setup  ## measure the shipped models on held-out data (DATA=DIR, ONLY="base glyph"), and write the README's table
+	$(BIN)/python -m benchmarks.scores --data $(DATA) $(if $(ONLY),--only $(ONLY))
 
 train-base: setup  ## train the shipped model `base` anew (DATA=DIR, RESUME=--resume to go on); writes training/base
 	$(BIN)/python -m twinsight_core.training.base --data $(DATA) --out training $(RESUME)

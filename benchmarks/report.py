@@ -54,9 +54,9 @@ class StartResult(Result):
 
 
 class Scores(TypedDict):
-    """Of `scores`: measures by name, for each model."""
+    """Of `scores`: where each was measured, and measures by name, for each model."""
 
-    environment: Environment
+    environments: dict[str, Environment]
     base: dict[str, float]
     glyph: dict[str, float]
     cells: dict[str, float]
@@ -107,9 +107,19 @@ def models(results: Path) -> str:
         "Imported weights give the answers that come with them to a relative error of "
         f"{max(scores['imported'].values()):.1e}.{_faces(scores)}",
         "",
-        f"Measured at commit `{scores['environment']['commit']}` by `make scores DATA=DIR`.",
+        f"Measured by `make scores DATA=DIR` at {_commits(scores['environments'])}.",
     ]
     return "\n".join(lines)
+
+
+def _commits(environments: dict[str, Environment]) -> str:
+    """Returns the commits that results are of, and which of them where there are several."""
+    named: dict[str, list[str]] = {}
+    for name, one in environments.items():
+        named.setdefault(one["commit"], []).append(f"`{name}`")
+    if len(named) == 1:
+        return f"commit `{next(iter(named))}`"
+    return "commits " + ", ".join(f"`{commit}` ({', '.join(names)})" for commit, names in named.items())
 
 
 def _faces(scores: Scores) -> str:

@@ -173,21 +173,30 @@ def _pictures(path: Path, size: Preprocessing, cache: Path) -> LabelledImages:
     return read_class_folders(path, preprocessing=size, cache_dir=cache)
 
 
+MEASURES = {one.__name__: one for one in (base, glyph, cells, garments, faces, imported)}
+
+
 def main() -> None:
     """Measures all shipped models."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the picture sets and weights/")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, help="measure these; the others stay as they were")
     parser.add_argument("--cache", type=Path, default=Path("training/cache"), help="decoded pictures [%(default)s]")
     chosen = parser.parse_args()
-    result: dict[str, object] = {"environment": environment()}
-    for measure in (base, glyph, cells, garments, faces, imported):
-        print(f"{measure.__name__} ...", flush=True)
-        scores = measure(chosen.data, chosen.cache)
+    kept = RESULTS / "scores.json"
+    result: dict[str, object] = json.loads(kept.read_text("utf-8")) if chosen.only else {}
+    now = environment()
+    before = result.get("environments", {})
+    environments = dict(before) if isinstance(before, dict) else {}
+    for name in chosen.only or MEASURES:
+        print(f"{name} ...", flush=True)
+        scores = MEASURES[name](chosen.data, chosen.cache)
         # Errors in the seventh place are kept as they are.
-        result[measure.__name__] = {name: float(f"{value:.4g}") for name, value in scores.items()}
-        print(json.dumps(result[measure.__name__], indent=2))
+        result[name] = {score: float(f"{value:.4g}") for score, value in scores.items()}
+        environments[name] = now
+        print(json.dumps(result[name], indent=2))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scores.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    kept.write_text(json.dumps({"environments": environments} | result, indent=2) + "\n", "utf-8")
     report.write(RESULTS)
 
 

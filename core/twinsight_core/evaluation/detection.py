@@ -92,6 +92,8 @@ class DetectionScore:
         ap_75: the same at an overlap of 0.75.
         class_ap: [classes] `ap` of each class; None for one that no picture holds.
         class_ap_50: [classes] `ap_50` of each class; None for one that no picture holds.
+        class_precision_50: [classes] the precisions at an overlap of 0.50, [101] float64: the highest at each recall
+            (0, 0.01, ..., 1) or a higher one; None for a class that no picture holds.
         pictures: pictures that were measured.
         boxes: things that were to be found.
     """
@@ -101,6 +103,7 @@ class DetectionScore:
     ap_75: float
     class_ap: tuple[float | None, ...]
     class_ap_50: tuple[float | None, ...]
+    class_precision_50: tuple[np.ndarray | None, ...]
     pictures: int
     boxes: int
 
@@ -137,6 +140,9 @@ def detection_score(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], *, 
         ap_75=_mean(precision[5:6]),
         class_ap=tuple(_mean_or_none(precision[:, :, one]) for one in range(classes)),
         class_ap_50=tuple(_mean_or_none(precision[:1, :, one]) for one in range(classes)),
+        class_precision_50=tuple(
+            precision[0, :, one] if (precision[0, :, one] > -1).any() else None for one in range(classes)
+        ),
         pictures=len(truth),
         boxes=boxes,
     )

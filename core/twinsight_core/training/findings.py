@@ -278,6 +278,17 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
         protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision; "
         "ap_50 is at an overlap of 0.50.",
         scores=scores,
+        figures={
+            "Precision and recall at an overlap of 0.50": lines_figure(
+                {
+                    name: (np.linspace(0.0, 1.0, len(precision)), precision)
+                    for name, precision in zip(data.classes, score.class_precision_50, strict=True)
+                    if precision is not None
+                },
+                x="recall",
+                y="precision",
+            )
+        },
         mistakes=mistakes,
     )
 

@@ -3,7 +3,7 @@ import pytest
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.training import findings
-from twinsight_core.training.findings import class_pairs
+from twinsight_core.training.findings import class_pairs, group_pairs
 
 
 def unit(rows: int) -> np.ndarray:
@@ -35,3 +35,15 @@ def test_pictures_that_make_no_pair_of_a_kind_are_refused() -> None:
         class_pairs(unit(3), np.arange(3), None, each=5, seed=0)
     with pytest.raises(TrainingError, match=r"^There are no two pictures of two classes of one group to compare\.$"):
         class_pairs(unit(4), np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), each=5, seed=0)
+
+
+def test_pairs_of_groups_stay_within_them_and_are_half_of_one_class() -> None:
+    labels = np.repeat(np.arange(7), 8)
+    groups = np.array([0, 0, 0, 1, 1, 1, 2])[labels]  # the last group has one class
+    # A place of its own for each group: pairs across groups would have a cosine of 0.
+    embeddings = np.eye(3, dtype=np.float32)[groups]
+    found = group_pairs(embeddings, labels, groups, each=120, seed=0)
+    assert len(found) == 2
+    for pairs in found:
+        assert pairs.same.sum() == (~pairs.same).sum() == 40
+        np.testing.assert_array_equal(pairs.cosine, 1.0)
