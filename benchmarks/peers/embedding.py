@@ -102,7 +102,7 @@ def _servers(cores: int) -> list[Peer]:
             server="triton",
             environment="triton",
             servers=[{**one, **batching, "wait_us": wait} for one in networks for wait in (0, 2000)],
-            clients=[{**shape, "protocol": protocol} for protocol in ("grpc", "http") for shape in spread(CALLERS)],
+            clients=spread(CALLERS),
             packages=("nvidia-pytriton", "tritonclient", "onnxruntime", "pillow", "numpy"),
         ),
         Peer(

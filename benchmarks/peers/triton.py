@@ -46,14 +46,13 @@ def serve(settings: Settings) -> Iterator[Settings]:
             config=config.ModelConfig(max_batch_size=int(settings["batch"]), batcher=batching),
         )
         server.run()
-        yield {"grpc": f"127.0.0.1:{grpc}", "http": f"127.0.0.1:{http}"}
+        yield {"grpc": f"127.0.0.1:{grpc}"}
 
 
 def subject(settings: Settings) -> _Infer:
-    """Returns a client; settings: protocol ("grpc" or "http") and the address under that name, jpeg."""
-    protocol = str(settings["protocol"])
-    client = importlib.import_module(f"tritonclient.{protocol}")
-    return _Infer(client, str(settings[protocol]), Path(str(settings["jpeg"])).read_bytes())
+    """Returns a client over gRPC, the faster protocol; settings: grpc (the address), jpeg."""
+    client = importlib.import_module("tritonclient.grpc")
+    return _Infer(client, str(settings["grpc"]), Path(str(settings["jpeg"])).read_bytes())
 
 
 class _Infer:
