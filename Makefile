@@ -12,7 +12,7 @@ DATA ?= data-sets
 RESUME ?=
 ONLY ?=
 
-.PHONY: help setup demo serve test test-client lint lint-proto format bench scores train-base train-glyph train-cells train-garments train-faces clean
+.PHONY: help setup demo serve test test-client lint lint-proto format bench bench-peers scores train-base train-glyph train-cells train-garments train-faces clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ format: setup  ## format the code
 
 bench: setup  ## measure, and write benchmarks/results and the README's tables
 	$(BIN)/python -m benchmarks
+
+bench-peers: setup  ## measure beside other servers, each installed apart (gigabytes); writes benchmarks/results/peers.json
+	$(BIN)/python -m benchmarks.peers
 
 scores: setup  ## measure the shipped models on held-out data (DATA=DIR, ONLY="base glyph"), and write the README's table
 	$(BIN)/python -m benchmarks.scores --data $(DATA) $(if $(ONLY),--only $(ONLY))

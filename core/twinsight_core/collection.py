@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from twinsight_core import snapshots
+from twinsight_core.combining import Combiner, Searched
 from twinsight_core.errors import DataLoss, InvalidInput, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.generation import Coverage, Generation, fingerprints_of
@@ -105,6 +106,7 @@ class Collection:
             applying=self._applying,
             snapshot=self._save,
         )
+        self._combiner = Combiner(self._search, at_once=os.cpu_count() or 1)
         self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching)
 
     def status(self) -> CollectionStatus:
@@ -238,13 +240,12 @@ class Collection:
             attempts = _ATTEMPTS
             while True:
                 attempts -= 1
-                self._indexer.last_search_s = time.monotonic()
-                generation = self._indexer.generation
-                answer = search(generation, ready, options, ef=self._options.ef)
+                searched = self._combiner.search(ready, options)
+                answer = searched.answer
                 contents = self._contents(answer, options)
                 self._check_size(answer, contents, options)
                 if None not in contents.values() or not attempts:
-                    return self._matches(generation, answer, contents, options)
+                    return self._matches(searched.generation, answer, contents, options)
 
     def check_usable(self) -> None:
         """Raises what every call but `status` would.
@@ -281,6 +282,11 @@ class Collection:
         except DataLoss as error:
             self._damage = error
             raise
+
+    def _search(self, queries: np.ndarray, options: SearchOptions) -> Searched:
+        self._indexer.last_search_s = time.monotonic()
+        generation = self._indexer.generation
+        return Searched(generation, search(generation, queries, options, ef=self._options.ef))
 
     def _apply(self, added: Sequence[tuple[int, NewItem]], removed: np.ndarray) -> None:
         batch = RowBatch(

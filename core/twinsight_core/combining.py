@@ -1,0 +1,148 @@
+"""Searches that threads ask for at the same time, done as one.
+
+A search of one query is dozens of short calls into NumPy and the graph, each of which gives up the interpreter and
+takes it again; threads that do this at once spend more time on passing it around than on searching. A search of many
+queries makes no more calls than one of a single query.
+
+1. Who comes while fewer than `at_once` searches are under way searches at once, for itself alone.
+2. Who comes later waits. Whoever has finished wakes the one that waits longest, which takes along all that wait for a
+   search with the same options, searches for all of them, and hands out what it found.
+3. Where a search for many fails, each is done again for itself: nobody fails for another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from twinsight_core.generation import Generation
+from twinsight_core.items import SearchOptions
+from twinsight_core.search import Answer
+
+MOST_QUERIES = 64
+"""Of one search: more of them gain nothing, and those that came first wait for the last."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What was found, and in what.
+
+    Attributes:
+        generation: rows and graph that were searched.
+        answer: for each query what was found.
+    """
+
+    generation: Generation
+    answer: Answer
+
+    def part(self, start: int, stop: int) -> Searched:
+        """Returns what was found for some of the queries."""
+        return replace(self, answer=replace(self.answer, found=self.answer.found[start:stop]))
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A search that someone waits for.
+
+    Attributes:
+        queries: `[n, dimension] float32`, prepared.
+        options: what is wanted.
+        woken: set once it was done, or is to be done by the one that waits.
+        outcome: what was found, or what went wrong; None while it is still to be done.
+    """
+
+    queries: np.ndarray
+    options: SearchOptions
+    woken: threading.Event = field(default_factory=threading.Event)
+    outcome: Searched | BaseException | None = None
+
+
+class Combiner:
+    """Searches of many threads.
+
+    Args:
+        search: does one; may be called from several threads.
+        at_once: searches that may be under way at the same time, at least 1.
+    """
+
+    def __init__(self, search: Callable[[np.ndarray, SearchOptions], Searched], *, at_once: int) -> None:
+        self._search = search
+        self._at_once = at_once
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._waiting: list[_Waiting] = []
+
+    def search(self, queries: np.ndarray, options: SearchOptions) -> Searched:
+        """Searches, with whoever asks for the same at the same time.
+
+        Args:
+            queries: `[n, dimension] float32`, prepared.
+            options: what is wanted.
+        """
+        mine = _Waiting(queries, options)
+        with self._lock:
+            if free := self._under_way < self._at_once:
+                self._under_way += 1
+            else:
+                self._waiting.append(mine)
+        if free:
+            together = [mine]
+        else:
+            mine.woken.wait()
+            together = [] if mine.outcome is not None else self._taken(mine)
+        if together:
+            try:
+                self._do(together)
+            finally:
+                self._pass_on()
+        if isinstance(mine.outcome, Searched):
+            return mine.outcome
+        raise mine.outcome or RuntimeError("a search ended without an outcome")
+
+    def _taken(self, first: _Waiting) -> list[_Waiting]:
+        """Returns `first` and those that wait for the same, and takes them off the list."""
+        with self._lock:
+            taken, room = [first], MOST_QUERIES - len(first.queries)
+            for other in self._waiting:
+                if _alike(other.options, first.options) and len(other.queries) <= room:
+                    taken.append(other)
+                    room -= len(other.queries)
+            chosen = {id(one) for one in taken}
+            self._waiting = [one for one in self._waiting if id(one) not in chosen]
+            return taken
+
+    def _do(self, together: list[_Waiting]) -> None:
+        """Does the searches, and wakes those who wait for them."""
+        try:
+            found = self._search(np.concatenate([one.queries for one in together]), together[0].options)
+        except BaseException as error:  # noqa: BLE001 - raised again by the one that it is of
+            if len(together) == 1:
+                together[0].outcome = error
+                together[0].woken.set()
+                return
+            for one in together:
+                self._do([one])
+            return
+        start = 0
+        for one in together:
+            stop = start + len(one.queries)
+            one.outcome = found.part(start, stop)
+            one.woken.set()
+            start = stop
+
+    def _pass_on(self) -> None:
+        """Wakes the next one, which searches in this one's place."""
+        with self._lock:
+            if self._waiting:
+                # It is off the list, so that nobody else takes it along; its place stays taken.
+                self._waiting.pop(0).woken.set()
+            else:
+                self._under_way -= 1
+
+
+def _alike(one: SearchOptions, other: SearchOptions) -> bool:
+    """Returns whether two searches look for the same in the same way; what is returned of it is each one's own."""
+    return (one.top_k, one.ef, one.exact, one.filter) == (other.top_k, other.ef, other.exact, other.filter)
