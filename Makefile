@@ -90,12 +90,12 @@ CELLS_DESCRIPTION := Red and white blood cells and platelets in stained smears u
 of a detector trained on few pictures. No medical device: it was measured on pictures of one laboratory, and crowded or \
 overlapping red cells are its usual mistakes.
 CELLS_DATA := BCCD (MIT licence): the official training list, a tenth of it held out to choose the weights by; the scores \
-are on the official validation list. The backbone started as that of the model base.
+are on the official validation list. The backbone started as that of the model base. Trained in 8 minutes on 2 CPU cores.
 GARMENTS_DESCRIPTION := Ten kinds of clothes in product photos, the worked example of automatic classification. One garment \
 fills the picture; it has no class for anything else, and longsleeve, shirt, t-shirt and outwear are its usual confusions.
 GARMENTS_DATA := A product-photo set of clothes (CC0), 3,068 pictures of 10 classes; a fifth held out for the scores and a \
 tenth to choose the weights by. The backbone started as MobileNetV1 0.75 of Keras Applications (Apache-2.0), trained on \
-ImageNet: not as that of base, which saw some of these pictures.
+ImageNet: not as that of base, which saw some of these pictures. Trained in 5 minutes on 2 CPU cores.
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-client .uv .buf proto/gen demo-output

@@ -196,7 +196,7 @@ def main() -> None:
         environments[name] = now
         print(json.dumps(result[name], indent=2))
     RESULTS.mkdir(exist_ok=True)
-    kept.write_text(json.dumps({"environments": environments} | result, indent=2) + "\n", "utf-8")
+    kept.write_text(json.dumps(result | {"environments": environments}, indent=2) + "\n", "utf-8")
     report.write(RESULTS)
 
 
