@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,14 +50,24 @@ class _Waiting:
     Attributes:
         queries: `[n, dimension] float32`, prepared.
         options: what is wanted.
-        woken: set once it was done, or is to be done by the one that waits.
+        woken: of one that waits: set once it was done, or is to be done by the one that waits.
         outcome: what was found, or what went wrong; None while it is still to be done.
     """
 
     queries: np.ndarray
     options: SearchOptions
-    woken: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event | None = None  # to make one takes as long as a tenth of a small search
     outcome: Searched | BaseException | None = None
+
+    def end(self, outcome: Searched | BaseException) -> None:
+        """Says what came of it."""
+        self.outcome = outcome
+        self.wake()
+
+    def wake(self) -> None:
+        """Wakes the one that waits, if there is one."""
+        if self.woken is not None:
+            self.woken.set()
 
 
 class Combiner:
@@ -84,11 +94,12 @@ class Combiner:
         """
         mine = _Waiting(queries, options)
         with self._lock:
-            if free := self._under_way < self._at_once:
+            if self._under_way < self._at_once:
                 self._under_way += 1
             else:
+                mine.woken = threading.Event()
                 self._waiting.append(mine)
-        if free:
+        if mine.woken is None:
             together = [mine]
         else:
             mine.woken.wait()
@@ -120,8 +131,7 @@ class Combiner:
             found = self._search(np.concatenate([one.queries for one in together]), together[0].options)
         except BaseException as error:  # noqa: BLE001 - raised again by the one that it is of
             if len(together) == 1:
-                together[0].outcome = error
-                together[0].woken.set()
+                together[0].end(error)
                 return
             for one in together:
                 self._do([one])
@@ -129,8 +139,7 @@ class Combiner:
         start = 0
         for one in together:
             stop = start + len(one.queries)
-            one.outcome = found.part(start, stop)
-            one.woken.set()
+            one.end(found.part(start, stop))
             start = stop
 
     def _pass_on(self) -> None:
@@ -138,7 +147,7 @@ class Combiner:
         with self._lock:
             if self._waiting:
                 # It is off the list, so that nobody else takes it along; its place stays taken.
-                self._waiting.pop(0).woken.set()
+                self._waiting.pop(0).wake()
             else:
                 self._under_way -= 1
 
