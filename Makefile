@@ -84,8 +84,8 @@ GLYPH_DESCRIPTION := One-shot recognition of hand-drawn characters: whether two 
 alphabets never seen. Dark strokes on a light ground, one character filling the picture. It knows nothing of photographs, \
 of print, or of words.
 GLYPH_DATA := The 30 background alphabets of Omniglot (Lake et al. 2015, MIT licence); three of them held out to choose the \
-weights by and three for the scores. The calibration is fitted on pairs of all six; its error rates are of each alphabet \
-by a fit on the other five. Trained in 3 minutes on one NVIDIA H200, in bfloat16.
+weights by and three for the scores. The calibration is fitted on pairs of all six; its error rates are of each of the latter \
+three by a fit on the other five. Trained in 3 minutes on one NVIDIA H200, in bfloat16.
 CELLS_DESCRIPTION := Red and white blood cells and platelets in stained smears under a light microscope, the worked example \
 of a detector trained on few pictures. No medical device: it was measured on pictures of one laboratory, and crowded or \
 overlapping red cells are its usual mistakes.

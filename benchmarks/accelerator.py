@@ -142,11 +142,12 @@ def exact_search(rows: int, limits: dict[str, float], *, dimension: int = 256, b
     """Returns the time of exact searches, and how many times the time to read the vectors that is."""
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((rows, dimension), np.float32)
-    copy = DeviceCopy(dimension, Metric.COSINE, block_rows=block_rows, least_rows=1)
+    copy = DeviceCopy(dimension, Metric.COSINE, block_rows=block_rows, least_rows=1, step_rows=1)
     index = ExactIndex(dimension, Metric.COSINE, capacity=rows, device=copy)
     for first in range(0, rows, block_rows):
         part = prepared(vectors[first : first + block_rows], Metric.COSINE)
         index.add(np.arange(first, first + len(part)), part)
+        copy.wait_copied()
     view = index.view
     figures: dict[str, object] = {"rows": rows, "dimension": dimension, "block_rows": block_rows, "stored": "bfloat16"}
     once = rows * dimension / limits["copy_gb_s"] / 1e6
@@ -154,7 +155,7 @@ def exact_search(rows: int, limits: dict[str, float], *, dimension: int = 256, b
     figures |= {f"reading_{name}_ms": round(value, 4) for name, value in reading.items()}
     for count in (1, 8, 64):
         asked = prepared(rng.standard_normal((count, dimension), np.float32), Metric.COSINE)
-        blocks, masks = copy._blocks, copy._block_masks(rows, None)
+        blocks, masks = copy._blocks, copy._block_masks(rows, None, kept=True)
         device = time_ms(partial(copy._asked, blocks, masks, jax.device_put(asked.astype(jnp.bfloat16)), 64))
         whole = time_ms(partial(view.nearest, asked, 10), count=10)
         truth = view._nearest_here(asked, 10, slice(None), None)

@@ -106,7 +106,8 @@ class Collection:
             applying=self._applying,
             snapshot=self._save,
         )
-        self._combiner = Combiner(self._search, at_once=os.cpu_count() or 1)
+        # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
+        self._combiners = {exact: Combiner(self._search, at_once=os.cpu_count() or 1) for exact in (False, True)}
         self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching)
 
     def status(self) -> CollectionStatus:
@@ -240,7 +241,7 @@ class Collection:
             attempts = _ATTEMPTS
             while True:
                 attempts -= 1
-                searched = self._combiner.search(ready, options)
+                searched = self._combiners[options.exact].search(ready, options)
                 answer = searched.answer
                 contents = self._contents(answer, options)
                 self._check_size(answer, contents, options)

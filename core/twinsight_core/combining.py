@@ -2,7 +2,7 @@
 
 A search of one query is dozens of short calls into NumPy and the graph, each of which gives up the interpreter and
 takes it again; threads that do this at once spend more time on passing it around than on searching. A search of many
-queries makes no more calls than one of a single query.
+queries makes hardly more calls than one of a single query.
 
 1. Who comes while fewer than `at_once` searches are under way searches at once, for itself alone.
 2. Who comes later waits. Whoever has finished wakes the one that waits longest, which takes along all that wait for a
@@ -102,11 +102,20 @@ class Combiner:
         if mine.woken is None:
             together = [mine]
         else:
-            mine.woken.wait()
+            try:
+                mine.woken.wait()
+            except BaseException:  # Ctrl-C in the main thread
+                self._leave(mine)
+                raise
             together = [] if mine.outcome is not None else self._taken(mine)
         if together:
             try:
                 self._do(together)
+            except BaseException:
+                # This thread is interrupted: the others' searches are done by the next one.
+                with self._lock:
+                    self._waiting[:0] = [one for one in together if one is not mine and one.outcome is None]
+                raise
             finally:
                 self._pass_on()
         if isinstance(mine.outcome, Searched):
@@ -129,7 +138,7 @@ class Combiner:
         """Does the searches, and wakes those who wait for them."""
         try:
             found = self._search(np.concatenate([one.queries for one in together]), together[0].options)
-        except BaseException as error:  # noqa: BLE001 - raised again by the one that it is of
+        except Exception as error:  # noqa: BLE001 - raised again by the one that it is of
             if len(together) == 1:
                 together[0].end(error)
                 return
@@ -141,6 +150,14 @@ class Combiner:
             stop = start + len(one.queries)
             one.end(found.part(start, stop))
             start = stop
+
+    def _leave(self, mine: _Waiting) -> None:
+        """Takes back a search that nobody waits for any more, and passes on the place that it may have got."""
+        with self._lock:
+            was_woken = mine.woken is not None and mine.woken.is_set()
+            self._waiting = [one for one in self._waiting if one is not mine]
+        if was_woken and mine.outcome is None:
+            self._pass_on()
 
     def _pass_on(self) -> None:
         """Wakes the next one, which searches in this one's place."""
@@ -154,4 +171,7 @@ class Combiner:
 
 def _alike(one: SearchOptions, other: SearchOptions) -> bool:
     """Returns whether two searches look for the same in the same way; what is returned of it is each one's own."""
-    return (one.top_k, one.ef, one.exact, one.filter) == (other.top_k, other.ef, other.exact, other.filter)
+    if (one.top_k, one.ef, one.exact) != (other.top_k, other.ef, other.exact):
+        return False
+    # Not by ==, for which True is 1: a filter tells them apart.
+    return one.filter is other.filter or repr(one.filter) == repr(other.filter)

@@ -49,24 +49,35 @@ def fit_calibration(*, fit: ScoredPairs, measure: ScoredPairs, meaning: str, fal
     return _calibration(reading, [(reading, measure)], meaning, false_match_rate)
 
 
-def cross_fit_calibration(groups: Sequence[ScoredPairs], *, meaning: str, false_match_rate: float) -> Calibration:
+def cross_fit_calibration(
+    groups: Sequence[ScoredPairs],
+    *,
+    unmeasured: Sequence[ScoredPairs] = (),
+    meaning: str,
+    false_match_rate: float,
+) -> Calibration:
     """Returns the calibration fitted on all groups of pairs; its figures are of each group by the fit on the others.
 
     Args:
-        groups: pairs, two groups or more of pictures that have nothing in common.
+        groups: pairs, each group of pictures that no other has.
+        unmeasured: further groups, which are fitted on alone: those that the model's weights were chosen by.
         meaning: as in `fit_calibration`.
         false_match_rate: as in `fit_calibration`.
 
     Raises:
-        ValueError: there are fewer than two groups, or a fitted slope is not above 0.
+        ValueError: there are fewer than two groups, none to measure on, or a fitted slope is not above 0.
     """
-    if len(groups) < 2:
-        raise ValueError(f"`groups` ({len(groups)}) must be 2 or more: some to fit on, others to measure on.")
+    if not groups or len(groups) + len(unmeasured) < 2:
+        raise ValueError(
+            f"`groups` ({len(groups)}) must be 2 or more, with `unmeasured` ({len(unmeasured)}): some to fit on, one "
+            "to measure on."
+        )
     measured = [
-        (_fitted(_together([*groups[:number], *groups[number + 1 :]]), false_match_rate), left_out)
+        (_fitted(_together([*groups[:number], *groups[number + 1 :], *unmeasured]), false_match_rate), left_out)
         for number, left_out in enumerate(groups)
     ]
-    return _calibration(_fitted(_together(groups), false_match_rate), measured, meaning, false_match_rate)
+    reading = _fitted(_together([*groups, *unmeasured]), false_match_rate)
+    return _calibration(reading, measured, meaning, false_match_rate)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
-from twinsight_core.index.exact import NOTHING, ExactView, Found
+from twinsight_core.index.exact import NOTHING, ExactView, Found, closest
 from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.items import SearchOptions
 
@@ -89,7 +89,7 @@ def _graph_search(
     if walked:
         numbers = list(walked)
         for number, rest in zip(numbers, scope.rest(queries[numbers]), strict=True):
-            walked[number] = _closest(walked[number], rest, options.top_k)
+            walked[number] = closest(walked[number], rest, options.top_k)
     if pending:
         walked.update(zip(pending, view.nearest(queries[pending], options.top_k, allowed=allowed), strict=True))
     return Answer(view, [walked[number] for number in range(len(queries))])
@@ -142,7 +142,7 @@ class _Scope:
             found = self._scored(queries, np.broadcast_to(outside, (len(queries), len(outside))))
         for among in parts:
             more = self.view.nearest(queries, self.k, among=among, allowed=self.allowed)
-            found = [_closest(one, other, self.k) for one, other in zip(found, more, strict=True)]
+            found = [closest(one, other, self.k) for one, other in zip(found, more, strict=True)]
         return found
 
     def _usable(self, rows: np.ndarray) -> np.ndarray:
@@ -185,13 +185,3 @@ def _width(options: SearchOptions, ef: int, view: ExactView, available: int) -> 
 def _worth_walking(available: int, width: int) -> bool:
     """Returns whether a walk is faster than comparing with all that may be found."""
     return available > _ROWS_PER_WIDTH * width
-
-
-def _closest(one: Found, other: Found, k: int) -> Found:
-    """Returns the k best of both, which have no row in common."""
-    if not len(other.rows):
-        return one
-    rows = np.concatenate([one.rows, other.rows])
-    scores = np.concatenate([one.scores, other.scores])
-    order = np.lexsort((rows, -scores))[:k]
-    return Found(rows[order], scores[order])

@@ -368,6 +368,20 @@ def test_a_group_is_measured_by_what_is_fitted_on_the_others_and_all_are_kept() 
     )
 
 
+def test_groups_that_are_not_measured_are_fitted_on_all_the_same() -> None:
+    groups = [_group(number, shift=shift) for number, shift in enumerate((-0.1, 0.0, 0.1))]
+    all_measured = cross_fit_calibration(groups, meaning="m", false_match_rate=0.01)
+    found = cross_fit_calibration(groups[2:], unmeasured=groups[:2], meaning="m", false_match_rate=0.01)
+    assert (found.scale, found.offset) == pytest.approx((all_measured.scale, all_measured.offset))
+    assert (found.pairs_fitted, found.pairs_measured) == (12_000, 4000)
+    others = ScoredPairs(
+        cosine=np.concatenate([one.cosine for one in groups[:2]]), same=np.concatenate([one.same for one in groups[:2]])
+    )
+    own = fit_calibration(fit=others, measure=groups[2], meaning="m", false_match_rate=0.01)
+    assert found.false_match_rate == own.false_match_rate
+    assert found.expected_calibration_error == own.expected_calibration_error
+
+
 def test_one_group_alone_can_not_be_measured() -> None:
     with pytest.raises(ValueError, match="2 or more"):
         cross_fit_calibration([_group(0, shift=0.0)], meaning="m", false_match_rate=0.01)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.combining import MOST_QUERIES, Combiner, Searched
+from twinsight_core.filters import Equals
 from twinsight_core.generation import Generation
 from twinsight_core.index.base import Metric
 from twinsight_core.index.exact import Found
@@ -146,3 +147,56 @@ def test_one_alone_does_not_wait() -> None:
     for number in range(3):
         assert rows(combiner.search(query(number), TOP_3)) == [number]
     assert searches.sizes == [1, 1, 1]
+
+
+def test_filters_that_differ_only_in_type_are_searched_for_apart(pool: ThreadPoolExecutor) -> None:
+    searches = Searches()
+    wanted = [(query(0), TOP_3)] + [
+        (query(n), SearchOptions(top_k=3, filter=Equals("flag", value)))
+        for n, value in enumerate((True, 1, True), start=1)
+    ]
+    asked = ask(pool, Combiner(searches, at_once=1), wanted)
+    searches.go.set()
+    assert [rows(one.result(10)) for one in asked] == [[0], [1], [2], [3]]
+    assert searches.sizes == [1, 2, 1]
+
+
+def test_who_is_interrupted_while_waiting_takes_no_place_along(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches = Searches()
+    combiner = Combiner(searches, at_once=1)
+    (first,) = ask(pool, combiner, [(query(0), TOP_3)])
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            del timeout
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("twinsight_core.combining.threading.Event", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            combiner.search(query(1), TOP_3)
+    searches.go.set()
+    assert rows(first.result(10)) == [0]
+    assert rows(combiner.search(query(2), TOP_3)) == [2]
+    assert (combiner._under_way, combiner._waiting, searches.sizes) == (0, [], [1, 1])
+
+
+def test_an_interrupted_search_leaves_the_others_to_the_next(pool: ThreadPoolExecutor) -> None:
+    searches = Searches()
+    interrupted: list[int] = []
+
+    def search(queries: np.ndarray, options: SearchOptions) -> Searched:
+        found = searches(queries, options)
+        if len(queries) > 1 and not interrupted:
+            interrupted.append(len(queries))
+            raise KeyboardInterrupt
+        return found
+
+    asked = ask(pool, Combiner(search, at_once=1), [(query(n), TOP_3) for n in range(4)])
+    searches.go.set()
+    assert [rows(asked[n].result(10)) for n in (0, 2, 3)] == [[0], [2], [3]]
+    with pytest.raises(KeyboardInterrupt):
+        asked[1].result(10)
+    assert interrupted == [3]

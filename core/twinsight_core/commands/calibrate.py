@@ -44,7 +44,7 @@ _LEAST_PROBABILITY = 1e-30
 @DATA_OPTION
 @PAIRS_OPTION
 @SKIP_BAD_OPTION
-@click.option("--groups", is_flag=True, help="Different pairs are drawn from one group (a folder of class folders).")
+@click.option("--groups", is_flag=True, help="Pairs are drawn within groups (folders of class folders).")
 @click.option("--meaning", default=SAME_CLASS, show_default=True, help="What the probability is a probability of.")
 @click.option(
     "--false-match-rate",
@@ -78,7 +78,8 @@ def calibrate(
     """Make a model's scores mean something: probabilities, and operating points with stated error rates.
 
     An embedding: from pairs, listed or drawn from class folders; the pictures are parted in halves, one to fit and one
-    to measure on, and no class is in both. A classifier: the temperature of its softmax. Calibrate on data like that
+    to measure on, and no class is in both. With --groups all are fitted on, and each group is measured by a fit on the
+    others. A classifier: the temperature of its softmax. Calibrate on data like that
     which the model will see, and that it was not trained on. The model's digest changes, since its answers do.
     """
     package = find_package(model, models_dir)

@@ -211,9 +211,9 @@ def _train_on_classes(run: Run, how: siamese.SiameseTraining, start: ModelPackag
     )
     fit, measure = of(parts.validation), of(parts.test)
     if fit[2] is not None and measure[2] is not None:
-        held_out = (np.concatenate(both) for both in ((fit[0], measure[0]), (fit[1], measure[1]), (fit[2], measure[2])))
-        pairs = group_pairs(*held_out, each=PAIRS_OF_A_KIND, seed=1)
-        calibration = _calibrated(partial(cross_fit_calibration, pairs), meaning=SAME_CLASS)
+        unmeasured = group_pairs(fit[0], fit[1], fit[2], each=PAIRS_OF_A_KIND, seed=1)
+        groups = group_pairs(measure[0], measure[1], measure[2], each=PAIRS_OF_A_KIND, seed=2)
+        calibration = _calibrated(partial(cross_fit_calibration, groups, unmeasured=unmeasured), meaning=SAME_CLASS)
     else:
         one, other = (
             class_pairs(*part, each=PAIRS_OF_A_KIND, seed=number)[0] for number, part in ((1, fit), (2, measure))

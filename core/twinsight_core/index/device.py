@@ -1,18 +1,21 @@
 """Exact search on an accelerator: bfloat16 chooses there with its error to spare, float64 decides here.
 
 1. The vectors are copied to the device in blocks of fixed shape, rounded to bfloat16: half the bytes to read, and what
-   a search takes is the time to read them.
+   a search takes is the time to read them. A thread of its own does that, some thousand rows at a time, and first
+   compiles every shape: neither a write nor a search waits for it, and the rows that are not there yet are searched on
+   the host.
 2. A search multiplies the queries with each block and takes the best rows of each: of every 128 scores the largest, the
    best of these groups, and of their rows the best. The best k rows lie in the best k groups, so nothing is lost.
 3. Rounding can have moved a score by a bounded amount. If every row that could be among the k nearest came back, they
    are scored in float64; if not, the search is done again on the host.
-
-Every shape is compiled when the copy is begun, so no search compiles.
+4. What the device refuses, for want of memory, say, the host does: the copy is let go for good, with a line in the log.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -22,14 +25,19 @@ import numpy as np
 
 from twinsight_core.index.base import Metric
 
+_LOG = logging.getLogger(__name__)
+
 LEAST_ROWS = 50_000
-"""Below it a search on the host takes no longer than the way to the device and back."""
-BLOCK_ROWS = 1 << 18
+"""Fewer are searched on the host in no more time than the way to the device and back takes."""
+STEP_ROWS = 16_384
+"""The copy is extended when so many are missing."""
+BLOCK_BYTES = 64 << 20
 _GROUP = 128
 _QUERIES = (1, 8, 64)
 _CHOSEN = (64, 512)
+"""Numbers of queries, and of rows that come back of a block, that are compiled. Fewer take the next larger one; more
+queries are parted, and more than half the rows are asked of the host."""
 _LONGEST = 1e15  # beyond it products may leave the range of float32
-"""Numbers of queries, and of rows that come back of a block, that are compiled; others take the next larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +47,16 @@ class Chosen:
     Attributes:
         rows: `[n, m] int64`; -1 where there is none.
         coarse: `[n, m] float32`, rise with the scores; minus infinity where there is no row.
-        beyond: `[n] float32`, no other row's rough score is higher.
+        beyond: `[n] float32`, no other row's rough score among the first `count` is higher.
         slack: `[n] float64`: twice the error of a rough score.
+        count: rows that were looked at, from the first on.
     """
 
     rows: np.ndarray
     coarse: np.ndarray
     beyond: np.ndarray
     slack: np.ndarray
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,42 +92,57 @@ class _Blocks:
 
 
 class DeviceCopy:
-    """A copy of an exact index's rows on JAX's first device. One thread extends it; searches never wait.
+    """A copy of an exact index's rows on JAX's first device. Every method may be called from any thread.
 
     Args:
         dimension: of the vectors.
         metric: the metric.
-        block_rows: rows of a block, a multiple of 128.
+        block_rows: rows of a block, a multiple of 128; None: as many as have 64 MiB.
         least_rows: the copy is begun when there are so many.
+        step_rows: it is extended when so many are missing.
     """
 
     def __init__(
-        self, dimension: int, metric: Metric, *, block_rows: int = BLOCK_ROWS, least_rows: int = LEAST_ROWS
+        self,
+        dimension: int,
+        metric: Metric,
+        *,
+        block_rows: int | None = None,
+        least_rows: int = LEAST_ROWS,
+        step_rows: int = STEP_ROWS,
     ) -> None:
         self._dimension = dimension
         self._metric = metric
-        self._block_rows = block_rows
-        self._least_rows = least_rows
-        self._extending = threading.Lock()
+        self._block_rows = block_rows or max(_GROUP, BLOCK_BYTES // (2 * dimension) // _GROUP * _GROUP)
+        self._step_rows = step_rows
+        self._lock = threading.Lock()
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="device-copy")
+        self._copying = False
+        self._refused = False
         self._blocks = _Blocks()
         self._masks: _Masks | None = None
+        self.least_rows = least_rows
 
     def extend(self, vectors: np.ndarray, square_norms: np.ndarray) -> None:
-        """Copies the rows that are not there yet, if they are many enough.
+        """Has the rows copied that are not there yet, if they are many enough; does not wait for it.
 
         Args:
-            vectors: `[count, dimension] float32`, all rows so far.
+            vectors: `[count, dimension] float32`, all rows so far; they do not change any more.
             square_norms: `[count] float32` under the Euclidean metric; else empty.
         """
-        with self._extending:
-            if len(vectors) < self._least_rows:
+        missing = len(vectors) - self._blocks.count
+        with self._lock:
+            if self._refused or self._copying or len(vectors) < self.least_rows or missing < self._step_rows:
                 return
-            self._prepare()
-            while self._blocks.count < len(vectors):
-                self._blocks = self._with_more(vectors, square_norms)
+            self._copying = True
+        self._copier.submit(self._copy, vectors, square_norms)
+
+    def wait_copied(self) -> None:
+        """Waits until what `extend` began has been done."""
+        self._copier.submit(lambda: None).result()
 
     def choose(
-        self, queries: np.ndarray, k: int, *, count: int, allowed: np.ndarray | None, longest: float
+        self, queries: np.ndarray, k: int, *, count: int, allowed: np.ndarray | None, longest: float, kept: bool
     ) -> Chosen | None:
         """Returns the rows that may be the nearest, or None where this search is better done on the host.
 
@@ -127,21 +152,40 @@ class DeviceCopy:
             count: rows of the view that is searched.
             allowed: `[count] bool`, rows that may be found; None: all.
             longest: no vector's Euclidean norm is greater.
+            kept: whether further searches will come with the same `allowed`.
         """
         blocks = self._blocks
-        if longest > _LONGEST:
-            return None
         fetched = next((one for one in self._sizes if one >= 2 * k), None)
-        if blocks.count < count or not count or fetched is None:
+        looked_at = min(count, blocks.count)
+        if longest > _LONGEST or not looked_at or fetched is None:
             return None
-        masks = self._block_masks(count, allowed)
         rounded = queries.astype(jnp.bfloat16)
-        parts = [
-            self._chosen(blocks, masks, rounded[first : first + _QUERIES[-1]], fetched)
-            for first in range(0, len(queries), _QUERIES[-1])
-        ]
+        try:
+            masks = self._block_masks(looked_at, allowed, kept=kept)
+            parts = [
+                self._chosen(blocks, masks, rounded[first : first + _QUERIES[-1]], fetched)
+                for first in range(0, len(queries), _QUERIES[-1])
+            ]
+        except jax.errors.JaxRuntimeError as error:
+            self._let_go(error)
+            return None
         rows, coarse, beyond = (np.concatenate(one) for one in zip(*parts, strict=True))
-        return Chosen(rows, coarse, beyond, self._slack(queries, rounded, blocks.lost, longest))
+        return Chosen(rows, coarse, beyond, self._slack(queries, rounded, blocks.lost, longest), looked_at)
+
+    def _copy(self, vectors: np.ndarray, square_norms: np.ndarray) -> None:
+        try:
+            self._prepare()
+            while self._blocks.count < len(vectors):
+                self._blocks = self._with_more(vectors, square_norms)
+        except jax.errors.JaxRuntimeError as error:
+            self._let_go(error)
+        finally:
+            self._copying = False
+
+    def _let_go(self, error: Exception) -> None:
+        self._refused = True
+        self._blocks, self._masks = _Blocks(), None
+        _LOG.warning("exact search goes on without the accelerator, which failed: %s", error)
 
     @property
     def _sizes(self) -> tuple[int, ...]:
@@ -199,16 +243,17 @@ class DeviceCopy:
             for vectors, norms, mask in zip(blocks.vectors, blocks.square_norms, masks, strict=False)
         ]
 
-    def _block_masks(self, count: int, allowed: np.ndarray | None) -> tuple[jax.Array, ...]:
-        """Returns which rows of each block may be found, `[block rows] bool`; those of the last search are kept."""
+    def _block_masks(self, count: int, allowed: np.ndarray | None, *, kept: bool) -> tuple[jax.Array, ...]:
+        """Returns which rows of each block may be found, `[block rows] bool`."""
         known = self._masks
         if known is not None and known.allowed is allowed and known.count == count:
             return known.blocks
         size = -(-count // self._block_rows) * self._block_rows
         mask = np.zeros(size, np.bool_)
-        mask[:count] = True if allowed is None else allowed
+        mask[:count] = True if allowed is None else allowed[:count]
         blocks = tuple(jax.device_put(one) for one in mask.reshape(-1, self._block_rows))
-        self._masks = _Masks(allowed, count, blocks)
+        if kept:
+            self._masks = _Masks(allowed, count, blocks)
         return blocks
 
     def _slack(self, queries: np.ndarray, rounded: np.ndarray, lost: float, longest: float) -> np.ndarray:

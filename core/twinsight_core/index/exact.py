@@ -32,6 +32,16 @@ class Found:
 NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
+def closest(one: Found, other: Found, k: int) -> Found:
+    """Returns the k best of both, which have no row in common."""
+    if not len(other.rows):
+        return one
+    rows = np.concatenate([one.rows, other.rows])
+    scores = np.concatenate([one.scores, other.scores])
+    order = np.lexsort((rows, -scores))[:k]
+    return Found(rows[order], scores[order])
+
+
 @dataclass(frozen=True, slots=True)
 class ExactView:
     """The index as it was at one moment. Later writes don't change it.
@@ -88,14 +98,24 @@ class ExactView:
         if allowed is None and self.live < len(self.labels):
             allowed = self.alive
         if self.device is not None and isinstance(among, slice) and among == slice(None):
-            chosen = self.device.choose(queries, k, count=len(self), allowed=allowed, longest=self.longest)
-            if chosen is not None:
+            free = self.live if allowed is None else int(np.count_nonzero(allowed))
+            kept = allowed is None or allowed is self.alive
+            if free >= self.device.least_rows and (
+                chosen := self.device.choose(
+                    queries, k, count=len(self), allowed=allowed, longest=self.longest, kept=kept
+                )
+            ):
                 return self._nearest_of(chosen, queries, k, allowed)
         return self._nearest_here(queries, k, among, allowed)
 
     def _nearest_of(self, chosen: Chosen, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> list[Found]:
-        """Decides among what the device chose; where it may have left out one of the nearest, looks at all rows."""
-        found = []
+        """Decides among what the device chose and the rows that it does not have.
+
+        Where it may have left out one of the nearest, all rows are looked at.
+        """
+        tail = self._nearest_here(queries, k, slice(chosen.count, None), allowed) if chosen.count < len(self) else None
+        found: list[Found] = []
+        unsure: list[int] = []
         for number, query in enumerate(queries):
             there = chosen.rows[number] >= 0
             rows, coarse = chosen.rows[number][there], chosen.coarse[number][there]
@@ -103,9 +123,14 @@ class ExactView:
             # All rows that reach the k-th less the slack are here if the best of those that are not does not.
             kth = float(np.partition(coarse, len(coarse) - k)[len(coarse) - k]) if len(coarse) >= k else -np.inf
             if chosen.beyond[number] > -np.inf and chosen.beyond[number] >= kth - slack:
-                found += self._nearest_here(query[None], k, slice(None), allowed)
-            else:
-                found.append(self._decide(query, k, rows, coarse, slack))
+                unsure.append(number)
+                found.append(NOTHING)
+                continue
+            here = self._decide(query, k, rows, coarse, slack)
+            found.append(here if tail is None else closest(here, tail[number], k))
+        if unsure:
+            for number, one in zip(unsure, self._nearest_here(queries[unsure], k, slice(None), allowed), strict=True):
+                found[number] = one
         return found
 
     def _nearest_here(
@@ -265,7 +290,6 @@ class ExactIndex:
                 self._alive = self._alive.copy()
                 self._alive[rows] = False
             if self._device is not None:
-                # A view that the copy lags behind is searched here.
                 self._device.extend(self._vectors[:total], self._square_norms[:total])
             self.view = self._seen(count=total, live=live, longest=longest)
 

@@ -116,13 +116,13 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding = "
     """Convolves each channel with its own kernel by the faster way of the platform it is lowered for.
 
     Args:
-        x: [batch, height, width, channels] float32.
-        kernel: [rows, columns, channels] float32; odd sides for "even" padding.
+        x: [batch, height, width, channels] float32 or bfloat16.
+        kernel: [rows, columns, channels] of the same type; odd sides for "even" padding.
         stride: step of the window in pixels.
         padding: zeros around the map.
 
     Returns:
-        [batch, ceil(height / stride), ceil(width / stride), channels] float32.
+        [batch, ceil(height / stride), ceil(width / stride), channels] in the type of `x`.
     """
     shifted = partial(depthwise_shifted, stride=stride, padding=padding)
     native = partial(depthwise_native, stride=stride, padding=padding)

@@ -2,7 +2,7 @@
 
 The trunk (a network's `trunk`: what comes before its head) multiplies and stores in bfloat16, half the bytes of
 float32 with its range and 8 bits of precision; products are summed in float32. The head, softmax, lengths and boxes
-stay in float32.
+stay in float32. What is said to be float32 of the maps within a trunk is bfloat16 then.
 
 Source: Kalamkar et al., "A Study of BFLOAT16 for Deep Learning Training", 2019 (arXiv:1905.12322).
 """

@@ -286,7 +286,7 @@ def train_package(recipe: Recipe, *, data: Path, out: Path, resume: bool = False
 
     @jax.jit
     def run(params: Arrays, images: jax.Array) -> jax.Array:
-        return student.network(params)(images)
+        return student.evaluated(params)(images)
 
     def validate(params: Arrays) -> float:
         scores = validation_score(partial(in_batches, partial(run, params)), sets, preprocessing=recipe.served)
@@ -302,7 +302,7 @@ def train_package(recipe: Recipe, *, data: Path, out: Path, resume: bool = False
         resume=resume,
         watchers=(LogProgress(),),
     )
-    network = student.network(choose_share(student.params, trained.params, validate))
+    network = student.evaluated(choose_share(student.params, trained.params, validate))
     return package(recipe, sets, backbone, network, out / "base")
 
 

@@ -208,7 +208,7 @@ def group_pairs(
         embeddings: [count, dimension] float32, unit vectors.
         labels: [count] integer.
         groups: [count] integer, group of each picture's class.
-        each: pairs of each kind of all groups together, or as many as there are.
+        each: pairs of each kind, spread evenly over the groups; of a group that has fewer, as many as there are.
         seed: of the choice.
     """
     numbers = np.unique(groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -20,11 +21,12 @@ def vectors(count: int, *, seed: int = 0) -> np.ndarray:
 
 def pair(metric: Metric, rows: np.ndarray) -> tuple[ExactIndex, ExactIndex]:
     """An index with a copy on the device and one without, of the same rows, added in three steps."""
-    copy = DeviceCopy(DIMENSION, metric, block_rows=BLOCK, least_rows=2000)
+    copy = DeviceCopy(DIMENSION, metric, block_rows=BLOCK, least_rows=2000, step_rows=1)
     both = ExactIndex(DIMENSION, metric, device=copy), ExactIndex(DIMENSION, metric)
     for index in both:
         for part in np.array_split(np.arange(len(rows)), 3):
             index.add(part, prepared(rows[part], metric))
+            copy.wait_copied()
     return both
 
 
@@ -69,8 +71,49 @@ def test_removed_rows_and_those_that_a_filter_leaves_out_are_not_found(metric: M
     found = with_copy.view.nearest(asked, 5)
     same(found, without.view.nearest(asked, 5))
     assert found[1].rows[0] == 1
-    allowed = with_copy.view.alive & (np.arange(9000) % 7 == 3)
+    allowed = with_copy.view.alive & (np.arange(9000) % 3 == 1)
     same(with_copy.view.nearest(asked, 40, allowed=allowed), without.view.nearest(asked, 40, allowed=allowed))
+
+
+def test_a_narrow_filter_is_searched_on_the_host(on_host: list[int]) -> None:
+    with_copy, without = pair(Metric.COSINE, vectors(3000))
+    allowed = np.arange(3000) % 2 == 0
+    asked = prepared(vectors(2, seed=1), Metric.COSINE)
+    same(with_copy.view.nearest(asked, 4, allowed=allowed), without.view.nearest(asked, 4, allowed=allowed))
+    assert on_host == [2]
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_rows_that_are_not_copied_yet_are_found_too(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_copy, without = pair(metric, vectors(4000))
+    monkeypatch.setattr(DeviceCopy, "extend", lambda *_: None)
+    more = prepared(vectors(500, seed=5), metric)
+    for index in (with_copy, without):
+        index.add(np.arange(4000, 4500), more)
+    asked = prepared(np.concatenate([more[:3], vectors(3)]), metric)
+    found = with_copy.view.nearest(asked, 6)
+    same(found, without.view.nearest(asked, 6))
+    if metric is not Metric.DOT:
+        assert [one.rows[0] for one in found] == [4000, 4001, 4002, 0, 1, 2]
+
+
+@pytest.mark.parametrize("step", ["_asked", "_with_more"])
+def test_an_accelerator_that_fails_is_done_without(
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    if step == "_with_more":
+        monkeypatch.setattr(DeviceCopy, step, full)
+    with_copy, without = pair(Metric.COSINE, vectors(3000))
+    monkeypatch.setattr(DeviceCopy, step, full)
+    asked = prepared(vectors(2, seed=1), Metric.COSINE)
+    for _ in range(2):
+        same(with_copy.view.nearest(asked, 3), without.view.nearest(asked, 3))
+    with_copy.add(np.array([3000]), asked[:1])
+    assert with_copy.view.nearest(asked[:1], 1)[0].rows[0] == 3000
+    assert caplog.text.count("out of memory") == 1
 
 
 def test_fewer_rows_than_asked_for_are_all_that_is_found() -> None:
