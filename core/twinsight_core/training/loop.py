@@ -311,7 +311,7 @@ def _optimiser(config: LoopConfig) -> optax.GradientTransformation:
     rate = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,
-        warmup_steps=min(config.warmup_steps, max(1, config.steps // 2)),
+        warmup_steps=min(config.warmup_steps, config.steps // 2),
         decay_steps=config.steps,
     )
     return optax.chain(

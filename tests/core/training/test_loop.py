@@ -55,6 +55,14 @@ def test_training_lowers_the_loss_and_logs_rate_and_time_to_go(
     assert caplog.messages[-1].endswith(" steps/s  0 s to go")
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_run_of_few_steps_learns(tmp_path: Path, steps: int) -> None:
+    config = LoopConfig(steps=steps, learning_rate=0.1, warmup_steps=5)
+    trained = train(START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path)
+    assert trained.step == steps
+    assert np.abs(trained.params["slope"]).max() > 0
+
+
 class Scores:
     """Gives the scores of a list, one after the other."""
 
