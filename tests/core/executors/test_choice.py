@@ -138,3 +138,12 @@ def test_a_signal_is_heard_after_executors_are_gone(cache: Path) -> None:
     (onnx,) = cache.glob("*.onnx")
     done = subprocess.run([sys.executable, "-c", SIGNALLED, str(onnx)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_an_accelerator_computes_in_bfloat16_where_that_answers_alike(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "best_precision", lambda: "bf16")
+    assert choose_executor(embedding, "xla", cache_dir=tmp_path).name == "xla:cpu:bf16"
+    monkeypatch.setitem(choice.LEAST_COSINE, "bf16", 1.1)
+    assert choose_executor(embedding, "xla", cache_dir=tmp_path).name == "xla:cpu:f32"

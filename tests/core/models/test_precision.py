@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,9 +41,9 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 def test_the_answer_is_float32_and_the_same_to_rounding(network: Network) -> None:
-    wanted = np.asarray(network(jnp.asarray(PICTURES)))
+    wanted = np.asarray(jax.jit(network)(PICTURES))
     for weights in (False, True):
-        answer = in_bfloat16(network, weights=weights)(jnp.asarray(PICTURES))
+        answer = jax.jit(in_bfloat16(network, weights=weights))(PICTURES)
         assert answer.dtype == jnp.float32
         assert not np.array_equal(answer, wanted), "bfloat16 has 8 bits"
         cosines = np.sum(answer * wanted, axis=1) / np.linalg.norm(answer, axis=1) / np.linalg.norm(wanted, axis=1)
