@@ -181,9 +181,8 @@ def main() -> None:
     args = parser.parse_args()
     limits = ceilings(large=jax.default_backend() != "cpu")
     packages = {one.name: one for one in shipped_packages()}
-    device = jax.devices()[0]
     result = {
-        "environment": environment() | {"device": device.device_kind, "jax": jax.__version__},
+        "environment": environment() | {"device": jax.devices()[0].device_kind},
         "what": "A network and exact search on an accelerator, beside the time that its memory or arithmetic needs",
         "ceilings": limits,
         "compute": [compute(packages["base"], args.batch, limits, args.out.parent)],

@@ -17,11 +17,11 @@ PACKAGES = ("twinsight", "jax", "jaxlib", "flax", "grpcio", "protobuf", "numpy",
 def environment() -> dict[str, object]:
     """Returns machine, versions, commit and time, as JSON values.
 
-    The commit of a tree that was copied without its history is what the variable `COMMIT` says.
+    The commit of a tree that was copied without its history is what the variable `TWINSIGHT_COMMIT` says.
     """
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": os.environ.get("COMMIT") or _commit(),
+        "commit": os.environ.get("TWINSIGHT_COMMIT") or _commit(),
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": _memory_gib(), "system": platform.platform()},
         "python": platform.python_version(),
         "versions": dict(_versions()),

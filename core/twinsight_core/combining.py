@@ -125,13 +125,14 @@ class Combiner:
     def _taken(self, first: _Waiting) -> list[_Waiting]:
         """Returns `first` and those that wait for the same, and takes them off the list."""
         with self._lock:
-            taken, room = [first], MOST_QUERIES - len(first.queries)
+            taken, left, room = [first], list[_Waiting](), MOST_QUERIES - len(first.queries)
             for other in self._waiting:
                 if _alike(other.options, first.options) and len(other.queries) <= room:
                     taken.append(other)
                     room -= len(other.queries)
-            chosen = {id(one) for one in taken}
-            self._waiting = [one for one in self._waiting if id(one) not in chosen]
+                else:
+                    left.append(other)
+            self._waiting = left
             return taken
 
     def _do(self, together: list[_Waiting]) -> None:

@@ -79,8 +79,8 @@ def calibrate(
 
     An embedding: from pairs, listed or drawn from class folders; the pictures are parted in halves, one to fit and one
     to measure on, and no class is in both. With --groups all are fitted on, and each group is measured by a fit on the
-    others. A classifier: the temperature of its softmax. Calibrate on data like that
-    which the model will see, and that it was not trained on. The model's digest changes, since its answers do.
+    others. A classifier: the temperature of its softmax. Calibrate on data like that which the model will see, and that
+    it was not trained on. The model's digest changes, since its answers do.
     """
     package = find_package(model, models_dir)
     if out is None and package.is_shipped:

@@ -200,16 +200,15 @@ def _train_on_classes(run: Run, how: siamese.SiameseTraining, start: ModelPackag
             watchers=watching.watchers,
         )
     embed = embedder(trained)
-    embedded = {rows.tobytes(): embed(read.images[rows]) for rows in (parts.validation, parts.test)}
 
     def of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         labels = read.labels[rows]
-        return embedded[rows.tobytes()], labels, read.groups()[labels] if how.groups else None
+        return embed(read.images[rows]), labels, read.groups()[labels] if how.groups else None
 
-    findings = embedding_findings(
-        *of(parts.test), read.images[parts.test], read.classes, which=f"whole classes {held_out_from(run)}"
-    )
     fit, measure = of(parts.validation), of(parts.test)
+    findings = embedding_findings(
+        *measure, read.images[parts.test], read.classes, which=f"whole classes {held_out_from(run)}"
+    )
     if fit[2] is not None and measure[2] is not None:
         unmeasured = group_pairs(fit[0], fit[1], fit[2], each=PAIRS_OF_A_KIND, seed=1)
         groups = group_pairs(measure[0], measure[1], measure[2], each=PAIRS_OF_A_KIND, seed=2)

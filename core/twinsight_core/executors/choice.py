@@ -103,10 +103,11 @@ def _openvino_fits() -> bool:
 
 def _xla(package: ModelPackage) -> XlaExecutor:
     """Returns XLA's executor at the device's best precision, or in float32 where that answers otherwise."""
-    exact = XlaExecutor(package.build(), package.card.preprocessing)
+    network = package.build()
+    exact = XlaExecutor(network, package.card.preprocessing)
     if (best := best_precision()) == "f32":
         return exact
-    fast = XlaExecutor(package.build(), package.card.preprocessing, precision=best)
+    fast = XlaExecutor(network, package.card.preprocessing, precision=best)
     close = agreement(package.card.task, _answers(fast, package), _answers(exact, package))
     if enough(close, best):
         return fast

@@ -176,15 +176,20 @@ class DeviceCopy:
         try:
             self._prepare()
             while self._blocks.count < len(vectors):
-                self._blocks = self._with_more(vectors, square_norms)
+                more = self._with_more(vectors, square_norms)
+                with self._lock:
+                    if self._refused:  # by a search, meanwhile
+                        return
+                    self._blocks = more
         except jax.errors.JaxRuntimeError as error:
             self._let_go(error)
         finally:
             self._copying = False
 
     def _let_go(self, error: Exception) -> None:
-        self._refused = True
-        self._blocks, self._masks = _Blocks(), None
+        with self._lock:
+            self._refused = True
+            self._blocks, self._masks = _Blocks(), None
         _LOG.warning("exact search goes on without the accelerator, which failed: %s", error)
 
     @property
