@@ -1,60 +1,77 @@
 """Pictures of many calls gathered into batches for one model.
 
-1. A call takes room for as many pictures as it has in work at once, before any is decoded; without room it is refused
-   at once, and a message of a stream waits. It keeps the room until it is answered.
-2. Each picture is announced when it goes to a decoder, and submitted, or given up, when it comes from there.
-3. The worker takes what waits. It waits up to `wait_s` for more only while others are being decoded, so a lone call
-   never waits.
-4. A lone picture of a model with nothing else in work is computed by its caller's own thread: passing it to the worker
-   and back would cost two wake-ups, of up to a millisecond each where the processor has gone to sleep.
-5. Pictures whose caller is gone or whose deadline has passed are dropped before they reach the device.
-6. The test picture behind health goes before all others, as a batch of its own.
-7. The engine computes; each picture's future gets its row. A batch that fails is tried again picture by picture, so
-   that one that poisons it fails alone.
+1. A call takes room for as many pictures as it has in work at once, before any is decoded; without room, or where its
+   deadline would pass first, it is refused at once, and a message of a stream waits. It keeps the room until it is
+   answered.
+2. A picture is submitted undecoded where the model computes on the host. Where it has a device, the picture is
+   announced when it goes to a decoder, and submitted, or given up, when it comes from there.
+3. What is due first is taken first: a deadline, or the time within which a call wants its answer. Streams have more
+   patience than unary calls, and all of it ends, so that nobody waits for ever.
+4. The model's lanes, each a thread, take what waits. On the host a lane decodes and computes on one core, and takes no
+   more than its share. For a device a lane waits up to `wait_s` for a batch to fill, but only while pictures are being
+   decoded.
+5. A lone picture of a model with nothing else in work is decoded and computed by its caller's own thread, on all cores:
+   passing it to a lane and back would cost two wake-ups, of up to a millisecond each where the processor has gone to
+   sleep.
+6. Pictures whose caller is gone or whose deadline has passed are dropped before they are decoded, and again before they
+   are computed.
+7. The test picture behind health goes before all others, as a batch of its own.
+8. Each picture's future gets its row. A batch that fails is tried again picture by picture, so that one that poisons it
+   fails alone.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
 from twinsight_core.engine import Engine
-from twinsight_core.errors import Overloaded, TwinsightError, Unavailable
+from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, TwinsightError, Unavailable
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics
 
 log = structlog.stdlib.get_logger("twinsight.batcher")
 
+Answer = np.ndarray | TwinsightError
+Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
+
 _MIN_RETRY_S = 0.05
+_PATIENCE_S = 1.0
+_STREAM_PATIENCE_S = 10.0
+"""A stream's picture goes behind those of unary calls that came up to nine seconds after it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class _Waiting:
-    """A decoded picture in the queue."""
+    """A picture in the queue, ordered by when it is due and, among those due together, by when it came."""
 
-    image: np.ndarray
-    call: Call
-    future: Future[np.ndarray]
-    since: float
+    due: float
+    number: int
+    load: Callable[[], np.ndarray] = field(compare=False)
+    call: Call = field(compare=False)
+    future: Future[Answer] = field(compare=False)
+    since: float = field(compare=False)
 
 
 class Batcher:
-    """The queue and the worker thread of one model."""
+    """The queue and the lanes of one model."""
 
     def __init__(self, name: str, engine: Engine, metrics: Metrics, *, queue_size: int, wait_s: float) -> None:
-        """Starts the worker.
+        """Takes what it serves; `start` follows once the engine is warm.
 
         Args:
-            name: the model's name, for metrics and the thread.
-            engine: computes; one thread at a time calls it.
+            name: the model's name, for metrics and the threads.
+            engine: computes.
             metrics: where batches are counted.
             queue_size: pictures that calls may have in work at once, all together.
             wait_s: longest wait for a batch to fill.
@@ -65,19 +82,37 @@ class Batcher:
         self._queue_size = queue_size
         self._wait_s = wait_s
         lock = threading.Lock()
-        self._changed = threading.Condition(lock)  # the worker alone waits for it
+        self._changed = threading.Condition(lock)  # the lanes alone wait for it
         self._room_freed = threading.Condition(lock)
-        self._waiting: deque[_Waiting] = deque()
-        self._urgent: deque[_Waiting] = deque()
+        self._numbers = itertools.count()
+        self._waiting: list[_Waiting] = []  # a heap
         self._taken = 0
         self._decoding = 0
-        self._computing = False
+        self._turns: dict[int, float] = {}  # when the turn of each thread at work began
         self._closed = False
-        self._seconds_per_image = 0.0  # moving average, for the time after which to try again
+        self._seconds_per_image = 0.0  # moving average, of one lane
         self._longest_turn_s = 0.0
+        self._lanes: list[threading.Thread] = []
         metrics.queued.labels(name).set_function(lambda: self._taken)
-        self._worker = threading.Thread(target=self._run, name=f"batcher-{name}", daemon=True)
-        self._worker.start()
+
+    def start(self) -> None:
+        """Starts the lanes."""
+        self._lanes = [
+            threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._name}-{lane}", daemon=True)
+            for lane in range(self._engine.lanes)
+        ]
+        for thread in self._lanes:
+            thread.start()
+
+    @property
+    def on_host(self) -> bool:
+        """Whether lanes decode what they compute."""
+        return self._engine.on_host
+
+    @property
+    def at_once(self) -> int:
+        """Pictures of one call in work at once: two batches for a device, one for each lane of the host."""
+        return min(max(2, self._engine.lanes) * self._engine.max_batch, self._queue_size)
 
     @property
     def max_batch(self) -> int:
@@ -85,9 +120,9 @@ class Batcher:
         return self._engine.max_batch
 
     @property
-    def queue_size(self) -> int:
-        """Pictures that calls may have in work at once, all together."""
-        return self._queue_size
+    def is_idle(self) -> bool:
+        """Whether nothing is being decoded, waits or is computed."""
+        return not (self._decoding or self._waiting or self._turns)
 
     @contextmanager
     def room(self, count: int, call: Call) -> Iterator[None]:
@@ -97,11 +132,11 @@ class Batcher:
         wait for each other.
 
         Args:
-            count: at most `queue_size`.
+            count: at most the size of the queue.
             call: is refused, or waits, as it wants.
 
         Raises:
-            Overloaded: there is none; says when there should be.
+            Overloaded: there is none, or the call's deadline would pass before its turn; says when to come again.
             Cancelled, DeadlineExceeded: there was none for as long as the caller waited.
             Unavailable: the server drains.
         """
@@ -116,8 +151,9 @@ class Batcher:
                 raise Overloaded(
                     f"The queue of model `{self._name}` holds {self._taken} of at most {self._queue_size} pictures; "
                     f"{count} more don't fit.",
-                    retry_after_s=max(_MIN_RETRY_S, self._taken * self._seconds_per_image / 2),
+                    retry_after_s=max(_MIN_RETRY_S, self._wait_of(self._taken) / 2),
                 )
+            self._check_hope(call)
             self._taken += count
         try:
             yield
@@ -137,98 +173,173 @@ class Batcher:
             self._decoding -= 1
             self._changed.notify()
 
-    def submit(self, image: np.ndarray, call: Call) -> Future[np.ndarray]:
-        """Queues an announced picture.
+    def submit(
+        self, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], *, announced: bool = False
+    ) -> None:
+        """Queues a picture.
+
+        Args:
+            load: returns [height, width, 3] uint8 at the model's size; may raise TwinsightError.
+            call: whose it is.
+            future: gets the model's answer, float32, or what `load` raised; or raises Cancelled, DeadlineExceeded,
+                Unavailable, or what computing raised.
+            announced: whether it comes from a decoder.
+        """
+        with self._changed:
+            self._decoding -= announced
+            self._put(load, call, future, due=_due(call))
+
+    def submit_urgent(self, image: np.ndarray, call: Call) -> Future[Answer]:
+        """Queues a picture ahead of all others and without room: for the test inference behind health.
+
+        A full queue is load and not sickness, so it must not fail the test. Nor does it share a batch, which would make
+        it wait for the others' answers, and have them computed by one program today and another tomorrow.
 
         Args:
             image: [height, width, 3] uint8 at the model's size.
             call: whose it is.
 
         Returns:
-            Gets the model's answer, float32; or Cancelled, DeadlineExceeded, Unavailable, or what computing raised.
+            As the future of `submit`.
         """
-        one = _Waiting(image, call, Future(), time.monotonic())
+        future: Future[Answer] = Future()
         with self._changed:
-            self._decoding -= 1
-            self._put(one, self._waiting)
-        return one.future
+            self._put(lambda: image, call, future, due=-math.inf)
+        return future
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is being decoded, waits or is computed."""
-        return not (self._decoding or self._waiting or self._computing or self._urgent)
+    def infer_alone(self, load: Callable[[], np.ndarray], call: Call, future: Future[Answer]) -> bool:
+        """Computes a picture in the caller's thread if nothing else is in work; returns whether it was so.
 
-    def submit_here(self, image: np.ndarray, call: Call) -> Future[np.ndarray]:
-        """Computes an announced picture in the caller's thread if nothing else is in work, and queues it otherwise.
-
-        Arguments and result as in `submit`.
+        Arguments as in `submit`.
         """
-        one = _Waiting(image, call, Future(), time.monotonic())
         with self._changed:
-            self._decoding -= 1
             if self._closed or not self.is_idle:
-                self._put(one, self._waiting)
-                return one.future
-            self._computing = True
-        self._compute_wanted([one])
-        return one.future
-
-    def submit_urgent(self, image: np.ndarray, call: Call) -> Future[np.ndarray]:
-        """Queues a picture ahead of all others and without room or announcement: for the test inference behind health.
-
-        A full queue is load and not sickness, so it must not fail the test. Nor does it share a batch, which would make
-        it wait for the others' answers, and have them computed by one program today and another tomorrow. Arguments and
-        result as in `submit`.
-        """
-        one = _Waiting(image, call, Future(), time.monotonic())
-        with self._changed:
-            self._put(one, self._urgent)
-        return one.future
+                return False
+            self._turns[threading.get_ident()] = time.monotonic()
+        one = _Waiting(0.0, 0, load, call, future, time.monotonic())
+        self._serve([one], lambda images: [self._engine.infer_alone(image) for image in images])
+        return True
 
     def longest_turn_s(self) -> float:
-        """Returns the longest time that the engine was busy at a stretch since this was last asked."""
+        """Returns the longest time that a lane was busy at a stretch since this was last asked."""
         with self._changed:
             longest, self._longest_turn_s = self._longest_turn_s, 0.0
         return longest
 
     def close(self) -> None:
-        """Computes what waits, then stops the worker."""
+        """Computes what waits, then stops the lanes."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
             self._room_freed.notify_all()
-        self._worker.join()
+        for lane in self._lanes:
+            lane.join()
 
-    def _put(self, one: _Waiting, queue: deque[_Waiting]) -> None:
-        if self._closed:
-            one.future.set_exception(_draining())
+    def _wait_of(self, pictures: int) -> float:
+        """Seconds until as many pictures are done."""
+        return pictures * self._seconds_per_image / max(1, len(self._lanes))
+
+    def _check_hope(self, call: Call) -> None:
+        """Refuses a call whose deadline will have passed when its turn comes: its work would be thrown away."""
+        remaining_s = call.remaining_s()
+        if remaining_s is None or not self._waiting:
             return
-        queue.append(one)
+        due = _due(call)
+        wait_s = self._wait_of(self._decoding + sum(one.due <= due for one in self._waiting))
+        if wait_s > remaining_s:
+            self._metrics.refused.labels("DEADLINE_TOO_SHORT").inc()
+            raise Overloaded(
+                f"Model `{self._name}` comes to this call in about {wait_s * 1e3:.0f} ms, and its deadline is in "
+                f"{remaining_s * 1e3:.0f} ms.",
+                retry_after_s=max(_MIN_RETRY_S, wait_s - remaining_s),
+                reason="DEADLINE_TOO_SHORT",
+            )
+
+    def _put(self, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], *, due: float) -> None:
+        if self._closed:
+            future.set_exception(_draining())
+            return
+        heapq.heappush(self._waiting, _Waiting(due, next(self._numbers), load, call, future, time.monotonic()))
         self._changed.notify()
 
-    def _run(self) -> None:
+    def _run(self, lane: int) -> None:
+        def infer(images: Sequence[np.ndarray]) -> np.ndarray:
+            return self._engine.infer(images, lane=lane)
+
         while batch := self._next_batch():
-            self._compute_wanted(batch)
+            self._serve(batch, infer)
 
     def _next_batch(self) -> list[_Waiting]:
         """Waits for pictures; returns at most the largest bucket, or nothing once closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._computing and (self._urgent or self._waiting or self._closed))
-            if self._waiting and not self._urgent:
-                until = self._waiting[0].since + self._wait_s
-                self._changed.wait_for(self._is_full, timeout=max(0.0, until - time.monotonic()))
-            if self._urgent:
-                self._computing = True
-                return [self._urgent.popleft()]
-            if not self._waiting:
-                return []
-            self._computing = True
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._engine.max_batch))]
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if not self.on_host and not self._is_full():
+                    until = self._waiting[0].since + self._wait_s
+                    self._changed.wait_for(self._is_full, timeout=max(0.0, until - time.monotonic()))
+                # While this one waited for company another lane may have taken all.
+                if batch := self._take():
+                    self._turns[threading.get_ident()] = time.monotonic()
+                    return batch
+                if self._closed:
+                    return []
+
+    def _take(self) -> list[_Waiting]:
+        """Takes a batch off the queue, and wakes another lane for the rest."""
+        if self._is_urgent():
+            batch = [heapq.heappop(self._waiting)]
+        else:
+            batch = [heapq.heappop(self._waiting) for _ in range(self._share())]
+        if self._waiting:
+            self._changed.notify()
+        return batch
+
+    def _share(self) -> int:
+        """How many of the waiting pictures a lane takes."""
+        if not self.on_host:
+            return min(len(self._waiting), self._engine.max_batch)
+        free = max(1, len(self._lanes) - len(self._turns))
+        fair = math.ceil(len(self._waiting) / free)
+        return max((one for one in self._engine.buckets if one <= fair), default=fair)
+
+    def _is_urgent(self) -> bool:
+        return bool(self._waiting) and self._waiting[0].due == -math.inf
 
     def _is_full(self) -> bool:
         """Whether to wait no longer: the largest bucket is full, nothing is being decoded, or something is urgent."""
         full = len(self._waiting) >= self._engine.max_batch
-        return full or not self._decoding or self._closed or bool(self._urgent)
+        return full or not self._decoding or not self._waiting or self._closed or self._is_urgent()
+
+    def _serve(self, batch: Sequence[_Waiting], infer: Infer) -> None:
+        """Decodes and computes what is still wanted of a batch, and ends this thread's turn."""
+        start = time.monotonic()
+        try:
+            loaded = [(one, image) for one in batch if (image := self._loaded(one)) is not None]
+            self._compute([(one, image) for one, image in loaded if self._is_wanted(one)], infer)
+        finally:
+            with self._changed:
+                took = time.monotonic() - start
+                self._longest_turn_s = max(self._longest_turn_s, took)
+                self._seconds_per_image += 0.1 * (took / len(batch) - self._seconds_per_image)
+                del self._turns[threading.get_ident()]
+
+    def _loaded(self, one: _Waiting) -> np.ndarray | None:
+        """Returns a picture's pixels; None where nobody wants them or there are none, of which the future tells."""
+        if not self._is_wanted(one):
+            return None
+        start = time.monotonic()
+        try:
+            image = one.load()
+        except (Cancelled, DeadlineExceeded) as error:
+            one.future.set_exception(error)
+            return None
+        except TwinsightError as error:
+            one.future.set_result(error)
+            return None
+        now = time.monotonic()
+        one.call.record("decode", now - start)
+        one.call.record("queue", start - one.since)
+        return image
 
     def _is_wanted(self, one: _Waiting) -> bool:
         try:
@@ -239,39 +350,32 @@ class Batcher:
             return False
         return True
 
-    def _compute_wanted(self, batch: list[_Waiting]) -> None:
-        """Computes what is still wanted of a batch, and says when the engine is free again."""
-        start = time.monotonic()
-        try:
-            self._compute([one for one in batch if self._is_wanted(one)])
-        finally:
-            with self._changed:
-                self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - start)
-                self._computing = False
-                self._changed.notify()
-
-    def _compute(self, batch: list[_Waiting]) -> None:
+    def _compute(self, batch: Sequence[tuple[_Waiting, np.ndarray]], infer: Infer) -> None:
         if not batch:
             return
         start = time.monotonic()
         try:
-            answers = self._engine.infer([one.image for one in batch])
+            answers = infer([image for _, image in batch])
         except Exception as error:
             if len(batch) == 1:
-                log.exception("a picture failed in compute", model=self._name, request_id=batch[0].call.request_id)
-                batch[0].future.set_exception(error)
+                ((one, _),) = batch
+                log.exception("a picture failed in compute", model=self._name, request_id=one.call.request_id)
+                one.future.set_exception(error)
                 return
             log.exception("a batch failed; its pictures are tried one by one", model=self._name, size=len(batch))
-            for one in batch:
-                self._compute([one])
+            for single in batch:
+                self._compute([single], infer)
             return
         took = time.monotonic() - start
-        self._seconds_per_image += 0.1 * (took / len(batch) - self._seconds_per_image)
         self._metrics.batch_size.labels(self._name).observe(len(batch))
-        for one, answer in zip(batch, answers, strict=True):
-            one.call.record("queue", start - one.since)
+        for (one, _), answer in zip(batch, answers, strict=True):
             one.call.record("compute", took)
             one.future.set_result(answer)
+
+
+def _due(call: Call) -> float:
+    patience_s = _STREAM_PATIENCE_S if call.is_patient else _PATIENCE_S
+    return time.monotonic() + min(patience_s, call.remaining_s() or patience_s)
 
 
 def _draining() -> Unavailable:

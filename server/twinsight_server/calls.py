@@ -83,6 +83,11 @@ class Call:
         if self._gone.is_set():
             raise Cancelled("The caller is gone.", reason="CANCELLED")
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether it waits where there is no room: a message of a stream does, a unary call does not."""
+        return self._check_waiting is not None
+
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, at least 0; None: there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())

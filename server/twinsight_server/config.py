@@ -70,12 +70,14 @@ class ServerConfig:
     ] = None
     metrics_listen: Annotated[str, "HOST:PORT of the Prometheus metrics over HTTP; empty: none."] = ""
 
-    batch_size: Annotated[int, "Largest batch; every power of two up to it is compiled at start."] = 32
+    batch_size: Annotated[
+        int, "Largest batch, on a CPU at most four; every power of two up to it is compiled at start."
+    ] = 32
     batch_wait_ms: Annotated[float, "Longest wait for a batch to fill while other pictures are being decoded."] = 2.0
     queue_size: Annotated[int, "Pictures being decoded or waiting for a model; more are refused, and streams wait."] = (
         512
     )
-    decode_threads: Annotated[int, "Threads that decode pictures; 0: one a core."] = 0
+    decode_threads: Annotated[int, "Threads that decode pictures for a GPU or TPU; 0: one a core."] = 0
     max_calls: Annotated[int, "Calls worked on at once; more are refused, and streams wait."] = 64
     max_streams: Annotated[int, "Streams open at once; more are refused."] = 16
 

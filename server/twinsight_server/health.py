@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 from grpc_health.v1 import health, health_pb2
 
-from twinsight_core.errors import StartupError
+from twinsight_core.errors import StartupError, TwinsightError
 from twinsight_core.models.tasks import Task
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics
@@ -132,7 +132,10 @@ class Canary:
         ramp = np.arange(to.height_px * to.width_px * 3, dtype=np.uint32) * 255 // (to.height_px * to.width_px * 3)
         picture = ramp.astype(np.uint8).reshape(to.height_px, to.width_px, 3)
         call = Call("canary", time.monotonic() + limit_s)
-        return model.batcher.submit_urgent(picture, call).result(limit_s)
+        answer = model.batcher.submit_urgent(picture, call).result(limit_s)
+        if isinstance(answer, TwinsightError):
+            raise answer
+        return answer
 
     def _tell(self, *, serving: bool) -> None:
         if self._stopped.is_set():

@@ -76,11 +76,12 @@ class Models:
             self._models[name] = ServedModel(package, engine, batcher)
 
     def warm_up(self, stopped: threading.Event) -> None:
-        """Compiles every model for every bucket; goes on to no further model once `stopped` is set."""
+        """Compiles every model for every bucket and starts its lanes; stops before the next once `stopped` is set."""
         for model in self.all():
             if stopped.is_set():
                 return
             model.engine.warm_up()
+            model.batcher.start()
             log.info("model ready", model=model.name, digest=model.digest, executor=model.engine.executor_name)
 
     def get(self, name: str) -> ServedModel:
@@ -130,7 +131,7 @@ class Models:
         return list(self._models.values())
 
     def close(self) -> None:
-        """Computes what waits and stops the workers."""
+        """Computes what waits and stops the lanes."""
         for model in self.all():
             model.batcher.close()
 

@@ -1,13 +1,14 @@
-"""Pictures of one call to a model's answers: decoded on a pool, batched with other calls', answered one by one."""
+"""Pictures of one call to a model's answers: decoded, batched with other calls', answered one by one."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from twinsight_core import images
 from twinsight_core.errors import TwinsightError
 from twinsight_core.images import Limits, Region
+from twinsight_server.batcher import Answer
 from twinsight_server.calls import Call, deadline_exceeded
 from twinsight_server.models import ServedModel
 
@@ -38,7 +40,7 @@ class Pipeline:
     """Decodes pictures and runs models on them."""
 
     def __init__(self, *, decoders: int, limits: Limits) -> None:
-        """Starts the decoding threads.
+        """Starts the threads that decode for devices; on the host the models' lanes decode what they compute.
 
         Args:
             decoders: how many.
@@ -47,11 +49,11 @@ class Pipeline:
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
         self._limits = limits
 
-    def infer(self, model: ServedModel, pictures: Sequence[Picture], call: Call) -> list[np.ndarray | TwinsightError]:
+    def infer(self, model: ServedModel, pictures: Sequence[Picture], call: Call) -> list[Answer]:
         """Runs a model on pictures, each on its own.
 
-        Two batches of a call are in work at once: one computes while the next is decoded, and a large call leaves the
-        decoders and the queue to others in between.
+        So many of a call are in work at once that every lane has a batch, and a device a second one: a large call
+        leaves the decoders and the queue to others in between.
 
         Args:
             model: runs on them.
@@ -65,80 +67,80 @@ class Pipeline:
             Overloaded: the queue has no room for them, and the call does not wait for it.
             Cancelled, DeadlineExceeded: nobody waits for the answer any more.
         """
-        if len(pictures) == 1 and model.batcher.is_idle:
-            return [self._infer_here(model, pictures[0], call)]
-        at_once = min(len(pictures), 2 * model.batcher.max_batch, model.batcher.queue_size)
-        answers: list[np.ndarray | TwinsightError] = []
-        in_work: deque[Future[Future[np.ndarray] | TwinsightError]] = deque()
+        at_once = min(len(pictures), model.batcher.at_once)
+        answers: list[Answer] = []
+        in_work: deque[Future[Answer]] = deque()
         with model.batcher.room(at_once, call):
+            if len(pictures) == 1:
+                return [_answer(self._begin(model, pictures[0], call, alone=True), call)]
             for picture in pictures:
                 if len(in_work) == at_once:
-                    answers.append(self._decoded_answer(in_work.popleft(), call))
+                    answers.append(_answer(in_work.popleft(), call))
                 in_work.append(self._begin(model, picture, call))
-            answers += [self._decoded_answer(one, call) for one in in_work]
+            answers += [_answer(one, call) for one in in_work]
         return answers
 
     def close(self) -> None:
         """Finishes what is being decoded and stops the threads."""
         self._pool.shutdown()
 
-    def _infer_here(self, model: ServedModel, picture: Picture, call: Call) -> np.ndarray | TwinsightError:
-        """Runs the model on a lone picture in the caller's thread, where the model has nothing else in work."""
-        with model.batcher.room(1, call):
-            model.batcher.announce()
-            return self._answer(self._decode(model, picture, call, time.monotonic(), here=True), call)
-
-    def _begin(self, model: ServedModel, picture: Picture, call: Call) -> Future[Future[np.ndarray] | TwinsightError]:
+    def _begin(self, model: ServedModel, picture: Picture, call: Call, *, alone: bool = False) -> Future[Answer]:
+        """Puts a picture in work; one that is `alone` in its call is computed here where the model is idle."""
+        future: Future[Answer] = Future()
+        load = partial(self._load, model, picture, call)
+        if alone and model.batcher.infer_alone(load, call, future):
+            return future
+        if model.batcher.on_host:
+            model.batcher.submit(load, call, future)
+            return future
         model.batcher.announce()
         try:
-            return self._pool.submit(self._decode, model, picture, call, time.monotonic())
+            self._pool.submit(_decode, model, load, call, future, time.monotonic())
         except BaseException:
             model.batcher.give_up()
             raise
+        return future
 
-    def _decode(
-        self, model: ServedModel, picture: Picture, call: Call, since: float, *, here: bool = False
-    ) -> Future[np.ndarray] | TwinsightError:
-        """Decodes one picture and queues it, or computes it `here`; an error keeps to this picture."""
-        start = time.monotonic()
-        try:
-            call.check_alive()
-            pixels = self._pixels(picture, model)
-        except TwinsightError as error:
-            model.batcher.give_up()
-            return error
-        except BaseException:
-            model.batcher.give_up()
-            log.exception("a picture failed in decoding", request_id=call.request_id)
-            return TwinsightError("Decoding failed on this picture.", reason="DECODE_FAILED")
-        call.record("queue", start - since)
-        call.record("decode", time.monotonic() - start)
-        return model.batcher.submit_here(pixels, call) if here else model.batcher.submit(pixels, call)
-
-    def _pixels(self, picture: Picture, model: ServedModel) -> np.ndarray:
+    def _load(self, model: ServedModel, picture: Picture, call: Call) -> np.ndarray:
+        """Returns a picture's pixels at the model's size; what goes wrong keeps to this picture."""
         to = model.package.card.preprocessing
-        if isinstance(picture.source, bytes):
-            return images.decode(picture.source, to, limits=self._limits, region=picture.region)
-        return images.from_pixels(picture.source, to, limits=self._limits, region=picture.region)
-
-    def _decoded_answer(
-        self, decoding: Future[Future[np.ndarray] | TwinsightError], call: Call
-    ) -> np.ndarray | TwinsightError:
         try:
-            queued = decoding.result(call.remaining_s())
-        except FutureTimeoutError:
-            raise deadline_exceeded() from None
-        return self._answer(queued, call)
-
-    def _answer(self, queued: Future[np.ndarray] | TwinsightError, call: Call) -> np.ndarray | TwinsightError:
-        if isinstance(queued, TwinsightError):
-            call.check_alive()
-            return queued
-        try:
-            return queued.result(call.remaining_s())
-        except FutureTimeoutError:
-            raise deadline_exceeded() from None
+            if isinstance(picture.source, bytes):
+                return images.decode(picture.source, to, limits=self._limits, region=picture.region)
+            return images.from_pixels(picture.source, to, limits=self._limits, region=picture.region)
         except TwinsightError:
             raise
-        except Exception:  # noqa: BLE001 - the batcher tried it alone and logged why; the neighbours are answered
-            return TwinsightError("The model failed on this picture.", reason="COMPUTE_FAILED")
+        except BaseException as error:
+            log.exception("a picture failed in decoding", request_id=call.request_id)
+            raise TwinsightError("Decoding failed on this picture.", reason="DECODE_FAILED") from error
+
+
+def _decode(
+    model: ServedModel, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], since: float
+) -> None:
+    """Decodes one picture for a device and queues it."""
+    start = time.monotonic()
+    try:
+        call.check_alive()
+        pixels = load()
+    except TwinsightError as error:
+        model.batcher.give_up()
+        future.set_result(error)
+        return
+    call.record("queue", start - since)
+    call.record("decode", time.monotonic() - start)
+    model.batcher.submit(lambda: pixels, call, future, announced=True)
+
+
+def _answer(future: Future[Answer], call: Call) -> Answer:
+    try:
+        answer = future.result(call.remaining_s())
+    except FutureTimeoutError:
+        raise deadline_exceeded() from None
+    except TwinsightError:
+        raise
+    except Exception:  # noqa: BLE001 - the batcher tried it alone and logged why; the neighbours are answered
+        return TwinsightError("The model failed on this picture.", reason="COMPUTE_FAILED")
+    if isinstance(answer, TwinsightError):
+        call.check_alive()
+    return answer

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from twinsight_core.compilation import CompilationCounter
 from twinsight_core.engine import Engine
+from twinsight_core.executors.base import Executor
 from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.images import Preprocessing
 
@@ -21,9 +24,14 @@ class Sums:
 
     name = "sums"
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_host: bool = False, lanes: Sequence[Executor] = ()) -> None:
         self.prepared: list[int] = []
         self.computed: list[np.ndarray] = []
+        self.on_host = on_host
+        self._lanes = lanes or [self]
+
+    def lanes(self) -> Sequence[Executor]:
+        return self._lanes
 
     def prepare(self, batch_size: int) -> None:
         self.prepared.append(batch_size)
@@ -63,11 +71,33 @@ def test_one_picture_rides_alone() -> None:
     assert [len(batch) for batch in executor.computed] == [1]
 
 
-def test_warm_up_prepares_and_runs_every_bucket() -> None:
-    executor = Sums()
-    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).warm_up()
-    assert executor.prepared == [1, 2, 4]
-    assert [len(batch) for batch in executor.computed] == [1, 2, 4]
+def test_warm_up_prepares_and_runs_every_bucket_of_every_lane_and_one_picture_alone() -> None:
+    lanes = [Sums(), Sums()]
+    executor = Sums(lanes=lanes)
+    engine = Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4))
+    engine.warm_up()
+    assert engine.lanes == 2
+    for lane in lanes:
+        assert lane.prepared == [1, 2, 4]
+        assert [len(batch) for batch in lane.computed] == [1, 2, 4]
+    assert executor.prepared == [1]
+    assert [len(batch) for batch in executor.computed] == [1]
+
+
+def test_a_lane_computes_what_it_is_given_and_a_lone_picture_has_the_whole_executor() -> None:
+    lanes = [Sums(), Sums()]
+    executor = Sums(lanes=lanes)
+    engine = Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2))
+    (one, *two) = pictures(3)
+    np.testing.assert_array_equal(engine.infer_alone(one), one.sum(axis=(0, 1)))
+    np.testing.assert_array_equal(engine.infer(two, lane=1), [other.sum(axis=(0, 1)) for other in two])
+    assert [len(each.computed) for each in (executor, *lanes)] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(("buckets", "kept"), [((1, 2, 4, 8, 32), (1, 2, 4)), ((1, 3, 5), (1, 3)), ((8, 16), (8,))])
+def test_a_core_of_the_host_gets_small_batches(buckets: tuple[int, ...], kept: tuple[int, ...]) -> None:
+    assert Engine(Sums(on_host=True), INPUT, answer_shape=(3,), buckets=buckets).buckets == kept
+    assert Engine(Sums(), INPUT, answer_shape=(3,), buckets=buckets).buckets == buckets
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True))
@@ -101,12 +131,13 @@ def test_xla_gives_what_the_network_gives(network: MeanNetwork) -> None:
 def test_nothing_compiles_after_warm_up(network: MeanNetwork) -> None:
     counter = CompilationCounter()
     try:
-        engine = Engine(XlaExecutor(network, INPUT), INPUT, answer_shape=(5,), buckets=(1, 2, 8))
+        engine = Engine(XlaExecutor(network, INPUT), INPUT, answer_shape=(5,), buckets=(1, 2, 4))
         engine.warm_up()
         assert counter.count >= 3
         counter.reset()
         for count in range(1, 20):
             engine.infer(pictures(count))
+        engine.infer_alone(pictures(1)[0])
         assert counter.count == 0
     finally:
         counter.close()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -10,8 +10,9 @@ import pytest
 
 from twinsight_core.engine import Engine
 from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
+from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
-from twinsight_server.batcher import Batcher
+from twinsight_server.batcher import Answer, Batcher
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics
 
@@ -24,11 +25,16 @@ class GatedExecutor:
 
     name = "gated"
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_host: bool = False, lanes: int = 1) -> None:
+        self.on_host = on_host
+        self.lane_count = lanes
         self.go = threading.Event()
         self.go.set()
         self.busy = threading.Event()
         self.sizes: list[int] = []
+
+    def lanes(self) -> Sequence[Executor]:
+        return [self] * self.lane_count
 
     def prepare(self, batch_size: int) -> None:
         del batch_size
@@ -56,6 +62,7 @@ def metrics() -> Metrics:
 def batcher(executor: GatedExecutor, metrics: Metrics) -> Iterator[Batcher]:
     engine = Engine(executor, INPUT, answer_shape=(1,), buckets=(1, 2, 4))
     made = Batcher("m", engine, metrics, queue_size=8, wait_s=30)
+    made.start()
     yield made
     executor.go.set()
     made.close()
@@ -69,9 +76,22 @@ def call() -> Call:
     return Call("test", None)
 
 
-def submit(batcher: Batcher, red: int, one: Call | None = None) -> Future[np.ndarray]:
+def submit(batcher: Batcher, red: int, one: Call | None = None) -> Future[Answer]:
     batcher.announce()
-    return batcher.submit(pixel(red), one or call())
+    return arrive(batcher, red, one)
+
+
+def arrive(batcher: Batcher, red: int, one: Call | None = None) -> Future[Answer]:
+    """Queues a picture that was announced."""
+    future: Future[Answer] = Future()
+    batcher.submit(lambda: pixel(red), one or call(), future, announced=True)
+    return future
+
+
+def red_of(future: Future[Answer]) -> float:
+    answer = future.result(10)
+    assert isinstance(answer, np.ndarray)
+    return float(answer[0])
 
 
 def hold(batcher: Batcher, executor: GatedExecutor) -> None:
@@ -90,7 +110,7 @@ def test_pictures_that_wait_share_a_batch(batcher: Batcher, executor: GatedExecu
     hold(batcher, executor)
     futures = [submit(batcher, n) for n in range(4)]
     executor.go.set()
-    assert [float(one.result(10)[0]) for one in futures] == [0, 1, 2, 3]
+    assert [red_of(one) for one in futures] == [0, 1, 2, 3]
     assert executor.sizes == [1, 4]
 
 
@@ -98,8 +118,8 @@ def test_the_worker_waits_while_others_are_being_decoded(batcher: Batcher, execu
     batcher.announce()
     first = submit(batcher, 1)
     assert not first.done()
-    second = batcher.submit(pixel(2), call())
-    assert [float(one.result(10)[0]) for one in (first, second)] == [1, 2]
+    second = arrive(batcher, 2)
+    assert [red_of(one) for one in (first, second)] == [1, 2]
     assert executor.sizes == [2]
 
 
@@ -150,7 +170,7 @@ def test_a_picture_that_poisons_its_batch_fails_alone(batcher: Batcher, executor
     hold(batcher, executor)
     futures = [submit(batcher, n) for n in (1, POISON, 3)]
     executor.go.set()
-    assert [float(futures[n].result(10)[0]) for n in (0, 2)] == [1, 3]
+    assert [red_of(futures[n]) for n in (0, 2)] == [1, 3]
     with pytest.raises(ValueError, match="poisoned"):
         futures[1].result(10)
 
@@ -177,7 +197,7 @@ def test_an_urgent_picture_goes_first_and_alone(batcher: Batcher, executor: Gate
     urgent = batcher.submit_urgent(pixel(9), call())
     executor.go.set()
     assert urgent.result(10) == 9
-    assert [float(one.result(10)[0]) for one in waiting] == [1, 2]
+    assert [red_of(one) for one in waiting] == [1, 2]
     assert executor.sizes == [1, 1, 2]
 
 
@@ -207,6 +227,102 @@ def test_the_longest_turn_is_told_once(batcher: Batcher) -> None:
     batcher.close()
     assert 0 < batcher.longest_turn_s() < 30
     assert batcher.longest_turn_s() == 0
+
+
+def test_lanes_compute_at_the_same_time(metrics: Metrics) -> None:
+    executor = GatedExecutor(lanes=2)
+    together = threading.Barrier(3)
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        together.wait(30)
+        return images[:, 0, 0, :1].astype(np.float32)
+
+    executor.compute = compute  # type: ignore[method-assign]
+    batcher = Batcher("m", Engine(executor, INPUT, answer_shape=(1,), buckets=(1,)), metrics, queue_size=8, wait_s=0)
+    batcher.start()
+    futures = [submit(batcher, n) for n in (1, 2)]
+    together.wait(30)
+    assert [red_of(one) for one in futures] == [1, 2]
+    batcher.close()
+
+
+def test_a_lane_of_the_host_takes_no_more_than_its_share(metrics: Metrics) -> None:
+    executor = GatedExecutor(on_host=True, lanes=2)
+    batcher = Batcher(
+        "m", Engine(executor, INPUT, answer_shape=(1,), buckets=(1, 2, 4)), metrics, queue_size=8, wait_s=0
+    )
+    futures = [submit(batcher, n) for n in range(7)]
+    batcher.start()
+    assert [red_of(one) for one in futures] == list(range(7))
+    batcher.close()
+    # Seven by two lanes are four; three by the one that is free, or by two, are no more than two at a time.
+    assert max(executor.sizes) == 4
+    assert sum(executor.sizes) == 7
+    assert 3 not in executor.sizes
+
+
+def test_what_is_due_first_goes_first(batcher: Batcher, executor: GatedExecutor) -> None:
+    hold(batcher, executor)
+    stream = Call("stream", None, check_waiting=lambda: None)
+    soon = Call("soon", deadline=time.monotonic() + 0.9)
+    reds: list[int] = []
+    for red, one in ((1, stream), (2, call()), (3, soon), (4, stream), (5, call())):
+        batcher.announce()
+        batcher.submit(noted(red, reds), one, Future(), announced=True)
+    executor.go.set()
+    batcher.close()
+    assert reds == [3, 2, 5, 1, 4]
+
+
+def noted(red: int, reds: list[int]) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        reds.append(red)
+        return pixel(red)
+
+    return load
+
+
+def test_a_call_whose_deadline_would_pass_before_its_turn_is_refused(
+    batcher: Batcher, executor: GatedExecutor, metrics: Metrics
+) -> None:
+    executor.go.clear()
+    batcher.submit_urgent(pixel(0), call())
+    assert executor.busy.wait(30)
+    threading.Timer(0.5, executor.go.set).start()
+    submit(batcher, 1).result(30)  # from now on a picture is known to take a while
+    hold(batcher, executor)
+    futures = [submit(batcher, n) for n in range(3)]
+    with (
+        pytest.raises(Overloaded, match=r"Model `m` comes to this call in about \d+ ms, and its deadline is") as caught,
+        batcher.room(1, Call("hasty", deadline=time.monotonic() + 0.01)),
+    ):
+        pass
+    assert caught.value.reason == "DEADLINE_TOO_SHORT"
+    assert caught.value.retry_after_s > 0
+    refused = {"reason": "DEADLINE_TOO_SHORT"}
+    assert metrics.registry.get_sample_value("twinsight_refused_total", refused) == 1
+    with batcher.room(1, Call("calm", deadline=time.monotonic() + 60)), batcher.room(1, call()):
+        pass
+    executor.go.set()
+    assert [red_of(one) for one in futures] == [0, 1, 2]
+
+
+def test_a_lone_picture_of_an_idle_model_is_computed_by_its_callers_thread(
+    batcher: Batcher, executor: GatedExecutor
+) -> None:
+    threads: list[int] = []
+
+    def load() -> np.ndarray:
+        threads.append(threading.get_ident())
+        return pixel(3)
+
+    future: Future[Answer] = Future()
+    assert batcher.infer_alone(load, call(), future)
+    assert red_of(future) == 3
+    assert threads == [threading.get_ident()]
+    assert batcher.is_idle
+    hold(batcher, executor)
+    assert not batcher.infer_alone(load, call(), Future())
 
 
 class Patient:
@@ -254,12 +370,13 @@ def test_a_call_waits_no_longer_than_its_caller_or_the_server(batcher: Batcher) 
 
 def test_closing_answers_what_waits_and_refuses_the_rest(executor: GatedExecutor, metrics: Metrics) -> None:
     batcher = Batcher("m", Engine(executor, INPUT, answer_shape=(1,), buckets=(1,)), metrics, queue_size=8, wait_s=0)
+    batcher.start()
     hold(batcher, executor)
     futures = [submit(batcher, n) for n in (1, 2)]
     batcher.announce()  # of a picture that never comes: closing does not wait for it
     executor.go.set()
     batcher.close()
-    assert [float(one.result(0)[0]) for one in futures] == [1, 2]
+    assert [red_of(one) for one in futures] == [1, 2]
     with pytest.raises(Unavailable), batcher.room(1, call()):
         pass
     with pytest.raises(Unavailable):
@@ -278,4 +395,4 @@ def test_many_threads_get_their_own_answers(batcher: Batcher) -> None:
 def test_stage_times_reach_the_call(batcher: Batcher) -> None:
     mine = call()
     submit(batcher, 1, mine).result(10)
-    assert mine.stages().keys() == {"queue", "compute", "total"}
+    assert mine.stages().keys() == {"queue", "decode", "compute", "total"}

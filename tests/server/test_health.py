@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.engine import Engine
+from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.tasks import Task
 from twinsight_core.packages import shipped_packages
@@ -31,6 +32,7 @@ class Bent:
     """Gives the answer that it is told to, when `go` is set; remembers the sizes of its batches."""
 
     name = "bent"
+    on_host = False
 
     def __init__(self, answer: np.ndarray) -> None:
         self.answer = answer
@@ -38,6 +40,9 @@ class Bent:
         self.go.set()
         self.busy = threading.Event()
         self.sizes: list[int] = []
+
+    def lanes(self) -> Sequence[Executor]:
+        return [self]
 
     def prepare(self, batch_size: int) -> None:
         del batch_size
@@ -59,14 +64,14 @@ class Bench:
         package = replace(base, card=replace(base.card, task=task, preprocessing=INPUT, dimension=0, labels=("a", "b")))
         engine = Engine(self.executor, INPUT, answer_shape=answer.shape, buckets=(1, 4))
         self.batcher = Batcher("m", engine, self.metrics, queue_size=8, wait_s=0)
+        self.batcher.start()
         self.canary = Canary([ServedModel(package, engine, self.batcher)], ["twinsight.Service"], self.metrics)
 
     def hold(self) -> None:
         """Makes the worker compute a picture until `go`."""
         self.executor.go.clear()
         self.executor.busy.clear()
-        self.batcher.announce()
-        self.batcher.submit(PIXEL, Call("load", None))
+        self.batcher.submit(lambda: PIXEL, Call("load", None), Future())
         assert self.executor.busy.wait(30)
 
     def close(self) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 from twinsight_core.engine import Engine
 from twinsight_core.errors import DeadlineExceeded, InvalidImage, Overloaded
+from twinsight_core.executors.base import Executor
 from twinsight_core.images import Limits
 from twinsight_core.packages import shipped_packages
 from twinsight_server.batcher import Batcher
@@ -27,10 +28,14 @@ class Means:
 
     name = "means"
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_host: bool) -> None:
+        self.on_host = on_host
         self.go = threading.Event()
         self.go.set()
         self.busy = threading.Event()
+
+    def lanes(self) -> Sequence[Executor]:
+        return [self]
 
     def prepare(self, batch_size: int) -> None:
         del batch_size
@@ -42,9 +47,9 @@ class Means:
         return means[:, None]
 
 
-@pytest.fixture
-def executor() -> Means:
-    return Means()
+@pytest.fixture(params=[True, False], ids=["on the host", "on a device"])
+def executor(request: pytest.FixtureRequest) -> Means:
+    return Means(on_host=request.param)
 
 
 @pytest.fixture
@@ -57,6 +62,7 @@ def model(executor: Means, metrics: Metrics) -> Iterator[ServedModel]:
     (package,) = (one for one in shipped_packages() if one.name == "base")
     engine = Engine(executor, package.card.preprocessing, answer_shape=(1,), buckets=(1, 2, MAX_BATCH))
     batcher = Batcher("m", engine, metrics, queue_size=20, wait_s=0.001)
+    batcher.start()
     yield ServedModel(package, engine, batcher)
     executor.go.set()
     batcher.close()
@@ -115,6 +121,7 @@ def test_a_batch_size_over_the_queue_size_does_not_ask_for_room_that_never_comes
     pipeline: Pipeline, model: ServedModel, metrics: Metrics
 ) -> None:
     batcher = Batcher("narrow", model.engine, metrics, queue_size=3, wait_s=0)
+    batcher.start()
     narrow = ServedModel(model.package, model.engine, batcher)
     answers = pipeline.infer(narrow, [grey(n) for n in range(10)], call())
     assert [float(one[0]) for one in answers if isinstance(one, np.ndarray)] == list(range(10))

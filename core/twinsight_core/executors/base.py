@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,19 @@ class Executor(Protocol):
     @property
     def name(self) -> str:
         """Short name for logs and metrics, such as `xla:cpu:f32`."""
+        ...
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it computes on the cores that decode pictures, too."""
+        ...
+
+    def lanes(self) -> Sequence[Executor]:
+        """Returns what computes several batches at the same time, each in a thread of its own.
+
+        Together they have what this executor has alone: a core each, a device each, or one device that is given the
+        next batch while it computes the last. They are prepared apart from it, and give the same answers.
+        """
         ...
 
     def prepare(self, batch_size: int) -> None:

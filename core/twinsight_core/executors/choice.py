@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -68,7 +69,7 @@ def choose_executor(package: ModelPackage, kind: ExecutorKind, *, cache_dir: Pat
 
 
 class ChosenExecutor:
-    """The executor of a package, chosen when the first batch size is prepared: a first start exports for seconds."""
+    """The executor of a package, chosen when it is first prepared: a first start exports for seconds."""
 
     def __init__(self, package: ModelPackage, kind: ExecutorKind, *, cache_dir: Path) -> None:
         """Takes what `choose_executor` takes."""
@@ -80,21 +81,41 @@ class ChosenExecutor:
         """The chosen one's; empty before."""
         return self._executor.name if self._executor is not None else ""
 
+    @property
+    def on_host(self) -> bool:
+        """Whether it computes on the cores that decode, too.
+
+        Raises:
+            StartupError: as `choose_executor`.
+        """
+        return self._chosen().on_host
+
+    def lanes(self) -> Sequence[Executor]:
+        """Returns what computes several batches at the same time; see `Executor.lanes`.
+
+        Raises:
+            StartupError: as `choose_executor`.
+        """
+        return self._chosen().lanes()
+
     def prepare(self, batch_size: int) -> None:
         """Makes ready to compute batches of `batch_size`.
 
         Raises:
             StartupError: as `choose_executor`, or the network can't be compiled.
         """
-        if self._executor is None:
-            self._executor = self._choose()
-        self._executor.prepare(batch_size)
+        self._chosen().prepare(batch_size)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch; see `Executor.compute`."""
         if self._executor is None:
             raise KeyError(len(images))
         return self._executor.compute(images)
+
+    def _chosen(self) -> Executor:
+        if self._executor is None:
+            self._executor = self._choose()
+        return self._executor
 
 
 def _openvino_fits() -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Protocol, cast
@@ -15,6 +16,9 @@ from twinsight_core.errors import StartupError
 from twinsight_core.exporting.onnx import INPUT
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.precision import Precision
+
+MOST_LANES = 16
+"""On machines with more cores a lane gets several: each keeps buffers of its own for every batch size."""
 
 INSTALL_OPENVINO = "pip install 'twinsight[openvino]'"
 _TELEMETRY = "openvino_telemetry"
@@ -126,22 +130,95 @@ class OpenVinoExecutor:
         """`openvino:cpu:` and the precision."""
         return f"openvino:cpu:{self._precision}"
 
+    @property
+    def on_host(self) -> bool:
+        """It computes on the host's cores."""
+        return True
+
+    def lanes(self) -> Sequence[Lane]:
+        """Returns one executor for each core."""
+        count = min(len(os.sched_getaffinity(0)), MOST_LANES)
+        programs: dict[int, _Compiled] = {}
+        return [Lane(self, count, programs) for _ in range(count)]
+
     def prepare(self, batch_size: int) -> None:
-        """Compiles for `batch_size`.
+        """Compiles for `batch_size`, one batch on all cores.
 
         Raises:
             StartupError: OpenVINO can't compile the network.
         """
-        options = {"INFERENCE_PRECISION_HINT": self._precision, "PERFORMANCE_HINT": "LATENCY"}
         with _told():
-            self._model.reshape({INPUT: [batch_size, *self._image_shape]})
-            self._requests[batch_size] = _core().compile_model(self._model, "CPU", options).create_infer_request()
+            self._requests[batch_size] = self.compiled(batch_size, streams=1).create_infer_request()
+
+    def compiled(self, batch_size: int, *, streams: int) -> _Compiled:
+        """Compiles for `batch_size`, with the cores dealt out to batches that are computed at the same time.
+
+        Raises:
+            RuntimeError: OpenVINO can't compile the network.
+        """
+        options = {"INFERENCE_PRECISION_HINT": self._precision, "NUM_STREAMS": str(streams)}
+        self._model.reshape({INPUT: [batch_size, *self._image_shape]})
+        return _core().compile_model(self._model, "CPU", options)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""
-        answers = self._requests[len(images)].infer(images, share_inputs=True, share_outputs=True)
-        # The buffer is the next call's too.
-        return np.array(answers[0], np.float32)
+        return _answers(self._requests[len(images)], images)
+
+
+class Lane:
+    """One of the batches that an OpenVINO executor computes at the same time, each on a core of its own.
+
+    Threads that work on one batch wait for one another at every layer, and where decoding takes their cores in turn
+    they do little else: a server that gave each batch all cores spent a third more on a picture.
+    """
+
+    def __init__(self, executor: OpenVinoExecutor, count: int, programs: dict[int, _Compiled]) -> None:
+        """Takes its place.
+
+        Args:
+            executor: compiles.
+            count: of the lanes there are.
+            programs: by batch size; shared by the lanes, and with them the weights.
+        """
+        self._executor = executor
+        self._count = count
+        self._programs = programs
+        self._requests: dict[int, _Request] = {}
+
+    @property
+    def name(self) -> str:
+        """That of the executor."""
+        return self._executor.name
+
+    @property
+    def on_host(self) -> bool:
+        """It computes on the host's cores."""
+        return True
+
+    def lanes(self) -> Sequence[Lane]:
+        """Returns itself: a lane has no lanes."""
+        return [self]
+
+    def prepare(self, batch_size: int) -> None:
+        """Compiles for `batch_size`, where no other lane has.
+
+        Raises:
+            StartupError: OpenVINO can't compile the network.
+        """
+        with _told():
+            if batch_size not in self._programs:
+                self._programs[batch_size] = self._executor.compiled(batch_size, streams=self._count)
+            self._requests[batch_size] = self._programs[batch_size].create_infer_request()
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """Runs the model on one batch of a prepared size; see `Executor.compute`."""
+        return _answers(self._requests[len(images)], images)
+
+
+def _answers(request: _Request, images: np.ndarray) -> np.ndarray:
+    answers = request.infer(images, share_inputs=True, share_outputs=True)
+    # The buffer is the next call's too.
+    return np.array(answers[0], np.float32)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ from flax import nnx
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.folding import fold_batch_norm
 from twinsight_core.models.precision import Precision, in_bfloat16
+
+IN_FLIGHT = 2
+"""Batches that a device is given at once: one is on its way while another is computed."""
 
 
 class XlaExecutor:
@@ -51,10 +55,22 @@ class XlaExecutor:
         """`xla:`, the device's platform and the precision."""
         return f"xla:{self._device.platform}:{self._precision}"
 
+    @property
+    def on_host(self) -> bool:
+        """Whether JAX has no accelerator."""
+        return str(self._device.platform) == "cpu"
+
+    def lanes(self) -> Sequence[XlaExecutor]:
+        """Returns two for each device of this kind."""
+        others = [self._on(number) for number in range(1, len(jax.devices()))]
+        return [self, *others] * IN_FLIGHT
+
     def prepare(self, batch_size: int) -> None:
-        """Compiles for `batch_size`, or loads it from the persistent cache."""
-        images = jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.uint8)
-        self._compiled[batch_size] = jax.jit(self._run).lower(self._weights, images).compile()
+        """Compiles for `batch_size`, or loads it from the persistent cache; does nothing where it did before."""
+        if batch_size not in self._compiled:
+            here = jax.sharding.SingleDeviceSharding(self._device)
+            images = jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.uint8, sharding=here)
+            self._compiled[batch_size] = jax.jit(self._run).lower(self._weights, images).compile()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""
@@ -64,6 +80,14 @@ class XlaExecutor:
         """Does as `compute`, but returns before the answer is there: the next batch may be on its way meanwhile."""
         answer: jax.Array = self._compiled[len(images)](self._weights, jax.device_put(images, self._device))
         return answer
+
+    def _on(self, number: int) -> XlaExecutor:
+        """Returns the same on another of JAX's devices."""
+        other = copy(self)
+        other._device = jax.devices()[number]
+        other._weights = jax.device_put(self._weights, other._device)
+        other._compiled = {}
+        return other
 
     def _run(self, weights: nnx.State[str | int, jax.Array], images: jax.Array) -> jax.Array:
         network = nnx.merge(self._graph, weights)

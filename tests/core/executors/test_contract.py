@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -97,3 +98,26 @@ def test_a_size_that_was_not_prepared_is_an_error_and_not_a_compilation(
 ) -> None:
     with pytest.raises(KeyError):
         executor.compute(trial_pictures(served.card.preprocessing)[:3])
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_lanes_answer_at_the_same_time_what_the_executor_answers_alone(kind: str, embedding: ModelPackage) -> None:
+    executor = MAKERS[kind](embedding)
+    executor.prepare(1)
+    pictures = trial_pictures(embedding.card.preprocessing)
+    alone = np.concatenate([executor.compute(one[None]) for one in pictures])
+    lanes = executor.lanes()
+    assert {lane.name for lane in lanes} == {executor.name}
+    for lane in lanes:
+        lane.prepare(1)
+        lane.prepare(2)
+
+    def ask(number: int) -> np.ndarray:
+        lane = lanes[number]
+        ones = [lane.compute(one[None]) for _ in range(10) for one in pictures]
+        return np.concatenate([*ones, lane.compute(pictures[:2])])
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        for answers in pool.map(ask, range(len(lanes))):
+            # OpenVINO may deal out a product to two cores in another way than to one.
+            np.testing.assert_allclose(answers, np.concatenate([*[alone] * 10, alone[:2]]), atol=2e-6)
