@@ -47,7 +47,7 @@ def measure(extent: Extent) -> dict[str, object]:
 def _pictures(folder: Path, served: Served, client: Client, extent: Extent) -> tuple[dict[str, object], Target]:
     jpeg = folder / "photograph.jpg"
     jpeg.write_bytes(photograph())
-    count, seconds = extent.pick(2000, 200), extent.pick(4.0, 1.0)
+    count, seconds = extent.pick(2000, 200), extent.pick(3.0, 1.0)
     single = Load("embed", jpeg, concurrency=IN_FLIGHT, seconds=seconds)
     batched = Load("embed", jpeg, concurrency=BATCHES_IN_FLIGHT, batch=INGEST_BATCH["pictures"], seconds=seconds)
     runs = []

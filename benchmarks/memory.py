@@ -65,7 +65,11 @@ def measure(extent: Extent) -> dict[str, object]:
                 f"resident memory of {count:,} x {DIMENSION} after a start / vectors and links",
                 [run["above_rss_mib"] / needed for run in runs],
             ),
-            at_most(1.35, "the same in the server that wrote them", [written["rss"] / needed]),
+            at_most(
+                1.35,
+                f"resident memory of {count:,} x {DIMENSION} in the server that wrote them / vectors and links",
+                [written["rss"] / needed],
+            ),
             at_most(
                 2.0,
                 f"start with {count:,} x {DIMENSION} beyond an empty one",

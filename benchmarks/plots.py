@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.recorded import Figures, Growth, Recall, Throughput, read
 
@@ -24,7 +27,9 @@ def draw(results: Path, folder: Path) -> list[Path]:
             "svg.fonttype": "none",  # text stays text, which is a tenth of its outlines
             "svg.hashsalt": "twinsight",  # the same results give the same file
             "font.size": 9,
+            "font.sans-serif": ["DejaVu Sans", "sans-serif"],
             "axes.grid": True,
+            "axes.grid.axis": "y",
             "grid.alpha": 0.3,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -32,8 +37,10 @@ def draw(results: Path, folder: Path) -> list[Path]:
         }
     ):
         for name, figure in _figures(results):
+            drawn = io.StringIO()
+            figure.savefig(drawn, format="svg", metadata={"Date": None})
             files.append(folder / f"{name}.svg")
-            figure.savefig(files[-1], metadata={"Date": None})
+            files[-1].write_text(re.sub(r"\n +", "\n", drawn.getvalue()), "utf-8")  # indentation is a tenth of it
     return files
 
 
@@ -72,9 +79,10 @@ def _open_loop(result: Throughput) -> Figure:
     answered.plot(rates, _column(swept, "per_s"), color="tab:blue", label="answered")
     latency.plot(rates, _column(swept, "p50_ms"), color="tab:blue", label="p50")
     latency.plot(rates, _column(swept, "p99_ms"), color="tab:orange", label="p99")
-    refused = [one for one in swept if "refused_p99_ms" in one]
-    latency.plot(_column(refused, "rate"), _column(refused, "refused_p99_ms"), color="tab:red", label="refusals, p99")
-    latency.set_yscale("log")
+    if refused := [one for one in swept if "refused_p99_ms" in one]:
+        times = _column(refused, "refused_p99_ms")
+        latency.plot(_column(refused, "rate"), times, color="tab:red", label="refusals, p99")
+    _decades(latency)
     for axes, label in ((answered, "calls a second"), (latency, "latency from the due time, ms")):
         axes.axvline(result["capacity"]["per_s"], color="black", linewidth=0.6)
         _finish(axes, "calls due a second (line: capacity)", label)
@@ -93,7 +101,7 @@ def _recall(result: Recall) -> Figure:
                     for point in points
                 ]
                 axes.plot(_column(those, "recall"), _column(those, f"{batch}_per_s"), color=colour, label=_NAMES[name])
-            axes.set_yscale("log")
+            _decades(axes)
             axes.set_title(f"{kind} vectors, {label}", fontsize=9)
             _finish(axes, "recall@10", "queries a second")
     return figure
@@ -115,12 +123,10 @@ def _growth(result: Growth) -> Figure:
         latency.plot(values, _column(points, "p50_ms"), color="tab:blue")
         rate.plot(values, _column(points, "per_s"), color="tab:blue")
         for axes in (latency, rate):
-            axes.set_xscale("log", base=10 if name == "count" else 2)
+            _powers(axes, values)
             axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.set_xlabel(label)
-        if name != "count":
-            for axes in (latency, rate):
-                axes.set_xticks(values, [f"{one:g}" for one in values])
     grid[0][0].set_ylabel("p50, ms")
     grid[1][0].set_ylabel("a second")
     return figure
@@ -132,8 +138,18 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
 
 
 def _powers(axes: Axes, values: Sequence[float]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(values, [f"{one:g}" for one in values])
+    """Makes the axis across logarithmic, marked at the values themselves."""
+    axes.set_xscale("log")
+    axes.set_xticks(values, [f"{one:,.0f}" for one in values])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _decades(axes: Axes) -> None:
+    """Makes the axis upwards logarithmic, marked at 1, 2 and 5 times the powers of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _finish(axes: Axes, x: str, y: str) -> None:

@@ -38,7 +38,7 @@ QUERIES = 512
 TOP_K = 10
 MANY = 64
 CORES = os.cpu_count() or 1
-EFS = (10, 16, 32, 64, 96, 128, 256)
+EFS = (10, 16, 32, 64, 96, 128, 256, 512)
 COLLECTION = "bench"
 INDEXED_WITHIN_S = 3600
 
@@ -86,7 +86,7 @@ def _kind(vectors: np.ndarray, count: int, folder: Path, extent: Extent) -> Iter
                 _AtServer(served, client, file, queries),
             )
             for ef in extent.pick(EFS, EFS[1::3]):
-                yield {"ef": ef, **{one.name: _point(one, ef, nearest, extent.pick(1.5, 0.5)) for one in subjects}}
+                yield {"ef": ef, **{one.name: _point(one, ef, nearest, extent.pick(1.0, 0.5)) for one in subjects}}
     finally:
         catalog.close()
 

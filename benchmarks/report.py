@@ -14,6 +14,7 @@ from benchmarks.plots import draw
 from benchmarks.recorded import Environment, Recorded, Result, SearchResult, StartResult, Throughput, read
 
 ROOT = Path(__file__).parents[1]
+README, PERFORMANCE = ROOT / "README.md", ROOT / "docs/performance.md"
 IMAGES = "images/performance"
 """Of the plots, under `docs`."""
 FIGURES, SCORES, LOAD = "figures", "scores", "load"
@@ -46,8 +47,8 @@ class Places:
     """
 
     results: Path
-    readme: Path | None = ROOT / "README.md"
-    performance: Path | None = ROOT / "docs/performance.md"
+    readme: Path | None = README
+    performance: Path | None = PERFORMANCE
     images: Path = ROOT / "docs" / IMAGES
 
 

@@ -86,8 +86,8 @@ def measure(extent: Extent) -> dict[str, object]:
 
 
 def _targets(count: int, recalls: Mapping[str, float], runs: list[dict[str, dict[str, float]]]) -> Iterator[Target]:
-    least = min(recalls, key=lambda name: recalls[name])
-    yield at_least(0.98, f"least recall@10 under filters, {count:,} x {DIMENSION} (here {least})", [recalls[least]])
+    least = min((name for name in recalls if name != NONE), key=lambda name: recalls[name])
+    yield at_least(0.98, f"least recall@10 under filters, {count:,} x {DIMENSION} (at {least})", [recalls[least]])
     slowest = [max(one["p50_ms"] for name, one in run.items() if name != NONE) / run[NONE]["p50_ms"] for run in runs]
     yield at_most(2, f"p50 under the slowest filter / p50 without one, {count:,} x {DIMENSION}", slowest)
 

@@ -74,7 +74,7 @@ def _closed(
     jpeg: Path, folder: Path, served: Served, extent: Extent
 ) -> tuple[dict[int, list[dict[str, float]]], dict[str, object]]:
     """Returns each concurrency's runs, and the settings of the process without a server."""
-    seconds = extent.pick(2.0, 0.7)
+    seconds = extent.pick(1.5, 0.7)
     concurrencies = extent.pick(CONCURRENCIES, (1, JUDGED_AT))
     closed: dict[int, list[dict[str, float]]] = {n: [] for n in concurrencies}
     with inside(jpeg, folder) as work:
@@ -94,13 +94,13 @@ def _open(jpeg: Path, served: Served, capacity: float, share: float, extent: Ext
         jpeg,
         concurrency=MOST_IN_FLIGHT,
         rate=rate,
-        seconds=extent.pick(4.0, 1.0),
+        seconds=extent.pick(3.0, 1.0),
         warm_up_s=extent.pick(1, 0.5),
     )
     return {"share": share, "rate": round(rate, 1), **load.run(sent, served)}
 
 
 def _overload(jpeg: Path, served: Served, best: int, extent: Extent) -> dict[str, float]:
-    seconds = extent.pick(3.0, 1.0)
+    seconds = extent.pick(2.5, 1.0)
     capacity = load.run(Load("embed", jpeg, concurrency=best, seconds=seconds), served)["per_s"]
     return {"capacity": capacity, **_open(jpeg, served, capacity, OVERLOAD, extent)}
