@@ -169,11 +169,16 @@ def tables(results: Path) -> str:
 
 def _judged(results: Path) -> Iterator[str]:
     """Returns the table of the figures that have to hold, with the blank line after it."""
-    known = [one for name in JUDGED if (one := read(Recorded, results, name)) is not None]
-    found = [target for one in known for target in one.get("targets", [])]
-    if found:
-        yield from targets.table(found)
-        yield ""
+    known = {name: one for name in JUDGED if (one := read(Recorded, results, name)) is not None and "targets" in one}
+    if not known:
+        return
+    yield from targets.table(target for one in known.values() for target in one.get("targets", []))
+    yield ""
+    yield (
+        f"Ratios are of figures of one run, at {_commits({name: one['environment'] for name, one in known.items()})}; "
+        "more of them is in [docs/performance.md](docs/performance.md)."
+    )
+    yield ""
 
 
 def _refusals(load: Throughput | None) -> str:
