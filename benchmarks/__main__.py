@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help=f"measure little, to see that it works; results and plots go to {QUICK_RESULTS}, no document is changed",
     )
-    parser.add_argument("--million", action="store_true", help="grow a collection to a million vectors too")
+    parser.add_argument(
+        "--million", action="store_true", help="grow a collection to a million vectors too, which takes much longer"
+    )
     parser.add_argument(
         "--plots", action="store_true", help="draw and write from the results there are; measure nothing"
     )

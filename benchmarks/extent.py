@@ -14,7 +14,7 @@ class Extent:
 
     Attributes:
         quick: as little as shows that it works; no figure of that is worth keeping.
-        million: grow a collection to a million vectors too, which takes an hour or so more.
+        million: grow a collection to a million vectors too, which takes much longer.
     """
 
     quick: bool = False

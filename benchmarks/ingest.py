@@ -55,9 +55,10 @@ def _pictures(folder: Path, served: Served, client: Client, extent: Extent) -> t
         client.create_collection("pictures", model="base")
         ingested = load.run(Load("ingest_pictures", jpeg, collection="pictures", count=count), served)
         client.delete_collection("pictures")
-        embeds = {"embed_per_s": load.run(single, served)["per_s"]}
-        embeds["embed_batched_per_s"] = load.run(batched, served)["per_s"]
-        runs.append({**ingested, **embeds})
+        runs.append(ingested)
+        for name, sent in (("embed", single), ("embed_batched", batched)):
+            done = load.run(sent, served)
+            runs[-1] |= {f"{name}_{figure}": done[figure] for figure in ("per_s", "load_cores", "server_cores")}
     target = at_least(
         0.85,
         f"pictures ingested / embedded with {IN_FLIGHT} calls in flight, a second",

@@ -81,15 +81,17 @@ def _ingest(result: Ingest | None) -> Iterator[str]:
     yield f"{result['what']}."
     yield (
         f"- {pictures['count']:,} pictures: {pictures['per_s']:,.0f} a second ({_cores(pictures)}); Embed with one "
-        f"picture a call {pictures['embed_per_s']:,.0f}, with many {pictures['embed_batched_per_s']:,.0f}.\n"
+        f"picture a call {pictures['embed_per_s']:,.0f} ({_cores(pictures, 'embed_')}), with many "
+        f"{pictures['embed_batched_per_s']:,.0f} ({_cores(pictures, 'embed_batched_')}).\n"
         f"- {vectors['count']:,} x {vectors['dimension']} vectors: on disk {vectors['stored_per_s']:,.0f} a second, "
         f"until all are in the graph {vectors['per_s']:,.0f} ({_cores(vectors)}); hnswlib alone "
         f"{vectors['hnswlib_per_s']:,.0f}."
     )
 
 
-def _cores(figures: Figures) -> str:
-    return f"cores: load {figures['load_cores']:.2f}, server {figures['server_cores']:.2f}"
+def _cores(figures: Figures, prefix: str = "") -> str:
+    load, server = (figures[f"{prefix}{who}_cores"] for who in ("load", "server"))
+    return f"cores: load {load:.2f}, server {server:.2f}"
 
 
 def _memory(result: Memory | None) -> Iterator[str]:
@@ -126,18 +128,19 @@ def _recall(result: Recall | None, images: str) -> Iterator[str]:
             for name, figures in (("h", point["hnswlib"]), ("c", point["collection"]), ("s", point["server"])):
                 row |= {f"{name}_{figure}": value for figure, value in figures.items()}
             rows.append(row)
-        columns: list[Column] = [("ef", "ef", ".0f")]
-        for what, figure, form in (
-            ("recall", "recall", ".4f"),
-            ("one a call", "one_per_s", ",.0f"),
-            ("64 a call", "many_per_s", ",.0f"),
-        ):
-            columns += [
-                (f"{what}: {name}", f"{short}_{figure}", form)
-                for name, short in (("hnswlib", "h"), ("collection", "c"), ("server", "s"))
-            ]
-        yield f"{kind.capitalize()} vectors; queries a second:"
-        yield _table(rows, columns)
+        for batch, told in (("one", "one query a call"), ("many", "64 queries a call")):
+            shown: tuple[Column, ...] = (("recall", "recall", ".4f"), ("queries/s", f"{batch}_per_s", ",.0f"))
+            columns = (
+                ("ef", "ef", ".0f"),
+                *(
+                    (f"{what}: {name}", f"{short}_{figure}", form)
+                    for what, figure, form in shown
+                    for name, short in (("hnswlib", "h"), ("collection", "c"), ("server", "s"))
+                ),
+                *((heading, f"s_{batch}_{figure}", form) for heading, figure, form in CORES),
+            )
+            yield f"{kind.capitalize()} vectors, {told}:"
+            yield _table(rows, columns)
 
 
 def _growth(result: Growth | None, images: str) -> Iterator[str]:

@@ -41,8 +41,12 @@ def results(tmp_path: Path) -> Path:
         targets=[at_least(0.9, "Embed / in process", [0.95])],
     )
     figures = {"recall": 0.9, "one_per_s": 1234.5, "many_per_s": 2345.5}
+    at_server = {f"{batch}_{who}_cores": 0.5 for batch in ("one", "many") for who in ("load", "server")}
     points = [
-        {"ef": ef, **{who: {**figures, "recall": 1 - 1 / ef} for who in ("hnswlib", "collection", "server")}}
+        {
+            "ef": ef,
+            **{who: {**figures, **at_server, "recall": 1 - 1 / ef} for who in ("hnswlib", "collection", "server")},
+        }
         for ef in EFS
     ]
     write(tmp_path, "recall", kinds={"clustered": points, "normal": points})
@@ -69,6 +73,8 @@ def test_the_section_tells_what_was_measured_and_only_that(results: Path) -> Non
     assert "at commit `abc` (`throughput`, `recall`, `growth`)" in told
     assert "| 16 | 772 | 1300 | 3.5 | 2.5 | 0.10 | 1.80 |" in told
     assert "(images/growth.svg)" in told
+    once = "| 10 | 0.9000 | 0.9000 | 0.9000 | 1,234 | 1,234 | 1,234 | 0.50 | 0.50 |"
+    assert told.count(once) == len(("clustered", "normal"))
     assert "### Ingest" not in told
 
 
