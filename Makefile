@@ -47,8 +47,8 @@ format: setup  ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup  ## measure, and write benchmarks/results and the README's tables
-	$(BIN)/python -m benchmarks
+bench: setup  ## measure (ONLY="embed search"), and write benchmarks/results, tables and plots; all takes 25 minutes
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 bench-peers: setup  ## measure beside other servers, each installed apart (gigabytes); writes benchmarks/results/peers.json
 	$(BIN)/python -m benchmarks.peers

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from benchmarks.echo import echo
+from benchmarks.extent import Extent
 from benchmarks.measure import interleaved_ms, median_of, summary
 from benchmarks.serving import served_executor, server
 from twinsight_client import Client
@@ -24,7 +25,6 @@ from twinsight_core.images import decode
 from twinsight_core.packages import shipped_packages
 from twinsight_server.config import ServerConfig
 
-RUNS = 5
 CALLS = 200
 SIZE = (500, 375)
 
@@ -37,7 +37,7 @@ def photograph() -> bytes:
     return out.getvalue()
 
 
-def measure() -> dict[str, object]:
+def measure(extent: Extent) -> dict[str, object]:
     """Returns the figures of the overhead of Embed at concurrency 1."""
     keep_compiled_code(ServerConfig().cache / "xla")
     package = next(one for one in shipped_packages() if one.name == "base")
@@ -59,7 +59,7 @@ def measure() -> dict[str, object]:
             times = client.embed([encoded]).call.times
             stages.append((times.decode_ms or 0.0) + (times.compute_ms or 0.0))
 
-        for _ in range(RUNS):
+        for _ in range(extent.runs):
             stages.clear()
             times = interleaved_ms(
                 {

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("twinsight", "jax", "jaxlib", "flax", "grpcio", "protobuf", "numpy", "pillow", "hnswlib", "apsw")
+WRITTEN = ("benchmarks/results", "README.md", "docs")
+"""What measuring writes: that it has done so does not change what is measured next."""
 
 
 def environment() -> dict[str, object]:
@@ -35,7 +37,8 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _commit() -> str:
-    return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _git("status", "--porcelain") else "")
+    changes = _git("status", "--porcelain", "--", ":/", *(f":/!{one}" for one in WRITTEN))
+    return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
 
 
 def _git(*arguments: str) -> str:

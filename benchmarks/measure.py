@@ -42,3 +42,8 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 def median_of(runs: Sequence[dict[str, float]], name: str) -> float:
     """Returns the median over runs of one figure."""
     return round(statistics.median(run[name] for run in runs), 3)
+
+
+def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns the medians of the figures that all runs have."""
+    return {name: median_of(runs, name) for name in runs[0] if all(name in run for run in runs)}

@@ -1,56 +1,26 @@
-"""The README's tables, made from `benchmarks/results`."""
+"""The README's tables, the plots, and their section of docs/performance.md, made from `benchmarks/results`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-README = Path(__file__).parent.parent / "README.md"
-FIGURES, SCORES = "figures", "scores"
-"""Sections of the README between `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
+from benchmarks import targets
+from benchmarks.performance import section
+from benchmarks.plots import draw
+from benchmarks.recorded import Environment, Recorded, Result, SearchResult, StartResult, Throughput, read
 
-
-class Machine(TypedDict):
-    """Of `environment`."""
-
-    cpu: str
-    cores: int
-
-
-class Environment(TypedDict):
-    """Where a result was measured."""
-
-    measured_at: str
-    commit: str
-    machine: Machine
-
-
-class Result(TypedDict):
-    """The parts of a result that the tables show."""
-
-    environment: Environment
-    what: str
-    median: dict[str, float]
-
-
-class SearchResult(Result):
-    """Of `search`."""
-
-    upserts_per_s: int
-    filters: dict[str, dict[str, float]]
-
-
-class OverloadResult(Result):
-    """Of `overload`."""
-
-    refused: dict[str, float]
-
-
-class StartResult(Result):
-    """Of `startup`."""
-
-    cold_s: float
+ROOT = Path(__file__).parents[1]
+README, PERFORMANCE = ROOT / "README.md", ROOT / "docs/performance.md"
+IMAGES = "images/performance"
+"""Of the plots, under `docs`."""
+FIGURES, SCORES, LOAD = "figures", "scores", "load"
+"""Sections of documents, see `put`."""
+JUDGED = ("throughput", "ingest", "memory", "search")
+"""Results with targets."""
 
 
 class Scores(TypedDict):
@@ -65,21 +35,51 @@ class Scores(TypedDict):
     imported: dict[str, float]
 
 
-def write(results: Path) -> None:
-    """Puts the tables between the README's markers.
+@dataclass(frozen=True)
+class Places:
+    """Where results are, and what is made of them.
+
+    Attributes:
+        results: folder of the JSON files.
+        readme: with the sections `figures` and `scores`; None: it is left alone.
+        performance: with the section `load`; None: it is left alone.
+        images: folder of the plots.
+    """
+
+    results: Path
+    readme: Path | None = README
+    performance: Path | None = PERFORMANCE
+    images: Path = ROOT / "docs" / IMAGES
+
+
+def write(places: Places) -> None:
+    """Draws the plots, and puts the tables between the documents' markers.
 
     Raises:
-        ValueError: the README has no markers.
+        ValueError: a document has no markers.
     """
-    text = README.read_text("utf-8")
-    for name, content in ((FIGURES, tables(results)), (SCORES, models(results))):
+    draw(places.results, places.images)
+    if places.readme is not None:
+        put(places.readme, {FIGURES: tables(places.results), SCORES: models(places.results)})
+    if places.performance is not None:
+        put(places.performance, {LOAD: section(places.results, IMAGES)})
+
+
+def put(document: Path, contents: Mapping[str, str]) -> None:
+    """Puts each content between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+
+    Raises:
+        ValueError: the document has no such markers.
+    """
+    text = document.read_text("utf-8")
+    for name, content in contents.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not (found and closed):
-            raise ValueError(f"README.md must hold `{begin}` and `{end}`.")
+            raise ValueError(f"{document.name} must hold `{begin}` and `{end}`.")
         text = f"{before}{begin}\n{content}\n{end}{after}"
-    README.write_text(text, "utf-8")
+    document.write_text(text, "utf-8")
 
 
 def models(results: Path) -> str:
@@ -138,7 +138,6 @@ def tables(results: Path) -> str:
     """Returns the tables of speed as Markdown."""
     embed: Result = json.loads((results / "embed.json").read_text())
     search: SearchResult = json.loads((results / "search.json").read_text())
-    overload: OverloadResult = json.loads((results / "overload.json").read_text())
     start: StartResult = json.loads((results / "startup.json").read_text())
     e, s = embed["median"], search["median"]
     where = embed["environment"]
@@ -150,8 +149,8 @@ def tables(results: Path) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
         f"| Embed, one JPEG of 500x375 | {e['call_p50_ms']:.2f} ms | decode {e['decode_p50_ms']:.2f} + compiled call "
         f"{e['compiled_p50_ms']:.2f} ms | **{e['added_p50_ms']:.2f} ms** | {e['bare_grpc_p50_ms']:.2f} ms |",
-        f"| Search by vector, 20,000 x 256 | {s['call_p50_ms']:.2f} ms | hnswlib {s['index_p50_ms']:.2f} ms "
-        f"| **{s['added_p50_ms']:.2f} ms** | {s['bare_grpc_p50_ms']:.2f} ms |",
+        f"| Search by vector, {search.get('count', 20_000):,} x 256 | {s['call_p50_ms']:.2f} ms | hnswlib "
+        f"{s['index_p50_ms']:.2f} ms | **{s['added_p50_ms']:.2f} ms** | {s['bare_grpc_p50_ms']:.2f} ms |",
         "",
         "| items that meet the filter | " + " | ".join(search["filters"]) + " |",
         "| --- |" + " ---: |" * len(search["filters"]),
@@ -160,8 +159,31 @@ def tables(results: Path) -> str:
         + " |",
         "| Search call, p50 | " + " | ".join(f"{one['p50_ms']:.2f} ms" for one in search["filters"].values()) + " |",
         "",
+        *_judged(results),
         f"Start to SERVING: {start['median']['warm_s']:.1f} s with a warm compilation cache, {start['cold_s']:.1f} s "
-        f"with an empty one. Durable upserts of vectors in batches of 500: {search['upserts_per_s']:,} a second. "
-        f"A full server refuses after {overload['refused']['p50']:.1f} ms (p99 {overload['refused']['p99']:.1f} ms).",
+        f"with an empty one. Durable upserts of vectors in batches of 500: {search['upserts_per_s']:,} a second."
+        f"{_refusals(read(Throughput, results, 'throughput'))}",
     ]
     return "\n".join(lines)
+
+
+def _judged(results: Path) -> Iterator[str]:
+    """Returns the table of the figures that have to hold, with the blank line after it."""
+    known = {name: one for name in JUDGED if (one := read(Recorded, results, name)) is not None and "targets" in one}
+    if not known:
+        return
+    yield from targets.table(target for one in known.values() for target in one.get("targets", []))
+    yield ""
+    yield (
+        f"Ratios are of figures of one run, at {_commits({name: one['environment'] for name, one in known.items()})}; "
+        "more of them is in [docs/performance.md](docs/performance.md)."
+    )
+    yield ""
+
+
+def _refusals(load: Throughput | None) -> str:
+    """Returns the sentence on refusals, where there were any."""
+    if load is None or "refused_p50_ms" not in load["overload"]:
+        return ""
+    o = load["overload"]
+    return f" A full server refuses after {o['refused_p50_ms']:.1f} ms (p99 {o['refused_p99_ms']:.1f} ms)."

@@ -197,7 +197,7 @@ def main() -> None:
         print(json.dumps(result[name], indent=2))
     RESULTS.mkdir(exist_ok=True)
     kept.write_text(json.dumps(result | {"environments": environments}, indent=2) + "\n", "utf-8")
-    report.write(RESULTS)
+    report.write(report.Places(RESULTS))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""What the server adds to a Search call, and what filters cost, over 20,000 vectors of 256 components.
+"""What the server adds to a Search call, and what filters cost, over 100,000 vectors of 256 components.
 
 The index's own time is that of hnswlib's `knn_query` in this process, over the same vectors, built and searched with
-the same parameters, measured in turns with the calls. The vectors lie in clusters, as embeddings do.
+the same parameters, measured in turns with the calls. The vectors lie in clusters, as embeddings do. Searches under
+different filters, and without one, are measured in turns too.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -16,41 +18,40 @@ import hnswlib
 import numpy as np
 
 from benchmarks.echo import echo
-from benchmarks.measure import interleaved_ms, median_of, summary, times_ms
+from benchmarks.extent import Extent
+from benchmarks.filling import items_and_queries, wait_indexed
+from benchmarks.ingest import built
+from benchmarks.measure import interleaved_ms, median_of, summary
 from benchmarks.serving import server
+from benchmarks.targets import Target, at_least, at_most
 from twinsight_client import Client, Filter, NewItem, field
 from twinsight_core.collection import CollectionOptions
 
-RUNS = 5
 CALLS = 400
-COUNT, DIMENSION, CLUSTERS = 20_000, 256, 200
+DIMENSION = 256
 QUERIES = 100
 TOP_K = 10
 BATCH = 500
-INDEXED_WITHIN_S = 300
-FILTERS: dict[str, Filter | None] = {
-    "none": None,
-    "50 %": field("n") < COUNT // 2,
-    "10 %": field("tenth") == 0,
-    "1 %": field("hundredth") == 0,
-    "0.1 %": field("thousandth") == 0,
-}
+NONE = "none"
 
 
-def clustered(count: int, dimension: int, *, clusters: int, seed: int) -> np.ndarray:
-    """Returns [count, dimension] float32 vectors of length 1 around random centres."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(clusters, dimension))
-    points = centres[rng.integers(0, clusters, count)] + 0.7 * rng.normal(size=(count, dimension))
-    unit: np.ndarray = points / np.linalg.norm(points, axis=1, keepdims=True)
-    return unit.astype(np.float32)
+def filters(count: int) -> dict[str, Filter | None]:
+    """Returns the filters by the share of `count` items that meet them."""
+    return {
+        NONE: None,
+        "50 %": field("n") < count // 2,
+        "10 %": field("tenth") == 0,
+        "1 %": field("hundredth") == 0,
+        "0.1 %": field("thousandth") == 0,
+    }
 
 
-def measure() -> dict[str, object]:
+def measure(extent: Extent) -> dict[str, object]:
     """Returns the figures of Search by vector at concurrency 1, and of recall under filters."""
-    vectors = clustered(COUNT + QUERIES, DIMENSION, clusters=CLUSTERS, seed=1)
-    items, queries = vectors[:COUNT], vectors[COUNT:]
-    index = _raw_index(items)
+    count = extent.pick(100_000, 20_000)
+    items, queries = items_and_queries(count, QUERIES, DIMENSION)
+    index = built(items)
+    index.set_ef(CollectionOptions().ef)
     with (
         tempfile.TemporaryDirectory() as data,
         server(Path(data)) as served,
@@ -60,31 +61,39 @@ def measure() -> dict[str, object]:
         client.create_collection("bench", dimension=DIMENSION)
         start = time.perf_counter()
         _fill(client, items)
-        upsert_rate = COUNT / (time.perf_counter() - start)
-        indexed_after_s = _wait_indexed(client, start)
-        runs = [_overhead(client, index, queries, bare) for _ in range(RUNS)]
-        filters = {name: _filtered(client, queries, where) for name, where in FILTERS.items()}
+        upsert_rate = count / (time.perf_counter() - start)
+        wait_indexed(client, "bench")
+        indexed_after_s = time.perf_counter() - start
+        runs = [_overhead(client, index, queries, bare) for _ in range(extent.runs)]
+        under = filters(count)
+        recalls = {name: _recall(client, queries, where) for name, where in under.items()}
+        filtered = [_filtered(client, queries, under) for _ in range(extent.runs)]
     return {
-        "what": f"Search by vector, {COUNT} x {DIMENSION}, cosine, top {TOP_K}, concurrency 1, {CALLS} calls a run",
+        "what": f"Search by vector, {count} x {DIMENSION}, cosine, top {TOP_K}, concurrency 1, {CALLS} calls a run",
+        "count": count,
         "upserts_per_s": round(upsert_rate),
         "all_in_graph_after_s": round(indexed_after_s, 1),
         "runs": runs,
         "median": {name: median_of(runs, name) for name in runs[0]},
-        "filters": filters,
+        "filters": {
+            name: {"recall_at_10": recalls[name], **{figure: median_of(those, figure) for figure in those[0]}}
+            for name in under
+            for those in [[run[name] for run in filtered]]
+        },
+        "filter_runs": filtered,
+        "targets": list(_targets(count, recalls, filtered)),
     }
 
 
-def _raw_index(items: np.ndarray) -> hnswlib.Index:
-    options = CollectionOptions()
-    index = hnswlib.Index(space="ip", dim=DIMENSION)
-    index.init_index(COUNT, M=options.graph.links, ef_construction=options.graph.build_width)
-    index.add_items(items, num_threads=options.graph.threads)
-    index.set_ef(options.ef)
-    return index
+def _targets(count: int, recalls: Mapping[str, float], runs: list[dict[str, dict[str, float]]]) -> Iterator[Target]:
+    least = min((name for name in recalls if name != NONE), key=lambda name: recalls[name])
+    yield at_least(0.98, f"least recall@10 under filters, {count:,} x {DIMENSION} (at {least})", [recalls[least]])
+    slowest = [max(one["p50_ms"] for name, one in run.items() if name != NONE) / run[NONE]["p50_ms"] for run in runs]
+    yield at_most(2, f"p50 under the slowest filter / p50 without one, {count:,} x {DIMENSION}", slowest)
 
 
 def _fill(client: Client, items: np.ndarray) -> None:
-    for start in range(0, COUNT, BATCH):
+    for start in range(0, len(items), BATCH):
         client.upsert(
             "bench",
             [
@@ -92,14 +101,6 @@ def _fill(client: Client, items: np.ndarray) -> None:
                 for n in range(start, start + BATCH)
             ],
         ).values()
-
-
-def _wait_indexed(client: Client, start: float) -> float:
-    while client.get_collection("bench").indexed_count < COUNT:
-        if time.perf_counter() - start > INDEXED_WITHIN_S:
-            raise RuntimeError(f"The items were not indexed within {INDEXED_WITHIN_S} s.")
-        time.sleep(0.1)
-    return time.perf_counter() - start
 
 
 def _overhead(
@@ -129,10 +130,18 @@ def _search(client: Client, queries: Iterator[np.ndarray], where: Filter | None 
     return client.search("bench", [next(queries)], top_k=TOP_K, where=where, include_metadata=False)
 
 
-def _filtered(client: Client, queries: np.ndarray, where: Filter | None) -> dict[str, float]:
+def _filtered(client: Client, queries: np.ndarray, under: Mapping[str, Filter | None]) -> dict[str, dict[str, float]]:
     one_by_one = cycle(queries)
-    times = summary(times_ms(lambda: _search(client, one_by_one, where), count=len(queries) * 2))
+    works = {name: partial(_search, client, one_by_one, where) for name, where in under.items()}
+    times = interleaved_ms(works, count=2 * len(queries))
+    return {
+        name: {f"{figure}_ms": value for figure, value in summary(one).items() if figure != "p95"}
+        for name, one in times.items()
+    }
+
+
+def _recall(client: Client, queries: np.ndarray, where: Filter | None) -> float:
     found = client.search("bench", list(queries), top_k=TOP_K, where=where).values()
     right = client.search("bench", list(queries), top_k=TOP_K, where=where, exact=True).values()
     shares = [len({m.id for m in f} & {m.id for m in r}) / len(r) for f, r in zip(found, right, strict=True)]
-    return {"recall_at_10": round(float(np.mean(shares)), 4), "p50_ms": times["p50"], "p99_ms": times["p99"]}
+    return round(float(np.mean(shares)), 4)

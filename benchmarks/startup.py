@@ -6,15 +6,14 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from benchmarks.extent import Extent
 from benchmarks.serving import server
 
-RUNS = 5
 
-
-def measure() -> dict[str, object]:
+def measure(extent: Extent) -> dict[str, object]:
     """Returns the start-up times; the first start of each folder is cold, the others warm."""
     with tempfile.TemporaryDirectory() as folder:
-        times = [_start(Path(folder)) for _ in range(RUNS + 1)]
+        times = [_start(Path(folder)) for _ in range(extent.runs + 1)]
     return {
         "what": "Process start to SERVING, all shipped models, every batch size",
         "cold_s": round(times[0], 2),

@@ -1,6 +1,6 @@
 """The same vectors in twinsight, in hnswlib alone and in other stores, each tuned to the same recall.
 
-1. Vectors in clusters of a hundred are made (`benchmarks.search.clustered`), and the true neighbours of the queries.
+1. Vectors in clusters of a hundred are made (`benchmarks.filling.clustered`), and the true neighbours of the queries.
 2. Each peer builds an HNSW graph with the same M and ef_construction.
 3. Its `ef` is raised until recall@10 of all queries reaches `RECALL`; then the best shape of its clients is chosen.
 4. All are measured in turns: one query after another, `CALLERS` at once, and many queries in a call.
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.filling import clustered
 from benchmarks.peers.bars import Bar, compare
 from benchmarks.peers.orders import Settings
 from benchmarks.peers.peer import Peer, Plan, Stand, spread
 from benchmarks.peers.processes import PeerFailed
 from benchmarks.peers.turns import busy_share, measure
-from benchmarks.search import clustered
 from twinsight_core.collection import CollectionOptions
 
 DIMENSION = 256

@@ -23,17 +23,23 @@ from twinsight_core.images import Preprocessing, decode
 from twinsight_core.packages import shipped_packages
 
 IN_FLIGHT = 16
-"""JPEGs in work at once, as the servers get them."""
+"""JPEGs in work at once, as the servers get them, where the settings don't say."""
 
 
 def subject(settings: Settings) -> Computing:
-    """Returns the executor that the server would choose; settings: pixels, jpeg, batch (the largest), decoders."""
+    """Returns the executor that the server would choose; its settings: see `Computing`."""
     package = next(one for one in shipped_packages() if one.name == "base")
     return Computing(served_executor(package), package.card.preprocessing, settings)
 
 
 class Computing:
-    """An executor, prepared for the powers of two up to a batch size, and one such batch."""
+    """An executor, prepared for the powers of two up to a batch size, and one such batch.
+
+    Args:
+        executor: computes.
+        to: what it takes.
+        settings: pixels, jpeg, batch (the largest), decoders (threads), in_flight (JPEGs in work).
+    """
 
     def __init__(self, executor: Executor, to: Preprocessing, settings: Settings) -> None:
         self.executor = executor
@@ -41,6 +47,7 @@ class Computing:
         self.to = to
         self.batch_size = int(settings["batch"])
         self.decoders = int(settings.get("decoders", 1))
+        self.in_flight = int(settings.get("in_flight", IN_FLIGHT))
         self.encoded = Path(str(settings["jpeg"])).read_bytes()
         self._images = np.repeat(np.load(str(settings["pixels"]))[None], self.batch_size, axis=0)
         for size in _powers_of_two(self.batch_size):
@@ -70,7 +77,7 @@ def load(subjects: Sequence[Subject], at: float, seconds: float) -> Answer:
         decoded.put((start, decode(one.encoded, one.to)))
 
     with ThreadPoolExecutor(one.decoders) as pool:
-        for _ in range(IN_FLIGHT):
+        for _ in range(one.in_flight):
             pool.submit(work)
         waiting: deque[tuple[float, np.ndarray]] = deque()
         while time.monotonic() < at + seconds:

@@ -1,0 +1,102 @@
+"""What a collection of vectors takes of memory and of the time to start, beside a server without it.
+
+Both servers are started in turns, on the same cache of compiled programs. The memory that cannot be avoided is that of
+the vectors in float32 and of hnswlib's links between them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import load
+from benchmarks.extent import Extent
+from benchmarks.filling import items_and_queries
+from benchmarks.ingest import built
+from benchmarks.load import Load
+from benchmarks.measure import medians
+from benchmarks.processors import memory_mib
+from benchmarks.serving import server
+from benchmarks.targets import at_most
+from twinsight_client import Client
+
+DIMENSION = 256
+QUERIES = 200
+"""Searched for before memory is read, so that what a search needs is there too."""
+SMALL, LARGE = "small", "large"
+
+
+def measure(extent: Extent) -> dict[str, object]:
+    """Returns memory and start of a server, empty and with the collection."""
+    count = extent.pick(100_000, 20_000)
+    items, queries = items_and_queries(count, QUERIES, DIMENSION)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = folder / "vectors.npy"
+        np.save(file, items)
+        empty, full = folder / "empty", folder / "full"
+        with server(empty) as served, Client(served.address) as client:
+            client.create_collection(SMALL, dimension=DIMENSION)
+            _search(client, SMALL, queries)
+            before = memory_mib(served.pid)
+        with server(full) as served, Client(served.address) as client:
+            client.create_collection(LARGE, dimension=DIMENSION)
+            load.run(Load("ingest_vectors", file, collection=LARGE), served)
+            _search(client, LARGE, queries)
+            written = _above(memory_mib(served.pid), before)
+        runs = [{**_started(empty, SMALL, queries), **_started(full, LARGE, queries)} for _ in range(extent.runs)]
+    for run in runs:
+        for kind in ("rss", "pss", "private"):
+            run[f"above_{kind}_mib"] = round(run[f"{LARGE}_{kind}_mib"] - run[f"{SMALL}_{kind}_mib"], 2)
+    vectors_mib, links_mib = items.nbytes / 2**20, _links_bytes(items) / 2**20
+    needed = vectors_mib + links_mib
+    return {
+        "what": f"A server with {count} x {DIMENSION} vectors beside one with none, all shipped models, warm cache",
+        "vectors_mib": round(vectors_mib, 2),
+        "links_mib": round(links_mib, 2),
+        "above_when_written_mib": written,
+        "runs": runs,
+        "median": medians(runs),
+        "targets": [
+            at_most(
+                1.35,
+                f"resident memory of {count:,} x {DIMENSION} after a start / vectors and links",
+                [run["above_rss_mib"] / needed for run in runs],
+            ),
+            at_most(
+                1.35,
+                f"resident memory of {count:,} x {DIMENSION} in the server that wrote them / vectors and links",
+                [written["rss"] / needed],
+            ),
+            at_most(
+                2.0,
+                f"start with {count:,} x {DIMENSION} beyond an empty one",
+                [run[f"{LARGE}_start_s"] - run[f"{SMALL}_start_s"] for run in runs],
+                unit="s",
+            ),
+        ],
+    }
+
+
+def _started(data: Path, collection: str, queries: np.ndarray) -> dict[str, float]:
+    with server(data) as served, Client(served.address) as client:
+        _search(client, collection, queries)
+        memory = {f"{collection}_{kind}_mib": value for kind, value in memory_mib(served.pid).items()}
+        return {f"{collection}_start_s": round(served.start_s, 2), **memory}
+
+
+def _search(client: Client, collection: str, queries: np.ndarray) -> None:
+    for query in queries:
+        client.search(collection, [query]).values()
+
+
+def _above(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    return {name: round(now[name] - before[name], 2) for name in now}
+
+
+def _links_bytes(items: np.ndarray) -> int:
+    # How many links there is room for does not depend on how well they are chosen.
+    size: int = built(items, build_width=1).index_file_size()
+    return size - items.nbytes

@@ -1,0 +1,112 @@
+"""What the results hold that tables and plots show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NotRequired, TypedDict, TypeVar
+
+from benchmarks.targets import Target
+
+Figures = dict[str, float]
+
+
+class Machine(TypedDict):
+    """Of `environment`."""
+
+    cpu: str
+    cores: int
+
+
+class Environment(TypedDict):
+    """Where a result was measured."""
+
+    measured_at: str
+    commit: str
+    machine: Machine
+
+
+class Recorded(TypedDict):
+    """What all results have."""
+
+    environment: Environment
+    what: str
+    targets: NotRequired[list[Target]]
+
+
+class Result(Recorded):
+    """One with medians: `embed`."""
+
+    median: Figures
+
+
+class SearchResult(Result):
+    """Of `search`."""
+
+    count: NotRequired[int]
+    upserts_per_s: int
+    filters: dict[str, Figures]
+
+
+class StartResult(Result):
+    """Of `startup`."""
+
+    cold_s: float
+
+
+class Throughput(Recorded):
+    """Of `throughput`."""
+
+    closed: list[Figures]
+    open: list[Figures]
+    capacity: Figures
+    overload: Figures
+
+
+class Ingest(Recorded):
+    """Of `ingest`."""
+
+    pictures: Figures
+    vectors: Figures
+
+
+class Memory(Recorded):
+    """Of `memory`."""
+
+    vectors_mib: float
+    links_mib: float
+    above_when_written_mib: Figures
+    median: Figures
+
+
+class Point(TypedDict):
+    """Of `Recall`, at one width of the walk."""
+
+    ef: int
+    hnswlib: Figures
+    collection: Figures
+    server: Figures
+
+
+class Recall(Recorded):
+    """Of `recall`."""
+
+    kinds: dict[str, list[Point]]
+
+
+class Growth(Recorded):
+    """Of `growth`."""
+
+    search: dict[str, list[Figures]]
+    embed: dict[str, list[Figures]]
+
+
+R = TypeVar("R", bound=Recorded)
+
+
+def read(kind: type[R], results: Path, name: str) -> R | None:
+    """Returns a result of a kind, None where it was not measured."""
+    del kind  # for the type checkers
+    file = results / f"{name}.json"
+    found: R | None = json.loads(file.read_text("utf-8")) if file.exists() else None
+    return found

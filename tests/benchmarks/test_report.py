@@ -1,0 +1,109 @@
+"""What is made of results: tables and plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.growth import BATCHES, CONCURRENCIES, COUNTS, DIMENSIONS
+from benchmarks.recall import EFS
+from benchmarks.targets import at_least
+
+from benchmarks import performance, plots, report
+
+ENVIRONMENT = {"measured_at": "", "commit": "abc", "machine": {"cpu": "X", "cores": 2}}
+RATES = {"p50_ms": 1.25, "p99_ms": 2.5, "per_s": 1234.5, "load_cores": 0.1, "server_cores": 1.8}
+
+
+def write(results: Path, name: str, **figures: object) -> None:
+    (results / f"{name}.json").write_text(json.dumps({"environment": ENVIRONMENT, "what": name, **figures}))
+
+
+def growing(name: str, values: tuple[int, ...]) -> list[dict[str, float]]:
+    return [{name: value, **RATES, "p50_ms": 1.2345 + value / 7, "per_s": 12345 / value} for value in values]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Of everything in its full form."""
+    closed = [{"in_process_per_s": 1300.0, **one} for one in growing("concurrency", CONCURRENCIES)]
+    swept = [
+        {"share": n / 10, "rate": 100 * n + 0.5, "refused": n, **RATES, "refused_p99_ms": 4.5} for n in range(1, 10)
+    ]
+    write(
+        tmp_path,
+        "throughput",
+        closed=closed,
+        open=swept,
+        capacity={"per_s": 512.5, "concurrency": 16},
+        overload={"refused_p50_ms": 3.25, "refused_p99_ms": 9.75},
+        targets=[at_least(0.9, "Embed / in process", [0.95])],
+    )
+    figures = {"recall": 0.9, "one_per_s": 1234.5, "many_per_s": 2345.5}
+    at_server = {f"{batch}_{who}_cores": 0.5 for batch in ("one", "many") for who in ("load", "server")}
+    points = [
+        {
+            "ef": ef,
+            **{who: {**figures, **at_server, "recall": 1 - 1 / ef} for who in ("hnswlib", "collection", "server")},
+        }
+        for ef in EFS
+    ]
+    write(tmp_path, "recall", kinds={"clustered": points, "normal": points})
+    search = {
+        "collection": growing("count", COUNTS),
+        "dimension": growing("dimension", DIMENSIONS),
+        "concurrency": growing("concurrency", CONCURRENCIES),
+        "batch": growing("batch", BATCHES),
+    }
+    write(tmp_path, "growth", search=search, embed={"batch": growing("batch", BATCHES)})
+    return tmp_path
+
+
+def test_plots_are_small_and_the_same_each_time(results: Path, tmp_path: Path) -> None:
+    files = plots.draw(results, tmp_path / "images")
+    assert [one.stem for one in files] == ["throughput", "open_loop", "recall", "growth"]
+    drawn = [one.read_bytes() for one in files]
+    assert max(len(one) for one in drawn) < 60_000
+    assert [one.read_bytes() for one in plots.draw(results, tmp_path / "images")] == drawn
+
+
+def test_the_section_tells_what_was_measured_and_only_that(results: Path) -> None:
+    told = performance.section(results, "images")
+    assert "at commit `abc` (`throughput`, `recall`, `growth`)" in told
+    assert "| 16 | 772 | 1300 | 3.5 | 2.5 | 0.10 | 1.80 |" in told
+    assert "(images/growth.svg)" in told
+    once = "| 10 | 0.9000 | 0.9000 | 0.9000 | 1,234 | 1,234 | 1,234 | 0.50 | 0.50 |"
+    assert told.count(once) == len(("clustered", "normal"))
+    assert "### Ingest" not in told
+
+
+def test_there_may_be_no_results(tmp_path: Path) -> None:
+    assert performance.section(tmp_path, "images") == "Not measured yet: `make bench` does it."
+    assert plots.draw(tmp_path, tmp_path / "images") == []
+
+
+def test_the_readme_shows_what_has_to_hold(results: Path) -> None:
+    calls = ("call", "decode", "compiled", "bare_grpc", "index")
+    median = {f"{name}_p50_ms": 1.0 for name in calls} | {"added_p50_ms": 0.5, "warm_s": 4.75}
+    for name in ("embed", "startup", "search"):
+        write(results, name, median=median, cold_s=20.0, upserts_per_s=9999, count=1000, filters={})
+    told = report.tables(results)
+    assert "| Embed / in process | at least 0.9 | 0.950 | holds |" in told
+    assert "Search by vector, 1,000 x 256" in told
+    assert told.endswith("9,999 a second. A full server refuses after 3.2 ms (p99 9.8 ms).")
+
+
+def test_content_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    document.write_text("a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n")
+    report.put(document, {"x": "new"})
+    assert document.read_text() == "a\n<!-- x: begin -->\nnew\n<!-- x: end -->\nb\n"
+    with pytest.raises(ValueError, match=r"README\.md must hold `<!-- y: begin -->`"):
+        report.put(document, {"y": "new"})
+
+
+def test_the_documents_have_the_markers() -> None:
+    for document, names in ((report.README, (report.FIGURES, report.SCORES)), (report.PERFORMANCE, (report.LOAD,))):
+        text = document.read_text("utf-8")
+        assert all(f"<!-- {name}: {end} -->" in text for name in names for end in ("begin", "end"))
