@@ -9,13 +9,11 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import grpc
 import structlog
@@ -34,6 +32,7 @@ from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.errors import StartupError
+from twinsight_server.access.tls import Certificates
 from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
 from twinsight_server.health import Canary
@@ -199,11 +198,11 @@ def _bind(server: grpc.Server, config: ServerConfig) -> int:
     host, _, port = config.listen.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise StartupError(f"`listen` (={config.listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
-    credentials = _credentials(config)
+    credentials = _certificates(config)
     try:
         if credentials is None:
             return server.add_insecure_port(config.listen)
-        return server.add_secure_port(config.listen, credentials)
+        return server.add_secure_port(config.listen, credentials.credentials())
     except RuntimeError as error:
         raise StartupError(
             f"Can't serve on `{config.listen}`: the address is taken or not this machine's.",
@@ -211,24 +210,7 @@ def _bind(server: grpc.Server, config: ServerConfig) -> int:
         ) from error
 
 
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+def _certificates(config: ServerConfig) -> Certificates | None:
     if config.tls_cert is None or config.tls_key is None:
         return None
-    pair = (_read(config.tls_key), _read(config.tls_cert))
-    authorities = _read(config.tls_client_ca) if config.tls_client_ca else None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        # gRPC would only say that the port can't be bound.
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-        if config.tls_client_ca:
-            context.load_verify_locations(config.tls_client_ca)
-    except ssl.SSLError as error:
-        raise StartupError(f"The TLS files can't be used: {error}.", reason="TLS_FILE_INVALID") from error
-    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="TLS_FILE_UNREADABLE") from error
+    return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)
