@@ -1,7 +1,7 @@
 """TLS for the listener, from files that may be replaced while it serves.
 
-1. Before each handshake gRPC asks `Certificates.changed`; the files are read, and checked where their content has changed.
-2. A certificate with its key and the authorities of mutual TLS are taken together or not at all: a pair that is broken or
+1. Before each handshake gRPC asks `Certificates.changed`; the files are read, and checked where they changed.
+2. A certificate, its key and the authorities of mutual TLS are taken together or not at all: a pair that is broken or
    half written leaves the old one in service, and a line in the log.
 3. Connections that are open keep what they were made with.
 """
