@@ -18,7 +18,7 @@ from contextlib import ExitStack
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from twinsight.v1 import (
     collection_service_pb2,
@@ -32,6 +32,7 @@ from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.errors import StartupError
+from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
 from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
@@ -42,6 +43,7 @@ from twinsight_server.pipeline import Pipeline
 from twinsight_server.services.collections import CollectionService
 from twinsight_server.services.inference import InferenceService
 from twinsight_server.services.models import ModelService
+from twinsight_server.services.reflection import GuardedReflection
 
 log = structlog.stdlib.get_logger("twinsight.app")
 
@@ -97,7 +99,9 @@ class Server:
             opened.callback(self.models.close)
             self._pipeline = Pipeline(decoders=config.decoders, limits=config.image_limits)
             opened.callback(self._pipeline.close)
-            self.gate = Gate(self.metrics, max_calls=config.max_calls, max_streams=config.max_streams)
+            access = AccessControl.of(config)
+            opened.callback(access.close)
+            self.gate = Gate(self.metrics, max_calls=config.max_calls, max_streams=config.max_streams, access=access)
             self.canary = Canary(self.models.all(), SERVICES, self.metrics)
             self._grpc = self._services()
             self.port = _bind(self._grpc, config)
@@ -187,7 +191,9 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self.canary.servicer, server)
         if config.reflection:
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-            reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), server)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+                GuardedReflection(gate, (*SERVICES, health_name, reflection.SERVICE_NAME)), server
+            )
         return server
 
     def _item_count(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,30 +30,20 @@ _LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is noted of a call.
+class About:
+    """What a caller asks for, as far as it can be told of before it is done.
 
     Attributes:
         event: a whole unary call, a whole stream, or one message of a stream.
-        caller: kind and name, `key:phone`; empty: not known.
-        peer: where the connection comes from, as gRPC says.
         method: its name.
         collection: id of the collection that it names; None: it names none.
         items: things in it.
-        code: the status that it was answered with.
-        reason: stable word for a failure; empty: there is none.
-        request_id: as in the log.
     """
 
     event: Literal["call", "stream", "message"]
-    caller: str
-    peer: str
     method: str
-    collection: str | None
-    items: int
-    code: str
-    reason: str
-    request_id: str
+    collection: str | None = None
+    items: int = 0
 
 
 class AuditLog:
@@ -74,9 +65,30 @@ class AuditLog:
                 f"{path}: can't be written ({error.strerror}).", reason="AUDIT_LOG_UNWRITABLE"
             ) from error
 
-    def write(self, entry: Entry) -> None:
-        """Writes an entry. A disk that takes none does not keep the server from answering; the log says so once."""
-        line = _line(entry)
+    def write(self, about: About, *, caller: str, peer: str, code: str, reason: str, request_id: str) -> None:
+        """Writes a line. A disk that takes none does not keep the server from answering; the log says so once.
+
+        Args:
+            about: what was asked for.
+            caller: kind and name, `key:phone`; empty: not known.
+            peer: where the connection comes from, as gRPC says.
+            code: the status that it was answered with.
+            reason: stable word for a failure; empty: there is none.
+            request_id: as in the log.
+        """
+        line = _line(
+            {
+                "event": about.event,
+                "caller": caller,
+                "peer": peer,
+                "method": about.method,
+                "collection": about.collection if about.collection is None else about.collection[:_LONGEST_NAME],
+                "items": about.items,
+                "code": code,
+                "reason": reason,
+                "request_id": request_id,
+            }
+        )
         with self._writing:
             try:
                 self._follow()
@@ -118,19 +130,7 @@ def _opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
-def _line(entry: Entry) -> bytes:
-    collection = entry.collection
-    fields = {
-        "time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "event": entry.event,
-        "caller": entry.caller,
-        "peer": entry.peer,
-        "method": entry.method,
-        "collection": collection if collection is None else collection[:_LONGEST_NAME],
-        "items": entry.items,
-        "code": entry.code,
-        "reason": entry.reason,
-        "request_id": entry.request_id,
-    }
+def _line(fields: Mapping[str, str | int | None]) -> bytes:
+    time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     # In ASCII: an id may hold anything, a lone surrogate, too.
-    return json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
+    return json.dumps({"time": time, **fields}, separators=(",", ":")).encode("ascii") + b"\n"

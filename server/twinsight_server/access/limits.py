@@ -77,7 +77,7 @@ class Limiter:
     """Lets callers have their share, and all together the server's. May be used from any thread."""
 
     def __init__(
-        self, server: Share, each: Share, *, place_wait_s: float, clock: Callable[[], float] = time.monotonic
+        self, server: Share, each: Share, *, place_wait_s: float = 0.1, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Takes the limits.
 

@@ -127,6 +127,9 @@ class Principal:
     grants: tuple[Grant, ...]
     share: Share = field(default_factory=Share)
 
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
     def may(self, right: Right, collection: str) -> bool:
         """Whether it has a right on a collection."""
         return any(grant.holds(right, collection) for grant in self.grants)

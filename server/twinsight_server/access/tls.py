@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grpc
 from cryptography import x509
@@ -51,8 +52,10 @@ class Certificates:
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns what a listener is bound with."""
+        # The stubs leave out that None is the answer where nothing changed.
+        fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", self.changed)
         return grpc.dynamic_ssl_server_credentials(
-            self._given.configuration(), self.changed, require_client_authentication=self._mutual
+            self._given.configuration(), fetch, require_client_authentication=self._mutual
         )
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
