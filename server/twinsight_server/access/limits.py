@@ -19,6 +19,7 @@ _LEAST_SWEEP = 1024
 """Callers that are remembered before those that are gone are looked for."""
 
 _LEAST_WAIT_S = 0.001
+_ROUNDING = 1e-6
 
 
 class Bucket:
@@ -38,7 +39,9 @@ class Bucket:
     def wait_s(self, count: int, now: float) -> float:
         """Returns after how many seconds `count` can be taken; 0: now."""
         self._fill(now)
-        return max(0.0, (min(count, self._capacity) - self._held) / self._rate)
+        short = min(count, self._capacity) - self._held
+        # Who waited for exactly as long as was said must find enough, whatever the sums of floats are.
+        return 0.0 if short <= _ROUNDING else short / self._rate
 
     def take(self, count: int) -> None:
         """Takes `count`, for which `wait_s` was 0."""

@@ -65,8 +65,8 @@ def main() -> None:
     """Image similarity: embed, search and compare pictures; say what they show, and find things in them.
 
     Start a server, give it a folder of pictures, and search; see the examples below and each command's own --help.
-    Calibrate, evaluate, export, import and train work on files alone; all others but keys and serve ask a server, for which the
-    options here are.
+    Calibrate, evaluate, export, import, keys and train work on files alone; all others but serve ask a server, for
+    which the options here are.
 
     Results go to standard output, everything else to standard error.
     """
