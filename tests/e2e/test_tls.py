@@ -147,7 +147,7 @@ def test_no_call_fails_while_certificates_are_replaced(tmp_path: Path, cache_dir
     def call_again_and_again(*, reconnecting: bool) -> int:
         calls = 0
         while not over.is_set():
-            with client(address, tls) as connected:
+            with client(where, tls) as connected:
                 connected.get_model()
                 calls += 1
                 while not (reconnecting or over.is_set()):
@@ -155,13 +155,13 @@ def test_no_call_fails_while_certificates_are_replaced(tmp_path: Path, cache_dir
                     calls += 1
         return calls
 
-    with serving(tmp_path / "data", cache_dir, files) as address, ThreadPoolExecutor(4) as pool:
+    with serving(tmp_path / "data", cache_dir, files) as where, ThreadPoolExecutor(4) as pool:
         callers = [pool.submit(call_again_and_again, reconnecting=n % 2 == 0) for n in range(4)]
-        served = {served_certificate(address, files)}
+        served = {served_certificate(where, files)}
         try:
             for _ in range(ROTATIONS):
                 files.renew()
-                served.add(served_certificate(address, files))
+                served.add(served_certificate(where, files))
         finally:
             over.set()
         assert all(one.result(60) > 0 for one in callers)

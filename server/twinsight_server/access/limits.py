@@ -95,6 +95,7 @@ class Limiter:
         self._clock = clock
         self._changed = threading.Condition()
         self._all = _Rates(server, "SERVER", "All callers together may", clock())
+        self._none_by_default = each.over(_UNLIMITED) == _UNLIMITED and not self._all
         self._states: dict[tuple[str, str], _State] = {}
         self._sweep_at = _LEAST_SWEEP
 
@@ -105,9 +106,9 @@ class Limiter:
             caller: whose it is.
             items: things in it.
         """
-        share = caller.share.over(self._each)
-        if not self._all and share == _UNLIMITED:
+        if self._is_free(caller):
             return None
+        share = caller.share.over(self._each)
         with self._changed:
             now = self._clock()
             state = self._state(caller, share, now)
@@ -127,9 +128,9 @@ class Limiter:
 
     def enter_stream(self, caller: Principal) -> Refusal | None:
         """Takes a place for a stream; returns why not, where there is none."""
-        share = caller.share.over(self._each)
-        if share == _UNLIMITED and not self._all:
+        if self._is_free(caller):
             return None
+        share = caller.share.over(self._each)
         with self._changed:
             state = self._state(caller, share, self._clock())
             if share.max_streams and state.streams >= share.max_streams:
@@ -147,13 +148,17 @@ class Limiter:
             self._changed.wait(seconds)
 
     def _release(self, caller: Principal, *, calls: int, streams: int) -> None:
-        if caller.share.over(self._each) == _UNLIMITED and not self._all:
+        if self._is_free(caller):
             return
         with self._changed:
             state = self._states[caller.kind, caller.name]
             state.calls -= calls
             state.streams -= streams
             self._changed.notify_all()
+
+    def _is_free(self, caller: Principal) -> bool:
+        """Whether nothing limits a caller: then nothing is kept of it either."""
+        return self._none_by_default and caller.share == _OPEN
 
     def _full(self, reason: str, message: str) -> Refusal:
         return Refusal(reason, message, self._place_wait_s)
@@ -218,7 +223,7 @@ class _State:
         return not self.calls and not self.streams and self.rates.are_full(now)
 
 
-_UNLIMITED = Share(0, 0, 0, 0)
+_UNLIMITED, _OPEN = Share(0, 0, 0, 0), Share()
 
 
 def _rates(share: Share, now: float) -> _Rates:

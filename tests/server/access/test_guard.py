@@ -22,10 +22,10 @@ SECRET = "a secret of more than thirty-two bytes"  # noqa: S105 - of these tests
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-def add(path: Path, name: str, *rights: Right, collections: tuple[str, ...] = ("photos*",), **more: datetime) -> str:
+def add(path: Path, name: str, *rights: Right, expires: datetime | None = None) -> str:
     key = new_key()
     with changing(path) as keys:
-        keys[name] = ApiKey(digest(key), datetime.now(UTC), (Grant(frozenset(rights), collections),), **more)
+        keys[name] = ApiKey(digest(key), datetime.now(UTC), (Grant(frozenset(rights), ("photos*",)),), expires)
     return key
 
 
@@ -213,13 +213,18 @@ KEYS: dict[str, Private] = {
 
 
 def jwks(**kids: str) -> bytes:
-    converters = {
-        "RS256": jwt.algorithms.RSAAlgorithm,
-        "ES256": jwt.algorithms.ECAlgorithm,
-        "EdDSA": jwt.algorithms.OKPAlgorithm,
-    }
-    keys = [json.loads(converters[name].to_jwk(KEYS[name].public_key())) | {"kid": kid} for name, kid in kids.items()]
+    keys = [public_jwk(KEYS[name]) | {"kid": kid, "use": "sig", "alg": name} for name, kid in kids.items()]
     return json.dumps({"keys": keys}).encode()
+
+
+def public_jwk(key: Private) -> dict[str, str]:
+    match key:
+        case rsa.RSAPrivateKey():
+            return json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+        case ec.EllipticCurvePrivateKey():
+            return json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+        case ed25519.Ed25519PrivateKey():
+            return json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key()))
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
@@ -268,7 +273,7 @@ def test_a_token_of_which_anything_is_wrong_is_refused(tmp_path: Path, change: d
 
 def test_the_algorithm_is_the_keys_and_not_the_tokens(tmp_path: Path) -> None:
     guard = jwt_guard(tmp_path, secret=True, public=pem(KEYS["RS256"]))
-    unsigned = jwt.encode(claims(), None, "none")
+    unsigned = jwt.encode(claims(), "", "none")
     longer = jwt.encode(claims(), SECRET * 2, "HS512")
     other = jwt.encode(claims(), KEYS["RS256"], "PS256")
     # The public key, which everybody may have, taken for a secret.
