@@ -36,6 +36,7 @@ from twinsight_client import (
 )
 from twinsight_core.errors import StartupError
 from twinsight_server.access.commands import keys as keys_command
+from twinsight_server.access.methods import RULES
 from twinsight_server.app import Server
 from twinsight_server.config import ServerConfig
 
@@ -120,6 +121,10 @@ def test_no_method_is_answered_without_a_token(access: Access, method: MethodDes
             status = status_of(refused.value)
             said.add((status.code, status.message, reason(status)))
     assert said == {(16, "This server asks for a token, and the call has none that is valid.", "CREDENTIALS_INVALID")}
+
+
+def test_each_method_of_the_contract_has_a_rule() -> None:
+    assert sorted(RULES) == sorted(method.name for method in METHODS)
 
 
 def test_health_needs_no_token_and_reflection_does(access: Access) -> None:

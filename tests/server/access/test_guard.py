@@ -220,11 +220,13 @@ def jwks(**kids: str) -> bytes:
 def public_jwk(key: Private) -> dict[str, str]:
     match key:
         case rsa.RSAPrivateKey():
-            return json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+            text = jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())
         case ec.EllipticCurvePrivateKey():
-            return json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+            text = jwt.algorithms.ECAlgorithm.to_jwk(key.public_key())
         case ed25519.Ed25519PrivateKey():
-            return json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key()))
+            text = jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key())
+    made: dict[str, str] = json.loads(text)
+    return made
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
