@@ -303,7 +303,8 @@ def test_the_audit_log_tells_who_did_what_and_holds_no_contents(access: Access) 
     assert told["three", "call"] == ("", "Search", "photos", 1, "UNAUTHENTICATED", "CREDENTIALS_INVALID")
     assert told["four", "message"] == ("key:writer", "IngestItems", "photos", 1, "OK", "")
     assert told["four", "stream"] == ("key:writer", "IngestItems", None, 0, "OK", "")
-    text = access.audit_file.read_text()
+    # A time may have any digits.
+    text = json.dumps([{name: value for name, value in one.items() if name != "time"} for one in access.audit()])
     for hidden in ("a-telling-id", "alice", "0.25", access.writer, "tws_"):
         assert hidden not in text
 
