@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -121,8 +122,12 @@ class Catalog:
             self._open[spec.id] = collection
             return collection
 
-    def get(self, collection_id: str) -> Collection:
+    def get(self, collection_id: str, *, visible: Callable[[str], bool] | None = None) -> Collection:
         """Returns a collection.
+
+        Args:
+            collection_id: which.
+            visible: whether an error may name a collection; None: each.
 
         Raises:
             NotFound: there is none of that id; the error names those that there are.
@@ -130,7 +135,7 @@ class Catalog:
         """
         found = self._open.get(collection_id)
         if found is None:
-            raise self._not_found(collection_id)
+            raise self._not_found(collection_id, visible)
         if isinstance(found, DataLoss):
             raise DataLoss(found.message, reason=found.reason)
         return found
@@ -139,8 +144,12 @@ class Catalog:
         """Returns all collections by id, and of a damaged one what is wrong with it."""
         return sorted(self._open.copy().items(), key=lambda one: one[0])
 
-    def delete(self, collection_id: str) -> None:
+    def delete(self, collection_id: str, *, visible: Callable[[str], bool] | None = None) -> None:
         """Deletes a collection and all it holds, damaged ones too. It is gone from the disk when this returns.
+
+        Args:
+            collection_id: which.
+            visible: whether an error may name a collection; None: each.
 
         Raises:
             NotFound: there is none of that id.
@@ -149,7 +158,7 @@ class Catalog:
             self._check_open()
             found = self._open.pop(collection_id, None)
             if found is None:
-                raise self._not_found(collection_id)
+                raise self._not_found(collection_id, visible)
             doomed = self._root / f"{_DELETED}{collection_id}"
             try:
                 if isinstance(found, Collection):
@@ -200,9 +209,13 @@ class Catalog:
             for folder in self._root.glob(f"{prefix}*"):
                 shutil.rmtree(folder)
 
-    def _not_found(self, collection_id: str) -> NotFound:
+    def _not_found(self, collection_id: str, visible: Callable[[str], bool] | None) -> NotFound:
         return NotFound.among(
-            "Collection", collection_id, self._open, reason="COLLECTION_NOT_FOUND", field="collection"
+            "Collection",
+            collection_id,
+            filter(visible, self._open.copy()),
+            reason="COLLECTION_NOT_FOUND",
+            field="collection",
         )
 
     def _check_open(self) -> None:

@@ -6,7 +6,10 @@
     ├── NotFound                no model, collection or item of that name
     ├── AlreadyExists
     ├── FailedPrecondition      right call, wrong state: another model's vector, say
+    ├── Unauthenticated         the caller has not shown who it is
+    ├── PermissionDenied        the caller may not do that
     ├── Overloaded              refused for load; says when to try again
+    ├── LimitReached            there may be no more of something; trying again changes nothing
     ├── AnswerTooLarge          what was asked for does not fit in one answer
     ├── StorageFull             the disk has no room; nothing was written
     ├── DeadlineExceeded        the caller's time ran out before the work was done
@@ -77,6 +80,14 @@ class FailedPrecondition(TwinsightError):
     """The call does not fit the state of what it names."""
 
 
+class Unauthenticated(TwinsightError):
+    """The caller has not shown who it is; the text is the same whatever is wrong."""
+
+
+class PermissionDenied(TwinsightError):
+    """The caller lacks a right; the text is the same whether what it asked for exists or not."""
+
+
 class Overloaded(TwinsightError):
     """Refused for load at once.
 
@@ -87,6 +98,10 @@ class Overloaded(TwinsightError):
     def __init__(self, message: str, *, retry_after_s: float, reason: str = "QUEUE_FULL") -> None:
         super().__init__(message, reason=reason)
         self.retry_after_s = retry_after_s
+
+
+class LimitReached(TwinsightError):
+    """A limit on what is stored is reached; it stays so until something is deleted."""
 
 
 class AnswerTooLarge(TwinsightError):

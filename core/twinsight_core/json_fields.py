@@ -48,6 +48,10 @@ class JsonFields:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the fields, in their order."""
+        return tuple(self._values)
+
     def object(self, name: str, names: Iterable[str] | None = None) -> JsonFields:
         """Returns the object in a field; `names` as for the constructor."""
         return JsonFields(self._values[name], names=names, path=self._place(name))

@@ -9,18 +9,16 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from twinsight.v1 import (
     collection_service_pb2,
@@ -34,6 +32,8 @@ from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.errors import StartupError
+from twinsight_server.access.control import AccessControl
+from twinsight_server.access.tls import Certificates
 from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
 from twinsight_server.health import Canary
@@ -43,6 +43,7 @@ from twinsight_server.pipeline import Pipeline
 from twinsight_server.services.collections import CollectionService
 from twinsight_server.services.inference import InferenceService
 from twinsight_server.services.models import ModelService
+from twinsight_server.services.reflection import GuardedReflection
 
 log = structlog.stdlib.get_logger("twinsight.app")
 
@@ -98,7 +99,9 @@ class Server:
             opened.callback(self.models.close)
             self._pipeline = Pipeline(decoders=config.decoders, limits=config.image_limits)
             opened.callback(self._pipeline.close)
-            self.gate = Gate(self.metrics, max_calls=config.max_calls, max_streams=config.max_streams)
+            access = AccessControl.of(config)
+            opened.callback(access.close)
+            self.gate = Gate(self.metrics, max_calls=config.max_calls, max_streams=config.max_streams, access=access)
             self.canary = Canary(self.models.all(), SERVICES, self.metrics)
             self._grpc = self._services()
             self.port = _bind(self._grpc, config)
@@ -188,7 +191,9 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self.canary.servicer, server)
         if config.reflection:
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-            reflection.enable_server_reflection((*SERVICES, health_name, reflection.SERVICE_NAME), server)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+                GuardedReflection(gate, (*SERVICES, health_name, reflection.SERVICE_NAME)), server
+            )
         return server
 
     def _item_count(self) -> int:
@@ -199,11 +204,11 @@ def _bind(server: grpc.Server, config: ServerConfig) -> int:
     host, _, port = config.listen.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise StartupError(f"`listen` (={config.listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
-    credentials = _credentials(config)
+    credentials = _certificates(config)
     try:
         if credentials is None:
             return server.add_insecure_port(config.listen)
-        return server.add_secure_port(config.listen, credentials)
+        return server.add_secure_port(config.listen, credentials.credentials())
     except RuntimeError as error:
         raise StartupError(
             f"Can't serve on `{config.listen}`: the address is taken or not this machine's.",
@@ -211,24 +216,7 @@ def _bind(server: grpc.Server, config: ServerConfig) -> int:
         ) from error
 
 
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+def _certificates(config: ServerConfig) -> Certificates | None:
     if config.tls_cert is None or config.tls_key is None:
         return None
-    pair = (_read(config.tls_key), _read(config.tls_cert))
-    authorities = _read(config.tls_client_ca) if config.tls_client_ca else None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        # gRPC would only say that the port can't be bound.
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-        if config.tls_client_ca:
-            context.load_verify_locations(config.tls_client_ca)
-    except ssl.SSLError as error:
-        raise StartupError(f"The TLS files can't be used: {error}.", reason="TLS_FILE_INVALID") from error
-    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=authorities is not None)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="TLS_FILE_UNREADABLE") from error
+    return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)

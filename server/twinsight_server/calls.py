@@ -1,13 +1,13 @@
 """The life of a call: taken or refused, named, timed, answered, counted and logged.
 
-1. `Gate.call` refuses while the server starts or drains, and when `max_calls` are being worked on; at once, with the
-   time after which to try again. A message of a stream waits for its turn instead: meanwhile nothing more of the stream
-   is read, which is what holds its caller back.
+1. `Gate.call` refuses while the server starts or drains, whom it does not know, what the caller may not do (`access`),
+   and when the caller's share or `max_calls` are used up; at once, with the time after which to try again. A message of
+   a stream waits for its turn instead: meanwhile nothing more of the stream is read, which holds its caller back.
 2. The call gets its request id (the client's `x-request-id`, or a new one), its deadline, and notice of cancellation.
 3. The servicer works; stages record their times in the call.
 4. A `TwinsightError` becomes its status with details; anything else becomes INTERNAL with fixed text and a log line
    with the traceback.
-5. Request id and stage times leave in the trailing metadata; metrics and one log line are written.
+5. Request id and stage times leave in the trailing metadata; metrics, one log line and the audit log are written.
 
 Servicers open the call themselves (`with gate.call(context, "Embed") as call`) instead of an interceptor doing it for
 them: so they hold a typed `Call`, and unary calls and the messages of a stream go the same way.
@@ -28,7 +28,12 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, TwinsightError, Unavailable
+from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, TwinsightError, Unauthenticated, Unavailable
+from twinsight_server.access.audit import About
+from twinsight_server.access.control import AccessControl
+from twinsight_server.access.guard import Metadata
+from twinsight_server.access.principals import ANYONE
+from twinsight_server.idle_streams import IdleStreams
 from twinsight_server.metrics import Metrics
 from twinsight_server.status import abort_status, code_of, internal, status_of
 
@@ -46,10 +51,15 @@ log = structlog.stdlib.get_logger(_LOGGER)
 
 
 class Call:
-    """One call, or one message of a stream: its id, its deadline and the times of its stages."""
+    """One call, or one message of a stream: whose it is, its id, its deadline and the times of its stages."""
 
     def __init__(
-        self, request_id: str, deadline: float | None, *, check_waiting: Callable[[], None] | None = None
+        self,
+        request_id: str,
+        deadline: float | None,
+        *,
+        check_waiting: Callable[[], None] | None = None,
+        metadata: Metadata = (),
     ) -> None:
         """Starts the clock.
 
@@ -58,8 +68,12 @@ class Call:
             deadline: on `time.monotonic`'s scale; None: none.
             check_waiting: of a call that waits where there is no room: raises once it must not go on waiting. None: it
                 is refused at once.
+            metadata: as they came, the caller's token among them: never to be shown.
         """
         self.request_id = request_id
+        self.metadata = metadata
+        self.peer = ""
+        self.caller = ANYONE
         self.started = time.monotonic()
         self._deadline = deadline
         self._check_waiting = check_waiting
@@ -131,12 +145,15 @@ class Call:
 class Gate:
     """Lets calls in."""
 
-    def __init__(self, metrics: Metrics, *, max_calls: int, max_streams: int) -> None:
+    def __init__(
+        self, metrics: Metrics, *, max_calls: int, max_streams: int, access: AccessControl | None = None
+    ) -> None:
         self._metrics = metrics
+        self._access = access or AccessControl()
         self._calls = threading.BoundedSemaphore(max_calls)
         self._streams = threading.BoundedSemaphore(max_streams)
         self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
-        self._idle = _IdleStreams()
+        self._idle = IdleStreams[Call]()
         # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.
         self._in_flight: set[Call] = set()
         self._drained = threading.Event()
@@ -157,17 +174,30 @@ class Gate:
         return self._drained.wait(timeout_s)
 
     @contextmanager
-    def call(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
-        """The life of a unary call; leaves by `context.abort_with_status` when it fails."""
-        with self._answered(context, method) as call, self._slot(self._calls, "CALLS_FULL"):
-            yield call
-            call.check_alive()  # so that the metrics tell what the caller saw
+    def call(
+        self, context: grpc.ServicerContext, method: str, *, collection: str | None = None, items: int = 0
+    ) -> Iterator[Call]:
+        """The life of a unary call; leaves by `context.abort_with_status` when it fails.
+
+        Args:
+            context: gRPC's.
+            method: its name.
+            collection: the one that the request names; None: it names none.
+            items: things in it that are answered each on its own.
+        """
+        about = About("call", method, collection, items)
+        with self._answered(context, about) as call:
+            self._access.guard.check(call.caller, method, collection)
+            with self._turn(call, items), self._slot(self._calls, "CALLS_FULL"):
+                yield call
+                call.check_alive()  # so that the metrics tell what the caller saw
 
     @contextmanager
     def stream(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
-        """The life of a stream; its messages go through `message`."""
+        """The life of a stream; its messages go through `message`, which checks the caller's rights."""
         with (
-            self._answered(context, method, check_waiting=self._check_open) as call,
+            self._answered(context, About("stream", method), check_waiting=self._check_open) as call,
+            self._stream_turn(call),
             self._slot(self._streams, "STREAMS_FULL"),
         ):
             self._idle.add(call, context)
@@ -180,30 +210,84 @@ class Gate:
                 self._idle.discard(call)
 
     @contextmanager
-    def message(self, stream: Call) -> Iterator[Call]:
+    def message(self, stream: Call, method: str, *, collection: str | None = None, items: int = 0) -> Iterator[Call]:
         """One message of a stream: waits for its turn among the calls, and raises what it fails with.
+
+        Args:
+            stream: whose message it is.
+            method: the stream's.
+            collection: the one that the message is for; None: the method names none.
+            items: things in it that are answered each on its own.
 
         Raises:
             Cancelled, DeadlineExceeded: nobody reads the stream any more.
+            PermissionDenied: the caller lacks the right.
+            Unauthenticated: the caller's token is no longer good.
             Unavailable: the server drains.
         """
         self.check_stream(stream)
-        with self._idle.busy(stream), self._slot(self._calls, "CALLS_FULL", waiting=stream):
-            yield stream
+        with self._audited(stream, About("message", method, collection, items)):
+            self._access.guard.check(stream.caller, method, collection)
+            with (
+                self._idle.busy(stream),
+                self._turn(stream, items, waiting=stream),
+                self._slot(self._calls, "CALLS_FULL", waiting=stream),
+            ):
+                yield stream
+
+    def admit(self, context: grpc.ServicerContext, method: str) -> None:
+        """Lets a call of another service in, which then goes its own way; whom it does not know, it aborts."""
+        about = About("stream", method)
+        call = Call(_request_id(context.invocation_metadata()), None, metadata=context.invocation_metadata())
+        call.peer = context.peer()
+        try:
+            with self._audited(call, about):
+                call.caller = self._access.guard.identify(call.metadata)
+        except Unauthenticated as error:
+            trailing = (("x-request-id", call.request_id),)
+            context.abort_with_status(abort_status(status_of(error, request_id=call.request_id), trailing))
 
     def check_stream(self, stream: Call) -> None:
         """Raises where a stream can't go on: to be asked before and after each message.
 
         Raises:
             Cancelled, DeadlineExceeded: nobody reads it any more.
+            Unauthenticated: the caller's token is no longer good.
             Unavailable: the server drains.
         """
         stream.check_alive()
         self._check_open()
+        stream.caller = self._access.guard.identify(stream.metadata)
 
     def _check_open(self) -> None:
         if reason := self._closed:
             raise Unavailable(_CLOSED[reason], reason=reason)
+
+    @contextmanager
+    def _turn(self, call: Call, items: int, *, waiting: Call | None = None) -> Iterator[None]:
+        """The caller's share: of what all may send, and of the places."""
+        caller, limiter = call.caller, self._access.limiter
+        while (refusal := limiter.enter(caller, items)) is not None:
+            patience_s = waiting.patience_s() if waiting else None
+            if patience_s is None:
+                self._metrics.refused.labels(refusal.reason).inc()
+                raise refusal.error()
+            limiter.pause(min(patience_s, refusal.wait_s))
+        try:
+            yield
+        finally:
+            limiter.leave(caller)
+
+    @contextmanager
+    def _stream_turn(self, stream: Call) -> Iterator[None]:
+        caller, limiter = stream.caller, self._access.limiter
+        if (refusal := limiter.enter_stream(caller)) is not None:
+            self._metrics.refused.labels(refusal.reason).inc()
+            raise refusal.error()
+        try:
+            yield
+        finally:
+            limiter.leave_stream(caller)
 
     @contextmanager
     def _slot(self, slots: threading.BoundedSemaphore, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
@@ -223,9 +307,11 @@ class Gate:
 
     @contextmanager
     def _answered(
-        self, context: grpc.ServicerContext, method: str, *, check_waiting: Callable[[], None] | None = None
+        self, context: grpc.ServicerContext, about: About, *, check_waiting: Callable[[], None] | None = None
     ) -> Iterator[Call]:
-        call = Call(_request_id(context), _deadline(context), check_waiting=check_waiting)
+        metadata, method = context.invocation_metadata(), about.method
+        call = Call(_request_id(metadata), _deadline(context), check_waiting=check_waiting, metadata=metadata)
+        call.peer = context.peer()
         self._in_flight.add(call)
 
         def over() -> None:
@@ -238,36 +324,38 @@ class Gate:
         if not context.add_callback(over):  # over before it began
             over()
         failure: status_pb2.Status | None = None
+        reason = ""
         try:
             self._check_open()
             call.check_alive()
+            call.caller = self._access.guard.identify(metadata)
             yield call
         except TwinsightError as error:
-            failure = status_of(error, request_id=call.request_id)
+            failure, reason = status_of(error, request_id=call.request_id), error.reason
             if code_of(error) is grpc.StatusCode.INTERNAL:
                 log.exception("call failed", request_id=call.request_id, method=method)
         except grpc.RpcError:
             # Raised by the requests of a stream whose caller went away.
-            failure = _gone(call)
+            failure, reason = _gone(call), "CANCELLED"
         except GeneratorExit:
             # The caller of a stream went away in the middle of a message; gRPC closes the generator.
-            failure = _gone(call)
+            failure, reason = _gone(call), "CANCELLED"
             raise
         except Exception:
-            failure = internal(call.request_id)
+            failure, reason = internal(call.request_id), "INTERNAL"
             log.exception("call failed", request_id=call.request_id, method=method)
         finally:
             stages = call.stages()
             times = ((f"twinsight-{stage}-ms", f"{seconds * 1e3:.3f}") for stage, seconds in stages.items())
             trailing = (("x-request-id", call.request_id), *times)
             context.set_trailing_metadata(trailing)
-            self._note(context, method, call, stages, _CODE_NAMES[failure.code if failure else 0])
+            name = _CODE_NAMES[failure.code if failure else 0]
+            self._note(method, call, stages, name)
+            self._audit(call, about, name, reason)
         if failure:
             context.abort_with_status(abort_status(failure, trailing))
 
-    def _note(
-        self, context: grpc.ServicerContext, method: str, call: Call, stages: Mapping[str, float], name: str
-    ) -> None:
+    def _note(self, method: str, call: Call, stages: Mapping[str, float], name: str) -> None:
         """Counts the call and logs it."""
         self._metrics.calls.labels(method, name).inc()
         for outcome, count in call.outcomes.items():
@@ -282,40 +370,31 @@ class Gate:
                 method=method,
                 code=name,
                 request_id=call.request_id,
-                peer=context.peer(),
+                caller=str(call.caller),
+                peer=call.peer,
                 items=dict(call.outcomes),
                 **{f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in stages.items()},
             )
 
-
-class _IdleStreams:
-    """Streams that wait for their caller's next message: draining would have to wait for them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._contexts: dict[Call, grpc.ServicerContext] = {}
-
-    def add(self, stream: Call, context: grpc.ServicerContext) -> None:
-        with self._lock:
-            self._contexts[stream] = context
-
-    def discard(self, stream: Call) -> None:
-        with self._lock:
-            self._contexts.pop(stream, None)
-
     @contextmanager
-    def busy(self, stream: Call) -> Iterator[None]:
-        with self._lock:
-            context = self._contexts.pop(stream)
+    def _audited(self, call: Call, about: About) -> Iterator[None]:
+        """Notes what becomes of the block."""
+        code, reason = grpc.StatusCode.INTERNAL, ""
         try:
             yield
+            code = grpc.StatusCode.OK
+        except TwinsightError as error:
+            code, reason = code_of(error), error.reason
+            raise
         finally:
-            self.add(stream, context)
+            self._audit(call, about, code.name, reason)
 
-    def end_all(self) -> None:
-        with self._lock:
-            for context in self._contexts.values():
-                context.cancel()
+    def _audit(self, call: Call, about: About, code: str, reason: str) -> None:
+        if self._access.audit:
+            caller = "" if code == "UNAUTHENTICATED" else str(call.caller)
+            self._access.audit.write(
+                about, caller=caller, peer=call.peer, code=code, reason=reason, request_id=call.request_id
+            )
 
 
 def _turn_came(slots: threading.BoundedSemaphore, waiting: Call) -> bool:
@@ -339,8 +418,8 @@ _CLOSED = {"STARTING": "The server is starting.", "DRAINING": "The server is shu
 _CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-def _request_id(context: grpc.ServicerContext) -> str:
-    for key, value in context.invocation_metadata():
+def _request_id(metadata: Metadata) -> str:
+    for key, value in metadata:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return uuid.uuid4().hex

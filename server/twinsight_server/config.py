@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +29,15 @@ def default_cache_dir() -> Path:
         raise StartupError("There is no home folder; `cache_dir` must be given.", reason="CONFIG_INVALID") from None
 
 
+def is_loopback(listen: str) -> bool:
+    """Whether HOST:PORT can be reached from this machine alone."""
+    host = listen.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("batch_size", 1, 4096),
     ("batch_wait_ms", 0, 10_000),
@@ -41,6 +51,14 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("max_images", 1, 100_000),
     ("max_items", 1, 100_000),
     ("max_top_k", 1, 100_000),
+    ("calls_per_s", 0, 10**9),
+    ("items_per_s", 0, 10**9),
+    ("calls_per_s_per_key", 0, 10**9),
+    ("items_per_s_per_key", 0, 10**9),
+    ("max_calls_per_key", 0, 4096),
+    ("max_streams_per_key", 0, 4096),
+    ("max_collections", 0, 10**9),
+    ("max_items_per_collection", 0, 10**12),
     ("drain_s", 0, 86_400),
     ("canary_s", 0.01, 86_400),
 )
@@ -94,6 +112,25 @@ class ServerConfig:
         None
     )
 
+    # Access control and limits; docs/security.md tells them in full.
+    api_keys: Annotated[Path | None, "File of API keys, made by `twinsight keys`; turns tokens on."] = None
+    jwt_secret: Annotated[Path | None, "File of the secret that signs JWTs (HS256); turns tokens on."] = None
+    jwt_public_keys: Annotated[
+        Path | None, "Public keys (PEM or a JSON Web Key Set) of those who sign JWTs; turns tokens on."
+    ] = None
+    jwt_issuer: Annotated[str, "`iss` that a JWT must have."] = ""
+    jwt_audience: Annotated[str, "`aud` that a JWT must have."] = ""
+    plaintext_tokens: Annotated[bool, "Take tokens without TLS on an address that others can reach."] = False
+    audit_log: Annotated[Path | None, "File to which a JSON line is added for each call, refused ones, too."] = None
+    calls_per_s: Annotated[float, "Calls and stream messages a second, of all together; 0: no limit."] = 0.0
+    items_per_s: Annotated[float, "Pictures, queries, items and ids a second, of all together; 0: no limit."] = 0.0
+    calls_per_s_per_key: Annotated[float, "The same of one key or JWT subject, unless its key says otherwise."] = 0.0
+    items_per_s_per_key: Annotated[float, "The same of one key or JWT subject, unless its key says otherwise."] = 0.0
+    max_calls_per_key: Annotated[int, "Of `max_calls`, what one key may have; 0: all of them."] = 0
+    max_streams_per_key: Annotated[int, "Of `max_streams`, what one key may have; 0: all of them."] = 0
+    max_collections: Annotated[int, "Collections there may be; 0: no limit."] = 0
+    max_items_per_collection: Annotated[int, "Items that a collection may have; 0: no limit."] = 0
+
     drain_s: Annotated[float, "Seconds that calls in flight are given after SIGTERM."] = 20.0
     canary_s: Annotated[float, "Seconds between the test inferences that health reports."] = 5.0
     reflection: Annotated[bool, "Offer server reflection."] = True
@@ -118,6 +155,28 @@ class ServerConfig:
             raise StartupError(
                 "`tls_cert` and `tls_key` go together, and `tls_client_ca` needs both.", reason="CONFIG_INVALID"
             )
+        self._check_access()
+
+    def _check_access(self) -> None:
+        if bool(self.jwt_secret or self.jwt_public_keys) != bool(self.jwt_issuer and self.jwt_audience) or (
+            bool(self.jwt_issuer) != bool(self.jwt_audience)
+        ):
+            raise StartupError(
+                "`jwt_secret` or `jwt_public_keys` need `jwt_issuer` and `jwt_audience`, and these need one of them.",
+                reason="CONFIG_INVALID",
+            )
+        if self.asks_for_tokens and not (self.tls_cert or self.plaintext_tokens or is_loopback(self.listen)):
+            raise StartupError(
+                f"`listen` (={self.listen}) can be reached from other machines and has no TLS: whoever sees the "
+                "traffic would have the tokens. Give `tls_cert` and `tls_key`; or, where something else encrypts it, "
+                "`plaintext_tokens`.",
+                reason="TOKENS_IN_PLAIN_TEXT",
+            )
+
+    @property
+    def asks_for_tokens(self) -> bool:
+        """Whether calls need a token."""
+        return bool(self.api_keys or self.jwt_secret or self.jwt_public_keys)
 
     @property
     def cache(self) -> Path:

@@ -58,10 +58,10 @@ def test_however_batches_are_refused_resuming_writes_every_item(
         write(self, items, checkpoint=checkpoint)
 
     @contextmanager
-    def refusing(stream: Call) -> Iterator[Call]:
+    def refusing(stream: Call, method: str, *, collection: str, items: int) -> Iterator[Call]:
         if rng.random() < 0.1:
             raise Overloaded("No.", retry_after_s=0.1)
-        with message(stream) as call:
+        with message(stream, method, collection=collection, items=items) as call:
             yield call
 
     monkeypatch.setattr(Collection, "upsert", failing)

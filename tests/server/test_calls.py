@@ -80,13 +80,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def one_message(gate: Gate, of: Context) -> str:
-    with gate.stream(context(of), "Stream") as stream, gate.message(stream):
+    with gate.stream(context(of), "EmbedStream") as stream, gate.message(stream, "EmbedStream"):
         return "in work"
 
 
 def test_a_message_of_a_stream_waits_for_its_turn(gate: Gate, waits: threading.Event) -> None:
     with ThreadPoolExecutor(1) as pool:
-        with gate.call(context(), "Call"):
+        with gate.call(context(), "ListModels"):
             message = pool.submit(one_message, gate, Context())
             assert waits.wait(30)
             assert not message.done()
@@ -95,7 +95,7 @@ def test_a_message_of_a_stream_waits_for_its_turn(gate: Gate, waits: threading.E
 
 def test_a_call_is_refused_at_once(gate: Gate, waits: threading.Event) -> None:
     refused = Context()
-    with gate.call(context(), "Call"), pytest.raises(Aborted), gate.call(context(refused), "Call"):
+    with gate.call(context(), "ListModels"), pytest.raises(Aborted), gate.call(context(refused), "ListModels"):
         pass
     assert refused.status is not None
     assert refused.status.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -105,7 +105,7 @@ def test_a_call_is_refused_at_once(gate: Gate, waits: threading.Event) -> None:
 @pytest.mark.parametrize("how", ["drained", "gone"])
 def test_a_message_waits_no_longer_than_its_caller_or_the_server(gate: Gate, waits: threading.Event, how: str) -> None:
     of = Context()
-    with ThreadPoolExecutor(1) as pool, gate.call(context(), "Call"):
+    with ThreadPoolExecutor(1) as pool, gate.call(context(), "ListModels"):
         message = pool.submit(one_message, gate, of)
         assert waits.wait(30)
         if how == "drained":
@@ -120,9 +120,9 @@ def test_a_message_waits_no_longer_than_its_caller_or_the_server(gate: Gate, wai
 
 def test_the_gate_is_drained_when_the_last_answer_has_left(gate: Gate) -> None:
     one, other = Context(), Context()
-    with gate.call(context(one), "Call"):
+    with gate.call(context(one), "ListModels"):
         gate.close()
-        with pytest.raises(Aborted), gate.call(context(other), "Call"):
+        with pytest.raises(Aborted), gate.call(context(other), "ListModels"):
             pass
         assert not gate.wait_drained(0)
     other.end()
@@ -132,14 +132,14 @@ def test_the_gate_is_drained_when_the_last_answer_has_left(gate: Gate) -> None:
 
 
 def test_a_gate_with_nothing_in_flight_is_drained_at_once(gate: Gate) -> None:
-    with pytest.raises(Aborted), gate.call(context(Context(ended=True)), "Call"):
+    with pytest.raises(Aborted), gate.call(context(Context(ended=True)), "ListModels"):
         pass
     gate.close()
     assert gate.wait_drained(0)
 
 
 def test_a_failed_message_leaves_its_place(gate: Gate) -> None:
-    with gate.stream(context(), "Stream") as stream:
+    with gate.stream(context(), "EmbedStream") as stream:
         for _ in range(2):
-            with pytest.raises(Overloaded), gate.message(stream):
+            with pytest.raises(Overloaded), gate.message(stream, "EmbedStream"):
                 raise Overloaded("No.", retry_after_s=0.1)

@@ -38,6 +38,7 @@ from twinsight_client.results import (
 )
 from twinsight_client.retry import RetryPolicy
 from twinsight_client.streams import EmbedFlow, IngestFlow, ResumeFlow
+from twinsight_client.token import Token
 from twinsight_client.transport_aio import AsyncGrpcTransport, AsyncTransport
 
 R = TypeVar("R", bound=Message)
@@ -58,13 +59,14 @@ class AsyncClient:
         target: str = DEFAULT_TARGET,
         *,
         tls: Tls | None = None,
+        token: Token | None = None,
         channel: ChannelOptions | None = None,
         retry: RetryPolicy | None = None,
         timeout_s: float | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
         self._transport: AsyncTransport = transport or AsyncGrpcTransport(
-            target, tls=tls, options=channel or ChannelOptions(), retry=retry or RetryPolicy()
+            target, tls=tls, token=token, options=channel or ChannelOptions(), retry=retry or RetryPolicy()
         )
         self._timeout_s = timeout_s
 

@@ -21,6 +21,7 @@ class ChannelOptions:
         keepalive_s: between pings while a call runs. Servers take more than one in five minutes for abuse.
         keepalive_timeout_s: without an answer to a ping, after which the connection counts as dead.
         longest_reconnect_wait_s: between tries to connect to a server that is down.
+        allow_plaintext_token: send a token without TLS to other machines, too; otherwise that is a ValueError.
     """
 
     max_receive_bytes: int = 64 * MEBIBYTE
@@ -28,6 +29,7 @@ class ChannelOptions:
     keepalive_s: float = 300.0
     keepalive_timeout_s: float = 20.0
     longest_reconnect_wait_s: float = 2.0
+    allow_plaintext_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ def channel_arguments(target: str, options: ChannelOptions, tls: Tls | None) -> 
     if tls is not None and tls.server_name:
         arguments.append(("grpc.ssl_target_name_override", tls.server_name))
     return arguments
+
+
+def is_local(target: str) -> bool:
+    """Whether what is sent to `target` stays on this machine."""
+    return target.startswith(("unix:", "unix-abstract:")) or _is_loopback(target)
 
 
 def _is_loopback(target: str) -> bool:

@@ -41,6 +41,7 @@ from twinsight_client.results import (
 )
 from twinsight_client.retry import RetryPolicy
 from twinsight_client.streams import EmbedFlow, IngestFlow, ResumeFlow
+from twinsight_client.token import Token
 from twinsight_client.transport import GrpcTransport, Transport
 
 R = TypeVar("R", bound=Message)
@@ -67,6 +68,7 @@ class Client:
     Args:
         target: HOST:PORT of the server.
         tls: None: plain text.
+        token: an API key or a JWT, or what returns one at every call; needs TLS or this machine (`ChannelOptions`).
         channel: limits and habits of the connection.
         retry: how often reads and upserts are tried.
         timeout_s: deadline of every call that does not set its own, in seconds.
@@ -78,13 +80,14 @@ class Client:
         target: str = DEFAULT_TARGET,
         *,
         tls: Tls | None = None,
+        token: Token | None = None,
         channel: ChannelOptions | None = None,
         retry: RetryPolicy | None = None,
         timeout_s: float | None = None,
         transport: Transport | None = None,
     ) -> None:
         self._transport: Transport = transport or GrpcTransport(
-            target, tls=tls, options=channel or ChannelOptions(), retry=retry or RetryPolicy()
+            target, tls=tls, token=token, options=channel or ChannelOptions(), retry=retry or RetryPolicy()
         )
         self._timeout_s = timeout_s
 

@@ -14,8 +14,9 @@ from twinsight_client.errors import TwinsightClientError
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
 from twinsight_client.retry import Attempts, RetryPolicy
-from twinsight_client.status import REQUEST_ID, call_info, error_from_call
+from twinsight_client.status import call_info, error_from_call
 from twinsight_client.streams import Flow
+from twinsight_client.token import Bearer, Token
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -54,6 +55,7 @@ class GrpcTransport:
     Args:
         target: HOST:PORT, or whatever else gRPC resolves.
         tls: None: plain text.
+        token: says who calls; None: nothing does.
         options: limits and habits of the connection.
         retry: how often to try.
         sleep: waits between tries.
@@ -65,6 +67,7 @@ class GrpcTransport:
         target: str,
         *,
         tls: Tls | None,
+        token: Token | None = None,
         options: ChannelOptions,
         retry: RetryPolicy,
         sleep: Callable[[float], None] = time.sleep,
@@ -76,6 +79,7 @@ class GrpcTransport:
         else:
             self._channel = grpc.secure_channel(target, tls.credentials(), options=arguments)
         self._retry = retry
+        self._bearer = Bearer(token, target=target, tls=tls, allow_plaintext=options.allow_plaintext_token)
         self._sleep = sleep
         self._clock = clock
 
@@ -101,7 +105,7 @@ class GrpcTransport:
             request_serializer=serialized,
             response_deserializer=flow.response.FromString,
         )
-        call = method(source.messages(), timeout=timeout_s, metadata=((REQUEST_ID, request_id),))
+        call = method(source.messages(), timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
         info = CallInfo(request_id=request_id)
         try:
             for response in call:
@@ -126,7 +130,7 @@ class GrpcTransport:
         )
         try:
             response, call = method.with_call(
-                operation.request, timeout=timeout_s, metadata=((REQUEST_ID, request_id),)
+                operation.request, timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id)
             )
         except grpc.RpcError as error:
             # The client's errors are the whole story; gRPC's own would triple every traceback.

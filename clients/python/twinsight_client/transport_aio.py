@@ -15,8 +15,9 @@ from twinsight_client.errors import TwinsightClientError
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
 from twinsight_client.retry import Attempts, RetryPolicy
-from twinsight_client.status import REQUEST_ID, call_info, error_from_call
+from twinsight_client.status import call_info, error_from_call
 from twinsight_client.streams import Flow
+from twinsight_client.token import Bearer, Token
 from twinsight_client.transport import serialized
 
 T = TypeVar("T")
@@ -48,6 +49,7 @@ class AsyncGrpcTransport:
     Args:
         target: HOST:PORT, or whatever else gRPC resolves.
         tls: None: plain text.
+        token: says who calls; None: nothing does.
         options: limits and habits of the connection.
         retry: how often to try.
         sleep: waits between tries.
@@ -59,6 +61,7 @@ class AsyncGrpcTransport:
         target: str,
         *,
         tls: Tls | None,
+        token: Token | None = None,
         options: ChannelOptions,
         retry: RetryPolicy,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -68,6 +71,7 @@ class AsyncGrpcTransport:
         self._arguments = channel_arguments(target, options, tls)
         self._credentials = None if tls is None else tls.credentials()
         self._retry = retry
+        self._bearer = Bearer(token, target=target, tls=tls, allow_plaintext=options.allow_plaintext_token)
         self._sleep = sleep
         self._clock = clock
         self._opened: grpc.aio.Channel | None = None
@@ -94,7 +98,7 @@ class AsyncGrpcTransport:
             request_serializer=serialized,
             response_deserializer=flow.response.FromString,
         )
-        call = method(source.messages(), timeout=timeout_s, metadata=((REQUEST_ID, request_id),))
+        call = method(source.messages(), timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
         final = _FinalStatus(call)
         info = CallInfo(request_id=request_id)
         try:
@@ -119,7 +123,7 @@ class AsyncGrpcTransport:
             request_serializer=serialized,
             response_deserializer=operation.response.FromString,
         )
-        call = method(operation.request, timeout=timeout_s, metadata=((REQUEST_ID, request_id),))
+        call = method(operation.request, timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
         try:
             response = await call
             trailing = await call.trailing_metadata()

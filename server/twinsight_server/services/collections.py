@@ -15,6 +15,7 @@ from twinsight_core.collection import Collection
 from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Match, SearchOptions, check_id, check_options
+from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls import Call, Gate
 from twinsight_server.config import ServerConfig
 from twinsight_server.convert import answers, requests
@@ -35,17 +36,19 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         self._models = models
         self._pipeline = pipeline
         self._config = config
-        self._writer = ItemWriter(catalog, models, pipeline, max_items=config.max_items)
+        self._quotas = Quotas(catalog, collections=config.max_collections, items=config.max_items_per_collection)
+        self._writer = ItemWriter(catalog, models, pipeline, self._quotas, max_items=config.max_items)
         self._reader = ItemReader(catalog, max_items=config.max_items)
 
     def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: grpc.ServicerContext
     ) -> pb.CreateCollectionResponse:
         """Makes an empty collection."""
-        with self._gate.call(context, "CreateCollection"):
+        with self._gate.call(context, "CreateCollection", collection=request.collection.id):
             try:
                 spec = self._spec(request.collection)
-                collection = self._catalog.create(spec)
+                with self._quotas.creating():
+                    collection = self._catalog.create(spec)
             except TwinsightError as error:
                 raise error.under("collection") from None
             return pb.CreateCollectionResponse(collection=_description(collection))
@@ -54,23 +57,24 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         self, request: pb.GetCollectionRequest, context: grpc.ServicerContext
     ) -> pb.GetCollectionResponse:
         """Describes one collection."""
-        with self._gate.call(context, "GetCollection"):
-            collection = self._catalog.get(request.collection)
+        with self._gate.call(context, "GetCollection", collection=request.collection) as call:
+            collection = self._catalog.get(request.collection, visible=call.caller.may_read)
             collection.check_usable()
             return pb.GetCollectionResponse(collection=_description(collection))
 
     def ListCollections(
         self, request: pb.ListCollectionsRequest, context: grpc.ServicerContext
     ) -> pb.ListCollectionsResponse:
-        """Describes all collections; of a damaged one the id and the state."""
+        """Describes all collections that the caller may read; of a damaged one the id and the state."""
         del request
-        with self._gate.call(context, "ListCollections"):
+        with self._gate.call(context, "ListCollections") as call:
             return pb.ListCollectionsResponse(
                 collections=[
                     pb.Collection(id=name, state=pb.COLLECTION_STATE_DAMAGED)
                     if isinstance(one, DataLoss)
                     else _description(one)
                     for name, one in self._catalog.list()
+                    if call.caller.may_read(name)
                 ]
             )
 
@@ -78,13 +82,13 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         self, request: pb.DeleteCollectionRequest, context: grpc.ServicerContext
     ) -> pb.DeleteCollectionResponse:
         """Deletes a collection."""
-        with self._gate.call(context, "DeleteCollection"):
-            self._catalog.delete(request.collection)
+        with self._gate.call(context, "DeleteCollection", collection=request.collection) as call:
+            self._catalog.delete(request.collection, visible=call.caller.may_read)
             return pb.DeleteCollectionResponse()
 
     def UpsertItems(self, request: pb.UpsertItemsRequest, context: grpc.ServicerContext) -> pb.UpsertItemsResponse:
         """Writes items."""
-        with self._gate.call(context, "UpsertItems") as call:
+        with self._gate.call(context, "UpsertItems", collection=request.collection, items=len(request.items)) as call:
             check_count(len(request.items), self._config.max_items, field="items")
             results = self._writer.write(request.collection, request.items, request.vector_model_digest, None, call)
             return pb.UpsertItemsResponse(results=results)
@@ -98,33 +102,35 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             for request in request_iterator:
                 ingest.begin(request)
                 try:
-                    with self._gate.message(stream) as call:
+                    with self._gate.message(
+                        stream, "IngestItems", collection=ingest.collection, items=len(request.items)
+                    ) as call:
                         response = ingest.write(request, call)
                 except TwinsightError as error:
                     self._gate.check_stream(stream)
-                    response = ingest.refuse(request, error, stream.request_id)
+                    response = ingest.refuse(request, error, stream)
                 yield response
                 self._gate.check_stream(stream)
 
     def GetItems(self, request: pb.GetItemsRequest, context: grpc.ServicerContext) -> pb.GetItemsResponse:
         """Reads items by id."""
-        with self._gate.call(context, "GetItems"):
-            return check_size(self._reader.get(request), self._config.max_message_bytes)
+        with self._gate.call(context, "GetItems", collection=request.collection, items=len(request.ids)) as call:
+            return check_size(self._reader.get(request, call), self._config.max_message_bytes)
 
     def ListItems(self, request: pb.ListItemsRequest, context: grpc.ServicerContext) -> pb.ListItemsResponse:
         """Reads a page of items."""
-        with self._gate.call(context, "ListItems"):
-            return check_size(self._reader.page(request), self._config.max_message_bytes)
+        with self._gate.call(context, "ListItems", collection=request.collection) as call:
+            return check_size(self._reader.page(request, call), self._config.max_message_bytes)
 
     def DeleteItems(self, request: pb.DeleteItemsRequest, context: grpc.ServicerContext) -> pb.DeleteItemsResponse:
         """Deletes items."""
-        with self._gate.call(context, "DeleteItems"):
-            return self._writer.delete(request)
+        with self._gate.call(context, "DeleteItems", collection=request.collection, items=len(request.ids)) as call:
+            return self._writer.delete(request, call)
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         """Finds the nearest items. All queries go through the index in one call."""
-        with self._gate.call(context, "Search") as call:
-            collection = self._catalog.get(request.collection)
+        with self._gate.call(context, "Search", collection=request.collection, items=len(request.queries)) as call:
+            collection = self._catalog.get(request.collection, visible=call.caller.may_read)
             check_count(len(request.queries), self._config.max_images, field="queries")
             check_digest(request.vector_model_digest, collection.spec.model_digest, of=f"`{collection.spec.id}`")
             options = self._options(request)

@@ -42,7 +42,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
 
     def Embed(self, request: inference_pb.EmbedRequest, context: grpc.ServicerContext) -> inference_pb.EmbedResponse:
         """Pictures to vectors."""
-        with self._gate.call(context, "Embed") as call:
+        with self._gate.call(context, "Embed", items=len(request.images)) as call:
             model, results = self._embed(request.model, request.images, call)
             response = inference_pb.EmbedResponse(model=answers.model_reference(model.package), results=results)
             return check_size(response, self._max_message_bytes)
@@ -60,7 +60,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
         self, request: inference_pb.CompareRequest, context: grpc.ServicerContext
     ) -> inference_pb.CompareResponse:
         """Pairs to how alike they are. Both sides of all pairs ride in the same batches."""
-        with self._gate.call(context, "Compare") as call:
+        with self._gate.call(context, "Compare", items=2 * len(request.pairs)) as call:
             model = self._models.get_for("embedding", request.model)
             check_count(len(request.pairs), max(1, self._max_images // 2), field="pairs")
             check_digest(request.vector_model_digest, model.digest, of=f"model `{model.name}`")
@@ -86,7 +86,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
         self, request: inference_pb.ClassifyRequest, context: grpc.ServicerContext
     ) -> inference_pb.ClassifyResponse:
         """Pictures to their most probable labels."""
-        with self._gate.call(context, "Classify") as call:
+        with self._gate.call(context, "Classify", items=len(request.images)) as call:
             top_k = requests.label_count(request)
             model, results = self._infer("classification", request.model, request.images, call)
             response = inference_pb.ClassifyResponse(
@@ -97,7 +97,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
 
     def Detect(self, request: inference_pb.DetectRequest, context: grpc.ServicerContext) -> inference_pb.DetectResponse:
         """Pictures to what is in them, and where."""
-        with self._gate.call(context, "Detect") as call:
+        with self._gate.call(context, "Detect", items=len(request.images)) as call:
             limits = requests.detection_limits(request)
             model, results = self._infer("detection", request.model, request.images, call)
             response = inference_pb.DetectResponse(
@@ -110,7 +110,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
         self, request: inference_pb.EmbedStreamRequest, stream: Call
     ) -> inference_pb.EmbedStreamResponse:
         try:
-            with self._gate.message(stream) as call:
+            with self._gate.message(stream, "EmbedStream", items=len(request.images)) as call:
                 model, results = self._embed(request.model, request.images, call)
                 reference = answers.model_reference(model.package)
                 response = inference_pb.EmbedStreamResponse(model=reference, results=results)

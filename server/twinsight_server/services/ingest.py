@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 from twinsight.v1 import collection_service_pb2 as pb
-from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, TwinsightError
+from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PermissionDenied, TwinsightError
 from twinsight_core.items import Checkpoint, check_checkpoint
 from twinsight_server.calls import Call
 from twinsight_server.services.inputs import check_count
@@ -22,17 +22,21 @@ from twinsight_server.status import status_of
 
 
 class IngestSession:
-    """One IngestItems stream: the collection and the client's name for it hold from message to message."""
+    """One IngestItems stream: the collection and the client's name for it hold from message to message.
+
+    Attributes:
+        collection: id of the one that the message taken up is for.
+    """
 
     def __init__(self, writer: ItemWriter) -> None:
         self._writer = writer
-        self._collection = ""
+        self.collection = ""
         self._ingest_id = ""
         self._refused: dict[str, _Refused] = {}
 
     def begin(self, request: pb.IngestItemsRequest) -> None:
         """Takes up the next message: `write` or `refuse` follows, or both."""
-        self._collection = request.collection or self._collection
+        self.collection = request.collection or self.collection
         self._ingest_id = request.ingest_id or self._ingest_id
 
     def write(self, request: pb.IngestItemsRequest, call: Call) -> pb.IngestItemsResponse:
@@ -41,7 +45,7 @@ class IngestSession:
         Raises:
             TwinsightError: the batch as a whole is refused; nothing of it was written.
         """
-        collection = self._writer.collection(self._collection)
+        collection = self._writer.collection(self.collection, call)
         last = collection.last_batch(self._ingest_id) if self._ingest_id else 0
         if not request.items:
             return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
@@ -55,23 +59,26 @@ class IngestSession:
                 return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
             self._check_order(request.batch)
             last = request.batch
-        results = self._writer.write(self._collection, request.items, request.vector_model_digest, checkpoint, call)
+        results = self._writer.write(self.collection, request.items, request.vector_model_digest, checkpoint, call)
         self._written(request.batch)
         return pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
 
-    def refuse(self, request: pb.IngestItemsRequest, error: TwinsightError, request_id: str) -> pb.IngestItemsResponse:
+    def refuse(self, request: pb.IngestItemsRequest, error: TwinsightError, call: Call) -> pb.IngestItemsResponse:
         """Returns the answer to a message that failed as a whole, and remembers its batch."""
+        denied = isinstance(error, PermissionDenied)
         if request.items and self._is_resumable(request.batch):
-            # Of a collection that does not exist none can tell which was meant.
-            meant = "" if isinstance(error, NotFound) else self._collection
+            # Of a collection that does not exist, or is not the caller's, none can tell which was meant.
+            meant = "" if denied or isinstance(error, NotFound) else self.collection
             self._refused.setdefault(self._ingest_id, _Refused()).add(request.batch, meant)
         return pb.IngestItemsResponse(
-            batch=request.batch, error=status_of(error, request_id=request_id), last_batch=self._last_batch()
+            batch=request.batch,
+            error=status_of(error, request_id=call.request_id),
+            last_batch=0 if denied else self._last_batch(call),
         )
 
     def _written(self, batch: int) -> None:
         if self._ingest_id in self._refused:
-            self._refused[self._ingest_id].discard(batch, self._collection)
+            self._refused[self._ingest_id].discard(batch, self.collection)
 
     def _check_order(self, batch: int) -> None:
         first = self._refused[self._ingest_id].first if self._ingest_id in self._refused else None
@@ -90,9 +97,9 @@ class IngestSession:
             return False
         return True
 
-    def _last_batch(self) -> int:
+    def _last_batch(self, call: Call) -> int:
         try:
-            return self._writer.collection(self._collection).last_batch(self._ingest_id) if self._ingest_id else 0
+            return self._writer.collection(self.collection, call).last_batch(self._ingest_id) if self._ingest_id else 0
         except TwinsightError:
             return 0
 

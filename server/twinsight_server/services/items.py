@@ -12,6 +12,7 @@ from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
 from twinsight_core.items import Checkpoint, Item, NewItem, check_id
+from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls import Call
 from twinsight_server.convert import answers, requests
 from twinsight_server.models import Models
@@ -26,15 +27,16 @@ MAX_PAGE = 1000
 class ItemWriter:
     """Writes and deletes items."""
 
-    def __init__(self, catalog: Catalog, models: Models, pipeline: Pipeline, *, max_items: int) -> None:
+    def __init__(self, catalog: Catalog, models: Models, pipeline: Pipeline, quotas: Quotas, *, max_items: int) -> None:
         self._catalog = catalog
         self._models = models
+        self._quotas = quotas
         self._pipeline = pipeline
         self.max_items = max_items
 
-    def collection(self, name: str) -> Collection:
-        """Returns a collection; see `Catalog.get`."""
-        return self._catalog.get(name)
+    def collection(self, name: str, call: Call) -> Collection:
+        """Returns a collection; where there is none, the error names those that the caller may read."""
+        return self._catalog.get(name, visible=call.caller.may_read)
 
     def write(
         self, name: str, messages: Sequence[pb.NewItem], digest: str, checkpoint: Checkpoint | None, call: Call
@@ -51,8 +53,14 @@ class ItemWriter:
         Returns:
             For each item its id, which is on disk, or its error.
         """
-        collection = self._catalog.get(name)
+        collection = self.collection(name, call)
         check_digest(digest, collection.spec.model_digest, of=f"collection `{name}`")
+        with self._quotas.writing(collection, [message.id for message in messages]):
+            return self._written(collection, messages, checkpoint, call)
+
+    def _written(
+        self, collection: Collection, messages: Sequence[pb.NewItem], checkpoint: Checkpoint | None, call: Call
+    ) -> list[pb.UpsertResult]:
         inputs = read_each(messages, "items", lambda message: _input(message, collection))
         vectors = collection_vectors(
             collection.spec,
@@ -76,9 +84,9 @@ class ItemWriter:
             for item in items
         ]
 
-    def delete(self, request: pb.DeleteItemsRequest) -> pb.DeleteItemsResponse:
+    def delete(self, request: pb.DeleteItemsRequest, call: Call) -> pb.DeleteItemsResponse:
         """Deletes items by id or by filter."""
-        collection = self._catalog.get(request.collection)
+        collection = self.collection(request.collection, call)
         if request.HasField("filter"):
             if request.ids:
                 raise InvalidInput("`ids` and `filter` can't both be set.", reason="DELETION_AMBIGUOUS", field="filter")
@@ -99,9 +107,9 @@ class ItemReader:
         self._catalog = catalog
         self._max_items = max_items
 
-    def get(self, request: pb.GetItemsRequest) -> pb.GetItemsResponse:
+    def get(self, request: pb.GetItemsRequest, call: Call) -> pb.GetItemsResponse:
         """Reads items by id."""
-        collection = self._catalog.get(request.collection)
+        collection = self._catalog.get(request.collection, visible=call.caller.may_read)
         check_count(len(request.ids), self._max_items, field="ids")
         items = collection.get(request.ids, include_vectors=request.include_vectors)
         return pb.GetItemsResponse(
@@ -111,9 +119,9 @@ class ItemReader:
             ]
         )
 
-    def page(self, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
+    def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Reads a page; the token is the sequence number after which the next one starts."""
-        collection = self._catalog.get(request.collection)
+        collection = self._catalog.get(request.collection, visible=call.caller.may_read)
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInput(
                 f"`page_size` (={request.page_size}) must be 0 to {MAX_PAGE}.",

@@ -14,7 +14,8 @@ from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
 from twinsight_client.errors import TwinsightClientError
 from twinsight_client.operations import HEALTH_SERVICE, MANAGE_S
 from twinsight_client.results import StageTimes
-from twinsight_client.status import REQUEST_ID, call_info, error_from_call
+from twinsight_client.status import call_info, error_from_call
+from twinsight_client.token import Bearer
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Connection:
         target: HOST:PORT of the server.
         tls: None: plain text.
         workload: what is sent.
+        bearer: adds the token; None: there is none.
     """
 
-    def __init__(self, target: str, *, tls: Tls | None, workload: Workload) -> None:
+    def __init__(self, target: str, *, tls: Tls | None, workload: Workload, bearer: Bearer | None = None) -> None:
+        self._bearer = bearer or Bearer(None, target=target, tls=tls, allow_plaintext=False)
         arguments = [
             *channel_arguments(target, ChannelOptions(), tls),
             # gRPC lets channels with the same arguments share one connection otherwise.
@@ -71,13 +74,13 @@ class Connection:
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(HEALTH_SERVICE + "Check")
         request = health_pb2.HealthCheckRequest().SerializeToString()
         try:
-            await check(request, timeout=MANAGE_S, metadata=((REQUEST_ID, request_id),))
+            await check(request, timeout=MANAGE_S, metadata=self._bearer.metadata(request_id=request_id))
         except grpc.aio.AioRpcError as error:
             raise error_from_call(error, request_id=request_id) from None
 
     async def send(self, request: bytes, *, request_id: str) -> Answer:
         """Sends one call and returns what became of it."""
-        metadata = ((REQUEST_ID, request_id),)
+        metadata = self._bearer.metadata(request_id=request_id)
         begun = time.perf_counter()
         call = self._method(request, timeout=self._workload.timeout_s, metadata=metadata)
         try:

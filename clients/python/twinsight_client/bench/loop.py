@@ -30,6 +30,7 @@ from twinsight_client.channel import Tls
 from twinsight_client.errors import Unavailable
 from twinsight_client.request_ids import new_request_id
 from twinsight_client.results import ModelReference
+from twinsight_client.token import Bearer
 
 TRIED = 8
 """Calls sent one by one to find one that is answered well: a folder may hold some pictures that are not."""
@@ -49,6 +50,7 @@ class Plan:
         warmup_s: how long calls are sent before.
         rate: calls a second of an open loop; None: a closed loop.
         tls: None: plain text.
+        bearer: adds the token; None: there is none.
     """
 
     target: str
@@ -57,6 +59,7 @@ class Plan:
     warmup_s: float = 0.0
     rate: float | None = None
     tls: Tls | None = None
+    bearer: Bearer | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,10 @@ class _Load:
 
     async def run(self) -> Run:
         plan = self._plan
-        connections = [Connection(plan.target, tls=plan.tls, workload=self._workload) for _ in range(plan.concurrency)]
+        connections = [
+            Connection(plan.target, tls=plan.tls, workload=self._workload, bearer=plan.bearer)
+            for _ in range(plan.concurrency)
+        ]
         try:
             # The first alone: a server that is not there is one error.
             await connections[0].open(request_id=self._name)

@@ -25,6 +25,7 @@ from twinsight_client.cli.settings import shared_options
 
 SERVER_COMMANDS = {
     "serve": ("twinsight_server.cli:serve", "Run the server.", "server"),
+    "keys": ("twinsight_server.access.commands:keys", "Make, list and revoke API keys.", "server"),
     "train": ("twinsight_core.commands.train:train", "Train a model on your own pictures.", "train"),
     "evaluate": ("twinsight_core.commands.evaluate:evaluate", "Measure a model on labelled pictures.", "train"),
     "calibrate": (
@@ -64,8 +65,8 @@ def main() -> None:
     """Image similarity: embed, search and compare pictures; say what they show, and find things in them.
 
     Start a server, give it a folder of pictures, and search; see the examples below and each command's own --help.
-    Calibrate, evaluate, export, import and train work on files alone; all others but serve ask a server, for which the
-    options here are.
+    Calibrate, evaluate, export, import, keys and train work on files alone; all others but serve ask a server, for
+    which the options here are.
 
     Results go to standard output, everything else to standard error.
     """

@@ -105,6 +105,7 @@ class Asked:
             warmup_s=self.warmup_s,
             rate=self.rate,
             tls=self.settings.channel_tls(),
+            bearer=self.settings.bearer(),
         )
 
     def client(self) -> Client:

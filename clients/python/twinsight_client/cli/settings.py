@@ -6,6 +6,7 @@ counts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +15,26 @@ from typing import TypeVar
 
 import click
 
-from twinsight_client.channel import DEFAULT_TARGET, Tls
+from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
 from twinsight_client.client import Client
 from twinsight_client.retry import RetryPolicy
+from twinsight_client.token import Bearer
 
+_TOKEN = "TWINSIGHT_TOKEN"  # noqa: S105 - the variable's name
 _TARGET = f"{__name__}.target"
 Command = TypeVar("Command", bound=Callable[..., object] | click.Command)
 
 
 def _connect(settings: Settings, retry: RetryPolicy) -> Client:
-    return Client(settings.target, tls=settings.channel_tls(), retry=retry, timeout_s=settings.timeout_s)
+    settings.bearer()  # refuses with a line about the options
+    return Client(
+        settings.target,
+        tls=settings.channel_tls(),
+        token=settings.token(),
+        channel=ChannelOptions(allow_plaintext_token=settings.allow_plaintext_token),
+        retry=retry,
+        timeout_s=settings.timeout_s,
+    )
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class Settings:
         tls_cert: the client's own certificate, for mutual TLS.
         tls_key: the private key to it.
         tls_server_name: name to expect in the server's certificate.
+        token_file: holds the token; None: it is in the environment, or there is none.
+        allow_plaintext_token: send it without TLS to other machines, too.
         as_json: one JSON document on standard output instead of tables.
         connect: makes the client.
     """
@@ -49,6 +62,8 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_server_name: str = ""
+    token_file: Path | None = None
+    allow_plaintext_token: bool = False
     as_json: bool = False
     connect: Callable[[Settings, RetryPolicy], Client] = _connect
 
@@ -63,6 +78,32 @@ class Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise click.UsageError("--tls-cert and --tls-key must be given together.")
         return Tls(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key, server_name=self.tls_server_name)
+
+    def token(self) -> str | None:
+        """Returns the token: never an option's value, which every user of the machine could see.
+
+        Raises:
+            OSError: its file can't be read.
+        """
+        if self.token_file:
+            return self.token_file.read_text("utf-8").strip()
+        return os.environ.get(_TOKEN) or None
+
+    def bearer(self) -> Bearer:
+        """Returns what adds the token to calls.
+
+        Raises:
+            click.UsageError: it would be sent in plain text.
+        """
+        try:
+            tls, allow = self.channel_tls(), self.allow_plaintext_token
+            bearer = Bearer(self.token(), target=self.target, tls=tls, allow_plaintext=allow)
+            bearer.metadata(request_id="")
+        except ValueError as error:
+            raise click.UsageError(
+                str(error).replace("`ChannelOptions(allow_plaintext_token=True)`", "--allow-plaintext-token")
+            ) from None
+        return bearer
 
     def client(self, *, retry: RetryPolicy | None = None) -> Client:
         """Returns a client of the server.
@@ -109,6 +150,20 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
         ),
         tls_option("--tls-cert", type=file, metavar="FILE", help="The client's own certificate (PEM), for mutual TLS."),
         tls_option("--tls-key", type=file, metavar="FILE", help="The private key (PEM) to --tls-cert."),
+        tls_option(
+            "--token-file",
+            type=file,
+            metavar="FILE",
+            envvar="TWINSIGHT_TOKEN_FILE" if on_group else None,
+            help="File of the API key or JWT that says who calls.  [env: TWINSIGHT_TOKEN_FILE, or the token itself in "
+            "TWINSIGHT_TOKEN]",
+        ),
+        tls_option(
+            "--allow-plaintext-token",
+            is_flag=True,
+            default=None,
+            help="Send the token without TLS to other machines, too.",
+        ),
         tls_option("--tls-server-name", metavar="NAME", help="Name to expect in the server's certificate."),
     )
 

@@ -1,0 +1,136 @@
+"""The audit log: one JSON line for each call, stream and message of a stream, those that were refused among them.
+
+    {"time": "2026-03-01T12:00:00.123456Z", "event": "call", "caller": "key:phone", "peer": "ipv4:10.0.0.7:51234",
+     "method": "UpsertItems", "collection": "photos", "items": 32, "code": "OK", "reason": "", "request_id": "6f1c..."}
+
+It says who did what to what. Vectors, pictures, metadata, ids of items and tokens are never in it. Each line is written
+at once and whole, so that several threads, or processes, may share a file; one that was moved away is opened anew, so
+that the usual tools may rotate it without a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from twinsight_core.errors import StartupError
+
+log = structlog.stdlib.get_logger("twinsight.access")
+
+_LONGEST_NAME = 80
+"""Characters of a collection's id: what is longer can't be one, but may have been asked for."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What a caller asks for, as far as it can be told of before it is done.
+
+    Attributes:
+        event: a whole unary call, a whole stream, or one message of a stream.
+        method: its name.
+        collection: id of the collection that it names; None: it names none.
+        items: things in it.
+    """
+
+    event: Literal["call", "stream", "message"]
+    method: str
+    collection: str | None = None
+    items: int = 0
+
+
+class AuditLog:
+    """Writes entries to a file. May be used from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, and makes it where there is none.
+
+        Raises:
+            StartupError: it can't be written.
+        """
+        self._path = path
+        self._writing = threading.Lock()
+        self._failing = False
+        try:
+            self._file = _opened(path)
+        except OSError as error:
+            raise StartupError(
+                f"{path}: can't be written ({error.strerror}).", reason="AUDIT_LOG_UNWRITABLE"
+            ) from error
+
+    def write(self, about: About, *, caller: str, peer: str, code: str, reason: str, request_id: str) -> None:
+        """Writes a line. A disk that takes none does not keep the server from answering; the log says so once.
+
+        Args:
+            about: what was asked for.
+            caller: kind and name, `key:phone`; empty: not known.
+            peer: where the connection comes from, as gRPC says.
+            code: the status that it was answered with.
+            reason: stable word for a failure; empty: there is none.
+            request_id: as in the log.
+        """
+        line = _line(
+            {
+                "event": about.event,
+                "caller": caller,
+                "peer": peer,
+                "method": about.method,
+                "collection": about.collection if about.collection is None else about.collection[:_LONGEST_NAME],
+                "items": about.items,
+                "code": code,
+                "reason": reason,
+                "request_id": request_id,
+            }
+        )
+        with self._writing:
+            try:
+                self._follow()
+                written = os.write(self._file, line)
+                if written < len(line):
+                    raise OSError(f"only {written} of {len(line)} bytes were taken")
+            except OSError as error:
+                if not self._failing:
+                    log.error(
+                        "the audit log can't be written; entries are lost", file=str(self._path), error=str(error)
+                    )
+                self._failing = True
+                return
+            if self._failing:
+                self._failing = False
+                log.warning("the audit log is written again", file=str(self._path))
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._writing:
+            os.close(self._file)
+
+    def _follow(self) -> None:
+        """Opens the file anew where another has its name, or none."""
+        mine = os.fstat(self._file)
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            pass
+        else:
+            if (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino):
+                return
+        fresh = _opened(self._path)
+        os.close(self._file)
+        self._file = fresh
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _line(fields: Mapping[str, str | int | None]) -> bytes:
+    time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    # In ASCII: an id may hold anything, a lone surrogate, too.
+    return json.dumps({"time": time, **fields}, separators=(",", ":")).encode("ascii") + b"\n"

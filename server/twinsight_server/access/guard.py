@@ -1,0 +1,187 @@
+"""Who calls, and whether they may.
+
+1. `identify` takes the one credential of a call, `authorization: Bearer ...` or `x-api-key`, and finds whose it is: a
+   key by its digest, a JWT by its signature, which is then remembered for a moment. Whatever is wrong with it, the
+   answer is one and the same.
+2. `check` looks up what the method needs (`methods`) and compares it with what the caller was granted. It does not know
+   which collections there are, so a refusal tells nothing of it either.
+
+Of a server that asks for no token everybody is `ANYONE`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from twinsight_core.errors import PermissionDenied, Unauthenticated
+from twinsight_server.access.keys import PREFIX, KeyRing, read_keys
+from twinsight_server.access.methods import RULES
+from twinsight_server.access.principals import ANYONE, Principal
+from twinsight_server.access.watched import WatchedFiles
+from twinsight_server.access.web_tokens import TokenVerifier, VerificationKey, public_keys, secret_key
+
+_REMEMBERED_S = 60.0
+"""For how long a JWT that was checked is not checked again: a signature takes some 100 µs, its digest one."""
+
+_MOST_REMEMBERED = 4096
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True)
+class JwtSettings:
+    """How JWTs are checked.
+
+    Attributes:
+        secret: file of HS256's secret.
+        public_keys: file of public keys.
+        issuer: who must have issued a token.
+        audience: for whom it must be.
+    """
+
+    secret: Path | None
+    public_keys: Path | None
+    issuer: str
+    audience: str
+
+
+class Guard:
+    """Lets callers in by their tokens. May be used from any thread."""
+
+    def __init__(
+        self, *, keys: Path | None = None, tokens: JwtSettings | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Reads the files.
+
+        Args:
+            keys: file of API keys.
+            tokens: how JWTs are checked. Without either, everybody may do everything.
+            clock: seconds since 1970.
+
+        Raises:
+            StartupError: a file can't be read or is not right.
+        """
+        self._clock = clock
+        self._keys = (
+            WatchedFiles(
+                [keys], lambda contents: KeyRing(read_keys(contents[0], path=keys)), reason="KEY_FILE_UNREADABLE"
+            )
+            if keys
+            else None
+        )
+        self._verifiers = _verifiers(tokens) if tokens else None
+        self.is_open = not (self._keys or self._verifiers)
+
+    def identify(self, metadata: Metadata) -> Principal:
+        """Returns who calls.
+
+        Raises:
+            Unauthenticated: no credential, more than one, or one that is not good.
+        """
+        if self.is_open:
+            return ANYONE
+        token = _credential(metadata)
+        principal = self._principal(token) if token else None
+        if principal is None:
+            raise Unauthenticated(
+                "This server asks for a token, and the call has none that is valid.", reason="CREDENTIALS_INVALID"
+            )
+        return principal
+
+    @staticmethod
+    def check(principal: Principal, method: str, collection: str | None) -> None:
+        """Checks that a caller may do something.
+
+        Args:
+            principal: who calls.
+            method: its name.
+            collection: the one that the request names; None: it names none.
+
+        Raises:
+            PermissionDenied: the right is missing.
+            KeyError, TypeError: the method has no rule, or the collection was not given: a fault of the server's, which
+                lets nobody through.
+        """
+        rule = RULES[method]
+        if not rule.on_collection:
+            if not principal.may_somewhere(rule.right):
+                raise PermissionDenied(f"{method} needs the right `{rule.right}`.", reason="RIGHT_MISSING")
+            return
+        if collection is None:
+            raise TypeError(f"{method} names a collection, which was not given.")
+        if not principal.may(rule.right, collection):
+            shown = collection if len(collection) <= 80 else collection[:80] + "…"
+            raise PermissionDenied(
+                f"{method} needs the right `{rule.right}` on collection `{shown}`.",
+                reason="RIGHT_MISSING",
+                field="collection",
+            )
+
+    def _principal(self, token: str) -> Principal | None:
+        if token.startswith(PREFIX):
+            now = datetime.fromtimestamp(self._clock(), UTC)
+            return self._keys.current().principal(token, now) if self._keys else None
+        return self._verifiers.current().principal(token, self._clock()) if self._verifiers else None
+
+
+class _Verifiers:
+    """All that check JWTs, and those that they checked a moment ago. Other keys come with another of these."""
+
+    def __init__(self, verifier: TokenVerifier) -> None:
+        self._verifier = verifier
+        self._remembered: dict[bytes, _Remembered] = {}
+        self._adding = threading.Lock()
+
+    def principal(self, token: str, now: float) -> Principal | None:
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        known = self._remembered.get(digest)
+        if known is not None and now < known.until:
+            return known.principal
+        checked = self._verifier.principal(token)
+        if checked is None:
+            return None
+        principal, expires = checked
+        with self._adding:
+            self._remembered.pop(digest, None)
+            if len(self._remembered) >= _MOST_REMEMBERED:
+                self._remembered.pop(next(iter(self._remembered)))
+            self._remembered[digest] = _Remembered(principal, min(expires, now + _REMEMBERED_S))
+        return principal
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    principal: Principal
+    until: float = field(compare=False)
+
+
+def _verifiers(tokens: JwtSettings) -> WatchedFiles[_Verifiers]:
+    readers: list[tuple[Path, Callable[[bytes], list[VerificationKey]]]] = []
+    if tokens.secret:
+        readers.append((tokens.secret, secret_key))
+    if tokens.public_keys:
+        readers.append((tokens.public_keys, public_keys))
+
+    def parse(contents: Iterable[bytes]) -> _Verifiers:
+        keys = [key for (_, read), content in zip(readers, contents, strict=True) for key in read(content)]
+        return _Verifiers(TokenVerifier(keys, issuer=tokens.issuer, audience=tokens.audience))
+
+    return WatchedFiles([path for path, _ in readers], parse, reason="JWT_KEY_UNREADABLE")
+
+
+def _credential(metadata: Metadata) -> str | None:
+    """Returns the one token of a call; None: there is none, or more than one, of which none can tell which counts."""
+    found: list[str] = []
+    for key, value in metadata:
+        if key == "authorization":
+            scheme, _, token = str(value).partition(" ")
+            found.append(token.strip() if scheme.lower() == "bearer" else "")
+        elif key == "x-api-key":
+            found.append(str(value) if str(value).startswith(PREFIX) else "")
+    return found[0] if len(found) == 1 and found[0] else None

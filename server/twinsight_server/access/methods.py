@@ -1,0 +1,53 @@
+"""What each method of the contract needs. A method that is not here can't be called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from twinsight_server.access.principals import Right
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a caller needs.
+
+    Attributes:
+        right: the right.
+        on_collection: on the collection that the request names; otherwise in any grant.
+    """
+
+    right: Right
+    on_collection: bool
+
+
+_RUN, _READ, _WRITE, _ADMIN = (
+    Rule("read", on_collection=False),
+    Rule("read", on_collection=True),
+    Rule("write", on_collection=True),
+    Rule("admin", on_collection=True),
+)
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "Embed": _RUN,
+        "EmbedStream": _RUN,
+        "Compare": _RUN,
+        "Classify": _RUN,
+        "Detect": _RUN,
+        "ListModels": _RUN,
+        "GetModel": _RUN,
+        "ListCollections": _RUN,  # shows those that the caller may read
+        "GetCollection": _READ,
+        "GetItems": _READ,
+        "ListItems": _READ,
+        "Search": _READ,
+        "UpsertItems": _WRITE,
+        "IngestItems": _WRITE,
+        "DeleteItems": _WRITE,
+        "CreateCollection": _ADMIN,
+        "DeleteCollection": _ADMIN,
+    }
+)
+"""By the method's name, which no two services share."""

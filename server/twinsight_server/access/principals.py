@@ -1,0 +1,147 @@
+"""Callers, and what they may do.
+
+A grant gives rights on the collections whose ids match its patterns. A right holds by itself: who may `write` may not
+for that reason `read`. `read` in any grant, even one without collections, is the right to run the models.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from twinsight_core.json_fields import JsonFields
+
+Right: TypeAlias = Literal["read", "write", "admin"]
+RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
+
+_PATTERN = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,128}")
+"""What ids of collections are made of, and the wildcards `*`, `?` and `[...]`."""
+
+_MOST_GRANTS = 64
+_MOST_PATTERNS = 64
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Rights on some collections.
+
+    Attributes:
+        rights: what may be done.
+        collections: patterns of ids (`photos*`); none: no collection, only what needs none.
+
+    Raises:
+        ValueError: no right, an unknown one, or a pattern that no id can match.
+    """
+
+    rights: frozenset[Right]
+    collections: tuple[str, ...]
+    _matches: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.rights or not self.rights <= set(RIGHTS):
+            raise ValueError(f"`rights` must be some of {', '.join(f'`{one}`' for one in RIGHTS)}.")
+        for pattern in self.collections:
+            if not _PATTERN.fullmatch(pattern):
+                raise ValueError(
+                    f"`collections` (={pattern!r:.140}) must be ids of collections, in which `*`, `?` and `[...]` "
+                    "stand for others."
+                )
+        if len(self.collections) > _MOST_PATTERNS:
+            raise ValueError(f"`collections` has over {_MOST_PATTERNS} entries.")
+        # `(?!)` matches nothing.
+        compiled = re.compile("|".join(map(fnmatch.translate, self.collections)) or "(?!)")
+        object.__setattr__(self, "_matches", compiled)
+
+    def holds(self, right: Right, collection: str) -> bool:
+        """Whether it gives a right on a collection."""
+        return right in self.rights and self._matches.match(collection) is not None
+
+    @classmethod
+    def from_fields(cls, fields: JsonFields) -> Grant:
+        """Reads `{"rights": [...], "collections": [...]}`.
+
+        Raises:
+            ValueError: something else.
+        """
+        fields.check_names(("rights", "collections"))
+        named = set(fields.texts("rights"))
+        rights: frozenset[Right] = frozenset(one for one in RIGHTS if one in named)
+        if len(rights) != len(named):
+            raise ValueError(f"`rights` must be some of {', '.join(f'`{one}`' for one in RIGHTS)}.")
+        return cls(rights, fields.texts("collections"))
+
+
+def read_grants(fields: JsonFields, name: str) -> tuple[Grant, ...]:
+    """Reads a list of grants.
+
+    Raises:
+        ValueError: something else.
+    """
+    objects = fields.objects(name)
+    if not 1 <= len(objects) <= _MOST_GRANTS:
+        raise ValueError(f"`{name}` must have 1 to {_MOST_GRANTS} entries.")
+    return tuple(Grant.from_fields(one) for one in objects)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much one caller may have of the server; 0: as much as there is; None: the server's setting.
+
+    Attributes:
+        calls_per_s: calls, and messages of streams.
+        items_per_s: pictures, queries, items and ids in them.
+        max_calls: worked on at once.
+        max_streams: open at once.
+    """
+
+    calls_per_s: float | None = None
+    items_per_s: float | None = None
+    max_calls: int | None = None
+    max_streams: int | None = None
+
+    def over(self, default: Share) -> Share:
+        """Returns this share, with what it leaves open taken from another."""
+        return Share(
+            default.calls_per_s if self.calls_per_s is None else self.calls_per_s,
+            default.items_per_s if self.items_per_s is None else self.items_per_s,
+            default.max_calls if self.max_calls is None else self.max_calls,
+            default.max_streams if self.max_streams is None else self.max_streams,
+        )
+
+
+@dataclass(frozen=True)
+class Principal:
+    """A caller.
+
+    Attributes:
+        kind: how it showed who it is: by an API key, by a JWT, or not at all, where the server asks for nothing.
+        name: of the key, or the JWT's subject.
+        grants: what it may do.
+        share: how much it may have.
+    """
+
+    kind: Literal["key", "jwt", "anyone"]
+    name: str
+    grants: tuple[Grant, ...]
+    share: Share = field(default_factory=Share)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+    def may(self, right: Right, collection: str) -> bool:
+        """Whether it has a right on a collection."""
+        return any(grant.holds(right, collection) for grant in self.grants)
+
+    def may_somewhere(self, right: Right) -> bool:
+        """Whether it has a right at all."""
+        return any(right in grant.rights for grant in self.grants)
+
+    def may_read(self, collection: str) -> bool:
+        """Whether it may know of a collection."""
+        return self.may("read", collection)
+
+
+ANYONE = Principal("anyone", "", (Grant(frozenset(RIGHTS), ("*",)),))
+"""The caller of a server that asks for no token."""

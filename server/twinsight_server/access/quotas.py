@@ -1,0 +1,85 @@
+"""How much may be stored: collections, and items in each."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from twinsight_core.catalog import Catalog
+from twinsight_core.collection import Collection
+from twinsight_core.errors import LimitReached
+
+
+class Quotas:
+    """Limits on what is stored; 0: none. Exact, however many write at once. May be used from any thread.
+
+    Args:
+        catalog: where collections are counted.
+        collections: there may be.
+        items: that each may have.
+    """
+
+    def __init__(self, catalog: Catalog, *, collections: int, items: int) -> None:
+        self._catalog = catalog
+        self._collections = collections
+        self._items = items
+        self._creating = threading.Lock()
+        self._reserving = threading.Lock()
+        self._reserved: Counter[str] = Counter()
+
+    @contextmanager
+    def creating(self) -> Iterator[None]:
+        """While a collection is made, one at a time.
+
+        Raises:
+            LimitReached: there are as many as there may be.
+        """
+        if not self._collections:
+            yield
+            return
+        with self._creating:
+            if len(self._catalog.list()) >= self._collections:
+                raise LimitReached(
+                    f"There may be {self._collections} collections, and there are as many.", reason="COLLECTIONS_LIMIT"
+                )
+            yield
+
+    @contextmanager
+    def writing(self, collection: Collection, ids: Sequence[str]) -> Iterator[None]:
+        """While items are written, for which room is kept meanwhile.
+
+        Args:
+            collection: where to.
+            ids: of the items; those that it has already take no room.
+
+        Raises:
+            LimitReached: there is no room for all of them.
+        """
+        if not self._items:
+            yield
+            return
+        name, different = collection.spec.id, list(set(ids))
+        count = len(different)
+        with self._reserving:
+            if not self._has_room(collection, count):
+                # Looked up only where it matters: most writes are far from the limit.
+                count -= sum(item is not None for item in collection.get(different))
+                if not self._has_room(collection, count):
+                    raise LimitReached(
+                        f"Collection `{name}` may have {self._items} items; there is no room for {count} more.",
+                        reason="COLLECTION_ITEMS_LIMIT",
+                        field="items",
+                    )
+            self._reserved[name] += count
+        try:
+            yield
+        finally:
+            with self._reserving:
+                self._reserved[name] -= count
+
+    def _has_room(self, collection: Collection, count: int) -> bool:
+        # What is being written is counted twice once it is there: a little early is better than too late.
+        present = collection.status().item_count + self._reserved[collection.spec.id]
+        return not count or present + count <= self._items

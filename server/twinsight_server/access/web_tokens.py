@@ -1,0 +1,186 @@
+"""JSON Web Tokens: who signed them, for whom, until when, and what they grant.
+
+The algorithm follows from the key that was configured, never from the token: RSA keys check RS256, P-256 keys ES256,
+Ed25519 keys EdDSA, and a secret HS256. Keys are files of the server's own; nothing is downloaded.
+
+A token must have `iss`, `aud`, `exp` and `sub`, and in `twinsight_grants` what it grants, as in the file of keys:
+
+    "twinsight_grants": [{"rights": ["read"], "collections": ["photos*"]}]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from twinsight_core.errors import StartupError
+from twinsight_core.json_fields import JsonFields
+from twinsight_server.access.principals import Principal, read_grants
+
+GRANTS = "twinsight_grants"
+"""The claim that says what a token grants."""
+
+_LEEWAY_S = 10
+"""By how much two clocks may differ."""
+
+_LEAST_SECRET_BYTES = 32  # RFC 7518, section 3.2: at least as long as the hash
+_LEAST_RSA_BITS = 2048  # RFC 7518, section 3.3
+_MOST_KEYS = 16
+"""Of a token that does not name its key each is tried."""
+
+_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+_SUBJECT = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+
+PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+Algorithm: TypeAlias = Literal["HS256", "RS256", "ES256", "EdDSA"]
+
+
+@dataclass(frozen=True)
+class VerificationKey:
+    """What checks a signature.
+
+    Attributes:
+        key: a public key, or the secret of HS256.
+        algorithm: the one that it is for.
+        key_id: its `kid`; empty: it has none.
+    """
+
+    key: PublicKey | bytes = field(repr=False)
+    algorithm: Algorithm
+    key_id: str = ""
+
+
+class TokenVerifier:
+    """Checks tokens of one issuer.
+
+    Args:
+        keys: any of them may have signed.
+        issuer: who must have issued a token.
+        audience: for whom it must be.
+    """
+
+    def __init__(self, keys: Sequence[VerificationKey], *, issuer: str, audience: str) -> None:
+        self._keys = tuple(keys)
+        self._issuer = issuer
+        self._audience = audience
+
+    def principal(self, token: str) -> tuple[Principal, float] | None:
+        """Returns whom a token stands for, and until when (seconds since 1970); None: it is not good."""
+        try:
+            key_id = jwt.get_unverified_header(token).get("kid", "")
+        except (jwt.PyJWTError, ValueError):
+            return None
+        for key in self._keys:
+            if key_id and key.key_id and key.key_id != key_id:
+                continue
+            try:
+                return self._verified(token, key)
+            except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
+                continue
+        return None
+
+    def _verified(self, token: str, key: VerificationKey) -> tuple[Principal, float]:
+        claims: dict[str, object] = jwt.decode(
+            token,
+            key.key,
+            algorithms=[key.algorithm],
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=_LEEWAY_S,
+            options={"require": ["exp", "iss", "aud", "sub"]},
+        )
+        fields = JsonFields(claims)
+        subject = fields.text("sub")
+        if not _SUBJECT.fullmatch(subject):
+            raise ValueError("`sub` must be 1 to 256 characters without control characters.")
+        if GRANTS not in fields:
+            raise ValueError(f"`{GRANTS}` is missing.")
+        return Principal("jwt", subject, read_grants(fields, GRANTS)), fields.number("exp") + _LEEWAY_S
+
+
+def secret_key(content: bytes) -> list[VerificationKey]:
+    """Reads the secret of HS256: the whole file, less a line's end.
+
+    Raises:
+        StartupError: it is too short.
+    """
+    secret = content.rstrip(b"\r\n")
+    if len(secret) < _LEAST_SECRET_BYTES:
+        raise _invalid(f"the secret has {len(secret)} bytes; it must have at least {_LEAST_SECRET_BYTES}")
+    if b"-----BEGIN" in secret:
+        # Whoever has a public key could sign with it.
+        raise _invalid("the secret is a PEM file; public keys belong in `jwt_public_keys`")
+    return [VerificationKey(secret, "HS256")]
+
+
+def public_keys(content: bytes) -> list[VerificationKey]:
+    """Reads public keys: PEM, one or several, or a JSON Web Key Set.
+
+    Raises:
+        StartupError: none, too many, or one that is private, weak or of no known kind.
+    """
+    try:
+        keys = _jwks(content) if content.lstrip().startswith(b"{") else _pem(content)
+    except (ValueError, TypeError, UnsupportedAlgorithm, RecursionError, jwt.PyJWTError) as error:
+        raise _invalid(str(error).rstrip(".")) from None
+    if not 1 <= len(keys) <= _MOST_KEYS:
+        raise _invalid(f"there are {len(keys)} public keys; there must be 1 to {_MOST_KEYS}")
+    return keys
+
+
+def _pem(content: bytes) -> list[VerificationKey]:
+    if b"PRIVATE KEY" in content:
+        raise ValueError("a private key; the server needs, and should have, only the public one")
+    blocks = _PEM.findall(content)
+    if len(blocks) != content.count(b"-----BEGIN"):
+        raise ValueError("something in it is no public key, or not all of one")
+    keys = (load_pem_public_key(block) for block in blocks)
+    return [VerificationKey(*_checked(key)) for key in keys]
+
+
+def _jwks(content: bytes) -> list[VerificationKey]:
+    found: list[VerificationKey] = []
+    for one in JsonFields(json.loads(content)).objects("keys"):
+        kind = one.choice("kty", ("RSA", "EC", "OKP"))
+        if "d" in one:
+            raise ValueError("a private key; the server needs, and should have, only the public one")
+        if "use" in one and one.text("use") != "sig":
+            continue
+        names = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}[kind]
+        parts = {name: one.text(name) if name in one else "" for name in names}
+        key, algorithm = _checked(jwt.PyJWK({"kty": kind, **parts}).key)
+        if "alg" in one and one.text("alg") != algorithm:
+            raise ValueError(f"a key's `alg` must be `{algorithm}`, which is what its kind is for")
+        found.append(VerificationKey(key, algorithm, one.text("kid") if "kid" in one else ""))
+    return found
+
+
+def _checked(key: object) -> tuple[PublicKey, Algorithm]:
+    """Returns a key with the algorithm that it is for.
+
+    Raises:
+        ValueError: it is weak or of another kind.
+    """
+    match key:
+        case rsa.RSAPublicKey():
+            if key.key_size < _LEAST_RSA_BITS:
+                raise ValueError(f"an RSA key of {key.key_size} bits; it must have at least {_LEAST_RSA_BITS}")
+            return key, "RS256"
+        case ec.EllipticCurvePublicKey() if isinstance(key.curve, ec.SECP256R1):
+            return key, "ES256"
+        case ed25519.Ed25519PublicKey():
+            return key, "EdDSA"
+        case _:
+            raise ValueError("keys must be RSA, P-256 or Ed25519")
+
+
+def _invalid(why: str) -> StartupError:
+    return StartupError(f"The keys of JWTs can't be used: {why}.", reason="JWT_KEY_INVALID")

@@ -1,0 +1,25 @@
+"""Server reflection, for those who are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from twinsight_server.calls import Gate
+
+
+class GuardedReflection(reflection.ReflectionServicer):
+    """Describes the services to callers whose token is good. Health alone needs none."""
+
+    def __init__(self, gate: Gate, service_names: Sequence[str]) -> None:
+        super().__init__(service_names)
+        self._gate = gate
+
+    def ServerReflectionInfo(  # type: ignore[override]  # the stubs join the asyncio server's
+        self, request_iterator: Iterator[reflection_pb2.ServerReflectionRequest], context: grpc.ServicerContext
+    ) -> Iterator[reflection_pb2.ServerReflectionResponse]:
+        """Answers questions about the services."""
+        self._gate.admit(context, "ServerReflectionInfo")
+        yield from super().ServerReflectionInfo(request_iterator, context)

@@ -1,0 +1,353 @@
+"""Who may do what on a real server, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from e2e.conftest import Dynamic, config, health_stub, until
+from e2e.errors import reason, retry_after_s, status_of
+from e2e.test_process import serving
+from twinsight.v1 import collection_service_pb2, inference_service_pb2, model_service_pb2
+from twinsight_client import (
+    AsyncClient,
+    Client,
+    NewItem,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    RetryPolicy,
+    Unauthenticated,
+)
+from twinsight_core.errors import StartupError
+from twinsight_server.access.commands import keys as keys_command
+from twinsight_server.access.methods import RULES
+from twinsight_server.app import Server
+from twinsight_server.config import ServerConfig
+
+METHODS = [
+    method
+    for module in (inference_service_pb2, collection_service_pb2, model_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+]
+ONCE = RetryPolicy(attempts=1)
+CALLS = int(os.environ.get("TWINSIGHT_TEST_CALLS", "30"))
+"""How many calls one key makes beside another's flood; more for a long run."""
+
+
+def new_key(file: Path, name: str, rights: str, collections: str = "*", *more: str) -> str:
+    flags = ["--file", str(file), "--name", name, "--rights", rights, "--collections", collections, *more]
+    made = CliRunner().invoke(keys_command, ["new", *flags])
+    assert made.exit_code == 0, made.output
+    return made.output.strip()
+
+
+class Access:
+    """A server that asks for tokens, and keys to it."""
+
+    def __init__(self, folder: Path, cache_dir: Path) -> None:
+        self.file, self.audit_file = folder / "keys.json", folder / "audit.jsonl"
+        self.owner = new_key(self.file, "owner", "read,write,admin")
+        self.reader = new_key(self.file, "reader", "read", "photos*")
+        self.writer = new_key(self.file, "writer", "write", "photos*")
+        self.slow = new_key(self.file, "slow", "read", "photos*", "--calls-per-s", "0.5")
+        self.busy = new_key(self.file, "busy", "read,write", "photos*", "--max-calls", "1", "--max-streams", "1")
+        self.server = Server(
+            config(
+                folder / "data",
+                cache_dir,
+                api_keys=self.file,
+                audit_log=self.audit_file,
+                max_calls=2,
+                max_collections=3,
+                max_items_per_collection=5,
+                metrics_listen="127.0.0.1:0",
+            )
+        )
+        self.server.start()
+        with self.client(self.owner) as client:
+            for name in ("photos", "secret"):
+                client.create_collection(name, dimension=2)
+                client.upsert(name, [NewItem("a", [1.0, 0.0])]).values()
+
+    def client(self, token: str | None) -> Client:
+        return Client(self.server.address, token=token, retry=ONCE, timeout_s=30)
+
+    def audit(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def access(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Access]:
+    made = Access(tmp_path_factory.mktemp("access"), cache_dir)
+    yield made
+    made.server.stop()
+
+
+def call(channel: grpc.Channel, method: MethodDescriptor, metadata: tuple[tuple[str, str], ...]) -> None:
+    """Sends an empty request and waits for the answer."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    request, answer = map(message_factory.GetMessageClass, (method.input_type, method.output_type))
+    codecs: Dynamic = {"request_serializer": request.SerializeToString, "response_deserializer": answer.FromString}
+    if method.client_streaming:
+        list(channel.stream_stream(path, **codecs)(iter([request()]), metadata=metadata, timeout=30))
+    else:
+        channel.unary_unary(path, **codecs)(request(), metadata=metadata, timeout=30)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_no_method_is_answered_without_a_token(access: Access, method: MethodDescriptor) -> None:
+    said = set()
+    with grpc.insecure_channel(access.server.address) as channel:
+        for metadata in ((), (("authorization", "Bearer tws_wrong"),), (("x-api-key", "no"),)):
+            with pytest.raises(grpc.RpcError) as refused:
+                call(channel, method, metadata)
+            status = status_of(refused.value)
+            said.add((status.code, status.message, reason(status)))
+    assert said == {(16, "This server asks for a token, and the call has none that is valid.", "CREDENTIALS_INVALID")}
+
+
+def test_each_method_of_the_contract_has_a_rule() -> None:
+    assert sorted(RULES) == sorted(method.name for method in METHODS)
+
+
+def test_health_needs_no_token_and_reflection_does(access: Access) -> None:
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    with grpc.insecure_channel(access.server.address) as channel:
+        health = health_stub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        ask: Dynamic = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        with pytest.raises(grpc.RpcError) as refused:
+            list(ask(iter([question]), timeout=30))
+        assert status_of(refused.value).code == grpc.StatusCode.UNAUTHENTICATED.value[0]
+        token = (("authorization", f"Bearer {access.reader}"),)
+        (answer,) = ask(iter([question]), timeout=30, metadata=token)
+        assert len(answer.list_services_response.service) == 5
+
+
+def test_a_key_does_what_it_was_granted_and_nothing_else(access: Access, photos: dict[str, bytes]) -> None:
+    with access.client(access.reader) as reader, access.client(access.writer) as writer:
+        assert reader.embed([photos["coins"]]).values()
+        assert reader.search("photos", [[1.0, 0.0]]).values()[0][0].id == "a"
+        writer.upsert("photos", [NewItem("a", [1.0, 0.0])]).values()
+        refusals = (
+            lambda: reader.upsert("photos", [NewItem("b", [1.0, 0.0])]),
+            lambda: reader.create_collection("photos2", dimension=2),
+            lambda: reader.delete_collection("photos"),
+            lambda: writer.search("photos", [[1.0, 0.0]]),
+            lambda: writer.embed([photos["coins"]]),
+            writer.list_collections,
+            lambda: writer.upsert("secret", [NewItem("b", [1.0, 0.0])]),
+            lambda: list(writer.ingest("secret", [NewItem("b", [1.0, 0.0])], ingest_id="x")),
+        )
+        for refused in refusals:
+            with pytest.raises(PermissionDenied) as told:
+                refused()
+            assert told.value.reason == "RIGHT_MISSING"
+
+
+def test_what_may_not_be_read_looks_the_same_whether_it_is_there_or_not(access: Access) -> None:
+    with access.client(access.reader) as reader:
+        assert [one.id for one in reader.list_collections()] == ["photos"]
+        told = []
+        for name in ("secret", "nothing"):
+            with pytest.raises(PermissionDenied) as denied:
+                reader.get_collection(name)
+            told.append(denied.value.message.replace(name, "NAME"))
+        assert told[0] == told[1]
+        with pytest.raises(NotFound, match=r"^Collection `photos9` does not exist; there is `photos`\.$"):
+            reader.get_collection("photos9")
+
+
+def test_the_asyncio_client_sends_a_token_that_is_renewed(access: Access) -> None:
+    tokens = iter(["tws_old", access.reader])
+
+    async def calls() -> None:
+        async with AsyncClient(access.server.address, token=lambda: next(tokens), retry=ONCE) as client:
+            with pytest.raises(Unauthenticated):
+                await client.list_models()
+            assert await client.list_models()
+
+    asyncio.run(calls())
+
+
+def test_a_revoked_key_is_refused_in_its_open_stream_too(access: Access) -> None:
+    key = new_key(access.file, "brief", "write", "photos*")
+    revoked = threading.Event()
+    until(lambda: is_known(access, key))
+
+    def items() -> Iterator[NewItem]:
+        yield NewItem("a", [1.0, 0.0])
+        assert revoked.wait(30)
+        while True:
+            yield NewItem("a", [1.0, 0.0])
+
+    def write_on() -> None:
+        with access.client(key) as client:
+            for answer in client.ingest("photos", items(), batch_size=1):
+                answer.values()
+                if not revoked.is_set():
+                    done = CliRunner().invoke(keys_command, ["revoke", "--file", str(access.file), "--name", "brief"])
+                    assert done.exit_code == 0
+                    revoked.set()
+
+    with pytest.raises(Unauthenticated):
+        write_on()
+    assert revoked.is_set()
+
+
+def is_known(access: Access, key: str) -> bool:
+    """Whether the server has read the file in which a key is."""
+    with access.client(key) as client:
+        try:
+            client.upsert("photos", [NewItem("a", [1.0, 0.0])])
+        except Unauthenticated:
+            return False
+        return True
+
+
+def test_a_rate_is_refused_with_the_time_and_the_client_waits_for_it(access: Access) -> None:
+    with grpc.insecure_channel(access.server.address) as channel:
+        method = next(one for one in METHODS if one.name == "ListModels")
+        token = (("x-api-key", access.slow),)
+        call(channel, method, token)
+        with pytest.raises(grpc.RpcError) as refused:
+            call(channel, method, token)
+        assert reason(status_of(refused.value)) == "KEY_CALL_RATE"
+        assert 0 < retry_after_s(refused.value) <= 2
+    with Client(access.server.address, token=access.slow) as client:
+        assert client.list_models()
+
+
+def test_what_is_stored_has_its_limits(access: Access) -> None:
+    with access.client(access.owner) as owner:
+        owner.create_collection("full", dimension=2)
+        try:
+            with pytest.raises(ResourceExhausted, match="There may be 3 collections") as told:
+                owner.create_collection("more", dimension=2)
+            assert (told.value.reason, told.value.retry_after_s) == ("COLLECTIONS_LIMIT", None)
+            five = [NewItem(str(number), [1.0, 0.0]) for number in range(5)]
+            owner.upsert("full", five).values()
+            owner.upsert("full", five[:3]).values()  # they are there already
+            with pytest.raises(ResourceExhausted, match="there is no room for 1 more") as told:
+                owner.upsert("full", [*five[:2], NewItem("new", [1.0, 0.0])])
+            assert (told.value.reason, told.value.retry_after_s) == ("COLLECTION_ITEMS_LIMIT", None)
+            owner.delete_items("full", ["0"])
+            owner.upsert("full", [NewItem("new", [1.0, 0.0])]).values()
+        finally:
+            owner.delete_collection("full")
+
+
+def test_one_key_cannot_starve_another(access: Access, photos: dict[str, bytes]) -> None:
+    over, refused = threading.Event(), threading.Event()
+    pictures = [photos["coins"]] * 64
+
+    def flood() -> None:
+        with access.client(access.busy) as client:
+            while not over.is_set():
+                try:
+                    client.embed(pictures)
+                except ResourceExhausted as error:
+                    assert error.reason in {"KEY_CALLS_FULL", "QUEUE_FULL"}  # noqa: PT017
+                    refused.set()
+
+    with ThreadPoolExecutor(6) as pool, access.client(access.reader) as other:
+        floods = [pool.submit(flood) for _ in range(6)]
+        try:
+            assert refused.wait(60)
+            for _ in range(CALLS):
+                other.search("photos", [[1.0, 0.0]]).values()
+        finally:
+            over.set()
+        for one in floods:
+            one.result(60)
+
+
+def test_the_audit_log_tells_who_did_what_and_holds_no_contents(access: Access) -> None:
+    before = len(access.audit())
+    with access.client(access.writer) as writer, access.client("tws_stranger") as stranger:
+        writer.upsert("photos", [NewItem("a-telling-id", [0.25, 0.5], {"name": "alice"})], request_id="one").values()
+        with pytest.raises(PermissionDenied):
+            writer.upsert("secret", [NewItem("a", [1.0, 0.0])], request_id="two")
+        with pytest.raises(Unauthenticated):
+            stranger.search("photos", [[1.0, 0.0]], request_id="three")
+        list(writer.ingest("photos", [NewItem("a", [1.0, 0.0])], request_id="four"))
+        writer.delete_items("photos", ["a-telling-id"])
+
+    def lines() -> dict[tuple[object, object], dict[str, object]]:
+        return {(one["request_id"], one["event"]): one for one in access.audit()[before:]}
+
+    until(lambda: ("four", "stream") in lines())
+    told = {
+        key: (one["caller"], one["method"], one["collection"], one["items"], one["code"], one["reason"])
+        for key, one in lines().items()
+    }
+    assert told["one", "call"] == ("key:writer", "UpsertItems", "photos", 1, "OK", "")
+    assert told["two", "call"] == ("key:writer", "UpsertItems", "secret", 1, "PERMISSION_DENIED", "RIGHT_MISSING")
+    assert told["three", "call"] == ("", "Search", "photos", 1, "UNAUTHENTICATED", "CREDENTIALS_INVALID")
+    assert told["four", "message"] == ("key:writer", "IngestItems", "photos", 1, "OK", "")
+    assert told["four", "stream"] == ("key:writer", "IngestItems", None, 0, "OK", "")
+    # A time may have any digits.
+    text = json.dumps([{name: value for name, value in one.items() if name != "time"} for one in access.audit()])
+    for hidden in ("a-telling-id", "alice", "0.25", access.writer, "tws_"):
+        assert hidden not in text
+
+
+def test_secrets_are_in_no_output_of_a_server(tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]) -> None:
+    file, audit = tmp_path / "keys.json", tmp_path / "audit.jsonl"
+    secret = "a-jwt-secret-of-more-than-thirty-two-bytes"  # noqa: S105 - of this test alone
+    (tmp_path / "secret").write_text(secret)
+    key = new_key(file, "phone", "read", "photos*")
+    flags = (
+        *("--api-keys", str(file), "--audit-log", str(audit)),
+        *("--metrics-listen", "127.0.0.1:0", "--log-level", "debug"),
+        *("--jwt-secret", str(tmp_path / "secret"), "--jwt-issuer", "i", "--jwt-audience", "a"),
+    )
+    stranger, jwt = "tws_" + "s" * 43, "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"
+    with serving(tmp_path / "data", cache_dir, *flags) as (process, _):
+        for token in (key, stranger, jwt, f"{key}x"):
+            with Client(process.address, token=token, retry=ONCE) as client:
+                try:
+                    client.embed([photos["coins"]])
+                    client.search("photos", [np.ones(2)])
+                except (NotFound, Unauthenticated) as error:
+                    assert token not in str(error)  # noqa: PT017
+        file.write_text(f'{{"keys": {{"{key}": 1}}}}')
+        with Client(process.address, token=key, retry=ONCE) as client:
+            until(lambda: bool(client.list_models()) and "stays in force" in (tmp_path / "serve.log").read_text())
+        metrics = process.metrics()
+        assert process.end(signal.SIGTERM) == 0
+    shown = metrics + (tmp_path / "serve.log").read_text() + audit.read_text()
+    assert "key:phone" in shown
+    for hidden in (key, stranger, jwt, secret):
+        assert hidden not in shown
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "10.0.0.1:0", "photos.example:0"])
+def test_tokens_in_plain_text_are_refused_where_others_can_reach_the_server(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(StartupError, match="has no TLS"):
+        ServerConfig(listen=listen, api_keys=tmp_path / "keys.json")
+    ServerConfig(listen=listen, api_keys=tmp_path / "keys.json", plaintext_tokens=True)
+    ServerConfig(listen="localhost:0", api_keys=tmp_path / "keys.json")
+
+
+def test_settings_of_jwts_go_together(tmp_path: Path) -> None:
+    for settings in ({"jwt_secret": tmp_path}, {"jwt_issuer": "i", "jwt_audience": "a"}, {"jwt_issuer": "i"}):
+        with pytest.raises(StartupError, match="need `jwt_issuer` and `jwt_audience`"):
+            ServerConfig(**settings)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from twinsight_server.access.commands import keys
+from twinsight_server.access.keys import read_keys
+
+
+def run(file: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(keys, [*arguments, "--file", str(file)])
+
+
+def test_a_key_is_made_listed_and_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    made = run(
+        file, "new", "--name", "phone", "--rights", "read, write", "--collections", "photos*,b", "--max-calls", "2"
+    )
+    assert made.exit_code == 0
+    assert made.output.startswith("tws_")
+    assert run(file, "new", "--name", "models", "--rights", "read", "--days", "3").exit_code == 0
+    listed = run(file, "list").output.splitlines()
+    assert listed[0].startswith("models: read on models; made ")
+    assert ", until " in listed[0]
+    assert listed[1].startswith("phone: read,write on photos*,b; made ")
+    assert run(file, "revoke", "--name", "phone").exit_code == 0
+    assert list(read_keys(file.read_bytes(), path=file)) == ["models"]
+
+
+def test_what_is_wrong_is_told_in_a_line_and_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    run(file, "new", "--name", "a", "--rights", "read")
+    before = file.read_bytes()
+    for arguments, said in (
+        (("new", "--name", "a", "--rights", "read"), "There is a key `a` already."),
+        (("new", "--name", "b", "--rights", "all"), "`rights` must be some of"),
+        (("new", "--name", "b", "--rights", "read,all"), "`rights` (=read,all) must be some of"),
+        (("new", "--name", "b c", "--rights", "read"), "A key's name (='b c') must be"),
+        (("new", "--name", "b", "--rights", "read", "--collections", "a/b"), "must be ids of collections"),
+        (("revoke", "--name", "b"), "There is no key `b`."),
+    ):
+        done = run(file, *arguments)
+        assert done.exit_code == 1
+        assert said in done.output
+        assert len(done.output.splitlines()) == 1
+    assert file.read_bytes() == before
+    file.write_text("{")
+    assert "is no file of keys" in run(file, "list").output
+    assert "No such file" in run(tmp_path / "none", "list").output
