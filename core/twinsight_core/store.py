@@ -131,6 +131,8 @@ class Store:
             self._writer = connect(file, apsw.SQLITE_OPEN_READWRITE, vfs)
             try:
                 self._read_head()
+                # A copy of a store (`backups`) has another journal until it is opened.
+                self._writer.execute("PRAGMA journal_mode = WAL")
             except BaseException:
                 self._writer.close(True)
                 raise
@@ -324,6 +326,16 @@ class Store:
                 "DELETE FROM snapshots WHERE file NOT IN (SELECT file FROM snapshots ORDER BY file DESC LIMIT ?)",
                 (keep,),
             )
+
+    def forget_snapshots(self) -> None:
+        """Strikes all graphs' files off the record.
+
+        Raises:
+            StorageFull: the disk has no room.
+            DataLoss: the file is damaged.
+        """
+        with self._transaction():
+            self._writer.execute("DELETE FROM snapshots")
 
     def damaged(self, how: str) -> DataLoss:
         """Returns the error that says how this store is damaged."""
