@@ -91,6 +91,17 @@ def load(
     return None
 
 
+def drop(folder: Path, store: Store) -> None:
+    """Removes all graphs' files, on record and off it; they are gone from the disk when this returns.
+
+    Raises:
+        StorageFull: the disk has no room.
+    """
+    store.forget_snapshots()
+    clean(folder, store)
+    sync_folder(folder)
+
+
 def clean(folder: Path, store: Store) -> None:
     """Removes the files of graphs that are not on record, unfinished ones too."""
     recorded = {record.file for record in store.snapshots()}

@@ -214,6 +214,7 @@ def test_a_collection_that_is_deleted_while_it_is_copied_is_left_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(data, tmp_path / "mine")
+
     def deleting(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
         connection = connect(file, flags, vfs)
         if file.parent.name == "b":

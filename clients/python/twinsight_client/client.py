@@ -367,11 +367,17 @@ class Client:
         ids: Iterable[str] = (),
         *,
         where: Filter | None = None,
+        purge: bool = False,
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id, at most 1000 unless the server is configured otherwise, or by filter. Never retried."""
-        return self._call(operations.delete_items(collection, ids=ids, where=where), timeout_s, request_id)
+        """Deletes items by id, at most 1000 unless the server is configured otherwise, or by filter. Never retried.
+
+        With `purge`, nothing is left of them in the server's data folder, nor of what was deleted or replaced in the
+        collection before. That takes time in proportion to the collection, and its writes wait meanwhile.
+        """
+        operation = operations.delete_items(collection, ids=ids, where=where, purge=purge)
+        return self._call(operation, timeout_s, request_id)
 
     def search(
         self,
