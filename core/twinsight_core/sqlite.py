@@ -13,8 +13,7 @@ import apsw
 
 from twinsight_core.errors import DataLoss, StorageFull, TwinsightError, Unavailable
 
-# What SQLite says of a file that is no database or does not hold what we wrote.
-_DAMAGE = (
+DAMAGE = (
     apsw.NotADBError,
     apsw.CorruptError,
     apsw.ConstraintError,
@@ -24,6 +23,7 @@ _DAMAGE = (
     apsw.SQLError,
     apsw.TooBigError,
 )
+"""What SQLite says of a file that is no database or does not hold what we wrote."""
 
 _READ_ERRORS = frozenset(
     {
@@ -152,7 +152,7 @@ def translated(file: Path) -> Iterator[None]:
         # SQLite's own words are for the log: the error reaches callers.
         _log.error("%s: %s", file, error)
         raise _io_failed(file, getattr(error, "extendedresult", apsw.SQLITE_IOERR)) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         _log.error("%s: %s", file, error)
         raise damaged(file, "its file can't be read") from error
     except apsw.Error as error:

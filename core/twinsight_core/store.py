@@ -169,40 +169,7 @@ class Store:
                 connection.close()
 
     def _read_head(self) -> None:
-        # The version is read alone, since another version's table may have other columns.
-        match self._writer.execute("SELECT schema_version FROM collection").fetchall():
-            case [(int(version),)] if version > SCHEMA_VERSION:
-                raise DataLoss(
-                    f"Collection `{self._file.parent.name}` was written by a later version of twinsight (store version "
-                    f"{version}; this one reads up to {SCHEMA_VERSION}); nothing was changed.",
-                    reason="STORE_TOO_NEW",
-                )
-            case [(int(version),)] if version == SCHEMA_VERSION:
-                pass
-            case _:
-                raise self.damaged("its head can't be read")
-        head = self._writer.execute(
-            "SELECT id, dimension, metric, model_name, model_digest, created_at, next_seq, item_count FROM collection"
-        ).fetchall()
-        match head:
-            case [
-                (
-                    str(name),
-                    int(dimension),
-                    str(metric),
-                    str(model),
-                    str(digest),
-                    float(created),
-                    int(after),
-                    int(count),
-                )
-            ] if metric in list(Metric):
-                self.spec = CollectionSpec(name, dimension, Metric(metric), model, digest, created)
-                self._vector_bytes = 4 * dimension
-                self.next_seq = after
-                self.item_count = count
-            case _:
-                raise self.damaged("its head can't be read")
+        self.spec, self.next_seq, self.item_count = read_head(self._writer, self._file)
         # SQLite keeps this number for the application. It is no column, so that the format is what it was.
         self.purging = self._writer.execute("PRAGMA user_version").fetchall() != [(0,)]
         self.ingests: dict[str, int] = {}
@@ -401,23 +368,65 @@ class Store:
             yield reader
 
     def _checked(self, row: Sequence[object]) -> StoredItem:
-        seq, name, vector, metadata, crc = row
-        if (
-            isinstance(seq, int)
-            and isinstance(name, str)
-            and isinstance(vector, bytes)
-            and isinstance(metadata, bytes)
-            and len(vector) == self._vector_bytes
-        ):
-            item = StoredItem(seq, name, vector, metadata)
-            if crc == _crc(item):
-                return item
-        raise self.damaged(f"the item of number {row[0]!r} does not match its checksum")
+        item = checked_item(row, self.spec.dimension)
+        if item is None:
+            raise self.damaged(f"the item of number {row[0]!r} does not match its checksum")
+        return item
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         with translated(self._file):
             yield
+
+
+def read_head(connection: apsw.Connection, file: Path) -> tuple[CollectionSpec, int, int]:
+    """Returns a store's collection, the number after the highest ever given out, and the number of items.
+
+    Raises:
+        DataLoss: it can't be read, or is of a later version.
+        apsw.Error: the file is damaged.
+    """
+    # The version is read alone, since another version's table may have other columns.
+    match connection.execute("SELECT schema_version FROM collection").fetchall():
+        case [(int(version),)] if version > SCHEMA_VERSION:
+            raise DataLoss(
+                f"Collection `{file.parent.name}` was written by a later version of twinsight (store version "
+                f"{version}; this one reads up to {SCHEMA_VERSION}); nothing was changed.",
+                reason="STORE_TOO_NEW",
+            )
+        case [(int(version),)] if version == SCHEMA_VERSION:
+            pass
+        case _:
+            raise damaged(file, "its head can't be read")
+    head = connection.execute(
+        "SELECT id, dimension, metric, model_name, model_digest, created_at, next_seq, item_count FROM collection"
+    ).fetchall()
+    match head:
+        case [
+            (
+                str(name),
+                int(dimension),
+                str(metric),
+                str(model),
+                str(digest),
+                float(created),
+                int(after),
+                int(count),
+            )
+        ] if metric in list(Metric):
+            return CollectionSpec(name, dimension, Metric(metric), model, digest, created), after, count
+        case _:
+            raise damaged(file, "its head can't be read")
+
+
+def checked_item(row: Sequence[object], dimension: int) -> StoredItem | None:
+    """Returns a row of `items`, its checksum last; None if it is not what was written."""
+    match row:
+        case (int(seq), str(name), bytes(vector), bytes(metadata), crc) if len(vector) == 4 * dimension:
+            item = StoredItem(seq, name, vector, metadata)
+            return item if crc == _crc(item) else None
+        case _:
+            return None
 
 
 def vector_of(stored: StoredItem) -> np.ndarray:

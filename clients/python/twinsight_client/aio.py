@@ -278,8 +278,8 @@ class AsyncClient:
         request_id: str = "",
     ) -> DeleteResults:
         """Deletes items by id or by filter, and erases them from the disk with `purge`. Not tried again."""
-        operation = operations.delete_items(collection, ids=ids, where=where, purge=purge)
-        return await self._call(operation, timeout_s, request_id)
+        call = operations.delete_items(collection, ids=ids, where=where, purge=purge)
+        return await self._call(call, timeout_s, request_id)
 
     async def search(
         self,

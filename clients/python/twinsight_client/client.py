@@ -371,13 +371,8 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id, at most 1000 unless the server is configured otherwise, or by filter. Never retried.
-
-        With `purge`, nothing is left of them in the server's data folder, nor of what was deleted or replaced in the
-        collection before. That takes time in proportion to the collection, and its writes wait meanwhile.
-        """
-        operation = operations.delete_items(collection, ids=ids, where=where, purge=purge)
-        return self._call(operation, timeout_s, request_id)
+        """Deletes items by id, at most 1000 by default, or by filter; `purge` erases all traces too. Never retried."""
+        return self._call(operations.delete_items(collection, ids=ids, where=where, purge=purge), timeout_s, request_id)
 
     def search(
         self,
