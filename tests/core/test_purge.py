@@ -20,6 +20,7 @@ from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.metadata import Metadata
 from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.writer import Delete, Upsert
 
 DIMENSION = 64
 POLICY = IndexPolicy(graph_from=100, patience=20, snapshot_share=0.02)
@@ -120,7 +121,7 @@ def test_what_meets_a_filter_can_be_purged(folder: Path, collection: Collection)
     assert _traces(folder, 8) == set()
 
 
-def test_purges_in_a_row_and_writes_beside_them_end_well(folder: Path, collection: Collection) -> None:
+def test_purges_in_a_row_with_writes_and_reads_beside_them_end_well(folder: Path, collection: Collection) -> None:
     stop = threading.Event()
 
     def write() -> None:
@@ -129,15 +130,21 @@ def test_purges_in_a_row_and_writes_beside_them_end_well(folder: Path, collectio
             version += 1
             collection.upsert([NewItem(f"other-{n}", _vector(9999, version, n)) for n in range(10)])
 
-    thread = threading.Thread(target=write)
-    thread.start()
+    def read() -> None:
+        while not stop.is_set():
+            collection.search(_vector(11)[None], SearchOptions(5, include_metadata=True, include_vectors=True))
+
+    threads = [threading.Thread(target=work) for work in (write, read, read, read)]
+    for thread in threads:
+        thread.start()
     try:
         for number in range(8, 36, 7):
             assert collection.delete([f"person-{number:05}"], purge=True) == [True]
             assert _traces(folder, number) == set()
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
     assert collection.wait_indexed(60)
     collection.close()
     assert {number for number in range(8, 36, 7) if _traces(folder, number)} == set()
@@ -205,6 +212,25 @@ def test_a_read_that_holds_a_purge_up_is_named_and_the_purge_can_be_done_again(
     reader.close()
     assert collection.delete(["person-00008"], purge=True) == [False]
     assert _traces(folder, 8) == set()
+
+
+def test_a_purge_that_fails_fails_alone(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: Store) -> None:
+        raise Unavailable("A long read still needs what was deleted.", reason="PURGE_BLOCKED")
+
+    upsert, deletion = Upsert([_item(2000)], None), Delete(["person-00011"])
+    purge, absent = Delete(["person-00008"], purge=True), Delete(["nobody"], purge=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "erase", failing)
+        collection._writer._write([upsert, purge, deletion, absent])
+    assert (upsert.answer.result(), deletion.answer.result()) == ([], [True])
+    for one in (purge, absent):
+        assert isinstance(one.answer.exception(), Unavailable)
+    assert [item is not None for item in collection.get(["person-02000", "person-00011", "person-00008"])] == [
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("step", ["drop", "forget", "erase"])
