@@ -262,9 +262,9 @@ class Store:
         """Leaves no byte in the file and its log of anything that was deleted or replaced, whenever that was.
 
         The file is written anew, with reads going on beside it: that takes time, and room on the disk twice over, in
-        proportion to it. Reads that began before are waited for at the end. (`PRAGMA secure_delete` zeroes what is freed
-        from then on, in each write: not what an earlier release deleted, nor, by SQLite's promise, the old bytes of a
-        row that it moved to another page.)
+        proportion to it. Reads that began before are waited for at the end. (`PRAGMA secure_delete` zeroes what each
+        write frees from then on: not what an earlier release deleted, nor, for certain, the old bytes of a row that
+        SQLite moved to another page.)
 
         Raises:
             Unavailable: one of them takes longer than some seconds; the mark stays.
