@@ -1,18 +1,8 @@
-"""The collections of a data folder, which belongs to one process at a time.
-
-    LOCK                         held as long as the folder is in use
-    collections/<id>/store.db    the record (`twinsight_core.store`)
-    collections/<id>/graph-*     copies of the graph (`twinsight_core.snapshots`)
-    collections/.new-*           being created: not there yet
-    collections/.deleted-*       deleted: no longer there
-
-A collection appears and disappears by the renaming of its folder, so that it is there whole or not at all.
-"""
+"""The collections of a data folder (`twinsight_core.data_folder`), open."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import shutil
@@ -22,13 +12,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.data_folder import COLLECTIONS, DELETED, NEW, collection_folders, remove_leftovers, taken
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, StartupError, StorageFull, Unavailable
 from twinsight_core.items import CollectionSpec, check_spec
-from twinsight_core.snapshots import sync_folder
 from twinsight_core.sqlite import unreadable
 from twinsight_core.store import FILE_NAME, Store
-
-_NEW, _DELETED = ".new-", ".deleted-"
+from twinsight_core.whole_files import sync_folder
 
 _log = logging.getLogger("twinsight.collection")
 
@@ -47,7 +36,7 @@ class Catalog:
         """
         self._options = options or CollectionOptions()
         self._data_dir = data_dir
-        self._root = data_dir / "collections"
+        self._root = data_dir / COLLECTIONS
         self._open: dict[str, Collection | DataLoss] = {}
         self._changing = threading.Lock()
         self._closed = False
@@ -60,16 +49,14 @@ class Catalog:
             ) from None
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(data_dir)
+            self._lock = taken(data_dir)
         except OSError as error:
             raise StartupError(
                 f"Data folder `{data_dir}` can't be used: {error.strerror}.", reason="DATA_DIR_UNUSABLE"
             ) from error
         try:
-            self._remove_leftovers()
-            for folder in sorted(self._root.iterdir()):
-                if not folder.is_dir() or folder.name.startswith("."):
-                    continue
+            remove_leftovers(self._root)
+            for folder in collection_folders(self._root):
                 if folder.name.isascii():
                     self._open[folder.name] = self._opened(folder)
                 else:
@@ -103,7 +90,7 @@ class Catalog:
                     reason="COLLECTION_EXISTS",
                     field="id",
                 )
-            unfinished = self._root / f"{_NEW}{spec.id}"
+            unfinished = self._root / f"{NEW}{spec.id}"
             made = unfinished
             try:
                 unfinished.mkdir()
@@ -159,7 +146,7 @@ class Catalog:
             found = self._open.pop(collection_id, None)
             if found is None:
                 raise self._not_found(collection_id, visible)
-            doomed = self._root / f"{_DELETED}{collection_id}"
+            doomed = self._root / f"{DELETED}{collection_id}"
             try:
                 if isinstance(found, Collection):
                     found.close(snapshot=False)
@@ -204,11 +191,6 @@ class Catalog:
             reason="COLLECTION_DAMAGED",
         )
 
-    def _remove_leftovers(self) -> None:
-        for prefix in (_NEW, _DELETED):
-            for folder in self._root.glob(f"{prefix}*"):
-                shutil.rmtree(folder)
-
     def _not_found(self, collection_id: str, visible: Callable[[str], bool] | None) -> NotFound:
         return NotFound.among(
             "Collection",
@@ -221,14 +203,3 @@ class Catalog:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("The data folder is closed.", reason="CATALOG_CLOSED")
-
-
-def _locked(data_dir: Path) -> int:
-    """Returns the descriptor of the folder's lock; the system releases it when the process ends, however it ends."""
-    descriptor = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StartupError(f"Data folder `{data_dir}` is in use by another server.", reason="DATA_DIR_IN_USE") from None
-    return descriptor

@@ -8,6 +8,7 @@ graph. Opening reads the store into `rows`, takes the graph from a snapshot (`sn
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ import numpy as np
 
 from twinsight_core import snapshots
 from twinsight_core.combining import Combiner, Searched
-from twinsight_core.errors import DataLoss, InvalidInput, Unavailable
+from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.generation import Coverage, Generation, fingerprints_of
 from twinsight_core.index.base import prepared
@@ -49,6 +50,8 @@ from twinsight_core.writer import Delete, DeleteWhere, Upsert, Writer
 
 # A search whose items are rewritten between finding and reading them is done again, this often at most.
 _ATTEMPTS = 3
+
+_log = logging.getLogger("twinsight.collection")
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Collection:
         self._store = Store(folder / FILE_NAME, vfs=self._options.vfs)
         try:
             self.spec = self._store.spec
+            if self._store.purging:
+                self._finish_purge()
             rows = _read(self._store)
             generation = self._restored(rows)
         except BaseException:
@@ -108,7 +113,7 @@ class Collection:
         )
         # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
         self._combiners = {exact: Combiner(self._search, at_once=os.cpu_count() or 1) for exact in (False, True)}
-        self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching)
+        self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching, erase=self._erase)
 
     def status(self) -> CollectionStatus:
         """Returns the collection's state and size."""
@@ -204,25 +209,32 @@ class Collection:
                 last = seqs[limit - 1] if more else 0
         return [_item(stored, include_vectors) for stored in page], last if more else None
 
-    def delete(self, ids: Sequence[str]) -> list[bool]:
+    def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
         """Deletes ids and returns of each whether it was there. On disk when it returns.
 
+        Args:
+            ids: of the items.
+            purge: leave nothing of them in the collection's folder, nor of anything that was deleted or replaced
+                before. The collection's file is written anew for it; writes wait meanwhile.
+
         Raises:
-            StorageFull: the disk has no room; nothing was deleted.
+            StorageFull: the disk has no room; nothing was deleted, or nothing was purged, as the message says.
+            Unavailable: a long read holds up the purge; the items are deleted.
         """
         with self._guarded():
-            return self._writer.submit(Delete(ids))
+            return self._writer.submit(Delete(ids, purge))
 
-    def delete_where(self, filter: Filter) -> int:  # noqa: A002
-        """Deletes every item that meets a filter and returns how many did. On disk when it returns.
+    def delete_where(self, filter: Filter, *, purge: bool = False) -> int:  # noqa: A002
+        """Deletes every item that meets a filter and returns how many did; `purge` as in `delete`.
 
         Raises:
             InvalidInput: the filter is against the rules.
-            StorageFull: the disk has no room; nothing was deleted.
+            StorageFull: as in `delete`.
+            Unavailable: as in `delete`.
         """
         check_filter(filter)
         with self._guarded():
-            return len(self._writer.submit(DeleteWhere(filter)))
+            return len(self._writer.submit(DeleteWhere(filter, purge)))
 
     def search(self, queries: np.ndarray, options: SearchOptions) -> list[list[Match]]:
         """Returns each query's matches, closest first; equal scores in the order of writing.
@@ -301,6 +313,28 @@ class Collection:
             generation.rows.apply(batch, removed)
             generation.dying.extend(removed.tolist())
         self._indexer.wake()
+
+    def _erase(self) -> None:
+        try:
+            with self._indexer.purging():
+                snapshots.drop(self._folder, self._store)
+            self._store.erase()
+        except (StorageFull, Unavailable) as error:
+            why = "The disk has no room, or fails." if isinstance(error, StorageFull) else error.message
+            raise type(error)(
+                f"The items are deleted, but not erased from the disk yet. {why} Delete them again with `purge`; the "
+                "next start does it too.",
+                reason=error.reason,
+            ) from error
+
+    def _finish_purge(self) -> None:
+        """Does what a purge left to be done when the process ended in the midst of it."""
+        snapshots.drop(self._folder, self._store)
+        try:
+            self._store.erase()
+        except (StorageFull, Unavailable) as error:
+            # It can be searched all the same, and the next purge or start tries again.
+            _log.warning("Collection `%s`: %s", self.spec.id, error.message)
 
     def _matching(self, filter_: Filter) -> list[str]:
         rows = self._indexer.generation.rows

@@ -40,14 +40,18 @@ class Generation:
         coverage: replaced only after the graph holds what it says.
         fingerprints: of the vectors in the graph, dead ones too (see `fingerprints_of`).
         dying: sequence numbers of removed items that the graph may not know of yet.
+        purges: how many purges had been done when it was begun: it may hold what a later one erases.
     """
 
-    def __init__(self, rows: Rows, graph: HnswIndex | None = None, coverage: Coverage = NOTHING_COVERED) -> None:
+    def __init__(
+        self, rows: Rows, graph: HnswIndex | None = None, coverage: Coverage = NOTHING_COVERED, *, purges: int = 0
+    ) -> None:
         self.rows = rows
         self.graph = graph
         self.coverage = coverage
         self.fingerprints: set[int] = set()
         self.dying: deque[int] = deque()
+        self.purges = purges
 
     def extend(self, graph: HnswIndex, coverage: Coverage, end: int) -> Coverage:
         """Adds the live rows from the coverage's end to `end` to a graph, and returns what it covers then."""

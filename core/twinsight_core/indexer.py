@@ -3,11 +3,11 @@
 In each round it does the first of these that is due:
 
 1. Tell the graph of removed items.
-2. Build a new generation: the first graph, one without the dead when they are many, or one for a tail that is large
-   beside the graph. It is built unseen, with all threads, and then takes the place of the old.
+2. Build a new generation: the first graph, one without the dead when they are many or were purged, or one for a tail
+   that is large beside the graph. It is built unseen, with all threads, and then takes the place of the old.
 3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
 4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
-5. Write a snapshot, when enough has changed.
+5. Write a snapshot, when enough has changed. A graph with a purged item is not written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,7 @@ class IndexPolicy:
         audit_width: width of the walk that must find a point for its own vector. Narrower than searches', so that they
             find it too.
         audit_rest: time between two audits of the whole graph, as a multiple of the time that one takes.
+        purge_rest: time from a build to the next that only a purge asks for, as a multiple of the time that it took.
     """
 
     graph_from: int = 2048
@@ -57,6 +59,7 @@ class IndexPolicy:
     patience: int = 1000
     audit_width: int = 32
     audit_rest: float = 20.0
+    purge_rest: float = 20.0
 
 
 class Indexer:
@@ -97,12 +100,23 @@ class Indexer:
         self._audit_spent_s = 0.0
         self._audit_not_before_s = 0.0
         self._rows_per_second = 1000.0
+        self._purges = 0
+        self._purged_not_before_s = 0.0
+        self._saving = threading.Lock()
         self._stopping = False
         self._failed = False
         self._idle = False
         self._awake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"twinsight-index-{name}", daemon=True)
         self._thread.start()
+
+    @contextmanager
+    def purging(self) -> Iterator[None]:
+        """Keeps graphs from being saved meanwhile, and for good those that may hold what the rows hold no more."""
+        with self._saving:
+            self._purges += 1
+            yield
+        self.wake()
 
     def wake(self) -> None:
         """Says that rows have changed."""
@@ -154,6 +168,8 @@ class Indexer:
             resumed_s = [self._audit_not_before_s] if self._unaudited else []
             if self._snapshot_wanted(self.generation):
                 resumed_s.append(self._snapshot_not_before_s)
+            if self._stale(self.generation):
+                resumed_s.append(self._purged_not_before_s)
             timeout_s = max(0.0, min(resumed_s) - time.monotonic()) if resumed_s else None
             self._awake.wait_for(lambda: self._stopping or not self._idle, timeout_s)
 
@@ -192,16 +208,24 @@ class Indexer:
             return True
         if graph is None:
             return view.live >= policy.graph_from
+        if self._stale(generation) and time.monotonic() >= self._purged_not_before_s:
+            return True
         if graph.dead > policy.patience and graph.dead > policy.dead_share * (graph.dead + len(graph)):
             return True
         tail = len(view) - generation.coverage.end
         return tail > policy.patience and tail > policy.tail_share * len(graph)
 
+    def _stale(self, generation: Generation) -> bool:
+        """Returns whether a generation's graph may hold what was purged."""
+        return generation.graph is not None and generation.purges != self._purges
+
     def _rebuild(self, old: Generation) -> None:
+        begun = time.monotonic()
+        purges = self._purges  # before the rows, which lack what these purged
         start = old.rows.view
         compacting = start.live < len(start)
         rows = old.rows.compacted(start) if compacting else old.rows
-        new = Generation(rows)
+        new = Generation(rows, purges=purges)
         seen = len(start)
         if start.live >= self._policy.graph_from:
             graph = HnswIndex(
@@ -228,6 +252,8 @@ class Indexer:
             self.generation = new
         self._unsaved = max(1, len(new.graph)) if new.graph is not None else 0
         self._unaudited = self._audited_end = 0
+        ended = time.monotonic()
+        self._purged_not_before_s = ended + self._policy.purge_rest * (ended - begun)
 
     def _add_piece(self, generation: Generation, graph: HnswIndex) -> None:
         busy = time.monotonic() - self.last_search_s < _BUSY_FOR_S
@@ -263,7 +289,7 @@ class Indexer:
 
     def _snapshot_wanted(self, generation: Generation) -> bool:
         graph, policy = generation.graph, self._policy
-        if graph is None:
+        if graph is None or self._stale(generation):
             return False
         return self._unsaved > policy.patience and self._unsaved > policy.snapshot_share * len(graph)
 
@@ -275,7 +301,10 @@ class Indexer:
         end = generation.coverage.end
         try:
             labels = generation.rows.view.labels
-            self._snapshot(graph, int(labels[end - 1]) if end else 0, labels[generation.coverage.outside])
+            with self._saving:
+                if self._stale(generation):
+                    return
+                self._snapshot(graph, int(labels[end - 1]) if end else 0, labels[generation.coverage.outside])
         except (TwinsightError, OSError) as error:
             # It only saves time at the next start.
             _log.warning("Collection `%s`: no snapshot was written: %s", self._name, error)

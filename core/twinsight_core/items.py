@@ -145,13 +145,18 @@ class SearchOptions:
     max_content_bytes: int = 64 * 1024 * 1024
 
 
+def is_collection_id(text: str) -> bool:
+    """Returns whether a collection may have this id."""
+    return _COLLECTION_ID.fullmatch(text) is not None
+
+
 def check_spec(spec: CollectionSpec) -> None:
     """Checks the rules of a new collection.
 
     Raises:
         InvalidInput: a bad id or dimension.
     """
-    if not _COLLECTION_ID.fullmatch(spec.id):
+    if not is_collection_id(spec.id):
         raise InvalidInput(
             f"`id` (={spec.id[:80]!r}) must be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', and not start with '.'.",
             reason="COLLECTION_ID_INVALID",

@@ -42,6 +42,7 @@ from twinsight_core.models.registry import ARCHITECTURES, Config, Network, build
 from twinsight_core.models.siamese import MAX_DIMENSION, SiameseConfig
 from twinsight_core.models.tasks import TASKS, Task
 
+FORMAT_VERSION = 1
 CARD_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 REPORT_FILE = "report.html"
@@ -111,7 +112,15 @@ class ModelCard:
         Raises:
             ValueError: a value is missing, unknown, of the wrong type or breaks its rule.
         """
-        card = JsonFields(values, names=cls.__dataclass_fields__)
+        card = JsonFields(values)
+        # Cards of version 1 don't state it; a later one has fields that these names don't know.
+        version = card.integer("format_version", least=1, most=2**31) if "format_version" in card else 1
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"it is of a later version of twinsight (format version {version}; this one reads up to "
+                f"{FORMAT_VERSION})."
+            )
+        card.check_names(cls.__dataclass_fields__)
         kind = card.choice("architecture", tuple(ARCHITECTURES))
         config = ARCHITECTURES[kind].from_json(card.object("config"))
         task = card.choice("task", TASKS)

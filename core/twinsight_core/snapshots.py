@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from twinsight_core.errors import StorageFull
 from twinsight_core.index.hnsw import LIBRARY, GraphParameters, HnswIndex
 from twinsight_core.store import SnapshotRecord, Store
+from twinsight_core.whole_files import sync_file, sync_folder
 
 KEPT = 2
 _PREFIX, _SUFFIX, _UNFINISHED = "graph-", ".hnsw", ".tmp"
@@ -51,7 +51,7 @@ def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, sto
             )
         beside = outside.astype("<i8").tobytes()
         digest = _digest(unfinished, beside)
-        _sync(unfinished)
+        sync_file(unfinished)
         unfinished.rename(file)
         sync_folder(folder)
     finally:
@@ -91,21 +91,23 @@ def load(
     return None
 
 
+def drop(folder: Path, store: Store) -> None:
+    """Removes all graphs' files, on record and off it; they are gone from the disk when this returns.
+
+    Raises:
+        StorageFull: the disk has no room.
+    """
+    store.forget_snapshots()
+    clean(folder, store)
+    sync_folder(folder)
+
+
 def clean(folder: Path, store: Store) -> None:
     """Removes the files of graphs that are not on record, unfinished ones too."""
     recorded = {record.file for record in store.snapshots()}
     for file in folder.glob(f"{_PREFIX}*{_SUFFIX}*"):
         if file.name not in recorded:
             file.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flaw(file: Path, record: SnapshotRecord, parameters: GraphParameters) -> str | None:
@@ -127,11 +129,6 @@ def _digest(file: Path, beside: bytes) -> str:
         digest = hashlib.file_digest(content, "sha256")
     digest.update(beside)
     return digest.hexdigest()
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as content:
-        os.fsync(content.fileno())
 
 
 def _number(name: str) -> int:

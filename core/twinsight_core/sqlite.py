@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,7 @@ import apsw
 
 from twinsight_core.errors import DataLoss, StorageFull, TwinsightError, Unavailable
 
-# What SQLite says of a file that is no database or does not hold what we wrote.
-_DAMAGE = (
+DAMAGE = (
     apsw.NotADBError,
     apsw.CorruptError,
     apsw.ConstraintError,
@@ -23,6 +23,7 @@ _DAMAGE = (
     apsw.SQLError,
     apsw.TooBigError,
 )
+"""What SQLite says of a file that is no database or does not hold what we wrote."""
 
 _READ_ERRORS = frozenset(
     {
@@ -61,6 +62,51 @@ def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
     # Only another program can hold a lock against us: a backup, say.
     connection.set_busy_timeout(5000)
     return connection
+
+
+class Readers:
+    """Connections that read one database; those that nobody uses are kept for the next reads, up to four."""
+
+    _KEPT = 4
+
+    def __init__(self, file: Path, vfs: str | None) -> None:
+        self._file = file
+        self._vfs = vfs
+        self._idle: list[apsw.Connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @contextmanager
+    def one(self) -> Iterator[apsw.Connection]:
+        """Lends a connection.
+
+        Raises:
+            Unavailable: the readers are closed.
+            apsw.Error: none can be opened.
+        """
+        with self._lock:
+            if self._closed:
+                raise Unavailable(f"Collection `{self._file.parent.name}` is closed.", reason="COLLECTION_CLOSED")
+            reader = self._idle.pop() if self._idle else None
+        # Not SQLITE_OPEN_READONLY: after a crash the first to open has to put the log's index in order.
+        reader = reader or connect(self._file, apsw.SQLITE_OPEN_READWRITE, self._vfs)
+        try:
+            yield reader
+        finally:
+            with self._lock:
+                keep = not self._closed and len(self._idle) < self._KEPT
+                if keep:
+                    self._idle.append(reader)
+            if not keep:
+                reader.close()
+
+    def close(self) -> None:
+        """Closes those that are idle; those that are lent are closed when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.close()
 
 
 _log = logging.getLogger("twinsight.collection")
@@ -106,7 +152,7 @@ def translated(file: Path) -> Iterator[None]:
         # SQLite's own words are for the log: the error reaches callers.
         _log.error("%s: %s", file, error)
         raise _io_failed(file, getattr(error, "extendedresult", apsw.SQLITE_IOERR)) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         _log.error("%s: %s", file, error)
         raise damaged(file, "its file can't be read") from error
     except apsw.Error as error:

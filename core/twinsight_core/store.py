@@ -23,7 +23,8 @@ import numpy as np
 from twinsight_core.errors import DataLoss, Unavailable
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, answer_too_large
-from twinsight_core.sqlite import connect, damaged, translated
+from twinsight_core.sqlite import Readers, connect, damaged, translated
+from twinsight_core.whole_files import sync_file
 
 SCHEMA_VERSION = 1
 FILE_NAME = "store.db"
@@ -50,8 +51,6 @@ _SELECT_AFTER = "SELECT seq, id, vector, metadata, crc FROM items WHERE seq > ? 
 _SELECT_BY_ID = "SELECT seq, id, vector, metadata, crc FROM items WHERE id IN (SELECT value FROM json_each(?))"
 _SELECT_BY_SEQ = "SELECT seq, id, vector, metadata, crc FROM items WHERE seq IN (SELECT value FROM json_each(?))"
 _INSERT = "INSERT INTO items (seq, id, vector, metadata, crc) VALUES (?, ?, ?, ?, ?)"
-_IDLE_READERS = 4
-
 _log = logging.getLogger("twinsight.collection")
 
 
@@ -98,6 +97,7 @@ class Changes:
         ingests: last batch by ingest id.
         next_seq: the number after the highest ever given out.
         item_count: items in the collection afterwards.
+        purge: leave the mark that what was deleted is to be erased too; `Store.erase` takes it off.
     """
 
     removed: Sequence[int]
@@ -105,10 +105,15 @@ class Changes:
     ingests: Mapping[str, int]
     next_seq: int
     item_count: int
+    purge: bool = False
 
 
 class Store:
-    """An open store. Every method may be called from any thread."""
+    """An open store. Every method may be called from any thread.
+
+    Attributes:
+        purging: whether something that was deleted is still to be erased.
+    """
 
     def __init__(self, file: Path, *, vfs: str | None = None) -> None:
         """Opens a store.
@@ -122,15 +127,14 @@ class Store:
             StorageFull: there is no room to open it.
         """
         self._file = file
-        self._vfs = vfs
-        self._readers: list[apsw.Connection] = []
-        self._readers_lock = threading.Lock()
+        self._readers = Readers(file, vfs)
         self._writing = threading.Lock()
-        self._closed = False
         with self._translated():
             self._writer = connect(file, apsw.SQLITE_OPEN_READWRITE, vfs)
             try:
                 self._read_head()
+                # A copy of a store (`backups`) has another journal until it is opened.
+                self._writer.execute("PRAGMA journal_mode = WAL")
             except BaseException:
                 self._writer.close(True)
                 raise
@@ -165,40 +169,9 @@ class Store:
                 connection.close()
 
     def _read_head(self) -> None:
-        # The version is read alone, since another version's table may have other columns.
-        match self._writer.execute("SELECT schema_version FROM collection").fetchall():
-            case [(int(version),)] if version > SCHEMA_VERSION:
-                raise DataLoss(
-                    f"Collection `{self._file.parent.name}` was written by a later version of twinsight (store version "
-                    f"{version}; this one reads up to {SCHEMA_VERSION}); nothing was changed.",
-                    reason="STORE_TOO_NEW",
-                )
-            case [(int(version),)] if version == SCHEMA_VERSION:
-                pass
-            case _:
-                raise self.damaged("its head can't be read")
-        head = self._writer.execute(
-            "SELECT id, dimension, metric, model_name, model_digest, created_at, next_seq, item_count FROM collection"
-        ).fetchall()
-        match head:
-            case [
-                (
-                    str(name),
-                    int(dimension),
-                    str(metric),
-                    str(model),
-                    str(digest),
-                    float(created),
-                    int(after),
-                    int(count),
-                )
-            ] if metric in list(Metric):
-                self.spec = CollectionSpec(name, dimension, Metric(metric), model, digest, created)
-                self._vector_bytes = 4 * dimension
-                self.next_seq = after
-                self.item_count = count
-            case _:
-                raise self.damaged("its head can't be read")
+        self.spec, self.next_seq, self.item_count = read_head(self._writer, self._file)
+        # SQLite keeps this number for the application. It is no column, so that the format is what it was.
+        self.purging = self._writer.execute("PRAGMA user_version").fetchall() != [(0,)]
         self.ingests: dict[str, int] = {}
         for row in self._writer.execute("SELECT id, batch FROM ingests"):
             match row:
@@ -280,7 +253,35 @@ class Store:
             self._writer.execute(
                 "UPDATE collection SET next_seq = ?, item_count = ?", (changes.next_seq, changes.item_count)
             )
+            if changes.purge:
+                self._writer.execute("PRAGMA user_version = 1")
         self.next_seq, self.item_count = changes.next_seq, changes.item_count
+        self.purging |= changes.purge
+
+    def erase(self) -> None:
+        """Leaves no byte in the file and its log of anything that was deleted or replaced, whenever that was.
+
+        The file is written anew, with reads going on beside it: that takes time, and room on the disk twice over, in
+        proportion to it. Reads that began before are waited for at the end. (`PRAGMA secure_delete` zeroes what each
+        write frees from then on: not what an earlier release deleted, nor, for certain, the old bytes of a row that
+        SQLite moved to another page.)
+
+        Raises:
+            Unavailable: one of them takes longer than some seconds; the mark stays.
+            StorageFull: the disk has no room; the mark stays.
+            DataLoss: the file is damaged.
+        """
+        with self._translated(), self._writing:
+            self._writer.execute("VACUUM")
+            # Copies the new pages over the old, cuts the file to its new length, syncs it, and empties the log.
+            if self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]:
+                raise Unavailable(
+                    "A long read, a backup perhaps, still needs what was deleted.", reason="PURGE_BLOCKED"
+                )
+            # SQLite does not: a log of the old length might come back with the power.
+            sync_file(self._file.with_name(f"{self._file.name}-wal"))
+            self._writer.execute("PRAGMA user_version = 0")
+        self.purging = False
 
     def snapshots(self) -> list[SnapshotRecord]:
         """Returns the graphs' files on record, newest first.
@@ -325,17 +326,23 @@ class Store:
                 (keep,),
             )
 
+    def forget_snapshots(self) -> None:
+        """Strikes all graphs' files off the record.
+
+        Raises:
+            StorageFull: the disk has no room.
+            DataLoss: the file is damaged.
+        """
+        with self._transaction():
+            self._writer.execute("DELETE FROM snapshots")
+
     def damaged(self, how: str) -> DataLoss:
         """Returns the error that says how this store is damaged."""
         return damaged(self._file, how)
 
     def close(self) -> None:
         """Closes all connections; SQLite then folds the log into the file. Reads that run meanwhile end first."""
-        with self._readers_lock:
-            self._closed = True
-            idle, self._readers = self._readers, []
-        for reader in idle:
-            reader.close()
+        self._readers.close()
         try:
             self._writer.close()
         except apsw.Error as error:
@@ -358,41 +365,69 @@ class Store:
 
     @contextmanager
     def _reader(self) -> Iterator[apsw.Connection]:
-        with self._translated():
-            with self._readers_lock:
-                if self._closed:
-                    raise Unavailable(f"Collection `{self._file.parent.name}` is closed.", reason="COLLECTION_CLOSED")
-                reader = self._readers.pop() if self._readers else None
-            # Not SQLITE_OPEN_READONLY: after a crash the first to open has to put the log's index in order.
-            reader = reader or connect(self._file, apsw.SQLITE_OPEN_READWRITE, self._vfs)
-            try:
-                yield reader
-            finally:
-                with self._readers_lock:
-                    keep = not self._closed and len(self._readers) < _IDLE_READERS
-                    if keep:
-                        self._readers.append(reader)
-                if not keep:
-                    reader.close()
+        with self._translated(), self._readers.one() as reader:
+            yield reader
 
     def _checked(self, row: Sequence[object]) -> StoredItem:
-        seq, name, vector, metadata, crc = row
-        if (
-            isinstance(seq, int)
-            and isinstance(name, str)
-            and isinstance(vector, bytes)
-            and isinstance(metadata, bytes)
-            and len(vector) == self._vector_bytes
-        ):
-            item = StoredItem(seq, name, vector, metadata)
-            if crc == _crc(item):
-                return item
-        raise self.damaged(f"the item of number {row[0]!r} does not match its checksum")
+        item = checked_item(row, self.spec.dimension)
+        if item is None:
+            raise self.damaged(f"the item of number {row[0]!r} does not match its checksum")
+        return item
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         with translated(self._file):
             yield
+
+
+def read_head(connection: apsw.Connection, file: Path) -> tuple[CollectionSpec, int, int]:
+    """Returns a store's collection, the number after the highest ever given out, and the number of items.
+
+    Raises:
+        DataLoss: it can't be read, or is of a later version.
+        apsw.Error: the file is damaged.
+    """
+    # The version is read alone, since another version's table may have other columns.
+    match connection.execute("SELECT schema_version FROM collection").fetchall():
+        case [(int(version),)] if version > SCHEMA_VERSION:
+            raise DataLoss(
+                f"Collection `{file.parent.name}` was written by a later version of twinsight (store version "
+                f"{version}; this one reads up to {SCHEMA_VERSION}); nothing was changed.",
+                reason="STORE_TOO_NEW",
+            )
+        case [(int(version),)] if version == SCHEMA_VERSION:
+            pass
+        case _:
+            raise damaged(file, "its head can't be read")
+    head = connection.execute(
+        "SELECT id, dimension, metric, model_name, model_digest, created_at, next_seq, item_count FROM collection"
+    ).fetchall()
+    match head:
+        case [
+            (
+                str(name),
+                int(dimension),
+                str(metric),
+                str(model),
+                str(digest),
+                float(created),
+                int(after),
+                int(count),
+            )
+        ] if metric in list(Metric):
+            return CollectionSpec(name, dimension, Metric(metric), model, digest, created), after, count
+        case _:
+            raise damaged(file, "its head can't be read")
+
+
+def checked_item(row: Sequence[object], dimension: int) -> StoredItem | None:
+    """Returns a row of `items`, its checksum last; None if it is not what was written."""
+    match row:
+        case (int(seq), str(name), bytes(vector), bytes(metadata), crc) if len(vector) == 4 * dimension:
+            item = StoredItem(seq, name, vector, metadata)
+            return item if crc == _crc(item) else None
+        case _:
+            return None
 
 
 def vector_of(stored: StoredItem) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what makes them durable."""
 
 from __future__ import annotations
 
@@ -25,3 +25,18 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         Path(partial).replace(path)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+def sync_file(file: Path) -> None:
+    """Makes what was written to a file durable."""
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,6 +5,8 @@
 3. It commits the changes: one transaction, one sync of the disk for the whole group.
 4. It applies them to memory, in one step for searches.
 5. It answers the requests. Acknowledged therefore means durable and visible.
+6. Deletions that purge are answered after one more step, done once for the whole group: what is left on disk of all
+   that was deleted is erased.
 """
 
 from __future__ import annotations
@@ -41,17 +43,19 @@ class Upsert:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete ids; the answer says of each whether it was there."""
+    """Delete ids, and erase them with `purge`; the answer says of each whether it was there."""
 
     ids: Sequence[str]
+    purge: bool = False
     answer: Future[list[bool]] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
 class DeleteWhere:
-    """Delete what meets a filter; the answer has one true for each item that did."""
+    """Delete what meets a filter, and erase it with `purge`; the answer has one true for each item that did."""
 
     filter: Filter
+    purge: bool = False
     answer: Future[list[bool]] = field(default_factory=Future)
 
 
@@ -107,6 +111,7 @@ class Writer:
         *,
         apply: Callable[[Sequence[tuple[int, NewItem]], np.ndarray], None],
         matching: Callable[[Filter], list[str]],
+        erase: Callable[[], None],
     ) -> None:
         """Starts the thread.
 
@@ -115,6 +120,7 @@ class Writer:
             ids: sequence number by id of all items; the writer keeps it up to date.
             apply: applies added items and removed sequence numbers, `[n] int64`, to memory, in one step.
             matching: returns the ids of the items that meet a filter.
+            erase: leaves nothing on disk of what was deleted.
         """
         self._store = store
         self._ids = ids
@@ -122,6 +128,7 @@ class Writer:
         self._next_seq = store.next_seq
         self._apply = apply
         self._matching = matching
+        self._erase = erase
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._held: Request | None = None
         self._closing = threading.Lock()
@@ -206,7 +213,8 @@ class Writer:
         plan = Plan(self._ids, self._ingests, self._next_seq)
         answers = [self._planned(plan, request) for request in group]
         added = sorted(plan.added.values(), key=lambda one: one[0])
-        if added or plan.removed or plan.ingests:
+        purging = [_purges(request) for request in group]
+        if added or plan.removed or plan.ingests or any(purging):
             self._store.commit(
                 Changes(
                     removed=list(plan.removed.values()),
@@ -214,6 +222,7 @@ class Writer:
                     ingests=plan.ingests,
                     next_seq=plan.next_seq,
                     item_count=len(self._ids) - len(plan.removed) + len(added),
+                    purge=any(purging),
                 )
             )
             try:
@@ -226,7 +235,21 @@ class Writer:
                     f"Collection `{self._store.spec.id}` must be opened again.", reason="COLLECTION_BROKEN"
                 )
                 raise self._broken from None
-        for request, answer in zip(group, answers, strict=True):
+        for request, answer, purge in zip(group, answers, purging, strict=True):
+            if not purge:
+                request.answer.set_result(answer)
+        if any(purging):
+            self._purge([pair for pair, purge in zip(zip(group, answers, strict=True), purging, strict=True) if purge])
+
+    def _purge(self, answered: Sequence[tuple[Request, list[bool]]]) -> None:
+        """Erases what was deleted, and answers those who asked for it."""
+        try:
+            self._erase()
+        except BaseException as error:  # noqa: BLE001 - as in `_run`
+            for request, _ in answered:
+                request.answer.set_exception(error)
+            return
+        for request, answer in answered:
             request.answer.set_result(answer)
 
     def _planned(self, plan: Plan, request: Request) -> list[bool]:
@@ -243,6 +266,10 @@ class Writer:
         self._ids.update((item.id, seq) for seq, item in added)
         self._ingests.update(plan.ingests)
         self._next_seq = plan.next_seq
+
+
+def _purges(request: Request) -> bool:
+    return not isinstance(request, Upsert) and request.purge
 
 
 def _size(request: Request) -> int:

@@ -144,6 +144,10 @@ def test_the_folders_name_is_the_models_name_and_not_in_the_digest(saved: ModelP
         ({"licence": None}, "`licence` (=None) must be a string."),
         ({"scores": {"recall": "high"}}, "`scores.recall` (='high') must be a finite number."),
         ({"surprise": 1}, "`surprise` is unknown."),
+        (
+            {"surprise": 1, "format_version": 2},
+            "it is of a later version of twinsight (format version 2; this one reads up to 1).",
+        ),
         ({"config": {"backbone": {}}}, "`config.dimension` is missing."),
         (
             {"preprocessing": {"height_px": 32, "width_px": 32, "fit": "stretch", "version": 99}},

@@ -218,6 +218,17 @@ def test_items_are_deleted_by_filter(api: Reflected, small: str) -> None:
     assert api.call("CollectionService", "GetCollection", collection=small).collection.item_count == 1
 
 
+def test_what_is_purged_answers_as_what_is_deleted(api: Reflected, small: str) -> None:
+    put(api, small, a=(1.0, 0.0, 0.0), b=(2.0, 0.0, 0.0))
+    gone = api.call("CollectionService", "DeleteItems", collection=small, ids=["b", "x"], purge=True)
+    assert gone.deleted_count == 1
+    assert [result.WhichOneof("result") for result in gone.results] == ["item", "error"]
+    every = {"condition": {"field": "n", "exists": True}}
+    assert api.call("CollectionService", "DeleteItems", collection=small, filter=every, purge=True).deleted_count == 0
+    (matches,) = search(api, small, {"vector": to_bytes(np.zeros(3))})
+    assert ids(matches) == ["a"]
+
+
 def refused(api: Reflected, method: str, **fields: object) -> tuple[str, str, str]:
     """Code, reason and field of a call that is refused as a whole."""
     with pytest.raises(grpc.RpcError) as caught:

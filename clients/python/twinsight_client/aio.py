@@ -275,11 +275,13 @@ class AsyncClient:
         ids: Iterable[str] = (),
         *,
         where: Filter | None = None,
+        purge: bool = False,
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id or by filter. Not tried again."""
-        return await self._call(operations.delete_items(collection, ids=ids, where=where), timeout_s, request_id)
+        """Deletes items by id or by filter, and erases them from the disk with `purge`. Not tried again."""
+        call = operations.delete_items(collection, ids=ids, where=where, purge=purge)
+        return await self._call(call, timeout_s, request_id)
 
     async def search(
         self,

@@ -370,11 +370,12 @@ class Client:
         ids: Iterable[str] = (),
         *,
         where: Filter | None = None,
+        purge: bool = False,
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id, at most 1000 unless the server is configured otherwise, or by filter. Never retried."""
-        return self._call(operations.delete_items(collection, ids=ids, where=where), timeout_s, request_id)
+        """Deletes items by id, at most 1000 by default, or by filter; `purge` erases all traces too. Never retried."""
+        return self._call(operations.delete_items(collection, ids=ids, where=where, purge=purge), timeout_s, request_id)
 
     def search(
         self,

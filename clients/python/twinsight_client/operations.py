@@ -42,6 +42,8 @@ INFERENCE_S = 60.0
 """Deadline of calls that run a model: 256 pictures take a small machine many seconds."""
 SEARCH_S = 30.0
 WRITE_S = 60.0
+PURGE_S = 600.0
+"""A purge writes the collection's file anew."""
 MANAGE_S = 10.0
 INFERENCE_SERVICE = "/twinsight.v1.InferenceService/"
 COLLECTION_SERVICE = "/twinsight.v1.CollectionService/"
@@ -260,17 +262,18 @@ def delete_items(
     *,
     ids: Iterable[str],
     where: Filter | None,
+    purge: bool,
 ) -> Operation[collections_pb.DeleteItemsResponse, DeleteResults]:
     """CollectionService.DeleteItems."""
     request = collections_pb.DeleteItemsRequest(
-        collection=collection, ids=_many(ids, "ids"), filter=None if where is None else where.message
+        collection=collection, ids=_many(ids, "ids"), filter=None if where is None else where.message, purge=purge
     )
     return Operation(
         COLLECTION_SERVICE + "DeleteItems",
         request,
         collections_pb.DeleteItemsResponse,
         answers.deleted,
-        timeout_s=WRITE_S,
+        timeout_s=PURGE_S if purge else WRITE_S,
         repeat=Repeat.NEVER,
     )
 

@@ -90,9 +90,10 @@ class ItemWriter:
         if request.HasField("filter"):
             if request.ids:
                 raise InvalidInput("`ids` and `filter` can't both be set.", reason="DELETION_AMBIGUOUS", field="filter")
-            return pb.DeleteItemsResponse(deleted_count=collection.delete_where(requests.search_filter(request.filter)))
+            filter_ = requests.search_filter(request.filter)
+            return pb.DeleteItemsResponse(deleted_count=collection.delete_where(filter_, purge=request.purge))
         check_count(len(request.ids), self.max_items, field="ids")
-        deleted = collection.delete(request.ids)
+        deleted = collection.delete(request.ids, purge=request.purge)
         results = [
             pb.ItemResult(item=pb.Item(id=one)) if gone else pb.ItemResult(error=_missing(collection, n, one))
             for n, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))

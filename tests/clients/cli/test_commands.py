@@ -103,6 +103,16 @@ def test_a_file_given_twice_is_embedded_twice(twinsight: Twinsight, album: Path)
     assert len(document["results"]) == 2
 
 
+def test_items_are_deleted_and_purged_by_id(twinsight: Twinsight, album: Path) -> None:
+    twinsight("index", album, "--collection", "photos")
+    gone = twinsight("collections", "delete-items", "photos", "a.jpg", "nobody")
+    assert (gone.exit_code, gone.stderr) == (0, "nobody: not there\nDeleted 1 items.\n")
+    again = twinsight("collections", "delete-items", "photos", "a.jpg", "--purge", "--json")
+    assert json.loads(again.stdout) == {"deleted_count": 0, "missing": ["a.jpg"], "purged": True}
+    purged = twinsight("collections", "delete-items", "photos", "2024/b.jpg", "--purge")
+    assert purged.stderr == "Deleted 1 items, and erased them.\n"
+
+
 def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight) -> None:
     empty = twinsight("collections")
     assert (empty.exit_code, empty.stderr) == (0, "There are no collections yet. Make one with: twinsight index DIR\n")

@@ -115,6 +115,10 @@ def test_prune_deletes_items_of_this_folder_whose_file_is_gone(
     assert "a.jpg" in stored_ids(memory)
     assert run_json(twinsight, album, "--prune", exit_code=3)["pruned"] == 1
     assert stored_ids(memory) == {"other/x.jpg", "2024/b.jpg", "2024/summer/c.JPG"}
+    (album / "2024" / "b.jpg").unlink()
+    assert "--purge goes with --prune." in twinsight("index", album, "--purge").stderr
+    assert run_json(twinsight, album, "--prune", "--purge", exit_code=3)["pruned"] == 1
+    assert stored_ids(memory) == {"other/x.jpg", "2024/summer/c.JPG"}
 
 
 def test_prune_on_an_empty_folder_deletes_nothing(twinsight: Twinsight, memory: MemoryServer, album: Path) -> None:

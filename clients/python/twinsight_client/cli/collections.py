@@ -8,7 +8,7 @@ from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.errors import DataLoss
-from twinsight_client.results import CollectionInfo, Metric
+from twinsight_client.results import CollectionInfo, ItemError, Metric
 
 _METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPECIFIED])
 
@@ -112,6 +112,38 @@ def delete(settings: Settings, collection: str, yes: bool) -> None:
         write_json({"deleted": collection, "item_count": count})
     else:
         write_error(f"Deleted {collection} ({items}).")
+
+
+@collections.command(
+    "delete-items",
+    short_help="Delete items of a collection.",
+    epilog=examples(
+        "twinsight collections delete-items photos cat.jpg",
+        "twinsight collections delete-items people person-7 person-8 --purge",
+    ),
+)
+@click.argument("collection")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.option(
+    "--purge", is_flag=True, help="Leave nothing of them, nor of earlier deletions, in the server's data folder."
+)
+@shared_options()
+@click.pass_obj
+def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purge: bool) -> None:
+    """Delete the items of COLLECTION that have these ids. There is no way back.
+
+    With --purge the collection's file is written anew, so that no byte of them stays in it: give it time with
+    --timeout if the collection is large. Ids that are gone already may be purged too. Backups are not reached.
+    """
+    with settings.client() as client:
+        deleted = client.delete_items(collection, ids, purge=purge)
+    missing = [one for one, answer in zip(ids, deleted, strict=True) if isinstance(answer, ItemError)]
+    if settings.as_json:
+        write_json({"deleted_count": deleted.deleted_count, "missing": missing, "purged": purge})
+        return
+    for one in missing:
+        write_error(f"{one}: not there")
+    write_error(f"Deleted {deleted.deleted_count} items{', and erased them' if purge else ''}.")
 
 
 def _tell(info: CollectionInfo, settings: Settings) -> None:

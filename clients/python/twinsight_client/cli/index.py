@@ -37,6 +37,7 @@ PATIENT = RetryPolicy(attempts=10)
 @click.option("--model", default="", metavar="NAME", help="Model to bind a new collection to.  [default: the server's]")
 @click.option("--prefix", default="", help="Put this before each id, to keep several folders in one collection.")
 @click.option("--prune", is_flag=True, help="Delete items of this folder whose file is gone.")
+@click.option("--purge", is_flag=True, help="With --prune: erase them from the server's disk too, which takes a while.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches sent at the same time.")
 @click.option(
     "--batch-size", type=click.IntRange(1, 256), default=16, show_default=True, help="Most pictures in a batch."
@@ -51,6 +52,7 @@ def index(
     model: str,
     prefix: str,
     prune: bool,
+    purge: bool,
     jobs: int,
     batch_size: int,
 ) -> None:
@@ -64,6 +66,8 @@ def index(
     skipped. Files and folders that can't be read are listed with the reason, and the exit code is 3; --prune deletes
     nothing of theirs.
     """
+    if purge and not prune:
+        raise click.UsageError("--purge goes with --prune.")
     listing = find_pictures(folder)
     with settings.client(retry=PATIENT) as client:
         client.health()  # is never tried again: a server that is not there is told of at once
@@ -81,7 +85,7 @@ def index(
             try:
                 indexer.run(listing)
                 if prune:
-                    indexer.prune(listing)
+                    indexer.prune(listing, purge=purge)
             finally:
                 progress.stop()
                 _tell(indexer.report, as_json=settings.as_json)

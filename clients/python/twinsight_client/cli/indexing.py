@@ -131,8 +131,8 @@ class Indexer:
                     self._count(one.result())
             self.report.seconds = time.monotonic() - started
 
-    def prune(self, listing: Listing) -> None:
-        """Deletes the items that were written from the same folder and whose file is gone.
+    def prune(self, listing: Listing, *, purge: bool = False) -> None:
+        """Deletes the items that were written from the same folder and whose file is gone; erases them with `purge`.
 
         Raises:
             InvalidArgument: there are no pictures at all: more likely a disk that is not mounted than a wish.
@@ -151,7 +151,7 @@ class Indexer:
                 if isinstance(file, str) and is_gone(listing.root / file):
                     gone.append(item.id)
         for ids in _chunks(gone, CHUNK):
-            self.report.pruned += self._client.delete_items(self._collection, ids).deleted_count
+            self.report.pruned += self._client.delete_items(self._collection, ids, purge=purge).deleted_count
 
     def _id(self, picture: Picture) -> str:
         return self._prefix + picture.file

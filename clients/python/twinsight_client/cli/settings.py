@@ -137,7 +137,7 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
             type=click.FloatRange(min=0, min_open=True),
             metavar="SECONDS",
             envvar="TWINSIGHT_TIMEOUT" if on_group else None,
-            help="Deadline of each call.  [env: TWINSIGHT_TIMEOUT; default: 10 to 60 by kind of call]",
+            help="Deadline of each call.  [env: TWINSIGHT_TIMEOUT; default: 10 to 600 by kind of call]",
         ),
         option("--json", "as_json", is_flag=True, default=None, help="Print one JSON document instead of tables."),
         tls_option("--tls", is_flag=True, default=None, help="Use TLS, trusting the public certificate authorities."),

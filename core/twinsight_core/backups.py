@@ -1,0 +1,240 @@
+"""Backups: copies of collections, made while a server writes to them.
+
+    <backup>/backup.json          what is in it: format version, time, and of each collection digest, size and counts
+    <backup>/<id>/store.db        the record; graphs are not in it, since they are built anew
+
+1. A connection that can only read opens the store of the running server: SQLite lets readers of other processes in
+   beside the writer, and each sees one moment. All that was acknowledged before that moment is in the copy, and
+   nothing by half.
+2. `VACUUM INTO` writes what lives at that moment to a new file: neither log nor free pages come along, and so nothing
+   that was deleted.
+3. Each row of the copy is checked; a backup that can't be restored is none.
+4. Files and manifest are synced, and the folder is renamed into place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from twinsight_core.data_folder import COLLECTIONS, collection_folders
+from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightError
+from twinsight_core.items import is_collection_id
+from twinsight_core.json_fields import JsonFields
+from twinsight_core.sqlite import connect, damaged, translated
+from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.whole_files import sync_file, sync_folder
+
+FORMAT_VERSION = 1
+MANIFEST = "backup.json"
+
+
+@dataclass(frozen=True)
+class BackupEntry:
+    """One collection of a backup.
+
+    Attributes:
+        id: its id, and the name of its folder.
+        size: bytes of its file.
+        sha256: the file's digest, hexadecimal.
+        item_count: items in it.
+        next_seq: the number after the highest that an item ever had.
+    """
+
+    id: str
+    size: int
+    sha256: str
+    item_count: int
+    next_seq: int
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup's manifest.
+
+    Attributes:
+        created_at: seconds since 1970-01-01 UTC.
+        collections: what is in it.
+    """
+
+    created_at: float
+    collections: tuple[BackupEntry, ...]
+
+
+def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
+    """Copies collections of a data folder, whether or not a server uses it, into a new folder.
+
+    Args:
+        data_dir: the data folder; nothing is changed in it.
+        out: the folder to make. It is there whole or not at all.
+        only: ids of the collections; none: all.
+
+    Raises:
+        AlreadyExists: `out` is there.
+        NotFound: there is no such collection, or no data folder.
+        DataLoss: a collection is damaged; the message names it.
+        StorageFull: the disk has no room.
+        OSError: `out` can't be written.
+    """
+    root = data_dir / COLLECTIONS
+    if not root.is_dir():
+        raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
+    existing = [folder.name for folder in collection_folders(root)]
+    for name in only:
+        if name not in existing:
+            raise NotFound.among("Collection", name, existing, reason="COLLECTION_NOT_FOUND")
+    made: list[BackupEntry] = []
+    with made_whole(out) as folder:
+        for name in dict.fromkeys(only or existing):
+            try:
+                made.append(_copied(root / name, folder / name))
+            except NotFound:
+                # A collection that is deleted meanwhile is missed only by who asked for it.
+                if only:
+                    raise
+        return write_manifest(folder, made)
+
+
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """Yields a new folder beside `out`, which is renamed to it at the end, or removed if that is not reached.
+
+    Raises:
+        AlreadyExists: `out` is there.
+        OSError: the folder around it can't be written.
+    """
+    if os.path.lexists(out):
+        raise AlreadyExists(f"`{out}` is there already; nothing was written.", reason="BACKUP_EXISTS")
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield folder
+        folder.rename(out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def entry_of(file: Path) -> BackupEntry:
+    """Checks a collection's file row by row, syncs it, and returns what a manifest says of it.
+
+    Raises:
+        DataLoss: it is damaged, or of a later version.
+    """
+    store = Store(file)
+    try:
+        store.forget_snapshots()
+        for _ in store.scan():
+            pass
+        facts = store.spec.id, store.item_count, store.next_seq
+    finally:
+        store.close()
+    name, item_count, next_seq = facts
+    sync_file(file)
+    sync_folder(file.parent)
+    return BackupEntry(name, file.stat().st_size, digest_of(file), item_count, next_seq)
+
+
+def write_manifest(folder: Path, entries: Sequence[BackupEntry]) -> Backup:
+    """Writes a backup's manifest, the last of its files, and returns it."""
+    backup = Backup(time.time(), tuple(entries))
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(backup)}
+    file = folder / MANIFEST
+    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    sync_file(file)
+    sync_folder(folder)
+    return backup
+
+
+def read_manifest(folder: Path) -> Backup:
+    """Returns what a backup says is in it.
+
+    Raises:
+        NotFound: the folder is no backup.
+        DataLoss: the manifest is damaged, or of a later version.
+    """
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"`{folder}` is no backup: it has no `{MANIFEST}`.", reason="BACKUP_NOT_FOUND") from None
+    try:
+        fields = JsonFields(json.loads(content))
+        version = fields.integer("format_version", least=1, most=2**31)
+        if version > FORMAT_VERSION:
+            raise DataLoss(
+                f"Backup `{folder}` was written by a later version of twinsight (format version {version}; this one "
+                f"reads up to {FORMAT_VERSION}).",
+                reason="BACKUP_TOO_NEW",
+            )
+        fields.check_names({"format_version", "created_at", "collections"})
+        entries = tuple(map(_entry, fields.objects("collections", BackupEntry.__dataclass_fields__)))
+        return Backup(fields.number("created_at"), entries)
+    except (ValueError, KeyError) as error:
+        raise backup_damaged(folder, f"`{MANIFEST}` can't be read: {error}") from error
+
+
+def backup_damaged(folder: Path, how: str) -> DataLoss:
+    """Returns the error for a backup that is not as it was written."""
+    return DataLoss(f"Backup `{folder}` is damaged: {how}", reason="BACKUP_DAMAGED")
+
+
+def digest_of(file: Path) -> str:
+    """Returns a file's SHA-256, hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _entry(fields: JsonFields) -> BackupEntry:
+    name = fields.text("id")
+    if not is_collection_id(name):  # it becomes part of paths
+        raise ValueError(f"`id` (={name[:80]!r}) is none of a collection.")
+    size, count, after = (fields.integer(one, least=0, most=2**63 - 1) for one in ("size", "item_count", "next_seq"))
+    return BackupEntry(name, size, fields.text("sha256"), count, after)
+
+
+def _copied(source: Path, target: Path) -> BackupEntry:
+    """Copies a collection's file from one folder into a new one, and returns what a manifest says of it."""
+    file = source / FILE_NAME
+    before = _identity(file)
+    target.mkdir()
+    try:
+        with translated(file):
+            # A connection that can only read never folds the log into the file and never removes it.
+            connection = connect(file, apsw.SQLITE_OPEN_READONLY, None)
+            try:
+                connection.execute("VACUUM INTO ?", (str(target / FILE_NAME),))
+            finally:
+                connection.close()
+    except TwinsightError:
+        if source.is_dir() and _identity(file) == before:
+            raise
+    if not source.is_dir() or _identity(file) != before:
+        # The file and the log that were read may be those of two collections.
+        shutil.rmtree(target)
+        raise NotFound(
+            f"Collection `{source.name}` was deleted while it was copied; nothing was written.",
+            reason="COLLECTION_NOT_FOUND",
+        )
+    entry = entry_of(target / FILE_NAME)
+    if entry.id != source.name:
+        raise damaged(file, f"it is the file of collection `{entry.id}`")
+    return entry
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Returns what tells a file from another of its name; None where there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,41 @@
+"""`twinsight backup`: copies of collections, while a server writes to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from twinsight_core.backups import back_up
+from twinsight_core.commands.failing import exit_on_failure
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Copy collections of a data folder to a new folder, also while a server uses it.
+
+    Every write that was answered before the backup began is in it, and no batch by half. Run it as the server's user,
+    on the server's machine.
+
+    \b
+    Examples:
+      twinsight backup --data-dir /srv/twinsight --out /backup/monday
+      twinsight backup --data-dir /srv/twinsight --out /backup/photos --collection photos
+    """,
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    envvar="TWINSIGHT_DATA_DIR",
+    show_envvar=True,
+    help="The server's data folder.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make; must not be there.")
+@click.option("--collection", "-c", "only", multiple=True, metavar="NAME", help="This one alone; may be repeated.")
+def backup(*, data_dir: Path, out: Path, only: tuple[str, ...]) -> None:
+    """Backs up as the options say."""
+    with exit_on_failure():
+        made = back_up(data_dir, out, only=only)
+    for entry in made.collections:
+        click.echo(f"{out / entry.id}: {entry.item_count} items, {entry.size} bytes")

@@ -1,0 +1,41 @@
+"""`twinsight restore`: a backup's collections into a data folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.restoring import restore as restored
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Put the collections of BACKUP into a data folder that no server uses.
+
+    Every file and row is checked before anything is put in place. The next server builds the graphs anew.
+
+    \b
+    Examples:
+      twinsight restore /backup/monday --data-dir /srv/twinsight
+      twinsight restore /backup/monday --data-dir /srv/twinsight --collection photos --replace
+    """,
+)
+@click.argument("backup", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    envvar="TWINSIGHT_DATA_DIR",
+    show_envvar=True,
+    help="The data folder; made if missing.",
+)
+@click.option("--collection", "-c", "only", multiple=True, metavar="NAME", help="This one alone; may be repeated.")
+@click.option("--replace", is_flag=True, help="Put them also in the place of collections that are there.")
+def restore(*, backup: Path, data_dir: Path, only: tuple[str, ...], replace: bool) -> None:
+    """Restores as the options say."""
+    with exit_on_failure():
+        done = restored(backup, data_dir, only=only, replace=replace)
+    for entry in done:
+        click.echo(f"{data_dir}: collection {entry.id}, {entry.item_count} items")

@@ -1,0 +1,44 @@
+"""`twinsight salvage`: what can still be read of a damaged collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.salvaging import salvage as salvaged
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Write what can still be read of the damaged COLLECTION to a backup, and say what is lost.
+
+    The damaged file stays as it is. Prefer a backup from before, if there is one.
+
+    \b
+    Example:
+      twinsight salvage photos --data-dir /srv/twinsight --out /backup/salvaged
+      twinsight restore /backup/salvaged --data-dir /srv/twinsight --replace
+    """,
+)
+@click.argument("collection")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    envvar="TWINSIGHT_DATA_DIR",
+    show_envvar=True,
+    help="The server's data folder.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the backup to make.")
+def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
+    """Salvages as the options say."""
+    with exit_on_failure():
+        done = salvaged(data_dir, collection, out)
+    lost = done.item_count - done.entry.item_count
+    click.echo(f"{out / collection}: {done.entry.item_count} of {done.item_count} items, {lost} lost")
+    if done.forgotten:
+        click.echo(
+            f"{done.forgotten} bulk writes are no longer on record: run them again, and what is lost is written."
+        )

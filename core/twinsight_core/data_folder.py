@@ -1,0 +1,59 @@
+"""The data folder, which belongs to one process at a time, and the names in it.
+
+    LOCK                         held as long as the folder is in use
+    collections/<id>/store.db    the record (`twinsight_core.store`)
+    collections/<id>/graph-*     copies of the graph (`twinsight_core.snapshots`)
+    collections/.new-*           being created or restored: not there yet
+    collections/.deleted-*       deleted: no longer there
+    collections/.replaced-*      what a restored collection takes the place of
+
+A collection appears and disappears by the renaming of its folder, so that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from twinsight_core.errors import StartupError
+
+COLLECTIONS = "collections"
+NEW, DELETED, REPLACED = ".new-", ".deleted-", ".replaced-"
+
+
+def taken(data_dir: Path) -> int:
+    """Takes a data folder, and returns the descriptor to close to give it back.
+
+    The system gives it back when the process ends, however it ends.
+
+    Raises:
+        StartupError: another process has it.
+        OSError: the folder is not there, or not writable.
+    """
+    descriptor = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StartupError(f"Data folder `{data_dir}` is in use by another server.", reason="DATA_DIR_IN_USE") from None
+    return descriptor
+
+
+def collection_folders(root: Path) -> list[Path]:
+    """Returns the folders under `collections` that hold a collection each, sound or not, by name."""
+    return sorted(one for one in root.iterdir() if one.is_dir() and not one.name.startswith("."))
+
+
+def remove_leftovers(root: Path) -> None:
+    """Undoes under `collections` what was cut short; the data folder is taken."""
+    for prefix in (NEW, DELETED):
+        for folder in root.glob(f"{prefix}*"):
+            shutil.rmtree(folder)
+    for folder in root.glob(f"{REPLACED}*"):
+        place = root / folder.name.removeprefix(REPLACED)
+        if os.path.lexists(place):
+            shutil.rmtree(folder)
+        else:
+            folder.rename(place)
