@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from benchmarks.torture import power_cut
 from benchmarks.torture.promise import Promise
 
-STORAGE: tuple[Promise, ...] = ()
+STORAGE: tuple[Promise, ...] = (power_cut.PROMISE,)
 SERVING: tuple[Promise, ...] = ()
 
 PROMISES = {promise.name: promise for promise in (*STORAGE, *SERVING)}
