@@ -2,8 +2,8 @@
 
 A catalog lives on a `VolatileDisk`: collections are created and deleted, items written and deleted, snapshots taken,
 the log folded into its file, all closed and opened again. Before one step of it the power goes; a new catalog opens
-what the disk kept. The controls do the same with `synchronous=OFF`, and with snapshots that are not synced, and must both be
-seen to break something: else the cuts would show nothing.
+what the disk kept. The controls do the same with `synchronous=OFF`, and with snapshots that are not synced, and must
+both be seen to break something: else the cuts would show nothing.
 """
 
 from __future__ import annotations

@@ -207,9 +207,14 @@ def test_a_full_disk_refuses_the_whole_write_and_reading_goes_on(tmp_path: Path)
 
 def test_a_full_disk_is_told_as_such_when_sqlite_has_rolled_back_by_itself() -> None:
     connection = apsw.Connection("")
-    with pytest.raises(StorageFull), translated(Path("store.db")), transaction(connection):
-        connection.execute("ROLLBACK")  # as SQLite does where a statement, not a commit, finds no room
-        raise apsw.FullError
+
+    def fill() -> None:
+        with translated(Path("store.db")), transaction(connection):
+            connection.execute("ROLLBACK")  # as SQLite does where a statement, not a commit, finds no room
+            raise apsw.FullError
+
+    with pytest.raises(StorageFull):
+        fill()
     with transaction(connection):
         connection.execute("CREATE TABLE made (n)")
     assert not connection.in_transaction
