@@ -135,7 +135,7 @@ def vectors(seed: int) -> np.ndarray:
 
 
 def made(root: Path, *, seed: int = 0) -> Path:
-    """Makes a closed collection with two snapshots, between which half of its items were deleted; returns its folder."""
+    """Makes a closed collection with two snapshots, half of its items deleted between them; returns its folder."""
     folder = root / "things"
     folder.mkdir()
     Store.create(folder / FILE_NAME, CollectionSpec("things", DIMENSION, Metric.EUCLIDEAN))
