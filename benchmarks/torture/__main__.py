@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,8 @@ def main() -> int:
     names = chosen.only.split(",") if chosen.only else list(PROMISES)
     if unknown := set(names) - PROMISES.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there is {', '.join(PROMISES)}")
+    # What a broken disk makes the product log is expected.
+    logging.getLogger("twinsight").setLevel(logging.CRITICAL)
     minutes = 10.0 * chosen.scale if chosen.minutes is None else chosen.minutes
     scale = Scale(factor=chosen.scale, seed=chosen.seed, minutes=minutes)
     out: Path = chosen.out
