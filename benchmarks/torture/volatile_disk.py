@@ -64,14 +64,14 @@ class VolatileDisk:
         Args:
             root: an empty folder.
             cut_at: the step before which the power goes; None: never.
-            seed: chooses what of the unsynced is kept.
+            seed: with `cut_at` chooses what of the unsynced is kept.
         """
         self.root = root
         self.steps = 0
         self.last_step = ""
         self.image: dict[str, bytes | None] | None = None
         self._cut_at = cut_at
-        self._rng = random.Random(seed)
+        self._rng = random.Random(f"{seed} {cut_at}")
         # Nothing, everything, or any part of what was not synced.
         self._kept = self._rng.choice((0.0, 0.0, 1.0, 0.5, 0.9))
         self._nodes: dict[int, _Node] = {}
