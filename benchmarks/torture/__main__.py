@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from rich.console import Console
@@ -45,7 +46,7 @@ def main() -> int:
     for name in names:
         print(f"{name} ...", flush=True)
         begun = time.monotonic()
-        outcome = outcomes[name] = PROMISES[name].run(scale)
+        outcome = outcomes[name] = _tried(PROMISES[name], scale)
         results[name] = _entry(PROMISES[name], scale, outcome, time.monotonic() - begun)
         out.parent.mkdir(parents=True, exist_ok=True)
         # After each, so that what runs for an hour leaves what it has shown.
@@ -55,6 +56,15 @@ def main() -> int:
         for failure in outcome.failures[:_SHOWN_FAILURES]:
             print(f"{name}: {failure}", file=sys.stderr)
     return 1 if any(outcome.failures for outcome in outcomes.values()) else 0
+
+
+def _tried(promise: Promise, scale: Scale) -> Outcome:
+    """Returns what trying shows; that it can't be tried is a failure, and the others are tried all the same."""
+    try:
+        return promise.run(scale)
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        traceback.print_exc()
+        return Outcome(0, [f"it could not be tried: {type(error).__name__}: {error}"], {})
 
 
 def _entry(promise: Promise, scale: Scale, outcome: Outcome, seconds: float) -> dict[str, object]:

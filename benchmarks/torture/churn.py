@@ -17,9 +17,10 @@ _START_S, _END_S = 120.0, 600.0
 def churned(seconds: float, seed: int) -> tuple[list[str], dict[int, list[Operation]]]:
     """Works on a collection in a child process; returns what failed there, and the history by register."""
     with tempfile.TemporaryDirectory(prefix="twinsight-torture-") as root:
-        folder, file = Path(root) / "churned", Path(root) / "history"
+        folder, told_to = Path(root) / "churned", Path(root) / "histories"
         folder.mkdir()
-        with child(churn, str(folder), str(file), seconds, seed) as process:
+        told_to.mkdir()
+        with child(churn, str(folder), str(told_to), seconds, seed) as process:
             if process.line(_START_S) is None:
                 return ["the process did not start"], {}
             told = process.line(seconds + _END_S)
@@ -27,7 +28,7 @@ def churned(seconds: float, seed: int) -> tuple[list[str], dict[int, list[Operat
                 process.kill()
                 told = f"the process crashed or hung: {process.ended()}"
         histories: defaultdict[int, list[Operation]] = defaultdict(list)
-        for line in file.read_text("utf-8").splitlines() if file.exists() else ():
+        for line in (line for file in sorted(told_to.iterdir()) for line in file.read_text().splitlines()):
             match line.split():
                 case [register, kind, version, called, answered]:
                     operation = Operation(int(called), int(answered), Kind(kind), int(version))

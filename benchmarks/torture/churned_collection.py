@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TextIO
@@ -45,7 +46,7 @@ def churn(lines: Connection, folder: str, history: str, seconds: float, seed: in
     Args:
         lines: takes what is told.
         folder: for the collection.
-        history: file for the history; a line is `REGISTER KIND VERSION CALLED ANSWERED`.
+        history: folder for each client's history; a line is `REGISTER KIND VERSION CALLED ANSWERED`.
         seconds: how long.
         seed: chooses what is done.
     """
@@ -53,11 +54,17 @@ def churn(lines: Connection, folder: str, history: str, seconds: float, seed: in
     collection = Collection(Path(folder), _OPTIONS)
     lines.send_bytes(b"growing")
     end = time.monotonic() + seconds
-    with Path(history).open("w", encoding="utf-8", buffering=1 << 16) as written:
+    failures: list[str] = []
+    with ExitStack() as files:
         grower = Grower(collection, random.Random(seed))
-        clients = [Client(collection, random.Random(1000 * seed + n), n, written) for n in range(CLIENTS)]
+        clients = [
+            # A file each, since several threads can't write to one.
+            Client(
+                collection, random.Random(1000 * seed + n), n, files.enter_context((Path(history) / f"{n}").open("w"))
+            )
+            for n in range(CLIENTS)
+        ]
         works = [grower.work, *(one.work for one in clients)]
-        failures: list[str] = []
         threads = [threading.Thread(target=_until, args=(end, work, failures)) for work in works]
         for one in threads:
             one.start()
