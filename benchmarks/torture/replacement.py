@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
-from twinsight_core.collection import Collection
+from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.store import FILE_NAME, Store
 
@@ -25,6 +26,8 @@ QUERIES, TOP_K = 200, 10
 LEAST_RECALL = 0.99
 _BATCH, _SEARCHED_AT_ONCE = 1000, 256
 _INDEXED_S = 600.0
+# Growth can cut a point off, which the next audit notices: here one follows at once, and is waited for.
+_OPTIONS = CollectionOptions(policy=IndexPolicy(audit_rest=0.0))
 
 
 class Replaced:
@@ -42,7 +45,7 @@ class Replaced:
         self._folder = folder
         self._rng = np.random.default_rng(seed)
         self._centres = self._rng.normal(size=(CLUSTERS, DIMENSION))
-        self._collection = Collection(folder)
+        self._collection = Collection(folder, _OPTIONS)
         self._names = [f"i{number}" for number in range(count)]
         self._vectors = self._drawn(count)
         self._queries = self._drawn(QUERIES)
@@ -67,7 +70,7 @@ class Replaced:
         self._write(places)
         if number % 3 == 2:
             self._collection.close()
-            self._collection = Collection(self._folder)
+            self._collection = Collection(self._folder, _OPTIONS)
         self._measure()
 
     def close(self) -> None:
