@@ -11,4 +11,4 @@ def test_no_damage_to_snapshots_crashes_or_shows_in_answers() -> None:
 
 
 def test_damaged_snapshots_that_are_trusted_do_break_something() -> None:
-    assert any(what for _, what in cases(len(DAMAGES), seed=3, trusting=True))
+    assert any(what for _, what in cases(8, seed=3, trusting=True))
