@@ -31,7 +31,8 @@ from twinsight_core.items import CollectionSpec, CollectionState, NewItem, Searc
 from twinsight_core.store import FILE_NAME, Store
 
 CASES, CONTROL_CASES = 500, 60
-COUNT, DIMENSION = 400, 8
+# So many that walks of the graph, 16 wide, are taken for faster than comparing with all.
+COUNT, DIMENSION = 700, 8
 _OPTIONS = CollectionOptions(
     graph=GraphParameters(links=6, build_width=40), policy=IndexPolicy(graph_from=100, patience=20), ef=16
 )

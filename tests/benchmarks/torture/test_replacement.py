@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.torture.replacement import LEAST_RECALL, replaced
+from benchmarks.torture.replacement import LEAST_COUNT, LEAST_RECALL, replaced
 
 
 def test_items_stay_within_reach_when_half_of_them_are_replaced() -> None:
-    shown = replaced(3000, 3, seed=1)
+    shown = replaced(LEAST_COUNT, 3, seed=1)
     assert shown.unreachable == 0
     assert len(shown.recalls) == 4
     assert min(shown.recalls + shown.recalls_at_once) >= LEAST_RECALL
