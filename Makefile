@@ -11,8 +11,9 @@ PHOTOS ?=
 DATA ?= data-sets
 RESUME ?=
 ONLY ?=
+SCALE ?= 1
 
-.PHONY: help setup demo serve test test-client lint lint-proto format bench bench-peers scores train-base train-glyph train-cells train-garments train-faces clean
+.PHONY: help setup demo serve test test-client lint lint-proto format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,6 +53,9 @@ bench: setup  ## measure (ONLY="embed search"), and write benchmarks/results, ta
 
 bench-peers: setup  ## measure beside other servers, each installed apart (gigabytes); writes benchmarks/results/peers.json
 	$(BIN)/python -m benchmarks.peers
+
+torture: setup  ## try to break the promises of docs/reliability.md, for about an hour (SCALE=0.05: that share; ONLY=kill,churn)
+	$(BIN)/python -m benchmarks.torture --scale $(SCALE) $(if $(ONLY),--only $(ONLY))
 
 scores: setup  ## measure the shipped models on held-out data (DATA=DIR, ONLY="base glyph"), and write the README's table
 	$(BIN)/python -m benchmarks.scores --data $(DATA) $(if $(ONLY),--only $(ONLY))

@@ -48,7 +48,7 @@ class Catalog:
                 reason="DATA_DIR_UNUSABLE",
             ) from None
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            _make_durable(self._root)
             self._lock = taken(data_dir)
         except OSError as error:
             raise StartupError(
@@ -203,3 +203,12 @@ class Catalog:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("The data folder is closed.", reason="CATALOG_CLOSED")
+
+
+def _make_durable(root: Path) -> None:
+    """Makes the folder of collections, and those above it, so that a power cut takes none of their names away."""
+    above = [one for one in root.parents if not one.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    # The folder's own name also where an earlier start made it, which may have been killed before this.
+    for parent in {root.parent, *(one.parent for one in above)}:
+        sync_folder(parent)

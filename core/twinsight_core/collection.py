@@ -48,9 +48,6 @@ from twinsight_core.search import Answer, search
 from twinsight_core.store import FILE_NAME, Store, StoredItem, vector_of
 from twinsight_core.writer import Delete, DeleteWhere, Upsert, Writer
 
-# A search whose items are rewritten between finding and reading them is done again, this often at most.
-_ATTEMPTS = 3
-
 _log = logging.getLogger("twinsight.collection")
 
 
@@ -172,6 +169,8 @@ class Collection:
         """Returns the items of ids, None where there is none, all as of one moment."""
         with self._guarded():
             found = self._store.by_id(list(ids))
+            if [None if stored is None else stored.seq for stored in found] != [self._ids.get(one) for one in ids]:
+                self._catch_up()
         return [None if stored is None else _item(stored, include_vectors) for stored in found]
 
     def page(
@@ -196,17 +195,12 @@ class Collection:
         with self._guarded():
             if filter is None:
                 found = self._store.after(after, limit + 1)
+                self._catch_up()
                 page, more = found[:limit], len(found) > limit
                 last = page[-1].seq if page else 0
             else:
                 check_filter(filter)
-                rows = self._indexer.generation.rows
-                view = rows.view
-                start = int(np.searchsorted(view.labels, after, side="right"))
-                seqs = view.labels[start + np.flatnonzero(rows.mask(filter, view)[start:])[: limit + 1]].tolist()
-                more = len(seqs) > limit
-                page = [stored for stored in self._store.by_seq(seqs[:limit]) if stored is not None]
-                last = seqs[limit - 1] if more else 0
+                page, last, more = self._filtered_page(filter, after, limit)
         return [_item(stored, include_vectors) for stored in page], last if more else None
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
@@ -250,15 +244,13 @@ class Collection:
         check_queries(queries, self.spec)
         with self._guarded():
             ready = prepared(queries, self.spec.metric)
-            attempts = _ATTEMPTS
-            while True:
-                attempts -= 1
-                searched = self._combiners[options.exact].search(ready, options)
-                answer = searched.answer
-                contents = self._contents(answer, options)
-                self._check_size(answer, contents, options)
-                if None not in contents.values() or not attempts:
-                    return self._matches(searched.generation, answer, contents, options)
+            searched, contents = self._searched(ready, options)
+            if None in contents.values():
+                # What was found is being rewritten: it is gone from the disk, and what replaces it may not be in memory
+                # yet. Between two writes it is in both, so that it is not missed.
+                with self._writer.settled():
+                    searched, contents = self._searched(ready, options)
+            return self._matches(searched.generation, searched.answer, contents, options)
 
     def check_usable(self) -> None:
         """Raises what every call but `status` would.
@@ -340,6 +332,32 @@ class Collection:
         rows = self._indexer.generation.rows
         view = rows.view
         return [rows.ids[row] for row in np.flatnonzero(rows.mask(filter_, view)).tolist()]
+
+    def _filtered_page(self, filter_: Filter, after: int, limit: int) -> tuple[list[StoredItem], int, bool]:
+        """Returns the items of a page, the last sequence number looked at, and whether there are more."""
+        # As in a search, what is being rewritten must not be missed.
+        with self._writer.settled():
+            rows = self._indexer.generation.rows
+            view = rows.view
+            start = int(np.searchsorted(view.labels, after, side="right"))
+            seqs = view.labels[start + np.flatnonzero(rows.mask(filter_, view)[start:])[: limit + 1]].tolist()
+            page = [stored for stored in self._store.by_seq(seqs[:limit]) if stored is not None]
+        more = len(seqs) > limit
+        return page, seqs[limit - 1] if more else 0, more
+
+    def _catch_up(self) -> None:
+        """Waits until memory has what is on disk now, so that no later search finds less than a read has told."""
+        with self._writer.settled():
+            pass
+
+    def _searched(
+        self, queries: np.ndarray, options: SearchOptions
+    ) -> tuple[Searched, Mapping[int, StoredItem | None]]:
+        """Returns what is found in memory, and the contents of it on disk."""
+        searched = self._combiners[options.exact].search(queries, options)
+        contents = self._contents(searched.answer, options)
+        self._check_size(searched.answer, contents, options)
+        return searched, contents
 
     def _contents(self, answer: Answer, options: SearchOptions) -> Mapping[int, StoredItem | None]:
         """Returns what is on disk of the rows found, by row; None where an item was rewritten or deleted meanwhile."""

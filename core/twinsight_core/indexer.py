@@ -94,7 +94,8 @@ class Indexer:
         self._snapshot = snapshot
         self._unsaved = 0  # changes to the graph since it was last saved
         self._snapshot_not_before_s = 0.0
-        self._unaudited = 0  # rows added to the graph since the last audit
+        # Rows added to the graph since the last audit. Whether one was due when a snapshot was taken is not on record.
+        self._unaudited = 0 if generation.graph is None else max(1, len(generation.graph))
         self._unaudited_before = 0  # the same, when the audit that runs began
         self._audited_end = 0  # rows before it were looked at in the audit that runs
         self._audit_spent_s = 0.0

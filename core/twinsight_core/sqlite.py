@@ -109,6 +109,20 @@ class Readers:
             reader.close()
 
 
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """Commits what is done within, all of it or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # On a full disk SQLite may have rolled back by itself; `with connection` fails over that.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 _log = logging.getLogger("twinsight.collection")
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from twinsight_core.errors import DataLoss, Unavailable
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, answer_too_large
-from twinsight_core.sqlite import Readers, connect, damaged, translated
+from twinsight_core.sqlite import Readers, connect, damaged, transaction, translated
 from twinsight_core.whole_files import sync_file
 
 SCHEMA_VERSION = 1
@@ -151,7 +151,7 @@ class Store:
             try:
                 connection.execute("PRAGMA page_size = 16384")
                 connection.execute("PRAGMA journal_mode = WAL")
-                with connection:
+                with transaction(connection):
                     connection.execute(_SCHEMA)
                     connection.execute(
                         "INSERT INTO collection VALUES (?, ?, ?, ?, ?, ?, ?, 1, 0)",
@@ -352,16 +352,8 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         # The connection is the writing thread's, but snapshots are put on record by another.
-        with self._translated(), self._writing:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._writer.execute("COMMIT")
-            except BaseException:
-                # On a full disk SQLite may have rolled back by itself; `with connection` fails over that.
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+        with self._translated(), self._writing, transaction(self._writer):
+            yield
 
     @contextmanager
     def _reader(self) -> Iterator[apsw.Connection]:

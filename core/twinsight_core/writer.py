@@ -14,14 +14,16 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from twinsight_core.errors import StorageFull, TwinsightError, Unavailable
 from twinsight_core.filters import Filter
+from twinsight_core.index.locks import ReadWriteLock
 from twinsight_core.items import Checkpoint, NewItem
 from twinsight_core.metadata import encode_metadata
 from twinsight_core.store import Changes, Store, StoredItem
@@ -131,6 +133,7 @@ class Writer:
         self._erase = erase
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._held: Request | None = None
+        self._writing = ReadWriteLock()
         self._closing = threading.Lock()
         self._closed = False
         self._broken: TwinsightError | None = None
@@ -150,6 +153,12 @@ class Writer:
                 raise Unavailable(f"Collection `{self._store.spec.id}` is closed.", reason="COLLECTION_CLOSED")
             self._requests.put(request)
         return request.answer.result()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Waits for the write that is going on, at most, and holds up the next: disk and memory agree meanwhile."""
+        with self._writing.read():
+            yield
 
     def last_batch(self, ingest_id: str) -> int:
         """Returns the highest batch on disk of a bulk write; 0 where there is none."""
@@ -215,26 +224,8 @@ class Writer:
         added = sorted(plan.added.values(), key=lambda one: one[0])
         purging = [_purges(request) for request in group]
         if added or plan.removed or plan.ingests or any(purging):
-            self._store.commit(
-                Changes(
-                    removed=list(plan.removed.values()),
-                    added=[_stored(seq, item) for seq, item in added],
-                    ingests=plan.ingests,
-                    next_seq=plan.next_seq,
-                    item_count=len(self._ids) - len(plan.removed) + len(added),
-                    purge=any(purging),
-                )
-            )
-            try:
-                self._remember(plan, added)
-            except BaseException:  # noqa: BLE001 - raised again in other words
-                # Disk is ahead of memory now, by what nobody was told is written. Searches go on; a further write would
-                # be planned on what is no longer so.
-                _log.exception("Collection `%s` must be opened again.", self._store.spec.id)
-                self._broken = Unavailable(
-                    f"Collection `{self._store.spec.id}` must be opened again.", reason="COLLECTION_BROKEN"
-                )
-                raise self._broken from None
+            with self._writing.write():
+                self._do(plan, added, purge=any(purging))
         for request, answer, purge in zip(group, answers, purging, strict=True):
             if not purge:
                 request.answer.set_result(answer)
@@ -251,6 +242,28 @@ class Writer:
             return
         for request, answer in answered:
             request.answer.set_result(answer)
+
+    def _do(self, plan: Plan, added: Sequence[tuple[int, NewItem]], *, purge: bool) -> None:
+        self._store.commit(
+            Changes(
+                removed=list(plan.removed.values()),
+                added=[_stored(seq, item) for seq, item in added],
+                ingests=plan.ingests,
+                next_seq=plan.next_seq,
+                item_count=len(self._ids) - len(plan.removed) + len(added),
+                purge=purge,
+            )
+        )
+        try:
+            self._remember(plan, added)
+        except BaseException:  # noqa: BLE001 - raised again in other words
+            # Disk is ahead of memory now, by what nobody was told is written. Searches go on; a further write would be
+            # planned on what is no longer so.
+            _log.exception("Collection `%s` must be opened again.", self._store.spec.id)
+            self._broken = Unavailable(
+                f"Collection `{self._store.spec.id}` must be opened again.", reason="COLLECTION_BROKEN"
+            )
+            raise self._broken from None
 
     def _planned(self, plan: Plan, request: Request) -> list[bool]:
         if isinstance(request, Upsert):

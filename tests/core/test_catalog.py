@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from twinsight_core import catalog as catalogs
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.errors import AlreadyExists, DataLoss, InvalidInput, NotFound, StartupError, Unavailable
@@ -45,6 +46,17 @@ def test_collections_are_there_after_opening_again(catalog: Catalog, tmp_path: P
         assert again.get(spec.id).spec == spec
         assert again.get(spec.id).search(np.ones((1, spec.dimension), np.float32), SearchOptions(1))[0][0].id == "a"
     again.close()
+
+
+def test_the_names_of_new_folders_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(catalogs, "sync_folder", synced.append)
+    Catalog(tmp_path / "new" / "data").close()
+    assert set(synced) == {tmp_path, tmp_path / "new", tmp_path / "new" / "data"}
+    synced.clear()
+    # Made, perhaps, by a start that was killed before it had made the name durable.
+    Catalog(tmp_path / "new" / "data").close()
+    assert synced == [tmp_path / "new" / "data"]
 
 
 def test_a_taken_id_is_refused(catalog: Catalog) -> None:

@@ -1,9 +1,13 @@
 """Readers and writers at once, on as many threads as there like to be."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -14,8 +18,10 @@ from twinsight_core.filters import Equals
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.indexer import IndexPolicy
-from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.items import CollectionSpec, Match, NewItem, SearchOptions
+from twinsight_core.store import FILE_NAME, Changes, Store
+
+T = TypeVar("T")
 
 DIMENSION = 16
 OPTIONS = CollectionOptions(
@@ -171,3 +177,80 @@ def test_closing_answers_every_write_that_was_handed_in(collection: Collection, 
     again = Collection(tmp_path / "busy", OPTIONS)
     assert None not in again.get(acknowledged)
     again.close()
+
+
+@pytest.fixture
+def between(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
+    """The collection, whose writes stop between disk and memory until they are let go on."""
+    committed, let_go = threading.Event(), threading.Event()
+    commit = Store.commit
+
+    def stopping(self: Store, changes: Changes) -> None:
+        commit(self, changes)
+        committed.set()
+        assert let_go.wait(30)
+
+    monkeypatch.setattr(Store, "commit", stopping)
+    yield Between(collection, committed, let_go)
+    let_go.set()
+
+
+class Between:
+    def __init__(self, collection: Collection, committed: threading.Event, let_go: threading.Event) -> None:
+        self._collection = collection
+        self._committed = committed
+        self._let_go = let_go
+
+    def read(self, item: NewItem, read: Callable[[], T]) -> T:
+        """Writes an item and reads; memory takes the write when the reader waits for it, or has answered without."""
+        lock, pause = self._collection._writer._writing, threading.Event()
+        with ThreadPoolExecutor(2) as pool:
+            written = pool.submit(self._collection.upsert, [item])
+            assert self._committed.wait(30)
+            answer = pool.submit(read)
+            while not answer.done() and not lock._waiting_readers:
+                pause.wait(0.005)
+            self._let_go.set()
+            written.result(30)
+            return answer.result(30)
+
+
+def test_an_item_that_is_being_rewritten_is_found_with_its_contents(
+    collection: Collection, request: pytest.FixtureRequest
+) -> None:
+    vector = np.ones(DIMENSION, np.float32)
+    collection.upsert([NewItem("a", vector, {"version": 1})])
+    between: Between = request.getfixturevalue("between")
+    found = between.read(
+        NewItem("a", vector, {"version": 2}),
+        lambda: collection.search(vector[None], SearchOptions(1, include_metadata=True)),
+    )
+    assert [(one.id, one.metadata) for one in found[0]] == [("a", {"version": 2})]
+
+
+def test_an_item_that_is_being_rewritten_is_on_the_page_of_a_filter(
+    collection: Collection, request: pytest.FixtureRequest
+) -> None:
+    vector = np.ones(DIMENSION, np.float32)
+    collection.upsert([NewItem("a", vector, {"kind": "x", "version": 1})])
+    between: Between = request.getfixturevalue("between")
+    page, _ = between.read(
+        NewItem("a", vector, {"kind": "x", "version": 2}),
+        lambda: collection.page(after=0, limit=10, filter=Equals("kind", "x")),
+    )
+    assert [one.metadata["version"] for one in page] == [2]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_was_read_by_id_or_listed_is_found_by_every_later_search(
+    collection: Collection, between: Between, listed: bool
+) -> None:
+    vector = np.ones(DIMENSION, np.float32)
+
+    def read() -> tuple[list[str], list[list[Match]]]:
+        items = collection.page(after=0, limit=10)[0] if listed else collection.get(["a"])
+        return [one.id for one in items if one], collection.search(vector[None], SearchOptions(1))
+
+    items, found = between.read(NewItem("a", vector), read)
+    assert items == ["a"]
+    assert [one.id for one in found[0]] == ["a"]

@@ -11,6 +11,7 @@ import pytest
 
 from twinsight_core import indexer, snapshots
 from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.indexer import IndexPolicy
@@ -69,6 +70,21 @@ def test_closing_leaves_a_snapshot_and_opening_takes_it(
     # Nothing changed, nothing was written.
     assert _graphs(folder) == ["graph-000000000001.hnsw"]
     assert not caplog.records
+
+
+def test_a_graph_from_a_snapshot_is_audited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: set[int] = set()
+    audited = Generation.audited
+
+    def noted(self: Generation, graph: HnswIndex, coverage: Coverage, start: int, end: int, *, width: int) -> Coverage:
+        looked_at.update(range(start, end))
+        return audited(self, graph, coverage, start, end, width=width)
+
+    monkeypatch.setattr(Generation, "audited", noted)
+    collection = Collection(folder, OPTIONS)
+    assert collection.wait_indexed(30)
+    assert looked_at == set(range(COUNT))
+    collection.close()
 
 
 def test_what_came_and_went_after_the_snapshot_is_right(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from twinsight_core.errors import DataLoss, StorageFull, Unavailable
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec
-from twinsight_core.sqlite import translated
+from twinsight_core.sqlite import transaction, translated
 from twinsight_core.store import Changes, SnapshotRecord, Store, StoredItem
 
 SPEC = CollectionSpec("things", 4, Metric.DOT, "base", "sha256:00", 12.5)
@@ -203,6 +203,22 @@ def test_a_full_disk_refuses_the_whole_write_and_reading_goes_on(tmp_path: Path)
     assert _all(store) == [_stored(1, "a"), _stored(2, "b")]
     store.close()
     vfs.unregister()
+
+
+def test_a_full_disk_is_told_as_such_when_sqlite_has_rolled_back_by_itself() -> None:
+    connection = apsw.Connection("")
+
+    def fill() -> None:
+        with translated(Path("store.db")), transaction(connection):
+            connection.execute("ROLLBACK")  # as SQLite does where a statement, not a commit, finds no room
+            raise apsw.FullError
+
+    with pytest.raises(StorageFull):
+        fill()
+    with transaction(connection):
+        connection.execute("CREATE TABLE made (n)")
+    assert not connection.in_transaction
+    connection.close()
 
 
 class BadDisk(apsw.VFS):
