@@ -35,16 +35,16 @@ from twinsight_core.items import (
     Match,
     NewItem,
     SearchOptions,
-    answer_too_large,
     check_checkpoint,
     check_item,
     check_options,
     check_queries,
     check_vector,
 )
+from twinsight_core.matches import contents_of, matches_of
 from twinsight_core.metadata import decode_metadata
 from twinsight_core.rows import RowBatch, Rows
-from twinsight_core.search import Answer, search
+from twinsight_core.search import search
 from twinsight_core.store import FILE_NAME, Store, StoredItem, vector_of
 from twinsight_core.writer import Delete, DeleteWhere, Upsert, Writer
 
@@ -250,7 +250,8 @@ class Collection:
                 # yet. Between two writes it is in both, so that it is not missed.
                 with self._writer.settled():
                     searched, contents = self._searched(ready, options)
-            return self._matches(searched.generation, searched.answer, contents, options)
+            ids = searched.generation.rows.ids
+            return matches_of(searched.answer, contents, options, ids=ids, metric=self.spec.metric)
 
     def check_usable(self) -> None:
         """Raises what every call but `status` would.
@@ -355,49 +356,7 @@ class Collection:
     ) -> tuple[Searched, Mapping[int, StoredItem | None]]:
         """Returns what is found in memory, and the contents of it on disk."""
         searched = self._combiners[options.exact].search(queries, options)
-        contents = self._contents(searched.answer, options)
-        self._check_size(searched.answer, contents, options)
-        return searched, contents
-
-    def _contents(self, answer: Answer, options: SearchOptions) -> Mapping[int, StoredItem | None]:
-        """Returns what is on disk of the rows found, by row; None where an item was rewritten or deleted meanwhile."""
-        if not options.include_metadata and not options.include_vectors:
-            return {}
-        rows = np.unique(np.concatenate([found.rows for found in answer.found])) if answer.found else np.empty(0, int)
-        stored = self._store.by_seq(answer.view.labels[rows].tolist(), max_bytes=options.max_content_bytes)
-        return dict(zip(rows.tolist(), stored, strict=True))
-
-    def _check_size(self, answer: Answer, contents: Mapping[int, StoredItem | None], options: SearchOptions) -> None:
-        """Refuses an answer that is too large before it is made: one item may be the match of many queries."""
-        sizes = {row: _content_bytes(item, options) for row, item in contents.items() if item is not None}
-        if sum(sizes.get(row, 0) for found in answer.found for row in found.rows.tolist()) > options.max_content_bytes:
-            raise answer_too_large()
-
-    def _matches(
-        self,
-        generation: Generation,
-        answer: Answer,
-        contents: Mapping[int, StoredItem | None],
-        options: SearchOptions,
-    ) -> list[list[Match]]:
-        ids, metric = generation.rows.ids, self.spec.metric
-        results: list[list[Match]] = []
-        for found in answer.found:
-            matches: list[Match] = []
-            for row, score in zip(found.rows.tolist(), found.scores.tolist(), strict=True):
-                if options.min_score is not None and score < options.min_score:
-                    break
-                stored = contents.get(row)
-                if stored is None:
-                    if contents:
-                        continue
-                    matches.append(Match(ids[row], score, metric.distance(score)))
-                    continue
-                metadata = decode_metadata(stored.metadata) if options.include_metadata else None
-                vector = vector_of(stored) if options.include_vectors else None
-                matches.append(Match(ids[row], score, metric.distance(score), metadata, vector))
-            results.append(matches)
-        return results
+        return searched, contents_of(searched.answer, options, self._store)
 
     def _save(self, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
         snapshots.save(graph, last_seq, outside, self._folder, self._store)
@@ -446,7 +405,3 @@ def _under(prefix: str) -> Iterator[None]:
     except InvalidInput as error:
         error.under(prefix)
         raise
-
-
-def _content_bytes(item: StoredItem, options: SearchOptions) -> int:
-    return len(item.metadata) * options.include_metadata + len(item.vector) * options.include_vectors

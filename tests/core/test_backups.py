@@ -1,9 +1,6 @@
-import importlib.util
 import json
 import random
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,8 +9,10 @@ from pathlib import Path
 import apsw
 import numpy as np
 import pytest
+from benchmarks.torture.children import child
 from click.testing import CliRunner
 
+from benchmarks.torture import killed_writer as writer
 from twinsight_core import backups, restoring
 from twinsight_core.backups import MANIFEST, back_up, digest_of, read_manifest
 from twinsight_core.catalog import Catalog
@@ -26,13 +25,6 @@ from twinsight_core.items import Checkpoint, CollectionSpec, Item, NewItem, Sear
 from twinsight_core.restoring import restore
 from twinsight_core.sqlite import connect
 from twinsight_core.store import FILE_NAME, Store
-
-_PROGRAM = Path(__file__).parent / "crash" / "writer.py"
-_SPEC = importlib.util.spec_from_file_location("crash_writer", _PROGRAM)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-writer = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(writer)
 
 
 def _fill(collection: Collection, count: int = 30) -> None:
@@ -101,17 +93,19 @@ def test_a_backup_made_while_another_process_writes_holds_all_that_was_acknowled
     folder = tmp_path / "data" / "collections" / "things"
     folder.mkdir(parents=True)
     Store.create(folder / FILE_NAME, CollectionSpec("things", writer.DIMENSION, Metric.EUCLIDEAN))
-    with subprocess.Popen(
-        [sys.executable, str(_PROGRAM), str(folder), "1"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        lines: list[str] = []
-        taken: list[int] = []
+    lines: list[str] = []
+    taken: list[int] = []
+    with child(writer.write, str(folder), 1, 0) as process:
+        assert process.line(60) == "opening"
         for number in range(3):
-            lines += [process.stdout.readline() for _ in range(100)]
+            while len(lines) < 100 * (number + 1):
+                line = process.line(60)
+                assert line is not None
+                lines.append(line)
             taken.append(len(lines))
             back_up(tmp_path / "data", tmp_path / f"backup{number}")
         process.kill()
+        lines += process.rest()
     for number, count in enumerate(taken):
         restore(tmp_path / f"backup{number}", tmp_path / f"other{number}")
         with closing(Catalog(tmp_path / f"other{number}")) as catalog:
@@ -123,14 +117,13 @@ def test_a_backup_made_while_another_process_writes_holds_all_that_was_acknowled
         there = [n for n in done if kinds[n][0] == "upsert" and n not in deleted]
         assert there
         for batch in there:
-            assert set(writer.names_of(batch, batch % 2)) <= ids
+            assert set(writer.own_names(batch)) <= ids
         for n in done:
             kind, batch = kinds[n]
             if kind == "delete":
-                assert not {f"b{batch}-{i}" for i in range(batch * 7 % 40 + 1)} & ids
+                assert not set(writer.own_names(batch)) & ids
         for batch in {int(one[1:].partition("-")[0]) for one in ids if one.startswith("b")}:
-            own = {name for name in writer.names_of(batch, batch % 2) if name.startswith("b")}
-            assert own <= ids, f"batch {batch} is there by half"
+            assert set(writer.own_names(batch)) <= ids, f"batch {batch} is there by half"
 
 
 def test_a_backup_made_beside_writing_threads_is_whole(data: Path, tmp_path: Path) -> None:

@@ -61,7 +61,6 @@ class Client:
 
     Every method takes `timeout_s`, seconds for the call with all its tries (None: the client's, else what suits the
     kind of call; streams have none), and `request_id`, under which the server logs the call (empty: a new one).
-
     Every method raises a `TwinsightClientError` when the call fails as a whole, `InvalidArgument` before sending where
     the client can tell, and OSError where a picture's file can't be read.
 
