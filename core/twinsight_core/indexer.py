@@ -3,8 +3,9 @@
 In each round it does the first of these that is due:
 
 1. Tell the graph of removed items.
-2. Build a new generation: the first graph, one without the dead when they are many or were purged, or one for a tail
-   that is large beside the graph. It is built unseen, with all threads, and then takes the place of the old.
+2. Build a new generation: the first graph, one without the dead when they are many or were purged, or, while searches
+   come in, one for a tail that is large beside the graph. It is built unseen, with all threads, and then takes the
+   place of the old.
 3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
 4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
 5. Write a snapshot, when enough has changed. A graph with a purged item is not written.
@@ -43,7 +44,8 @@ class IndexPolicy:
     Attributes:
         graph_from: items from which a graph is kept; below, comparing with all of them is as fast, and exact.
         dead_share: share of dead rows or points above which a new generation is built.
-        tail_share: size of the tail, as a share of the graph, above which a new graph is built instead.
+        tail_share: size of the tail, as a share of the graph, above which a new graph is built instead while searches
+            come in. Without any the graph grows: a bulk load would build it anew at every doubling, twice the work.
         snapshot_share: changes since the last snapshot, as a share of the graph, above which one is written.
         patience: dead rows, rows of the tail, or changes that are never worth a new generation or snapshot.
         audit_width: width of the walk that must find a point for its own vector. Narrower than searches', so that they
@@ -214,7 +216,11 @@ class Indexer:
         if graph.dead > policy.patience and graph.dead > policy.dead_share * (graph.dead + len(graph)):
             return True
         tail = len(view) - generation.coverage.end
-        return tail > policy.patience and tail > policy.tail_share * len(graph)
+        return self._is_busy() and tail > policy.patience and tail > policy.tail_share * len(graph)
+
+    def _is_busy(self) -> bool:
+        """Returns whether searches are coming in, which wait while the graph is added to."""
+        return time.monotonic() - self.last_search_s < _BUSY_FOR_S
 
     def _stale(self, generation: Generation) -> bool:
         """Returns whether a generation's graph may hold what was purged."""
@@ -257,8 +263,8 @@ class Indexer:
         self._purged_not_before_s = ended + self._policy.purge_rest * (ended - begun)
 
     def _add_piece(self, generation: Generation, graph: HnswIndex) -> None:
-        busy = time.monotonic() - self.last_search_s < _BUSY_FOR_S
-        size = max(1, min(_BUILD_STEP, int(self._rows_per_second * (_BUSY_HOLD_S if busy else _IDLE_HOLD_S))))
+        hold_s = _BUSY_HOLD_S if self._is_busy() else _IDLE_HOLD_S
+        size = max(1, min(_BUILD_STEP, int(self._rows_per_second * hold_s)))
         end = min(generation.coverage.end + size, len(generation.rows.view))
         added, begun = end - generation.coverage.end, time.monotonic()
         coverage = generation.extend(graph, generation.coverage, end)
