@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks.torture import churn, full_disk, kill, own_writes, power_cut, replacement, snapshot_damage
+from benchmarks.torture import (
+    churn,
+    full_disk,
+    hostile_messages,
+    hostile_pictures,
+    kill,
+    own_writes,
+    power_cut,
+    replacement,
+    snapshot_damage,
+)
 from benchmarks.torture.promise import Promise
 
 STORAGE: tuple[Promise, ...] = (
@@ -14,6 +24,6 @@ STORAGE: tuple[Promise, ...] = (
     churn.PROMISE,
     replacement.PROMISE,
 )
-SERVING: tuple[Promise, ...] = ()
+SERVING: tuple[Promise, ...] = (hostile_pictures.PROMISE, hostile_messages.PROMISE)
 
 PROMISES = {promise.name: promise for promise in (*STORAGE, *SERVING)}

@@ -1,10 +1,12 @@
 """Encoded bytes or raw pixels in, uint8 at a model's size out. Bad bytes stop here.
 
 1. The size in bytes and the format's signature are checked: JPEG, PNG and WebP are let in, nothing else.
-2. The picture's dimensions are read from its header and checked before anything is decoded.
+2. The file's segments are walked (`image_files`): its dimensions, and what decoding will take, are checked before
+   anything is decoded, and metadata never reaches a decoder.
 3. The first frame is decoded; a JPEG by its scaled inverse DCT, to no more than what the model needs.
-4. EXIF orientation is applied; palettes, 16 bits and CMYK become 8-bit RGB; alpha is laid over white.
-5. The region is cropped and resized in one step. Colour profiles are ignored.
+4. Of the region, band by band, EXIF orientation is applied; palettes, 16 bits and CMYK become 8-bit RGB; alpha is laid
+   over white. There is never a second copy of a large picture.
+5. The region is resized. Colour profiles are ignored.
 
 What these steps do to pixels is part of a model's identity: `Preprocessing.version` rises when they change.
 """
@@ -20,13 +22,13 @@ import numpy as np
 from PIL import Image as Pillow
 
 from twinsight_core.errors import InvalidImage, InvalidInput
+from twinsight_core.image_files import ImageFile, read
 
 PREPROCESSING_VERSION = 1
 """Version of the steps above; a package made with another is refused."""
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-_ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
@@ -42,6 +44,15 @@ _UPRIGHT = {
 Pillow.MAX_IMAGE_PIXELS = None
 
 _PAD_GREY = (128, 128, 128)
+_REDUCING_GAP = 3.0
+_BAND_PIXELS = 1 << 20
+"""Pixels turned, flattened and reduced at once: 4 MiB of each copy."""
+
+_BYTES_PER_PIXEL = 4
+"""Of a decoded picture, whatever its mode: Pillow gives most of them as many."""
+_MOST_PIXELS_OVER_ALL_PASSES = 1_000_000_000
+"""A pass over 40 megapixels of a JPEG takes 20 to 40 ms, however few bytes the pass has in the file; usual progressive
+JPEGs have about ten."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +62,12 @@ class Limits:
     Attributes:
         max_bytes: size of an encoded picture.
         max_pixels: width x height, as the header claims it.
+        max_memory_bytes: what decoding takes, estimated from the header.
     """
 
     max_bytes: int = 16 * 1024 * 1024
     max_pixels: int = 40_000_000
+    max_memory_bytes: int = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -122,13 +135,20 @@ def decode(
     part = region or WHOLE
     _check_bytes(encoded, limits)
     try:
-        with Pillow.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-            _check_pixels(*picture.size, limits)
-            orientation = _orientation(picture)
-            picture.draft("RGB", _needed_size(picture.size, orientation, part, to))
+        file = read(encoded)
+        if file is None:
+            raise InvalidImage(
+                "The bytes are not a JPEG, PNG or WebP file.", reason="IMAGE_FORMAT_UNSUPPORTED", field="encoded"
+            )
+        _check_pixels(file.width, file.height, limits)
+        needed = _needed_size(file, part, to)
+        _check_cost(file, needed, limits)
+        with Pillow.open(io.BytesIO(file.data), formats=FORMATS) as picture:
+            if picture.size != (file.width, file.height):
+                raise ValueError("the decoder sees another size than was checked")
+            picture.draft("RGB", needed)
             picture.load()
-            upright = picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
-            return _resize(_to_rgb(upright), part, to)
+            return _resize(_Upright(picture, file.orientation), part, to)
     except (InvalidInput, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a broken file trips them over
@@ -160,7 +180,7 @@ def from_pixels(
             f"`raw` is {width}x{height}; it must have at least one pixel.", reason="IMAGE_UNREADABLE", field="raw"
         )
     _check_pixels(width, height, limits, field="raw")
-    return _resize(Pillow.fromarray(np.ascontiguousarray(pixels)), region or WHOLE, to)
+    return _resize(_Upright(Pillow.fromarray(np.ascontiguousarray(pixels))), region or WHOLE, to)
 
 
 def _check_bytes(encoded: bytes, limits: Limits) -> None:
@@ -172,29 +192,6 @@ def _check_bytes(encoded: bytes, limits: Limits) -> None:
             reason="IMAGE_TOO_LARGE",
             field="encoded",
         )
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        # Pillow allocates a WebP's whole canvas when it opens the file: the size is read before that.
-        _check_pixels(*_webp_size(encoded), limits)
-    elif not encoded.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
-        raise InvalidImage(
-            "The bytes are not a JPEG, PNG or WebP file.", reason="IMAGE_FORMAT_UNSUPPORTED", field="encoded"
-        )
-
-
-def _webp_size(encoded: bytes) -> tuple[int, int]:
-    """Width and height that a WebP header claims; (1, 1) where it is too short, which decoding then refuses.
-
-    Source: RFC 9649, sections 2.5 to 2.7 (VP8, VP8L and VP8X chunks).
-    """
-    kind, head = encoded[12:16], encoded[20:30]
-    if len(head) < 10:
-        return 1, 1
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(head[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
 
 
 def _check_pixels(width: int, height: int, limits: Limits, *, field: str = "encoded") -> None:
@@ -207,23 +204,67 @@ def _check_pixels(width: int, height: int, limits: Limits, *, field: str = "enco
         )
 
 
-def _orientation(picture: Pillow.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none or the EXIF block is damaged, as viewers do."""
-    try:
-        return int(picture.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - a damaged EXIF block does not make good pixels bad
-        return 1
+def _check_cost(file: ImageFile, needed: tuple[int, int], limits: Limits) -> None:
+    """Checks what decoding takes in memory, and how often it goes over the pixels.
+
+    Raises:
+        InvalidImage: too much, or too often.
+    """
+    pixels = file.width * file.height
+    # As `draft` does: by 1, 2, 4 or 8, so that no side is smaller than needed.
+    scale = min(file.width // max(1, needed[0]), file.height // max(1, needed[1]), 8) if file.is_scalable else 1
+    scale = 1 << max(0, scale.bit_length() - 1)
+    memory = int(pixels * (file.bytes_per_pixel + _BYTES_PER_PIXEL / scale**2))
+    if memory > limits.max_memory_bytes:
+        raise InvalidImage(
+            f"The picture is {file.width}x{file.height} and would take {memory / 1e6:,.0f} MB to decode; "
+            f"at most {limits.max_memory_bytes / 1e6:,.0f} MB are given.",
+            reason="IMAGE_TOO_LARGE",
+            field="encoded",
+        )
+    if file.passes > 1 and pixels * file.passes > _MOST_PIXELS_OVER_ALL_PASSES:
+        raise InvalidImage(
+            f"The picture is {file.width}x{file.height} in {file.passes} scans; "
+            f"at most {_MOST_PIXELS_OVER_ALL_PASSES / 1e6:,.0f} megapixels are decoded over all scans.",
+            reason="IMAGE_TOO_LARGE",
+            field="encoded",
+        )
 
 
-def _needed_size(size: tuple[int, int], orientation: int, part: Region, to: Preprocessing) -> tuple[int, int]:
+def _needed_size(file: ImageFile, part: Region, to: Preprocessing) -> tuple[int, int]:
     """Smallest (width, height) of the stored picture whose region still has the input's pixels."""
     width, height = (
         math.ceil(to.width_px / (part.x_max - part.x_min)),
         math.ceil(to.height_px / (part.y_max - part.y_min)),
     )
-    if orientation >= 5:
+    if file.orientation >= 5:
         width, height = height, width
-    return min(width, size[0]), min(height, size[1])
+    return min(width, file.width), min(height, file.height)
+
+
+class _Upright:
+    """A decoded picture as it is seen: turned upright, RGB. Made where it is looked at, never as a whole."""
+
+    def __init__(self, stored: Pillow.Image, orientation: int = 1) -> None:
+        self._stored = stored
+        self._orientation = orientation
+        width, height = stored.size
+        self.size = (height, width) if orientation >= 5 else (width, height)
+
+    def cut(self, box: tuple[int, int, int, int]) -> Pillow.Image:
+        """Returns the part in a box of (left, top, right, bottom) pixels."""
+        left, top, right, bottom = box
+        width, height = self.size
+        # Which edges change places follows from the transposition: see `_UPRIGHT`.
+        if self._orientation in {2, 3, 6, 7}:
+            left, right = width - right, width - left
+        if self._orientation in {3, 4, 7, 8}:
+            top, bottom = height - bottom, height - top
+        if self._orientation >= 5:
+            left, top, right, bottom = top, left, bottom, right
+        whole = (left, top, right, bottom) == (0, 0, *self._stored.size)
+        part = _to_rgb(self._stored if whole else self._stored.crop((left, top, right, bottom)))
+        return part.transpose(_UPRIGHT[self._orientation]) if self._orientation in _UPRIGHT else part
 
 
 def _to_rgb(picture: Pillow.Image) -> Pillow.Image:
@@ -234,10 +275,10 @@ def _to_rgb(picture: Pillow.Image) -> Pillow.Image:
         with_alpha = picture.convert("RGBA")
         white = Pillow.new("RGBA", with_alpha.size, "white")
         return Pillow.alpha_composite(white, with_alpha).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _resize(picture: Pillow.Image, part: Region, to: Preprocessing) -> np.ndarray:
+def _resize(picture: _Upright, part: Region, to: Preprocessing) -> np.ndarray:
     width, height = picture.size
     left, top, right, bottom = part.x_min * width, part.y_min * height, part.x_max * width, part.y_max * height
     scale_x, scale_y = to.width_px / (right - left), to.height_px / (bottom - top)
@@ -249,10 +290,42 @@ def _resize(picture: Pillow.Image, part: Region, to: Preprocessing) -> np.ndarra
     elif to.fit == "pad":
         scale = min(scale_x, scale_y)
         target = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-    # Pillow widens the bilinear support by the ratio, so this antialiases; the gap bounds its cost on large pictures.
-    resized = picture.resize(target, Pillow.Resampling.BILINEAR, box=(left, top, right, bottom), reducing_gap=3.0)
+    resized = _scaled(picture, (left, top, right, bottom), target)
     if target != (to.width_px, to.height_px):
         canvas = Pillow.new("RGB", (to.width_px, to.height_px), _PAD_GREY)
         canvas.paste(resized, ((to.width_px - target[0]) // 2, (to.height_px - target[1]) // 2))
         resized = canvas
     return np.array(resized)
+
+
+def _scaled(picture: _Upright, box: tuple[float, float, float, float], size: tuple[int, int]) -> Pillow.Image:
+    """Returns the part in a box resized, with the pixels that `Image.resize` with a reducing gap gives of the whole.
+
+    Pillow widens the bilinear support by the ratio, so this antialiases; averaging whole blocks first, down to
+    `_REDUCING_GAP` times the size, bounds its cost on large pictures. The blocks of a band know nothing of the next.
+    """
+    left, top, right, bottom = box
+    block_x = int((right - left) / size[0] / _REDUCING_GAP) or 1
+    block_y = int((bottom - top) / size[1] / _REDUCING_GAP) or 1
+    # The bilinear filter reaches half a pixel of the result further on each side, or one of the picture. Blocks start
+    # where Pillow has them start.
+    scale_x, scale_y = (right - left) / size[0], (bottom - top) / size[1]
+    alone = block_x == block_y == 1
+    if alone and picture.size[0] * picture.size[1] <= _BAND_PIXELS:
+        return picture.cut((0, 0, *picture.size)).resize(size, Pillow.Resampling.BILINEAR, box=box)
+    if alone:
+        # Pillow rounds a box to float32: before it is moved, or else pixels may differ by 1.
+        left, top, right, bottom = (float(np.float32(edge)) for edge in box)
+    reach_x, reach_y = (scale_x + 1, scale_y + 1) if alone else (scale_x / 2, scale_y / 2)
+    x, y = max(0, int(left - reach_x)), max(0, int(top - reach_y))
+    x_end, y_end = min(picture.size[0], math.ceil(right + reach_x)), min(picture.size[1], math.ceil(bottom + reach_y))
+    if alone:
+        seen = picture.cut((x, y, x_end, y_end))
+    else:
+        seen = Pillow.new("RGB", (math.ceil((x_end - x) / block_x), math.ceil((y_end - y) / block_y)))
+        rows = block_y * max(1, _BAND_PIXELS // (block_y * (x_end - x)))
+        for start in range(y, y_end, rows):
+            band = picture.cut((x, start, x_end, min(y_end, start + rows)))
+            seen.paste(band.reduce((block_x, block_y)), (0, (start - y) // block_y))
+    within = ((left - x) / block_x, (top - y) / block_y, (right - x) / block_x, (bottom - y) / block_y)
+    return seen.resize(size, Pillow.Resampling.BILINEAR, box=within)

@@ -54,6 +54,10 @@ streams, and calls whose message has not arrived, hold one too; without any, gRP
 _LAST_WORDS_S = 0.1
 """For calls that came in just as the last one ended: they are told that the server drains."""
 
+_CLOSING_S = 1.0
+"""For gRPC to be done with the calls that it cancels. With some streams of bytes that are no message it never is, nor
+with a call that goes on beyond its time: neither may keep the collections from being closed."""
+
 SERVICES = tuple(
     descriptor.services_by_name[name].full_name
     for descriptor, name in (
@@ -153,7 +157,9 @@ class Server:
         self._grpc.stop(self._config.drain_s)
         self.gate.wait_drained(ends - time.monotonic())
         # Those who watch health or look at the reflection would stay on until the end.
-        self._grpc.stop(max(0.0, min(_LAST_WORDS_S, ends - time.monotonic()))).wait()
+        ended = self._grpc.stop(max(0.0, min(_LAST_WORDS_S, ends - time.monotonic())))
+        if not ended.wait(_LAST_WORDS_S + _CLOSING_S):
+            log.warning("calls did not end", seconds=self._config.drain_s)
         self._opened.close()
         self.canary.join()
         log.info("stopped")

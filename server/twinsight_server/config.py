@@ -48,6 +48,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("max_message_bytes", 1024, 2**31 - 1),  # gRPC's own bound
     ("max_image_bytes", 1, 2**31 - 1),
     ("max_image_megapixels", 1e-6, 10_000),
+    ("max_image_memory_mb", 1, 1_000_000),
     ("max_images", 1, 100_000),
     ("max_items", 1, 100_000),
     ("max_top_k", 1, 100_000),
@@ -102,6 +103,7 @@ class ServerConfig:
     max_message_bytes: Annotated[int, "Largest message, in bytes."] = 64 * 1024 * 1024
     max_image_bytes: Annotated[int, "Largest encoded picture, in bytes."] = 16 * 1024 * 1024
     max_image_megapixels: Annotated[float, "Largest picture, in millions of pixels."] = 40.0
+    max_image_memory_mb: Annotated[float, "Memory that decoding one picture may take, in millions of bytes."] = 300.0
     max_images: Annotated[int, "Pictures, queries or (twice) pairs in one call."] = 256
     max_items: Annotated[int, "Items or ids in one call."] = 1000
     max_top_k: Annotated[int, "Matches for one query."] = 1000
@@ -190,7 +192,11 @@ class ServerConfig:
     @property
     def image_limits(self) -> Limits:
         """What `images.decode` refuses."""
-        return Limits(max_bytes=self.max_image_bytes, max_pixels=int(self.max_image_megapixels * 1e6))
+        return Limits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=int(self.max_image_megapixels * 1e6),
+            max_memory_bytes=int(self.max_image_memory_mb * 1e6),
+        )
 
     @property
     def decoders(self) -> int:

@@ -293,3 +293,45 @@ def test_any_damage_gives_pixels_or_a_stated_error(good: bytes, edits: list[tupl
         assert error.reason in {"IMAGE_UNREADABLE", "IMAGE_TOO_LARGE", "IMAGE_FORMAT_UNSUPPORTED"}  # noqa: PT017
     else:
         assert pixels.shape == (8, 8, 3)
+
+
+def turned_whole(picture: Pillow.Image, orientation: int, part: Region, to: Preprocessing) -> np.ndarray:
+    """What `decode` gives of a decoded picture, worked out on the whole picture at once."""
+    turns = [None, None, 0, 3, 1, 5, 4, 6, 2]
+    turn = turns[orientation]
+    upright = picture if turn is None else picture.transpose(Pillow.Transpose(turn))
+    if upright.mode == "I;16":
+        upright = Pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if "transparency" in upright.info or upright.mode in {"RGBA", "LA"}:
+        seen = upright.convert("RGBA")
+        upright = Pillow.alpha_composite(Pillow.new("RGBA", seen.size, "white"), seen)
+    width, height = upright.size
+    box = (part.x_min * width, part.y_min * height, part.x_max * width, part.y_max * height)
+    size = (to.width_px, to.height_px)
+    whole = upright.convert("RGB").resize(size, Pillow.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    return np.asarray(whole)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_looked_at_in_bands_have_the_pixels_of_the_whole(
+    mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(orientation)
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    for width, height in ((97, 61), (300, 40), (64, 257), (7, 5)):
+        if mode == "I;16":
+            picture = Pillow.fromarray(rng.integers(0, 2**16, (height, width), dtype=np.uint16))
+        else:
+            bands = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+            picture = Pillow.fromarray(bands).convert("RGB" if mode == "P" else mode).convert(mode)
+        data = encoded(picture, "PNG", exif=exif, **({"transparency": 3} if mode == "P" else {}))
+        stored = Pillow.open(io.BytesIO(data))
+        stored.load()
+        for part in (Region(), Region(0.1, 0.25, 0.7, 0.9), Region(0.5, 0.5, 0.55, 0.6)):
+            expected = turned_whole(stored, orientation, part, SMALL)
+            assert np.array_equal(decode(data, SMALL, region=part), expected)
+            with monkeypatch.context() as patch:
+                patch.setattr("twinsight_core.images._BAND_PIXELS", 500)
+                assert np.abs(decode(data, SMALL, region=part).astype(int) - expected).max() <= 1

@@ -178,6 +178,17 @@ def test_those_who_watch_do_not_hold_up_the_end(tmp_path: Path, cache_dir: Path)
     api.close()
 
 
+def test_bytes_that_are_no_message_do_not_hold_up_the_end(tmp_path: Path, cache_dir: Path) -> None:
+    made = Server(config(tmp_path, cache_dir, drain_s=1.0))
+    made.start()
+    with grpc.insecure_channel(made.address) as channel, ThreadPoolExecutor(1) as pool:
+        stream: Dynamic = channel.stream_stream("/twinsight.v1.InferenceService/EmbedStream")
+        for _ in range(100):  # gRPC forgets to end few of them
+            with pytest.raises(grpc.RpcError):
+                list(stream(iter((b"\xff" * 20,)), timeout=30))
+        pool.submit(made.stop).result(60)
+
+
 def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Path) -> None:
     made = Server(config(tmp_path, cache_dir, max_calls=2, max_streams=2))
     made.start()

@@ -1,0 +1,44 @@
+"""Which way is up: the one thing of a picture's metadata that matters here.
+
+Source: CIPA DC-008 (EXIF) and TIFF 6.0, section 2; XMP's `tiff:Orientation` stands in where EXIF has none.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+_TAG = 0x0112
+_MOST_ENTRIES = 1024
+"""Of a directory; cameras write dozens, and the tag is among the first, since entries go by rising tag."""
+_TYPES = {1: "B", 3: "H", 4: "I"}
+"""TIFF type -> `struct` code. Specified is 3 (SHORT)."""
+_IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_MOST_XMP = 1 << 20
+
+
+def orientation_of_exif(block: bytes) -> int | None:
+    """Returns the orientation 1..8 in an EXIF block, with or without its `Exif` header; None: none that can be read."""
+    tiff = memoryview(block)[6 if block.startswith(b"Exif\0\0") else 0 :]
+    order = {b"II": "<", b"MM": ">"}.get(bytes(tiff[:2]))
+    found = None
+    try:
+        if order is None or struct.unpack_from(order + "H", tiff, 2)[0] != 42:
+            return None
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(min(count, _MOST_ENTRIES)):
+            place = start + 2 + 12 * entry
+            tag, kind, values = struct.unpack_from(order + "HHI", tiff, place)
+            if tag == _TAG:
+                code = _TYPES.get(kind) if values == 1 else None
+                found = struct.unpack_from(order + code, tiff, place + 8)[0] if code else None
+    except struct.error:  # the directory is cut off
+        pass
+    return found if found is not None and 1 <= found <= 8 else None
+
+
+def orientation_of_xmp(packet: bytes) -> int | None:
+    """Returns the orientation 1..8 in an XMP packet; None: there is none."""
+    found = _IN_XMP.search(packet, 0, _MOST_XMP)
+    return int(found[1]) if found else None

@@ -1,0 +1,43 @@
+"""PNG: its chunks, of which the header, the palette and the pixels are left.
+
+Source: W3C Portable Network Graphics, third edition, sections 5 and 11.
+"""
+
+from __future__ import annotations
+
+from twinsight_core.image_files.exif import orientation_of_exif, orientation_of_xmp
+from twinsight_core.image_files.file import MAX_SEGMENTS, ImageFile, Unreadable
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_NEEDED = {b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_XMP = b"XML:com.adobe.xmp\0\0\0"  # not compressed, as XMP's specification wants it
+
+
+def read(encoded: bytes) -> ImageFile:
+    """Walks a PNG file; see `twinsight_core.image_files`."""
+    view = memoryview(encoded)
+    if encoded[8:16] != b"\0\0\0\x0dIHDR" or len(encoded) < 33:
+        raise Unreadable("there is no header")
+    width, height = int.from_bytes(encoded[16:20], "big"), int.from_bytes(encoded[20:24], "big")
+    kept: list[memoryview] = []
+    since = 0  # what is needed and not kept yet starts here: neighbours are kept together
+    place = 33
+    exif = xmp = None
+    for _ in range(MAX_SEGMENTS):
+        kind = encoded[place + 4 : place + 8]
+        end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")
+        # A decoder says best what is missing at the end of a file that is cut off.
+        if end > len(encoded) or kind == b"IEND":
+            kept.append(view[since : min(end, len(encoded))])
+            data = encoded if not since and end >= len(encoded) else b"".join(kept)
+            return ImageFile(data, width, height, exif or xmp or 1)
+        if kind not in _NEEDED:
+            kept.append(view[since:place])
+            since = end
+            if kind == b"eXIf":
+                exif = exif or orientation_of_exif(bytes(view[place + 8 : end - 4]))
+            elif kind == b"iTXt" and encoded[place + 8 : place + 8 + len(_XMP)] == _XMP:
+                xmp = xmp or orientation_of_xmp(bytes(view[place + 8 : end - 4]))
+        place = end
+    raise Unreadable("there are too many chunks")
