@@ -14,7 +14,7 @@ that holds the rest, padded with zeros.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 
@@ -106,12 +106,19 @@ class Engine:
         Returns:
             [n, *answer_shape] float32, in order.
         """
-        answers = np.empty((len(images), *self.answer_shape), np.float32)
-        for start, count, bucket in self._cuts(len(images)):
-            batch = self._blank(bucket)
-            np.stack(images[start : start + count], out=batch[:count])
-            answers[start : start + count] = self._lanes[lane].compute(batch)[:count]
-        return answers
+        return self._infer(images, self._lanes[lane])
+
+    def lane(self, number: int) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+        """Returns what runs the model on pictures on a lane as it is now; after `renew` it is the old one."""
+        executor = self._lanes[number]
+        return lambda images: self._infer(images, executor)
+
+    def renew(self, lane: int) -> None:
+        """Puts a new executor in the place of one that hangs, ready to compute."""
+        fresh = self._executor.lanes()[lane]
+        for bucket in self.buckets:
+            fresh.prepare(bucket)
+        self._lanes[lane] = fresh
 
     def infer_alone(self, image: np.ndarray) -> np.ndarray:
         """Runs the model on one picture, with all that the executor has: where there is nothing else to compute.
@@ -122,12 +129,25 @@ class Engine:
         Returns:
             [*answer_shape] float32.
         """
-        answer: np.ndarray = self._executor.compute(image[None])[0]
+        answer: np.ndarray = self._computed(image[None], self._executor)[0]
         return answer
 
     @cached_property
-    def _lanes(self) -> Sequence[Executor]:
-        return self._executor.lanes()
+    def _lanes(self) -> list[Executor]:
+        return list(self._executor.lanes())
+
+    def _infer(self, images: Sequence[np.ndarray], executor: Executor) -> np.ndarray:
+        answers = np.empty((len(images), *self.answer_shape), np.float32)
+        for start, count, bucket in self._cuts(len(images)):
+            batch = self._blank(bucket)
+            np.stack(images[start : start + count], out=batch[:count])
+            answers[start : start + count] = self._computed(batch, executor)[:count]
+        return answers
+
+    @staticmethod
+    def _computed(batch: np.ndarray, executor: Executor) -> np.ndarray:
+        """All that serves a picture ends here."""
+        return executor.compute(batch)
 
     def _cuts(self, total: int) -> Iterator[tuple[int, int, int]]:
         """Start, number of pictures and bucket of each piece."""

@@ -18,6 +18,8 @@
 7. The test picture behind health goes before all others, as a batch of its own.
 8. Each picture's future gets its row. A batch that fails is tried again picture by picture, so that one that poisons it
    fails alone.
+9. A turn that hangs in the model is given up: its pictures fail, and its lane is made anew, in a thread of its own.
+   What the old thread still brings is ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
@@ -39,28 +40,15 @@ from twinsight_core.engine import Engine
 from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, TwinsightError, Unavailable
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics
+from twinsight_server.turns import Answer, Turn, Waiting, answer, due_of, fail
 
 log = structlog.stdlib.get_logger("twinsight.batcher")
 
-Answer = np.ndarray | TwinsightError
 Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
 
 _MIN_RETRY_S = 0.05
-_PATIENCE_S = 1.0
-_STREAM_PATIENCE_S = 10.0
-"""A stream's picture goes behind those of unary calls that came up to nine seconds after it."""
-
-
-@dataclass(frozen=True, order=True)
-class _Waiting:
-    """A picture in the queue, ordered by when it is due and, among those due together, by when it came."""
-
-    due: float
-    number: int
-    load: Callable[[], np.ndarray] = field(compare=False)
-    call: Call = field(compare=False)
-    future: Future[Answer] = field(compare=False)
-    since: float = field(compare=False)
+_CLOSING_S = 10.0
+"""For what waits when the server ends: more than any batch takes, and no end where one hangs."""
 
 
 class Batcher:
@@ -85,10 +73,12 @@ class Batcher:
         self._changed = threading.Condition(lock)  # the lanes alone wait for it
         self._room_freed = threading.Condition(lock)
         self._numbers = itertools.count()
-        self._waiting: list[_Waiting] = []  # a heap
+        self._waiting: list[Waiting] = []  # a heap
         self._taken = 0
         self._decoding = 0
-        self._turns: dict[int, float] = {}  # when the turn of each thread at work began
+        self._turns: dict[int, Turn] = {}  # by thread
+        self._hung = 0
+        self._alone_hangs = False
         self._closed = False
         self._seconds_per_image = 0.0  # moving average, of one lane
         self._longest_turn_s = 0.0
@@ -97,12 +87,7 @@ class Batcher:
 
     def start(self) -> None:
         """Starts the lanes."""
-        self._lanes = [
-            threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._name}-{lane}", daemon=True)
-            for lane in range(self._engine.lanes)
-        ]
-        for thread in self._lanes:
-            thread.start()
+        self._lanes = [self._started(lane) for lane in range(self._engine.lanes)]
 
     @property
     def on_host(self) -> bool:
@@ -123,6 +108,11 @@ class Batcher:
     def is_idle(self) -> bool:
         """Whether nothing is being decoded, waits or is computed."""
         return not (self._decoding or self._waiting or self._turns)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it has given up as many turns as it has lanes: their threads hold cores or the device for ever."""
+        return self._hung >= self._engine.lanes
 
     @contextmanager
     def room(self, count: int, call: Call) -> Iterator[None]:
@@ -187,7 +177,7 @@ class Batcher:
         """
         with self._changed:
             self._decoding -= announced
-            self._put(load, call, future, due=_due(call))
+            self._put(load, call, future, due=due_of(call))
 
     def submit_urgent(self, image: np.ndarray, call: Call) -> Future[Answer]:
         """Queues a picture ahead of all others and without room: for the test inference behind health.
@@ -213,12 +203,38 @@ class Batcher:
         Arguments as in `submit`.
         """
         with self._changed:
-            if self._closed or not self.is_idle:
+            if self._closed or self._alone_hangs or not self.is_idle:
                 return False
-            self._turns[threading.get_ident()] = time.monotonic()
-        one = _Waiting(0.0, 0, load, call, future, time.monotonic())
-        self._serve([one], lambda images: [self._engine.infer_alone(image) for image in images])
+            one = Waiting(0.0, 0, load, call, future, time.monotonic())
+            turn = self._turns[threading.get_ident()] = Turn(None, [one], one.since)
+        self._serve(turn, lambda images: [self._engine.infer_alone(image) for image in images])
         return True
+
+    def give_up_hung(self, limit_s: float) -> int:
+        """Gives up turns that the model has had for longer than a limit; returns how many there were.
+
+        Their pictures fail with Unavailable, and their lanes are made anew: those that hang can't be ended.
+        """
+        with self._changed:
+            now = time.monotonic()
+            hung = {
+                thread: turn
+                for thread, turn in self._turns.items()
+                if turn.computing is not None and now - turn.computing > limit_s
+            }
+            for thread, turn in hung.items():
+                del self._turns[thread]
+                self._alone_hangs = self._alone_hangs or turn.lane is None
+            self._hung += len(hung)
+            self._changed.notify()
+        for turn in hung.values():
+            log.error("a turn hangs", model=self._name, lane=turn.lane, size=len(turn.batch), limit_s=round(limit_s, 3))
+            for one in turn.batch:
+                answer(one.future, Unavailable("The model hangs on this batch.", reason="MODEL_HUNG"))
+            if turn.lane is not None and not self._closed:
+                self._engine.renew(turn.lane)
+                self._lanes[turn.lane] = self._started(turn.lane)
+        return len(hung)
 
     def longest_turn_s(self) -> float:
         """Returns the longest time that a lane was busy at a stretch since this was last asked."""
@@ -232,8 +248,11 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
             self._room_freed.notify_all()
+        ends = time.monotonic() + _CLOSING_S
         for lane in self._lanes:
-            lane.join()
+            lane.join(max(0.0, ends - time.monotonic()))
+            if lane.is_alive():
+                log.warning("a lane does not end", model=self._name, lane=lane.name)
 
     def _wait_of(self, pictures: int) -> float:
         """Seconds until as many pictures are done."""
@@ -244,7 +263,7 @@ class Batcher:
         remaining_s = call.remaining_s()
         if remaining_s is None or not self._waiting:
             return
-        due = _due(call)
+        due = due_of(call)
         wait_s = self._wait_of(self._decoding + sum(one.due <= due for one in self._waiting))
         if wait_s > remaining_s:
             self._metrics.refused.labels("DEADLINE_TOO_SHORT").inc()
@@ -259,18 +278,22 @@ class Batcher:
         if self._closed:
             future.set_exception(_draining())
             return
-        heapq.heappush(self._waiting, _Waiting(due, next(self._numbers), load, call, future, time.monotonic()))
+        heapq.heappush(self._waiting, Waiting(due, next(self._numbers), load, call, future, time.monotonic()))
         self._changed.notify()
 
+    def _started(self, lane: int) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._name}-{lane}", daemon=True)
+        thread.start()
+        return thread
+
     def _run(self, lane: int) -> None:
-        def infer(images: Sequence[np.ndarray]) -> np.ndarray:
-            return self._engine.infer(images, lane=lane)
+        infer = self._engine.lane(lane)
+        while turn := self._next_turn(lane):
+            if not self._serve(turn, infer):
+                return
 
-        while batch := self._next_batch():
-            self._serve(batch, infer)
-
-    def _next_batch(self) -> list[_Waiting]:
-        """Waits for pictures; returns at most the largest bucket, or nothing once closed and empty."""
+    def _next_turn(self, lane: int) -> Turn | None:
+        """Waits for pictures; returns at most the largest bucket, or None once closed and empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -279,12 +302,12 @@ class Batcher:
                     self._changed.wait_for(self._is_full, timeout=max(0.0, until - time.monotonic()))
                 # While this one waited for company another lane may have taken all.
                 if batch := self._take():
-                    self._turns[threading.get_ident()] = time.monotonic()
-                    return batch
+                    turn = self._turns[threading.get_ident()] = Turn(lane, batch, time.monotonic())
+                    return turn
                 if self._closed:
-                    return []
+                    return None
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Waiting]:
         """Takes a batch off the queue, and wakes another lane for the rest."""
         if self._is_urgent():
             batch = [heapq.heappop(self._waiting)]
@@ -310,20 +333,25 @@ class Batcher:
         full = len(self._waiting) >= self._engine.max_batch
         return full or not self._decoding or not self._waiting or self._closed or self._is_urgent()
 
-    def _serve(self, batch: Sequence[_Waiting], infer: Infer) -> None:
-        """Decodes and computes what is still wanted of a batch, and ends this thread's turn."""
-        start = time.monotonic()
+    def _serve(self, turn: Turn, infer: Infer) -> bool:
+        """Decodes and computes what is still wanted of a batch, and ends this thread's turn.
+
+        Returns:
+            Whether the turn was not given up meanwhile.
+        """
         try:
-            loaded = [(one, image) for one in batch if (image := self._loaded(one)) is not None]
-            self._compute([(one, image) for one, image in loaded if self._is_wanted(one)], infer)
+            loaded = [(one, image) for one in turn.batch if (image := self._loaded(one)) is not None]
+            self._compute([(one, image) for one, image in loaded if self._is_wanted(one)], turn, infer)
         finally:
             with self._changed:
-                took = time.monotonic() - start
-                self._longest_turn_s = max(self._longest_turn_s, took)
-                self._seconds_per_image += 0.1 * (took / len(batch) - self._seconds_per_image)
-                del self._turns[threading.get_ident()]
+                kept = self._turns.pop(threading.get_ident(), None) is turn
+                if kept:
+                    took = time.monotonic() - turn.begun
+                    self._longest_turn_s = max(self._longest_turn_s, took)
+                    self._seconds_per_image += 0.1 * (took / len(turn.batch) - self._seconds_per_image)
+        return kept
 
-    def _loaded(self, one: _Waiting) -> np.ndarray | None:
+    def _loaded(self, one: Waiting) -> np.ndarray | None:
         """Returns a picture's pixels; None where nobody wants them or there are none, of which the future tells."""
         if not self._is_wanted(one):
             return None
@@ -331,51 +359,48 @@ class Batcher:
         try:
             image = one.load()
         except (Cancelled, DeadlineExceeded) as error:
-            one.future.set_exception(error)
+            fail(one.future, error)
             return None
         except TwinsightError as error:
-            one.future.set_result(error)
+            answer(one.future, error)
             return None
         now = time.monotonic()
         one.call.record("decode", now - start)
         one.call.record("queue", start - one.since)
         return image
 
-    def _is_wanted(self, one: _Waiting) -> bool:
+    def _is_wanted(self, one: Waiting) -> bool:
         try:
             one.call.check_alive()
         except TwinsightError as error:
             self._metrics.dropped.labels(self._name).inc()
-            one.future.set_exception(error)
+            fail(one.future, error)
             return False
         return True
 
-    def _compute(self, batch: Sequence[tuple[_Waiting, np.ndarray]], infer: Infer) -> None:
+    def _compute(self, batch: Sequence[tuple[Waiting, np.ndarray]], turn: Turn, infer: Infer) -> None:
         if not batch:
             return
-        start = time.monotonic()
+        turn.computing = start = time.monotonic()
         try:
             answers = infer([image for _, image in batch])
         except Exception as error:
             if len(batch) == 1:
                 ((one, _),) = batch
                 log.exception("a picture failed in compute", model=self._name, request_id=one.call.request_id)
-                one.future.set_exception(error)
+                fail(one.future, error)
                 return
             log.exception("a batch failed; its pictures are tried one by one", model=self._name, size=len(batch))
             for single in batch:
-                self._compute([single], infer)
+                self._compute([single], turn, infer)
             return
+        finally:
+            turn.computing = None
         took = time.monotonic() - start
         self._metrics.batch_size.labels(self._name).observe(len(batch))
-        for (one, _), answer in zip(batch, answers, strict=True):
+        for (one, _), row in zip(batch, answers, strict=True):
             one.call.record("compute", took)
-            one.future.set_result(answer)
-
-
-def _due(call: Call) -> float:
-    patience_s = _STREAM_PATIENCE_S if call.is_patient else _PATIENCE_S
-    return time.monotonic() + min(patience_s, call.remaining_s() or patience_s)
+            answer(one.future, row)
 
 
 def _draining() -> Unavailable:

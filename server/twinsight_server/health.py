@@ -3,7 +3,9 @@
 1. After warm-up a small test picture goes through each model's batcher; its answer is remembered.
 2. Every `interval_s` it goes through again, as a batch of its own, once the batch in compute is done. The health of all
    services follows whether the answer came in time and was the same.
-3. Draining turns health off for good.
+3. A watchdog looks every half second whether a model hangs: then health is off at once, until the test passes again;
+   for good where as many turns hung as the model has lanes, so that whoever watches health starts the server anew.
+4. Draining turns health off for good.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ log = structlog.stdlib.get_logger("twinsight.health")
 
 _TIMEOUT_S = 5.0
 """A worker that does not come to one picture within this, and the time of the longest batch, is not healthy."""
+
+_HUNG_S = 4.0
+"""A batch that the model has had for longer, and for twenty times as long as it should, hangs."""
+
+_HUNG_TIMES = 20
+_WATCH_S = 0.5
 
 _FIRST_TIMEOUT_S = 60.0
 """Nobody waits yet while the models learn, and how slow they are is not known."""
@@ -56,7 +64,7 @@ class Canary:
         self._full_batch_s: dict[str, float] = {}
         self._turn_s: dict[str, float] = {}
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._serving = False
         for service in self._services:
             self.servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -83,8 +91,12 @@ class Canary:
     def start(self, interval_s: float) -> None:
         """Turns health on and goes on testing."""
         self._tell(serving=True)
-        self._thread = threading.Thread(target=self._run, args=(interval_s,), name="canary", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, args=(interval_s,), name="canary", daemon=True),
+            threading.Thread(target=self._watch, name="watchdog", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Turns health off for good; a test under way is not waited for."""
@@ -94,8 +106,8 @@ class Canary:
 
     def join(self) -> None:
         """Waits, once stopped, for the test under way; it ends at the latest with the batchers."""
-        if self._thread:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def check(self) -> bool:
         """Tests every model now; returns whether all are well, and tells health."""
@@ -109,7 +121,20 @@ class Canary:
         while not self._stopped.wait(interval_s):
             self.check()
 
+    def _watch(self) -> None:
+        while not self._stopped.wait(_WATCH_S):
+            self.watch()
+
+    def watch(self) -> None:
+        """Gives up what hangs, and tells health."""
+        for model in self._models:
+            limit_s = max(_HUNG_S, _HUNG_TIMES * self._full_batch_s.get(model.name, 0.0))
+            if model.batcher.give_up_hung(limit_s):
+                self._tell(serving=False)
+
     def _is_well(self, model: ServedModel) -> bool:
+        if model.batcher.is_broken:
+            return False
         try:
             answer = self._infer(model, self._limit_s(model))
             return _is_same(answer, self._expected[model.name], model.package.card.task)

@@ -16,9 +16,9 @@ import structlog
 from twinsight_core import images
 from twinsight_core.errors import TwinsightError
 from twinsight_core.images import Limits, Region
-from twinsight_server.batcher import Answer
 from twinsight_server.calls import Call, deadline_exceeded
 from twinsight_server.models import ServedModel
+from twinsight_server.turns import Answer
 
 log = structlog.stdlib.get_logger("twinsight.pipeline")
 

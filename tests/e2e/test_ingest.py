@@ -12,6 +12,7 @@ from e2e import errors
 from e2e.conftest import Reflected, to_bytes
 from twinsight_core.collection import Collection
 from twinsight_core.errors import Overloaded, StorageFull, TwinsightError
+from twinsight_core.executors.base import Executor
 from twinsight_core.items import Checkpoint, NewItem
 from twinsight_server.app import Server
 from twinsight_server.calls import Call
@@ -92,7 +93,7 @@ def test_however_batches_are_refused_resuming_writes_every_item(
 def test_a_resumable_batch_that_the_model_failed_on_is_not_counted_as_written(
     own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(images: list[np.ndarray]) -> np.ndarray:
+    def broken(images: np.ndarray, _: Executor) -> np.ndarray:
         raise RuntimeError(f"device lost with {len(images)} pictures")
 
     api = Reflected(own.address)
@@ -101,7 +102,7 @@ def test_a_resumable_batch_that_the_model_failed_on_is_not_counted_as_written(
     batch = api.message("IngestItemsRequest", collection="photos", ingest_id="job", batch=1, items=items)
     ingest = api.stream("CollectionService", "IngestItems")
     with monkeypatch.context() as patch:
-        patch.setattr(own.models.get("").engine, "infer", broken)
+        patch.setattr(own.models.get("").engine, "_computed", broken)
         (failed,) = ingest(iter([batch]), timeout=30)
     (again,) = ingest(iter([batch]), timeout=30)
     api.close()

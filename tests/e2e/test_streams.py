@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from e2e.conftest import Reflected, config, counted, until
+from twinsight_core.executors.base import Executor
 from twinsight_server.app import Server
 from twinsight_server.calls import Call
 
@@ -20,12 +21,12 @@ def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
     made = Server(config(tmp_path, cache_dir, drain_s=60.0))
     made.start()
     engine = made.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
+    right, busy, go = engine._computed, threading.Event(), threading.Event()
 
-    def held(images: list[np.ndarray]) -> np.ndarray:
+    def held(images: np.ndarray, executor: Executor) -> np.ndarray:
         busy.set()
         assert go.wait(60)
-        return right(images)
+        return right(images, executor)
 
     api, over = Reflected(made.address), threading.Event()
     message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
@@ -37,7 +38,7 @@ def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
     stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
     assert len(next(stream).results) == 1
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(engine, "infer", held)
+        patch.setattr(engine, "_computed", held)
         call = pool.submit(api.call, "InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])
         assert busy.wait(60)
         stopped = pool.submit(made.stop)
@@ -55,14 +56,14 @@ def test_messages_of_a_stream_wait_where_a_call_would_be_refused(
     own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = own.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
+    right, busy, go = engine._computed, threading.Event(), threading.Event()
 
-    def held(images: list[np.ndarray]) -> np.ndarray:
+    def held(images: np.ndarray, executor: Executor) -> np.ndarray:
         busy.set()
         assert go.wait(60)
-        return right(images)
+        return right(images, executor)
 
-    monkeypatch.setattr(engine, "infer", held)
+    monkeypatch.setattr(engine, "_computed", held)
     api = Reflected(own.address)
     image = {"encoded": photos["coffee"]}
     message = api.message("EmbedStreamRequest", images=[image] * 4)  # all the room there is
@@ -88,18 +89,18 @@ def test_a_stream_that_waits_for_its_turn_is_told_that_the_server_drains(
     made = Server(config(tmp_path, cache_dir, max_calls=1, drain_s=60.0))
     made.start()
     engine = made.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
+    right, busy, go = engine._computed, threading.Event(), threading.Event()
 
-    def held(images: list[np.ndarray]) -> np.ndarray:
+    def held(images: np.ndarray, executor: Executor) -> np.ndarray:
         busy.set()
         assert go.wait(60)
-        return right(images)
+        return right(images, executor)
 
     api = Reflected(made.address)
     image = {"encoded": photos["coffee"]}
     message = api.message("EmbedStreamRequest", images=[image])
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
-        patch.setattr(engine, "infer", held)
+        patch.setattr(engine, "_computed", held)
         call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
         assert busy.wait(60)
         stream = pool.submit(lambda: list(api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)))
@@ -118,20 +119,20 @@ def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
     own: Server, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = own.models.get("").engine
-    right, busy, go = engine.infer, threading.Event(), threading.Event()
+    right, busy, go = engine._computed, threading.Event(), threading.Event()
     gone = threading.Event()
 
-    def held(images: list[np.ndarray]) -> np.ndarray:
+    def held(images: np.ndarray, executor: Executor) -> np.ndarray:
         busy.set()
         assert go.wait(60)
-        return right(images)
+        return right(images, executor)
 
     class Watched(Call):
         def cancel(self) -> None:
             super().cancel()
             gone.set()
 
-    monkeypatch.setattr(engine, "infer", held)
+    monkeypatch.setattr(engine, "_computed", held)
     monkeypatch.setattr("twinsight_server.calls.Call", Watched)
     api = Reflected(own.address)
     message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])

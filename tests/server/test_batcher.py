@@ -12,9 +12,10 @@ from twinsight_core.engine import Engine
 from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
-from twinsight_server.batcher import Answer, Batcher
+from twinsight_server.batcher import Batcher
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics
+from twinsight_server.turns import Answer
 
 INPUT = Preprocessing(height_px=1, width_px=1)
 POISON = 13
@@ -323,6 +324,80 @@ def test_a_lone_picture_of_an_idle_model_is_computed_by_its_callers_thread(
     assert batcher.is_idle
     hold(batcher, executor)
     assert not batcher.infer_alone(load, call(), Future())
+
+
+class HangingExecutor(GatedExecutor):
+    """Hangs, until `go`, whoever computes the poisonous pixel; makes lanes that are executors of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def lanes(self) -> Sequence[Executor]:
+        self.made += 1
+        return [self]
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        if (images[:, 0, 0, 0] == POISON).any():
+            self.busy.set()
+            assert self.go.wait(60)
+        return images[:, 0, 0, :1].astype(np.float32)
+
+
+@pytest.fixture
+def hanging(metrics: Metrics) -> Iterator[tuple[Batcher, HangingExecutor]]:
+    executor = HangingExecutor()
+    executor.go.clear()
+    made = Batcher("m", Engine(executor, INPUT, answer_shape=(1,), buckets=(1, 2, 4)), metrics, queue_size=8, wait_s=0)
+    made.start()
+    yield made, executor
+    executor.go.set()
+    made.close()
+
+
+def test_a_turn_that_hangs_is_given_up_and_its_lane_made_anew(hanging: tuple[Batcher, HangingExecutor]) -> None:
+    batcher, executor = hanging
+    stuck = submit(batcher, POISON)
+    assert executor.busy.wait(30)
+    behind = submit(batcher, 2)
+    assert batcher.give_up_hung(60) == 0
+    assert not stuck.done()
+    assert batcher.give_up_hung(0) == 1
+    error = stuck.result(10)
+    assert isinstance(error, Unavailable)
+    assert error.reason == "MODEL_HUNG"
+    assert red_of(behind) == 2
+    assert executor.made == 2
+    assert batcher.is_broken  # it has one lane
+    executor.go.set()  # what the old thread still brings is ignored, and it ends
+    assert red_of(submit(batcher, 3)) == 3
+
+
+def test_a_caller_whose_lone_picture_hangs_is_answered_and_nobody_follows_it(
+    hanging: tuple[Batcher, HangingExecutor],
+) -> None:
+    batcher, executor = hanging
+    future: Future[Answer] = Future()
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(batcher.infer_alone, lambda: pixel(POISON), call(), future)
+        assert executor.busy.wait(30)
+        assert batcher.give_up_hung(0) == 1
+        assert isinstance(future.result(10), Unavailable)
+        assert batcher.is_idle
+        assert not batcher.infer_alone(lambda: pixel(1), call(), Future())
+        assert red_of(submit(batcher, 4)) == 4
+        executor.go.set()
+        assert stuck.result(30)
+
+
+def test_closing_does_not_wait_for_ever_for_a_turn_that_hangs(
+    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_server.batcher._CLOSING_S", 0.1)
+    batcher, executor = hanging
+    submit(batcher, POISON)
+    assert executor.busy.wait(30)
+    batcher.close()
 
 
 class Patient:

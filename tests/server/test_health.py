@@ -114,6 +114,19 @@ def test_probabilities_that_change_places_are_not_healthy(classifier: Bench) -> 
     assert not classifier.canary.check()
 
 
+def test_a_model_that_hangs_is_told_at_once_and_for_good_where_no_lane_is_left(
+    classifier: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_HUNG_S", 0.0)
+    monkeypatch.setattr(health, "_HUNG_TIMES", 0)
+    classifier.canary._tell(serving=True)
+    classifier.hold()
+    classifier.canary.watch()
+    assert classifier.metrics.registry.get_sample_value("twinsight_healthy") == 0
+    classifier.executor.go.set()
+    assert not classifier.canary.check()  # its one lane hung: it should be started anew
+
+
 def test_a_long_batch_in_compute_is_load_and_not_sickness(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_TIMEOUT_S", 0.0)
     monkeypatch.setattr(classifier.batcher, "longest_turn_s", lambda: 60.0)
