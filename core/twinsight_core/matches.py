@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def matches_of(
     contents: Mapping[int, StoredItem | None],
     options: SearchOptions,
     *,
-    ids: Sequence[str],
+    ids: list[str],
     metric: Metric,
 ) -> list[list[Match]]:
     """Returns the matches of each query, closest first.

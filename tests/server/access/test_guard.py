@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jwt
+import jwt.algorithms
+import jwt.utils
 import pytest
 import structlog.testing
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
