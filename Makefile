@@ -13,7 +13,7 @@ RESUME ?=
 ONLY ?=
 SCALE ?= 1
 
-.PHONY: help setup demo serve test test-client lint lint-proto format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces clean
+.PHONY: help setup demo serve test test-client lint lint-proto format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces audit sbom clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -100,6 +100,14 @@ fills the picture; it has no class for anything else, and longsleeve, shirt, t-s
 GARMENTS_DATA := A product-photo set of clothes (CC0), 3,068 pictures of 10 classes; a fifth held out for the scores and a \
 tenth to choose the weights by. The backbone started as MobileNetV1 0.75 of Keras Applications (Apache-2.0), trained on \
 ImageNet: not as that of base, which saw some of these pictures. Trained in 5 minutes on 2 CPU cores.
+
+audit: setup  ## look for insecure code, and ask the advisories' database (over the network) for what is known of dependencies
+	$(UV) tool run bandit --quiet --recursive --configfile pyproject.toml core server clients/python/twinsight_client proto/hatch_build.py
+	$(UV) audit --locked
+
+sbom: setup  ## write sbom.cdx.json: what a server with OpenVINO consists of, as CycloneDX
+	$(UV) export --quiet --locked --no-dev --extra server --extra openvino --format cyclonedx1.5 \
+		--preview-features sbom-export --output-file sbom.cdx.json >/dev/null
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-client .uv .buf proto/gen demo-output

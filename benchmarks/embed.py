@@ -65,7 +65,7 @@ def measure(extent: Extent) -> dict[str, object]:
                 {
                     "call": call,
                     "decode": lambda: decode(encoded, to),
-                    "compiled": lambda: engine.infer([pixels]),
+                    "compiled": lambda: engine.infer_alone(pixels),
                     "bare_grpc": lambda: bare(encoded),
                 },
                 count=CALLS,

@@ -84,7 +84,7 @@ def _lone(package: ModelPackage) -> partial[np.ndarray]:
     size = package.card.preprocessing
     engine = Engine(served_executor(package), size, answer_shape=package.card.config.answer_shape, buckets=(1,))
     engine.warm_up()
-    return partial(engine.infer, [np.zeros((size.height_px, size.width_px, 3), np.uint8)])
+    return partial(engine.infer_alone, np.zeros((size.height_px, size.width_px, 3), np.uint8))
 
 
 def glyph(data: Path, cache: Path) -> dict[str, float]:
