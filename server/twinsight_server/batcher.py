@@ -47,6 +47,7 @@ log = structlog.stdlib.get_logger("twinsight.batcher")
 Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
 
 _MIN_RETRY_S = 0.05
+_LOOKS = 3
 _CLOSING_S = 10.0
 """For what waits when the server ends: more than any batch takes, and no end where one hangs."""
 
@@ -111,7 +112,7 @@ class Batcher:
 
     @property
     def is_broken(self) -> bool:
-        """Whether it has given up as many turns as it has lanes: their threads hold cores or the device for ever."""
+        """Whether as many turns as it has lanes hang: their threads hold cores or the device."""
         return self._hung >= self._engine.lanes
 
     @contextmanager
@@ -213,15 +214,16 @@ class Batcher:
     def give_up_hung(self, limit_s: float) -> int:
         """Gives up turns that the model has had for longer than a limit; returns how many there were.
 
-        Their pictures fail with Unavailable, and their lanes are made anew: those that hang can't be ended.
+        Their pictures fail with Unavailable, and their lanes are made anew: those that hang can't be ended. To be asked
+        again and again: what it did not find at work several times may have stood still with the whole process.
         """
         with self._changed:
             now = time.monotonic()
-            hung = {
-                thread: turn
-                for thread, turn in self._turns.items()
-                if turn.computing is not None and now - turn.computing > limit_s
-            }
+            hung: dict[int, Turn] = {}
+            for thread, turn in self._turns.items():
+                turn.looks += turn.computing is not None
+                if turn.looks >= _LOOKS and turn.computing is not None and now - turn.computing > limit_s:
+                    hung[thread] = turn
             for thread, turn in hung.items():
                 del self._turns[thread]
                 self._alone_hangs = self._alone_hangs or turn.lane is None
@@ -349,6 +351,9 @@ class Batcher:
                     took = time.monotonic() - turn.begun
                     self._longest_turn_s = max(self._longest_turn_s, took)
                     self._seconds_per_image += 0.1 * (took / len(turn.batch) - self._seconds_per_image)
+                else:
+                    self._hung -= 1
+                    self._alone_hangs = self._alone_hangs and turn.lane is not None
         return kept
 
     def _loaded(self, one: Waiting) -> np.ndarray | None:
@@ -381,7 +386,8 @@ class Batcher:
     def _compute(self, batch: Sequence[tuple[Waiting, np.ndarray]], turn: Turn, infer: Infer) -> None:
         if not batch:
             return
-        turn.computing = start = time.monotonic()
+        turn.looks, turn.computing = 0, time.monotonic()
+        start = turn.computing
         try:
             answers = infer([image for _, image in batch])
         except Exception as error:

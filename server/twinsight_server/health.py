@@ -4,7 +4,7 @@
 2. Every `interval_s` it goes through again, as a batch of its own, once the batch in compute is done. The health of all
    services follows whether the answer came in time and was the same.
 3. A watchdog looks every half second whether a model hangs: then health is off at once, until the test passes again;
-   for good where as many turns hung as the model has lanes, so that whoever watches health starts the server anew.
+   and for as long as as many turns hang as the model has lanes, so that whoever watches health starts the server anew.
 4. Draining turns health off for good.
 """
 
@@ -123,7 +123,10 @@ class Canary:
 
     def _watch(self) -> None:
         while not self._stopped.wait(_WATCH_S):
-            self.watch()
+            try:
+                self.watch()
+            except Exception:  # noqa: BLE001 - a lane that can't be made anew must not end the watch
+                log.exception("the watchdog failed")
 
     def watch(self) -> None:
         """Gives up what hangs, and tells health."""

@@ -41,12 +41,14 @@ class Turn:
         batch: the pictures.
         begun: when it began.
         computing: since when the model has it; None: it does not.
+        looks: how often the watchdog has found the model at it.
     """
 
     lane: int | None
     batch: Sequence[Waiting]
     begun: float
     computing: float | None = None
+    looks: int = 0
 
 
 def answer(future: Future[Answer], with_: Answer) -> None:
