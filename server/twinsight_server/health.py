@@ -125,7 +125,7 @@ class Canary:
         while not self._stopped.wait(_WATCH_S):
             try:
                 self.watch()
-            except Exception:
+            except Exception:  # a lane that could not be made anew must not end the watch
                 log.exception("the watchdog failed")
 
     def watch(self) -> None:
