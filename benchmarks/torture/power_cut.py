@@ -139,7 +139,7 @@ def _leaving_out(without: Without) -> Iterator[None]:
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(store, "connect", connect))
         if without is Without.SNAPSHOT_SYNCS:
-            patches.enter_context(mock.patch.object(snapshots, "_sync", return_value=None))
+            patches.enter_context(mock.patch.object(snapshots, "sync_file", return_value=None))
         yield
 
 
