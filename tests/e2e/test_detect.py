@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from PIL import Image as Pillow
 
 from e2e import errors
 from e2e.conftest import Dynamic, Reflected
+from twinsight_core.executors.base import Executor
 from twinsight_core.executors.choice import ChosenExecutor, ExecutorKind
 from twinsight_core.images import Preprocessing
 from twinsight_core.packages import ModelPackage, shipped_packages
@@ -48,6 +49,10 @@ class _RedFinder:
     """Finds all that is red as one thing, and two more that are always there."""
 
     name = "red"
+    on_host = False
+
+    def lanes(self) -> Sequence[Executor]:
+        return [self]
 
     def prepare(self, batch_size: int) -> None:
         """There is nothing to compile."""

@@ -1,0 +1,145 @@
+"""Turns that hang in the model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from twinsight_core.engine import Engine
+from twinsight_core.errors import Unavailable
+from twinsight_core.executors.base import Executor
+from twinsight_core.images import Preprocessing
+from twinsight_server.batcher import Batcher
+from twinsight_server.calls import Call
+from twinsight_server.metrics import Metrics
+from twinsight_server.turns import Answer
+
+INPUT = Preprocessing(height_px=1, width_px=1)
+POISON = 13
+
+
+class HangingExecutor:
+    """Computes the pixel's red; hangs, until `go`, on the poisonous one. Counts how often its lanes were made."""
+
+    name = "hanging"
+    on_host = False
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.busy = threading.Event()
+        self.made = 0
+
+    def prepare(self, batch_size: int) -> None:
+        del batch_size
+
+    def lanes(self) -> Sequence[Executor]:
+        self.made += 1
+        return [self]
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        if (images[:, 0, 0, 0] == POISON).any():
+            self.busy.set()
+            assert self.go.wait(60)
+        return images[:, 0, 0, :1].astype(np.float32)
+
+
+def pixel(red: int) -> np.ndarray:
+    return np.array([[[red, 0, 0]]], np.uint8)
+
+
+def submit(batcher: Batcher, red: int) -> Future[Answer]:
+    future: Future[Answer] = Future()
+    batcher.submit(lambda: pixel(red), Call("test", None), future)
+    return future
+
+
+def red_of(future: Future[Answer]) -> float:
+    answer = future.result(10)
+    assert isinstance(answer, np.ndarray)
+    return float(answer[0])
+
+
+@pytest.fixture
+def hanging() -> Iterator[tuple[Batcher, HangingExecutor]]:
+    executor = HangingExecutor()
+    engine = Engine(executor, INPUT, answer_shape=(1,), buckets=(1, 2, 4))
+    made = Batcher("m", engine, Metrics(), queue_size=8, wait_s=0)
+    made.start()
+    yield made, executor
+    executor.go.set()
+    made.close()
+
+
+def test_a_turn_that_hangs_is_given_up_and_its_lane_made_anew(hanging: tuple[Batcher, HangingExecutor]) -> None:
+    batcher, executor = hanging
+    stuck = submit(batcher, POISON)
+    assert executor.busy.wait(30)
+    behind = submit(batcher, 2)
+    assert watched(batcher, 60) == 0
+    assert not stuck.done()
+    assert watched(batcher, 0) == 1
+    error = stuck.result(10)
+    assert isinstance(error, Unavailable)
+    assert error.reason == "MODEL_HUNG"
+    assert red_of(behind) == 2
+    assert executor.made == 2
+    assert batcher.is_broken  # it has one lane
+    executor.go.set()  # what the old thread still brings is ignored, and it ends
+    until(lambda: not batcher.is_broken)
+    assert red_of(submit(batcher, 3)) == 3
+
+
+def test_a_turn_that_stood_still_with_the_whole_process_is_not_given_up(
+    hanging: tuple[Batcher, HangingExecutor],
+) -> None:
+    batcher, executor = hanging
+    stuck = submit(batcher, POISON)
+    assert executor.busy.wait(30)
+    assert batcher.give_up_hung(0) == 0  # however long it was, it is seen for the first time
+    executor.go.set()
+    assert red_of(stuck) == POISON
+
+
+def watched(batcher: Batcher, limit_s: float) -> int:
+    """Looks as often as it takes to be sure; returns how many turns were given up."""
+    return sum(batcher.give_up_hung(limit_s) for _ in range(3))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.001)
+
+
+def test_a_caller_whose_lone_picture_hangs_is_answered_and_nobody_follows_it(
+    hanging: tuple[Batcher, HangingExecutor],
+) -> None:
+    batcher, executor = hanging
+    future: Future[Answer] = Future()
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(batcher.infer_alone, lambda: pixel(POISON), Call("test", None), future)
+        assert executor.busy.wait(30)
+        assert watched(batcher, 0) == 1
+        assert isinstance(future.result(10), Unavailable)
+        assert batcher.is_idle
+        assert not batcher.infer_alone(lambda: pixel(1), Call("test", None), Future())
+        assert red_of(submit(batcher, 4)) == 4
+        executor.go.set()
+        assert stuck.result(30)
+        until(lambda: batcher.infer_alone(lambda: pixel(1), Call("test", None), Future()))
+
+
+def test_closing_does_not_wait_for_ever_for_a_turn_that_hangs(
+    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_server.batcher._CLOSING_S", 0.1)
+    batcher, executor = hanging
+    submit(batcher, POISON)
+    assert executor.busy.wait(30)
+    batcher.close()
