@@ -5,8 +5,8 @@ XLA compiles for fixed shapes, and other executors are fastest with them. The en
 that holds the rest, padded with zeros.
 
 1. `warm_up` prepares every bucket and runs each once, before the server says SERVING.
-2. `infer` computes on one of the executor's lanes, several of which work at the same time; `infer_alone` gives one
-   picture all that the executor has.
+2. `lane` gives what computes on one of the executor's lanes, several of which work at the same time; `infer_alone`
+   gives one picture all that the executor has.
 3. The pictures are cut into buckets and the last is padded.
 4. The executor makes one transfer in, the compiled call, one transfer out.
 5. The padding's rows are cut off.
@@ -89,27 +89,22 @@ class Engine:
 
     def warm_up(self) -> None:
         """Prepares every bucket and runs it once: the first call of a program allocates its buffers."""
-        for lane in self._lanes:
+        for lane in dict.fromkeys(self._lanes):  # one executor may be two lanes
             for bucket in self.buckets:
                 lane.prepare(bucket)
                 lane.compute(self._blank(bucket))
         self._executor.prepare(1)
         self._executor.compute(self._blank(1))
 
-    def infer(self, images: Sequence[np.ndarray], *, lane: int = 0) -> np.ndarray:
-        """Runs the model on pictures.
+    def lane(self, number: int) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+        """Returns what runs the model on a lane as it is now; after `renew` that is the old one.
 
         Args:
-            images: n of [height, width, 3] uint8, RGB, 0..255.
-            lane: computes them, 0 to `lanes` - 1.
+            number: 0 to `lanes` - 1.
 
         Returns:
-            [n, *answer_shape] float32, in order.
+            Takes n of [height, width, 3] uint8, RGB, 0..255; returns [n, *answer_shape] float32, in order.
         """
-        return self._infer(images, self._lanes[lane])
-
-    def lane(self, number: int) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-        """Returns what runs the model on pictures on a lane as it is now; after `renew` it is the old one."""
         executor = self._lanes[number]
         return lambda images: self._infer(images, executor)
 

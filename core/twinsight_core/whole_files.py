@@ -7,20 +7,23 @@ import tempfile
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
     """Writes a file; what was there stays until all of the new is.
-
-    It is not synced: for what can be made again.
 
     Args:
         path: in a folder that is there.
         content: all of it.
         mode: the file's permissions.
+        durable: whether it is on disk before it takes the place of the old; what can be made again need not be. Its
+            name is durable once its folder is synced.
     """
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         Path(partial).chmod(mode)
         Path(partial).replace(path)
     finally:

@@ -60,14 +60,14 @@ def pictures(count: int) -> list[np.ndarray]:
 
 def test_seven_pictures_ride_in_buckets_of_four_and_four() -> None:
     executor = Sums()
-    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).infer(pictures(7))
+    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).lane(0)(pictures(7))
     assert [len(batch) for batch in executor.computed] == [4, 4]
     assert not executor.computed[1][3].any()
 
 
 def test_one_picture_rides_alone() -> None:
     executor = Sums()
-    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).infer(pictures(1))
+    Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2, 4)).lane(0)(pictures(1))
     assert [len(batch) for batch in executor.computed] == [1]
 
 
@@ -90,7 +90,7 @@ def test_a_lane_computes_what_it_is_given_and_a_lone_picture_has_the_whole_execu
     engine = Engine(executor, INPUT, answer_shape=(3,), buckets=(1, 2))
     (one, *two) = pictures(3)
     np.testing.assert_array_equal(engine.infer_alone(one), one.sum(axis=(0, 1)))
-    np.testing.assert_array_equal(engine.infer(two, lane=1), [other.sum(axis=(0, 1)) for other in two])
+    np.testing.assert_array_equal(engine.lane(1)(two), [other.sum(axis=(0, 1)) for other in two])
     assert [len(each.computed) for each in (executor, *lanes)] == [1, 0, 1]
 
 
@@ -103,7 +103,7 @@ def test_a_core_of_the_host_gets_small_batches(buckets: tuple[int, ...], kept: t
 @given(st.integers(0, 30), st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True))
 def test_vectors_come_in_the_order_of_the_pictures_whatever_the_buckets(count: int, buckets: list[int]) -> None:
     given_pictures = pictures(count)
-    vectors = Engine(Sums(), INPUT, answer_shape=(3,), buckets=sorted(buckets)).infer(given_pictures)
+    vectors = Engine(Sums(), INPUT, answer_shape=(3,), buckets=sorted(buckets)).lane(0)(given_pictures)
     assert vectors.shape == (count, 3)
     assert all(
         np.array_equal(vector, one.sum(axis=(0, 1))) for vector, one in zip(vectors, given_pictures, strict=True)
@@ -125,7 +125,7 @@ def test_xla_gives_what_the_network_gives(network: MeanNetwork) -> None:
     engine = Engine(XlaExecutor(network, INPUT), INPUT, answer_shape=(5,), buckets=(1, 4))
     engine.warm_up()
     some = pictures(6)
-    np.testing.assert_allclose(engine.infer(some), network(jnp.stack(some)), atol=1e-6)
+    np.testing.assert_allclose(engine.lane(0)(some), network(jnp.stack(some)), atol=1e-6)
 
 
 def test_nothing_compiles_after_warm_up(network: MeanNetwork) -> None:
@@ -136,7 +136,7 @@ def test_nothing_compiles_after_warm_up(network: MeanNetwork) -> None:
         assert counter.count >= 3
         counter.reset()
         for count in range(1, 20):
-            engine.infer(pictures(count))
+            engine.lane(0)(pictures(count))
         engine.infer_alone(pictures(1)[0])
         assert counter.count == 0
     finally:

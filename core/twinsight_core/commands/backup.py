@@ -8,6 +8,7 @@ import click
 
 from twinsight_core.backups import back_up
 from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.folders import data_dir_option
 
 
 @click.command(
@@ -23,14 +24,7 @@ from twinsight_core.commands.failing import exit_on_failure
       twinsight backup --data-dir /srv/twinsight --out /backup/photos --collection photos
     """,
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    envvar="TWINSIGHT_DATA_DIR",
-    show_envvar=True,
-    help="The server's data folder.",
-)
+@data_dir_option()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make; must not be there.")
 @click.option("--collection", "-c", "only", multiple=True, metavar="NAME", help="This one alone; may be repeated.")
 def backup(*, data_dir: Path, out: Path, only: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.folders import data_dir_option
 from twinsight_core.restoring import restore as restored
 
 
@@ -23,14 +24,7 @@ from twinsight_core.restoring import restore as restored
     """,
 )
 @click.argument("backup", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    envvar="TWINSIGHT_DATA_DIR",
-    show_envvar=True,
-    help="The data folder; made if missing.",
-)
+@data_dir_option("The data folder; made if missing.")
 @click.option("--collection", "-c", "only", multiple=True, metavar="NAME", help="This one alone; may be repeated.")
 @click.option("--replace", is_flag=True, help="Put them also in the place of collections that are there.")
 def restore(*, backup: Path, data_dir: Path, only: tuple[str, ...], replace: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.folders import data_dir_option
 from twinsight_core.salvaging import salvage as salvaged
 
 
@@ -23,14 +24,7 @@ from twinsight_core.salvaging import salvage as salvaged
     """,
 )
 @click.argument("collection")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    envvar="TWINSIGHT_DATA_DIR",
-    show_envvar=True,
-    help="The server's data folder.",
-)
+@data_dir_option()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the backup to make.")
 def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
     """Salvages as the options say."""

@@ -21,7 +21,6 @@ import json
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import OPTIONAL, JsonFields
+from twinsight_core.whole_files import write_whole
 from twinsight_server.access.principals import Grant, Principal, Share, read_grants
 
 PREFIX = "tws_"
@@ -126,7 +126,9 @@ def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
         fcntl.flock(folder, fcntl.LOCK_EX)
         keys = read_keys(path.read_bytes(), path=path) if path.exists() else {}
         yield keys
-        _replace(path, _written(keys))
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        # Durably: a key that was revoked must not come back with the power.
+        write_whole(path, _written(keys), mode=mode, durable=True)
         os.fsync(folder)
     finally:
         os.close(folder)
@@ -197,18 +199,3 @@ def _written(keys: Mapping[str, ApiKey]) -> bytes:
 
 def _given(share: Share) -> dict[str, float]:
     return {name: value for name, value in asdict(share).items() if value is not None}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Puts a file in another's place, durably: a key that was revoked must not come back with the power."""
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(mode)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)

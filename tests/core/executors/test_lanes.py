@@ -24,7 +24,7 @@ size = Preprocessing(height_px=32, width_px=32)
 engine = Engine(XlaExecutor(network, size), size, answer_shape=(16,), buckets=(1, 2))
 engine.warm_up()
 picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-answers = [engine.infer([picture, picture], lane=lane) for lane in range(engine.lanes)]
+answers = [engine.lane(lane)([picture, picture]) for lane in range(engine.lanes)]
 np.testing.assert_allclose(answers, [[engine.infer_alone(picture)] * 2] * engine.lanes, atol=2e-6)
 print(engine.lanes, sorted({str(device) for one in engine._lanes for device in one.dispatch(picture[None]).devices()}))
 """
