@@ -36,6 +36,7 @@ from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
 from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
+from twinsight_server.door import Door
 from twinsight_server.health import Canary
 from twinsight_server.malformed import MalformedMessages
 from twinsight_server.metrics import Metrics
@@ -171,7 +172,7 @@ class Server:
         server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="call"),
             maximum_concurrent_rpcs=threads,
-            interceptors=[MalformedMessages()],
+            interceptors=[Door(self.gate), MalformedMessages()],
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),

@@ -16,13 +16,12 @@ them: so they hold a typed `Call`, and unary calls and the messages of a stream 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import grpc
 import structlog
@@ -34,17 +33,16 @@ from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
 from twinsight_server.access.principals import ANYONE
 from twinsight_server.idle_streams import IdleStreams
+from twinsight_server.invocation import deadline_of, request_id_of
 from twinsight_server.metrics import Metrics
+from twinsight_server.slots import Slots
 from twinsight_server.status import abort_status, code_of, internal, status_of
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _RETRY_AFTER_S = 0.1
 """A call takes tens of milliseconds: sooner would be refused again, later would leave the server idle."""
 
 _WAIT_STEP_S = 0.1
 """How late a waiting message may notice that its caller is gone or that the server drains."""
-
-_LONGEST_S = 365 * 24 * 3600.0
 
 _LOGGER = "twinsight.calls"
 log = structlog.stdlib.get_logger(_LOGGER)
@@ -150,8 +148,8 @@ class Gate:
     ) -> None:
         self._metrics = metrics
         self._access = access or AccessControl()
-        self._calls = threading.BoundedSemaphore(max_calls)
-        self._streams = threading.BoundedSemaphore(max_streams)
+        self._calls = Slots(max_calls)
+        self._streams = Slots(max_streams)
         self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
         self._idle = IdleStreams[Call]()
         # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.
@@ -172,6 +170,22 @@ class Gate:
     def wait_drained(self, timeout_s: float) -> bool:
         """Waits, once closed, until the last answer has left; returns whether it has."""
         return self._drained.wait(timeout_s)
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a call that came now would be worked on."""
+        return not (self._closed or self._calls.are_taken)
+
+    def turn_away(self, context: grpc.ServicerContext, method: str) -> NoReturn:
+        """The life of a unary call that came while none is taken, and whose message nobody reads.
+
+        Args:
+            context: gRPC's; the call leaves by its `abort_with_status`.
+            method: its name.
+        """
+        with self._answered(context, About("call", method)):
+            raise self._full("CALLS_FULL")
+        raise AssertionError("the context has raised")
 
     @contextmanager
     def call(
@@ -238,7 +252,7 @@ class Gate:
     def admit(self, context: grpc.ServicerContext, method: str) -> None:
         """Lets a call of another service in, which then goes its own way; whom it does not know, it aborts."""
         about = About("stream", method)
-        call = Call(_request_id(context.invocation_metadata()), None, metadata=context.invocation_metadata())
+        call = Call(request_id_of(context.invocation_metadata()), None, metadata=context.invocation_metadata())
         call.peer = context.peer()
         try:
             with self._audited(call, about):
@@ -290,27 +304,30 @@ class Gate:
             limiter.leave_stream(caller)
 
     @contextmanager
-    def _slot(self, slots: threading.BoundedSemaphore, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
-        if not slots.acquire(blocking=False) and not (waiting and _turn_came(slots, waiting)):
-            self._metrics.refused.labels(reason).inc()
-            raise Overloaded(
-                "The server works on as many calls as it takes at once; try again shortly.",
-                retry_after_s=_RETRY_AFTER_S,
-                reason=reason,
-            )
+    def _slot(self, slots: Slots, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
+        if not slots.take() and not (waiting and _turn_came(slots, waiting)):
+            raise self._full(reason)
         self._metrics.in_flight.inc()
         try:
             yield
         finally:
             self._metrics.in_flight.dec()
-            slots.release()
+            slots.give_back()
+
+    def _full(self, reason: str) -> Overloaded:
+        self._metrics.refused.labels(reason).inc()
+        return Overloaded(
+            "The server works on as many calls as it takes at once; try again shortly.",
+            retry_after_s=_RETRY_AFTER_S,
+            reason=reason,
+        )
 
     @contextmanager
     def _answered(
         self, context: grpc.ServicerContext, about: About, *, check_waiting: Callable[[], None] | None = None
     ) -> Iterator[Call]:
         metadata, method = context.invocation_metadata(), about.method
-        call = Call(_request_id(metadata), _deadline(context), check_waiting=check_waiting, metadata=metadata)
+        call = Call(request_id_of(metadata), deadline_of(context), check_waiting=check_waiting, metadata=metadata)
         call.peer = context.peer()
         self._in_flight.add(call)
 
@@ -397,10 +414,10 @@ class Gate:
             )
 
 
-def _turn_came(slots: threading.BoundedSemaphore, waiting: Call) -> bool:
+def _turn_came(slots: Slots, waiting: Call) -> bool:
     """Waits for a slot as long as the call does; returns whether it has one."""
     while (step_s := waiting.patience_s()) is not None:
-        if slots.acquire(timeout=step_s):
+        if slots.take(step_s):
             return True
     return False
 
@@ -416,17 +433,3 @@ def _gone(call: Call) -> status_pb2.Status:
 
 _CLOSED = {"STARTING": "The server is starting.", "DRAINING": "The server is shutting down."}
 _CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
-
-
-def _request_id(metadata: Metadata) -> str:
-    for key, value in metadata:
-        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex
-
-
-def _deadline(context: grpc.ServicerContext) -> float | None:
-    """The deadline on `time.monotonic`'s scale; None where the caller set none."""
-    remaining = context.time_remaining()
-    # Without a deadline grpcio tells centuries, which overflow when waited for.
-    return None if remaining is None or remaining > _LONGEST_S else time.monotonic() + remaining

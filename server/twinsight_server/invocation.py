@@ -1,0 +1,29 @@
+"""What a call brings along beside its message."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import grpc
+
+from twinsight_server.access.guard import Metadata
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_LONGEST_S = 365 * 24 * 3600.0
+
+
+def request_id_of(metadata: Metadata) -> str:
+    """Returns the caller's own `x-request-id` where it is one, else a new one."""
+    for key, value in metadata:
+        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+def deadline_of(context: grpc.ServicerContext) -> float | None:
+    """Returns the deadline on `time.monotonic`'s scale; None where the caller set none."""
+    remaining = context.time_remaining()
+    # Without a deadline grpcio tells centuries, which overflow when waited for.
+    return None if remaining is None or remaining > _LONGEST_S else time.monotonic() + remaining
