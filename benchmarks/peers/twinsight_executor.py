@@ -50,8 +50,7 @@ class Computing:
         self.in_flight = int(settings.get("in_flight", IN_FLIGHT))
         self.encoded = Path(str(settings["jpeg"])).read_bytes()
         self._images = np.repeat(np.load(str(settings["pixels"]))[None], self.batch_size, axis=0)
-        for size in _powers_of_two(self.batch_size):
-            executor.prepare(size)
+        executor.prepare(*_powers_of_two(self.batch_size))
 
     def call(self, number: int) -> np.ndarray:
         """Computes the batch."""

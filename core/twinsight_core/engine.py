@@ -90,8 +90,8 @@ class Engine:
     def warm_up(self) -> None:
         """Prepares every bucket and runs it once: the first call of a program allocates its buffers."""
         for lane in dict.fromkeys(self._lanes):  # one executor may be two lanes
+            lane.prepare(*self.buckets)
             for bucket in self.buckets:
-                lane.prepare(bucket)
                 lane.compute(self._blank(bucket))
         self._executor.prepare(1)
         self._executor.compute(self._blank(1))
@@ -111,8 +111,7 @@ class Engine:
     def renew(self, lane: int) -> None:
         """Puts a new executor in the place of one that hangs, ready to compute."""
         fresh = self._executor.lanes()[lane]
-        for bucket in self.buckets:
-            fresh.prepare(bucket)
+        fresh.prepare(*self.buckets)
         self._lanes[lane] = fresh
 
     def infer_alone(self, image: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ class Sums:
     def lanes(self) -> Sequence[Executor]:
         return self._lanes
 
-    def prepare(self, batch_size: int) -> None:
-        self.prepared.append(batch_size)
+    def prepare(self, *batch_sizes: int) -> None:
+        self.prepared.extend(batch_sizes)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         self.computed.append(images.copy())

@@ -54,7 +54,7 @@ class _RedFinder:
     def lanes(self) -> Sequence[Executor]:
         return [self]
 
-    def prepare(self, batch_size: int) -> None:
+    def prepare(self, *batch_sizes: int) -> None:
         """There is nothing to compile."""
 
     def compute(self, images: np.ndarray) -> np.ndarray:

@@ -34,8 +34,8 @@ class HangingExecutor:
         self.busy = threading.Event()
         self.made = 0
 
-    def prepare(self, batch_size: int) -> None:
-        del batch_size
+    def prepare(self, *batch_sizes: int) -> None:
+        del batch_sizes
 
     def lanes(self) -> Sequence[Executor]:
         self.made += 1

@@ -37,8 +37,8 @@ class Means:
     def lanes(self) -> Sequence[Executor]:
         return [self]
 
-    def prepare(self, batch_size: int) -> None:
-        del batch_size
+    def prepare(self, *batch_sizes: int) -> None:
+        del batch_sizes
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         self.busy.set()

@@ -29,8 +29,8 @@ class Executor(Protocol):
         """
         ...
 
-    def prepare(self, batch_size: int) -> None:
-        """Makes ready to compute batches of `batch_size` without compiling later."""
+    def prepare(self, *batch_sizes: int) -> None:
+        """Makes ready to compute batches of these sizes without compiling later."""
         ...
 
     def compute(self, images: np.ndarray) -> np.ndarray:

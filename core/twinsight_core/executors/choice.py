@@ -11,6 +11,7 @@ found of OpenVINO is kept beside the exported network, so that the next start ne
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ import numpy as np
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
 from twinsight_core.executors.openvino import OpenVinoExecutor, load_openvino, supported_precisions
+from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.exporting.agreement import Agreement, agreement, trial_pictures
 from twinsight_core.exporting.onnx import to_onnx
@@ -98,13 +100,13 @@ class ChosenExecutor:
         """
         return self._chosen().lanes()
 
-    def prepare(self, batch_size: int) -> None:
-        """Makes ready to compute batches of `batch_size`.
+    def prepare(self, *batch_sizes: int) -> None:
+        """Makes ready to compute batches of these sizes.
 
         Raises:
             StartupError: as `choose_executor`, or the network can't be compiled.
         """
-        self._chosen().prepare(batch_size)
+        self._chosen().prepare(*batch_sizes)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch; see `Executor.compute`."""
@@ -146,7 +148,9 @@ def _openvino(package: ModelPackage, cache_dir: Path) -> OpenVinoExecutor:
     exported = _Exported.of(package, cache_dir)
     found: list[str] = []
     for precision in supported_precisions():
-        executor = OpenVinoExecutor(exported.onnx, package.card.preprocessing, precision=precision)
+        executor = OpenVinoExecutor(
+            exported.onnx, package.card.preprocessing, precision=precision, kept=exported.programs
+        )
         close = exported.agreement(executor, precision)
         if enough(close, precision):
             return executor
@@ -172,11 +176,13 @@ class _Exported:
         package: the model.
         onnx: the file's content.
         record: file of the agreements by executor.
+        programs: its compiled forms.
     """
 
     package: ModelPackage
     onnx: bytes
     record: Path
+    programs: KeptPrograms
 
     @classmethod
     def of(cls, package: ModelPackage, cache_dir: Path) -> _Exported:
@@ -190,7 +196,12 @@ class _Exported:
             content = to_onnx(package.build(), package.card.preprocessing, batch=None)
             cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(kept, content, mode=0o600)
-        return cls(package=package, onnx=content, record=cache_dir / f"{stem}.json")
+        return cls(
+            package=package,
+            onnx=content,
+            record=cache_dir / f"{stem}.json",
+            programs=KeptPrograms(cache_dir, hashlib.sha256(stem.encode()).hexdigest()[:32]),
+        )
 
     def agreement(self, executor: OpenVinoExecutor, precision: Precision) -> Agreement:
         """Returns how close an executor comes to XLA, as it was found before or now."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from io import BytesIO
 from typing import Protocol, cast
 
 import numpy as np
 
 from twinsight_core.errors import StartupError
+from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting.onnx import INPUT
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.precision import Precision
+
+_LOG = logging.getLogger(__name__)
 
 MOST_LANES = 16
 """On machines with more cores a lane gets several: each keeps buffers of its own for every batch size."""
@@ -33,6 +39,8 @@ class _Request(Protocol):
 class _Compiled(Protocol):
     def create_infer_request(self) -> _Request: ...
 
+    def export_model(self) -> BytesIO: ...
+
 
 class _Model(Protocol):
     def reshape(self, shapes: Mapping[str, list[int]]) -> None: ...
@@ -42,6 +50,8 @@ class _Core(Protocol):
     def read_model(self, model: bytes) -> _Model: ...
 
     def compile_model(self, model: _Model, device: str, options: Mapping[str, str]) -> _Compiled: ...
+
+    def import_model(self, program: bytes, device: str, options: Mapping[str, str]) -> _Compiled: ...
 
     def get_property(self, device: str, name: str) -> object: ...
 
@@ -92,6 +102,17 @@ def _core() -> _Core:
     return load_openvino().Core()
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def _environment() -> str:
+    """What a compiled network depends on: another OpenVINO or another machine compiles it otherwise."""
+    machine = [_core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    return repr((load_openvino().__version__, machine, _cores()))
+
+
 def supported_precisions() -> tuple[Precision, ...]:
     """Returns the precisions that this CPU computes natively, the fastest first.
 
@@ -108,21 +129,25 @@ class OpenVinoExecutor:
     On two cores of an AMD EPYC with AVX-512 `base` takes a fifth of XLA's time in bfloat16, and half of ONNX Runtime's.
     """
 
-    def __init__(self, onnx: bytes, preprocessing: Preprocessing, *, precision: Precision) -> None:
+    def __init__(
+        self, onnx: bytes, preprocessing: Preprocessing, *, precision: Precision, kept: KeptPrograms | None = None
+    ) -> None:
         """Takes the network.
 
         Args:
             onnx: as `exporting.to_onnx` makes it, for any batch size.
             preprocessing: says height and width.
             precision: one of `supported_precisions`.
+            kept: compiled forms of this network; None: it is compiled anew each time.
 
         Raises:
-            StartupError: the extra `openvino` is not installed, or OpenVINO can't read the network.
+            StartupError: the extra `openvino` is not installed.
         """
-        with _told():
-            self._model = _core().read_model(onnx)
+        _core()  # here, not in a thread that ends
+        self._onnx = onnx
         self._image_shape = (preprocessing.height_px, preprocessing.width_px, 3)
         self._precision = precision
+        self._kept = kept
         self._requests: dict[int, _Request] = {}
 
     @property
@@ -137,28 +162,48 @@ class OpenVinoExecutor:
 
     def lanes(self) -> Sequence[Lane]:
         """Returns one executor for each core."""
-        count = min(len(os.sched_getaffinity(0)), MOST_LANES)
+        count = min(_cores(), MOST_LANES)
         programs: dict[int, _Compiled] = {}
         return [Lane(self, count, programs) for _ in range(count)]
 
-    def prepare(self, batch_size: int) -> None:
-        """Compiles for `batch_size`, one batch on all cores.
+    def prepare(self, *batch_sizes: int) -> None:
+        """Compiles for each size, one batch on all cores.
 
         Raises:
             StartupError: OpenVINO can't compile the network.
         """
-        with _told():
-            self._requests[batch_size] = self.compiled(batch_size, streams=1).create_infer_request()
+        for size, program in self.compiled(batch_sizes, streams=1).items():
+            self._requests[size] = program.create_infer_request()
 
-    def compiled(self, batch_size: int, *, streams: int) -> _Compiled:
-        """Compiles for `batch_size`, with the cores dealt out to batches that are computed at the same time.
+    def compiled(self, batch_sizes: Sequence[int], *, streams: int) -> dict[int, _Compiled]:
+        """Returns what computes batches of each size, compiled side by side or as it was kept.
+
+        Args:
+            batch_sizes: pictures in a batch.
+            streams: how many batches are computed at the same time: the cores are dealt out to them.
 
         Raises:
-            RuntimeError: OpenVINO can't compile the network.
+            StartupError: OpenVINO can't compile the network.
         """
+        with _told(), ThreadPoolExecutor(_cores(), thread_name_prefix="compile") as pool:
+            programs = pool.map(partial(self._program, streams=streams), batch_sizes)
+            return dict(zip(batch_sizes, programs, strict=True))
+
+    def _program(self, batch_size: int, streams: int) -> _Compiled:
         options = {"INFERENCE_PRECISION_HINT": self._precision, "NUM_STREAMS": str(streams)}
-        self._model.reshape({INPUT: [batch_size, *self._image_shape]})
-        return _core().compile_model(self._model, "CPU", options)
+        form = f"{self._precision}-{batch_size}-{streams}"
+        known = self._kept.load(_environment(), form) if self._kept else None
+        if known is not None:
+            try:
+                return _core().import_model(known, "CPU", options)
+            except RuntimeError as error:  # all that OpenVINO raises
+                _LOG.warning("a kept network can't be used and is compiled anew: %s", error)
+        model = _core().read_model(self._onnx)
+        model.reshape({INPUT: [batch_size, *self._image_shape]})
+        compiled = _core().compile_model(model, "CPU", options)
+        if self._kept:
+            self._kept.keep(_environment(), form, compiled.export_model().getvalue())
+        return compiled
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""
@@ -199,16 +244,16 @@ class Lane:
         """Returns itself: a lane has no lanes."""
         return [self]
 
-    def prepare(self, batch_size: int) -> None:
-        """Compiles for `batch_size`, where no other lane has.
+    def prepare(self, *batch_sizes: int) -> None:
+        """Compiles for each size, where no other lane has.
 
         Raises:
             StartupError: OpenVINO can't compile the network.
         """
-        with _told():
-            if batch_size not in self._programs:
-                self._programs[batch_size] = self._executor.compiled(batch_size, streams=self._count)
-            self._requests[batch_size] = self._programs[batch_size].create_infer_request()
+        missing = [size for size in batch_sizes if size not in self._programs]
+        self._programs.update(self._executor.compiled(missing, streams=self._count))
+        for size in batch_sizes:
+            self._requests[size] = self._programs[size].create_infer_request()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""

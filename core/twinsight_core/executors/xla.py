@@ -65,12 +65,13 @@ class XlaExecutor:
         others = [self._on(number) for number in range(1, len(jax.devices()))]
         return [self, *others] * IN_FLIGHT
 
-    def prepare(self, batch_size: int) -> None:
-        """Compiles for `batch_size`, or loads it from the persistent cache; does nothing where it did before."""
-        if batch_size not in self._compiled:
-            here = jax.sharding.SingleDeviceSharding(self._device)
-            images = jax.ShapeDtypeStruct((batch_size, *self._image_shape), jnp.uint8, sharding=here)
-            self._compiled[batch_size] = jax.jit(self._run).lower(self._weights, images).compile()
+    def prepare(self, *batch_sizes: int) -> None:
+        """Compiles for each size, or loads it from the persistent cache; does nothing where it did before."""
+        here = jax.sharding.SingleDeviceSharding(self._device)
+        for size in batch_sizes:
+            if size not in self._compiled:
+                images = jax.ShapeDtypeStruct((size, *self._image_shape), jnp.uint8, sharding=here)
+                self._compiled[size] = jax.jit(self._run).lower(self._weights, images).compile()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""

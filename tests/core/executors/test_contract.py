@@ -52,8 +52,7 @@ def wanted(served: ModelPackage) -> np.ndarray:
 @pytest.fixture(scope="module", params=MAKERS)
 def executor(request: pytest.FixtureRequest, served: ModelPackage) -> Executor:
     made = MAKERS[request.param](served)
-    for batch in (1, 2, 6):
-        made.prepare(batch)
+    made.prepare(1, 2, 6)
     return made
 
 
@@ -109,8 +108,7 @@ def test_lanes_answer_at_the_same_time_what_the_executor_answers_alone(kind: str
     lanes = executor.lanes()
     assert {lane.name for lane in lanes} == {executor.name}
     for lane in lanes:
-        lane.prepare(1)
-        lane.prepare(2)
+        lane.prepare(1, 2)
 
     def ask(number: int) -> np.ndarray:
         lane = lanes[number]
