@@ -252,8 +252,8 @@ def test_a_token_is_known_by_its_signers_public_key(tmp_path: Path, algorithm: s
     [
         {"iss": "https://other"},
         {"aud": "other"},
-        {"exp": datetime.now(UTC) - timedelta(minutes=1)},
-        {"nbf": datetime.now(UTC) + timedelta(days=1)},
+        pytest.param({"exp": datetime.now(UTC) - timedelta(minutes=1)}, id="expired"),
+        pytest.param({"nbf": datetime.now(UTC) + timedelta(days=1)}, id="early"),
         {"iss": None},
         {"aud": None},
         {"exp": None},
@@ -328,7 +328,7 @@ def test_a_secret_that_is_none_is_told(tmp_path: Path, content: bytes, said: str
             "a private key; the server needs, and should have, only the public one",
         ),
     ],
-    ids=str,
+    ids=["nothing", "symmetric", "another curve", "short", "private"],
 )
 def test_public_keys_that_are_none_are_told(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(StartupError, match=said):
