@@ -26,10 +26,6 @@ from twinsight_core.images import Preprocessing
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32)
 """Doubling wastes at most half of a batch on padding."""
 
-MOST_ON_HOST = 4
-"""Largest batch of one core. Two cores of an AMD EPYC compute `base` a tenth faster in fours than one by one and no
-faster in more, which would keep the pictures of a batch waiting for one another."""
-
 
 class Engine:
     """Serves one model. Each lane, and `infer_alone`, is called from one thread at a time; the batcher sees to it."""
@@ -41,6 +37,7 @@ class Engine:
         *,
         answer_shape: tuple[int, ...],
         buckets: Sequence[int] = DEFAULT_BUCKETS,
+        most_on_host: int | None = None,
     ) -> None:
         """Takes the executor; prepares nothing yet.
 
@@ -48,7 +45,8 @@ class Engine:
             executor: computes one bucket.
             preprocessing: shape of a picture.
             answer_shape: shape of the answer for one picture.
-            buckets: batch sizes, ascending, each at least 1; on the host those above `MOST_ON_HOST` are left out.
+            buckets: batch sizes, ascending, each at least 1.
+            most_on_host: on the host those above it are left out; None: none are.
 
         Raises:
             ValueError: `buckets` is empty or not ascending.
@@ -58,6 +56,7 @@ class Engine:
         self.preprocessing = preprocessing
         self.answer_shape = answer_shape
         self._buckets = tuple(buckets)
+        self._most_on_host = most_on_host
         self._executor = executor
 
     @property
@@ -73,9 +72,10 @@ class Engine:
     @cached_property
     def buckets(self) -> tuple[int, ...]:
         """The batch sizes."""
-        if not self.on_host:
+        most = self._most_on_host
+        if most is None or not self.on_host:
             return self._buckets
-        return tuple(one for one in self._buckets if one <= MOST_ON_HOST) or self._buckets[:1]
+        return tuple(one for one in self._buckets if one <= most) or self._buckets[:1]
 
     @property
     def max_batch(self) -> int:

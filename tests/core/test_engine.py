@@ -96,8 +96,13 @@ def test_a_lane_computes_what_it_is_given_and_a_lone_picture_has_the_whole_execu
 
 @pytest.mark.parametrize(("buckets", "kept"), [((1, 2, 4, 8, 32), (1, 2, 4)), ((1, 3, 5), (1, 3)), ((8, 16), (8,))])
 def test_a_core_of_the_host_gets_small_batches(buckets: tuple[int, ...], kept: tuple[int, ...]) -> None:
-    assert Engine(Sums(on_host=True), INPUT, answer_shape=(3,), buckets=buckets).buckets == kept
-    assert Engine(Sums(), INPUT, answer_shape=(3,), buckets=buckets).buckets == buckets
+    on_host, on_device = (
+        Engine(Sums(on_host=where), INPUT, answer_shape=(3,), buckets=buckets, most_on_host=4)
+        for where in (True, False)
+    )
+    assert on_host.buckets == kept
+    assert on_device.buckets == buckets
+    assert Engine(Sums(on_host=True), INPUT, answer_shape=(3,), buckets=buckets).buckets == buckets
 
 
 @given(st.integers(0, 30), st.lists(st.integers(1, 9), min_size=1, max_size=4, unique=True))
