@@ -36,7 +36,6 @@ from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
 from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
-from twinsight_server.door import Door
 from twinsight_server.health import Canary
 from twinsight_server.malformed import MalformedMessages
 from twinsight_server.metrics import Metrics
@@ -46,6 +45,7 @@ from twinsight_server.services.collections import CollectionService
 from twinsight_server.services.inference import InferenceService
 from twinsight_server.services.models import ModelService
 from twinsight_server.services.reflection import GuardedReflection
+from twinsight_server.shedding import LoadShedding
 
 log = structlog.stdlib.get_logger("twinsight.app")
 
@@ -60,13 +60,20 @@ _CLOSING_S = 1.0
 """For gRPC to be done with the calls that it cancels. With some streams of bytes that are no message it never is, nor
 with a call that goes on beyond its time: neither may keep the collections from being closed."""
 
-SERVICES = tuple(
-    descriptor.services_by_name[name].full_name
+_DESCRIPTORS = tuple(
+    descriptor.services_by_name[name]
     for descriptor, name in (
         (inference_service_pb2.DESCRIPTOR, "InferenceService"),
         (collection_service_pb2.DESCRIPTOR, "CollectionService"),
         (model_service_pb2.DESCRIPTOR, "ModelService"),
     )
+)
+SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
+UNARY_METHODS = tuple(
+    f"/{service.full_name}/{method.name}"
+    for service in _DESCRIPTORS
+    for method in service.methods
+    if not method.client_streaming and not method.server_streaming
 )
 
 
@@ -172,7 +179,7 @@ class Server:
         server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="call"),
             maximum_concurrent_rpcs=threads,
-            interceptors=[Door(self.gate), MalformedMessages()],
+            interceptors=[LoadShedding(self.gate, UNARY_METHODS), MalformedMessages()],
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),

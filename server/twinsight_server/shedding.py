@@ -9,7 +9,7 @@ caller, the metrics and the logs are told the same as by a refusal further in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -22,14 +22,19 @@ ResponseT = TypeVar("ResponseT")
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
 
-_OURS = "/twinsight."
 
+class LoadShedding(grpc.ServerInterceptor):
+    """Turns calls away while the gate takes none; to stand before what wraps their handlers."""
 
-class Door(grpc.ServerInterceptor):
-    """Turns calls of the product's own services away while the gate takes none."""
+    def __init__(self, gate: Gate, methods: Collection[str]) -> None:
+        """Takes the gate.
 
-    def __init__(self, gate: Gate) -> None:
+        Args:
+            gate: refuses.
+            methods: the unary methods that go through it, as `/package.Service/Method`.
+        """
         self._gate = gate
+        self._methods = frozenset(methods)
         self._here = _Here()
 
     def intercept_service(
@@ -38,16 +43,10 @@ class Door(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
         """Returns what answers the call, or what turns it away."""
-        handler = continuation(handler_call_details)
-        if (
-            handler is None
-            or handler.request_streaming
-            or handler.response_streaming
-            or self._gate.takes_calls
-            or not handler_call_details.method.startswith(_OURS)
-        ):
-            return handler
-        method = handler_call_details.method.rpartition("/")[2]
+        path = handler_call_details.method
+        if self._gate.takes_calls or path not in self._methods:
+            return continuation(handler_call_details)
+        method = path.rpartition("/")[2]
 
         def turn_away(_messages: Iterator[RequestT], context: grpc.ServicerContext) -> ResponseT:
             return self._gate.turn_away(context, method)

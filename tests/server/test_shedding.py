@@ -1,4 +1,4 @@
-"""Calls turned away at the door, over real connections."""
+"""Calls turned away, over real connections."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from twinsight_server.calls import Gate
-from twinsight_server.door import Door
 from twinsight_server.metrics import Metrics
+from twinsight_server.shedding import LoadShedding
 
 LARGE = bytes(8 << 20)
 
@@ -28,7 +28,7 @@ class House:
         self.inside, self.go = threading.Event(), threading.Event()
         self._server = grpc.server(
             ThreadPoolExecutor(4, thread_name_prefix="call"),
-            interceptors=[Door(self.gate)],
+            interceptors=[LoadShedding(self.gate, ["/twinsight.v1.InferenceService/Embed"])],
             options=[("grpc.max_receive_message_length", 2 * len(LARGE))],
         )
         for service in ("twinsight.v1.InferenceService", "other.v1.InferenceService"):
