@@ -61,12 +61,14 @@ class CollectionOptions:
         ef: width of a search's walk through the graph where the request gives none. At 96, recall@10 on clustered
             vectors (20,000 x 256) is 1.00, and 0.997 at 32.
         vfs: name of the SQLite file system; None: the platform's.
+        vectors_on_disk: whether the vectors beside the graph lie in a file (`index/row_memory.py`).
     """
 
     graph: GraphParameters = field(default_factory=lambda: GraphParameters(threads=os.cpu_count() or 1))
     policy: IndexPolicy = field(default_factory=IndexPolicy)
     ef: int = 96
     vfs: str | None = None
+    vectors_on_disk: bool = False
 
 
 class Collection:
@@ -91,7 +93,7 @@ class Collection:
             self.spec = self._store.spec
             if self._store.purging:
                 self._finish_purge()
-            rows = _read(self._store)
+            rows = _read(self._store, folder if self._options.vectors_on_disk else None)
             generation = self._restored(rows)
         except BaseException:
             self._store.close()
@@ -378,9 +380,10 @@ class Collection:
         return generation
 
 
-def _read(store: Store) -> Rows:
-    """Returns all items of a store as rows."""
-    rows = Rows(store.spec.dimension, store.spec.metric, capacity=max(1024, store.item_count * 5 // 4))
+def _read(store: Store, folder: Path | None) -> Rows:
+    """Returns all items of a store as rows, with their vectors in a file of a folder or in memory."""
+    room = max(1024, store.item_count * 5 // 4)
+    rows = Rows(store.spec.dimension, store.spec.metric, capacity=room, folder=folder)
     nothing = np.empty(0, np.int64)
     for items in store.scan():
         batch = RowBatch(

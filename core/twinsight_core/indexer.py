@@ -168,6 +168,7 @@ class Indexer:
                 return
             self._idle = True
             self._awake.notify_all()
+            self.generation.rows.exact.release()
             resumed_s = [self._audit_not_before_s] if self._unaudited else []
             if self._snapshot_wanted(self.generation):
                 resumed_s.append(self._snapshot_not_before_s)

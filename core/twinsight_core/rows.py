@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -39,10 +40,19 @@ class Rows:
     The vectors' labels are sequence numbers: they rise with the rows and are never used twice.
     """
 
-    def __init__(self, dimension: int, metric: Metric, *, capacity: int = 1024) -> None:
+    def __init__(self, dimension: int, metric: Metric, *, capacity: int = 1024, folder: Path | None = None) -> None:
+        """Makes room.
+
+        Args:
+            dimension: of the vectors.
+            metric: the metric.
+            capacity: items that there is room for at first.
+            folder: where the vectors lie in a file; None: they are in memory.
+        """
         self._metric = metric
+        self._folder = folder
         device = None if jax.default_backend() == "cpu" else DeviceCopy(dimension, metric)
-        self.exact = ExactIndex(dimension, metric, capacity=capacity, device=device)
+        self.exact = ExactIndex(dimension, metric, capacity=capacity, device=device, folder=folder)
         self.ids: list[str] = []
         self._columns = Columns()
 
@@ -71,7 +81,8 @@ class Rows:
 
     def compacted(self, view: ExactView) -> Rows:
         """Returns the live rows of a view as new ones, without the removed."""
-        compact = Rows(view.vectors.shape[1], self._metric, capacity=max(1024, view.live * 5 // 4))
+        room = max(1024, view.live * 5 // 4)
+        compact = Rows(view.vectors.shape[1], self._metric, capacity=room, folder=self._folder)
         kept = np.flatnonzero(view.alive)
         compact._columns = self._columns.compacted(view.alive)
         compact.ids = [self.ids[row] for row in kept.tolist()]

@@ -29,7 +29,7 @@ from twinsight.v1 import (
     model_service_pb2_grpc,
 )
 from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection
+from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.errors import StartupError
 from twinsight_server.access.control import AccessControl
@@ -106,7 +106,7 @@ class Server:
             opened.callback(self.metrics.close)
             self.compilations = CompilationCounter()
             opened.callback(self.compilations.close)
-            self._catalog = Catalog(config.data_dir)
+            self._catalog = Catalog(config.data_dir, options=CollectionOptions(vectors_on_disk=config.vectors_on_disk))
             opened.callback(self._catalog.close)
             self.models = Models(packages, config, self.metrics)
             opened.callback(self.models.close)

@@ -77,6 +77,11 @@ class ServerConfig:
     data_dir: Annotated[Path, "Folder of the collections; made if missing, used by one server at a time."] = Path(
         "data"
     )
+    vectors_on_disk: Annotated[
+        bool,
+        "Keep the vectors beside the graphs in nameless files of data_dir, which the kernel caches: half the memory, "
+        "and exact searches wait for the disk where the cache is short.",
+    ] = False
     models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
     models: Annotated[str, "Names of the models to serve, with commas between; empty: all."] = ""
     default_model: Annotated[str, "Model of calls that name none."] = "base"

@@ -161,8 +161,11 @@ def test_items_far_from_all_others_are_found(tmp_path: Path, metric: Metric) -> 
     collection.close()
 
 
-def test_the_graph_follows_replacements_and_deletions(tmp_path: Path) -> None:
-    options = CollectionOptions(graph=GraphParameters(threads=2), policy=IndexPolicy(patience=100), ef=32)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_the_graph_follows_replacements_and_deletions(tmp_path: Path, on_disk: bool) -> None:
+    options = CollectionOptions(
+        graph=GraphParameters(threads=2), policy=IndexPolicy(patience=100), ef=32, vectors_on_disk=on_disk
+    )
     collection = _made(tmp_path / "churn", Metric.EUCLIDEAN, options)
     clustered = Clustered(2)
     collection.upsert(clustered.items(0, 3000))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from twinsight_core.index.base import Metric, scores
 from twinsight_core.index.device import Chosen, DeviceCopy
+from twinsight_core.index.row_memory import RowMemory
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _BLOCK_BYTES = 64 << 20  # of vectors, and of scores, in one step of a scan
@@ -226,13 +228,28 @@ class ExactIndex:
     """Vectors in the order of their labels in one array. One thread writes at a time; searches never wait."""
 
     def __init__(
-        self, dimension: int, metric: Metric, *, capacity: int = 1024, device: DeviceCopy | None = None
+        self,
+        dimension: int,
+        metric: Metric,
+        *,
+        capacity: int = 1024,
+        device: DeviceCopy | None = None,
+        folder: Path | None = None,
     ) -> None:
+        """Makes an empty index.
+
+        Args:
+            dimension: of the vectors.
+            metric: the metric.
+            capacity: rows that there is room for at first.
+            device: keeps a copy on an accelerator.
+            folder: where the vectors lie in a file; None: they are in memory.
+        """
         self.metric = metric
         self._device = device
         self._writing = threading.Lock()
         self._labels = np.empty(capacity, np.int64)
-        self._vectors = np.empty((capacity, dimension), np.float32)
+        self._memory = RowMemory(dimension, capacity, folder=folder)
         self._square_norms = np.empty(capacity if metric is Metric.EUCLIDEAN else 0, np.float32)
         self._alive = np.ones(capacity, np.bool_)
         self.view = self._seen(count=0, live=0, longest=0.0)
@@ -246,7 +263,7 @@ class ExactIndex:
 
     def remove(self, labels: np.ndarray) -> None:
         """Takes vectors out of every later search. Labels that the index does not hold are ignored."""
-        self.apply(np.empty(0, np.int64), np.empty((0, self._vectors.shape[1]), np.float32), removed=labels)
+        self.apply(np.empty(0, np.int64), np.empty((0, self._memory.rows.shape[1]), np.float32), removed=labels)
 
     def search(self, queries: np.ndarray, width: int) -> np.ndarray:
         """Returns each query's nearest labels, `[n, min(width, len(self))] int64`, closest first.
@@ -273,7 +290,7 @@ class ExactIndex:
                 self._grow(max(total, len(self._labels) * 3 // 2))
             # Rows past `count` are in no view yet, so that writing them disturbs nobody.
             self._labels[count:total] = labels
-            self._vectors[count:total] = vectors
+            self._memory.rows[count:total] = vectors
             self._alive[count:total] = True
             longest = view.longest
             if len(labels):
@@ -290,14 +307,18 @@ class ExactIndex:
                 self._alive = self._alive.copy()
                 self._alive[rows] = False
             if self._device is not None:
-                self._device.extend(self._vectors[:total], self._square_norms[:total])
+                self._device.extend(self._memory.rows[:total], self._square_norms[:total])
             self.view = self._seen(count=total, live=live, longest=longest)
+
+    def release(self) -> None:
+        """Lets the kernel have the memory of vectors that lie in a file, until they are looked at again."""
+        self._memory.release()
 
     def _seen(self, *, count: int, live: int, longest: float) -> ExactView:
         return ExactView(
             self.metric,
             self._labels[:count],
-            self._vectors[:count],
+            self._memory.rows[:count],
             self._square_norms[:count],
             self._alive[:count],
             live,
@@ -307,7 +328,7 @@ class ExactIndex:
 
     def _grow(self, capacity: int) -> None:
         self._labels = _grown(self._labels, capacity)
-        self._vectors = _grown(self._vectors, capacity)
+        self._memory.grow(capacity)
         if self.metric is Metric.EUCLIDEAN:
             self._square_norms = _grown(self._square_norms, capacity)
         self._alive = _grown(self._alive, capacity)

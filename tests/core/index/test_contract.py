@@ -1,6 +1,8 @@
 """What every index keeps to. The exact index is the judge of the others."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +21,15 @@ def _exact(dimension: int, metric: Metric) -> VectorIndex:
     return ExactIndex(dimension, metric, capacity=4)
 
 
+def _on_disk(dimension: int, metric: Metric) -> VectorIndex:
+    return ExactIndex(dimension, metric, capacity=4, folder=Path(tempfile.gettempdir()))
+
+
 def _hnsw(dimension: int, metric: Metric) -> VectorIndex:
     return HnswIndex(dimension, metric, GraphParameters(threads=2), capacity=4)
 
 
-@pytest.fixture(params=[_exact, _hnsw], ids=["exact", "hnsw"])
+@pytest.fixture(params=[_exact, _on_disk, _hnsw], ids=["exact", "on_disk", "hnsw"])
 def make(request: pytest.FixtureRequest) -> Make:
     factory: Make = request.param
     return factory
