@@ -261,6 +261,8 @@ def test_a_token_is_known_by_its_signers_public_key(tmp_path: Path, algorithm: s
         {"sub": None},
         {"sub": ""},
         {"sub": "a\nb"},
+        {"sub": "a\u009b31mb"},  # colours on some terminals
+        {"sub": "a\u202eb"},  # what follows is shown from right to left
         {"twinsight_grants": None},
         {"twinsight_grants": []},
         {"twinsight_grants": [{"rights": ["read"]}]},
