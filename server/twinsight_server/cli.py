@@ -103,8 +103,7 @@ def run(config: ServerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
 
-    # It takes seconds, which `--help` need not wait for; and in which the first process of a container, which has no
-    # default for signals, would pass over SIGTERM.
+    # It takes seconds, which `--help` need not wait for, and in which a signal should count.
     from twinsight_server.app import Server  # noqa: PLC0415
 
     if stopped.is_set():

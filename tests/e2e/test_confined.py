@@ -66,10 +66,10 @@ def test_a_server_writes_its_data_folder_alone(folder: Path) -> None:
         "TWINSIGHT_EXECUTOR": "xla",  # OpenVINO's export, at a first start, takes a minute and a temporary folder, too
         "TWINSIGHT_LISTEN": "127.0.0.1:0",
     }
-    flags = ["--models-dir", folder / "models", "--models", "tiny"]
+    flags = ["--models-dir", str(folder / "models"), "--models", "tiny"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*before, TWINSIGHT, "serve", *flags], env=env, cwd="/", stdout=subprocess.PIPE, stderr=log, text=True
+            [*before, str(TWINSIGHT), "serve", *flags], env=env, cwd="/", stdout=subprocess.PIPE, stderr=log, text=True
         )
     try:
         assert process.stdout
