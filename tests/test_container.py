@@ -27,6 +27,8 @@ def test_signals_reach_the_server_itself() -> None:
     for name in ("ENTRYPOINT", "CMD"):
         (command,) = told(name)
         assert isinstance(json.loads(command), list)  # and no shell between
+    # As the first process, Python would pass over SIGTERM until it is up.
+    assert json.loads(told("ENTRYPOINT")[0])[0] == "tini"
     assert told("STOPSIGNAL") == ["SIGTERM"]
 
 
