@@ -208,7 +208,7 @@ class Catalog:
 def _make_durable(root: Path) -> None:
     """Makes the folder of collections, and those above it, so that a power cut takes none of their names away."""
     above = [one for one in root.parents if not one.exists()]
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)  # vectors and metadata are the server's alone to read
     # The folder's own name also where an earlier start made it, which may have been killed before this.
     for parent in {root.parent, *(one.parent for one in above)}:
         sync_folder(parent)

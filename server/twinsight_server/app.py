@@ -33,6 +33,7 @@ from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.errors import StartupError
 from twinsight_server.access.control import AccessControl
+from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
 from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
@@ -41,6 +42,7 @@ from twinsight_server.malformed import MalformedMessages
 from twinsight_server.metrics import Metrics
 from twinsight_server.models import Models, read_packages
 from twinsight_server.pipeline import Pipeline
+from twinsight_server.prompt_health import PromptHealth
 from twinsight_server.services.collections import CollectionService
 from twinsight_server.services.inference import InferenceService
 from twinsight_server.services.models import ModelService
@@ -112,9 +114,11 @@ class Server:
             opened.callback(self.models.close)
             self._pipeline = Pipeline(decoders=config.decoders, limits=config.image_limits)
             opened.callback(self._pipeline.close)
-            access = AccessControl.of(config)
-            opened.callback(access.close)
-            self.gate = Gate(self.metrics, max_calls=config.max_calls, max_streams=config.max_streams, access=access)
+            self._access = AccessControl.of(config)
+            opened.callback(self._access.close)
+            self.gate = Gate(
+                self.metrics, max_calls=config.max_calls, max_streams=config.max_streams, access=self._access
+            )
             self.canary = Canary(self.models.all(), SERVICES, self.metrics)
             self._grpc = self._services()
             self.port = _bind(self._grpc, config)
@@ -179,7 +183,12 @@ class Server:
         server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="call"),
             maximum_concurrent_rpcs=threads,
-            interceptors=[LoadShedding(self.gate, UNARY_METHODS), MalformedMessages()],
+            interceptors=[
+                PromptHealth(),
+                LoadShedding(self.gate, UNARY_METHODS),
+                MalformedMessages(),
+                Door(self._access.guard, self.gate),
+            ],
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),

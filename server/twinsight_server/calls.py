@@ -261,6 +261,11 @@ class Gate:
             trailing = (("x-request-id", call.request_id),)
             context.abort_with_status(abort_status(status_of(error, request_id=call.request_id), trailing))
 
+    def refuse(self, context: grpc.ServicerContext, method: str, error: TwinsightError) -> None:
+        """Ends a call of which no message reached its servicer; it is counted, logged and noted as any other."""
+        with self._answered(context, About("call", method)):
+            raise error
+
     def check_stream(self, stream: Call) -> None:
         """Raises where a stream can't go on: to be asked before and after each message.
 

@@ -94,8 +94,6 @@ def run(config: ServerConfig) -> None:
     Raises:
         StartupError: the server can't start.
     """
-    from twinsight_server.app import Server  # noqa: PLC0415 - takes seconds, which `--help` need not wait for
-
     stopped = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -104,6 +102,12 @@ def run(config: ServerConfig) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+
+    # It takes seconds, which `--help` need not wait for, and in which a signal should count.
+    from twinsight_server.app import Server  # noqa: PLC0415
+
+    if stopped.is_set():
+        return
     server = Server(config)
     try:
         if server.start(stopped):

@@ -46,16 +46,17 @@ class MalformedMessages(grpc.ServerInterceptor):
             return handler
         return grpc.stream_stream_rpc_method_handler(
             partial(_answered, handler.stream_stream),
-            request_deserializer=partial(_read, handler.request_deserializer),
+            request_deserializer=partial(read_message, handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
 
-def _read(deserialize: Callable[[bytes], RequestT], content: bytes) -> RequestT:
+def read_message(deserialize: Callable[[bytes], RequestT], content: bytes) -> RequestT:
+    """Reads a message; `Malformed` stands for one that is none."""
     try:
         return deserialize(content)
     except DecodeError:
-        return cast("RequestT", Malformed())  # for `_messages` alone
+        return cast("RequestT", Malformed())  # for those alone who look for it
 
 
 def _answered(

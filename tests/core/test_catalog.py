@@ -59,6 +59,12 @@ def test_the_names_of_new_folders_are_made_durable(tmp_path: Path, monkeypatch: 
     assert synced == [tmp_path / "new" / "data"]
 
 
+def test_what_is_stored_is_for_the_server_alone_to_read(catalog: Catalog, tmp_path: Path) -> None:
+    del catalog
+    (collections,) = tmp_path.rglob("collections")
+    assert collections.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_taken_id_is_refused(catalog: Catalog) -> None:
     catalog.create(CollectionSpec("a", 2))
     with pytest.raises(AlreadyExists, match=r"Collection `a` exists already\."):

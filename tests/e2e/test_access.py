@@ -300,7 +300,7 @@ def test_the_audit_log_tells_who_did_what_and_holds_no_contents(access: Access) 
     }
     assert told["one", "call"] == ("key:writer", "UpsertItems", "photos", 1, "OK", "")
     assert told["two", "call"] == ("key:writer", "UpsertItems", "secret", 1, "PERMISSION_DENIED", "RIGHT_MISSING")
-    assert told["three", "call"] == ("", "Search", "photos", 1, "UNAUTHENTICATED", "CREDENTIALS_INVALID")
+    assert told["three", "call"] == ("", "Search", None, 0, "UNAUTHENTICATED", "CREDENTIALS_INVALID")
     assert told["four", "message"] == ("key:writer", "IngestItems", "photos", 1, "OK", "")
     assert told["four", "stream"] == ("key:writer", "IngestItems", None, 0, "OK", "")
     # A time may have any digits.

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +54,28 @@ def test_a_signal_during_the_warm_up_stops_the_server_before_it_serves(
     assert len(warmed) == 1
     assert "serving on" not in capsys.readouterr().out
     Catalog(tmp_path / "data").close()  # was closed, or it would be in use
+
+
+ENDED_WHILE_IMPORTING = """
+import signal, sys
+
+class Ending:
+    def find_spec(self, name, path=None, target=None):
+        if name == "twinsight_server.app":
+            signal.raise_signal(signal.SIGTERM)
+
+sys.meta_path.insert(0, Ending())
+from twinsight_server.cli import serve
+serve(["--listen", "127.0.0.1:0", "--data-dir", sys.argv[1]])
+"""
+
+
+def test_a_signal_while_the_server_is_being_imported_ends_it_in_order(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED_WHILE_IMPORTING, tmp_path / "data"], capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert not (tmp_path / "data").exists()
 
 
 def serve(*flags: str, env: dict[str, str] | None = None) -> str:

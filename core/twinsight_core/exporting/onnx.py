@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -180,6 +181,8 @@ def _refused(error: Exception) -> StartupError:
 
 def _extra(name: str) -> ModuleType:
     """Returns a module of the extra `onnx`; by name, since neither it nor its types need be there."""
+    # From 1.29 on ONNX Runtime tells its maker of every session, unless this is set when it is loaded.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -94,6 +94,20 @@ class Guard:
             )
         return principal
 
+    def knows(self, metadata: Metadata) -> bool:
+        """Whether a digest is enough to tell that a caller may come in; if not, `identify` may still know it.
+
+        It neither reads files nor checks signatures, and goes by keys that may have been withdrawn a moment ago.
+        """
+        if self.is_open:
+            return True
+        token = _credential(metadata)
+        if token is None:
+            return False
+        if token.startswith(PREFIX):
+            return self._keys is not None and self._keys.latest.principal(token, self._now()) is not None
+        return self._verifiers is not None and self._verifiers.latest.remembers(token, self._clock())
+
     @staticmethod
     def check(principal: Principal, method: str, collection: str | None) -> None:
         """Checks that a caller may do something.
@@ -125,9 +139,11 @@ class Guard:
 
     def _principal(self, token: str) -> Principal | None:
         if token.startswith(PREFIX):
-            now = datetime.fromtimestamp(self._clock(), UTC)
-            return self._keys.current().principal(token, now) if self._keys else None
+            return self._keys.current().principal(token, self._now()) if self._keys else None
         return self._verifiers.current().principal(token, self._clock()) if self._verifiers else None
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
 
 class _Verifiers:
@@ -138,8 +154,12 @@ class _Verifiers:
         self._remembered: dict[bytes, _Remembered] = {}
         self._adding = threading.Lock()
 
+    def remembers(self, token: str, now: float) -> bool:
+        known = self._remembered.get(_digest(token))
+        return known is not None and now < known.until
+
     def principal(self, token: str, now: float) -> Principal | None:
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        digest = _digest(token)
         known = self._remembered.get(digest)
         if known is not None and now < known.until:
             return known.principal
@@ -159,6 +179,10 @@ class _Verifiers:
 class _Remembered:
     principal: Principal
     until: float = field(compare=False)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def _verifiers(tokens: JwtSettings) -> WatchedFiles[_Verifiers]:

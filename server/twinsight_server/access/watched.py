@@ -58,6 +58,11 @@ class WatchedFiles(Generic[T]):
         self._next_look = clock() + interval_s
         self._unreadable = False
 
+    @property
+    def latest(self) -> T:
+        """The value that `current` returned last: without a look at the files."""
+        return self._value
+
     def current(self) -> T:
         """Returns the value, of the files as they are now or were a moment ago.
 

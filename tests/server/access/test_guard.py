@@ -247,6 +247,20 @@ def test_a_token_is_known_by_its_signers_public_key(tmp_path: Path, algorithm: s
             guard.identify(bearer(jwt.encode(claims(), KEYS[algorithm], algorithm, {"kid": "other"})))
 
 
+def test_a_key_is_known_by_its_digest_and_a_token_once_it_was_checked(tmp_path: Path, file: Path) -> None:
+    key, token = add(file, "phone", "read"), jwt.encode(claims(), SECRET, "HS256")
+    keys, tokens = Guard(keys=file), jwt_guard(tmp_path, secret=True)
+    assert Guard().knows([])
+    assert keys.knows(bearer(key))
+    assert not tokens.knows(bearer(token))
+    tokens.identify(bearer(token))
+    assert tokens.knows(bearer(token))
+    for guard in (keys, tokens):
+        assert not guard.knows([])
+        assert not guard.knows(bearer(new_key()))
+        assert not guard.knows(bearer("a.b.c"))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -261,6 +275,8 @@ def test_a_token_is_known_by_its_signers_public_key(tmp_path: Path, algorithm: s
         {"sub": None},
         {"sub": ""},
         {"sub": "a\nb"},
+        {"sub": "a\u009b31mb"},  # colours on some terminals
+        {"sub": "a\u202eb"},  # what follows is shown from right to left
         {"twinsight_grants": None},
         {"twinsight_grants": []},
         {"twinsight_grants": [{"rights": ["read"]}]},
