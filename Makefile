@@ -26,8 +26,8 @@ demo: setup  ## do the main job on real photographs (PHOTOS=DIR: on your own)
 serve: setup  ## run the server (LISTEN=HOST:PORT, DATA_DIR=DIR)
 	$(BIN)/twinsight serve --listen $(LISTEN) --data-dir $(DATA_DIR) --log-format console
 
-test: setup  ## run the tests
-	$(BIN)/pytest
+test: setup  ## run the tests, a file at a time on each core
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-client: .venv-client/.stamp  ## run the client's tests on the base install, without JAX
 	.venv-client/bin/pytest -m client tests/clients
