@@ -98,7 +98,7 @@ def _run(scale: Scale) -> Outcome:
 
 PROMISE = Promise(
     number=14,
-    name="hostile_messages",
+    name="hostile-messages",
     bar="100,000 fuzzed messages: documented codes only, no exception text, nothing outside the data folder",
     run=_run,
 )

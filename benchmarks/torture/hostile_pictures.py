@@ -78,7 +78,7 @@ def _run(scale: Scale) -> Outcome:
 
 PROMISE = Promise(
     number=13,
-    name="hostile_pictures",
+    name="hostile-pictures",
     bar="100,000 mutated pictures: the decoder never dies, at most 2 s and 300 MB each",
     run=_run,
 )
