@@ -100,5 +100,6 @@ PROMISE = Promise(
     number=14,
     name="hostile-messages",
     bar="100,000 fuzzed messages: documented codes only, no exception text, nothing outside the data folder",
+    minutes=60.0,
     run=_run,
 )

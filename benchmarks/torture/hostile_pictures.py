@@ -80,6 +80,7 @@ PROMISE = Promise(
     number=13,
     name="hostile-pictures",
     bar="100,000 mutated pictures: the decoder never dies, at most 2 s and 300 MB each",
+    minutes=60.0,
     run=_run,
 )
 

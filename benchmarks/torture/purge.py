@@ -60,7 +60,7 @@ def traces(folder: Path, names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in sorted(one for one in folder.rglob("*") if one.is_file()):
         content = file.read_bytes()
-        found |= {name: file.name for name in {one.decode() for one in _NAME.findall(content)} & set(doomed)}
+        found |= dict.fromkeys({one.decode() for one in _NAME.findall(content)} & set(doomed), file.name)
         for offset in range(8):
             end = offset + (len(content) - offset) // 8 * 8
             words = np.frombuffer(content[offset:end], "<u8")
@@ -120,23 +120,18 @@ def _flaw(folder: Path, begun: set[str], done: set[str], purged: set[str], shown
     if found := _scanned(folder, done | purged, shown):
         return f"as the kill left it, the folder holds {found}"
     with closing(Collection(folder, writer.OPTIONS)) as collection:
-        if found := _scanned(folder, done | purged, shown):
-            return f"opened again, the folder holds {found}"
         # Of a purge that was cut short the deletion was done or not; where it was, the rest is done at the start.
         there = {name for name in begun if collection.get([name]) != [None]}
-        if there & done:
-            return f"{sorted(there & done)[:5]} are back"
         purged |= begun - there
-        kept = [name.removesuffix("-0") + "-1" for name in sorted(begun)]
-        if None in collection.get(kept):
-            return "an item that was not purged is gone"
+        gone = collection.get([name.removesuffix("-0") + "-1" for name in sorted(begun)]).count(None)
+        if there & done or gone:
+            return f"{sorted(there & done)} are back, and {gone} of the others are gone"
         if found := _scanned(folder, purged, shown):
             return f"after the start that finishes the purge, the folder holds {found}"
         if not collection.wait_indexed(_INDEXED_S):
             return "the graph does not catch up"
-    if found := _scanned(folder, purged, shown):
-        return f"with the graph written anew, the folder holds {found}"
-    return ""
+    found = _scanned(folder, purged, shown)
+    return f"with the graph written anew, the folder holds {found}" if found else ""
 
 
 def _scanned(folder: Path, names: set[str], shown: Purges) -> str:
