@@ -45,7 +45,7 @@ def measure(extent: Extent) -> dict[str, object]:
             per_s = {n: median_of(runs, "per_s") for n, runs in closed.items()}
             best = max(per_s, key=lambda n: per_s[n])
             shares = extent.pick(SHARES, SHARES[::4])
-            swept = [open_loop(jpeg, served, per_s[best], share, *_open_s(extent)) for share in shares]
+            swept = [_open(jpeg, served, per_s[best], share, extent) for share in shares]
             overloads = [_overload(jpeg, served, best, extent) for _ in range(extent.runs)]
         size = jpeg.stat().st_size
     ratios = [run["per_s"] / run["in_process_per_s"] for run in closed[JUDGED_AT]]
@@ -89,7 +89,7 @@ def _closed(
 
 
 def open_loop(
-    jpeg: Path, served: Served, capacity: float, share: float, seconds: float, warm_up_s: float
+    jpeg: Path, served: Served, capacity: float, share: float, *, seconds: float, warm_up_s: float
 ) -> dict[str, float]:
     """Returns the figures of calls that are due at a share of the server's capacity, which may be above it."""
     rate = max(capacity * share, 1.0)
@@ -97,12 +97,12 @@ def open_loop(
     return {"share": share, "rate": round(rate, 1), **load.run(sent, served)}
 
 
-def _open_s(extent: Extent) -> tuple[float, float]:
-    """How long an open loop is measured, and how long it warms up."""
-    return extent.pick((3.0, 1.0), (1.0, 0.5))
+def _open(jpeg: Path, served: Served, capacity: float, share: float, extent: Extent) -> dict[str, float]:
+    seconds, warm_up_s = extent.pick((3.0, 1.0), (1.0, 0.5))
+    return open_loop(jpeg, served, capacity, share, seconds=seconds, warm_up_s=warm_up_s)
 
 
 def _overload(jpeg: Path, served: Served, best: int, extent: Extent) -> dict[str, float]:
     seconds = extent.pick(2.5, 1.0)
     capacity = load.run(Load("embed", jpeg, concurrency=best, seconds=seconds), served)["per_s"]
-    return {"capacity": capacity, **open_loop(jpeg, served, capacity, OVERLOAD, *_open_s(extent))}
+    return {"capacity": capacity, **_open(jpeg, served, capacity, OVERLOAD, extent)}

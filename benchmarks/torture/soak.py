@@ -118,6 +118,8 @@ def run(scale: Scale) -> Outcome:
         failures.append(
             f"{after:.0f} pictures were computed after their callers had left, of {waiting:.0f} that waited"
         )
+    if min(waiting, stayed) < CALLERS * PICTURES / 4:
+        failures.append(f"control: only {waiting:.0f} and {stayed:.0f} pictures waited when the callers might leave")
     if control < stayed / 2:
         failures.append(f"control: where callers stay, {control:.0f} of {stayed:.0f} that waited were computed")
     resident = [one.rss_mb for one in watch.samples]
