@@ -33,10 +33,7 @@ _CODE = re.compile("|".join(code.name for code in grpc.StatusCode if code is not
 _NOT_HERE = {"INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED", "PERMISSION_DENIED", "CANCELLED"}
 """Documented, and wrong on a server that is sound, open to all and not about to end."""
 
-_OF_GRPC = "Exception deserializing request!"
-"""What gRPC itself says of bytes that are no message of the type: INTERNAL, before anything of the server runs."""
-
-_TELLS = re.compile(r"Traceback|File \"|Error\(|Exception(?! deserializing)|object at 0x|site-packages|\.py\b")
+_TELLS = re.compile(r"Traceback|File \"|Error\(|Exception|object at 0x|site-packages|\.py\b")
 _NAMES = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}(/(store\.db(-wal|-shm)?|graph-[\w.-]+)?)?")
 _TIMEOUT_S = 30.0
 
@@ -58,7 +55,7 @@ def flaw(code: str, text: str, items: Sequence[status_pb2.Status] = ()) -> str:
         text: its message.
         items: what became of its items, those that failed.
     """
-    if not (code in _DOCUMENTED or (code == "INTERNAL" and text == _OF_GRPC)) or _TELLS.search(text):
+    if code not in _DOCUMENTED or _TELLS.search(text):
         return f"{code} {text[:200]!r}"
     for one in items:
         if (name := grpc_code(one.code)) not in _DOCUMENTED or _TELLS.search(str(one)):

@@ -33,6 +33,7 @@ def test_the_contract_names_the_codes() -> None:
     [
         ("UNKNOWN", "Exception calling application: 'id'"),
         ("INTERNAL", "Internal error; the server's log has it under the request id."),
+        ("INTERNAL", "Exception deserializing request!"),
         ("UNAVAILABLE", "Socket closed"),
         ("INVALID_ARGUMENT", "KeyError('id')"),
         ("NOT_FOUND", "/srv/twinsight_server/calls.py"),
@@ -51,4 +52,4 @@ def test_an_item_that_fails_with_an_unforeseen_error_is_a_flaw() -> None:
 
 def test_what_is_allowed_is_no_flaw() -> None:
     assert flaw("OK", "") == ""
-    assert flaw("INTERNAL", "Exception deserializing request!") == ""
+    assert flaw("RESOURCE_EXHAUSTED", "received metadata size exceeds hard limit") == ""
