@@ -54,7 +54,7 @@ bench: setup  ## measure (ONLY="embed search"), and write benchmarks/results, ta
 bench-peers: setup  ## measure beside other servers, each installed apart (gigabytes); writes benchmarks/results/peers.json
 	$(BIN)/python -m benchmarks.peers
 
-torture: setup  ## try to break the promises of docs/reliability.md, for some hours (SCALE=0.05: that share; ONLY=kill,churn)
+torture: setup  ## try to break the promises of docs/reliability.md, for some hours (SCALE=0.05: that share; ONLY=kill,power-cut)
 	$(BIN)/python -m benchmarks.torture --scale $(SCALE) $(if $(ONLY),--only $(ONLY))
 
 scores: setup  ## measure the shipped models on held-out data (DATA=DIR, ONLY="base glyph"), and write the README's table

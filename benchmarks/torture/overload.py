@@ -49,7 +49,7 @@ def overloaded(
     capacities = {concurrency: closed(concurrency) for concurrency in concurrencies}
     best = max(capacities, key=lambda concurrency: capacities[concurrency])
     with Watch(served.pid, every_s=min(1.0, seconds / 40)) as watch:
-        figures = open_loop(jpeg, served, capacities[best], TIMES, seconds, warm_up_s=seconds / 20)
+        figures = open_loop(jpeg, served, capacities[best], TIMES, seconds=seconds, warm_up_s=seconds / 20)
     resident = [one.rss_mb for one in watch.samples]
     started = figures["answered"] + figures["refused"] + figures["failed"]
     return figures | {
