@@ -25,6 +25,8 @@ from benchmarks.torture.registry import PROMISES
 
 RESULT = Path(__file__).parents[1] / "results/torture.json"
 _SHOWN_FAILURES = 20
+_WIDTH = 160
+"""Of the table in a file."""
 
 
 def main(arguments: list[str]) -> int:
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> int:
     outcomes = _try_all(names, Scale(factor, chosen.seed), out)
     if out == RESULT:
         report.write(out)
-    Console().print(_table(outcomes))
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(_table(outcomes))
     for name, outcome in outcomes.items():
         for failure in outcome.failures[:_SHOWN_FAILURES]:
             print(f"{name}: {failure}", file=sys.stderr)

@@ -175,6 +175,6 @@ PROMISE = Promise(
     number=14,
     name="hostile-messages",
     bar="100,000 fuzzed messages: documented codes only, no exception text, nothing outside the data folder",
-    minutes=20.0,
+    minutes=25.0,
     run=run,
 )

@@ -63,6 +63,6 @@ PROMISE = Promise(
     name="hostile-pictures",
     bar="100,000 mutated pictures, decoded alone and as 5 % of a server's traffic: it never dies, good calls are "
     "answered rightly, their p99 within 1.5 times; at most 2 s and 300 MB for one picture",
-    minutes=150.0,
+    minutes=120.0,
     run=run,
 )
