@@ -22,7 +22,9 @@ from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
 from benchmarks.torture.soak_calls import CALLERS, PICTURES, Counts, call_many, fill, leave_at_once
 from benchmarks.torture.watch import Sample, Watch, growth, metrics
 
-CALLS = 300_000
+CALLS, LEAST_CALLS = 300_000, 3_000
+"""Of fewer, a fifth does not make all of the threads that calls need."""
+
 # The test picture behind health would be counted among those that are computed.
 FLAGS = ("--models", "base", "--batch-size", "2", "--canary-s", "3600", *METRICS)
 COMPUTED = "twinsight_batch_size_sum"
@@ -106,7 +108,7 @@ def _peak(values: list[int], begin: float, end: float) -> int:
 
 def run(scale: Scale) -> Outcome:
     """Sends calls to a server of its own."""
-    calls = scale.of(CALLS, at_least=500)
+    calls = scale.of(CALLS, at_least=LEAST_CALLS)
     with tempfile.TemporaryDirectory(prefix="twinsight-torture-") as folder, server(Path(folder), *FLAGS) as served:
         fill(served.address)
         with Watch(served.pid, every_s=min(2.0, calls / 10_000)) as watch:
