@@ -12,6 +12,7 @@ DATA ?= data-sets
 RESUME ?=
 ONLY ?=
 SCALE ?= 1
+MINUTES ?=
 
 .PHONY: help setup demo serve test test-client lint lint-proto format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces audit sbom clean
 
@@ -54,8 +55,8 @@ bench: setup  ## measure (ONLY="embed search"), and write benchmarks/results, ta
 bench-peers: setup  ## measure beside other servers, each installed apart (gigabytes); writes benchmarks/results/peers.json
 	$(BIN)/python -m benchmarks.peers
 
-torture: setup  ## try to break the promises of docs/reliability.md, for some hours (SCALE=0.05: that share; ONLY=kill,churn)
-	$(BIN)/python -m benchmarks.torture --scale $(SCALE) $(if $(ONLY),--only $(ONLY))
+torture: setup  ## try to break the promises of docs/reliability.md, for some hours (SCALE=0.05, MINUTES=45, ONLY=kill,power-cut)
+	$(BIN)/python -m benchmarks.torture --scale $(SCALE) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
 
 scores: setup  ## measure the shipped models on held-out data (DATA=DIR, ONLY="base glyph"), and write the README's table
 	$(BIN)/python -m benchmarks.scores --data $(DATA) $(if $(ONLY),--only $(ONLY))

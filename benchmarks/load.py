@@ -93,6 +93,7 @@ def figures_of(run: Run, batch: int) -> dict[str, float]:
         "refused": len(refused),
         "failed": len(calls) - len(answered) - len(refused),
         "not_started": not_started,
+        "refused_for_good": run.refused_for_good,
     }
     figures |= _times("", answered.latencies_ms())
     return figures | _times("refused_", (refused.column("ended") - refused.column("begun")) * 1e3)

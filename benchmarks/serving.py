@@ -30,24 +30,44 @@ class Served:
         address: HOST:PORT.
         start_s: seconds from the start of the process to SERVING.
         pid: of the process.
+        metrics_address: HOST:PORT of the metrics; empty: they were not asked for.
     """
 
     address: str
     start_s: float
     pid: int
+    metrics_address: str = ""
+
+
+METRICS = ("--metrics-listen", "127.0.0.1:0")
+"""Flags that ask for metrics."""
 
 
 @contextmanager
 def server(data_dir: Path, *flags: str) -> Iterator[Served]:
     """Runs `twinsight serve` on a free port, logging errors alone."""
+    with process(data_dir, *flags) as (served, _):
+        yield served
+
+
+@contextmanager
+def process(data_dir: Path, *flags: str) -> Iterator[tuple[Served, subprocess.Popen[str]]]:
+    """The same, for those who end it themselves."""
     twinsight = Path(sys.executable).parent / "twinsight"
     command = [str(twinsight), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-level", "error"]
     start = time.perf_counter()
-    with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True) as running:
         try:
-            line = process.stdout.readline() if process.stdout else ""
-            if not line.startswith("serving on "):
-                raise RuntimeError("The server did not start; its message is above.")
-            yield Served(line.split()[-1], time.perf_counter() - start, process.pid)
+            address = _told(running, "serving on")
+            seconds = time.perf_counter() - start
+            metrics = _told(running, "metrics on") if set(METRICS) <= set(flags) else ""
+            yield Served(address, seconds, running.pid, metrics), running
         finally:
-            process.terminate()
+            running.terminate()
+
+
+def _told(running: subprocess.Popen[str], what: str) -> str:
+    line = running.stdout.readline() if running.stdout else ""
+    if not line.startswith(f"{what} "):
+        raise RuntimeError("The server did not start; its message is above.")
+    return line.split()[-1]

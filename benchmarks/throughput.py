@@ -44,7 +44,8 @@ def measure(extent: Extent) -> dict[str, object]:
             closed, settings = _closed(jpeg, folder, served, extent)
             per_s = {n: median_of(runs, "per_s") for n, runs in closed.items()}
             best = max(per_s, key=lambda n: per_s[n])
-            swept = [_open(jpeg, served, per_s[best], share, extent) for share in extent.pick(SHARES, SHARES[::4])]
+            shares = extent.pick(SHARES, SHARES[::4])
+            swept = [_open(jpeg, served, per_s[best], share, extent) for share in shares]
             overloads = [_overload(jpeg, served, best, extent) for _ in range(extent.runs)]
         size = jpeg.stat().st_size
     ratios = [run["per_s"] / run["in_process_per_s"] for run in closed[JUDGED_AT]]
@@ -87,17 +88,18 @@ def _closed(
         return closed, {**work.settings, "tried": work.tried}
 
 
-def _open(jpeg: Path, served: Served, capacity: float, share: float, extent: Extent) -> dict[str, float]:
+def open_loop(
+    jpeg: Path, served: Served, capacity: float, share: float, *, seconds: float, warm_up_s: float
+) -> dict[str, float]:
+    """Returns the figures of calls that are due at a share of the server's capacity, which may be above it."""
     rate = max(capacity * share, 1.0)
-    sent = Load(
-        "embed",
-        jpeg,
-        concurrency=MOST_IN_FLIGHT,
-        rate=rate,
-        seconds=extent.pick(3.0, 1.0),
-        warm_up_s=extent.pick(1, 0.5),
-    )
+    sent = Load("embed", jpeg, concurrency=MOST_IN_FLIGHT, rate=rate, seconds=seconds, warm_up_s=warm_up_s)
     return {"share": share, "rate": round(rate, 1), **load.run(sent, served)}
+
+
+def _open(jpeg: Path, served: Served, capacity: float, share: float, extent: Extent) -> dict[str, float]:
+    seconds, warm_up_s = extent.pick((3.0, 1.0), (1.0, 0.5))
+    return open_loop(jpeg, served, capacity, share, seconds=seconds, warm_up_s=warm_up_s)
 
 
 def _overload(jpeg: Path, served: Served, best: int, extent: Extent) -> dict[str, float]:

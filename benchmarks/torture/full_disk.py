@@ -223,4 +223,4 @@ def run(scale: Scale) -> Outcome:
     return Outcome(cases + real, failures, figures)
 
 
-PROMISE = Promise(3, "disk-full", "a clean refusal at every write, and recovery", run)
+PROMISE = Promise(3, "disk-full", "a clean refusal at every write, and recovery", 10.0, run)

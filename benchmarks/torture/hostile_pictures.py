@@ -1,87 +1,68 @@
-"""Hostile pictures against the decoder, in a process of its own that may die of them.
+"""Promise 13: hostile pictures harm neither the decoder nor the traffic beside them.
 
-Time is the processor's, so that what else the machine does counts for nothing; memory is the peak above what the
-process had.
+1. In a process of its own the decoder gets each picture, and time and memory of each are measured (`hostile_decoder`).
+2. The same pictures go to a server, one in twenty of its calls, in turns with the same traffic without them
+   (`hostile_traffic`).
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
-import warnings
-from collections import Counter
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.torture.pictures import hostile_picture
+from benchmarks.serving import server
+from benchmarks.torture.hostile_decoder import MOST_MB, MOST_S, try_decoder
+from benchmarks.torture.hostile_traffic import Traffic, traffic
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
-from twinsight_core.errors import InvalidImage
-from twinsight_core.images import Preprocessing, Region, decode
+from twinsight_client import Client
 
-_MOST_S = 2.0
-_MOST_MB = 300.0
-_INPUT = Preprocessing(160, 160)
-_REGIONS = (None, Region(0.25, 0.25, 0.3, 0.3))
-_ROOT = Path(__file__).parents[2]
+PICTURES = 100_000
+MODEL = "glyph"
+"""The smallest: its pictures cost the least, so that what others cost shows most, and millions can be sent."""
 
-
-def try_decoder(first: int, count: int) -> Outcome:
-    """Decodes the pictures of `count` seeds in a child process, and says what broke."""
-    failures: list[str] = []
-    reasons: Counter[str] = Counter()
-    slowest_s = most_mb = 0.0
-    seed, end = first, first + count
-    while seed < end:
-        command = [sys.executable, "-m", "benchmarks.torture.hostile_pictures", str(seed), str(end)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as child:
-            for line in child.stdout or ():
-                seed, reason, took_s, took_mb = json.loads(line)
-                reasons[reason] += 1
-                slowest_s, most_mb = max(slowest_s, took_s), max(most_mb, took_mb)
-                if took_s > _MOST_S or took_mb > _MOST_MB or reason.startswith("!"):
-                    failures.append(f"seed {seed}: {reason}, {took_s:.2f} s, {took_mb:.0f} MB")
-                seed += 1
-        if child.returncode:
-            failures.append(f"seed {seed}: the process ended with {child.returncode}")
-            seed += 1
-    figures: dict[str, Figure] = {"slowest_s": round(slowest_s, 2), "most_mb": round(most_mb), **reasons}
-    return Outcome(cases=count, failures=failures, figures=figures)
+FLAGS = ("--models", MODEL, "--default-model", MODEL)
+_MOST_TIMES = 1.5
 
 
-def _decode_all(first: int, end: int) -> None:
-    """What the child does: a line of JSON for each seed."""
-    warnings.simplefilter("ignore")
-    for seed in range(first, end):
-        data = hostile_picture(seed)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before_mb, start = _status_mb("VmRSS"), time.process_time()
-        try:
-            decode(data, _INPUT, region=_REGIONS[seed % 2])
-            reason = "decoded"
-        except InvalidImage as error:
-            reason = error.reason
-        except Exception as error:  # noqa: BLE001 - whatever else a decoder raises is what is looked for
-            reason = f"!{error!r}"
-        took_s = time.process_time() - start
-        print(json.dumps([seed, reason, took_s, _status_mb("VmHWM") - before_mb]), flush=True)
+def missed(shown: Traffic) -> Iterator[str]:
+    """Yields the bars that traffic missed."""
+    beside, alone = shown.p99s()
+    if beside > _MOST_TIMES * alone:
+        yield f"the p99 of good calls is {beside / alone:.2f} times that without hostile ones, over {_MOST_TIMES:g}"
+    if shown.slowest_s > MOST_S:
+        yield f"a picture took {shown.slowest_s:.2f} s of the server, over {MOST_S:g} s"
+    if shown.most_mb > MOST_MB:
+        yield f"a picture took {shown.most_mb:.0f} MB of the server, over {MOST_MB:g} MB"
 
 
-def _status_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(name))
-
-
-def _run(scale: Scale) -> Outcome:
-    return try_decoder(scale.seed * 1_000_000, scale.of(100_000))
+def run(scale: Scale) -> Outcome:
+    """Decodes hostile pictures, and sends them to a server."""
+    first, count = scale.seed * 1_000_000, scale.of(PICTURES)
+    decoded = try_decoder(first, count)
+    with tempfile.TemporaryDirectory(prefix="twinsight-torture-") as folder, server(Path(folder), *FLAGS) as served:
+        shown = traffic(served, first, count)
+        with Client(served.address) as client:
+            client.wait_ready(timeout_s=30.0)  # it lives
+    beside, alone = shown.p99s()
+    figures: dict[str, Figure] = {
+        **decoded.figures,
+        **{f"served: {name}": number for name, number in shown.outcomes.most_common()},
+        "good calls": len(shown.beside_ms),
+        "p99 ms beside": round(beside, 2),
+        "p99 ms alone": round(alone, 2),
+        "served: slowest_s": round(shown.slowest_s, 2),
+        "served: most_mb": round(shown.most_mb),
+        "served: most_mb of a slice": round(shown.most_beside_mb),
+    }
+    return Outcome(2 * count, [*decoded.failures, *shown.flaws, *missed(shown)], figures)
 
 
 PROMISE = Promise(
     number=13,
-    name="hostile_pictures",
-    bar="100,000 mutated pictures: the decoder never dies, at most 2 s and 300 MB each",
-    run=_run,
+    name="hostile-pictures",
+    bar="100,000 mutated pictures, decoded alone and as 5 % of a server's traffic: it never dies, good calls are "
+    "answered rightly, their p99 within 1.5 times; at most 2 s and 300 MB for one picture",
+    minutes=120.0,
+    run=run,
 )
-
-if __name__ == "__main__":
-    _decode_all(int(sys.argv[1]), int(sys.argv[2]))

@@ -223,4 +223,4 @@ def run(scale: Scale) -> Outcome:
     return Outcome(sum(one.count for one in shown), [flaw for one in shown for flaw in one.flaws], figures)
 
 
-PROMISE = Promise(1, "kill", "0 acknowledged writes lost, 0 deletes undone, batches whole, in 200 kills", run)
+PROMISE = Promise(1, "kill", "0 acknowledged writes lost, 0 deletes undone, batches whole, in 200 kills", 6.0, run)

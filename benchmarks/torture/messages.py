@@ -1,7 +1,8 @@
 """Hostile messages: requests made from the descriptors of the services, each a function of its seed.
 
 A field of every kind gets values that are usual, at an edge or forbidden; fields that name something mostly name what
-exists, so that calls get past the first check. Of the messages a third is damaged once more as bytes on the wire.
+exists, so that calls get past the first check. Filters are nested up to and beyond what protobuf reads. Of the messages
+a third is damaged once more as bytes on the wire; one in five comes with strange or huge metadata.
 """
 
 from __future__ import annotations
@@ -10,18 +11,26 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.message import EncodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from benchmarks.torture.pictures import hostile_picture
 from twinsight.v1 import collection_service_pb2, inference_service_pb2, model_service_pb2
 
+_FILES: tuple[FileDescriptor, ...] = tuple(
+    file.DESCRIPTOR
+    for file in (inference_service_pb2, collection_service_pb2, model_service_pb2, health_pb2, reflection_pb2)
+)
 METHODS: tuple[MethodDescriptor, ...] = tuple(
     method
-    for file in (inference_service_pb2, collection_service_pb2, model_service_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
+    for file in _FILES
+    for service in file.services_by_name.values()
     for method in service.methods
+    # Of health, Watch goes on for ever, and gRPC's servicer leaves List out.
+    if method.full_name not in {"grpc.health.v1.Health.Watch", "grpc.health.v1.Health.List"}
 )
 
 _DEEPEST = 40
@@ -78,11 +87,18 @@ _CHOICES: dict[int, Callable[[random.Random], object]] = {
 }
 
 
+_DEPTHS = (5, 9, 16, 31, 32, 33, 64, 98, 99, 100, 101, 500, 3000)
+"""Of filters: protobuf reads a hundred messages within one another."""
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
 class HostileCall(NamedTuple):
-    """A call: its method, and the bytes of its request."""
+    """A call: its method, the bytes of its request, and gRPC's metadata."""
 
     method: MethodDescriptor
     request: bytes
+    metadata: Metadata = ()
 
 
 def hostile_call(seed: int) -> HostileCall:
@@ -94,9 +110,41 @@ def hostile_call(seed: int) -> HostileCall:
         request = message.SerializeToString()
     except EncodeError:  # nested deeper than protobuf writes
         request = b""
+    if (field := method.input_type.fields_by_name.get("filter")) is not None and rng.random() < 0.2:
+        request += _deep(field.number, rng)
     if rng.random() < 1 / 3:
         request = _damaged(request, rng)
-    return HostileCall(method, request)
+    return HostileCall(method, request, _metadata(rng) if rng.random() < 0.2 else ())
+
+
+def _metadata(rng: random.Random) -> Metadata:
+    """Returns what HTTP/2 can carry; some of it is more than gRPC takes."""
+    text = rng.choice(("", " ", "%00%0a", "../../etc/passwd", "Bearer", "x" * 200, "~" * 7000, "9" * 20_000))
+    match rng.randrange(4):
+        case 0:
+            return (("x-request-id", text),)
+        case 1:
+            return (("authorization", f"Bearer {text}"), ("authorization", text))
+        case 2:
+            return (("x-strange-bin", rng.randbytes(rng.choice((0, 1, 5000)))),)
+    return tuple((f"x-{number}", text[:40]) for number in range(rng.choice((1, 100))))
+
+
+def _deep(number: int, rng: random.Random) -> bytes:
+    """Returns a field of filters within one another, as bytes on the wire: deeper ones can't be written otherwise."""
+    inner = b""
+    for _ in range(rng.choice(_DEPTHS)):
+        # `not` of a filter, or a list of one.
+        inner = _field(3, inner) if rng.random() < 0.5 else _field(rng.choice((1, 2)), _field(1, inner))
+    return _field(number, inner)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    head, left = bytes([number << 3 | 2]), len(content)
+    while left > 0x7F:
+        head += bytes([left & 0x7F | 0x80])
+        left >>= 7
+    return head + bytes([left]) + content
 
 
 def _message(descriptor: Descriptor, rng: random.Random, *, depth: int) -> Message:

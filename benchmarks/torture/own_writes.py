@@ -55,4 +55,4 @@ def run(scale: Scale) -> Outcome:
     return Outcome(writes, missed, {"clients": CLIENTS, "found": writes - len(missed)})
 
 
-PROMISE = Promise(6, "own-writes", "10,000 of 10,000 found", run)
+PROMISE = Promise(6, "own-writes", "10,000 of 10,000 found", 2.0, run)

@@ -132,7 +132,12 @@ def _png_bomb(rng: random.Random) -> bytes:
     """Up to 50 megapixels of nothing."""
     side = rng.choice((1, 4096, 6324, 7071))
     depth, colour = rng.choice(((8, 2), (8, 6), (16, 6), (16, 0), (8, 0)))
-    row = bytes([rng.randrange(5)]) + bytes(side * {0: 1, 2: 3, 6: 4}[colour] * depth // 8)
+    return _blank_png(side, depth, colour, rng.randrange(5))
+
+
+@lru_cache
+def _blank_png(side: int, depth: int, colour: int, row_filter: int) -> bytes:
+    row = bytes([row_filter]) + bytes(side * {0: 1, 2: 3, 6: 4}[colour] * depth // 8)
     packer = zlib.compressobj(1)
     rows = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
@@ -141,8 +146,7 @@ def _png_bomb(rng: random.Random) -> bytes:
 
 def _metadata_bomb(rng: random.Random) -> bytes:
     """Texts, profiles and EXIF that unpack to more, or refer to themselves, in a small picture."""
-    data = _good("PNG", 0)
-    packed = zlib.compress(bytes(20_000_000))
+    data, packed = _good("PNG", 0), _packed_zeros(20_000_000)
     count = 60_000
     entries = b"".join(struct.pack("<HHII", n, 7, 12 * count, 10) for n in range(count))
     kind, body = rng.choice(
@@ -154,6 +158,11 @@ def _metadata_bomb(rng: random.Random) -> bytes:
         )
     )
     return data[:33] + _chunk(kind, body) + data[33:]
+
+
+@lru_cache
+def _packed_zeros(count: int) -> bytes:
+    return zlib.compress(bytes(count))
 
 
 def _segment_bomb(rng: random.Random) -> bytes:

@@ -242,4 +242,4 @@ def run(scale: Scale) -> Outcome:
     return Outcome(count, failures, figures)
 
 
-PROMISE = Promise(2, "power-cut", "0 of 200 cuts lose anything; without syncs some do", run)
+PROMISE = Promise(2, "power-cut", "0 of 200 cuts lose anything; without syncs some do", 20.0, run)

@@ -15,16 +15,18 @@ class Scale:
     Attributes:
         factor: of the long form; 1.0 is all of it.
         seed: chooses the random moments and damages; the same seed chooses the same.
-        minutes: how long what runs against the clock does so.
     """
 
     factor: float = 1.0
     seed: int = 0
-    minutes: float = 10.0
 
     def of(self, full: int, *, at_least: int = 1) -> int:
         """Returns a number of cases that is `full` in the long form."""
         return max(at_least, round(full * self.factor))
+
+    def seconds(self, full: float, *, at_least: float = 0.0) -> float:
+        """Returns how long to go on with what takes `full` seconds in the long form."""
+        return max(at_least, full * self.factor)
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Promise:
 
     Attributes:
         number: its number in `docs/reliability.md`.
-        name: its name on the command line.
+        name: its name on the command line, words with hyphens between.
         bar: what must hold in the long form, for the table.
+        minutes: about what the long form takes on two cores.
         run: tries it. A bar on a figure counts as a failure where it is missed, so that `failures` says all.
     """
 
     number: int
     name: str
     bar: str
+    minutes: float
     run: Callable[[Scale], Outcome]

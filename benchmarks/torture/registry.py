@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from benchmarks.torture import (
+    backup,
     churn,
     full_disk,
     hostile_messages,
     hostile_pictures,
     kill,
+    overload,
     own_writes,
     power_cut,
+    purge,
     replacement,
+    shutdown,
     snapshot_damage,
+    soak,
 )
 from benchmarks.torture.promise import Promise
 
@@ -23,7 +28,15 @@ STORAGE: tuple[Promise, ...] = (
     own_writes.PROMISE,
     churn.PROMISE,
     replacement.PROMISE,
+    backup.PROMISE,
+    purge.PROMISE,
 )
-SERVING: tuple[Promise, ...] = (hostile_pictures.PROMISE, hostile_messages.PROMISE)
+SERVING: tuple[Promise, ...] = (
+    overload.PROMISE,
+    shutdown.PROMISE,
+    soak.PROMISE,
+    hostile_pictures.PROMISE,
+    hostile_messages.PROMISE,
+)
 
 PROMISES = {promise.name: promise for promise in (*STORAGE, *SERVING)}

@@ -147,4 +147,4 @@ def run(scale: Scale) -> Outcome:
     return Outcome(count * (ROUNDS + 1), failures, figures)
 
 
-PROMISE = Promise(8, "replacement", "recall@10 >= 0.99 and 0 unreachable items in 10 rounds", run)
+PROMISE = Promise(8, "replacement", "recall@10 >= 0.99 and 0 unreachable items in 10 rounds", 10.0, run)

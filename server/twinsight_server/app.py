@@ -4,7 +4,8 @@
    told here, before anything is served.
 2. `start` answers health (NOT_SERVING) and refuses calls while the models compile and answer a test picture; then calls
    are let in and health says SERVING. From here nothing compiles.
-3. `stop` refuses new calls, turns health off, gives those in flight `drain_s`, and closes the collections.
+3. `stop` turns health off, refuses new calls a moment later, gives those in flight `drain_s`, and closes the
+   collections.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ log = structlog.stdlib.get_logger("twinsight.app")
 _SPARE_THREADS = 64
 """Threads beyond the calls and streams worked on: one of these refuses a call over the limit at once. Reflection
 streams, and calls whose message has not arrived, hold one too; without any, gRPC itself refuses."""
+
+_NOTICE_S = 0.1
+"""Between health's NOT_SERVING and the first refusal: who watches it sends the next call elsewhere, and calls that are
+on their way are let in."""
 
 _LAST_WORDS_S = 0.1
 """For calls that came in just as the last one ended: they are told that the server drains."""
@@ -165,8 +170,9 @@ class Server:
         """Drains and closes; calls in flight have `drain_s` to finish."""
         log.info("draining", seconds=self._config.drain_s)
         ends = time.monotonic() + self._config.drain_s
-        self.gate.close()
         self.canary.stop()
+        time.sleep(min(_NOTICE_S, self._config.drain_s))
+        self.gate.close()
         self._grpc.stop(self._config.drain_s)
         self.gate.wait_drained(ends - time.monotonic())
         # Those who watch health or look at the reflection would stay on until the end.

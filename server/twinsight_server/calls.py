@@ -227,6 +227,8 @@ class Gate:
     def message(self, stream: Call, method: str, *, collection: str | None = None, items: int = 0) -> Iterator[Call]:
         """One message of a stream: waits for its turn among the calls, and raises what it fails with.
 
+        `answered` must follow once its answer has left: until then draining leaves the stream alone.
+
         Args:
             stream: whose message it is.
             method: the stream's.
@@ -239,11 +241,11 @@ class Gate:
             Unauthenticated: the caller's token is no longer good.
             Unavailable: the server drains.
         """
+        self._idle.begin(stream)
         self.check_stream(stream)
         with self._audited(stream, About("message", method, collection, items)):
             self._access.guard.check(stream.caller, method, collection)
             with (
-                self._idle.busy(stream),
                 self._turn(stream, items, waiting=stream),
                 self._slot(self._calls, "CALLS_FULL", waiting=stream),
             ):
@@ -266,8 +268,13 @@ class Gate:
         with self._answered(context, About("call", method)):
             raise error
 
+    def answered(self, stream: Call) -> None:
+        """To be called when the answer to a message has left; raises as `check_stream` does."""
+        self._idle.wait(stream)
+        self.check_stream(stream)
+
     def check_stream(self, stream: Call) -> None:
-        """Raises where a stream can't go on: to be asked before and after each message.
+        """Raises where a stream can't go on.
 
         Raises:
             Cancelled, DeadlineExceeded: nobody reads it any more.

@@ -87,7 +87,7 @@ def _serve(**settings: Value) -> None:
 
 
 def run(config: ServerConfig) -> None:
-    """Serves until SIGTERM or SIGINT; prints `serving on HOST:PORT` once health says SERVING.
+    """Serves until SIGTERM or SIGINT; prints `serving on HOST:PORT` once health says SERVING, then `metrics on`.
 
     A signal that comes before ends the start after the model that is being compiled.
 
@@ -112,6 +112,8 @@ def run(config: ServerConfig) -> None:
     try:
         if server.start(stopped):
             click.echo(f"serving on {server.address}")
+            if server.metrics_address:
+                click.echo(f"metrics on {server.metrics_address}")
             stopped.wait()
     finally:
         server.stop()

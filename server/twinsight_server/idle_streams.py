@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import grpc
@@ -13,11 +11,12 @@ StreamT = TypeVar("StreamT")
 
 
 class IdleStreams(Generic[StreamT]):
-    """The open streams that have no message in work. May be used from any thread."""
+    """The open streams, and which of them have no message in work. May be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._contexts: dict[StreamT, grpc.ServicerContext] = {}
+        self._busy: set[StreamT] = set()
 
     def add(self, stream: StreamT, context: grpc.ServicerContext) -> None:
         """Takes a stream that has nothing in work."""
@@ -28,19 +27,21 @@ class IdleStreams(Generic[StreamT]):
         """Forgets a stream."""
         with self._lock:
             self._contexts.pop(stream, None)
+            self._busy.discard(stream)
 
-    @contextmanager
-    def busy(self, stream: StreamT) -> Iterator[None]:
-        """While a message of it is in work."""
+    def begin(self, stream: StreamT) -> None:
+        """A message of it is in work from now on, until its answer has left."""
         with self._lock:
-            context = self._contexts.pop(stream)
-        try:
-            yield
-        finally:
-            self.add(stream, context)
+            self._busy.add(stream)
+
+    def wait(self, stream: StreamT) -> None:
+        """It waits for its caller again."""
+        with self._lock:
+            self._busy.discard(stream)
 
     def end_all(self) -> None:
         """Cancels those that have nothing in work."""
         with self._lock:
-            for context in self._contexts.values():
-                context.cancel()
+            for stream, context in self._contexts.items():
+                if stream not in self._busy:
+                    context.cancel()

@@ -1,25 +1,26 @@
-"""Bytes that are no message of their stream's method: refused as bad input is.
+"""Bytes that are no message of their method: refused as bad input is.
 
-Left to grpcio, such a stream ends with INTERNAL from the thread that receives, a traceback goes to the log, and now and
-then the call is never ended (seen with 1.85.1: a few of a hundred), so that its state stays for ever and a drain waits
-for it. So the streams' deserializers don't fail: they leave a mark, on which the servicer's loop raises.
+Left to grpcio (seen with 1.85.1), the thread of a unary call with such bytes waits for ever, and so many of them take
+every thread of the server; a stream ends with INTERNAL, and now and then is never ended, so that a drain waits for it.
+So no deserializer fails here: it leaves a mark, and the call is refused on it, before the servicer runs or, on a
+stream, where its loop comes to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, update_wrapper
 from typing import TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from twinsight_core.errors import InvalidInput
+from twinsight_server.status import abort_status, status_of
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
-
-_OURS = "/twinsight."
+AnswerT = TypeVar("AnswerT")
 
 
 class Malformed:
@@ -27,36 +28,58 @@ class Malformed:
 
 
 class MalformedMessages(grpc.ServerInterceptor):
-    """Refuses them on the product's own streams."""
+    """Refuses them, whatever the service."""
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[RequestT, ResponseT] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
-        """Wraps what answers a stream."""
+        """Wraps what answers a call."""
         handler = continuation(handler_call_details)
-        if (
-            handler is None
-            or not handler.request_streaming
-            or handler.stream_stream is None
-            or handler.request_deserializer is None
-            or not handler_call_details.method.startswith(_OURS)
-        ):
+        if handler is None or handler.request_deserializer is None:
             return handler
-        return grpc.stream_stream_rpc_method_handler(
-            partial(_answered, handler.stream_stream),
-            request_deserializer=partial(read_message, handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
+        read = partial(_read, handler.request_deserializer)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                _checked(handler.unary_unary),
+                request_deserializer=read,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                _checked(handler.unary_stream),
+                request_deserializer=read,
+                response_serializer=handler.response_serializer,
+            )
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                partial(_answered, handler.stream_stream),
+                request_deserializer=read,
+                response_serializer=handler.response_serializer,
+            )
+        return handler
 
 
-def read_message(deserialize: Callable[[bytes], RequestT], content: bytes) -> RequestT:
-    """Reads a message; `Malformed` stands for one that is none."""
+def _read(deserialize: Callable[[bytes], RequestT], content: bytes) -> RequestT:
     try:
         return deserialize(content)
     except DecodeError:
-        return cast("RequestT", Malformed())  # for those alone who look for it
+        return cast("RequestT", Malformed())  # for `_checked` and `_messages` alone
+
+
+def _checked(
+    answer: Callable[[RequestT, grpc.ServicerContext], AnswerT],
+) -> Callable[[RequestT, grpc.ServicerContext], AnswerT]:
+    """Returns what refuses bytes that are no message, and leaves the rest to `answer`."""
+
+    # Health's watch takes more than others do, and says so by an attribute.
+    def checked(request: RequestT, context: grpc.ServicerContext, *more: object) -> AnswerT:
+        if isinstance(request, Malformed):
+            _refuse(context, _malformed())
+        return answer(request, context, *more)
+
+    return update_wrapper(checked, answer)
 
 
 def _answered(
@@ -64,11 +87,22 @@ def _answered(
     requests: Iterator[RequestT],
     context: grpc.ServicerContext,
 ) -> Iterator[ResponseT]:
-    return answer(_messages(requests), context)
+    try:
+        yield from answer(_messages(requests), context)
+    except InvalidInput as error:  # the product's own servicers have turned it into a status by now
+        _refuse(context, error)
 
 
 def _messages(requests: Iterator[RequestT]) -> Iterator[RequestT]:
     for request in requests:
         if isinstance(request, Malformed):
-            raise InvalidInput("The stream has bytes that are no message of its method.", reason="MESSAGE_MALFORMED")
+            raise _malformed()
         yield request
+
+
+def _malformed() -> InvalidInput:
+    return InvalidInput("The call has bytes that are no message of its method.", reason="MESSAGE_MALFORMED")
+
+
+def _refuse(context: grpc.ServicerContext, error: InvalidInput) -> None:
+    context.abort_with_status(abort_status(status_of(error), ()))

@@ -14,8 +14,6 @@ from typing import Generic, TypeVar, cast
 
 import grpc
 
-from twinsight_server.malformed import Malformed, read_message
-
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
@@ -51,7 +49,7 @@ class PromptHealth(grpc.ServerInterceptor):
             return handler
         return grpc.stream_stream_rpc_method_handler(
             answer,
-            request_deserializer=handler.request_deserializer and partial(read_message, handler.request_deserializer),
+            request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
@@ -65,15 +63,12 @@ class PromptHealth(grpc.ServerInterceptor):
         if longest is not None:
             longest.cancel()
         try:
-            message = next(requests, None)
+            return next(requests, None)
         except grpc.RpcError:
             return None
         finally:
             with self._lock:
                 self._waiting.pop(context, None)
-        if isinstance(message, Malformed):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "The bytes are no message of the method.")
-        return message
 
     def _answered(
         self,
@@ -103,4 +98,4 @@ class _Watch(Generic[RequestT, ResponseT]):
         if (message := self._prompt.message(requests, context)) is None:
             send_response_callback(None)
         else:
-            self._answer(message, context, send_response_callback=send_response_callback)
+            self._answer(message, context, send_response_callback)

@@ -192,6 +192,22 @@ def test_bytes_that_are_no_message_do_not_hold_up_the_end(tmp_path: Path, cache_
         pool.submit(made.stop).result(60)
 
 
+def test_unary_calls_of_bytes_that_are_no_message_hold_no_thread(tmp_path: Path, cache_dir: Path) -> None:
+    made = Server(config(tmp_path, cache_dir, max_calls=2, max_streams=2))
+    made.start()
+    api = Reflected(made.address)
+    for path in ("/twinsight.v1.ModelService/ListModels", "/grpc.health.v1.Health/Check"):
+        method: Dynamic = api.channel.unary_unary(path)
+        for _ in range(8):  # a connection has four calls at once: left to itself, gRPC never ends these
+            with pytest.raises(grpc.RpcError) as caught:
+                method(b"\xff" * 20, timeout=30)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert errors.reason(errors.status_of(caught.value)) == "MESSAGE_MALFORMED"
+    assert api.call("ModelService", "ListModels").models
+    api.close()
+    made.stop()
+
+
 def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Path) -> None:
     made = Server(config(tmp_path, cache_dir, max_calls=2, max_streams=2))
     made.start()

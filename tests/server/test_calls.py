@@ -93,6 +93,27 @@ def test_a_message_of_a_stream_waits_for_its_turn(gate: Gate, waits: threading.E
         assert message.result(30) == "in work"
 
 
+def one_answered_message(gate: Gate, of: Context, *, closed_before_answer: bool) -> None:
+    with gate.stream(context(of), "EmbedStream") as stream:
+        with gate.message(stream, "EmbedStream"):
+            pass
+        if closed_before_answer:
+            gate.close()
+        stream.check_alive()
+        gate.answered(stream)
+        gate.close()
+        stream.check_alive()
+
+
+@pytest.mark.parametrize(("before", "code"), [(True, "UNAVAILABLE"), (False, "CANCELLED")])
+def test_draining_leaves_a_stream_alone_until_its_answer_has_left(gate: Gate, before: bool, code: str) -> None:
+    of = Context()
+    with pytest.raises(Aborted):
+        one_answered_message(gate, of, closed_before_answer=before)
+    assert of.status is not None
+    assert of.status.code.name == code
+
+
 def test_a_call_is_refused_at_once(gate: Gate, waits: threading.Event) -> None:
     refused = Context()
     with gate.call(context(), "ListModels"), pytest.raises(Aborted), gate.call(context(refused), "ListModels"):

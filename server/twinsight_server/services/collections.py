@@ -110,7 +110,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
                     self._gate.check_stream(stream)
                     response = ingest.refuse(request, error, stream)
                 yield response
-                self._gate.check_stream(stream)
+                self._gate.answered(stream)
 
     def GetItems(self, request: pb.GetItemsRequest, context: grpc.ServicerContext) -> pb.GetItemsResponse:
         """Reads items by id."""

@@ -54,7 +54,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
         with self._gate.stream(context, "EmbedStream") as stream:
             for request in request_iterator:
                 yield self._embed_message(request, stream)
-                self._gate.check_stream(stream)
+                self._gate.answered(stream)
 
     def Compare(
         self, request: inference_pb.CompareRequest, context: grpc.ServicerContext

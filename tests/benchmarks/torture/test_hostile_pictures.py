@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.torture.hostile_pictures import try_decoder
+from benchmarks.torture.hostile_decoder import try_decoder
 from benchmarks.torture.pictures import hostile_picture
 
-from benchmarks.torture import hostile_pictures
+from benchmarks.torture import hostile_decoder
 
 
 def test_the_decoder_outlives_hostile_pictures() -> None:
@@ -21,6 +21,6 @@ def test_a_seed_always_makes_the_same_picture() -> None:
 
 
 def test_a_picture_over_the_bar_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostile_pictures, "_MOST_S", -1.0)
+    monkeypatch.setattr(hostile_decoder, "MOST_S", -1.0)
     outcome = try_decoder(3, 1)
     assert [failure.partition(":")[0] for failure in outcome.failures] == ["seed 3"]

@@ -27,7 +27,7 @@ from twinsight_client.bench.due import DueTimes, Window
 from twinsight_client.bench.outcomes import ANSWERED, REFUSED, UNANSWERED
 from twinsight_client.bench.records import Record, Recorder, Records, stage_fields
 from twinsight_client.channel import Tls
-from twinsight_client.errors import Unavailable
+from twinsight_client.errors import ResourceExhausted, Unavailable
 from twinsight_client.request_ids import new_request_id
 from twinsight_client.results import ModelReference
 from twinsight_client.token import Bearer
@@ -95,6 +95,7 @@ class Run:
         model: what answered; empty where answers do not say.
         item_errors: how many items of measured calls failed, by the name of the status code.
         messages: what the server said first, by the name of the status code.
+        refused_for_good: measured calls that were refused without a time to come again.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Run:
     model: ModelReference = field(default_factory=ModelReference)
     item_errors: dict[str, int] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
+    refused_for_good: int = 0
 
 
 def run_load(workload: Workload, plan: Plan, *, on_tick: Callable[[Tick], None] = lambda _tick: None) -> Run:
@@ -151,6 +153,7 @@ class _Load:
         self._model = ModelReference()
         self._item_errors: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
+        self._refused_for_good = 0
 
     async def run(self) -> Run:
         plan = self._plan
@@ -216,6 +219,7 @@ class _Load:
             model=self._model,
             item_errors=dict(self._item_errors),
             messages=self._messages,
+            refused_for_good=self._refused_for_good,
         )
 
     async def _work(self, connection: Connection, pacing: _Pacing) -> None:
@@ -250,6 +254,8 @@ class _Load:
             return
         if answer.error is not None:
             self._messages.setdefault(answer.error.code, answer.error.message)
+        if isinstance(answer.error, ResourceExhausted) and answer.error.retry_after_s is None:
+            self._refused_for_good += 1
         for one in failed:
             self._item_errors[one.code] += 1
             self._messages.setdefault(one.code, one.message)

@@ -1,0 +1,18 @@
+"""Hostile pictures among good traffic are refused, and good calls answered as without them."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks.serving import Served
+from benchmarks.torture.hostile_traffic import traffic
+
+from twinsight_server.app import Server
+
+
+def test_good_calls_are_answered_rightly_beside_hostile_pictures(server: Server) -> None:
+    shown = traffic(Served(server.address, 0.0, os.getpid()), 0, 20)
+    assert shown.flaws == []
+    assert shown.outcomes["INVALID_ARGUMENT"] > 3
+    assert len(shown.beside_ms) == 380
+    assert len(shown.alone_ms) == 380
