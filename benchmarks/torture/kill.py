@@ -99,9 +99,10 @@ class Kills:
     deleted: int = 0
 
 
-def kills(folder: Path, count: int, seed: int) -> Kills:
-    """Kills the writers of one collection `count` times."""
-    Store.create(folder / FILE_NAME, CollectionSpec("things", writer.DIMENSION, Metric.EUCLIDEAN))
+def kills(folder: Path, count: int, seed: int, *, encrypted: bool = False) -> Kills:
+    """Kills the writers of one collection, which may be encrypted, `count` times."""
+    key = writer.KEYRING.primary if encrypted else None
+    Store.create(folder / FILE_NAME, CollectionSpec("things", writer.DIMENSION, Metric.EUCLIDEAN), key=key)
     rng = random.Random(seed)
     reported, shown = Reported(), Kills()
     for run in range(1, count + 1):
@@ -135,7 +136,7 @@ def _killed_run(folder: Path, run: int, seed: int, count: int, rng: random.Rando
 
 
 def _unfinished(folder: Path) -> bool:
-    store = Store(folder / FILE_NAME)
+    store = Store(folder / FILE_NAME, keyring=writer.KEYRING)
     recorded = {record.file for record in store.snapshots()}
     store.close()
     return any(file.name not in recorded for file in folder.glob("graph-*"))
@@ -207,12 +208,13 @@ def _searched(collection: Collection, expected: dict[str, int]) -> str:
 
 
 def run(scale: Scale) -> Outcome:
-    """Kills writers, of a new collection every 20 times."""
+    """Kills writers, of a new collection every 20 times; every other one is encrypted."""
     count, rng = scale.of(KILLS), random.Random(scale.seed)
     shown: list[Kills] = []
     for first in range(0, count, _KILLS_A_COLLECTION):
         with tempfile.TemporaryDirectory(prefix="twinsight-torture-") as folder:
-            shown.append(kills(Path(folder), min(_KILLS_A_COLLECTION, count - first), rng.randrange(1 << 20)))
+            kills_here, encrypted = min(_KILLS_A_COLLECTION, count - first), len(shown) % 2 == 1
+            shown.append(kills(Path(folder), kills_here, rng.randrange(1 << 20), encrypted=encrypted))
     figures: dict[str, Figure] = {
         "acknowledged": sum(one.acknowledged for one in shown),
         "deletions": sum(one.deleted for one in shown),

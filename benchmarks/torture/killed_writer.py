@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,14 +21,18 @@ from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import Checkpoint, NewItem
 from twinsight_core.metadata import Metadata
+from twinsight_core.sealing.keyring import Key, Keyring
 
 THREADS = 2
 DIMENSION = 8
+# Opens the collections that are encrypted with it, and the others.
+KEYRING = Keyring(Key(bytes(range(32)), datetime(2026, 3, 1, tzinfo=UTC)))
 # So few that graphs, rebuilds and snapshots happen all the time.
 OPTIONS = CollectionOptions(
     graph=GraphParameters(links=8, build_width=40),
     policy=IndexPolicy(graph_from=100, patience=30, snapshot_share=0.05, audit_width=8),
     ef=16,
+    keyring=KEYRING,
 )
 _MOST_RUNS = 1_000_000  # batches of one run; a run's numbers are above those of all before
 

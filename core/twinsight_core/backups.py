@@ -8,7 +8,8 @@
    nothing by half.
 2. `VACUUM INTO` writes what lives at that moment to a new file: neither log nor free pages come along, and so nothing
    that was deleted.
-3. Each row of the copy is checked; a backup that can't be restored is none.
+3. Each row of the copy is checked against its checksum; a backup that can't be restored is none. That needs no key: of
+   an encrypted collection the backup is encrypted with the same one.
 4. Files and manifest are synced, and the folder is renamed into place.
 """
 
@@ -32,8 +33,9 @@ from twinsight_core.data_folder import COLLECTIONS, collection_folders
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightError
 from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.sqlite import connect, damaged, translated
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.layout import check_rows, read_head
+from twinsight_core.sqlite import connect, damaged, transaction, translated
+from twinsight_core.store import FILE_NAME
 from twinsight_core.whole_files import sync_file, sync_folder
 
 FORMAT_VERSION = 1
@@ -126,23 +128,23 @@ def made_whole(out: Path) -> Iterator[Path]:
 
 
 def entry_of(file: Path) -> BackupEntry:
-    """Checks a collection's file row by row, syncs it, and returns what a manifest says of it.
+    """Strikes graphs off a collection's file, checks it row by row, syncs it, and returns what a manifest says of it.
 
     Raises:
         DataLoss: it is damaged, or of a later version.
     """
-    store = Store(file)
-    try:
-        store.forget_snapshots()
-        for _ in store.scan():
-            pass
-        facts = store.spec.id, store.item_count, store.next_seq
-    finally:
-        store.close()
-    name, item_count, next_seq = facts
+    with translated(file):
+        connection = connect(file, apsw.SQLITE_OPEN_READWRITE, None)
+        try:
+            head = read_head(connection, file)
+            with transaction(connection):
+                connection.execute("DELETE FROM snapshots")
+            check_rows(connection, file, head)
+        finally:
+            connection.close()
     sync_file(file)
     sync_folder(file.parent)
-    return BackupEntry(name, file.stat().st_size, digest_of(file), item_count, next_seq)
+    return BackupEntry(head.spec.id, file.stat().st_size, digest_of(file), head.item_count, head.next_seq)
 
 
 def write_manifest(folder: Path, entries: Sequence[BackupEntry]) -> Backup:

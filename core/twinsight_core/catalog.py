@@ -13,7 +13,15 @@ from pathlib import Path
 
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.data_folder import COLLECTIONS, DELETED, NEW, collection_folders, remove_leftovers, taken
-from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, StartupError, StorageFull, Unavailable
+from twinsight_core.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    StartupError,
+    StorageFull,
+    Unavailable,
+)
 from twinsight_core.items import CollectionSpec, check_spec
 from twinsight_core.sqlite import unreadable
 from twinsight_core.store import FILE_NAME, Store
@@ -32,9 +40,12 @@ class Catalog:
         open.
 
         Raises:
-            StartupError: the folder is in use by another server, not writable, out of room, or not UTF-8 by name.
+            StartupError: the folder is in use by another server, not writable, out of room, or not UTF-8 by name; or a
+                collection is encrypted, and its key is not at hand.
         """
         self._options = options or CollectionOptions()
+        keyring = self._options.keyring
+        self._primary = None if keyring is None else keyring.primary
         self._data_dir = data_dir
         self._root = data_dir / COLLECTIONS
         self._open: dict[str, Collection | DataLoss] = {}
@@ -64,6 +75,8 @@ class Catalog:
                     _log.error("Folder %a is passed over: no collection has such an id.", folder.name)
         except BaseException as error:
             self.close()
+            if isinstance(error, FailedPrecondition):
+                raise StartupError(error.message, reason=error.reason) from error
             if isinstance(error, OSError | StorageFull | Unavailable):
                 raise StartupError(
                     f"Data folder `{data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
@@ -94,7 +107,7 @@ class Catalog:
             made = unfinished
             try:
                 unfinished.mkdir()
-                Store.create(unfinished / FILE_NAME, spec, vfs=self._options.vfs)
+                Store.create(unfinished / FILE_NAME, spec, vfs=self._options.vfs, key=self._primary)
                 sync_folder(unfinished)
                 made = unfinished.rename(folder)
                 sync_folder(self._root)
@@ -184,12 +197,24 @@ class Catalog:
             _log.exception("Collection `%s`", folder.name)
             return unreadable(folder / FILE_NAME)
         if collection.spec.id == folder.name:
+            self._tell_key(collection)
             return collection
         collection.close(snapshot=False)
         return DataLoss(
             f"Collection `{folder.name}` holds the file of collection `{collection.spec.id}`; nothing was changed.",
             reason="COLLECTION_DAMAGED",
         )
+
+    def _tell_key(self, collection: Collection) -> None:
+        """Warns where a collection is not encrypted as a new one would be."""
+        if self._primary is not None and collection.key_id != self._primary.id:
+            how = "not encrypted" if collection.key_id is None else f"encrypted with the key {collection.key_id}"
+            _log.warning(
+                "Collection `%s` is %s, and the primary key is %s: `twinsight rekey` changes it.",
+                collection.spec.id,
+                how,
+                self._primary.id,
+            )
 
     def _not_found(self, collection_id: str, visible: Callable[[str], bool] | None) -> NotFound:
         return NotFound.among(

@@ -43,9 +43,11 @@ from twinsight_core.items import (
 )
 from twinsight_core.matches import contents_of, matches_of
 from twinsight_core.metadata import decode_metadata
+from twinsight_core.records import StoredItem, vector_of
 from twinsight_core.rows import RowBatch, Rows
+from twinsight_core.sealing.keyring import Keyring
 from twinsight_core.search import search
-from twinsight_core.store import FILE_NAME, Store, StoredItem, vector_of
+from twinsight_core.store import FILE_NAME, Store
 from twinsight_core.writer import Delete, DeleteWhere, Upsert, Writer
 
 _log = logging.getLogger("twinsight.collection")
@@ -61,7 +63,9 @@ class CollectionOptions:
         ef: width of a search's walk through the graph where the request gives none. At 96, recall@10 on clustered
             vectors (20,000 x 256) is 1.00, and 0.997 at 32.
         vfs: name of the SQLite file system; None: the platform's.
-        vectors_on_disk: whether the vectors beside the graph lie in a file (`index/row_memory.py`).
+        vectors_on_disk: whether the vectors beside the graph lie in a file (`index/row_memory.py`), unless they
+            are encrypted.
+        keyring: opens collections that are encrypted, and its primary key encrypts new ones; None: they lie plainly.
     """
 
     graph: GraphParameters = field(default_factory=lambda: GraphParameters(threads=os.cpu_count() or 1))
@@ -69,6 +73,7 @@ class CollectionOptions:
     ef: int = 96
     vfs: str | None = None
     vectors_on_disk: bool = False
+    keyring: Keyring | None = None
 
 
 class Collection:
@@ -83,17 +88,19 @@ class Collection:
 
         Raises:
             DataLoss: its file is missing, damaged, or of a later version. Nothing was changed.
+            FailedPrecondition: it is encrypted, and the key is not at hand.
             StorageFull: there is no room to open it.
         """
         self._folder = folder
         self._options = options or CollectionOptions()
         self._damage: DataLoss | None = None
-        self._store = Store(folder / FILE_NAME, vfs=self._options.vfs)
+        self._store = Store(folder / FILE_NAME, vfs=self._options.vfs, keyring=self._options.keyring)
         try:
             self.spec = self._store.spec
             if self._store.purging:
                 self._finish_purge()
-            rows = _read(self._store, folder if self._options.vectors_on_disk else None)
+            on_disk = self._options.vectors_on_disk and self._store.key_id is None
+            rows = _read(self._store, folder if on_disk else None)
             generation = self._restored(rows)
         except BaseException:
             self._store.close()
@@ -113,6 +120,11 @@ class Collection:
         # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
         self._combiners = {exact: Combiner(self._search, at_once=os.cpu_count() or 1) for exact in (False, True)}
         self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching, erase=self._erase)
+
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key that it is encrypted with; None: it is not."""
+        return self._store.key_id
 
     def status(self) -> CollectionStatus:
         """Returns the collection's state and size."""

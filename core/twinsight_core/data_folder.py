@@ -3,9 +3,9 @@
     LOCK                         held as long as the folder is in use
     collections/<id>/store.db    the record (`twinsight_core.store`)
     collections/<id>/graph-*     copies of the graph (`twinsight_core.snapshots`)
-    collections/.new-*           being created or restored: not there yet
+    collections/.new-*           being created, restored or encrypted anew: not there yet
     collections/.deleted-*       deleted: no longer there
-    collections/.replaced-*      what a restored collection takes the place of
+    collections/.replaced-*      what such a collection takes the place of
 
 A collection appears and disappears by the renaming of its folder, so that it is there whole or not at all.
 """
@@ -18,6 +18,7 @@ import shutil
 from pathlib import Path
 
 from twinsight_core.errors import StartupError
+from twinsight_core.whole_files import sync_folder
 
 COLLECTIONS = "collections"
 NEW, DELETED, REPLACED = ".new-", ".deleted-", ".replaced-"
@@ -57,3 +58,17 @@ def remove_leftovers(root: Path) -> None:
             shutil.rmtree(folder)
         else:
             folder.rename(place)
+
+
+def put_in_place(root: Path, name: str) -> None:
+    """Puts the new folder of a collection, which is on disk, in its place, and removes what was there.
+
+    After a crash the next `remove_leftovers` leaves the old or the new.
+    """
+    place, aside = root / name, root / f"{REPLACED}{name}"
+    if os.path.lexists(place):
+        place.rename(aside)
+        sync_folder(root)
+    (root / f"{NEW}{name}").rename(place)
+    sync_folder(root)
+    shutil.rmtree(aside, ignore_errors=True)

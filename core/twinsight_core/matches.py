@@ -9,8 +9,9 @@ import numpy as np
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Match, SearchOptions, answer_too_large
 from twinsight_core.metadata import decode_metadata
+from twinsight_core.records import StoredItem, vector_of
 from twinsight_core.search import Answer
-from twinsight_core.store import Store, StoredItem, vector_of
+from twinsight_core.store import Store
 
 
 def contents_of(answer: Answer, options: SearchOptions, store: Store) -> Mapping[int, StoredItem | None]:

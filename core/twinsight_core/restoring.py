@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twinsight_core.backups import BackupEntry, backup_damaged, digest_of, entry_of, read_manifest
-from twinsight_core.data_folder import COLLECTIONS, NEW, REPLACED, remove_leftovers, taken
+from twinsight_core.data_folder import COLLECTIONS, NEW, put_in_place, remove_leftovers, taken
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
 from twinsight_core.store import FILE_NAME
-from twinsight_core.whole_files import sync_folder
 
 
 def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: bool = False) -> list[BackupEntry]:
@@ -63,7 +62,7 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
                 shutil.rmtree(root / f"{NEW}{entry.id}", ignore_errors=True)
             raise
         for entry in entries:
-            _put_in_place(root, entry.id)
+            put_in_place(root, entry.id)
     finally:
         os.close(lock)
     return entries
@@ -91,13 +90,3 @@ def _copy(backup: Path, entry: BackupEntry, target: Path) -> None:
         raise backup_damaged(backup, f"the rows of `{name}` are not those that were written.") from error
     if (found.id, found.item_count, found.next_seq) != (entry.id, entry.item_count, entry.next_seq):
         raise backup_damaged(backup, f"`{name}` does not hold what the manifest says; nothing was restored.")
-
-
-def _put_in_place(root: Path, name: str) -> None:
-    place, aside = root / name, root / f"{REPLACED}{name}"
-    if os.path.lexists(place):
-        place.rename(aside)
-        sync_folder(root)
-    (root / f"{NEW}{name}").rename(place)
-    sync_folder(root)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -4,11 +4,13 @@ Rows are read by ranges of their sequence numbers, through SQLite's own tree. A 
 the rows that fail stand alone; of those that can be read, the checksum decides. Pages are never read past the tree,
 where rows that were deleted long ago would come back. What hangs on a damaged inner page of the tree is therefore lost,
 hundreds of pages at once, and without the head, which says what the vectors are, nothing can be salvaged.
+
+Rows are copied as they lie, so that no key is needed for those of an encrypted collection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +19,14 @@ import apsw
 from twinsight_core.backups import BackupEntry, entry_of, made_whole, write_manifest
 from twinsight_core.data_folder import COLLECTIONS
 from twinsight_core.errors import NotFound
-from twinsight_core.sqlite import DAMAGE, damaged, translated
-from twinsight_core.store import FILE_NAME, Changes, Store, StoredItem, checked_item, read_head
+from twinsight_core.layout import INSERT_INGEST, INSERT_ITEM, Head, is_sound, lay_out, prepare, read_head
+from twinsight_core.sqlite import DAMAGE, connect, damaged, transaction, translated
+from twinsight_core.store import FILE_NAME
 
-_SELECT_RANGE = "SELECT seq, id, vector, metadata, crc FROM items WHERE seq >= ? AND seq < ? ORDER BY seq"
+_SELECT_RANGE = "SELECT * FROM items WHERE seq >= ? AND seq < ? ORDER BY seq"
 _STEP = 1024
+
+Row = tuple[int | float | bytes | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -67,38 +72,36 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
         try:
             source.execute("PRAGMA writable_schema = ON")
             source.execute("BEGIN")  # all that is read is of one moment
-            spec, next_seq, item_count = read_head(source, file)
-            if spec.id != collection_id:
-                raise damaged(file, f"it is the file of collection `{spec.id}`")
-            rows = _Rows(source, spec.dimension)
-            target = unfinished / spec.id / FILE_NAME
+            head = read_head(source, file)
+            if head.spec.id != collection_id:
+                raise damaged(file, f"it is the file of collection `{head.spec.id}`")
+            rows = _Rows(source, head)
+            target = unfinished / collection_id / FILE_NAME
             target.parent.mkdir()
-            Store.create(target, spec)
-            store = Store(target)
-            try:
-                kept = _write(store, rows.up_to(next_seq), next_seq)
+            with _Target(target, head) as copy:
+                for sound in rows.up_to(head.next_seq):
+                    copy.write(sound)
                 ingests = _ingests(source)
-                if kept == item_count and not rows.mismatched:
-                    store.commit(Changes([], [], ingests, next_seq, kept))
-                    ingests = {}
-            finally:
-                store.close()
+                kept = len(copy.seqs)
+                if kept == head.item_count and not rows.mismatched:
+                    copy.write_ingests(ingests)
+                    ingests = []
         finally:
             source.close()
         entry = entry_of(target)
         write_manifest(unfinished, [entry])
-    return Salvaged(entry, item_count, rows.mismatched, len(ingests))
+    return Salvaged(entry, head.item_count, rows.mismatched, len(ingests))
 
 
 class _Rows:
     """The rows that can be read of a damaged table; counts those that are not what was written."""
 
-    def __init__(self, source: apsw.Connection, dimension: int) -> None:
+    def __init__(self, source: apsw.Connection, head: Head) -> None:
         self._source = source
-        self._dimension = dimension
+        self._head = head
         self.mismatched = 0
 
-    def up_to(self, end: int) -> Iterator[list[StoredItem]]:
+    def up_to(self, end: int) -> Iterator[list[tuple[int, str, Row]]]:
         """Yields the sound rows of numbers below `end`, rising, many at a time."""
         for first in range(1, end, _STEP):
             ranges = [(first, min(first + _STEP, end))]
@@ -111,31 +114,63 @@ class _Rows:
                         middle = (low + high) // 2
                         ranges += [(middle, high), (low, middle)]
                     continue
-                items = [checked_item(row, self._dimension) for row in rows]
-                self.mismatched += items.count(None)
-                yield [item for item in items if item is not None]
+                sound = [found for row in rows if (found := self._checked(row)) is not None]
+                self.mismatched += len(rows) - len(sound)
+                yield sound
+
+    def _checked(self, row: Row) -> tuple[int, str, Row] | None:
+        match row:
+            case (int(seq), str(name), *_) if is_sound(row, self._head):
+                return seq, name, row
+            case _:
+                return None
 
 
-def _write(store: Store, batches: Iterator[list[StoredItem]], next_seq: int) -> int:
-    """Writes rows to an empty store, and returns how many there are then."""
-    seqs: dict[str, int] = {}
-    for items in batches:
-        # Of two rows with one id, which only a damaged table has, the later was written last.
-        newest = {item.id: item for item in items}
-        removed = [seqs[name] for name in newest if name in seqs]
-        seqs.update((item.id, item.seq) for item in newest.values())
-        store.commit(Changes(removed, list(newest.values()), {}, next_seq, len(seqs)))
-    return len(seqs)
+class _Target:
+    """A collection's file that is being written, row by row as they lie.
+
+    Attributes:
+        seqs: of what is in it, sequence numbers by what a row is found by.
+    """
+
+    def __init__(self, file: Path, head: Head) -> None:
+        self._head = head
+        self.seqs: dict[str, int] = {}
+        self._connection = connect(file, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, None)
+        prepare(self._connection)
+        with transaction(self._connection):
+            lay_out(self._connection, head.spec, head.seal)
+
+    def __enter__(self) -> _Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def write(self, rows: Iterable[tuple[int, str, Row]]) -> None:
+        """Adds rows of rising numbers."""
+        with transaction(self._connection):
+            for seq, name, row in rows:
+                # Of two rows with one id, which only a damaged table has, the later was written last.
+                if name in self.seqs:
+                    self._connection.execute("DELETE FROM items WHERE seq = ?", (self.seqs[name],))
+                self.seqs[name] = seq
+                self._connection.execute(INSERT_ITEM[self._head.version], row)
+            self._connection.execute(
+                "UPDATE collection SET next_seq = ?, item_count = ?", (self._head.next_seq, len(self.seqs))
+            )
+
+    def write_ingests(self, rows: Iterable[Row]) -> None:
+        """Adds the record of bulk writes."""
+        with transaction(self._connection):
+            self._connection.executemany(INSERT_INGEST[self._head.version], rows)
 
 
-def _ingests(source: apsw.Connection) -> dict[str, int]:
+def _ingests(source: apsw.Connection) -> list[Row]:
     """Returns the record of bulk writes, or what can be read of it."""
-    found: dict[str, int] = {}
+    found: list[Row] = []
     try:
-        for row in source.execute("SELECT id, batch FROM ingests"):
-            match row:
-                case (str(name), int(batch)):
-                    found[name] = batch
+        found.extend(source.execute("SELECT * FROM ingests"))
     except (*DAMAGE, apsw.IOError):
         pass  # a bulk write that is not on record starts over
     return found

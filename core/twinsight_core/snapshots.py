@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from twinsight_core.errors import StorageFull
+from twinsight_core.errors import DataLoss, StorageFull
 from twinsight_core.index.hnsw import LIBRARY, GraphParameters, HnswIndex
-from twinsight_core.store import SnapshotRecord, Store
+from twinsight_core.records import SnapshotRecord
+from twinsight_core.store import Store
 from twinsight_core.whole_files import sync_file, sync_folder
 
 KEPT = 2
@@ -37,30 +41,57 @@ def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, sto
         StorageFull: the disk has no room; the files before it stay.
         OSError: the file can't be written for another reason.
     """
-    records = store.snapshots()
-    number = 1 + max((_number(record.file) for record in records), default=0)
+    beside = outside.astype("<i8").tobytes()
+    drafted = SnapshotRecord("", 0, "", last_seq, LIBRARY, graph.parameters.links, graph.parameters.build_width, beside)
+    _write(graph.save, drafted, folder, store)
+    clean(folder, store)
+
+
+def carry_over(folder: Path, store: Store, new_folder: Path, new_store: Store) -> None:
+    """Writes the newest sound graph's file of a store to another that has the same items, in that one's form.
+
+    Raises:
+        DataLoss: the graph's file is not what was sealed.
+        StorageFull: the disk has no room.
+        OSError: a file can't be read or written for another reason.
+    """
+    for record in store.snapshots():
+        file = folder / record.file
+        if _damage(file, record) is None:
+            with store.form.reading(file, _place(record)) as content:
+                _write(partial(_copied, content), record, new_folder, new_store)
+            return
+
+
+def _write(write: Callable[[Path], int], drafted: SnapshotRecord, folder: Path, store: Store) -> None:
+    """Makes a graph's file and puts it on record.
+
+    Args:
+        write: writes the content to a path and returns how many bytes there must be.
+        drafted: what goes on record; name, size and digest are still to come.
+        folder: the collection's folder.
+        store: where it goes on record.
+    """
+    number = 1 + max((_number(record.file) for record in store.snapshots()), default=0)
     file = folder / f"{_PREFIX}{number:012d}{_SUFFIX}"
+    record = drafted._replace(file=file.name)
     unfinished = file.with_name(file.name + _UNFINISHED)
     try:
-        expected = graph.save(unfinished)
-        size = unfinished.stat().st_size
-        if size != expected:
-            # The library reports success on a full disk.
-            raise StorageFull(
-                f"A snapshot of {expected} bytes was cut at {size}; the disk has no room.", reason="DISK_FULL"
-            )
-        beside = outside.astype("<i8").tobytes()
-        digest = _digest(unfinished, beside)
+        with store.form.writing(unfinished, _place(record)) as path:
+            expected = write(path)
+            size = path.stat().st_size
+            if size != expected:
+                # The library reports success on a full disk.
+                raise StorageFull(
+                    f"A snapshot of {expected} bytes was cut at {size}; the disk has no room.", reason="DISK_FULL"
+                )
+        record = record._replace(size=unfinished.stat().st_size, sha256=digest_of(unfinished, record.outside))
         sync_file(unfinished)
         unfinished.rename(file)
         sync_folder(folder)
     finally:
         unfinished.unlink(missing_ok=True)
-    record = SnapshotRecord(
-        file.name, size, digest, last_seq, LIBRARY, graph.parameters.links, graph.parameters.build_width, beside
-    )
     store.record_snapshot(record, keep=KEPT)
-    clean(folder, store)
 
 
 def load(
@@ -80,10 +111,9 @@ def load(
         flaw = _flaw(folder / record.file, record, parameters)
         if flaw is None:
             try:
-                graph = HnswIndex.load(
-                    folder / record.file, store.spec.dimension, store.spec.metric, parameters, alive=alive
-                )
-            except RuntimeError as error:
+                with store.form.reading(folder / record.file, _place(record)) as path:
+                    graph = HnswIndex.load(path, store.spec.dimension, store.spec.metric, parameters, alive=alive)
+            except (RuntimeError, DataLoss, OSError) as error:
                 flaw = str(error)
             else:
                 return graph, record.last_seq, np.frombuffer(record.outside, "<i8").astype(np.int64)
@@ -115,16 +145,31 @@ def _flaw(file: Path, record: SnapshotRecord, parameters: GraphParameters) -> st
         return f"it was written by {record.library}, and this is {LIBRARY}"
     if (record.links, record.build_width) != (parameters.links, parameters.build_width):
         return "it was built with other parameters"
+    return _damage(file, record)
+
+
+def _damage(file: Path, record: SnapshotRecord) -> str | None:
     try:
         if file.stat().st_size != record.size:
             return f"it has {file.stat().st_size} bytes instead of {record.size}"
-        digest = _digest(file, record.outside)
+        digest = digest_of(file, record.outside)
     except OSError as error:
         return error.strerror or type(error).__name__
     return None if digest == record.sha256 else "its content does not match its digest"
 
 
-def _digest(file: Path, beside: bytes) -> str:
+def _place(record: SnapshotRecord) -> bytes:
+    """Returns what a graph's file belongs to: its name, and what it is taken to hold."""
+    return f"{record.file} {record.last_seq} {hashlib.sha256(record.outside).hexdigest()}".encode()
+
+
+def _copied(source: Path, target: Path) -> int:
+    shutil.copyfile(source, target)
+    return source.stat().st_size
+
+
+def digest_of(file: Path, beside: bytes) -> str:
+    """Returns the digest that goes on record for a graph's file and its `outside`."""
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256")
     digest.update(beside)

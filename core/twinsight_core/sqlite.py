@@ -22,8 +22,9 @@ DAMAGE = (
     apsw.RangeError,
     apsw.SQLError,
     apsw.TooBigError,
+    UnicodeDecodeError,  # of a text, whose bytes SQLite hands over as they are
 )
-"""What SQLite says of a file that is no database or does not hold what we wrote."""
+"""What SQLite, or reading what it gives, says of a file that is no database or does not hold what we wrote."""
 
 _READ_ERRORS = frozenset(
     {

@@ -9,121 +9,55 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
-from typing import NamedTuple
 
 import apsw
-import numpy as np
 
 from twinsight_core.errors import DataLoss, Unavailable
-from twinsight_core.index.base import Metric
+from twinsight_core.forms import form_of, new_seal
 from twinsight_core.items import CollectionSpec, answer_too_large
+from twinsight_core.layout import INSERT_INGEST, INSERT_ITEM, check_count, lay_out, mismatch, prepare, read_head
+from twinsight_core.records import Changes, SnapshotRecord, StoredItem
+from twinsight_core.sealing.cipher import Cipher
+from twinsight_core.sealing.keyring import Key, Keyring
 from twinsight_core.sqlite import Readers, connect, damaged, transaction, translated
 from twinsight_core.whole_files import sync_file
 
-SCHEMA_VERSION = 1
 FILE_NAME = "store.db"
 
-# 16 KiB pages: three rows of a 512-component vector fill one well, where an 8 KiB page would waste a quarter.
-_SCHEMA = """
-CREATE TABLE collection (
-    schema_version INTEGER NOT NULL, id TEXT NOT NULL, dimension INTEGER NOT NULL, metric TEXT NOT NULL,
-    model_name TEXT NOT NULL, model_digest TEXT NOT NULL, created_at REAL NOT NULL,
-    next_seq INTEGER NOT NULL, item_count INTEGER NOT NULL
-) STRICT;
-CREATE TABLE items (
-    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, vector BLOB NOT NULL, metadata BLOB NOT NULL, crc INTEGER NOT NULL
-) STRICT;
-CREATE TABLE ingests (id TEXT PRIMARY KEY, batch INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE snapshots (
-    file TEXT PRIMARY KEY, size INTEGER NOT NULL, sha256 TEXT NOT NULL, last_seq INTEGER NOT NULL,
-    library TEXT NOT NULL, links INTEGER NOT NULL, build_width INTEGER NOT NULL, outside BLOB NOT NULL
-) STRICT, WITHOUT ROWID;
-"""
-_SELECT_ALL = "SELECT seq, id, vector, metadata, crc FROM items ORDER BY seq"
-_SELECT_AFTER = "SELECT seq, id, vector, metadata, crc FROM items WHERE seq > ? ORDER BY seq LIMIT ?"
+# Whole rows: what is in them is the form's.
+_SELECT_ALL = "SELECT * FROM items ORDER BY seq"
+_SELECT_AFTER = "SELECT * FROM items WHERE seq > ? ORDER BY seq LIMIT ?"
 # One statement for all keys, so that it sees one moment.
-_SELECT_BY_ID = "SELECT seq, id, vector, metadata, crc FROM items WHERE id IN (SELECT value FROM json_each(?))"
-_SELECT_BY_SEQ = "SELECT seq, id, vector, metadata, crc FROM items WHERE seq IN (SELECT value FROM json_each(?))"
-_INSERT = "INSERT INTO items (seq, id, vector, metadata, crc) VALUES (?, ?, ?, ?, ?)"
+_SELECT_BY_ID = "SELECT * FROM items WHERE id IN (SELECT value FROM json_each(?))"
+_SELECT_BY_SEQ = "SELECT * FROM items WHERE seq IN (SELECT value FROM json_each(?))"
 _log = logging.getLogger("twinsight.collection")
-
-
-class StoredItem(NamedTuple):
-    """A row of `items`; `vector` is little-endian float32, `metadata` is JSON."""
-
-    seq: int
-    id: str
-    vector: bytes
-    metadata: bytes
-
-
-class SnapshotRecord(NamedTuple):
-    """What is known of a graph's file.
-
-    Attributes:
-        file: its name in the collection's folder.
-        size: its bytes.
-        sha256: digest of the file and `outside` behind it, hexadecimal.
-        last_seq: of the items up to this number the graph holds all that it will; later ones are not in it.
-        library: the library and version that wrote it.
-        links: `GraphParameters.links`.
-        build_width: `GraphParameters.build_width`.
-        outside: sequence numbers up to `last_seq` for which the graph must not be asked, little-endian int64.
-    """
-
-    file: str
-    size: int
-    sha256: str
-    last_seq: int
-    library: str
-    links: int
-    build_width: int
-    outside: bytes
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What one transaction writes.
-
-    Attributes:
-        removed: sequence numbers of the items to remove, all of them present.
-        added: items to add; none of their ids is present once `removed` is gone.
-        ingests: last batch by ingest id.
-        next_seq: the number after the highest ever given out.
-        item_count: items in the collection afterwards.
-        purge: leave the mark that what was deleted is to be erased too; `Store.erase` takes it off.
-    """
-
-    removed: Sequence[int]
-    added: Sequence[StoredItem]
-    ingests: Mapping[str, int]
-    next_seq: int
-    item_count: int
-    purge: bool = False
 
 
 class Store:
     """An open store. Every method may be called from any thread.
 
     Attributes:
+        spec: the collection.
+        form: how contents lie on disk.
+        ingests: last batch by ingest id, as of the opening.
         purging: whether something that was deleted is still to be erased.
     """
 
-    def __init__(self, file: Path, *, vfs: str | None = None) -> None:
+    def __init__(self, file: Path, *, vfs: str | None = None, keyring: Keyring | None = None) -> None:
         """Opens a store.
 
         Args:
             file: the database; must exist.
             vfs: name of the SQLite file system to use; None: the platform's.
+            keyring: has the key of a store that is encrypted.
 
         Raises:
             DataLoss: it is missing, damaged, or of a later version.
+            FailedPrecondition: it is encrypted, and the key is not at hand.
             StorageFull: there is no room to open it.
         """
         self._file = file
@@ -132,7 +66,10 @@ class Store:
         with self._translated():
             self._writer = connect(file, apsw.SQLITE_OPEN_READWRITE, vfs)
             try:
-                self._read_head()
+                self._head = read_head(self._writer, file)
+                self.spec = self._head.spec
+                self.form = form_of(self._head, keyring, file)
+                self._read_state()
                 # A copy of a store (`backups`) has another journal until it is opened.
                 self._writer.execute("PRAGMA journal_mode = WAL")
             except BaseException:
@@ -140,8 +77,14 @@ class Store:
                 raise
 
     @staticmethod
-    def create(file: Path, spec: CollectionSpec, *, vfs: str | None = None) -> None:
+    def create(file: Path, spec: CollectionSpec, *, vfs: str | None = None, key: Key | None = None) -> None:
         """Makes an empty store in a file that does not exist.
+
+        Args:
+            file: the database.
+            spec: the collection.
+            vfs: name of the SQLite file system to use; None: the platform's.
+            key: encrypts it; None: its contents lie plainly.
 
         Raises:
             StorageFull: there is no room.
@@ -149,36 +92,36 @@ class Store:
         with translated(file):
             connection = connect(file, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, vfs)
             try:
-                connection.execute("PRAGMA page_size = 16384")
-                connection.execute("PRAGMA journal_mode = WAL")
+                prepare(connection)
                 with transaction(connection):
-                    connection.execute(_SCHEMA)
-                    connection.execute(
-                        "INSERT INTO collection VALUES (?, ?, ?, ?, ?, ?, ?, 1, 0)",
-                        (
-                            SCHEMA_VERSION,
-                            spec.id,
-                            spec.dimension,
-                            spec.metric.value,
-                            spec.model_name,
-                            spec.model_digest,
-                            spec.created_at,
-                        ),
-                    )
+                    lay_out(connection, spec, None if key is None else new_seal(Cipher.new(key, spec)))
             finally:
                 connection.close()
 
-    def _read_head(self) -> None:
-        self.spec, self.next_seq, self.item_count = read_head(self._writer, self._file)
+    @property
+    def next_seq(self) -> int:
+        """The number after the highest that an item ever had."""
+        return self._head.next_seq
+
+    @property
+    def item_count(self) -> int:
+        """Items in the collection."""
+        return self._head.item_count
+
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key that it is encrypted with; None: it is not."""
+        return self._head.seal.key_id if self._head.seal is not None else None
+
+    def _read_state(self) -> None:
         # SQLite keeps this number for the application. It is no column, so that the format is what it was.
         self.purging = self._writer.execute("PRAGMA user_version").fetchall() != [(0,)]
         self.ingests: dict[str, int] = {}
-        for row in self._writer.execute("SELECT id, batch FROM ingests"):
-            match row:
-                case (str(ingest), int(batch)):
-                    self.ingests[ingest] = batch
-                case _:
-                    raise self.damaged("the record of its bulk writes can't be read")
+        for row in self._writer.execute("SELECT * FROM ingests"):
+            ingest = self.form.ingest(row)
+            if ingest is None:
+                raise self.damaged("the record of its bulk writes can't be read")
+            self.ingests[ingest[0]] = ingest[1]
 
     def scan(self) -> Iterator[list[StoredItem]]:
         """Yields all items in the order of writing, some hundred at a time, each checked.
@@ -192,8 +135,7 @@ class Store:
             while items := [self._checked(row) for row in islice(cursor, 1024)]:
                 count, last = count + len(items), items[-1].seq
                 yield items
-        if count != self.item_count or last >= self.next_seq:
-            raise self.damaged(f"{count} items up to number {last} can be read of {self.item_count}")
+        check_count(self._file, self._head, count, last)
 
     def by_id(self, ids: list[str]) -> list[StoredItem | None]:
         """Returns the items of ids, None where there is none, all as of one moment.
@@ -201,7 +143,7 @@ class Store:
         Raises:
             DataLoss: the file is damaged.
         """
-        found = {item.id: item for item in self._select(_SELECT_BY_ID, json.dumps(ids))}
+        found = {item.id: item for item in self._select(_SELECT_BY_ID, json.dumps(self.form.names(ids)))}
         return [found.get(one) for one in ids]
 
     def by_seq(self, seqs: list[int], *, max_bytes: int | None = None) -> list[StoredItem | None]:
@@ -245,17 +187,16 @@ class Store:
             self._writer.executemany(
                 "DELETE FROM items WHERE seq IN (SELECT value FROM json_each(?))", ((seq,) for seq in changes.removed)
             )
+            self._writer.executemany(INSERT_ITEM[self._head.version], map(self.form.row, changes.added))
             self._writer.executemany(
-                _INSERT,
-                ((*item, _crc(item)) for item in changes.added),
+                INSERT_INGEST[self._head.version], starmap(self.form.ingest_row, changes.ingests.items())
             )
-            self._writer.executemany("INSERT OR REPLACE INTO ingests VALUES (?, ?)", changes.ingests.items())
             self._writer.execute(
                 "UPDATE collection SET next_seq = ?, item_count = ?", (changes.next_seq, changes.item_count)
             )
             if changes.purge:
                 self._writer.execute("PRAGMA user_version = 1")
-        self.next_seq, self.item_count = changes.next_seq, changes.item_count
+        self._head = self._head._replace(next_seq=changes.next_seq, item_count=changes.item_count)
         self.purging |= changes.purge
 
     def erase(self) -> None:
@@ -361,71 +302,12 @@ class Store:
             yield reader
 
     def _checked(self, row: Sequence[object]) -> StoredItem:
-        item = checked_item(row, self.spec.dimension)
+        item = self.form.item(row)
         if item is None:
-            raise self.damaged(f"the item of number {row[0]!r} does not match its checksum")
+            raise mismatch(self._file, row[0])
         return item
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         with translated(self._file):
             yield
-
-
-def read_head(connection: apsw.Connection, file: Path) -> tuple[CollectionSpec, int, int]:
-    """Returns a store's collection, the number after the highest ever given out, and the number of items.
-
-    Raises:
-        DataLoss: it can't be read, or is of a later version.
-        apsw.Error: the file is damaged.
-    """
-    # The version is read alone, since another version's table may have other columns.
-    match connection.execute("SELECT schema_version FROM collection").fetchall():
-        case [(int(version),)] if version > SCHEMA_VERSION:
-            raise DataLoss(
-                f"Collection `{file.parent.name}` was written by a later version of twinsight (store version "
-                f"{version}; this one reads up to {SCHEMA_VERSION}); nothing was changed.",
-                reason="STORE_TOO_NEW",
-            )
-        case [(int(version),)] if version == SCHEMA_VERSION:
-            pass
-        case _:
-            raise damaged(file, "its head can't be read")
-    head = connection.execute(
-        "SELECT id, dimension, metric, model_name, model_digest, created_at, next_seq, item_count FROM collection"
-    ).fetchall()
-    match head:
-        case [
-            (
-                str(name),
-                int(dimension),
-                str(metric),
-                str(model),
-                str(digest),
-                float(created),
-                int(after),
-                int(count),
-            )
-        ] if metric in list(Metric):
-            return CollectionSpec(name, dimension, Metric(metric), model, digest, created), after, count
-        case _:
-            raise damaged(file, "its head can't be read")
-
-
-def checked_item(row: Sequence[object], dimension: int) -> StoredItem | None:
-    """Returns a row of `items`, its checksum last; None if it is not what was written."""
-    match row:
-        case (int(seq), str(name), bytes(vector), bytes(metadata), crc) if len(vector) == 4 * dimension:
-            item = StoredItem(seq, name, vector, metadata)
-            return item if crc == _crc(item) else None
-        case _:
-            return None
-
-
-def vector_of(stored: StoredItem) -> np.ndarray:
-    """Returns an item's vector as written, `[dimension] float32`."""
-    return np.frombuffer(stored.vector, "<f4").astype(np.float32)
-
-
-def _crc(item: StoredItem) -> int:
-    return zlib.crc32(item.metadata, zlib.crc32(item.vector, zlib.crc32(item.id.encode(), item.seq & 0xFFFFFFFF)))

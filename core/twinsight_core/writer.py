@@ -26,7 +26,8 @@ from twinsight_core.filters import Filter
 from twinsight_core.index.locks import ReadWriteLock
 from twinsight_core.items import Checkpoint, NewItem
 from twinsight_core.metadata import encode_metadata
-from twinsight_core.store import Changes, Store, StoredItem
+from twinsight_core.records import Changes, StoredItem
+from twinsight_core.store import Store
 
 _GROUP_REQUESTS = 256
 _GROUP_ITEMS = 8192

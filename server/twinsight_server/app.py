@@ -33,6 +33,7 @@ from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.errors import StartupError
+from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
@@ -101,7 +102,7 @@ class Server:
         """Prepares everything that can fail.
 
         Raises:
-            StartupError: a package, the data folder, an address or a certificate can't be used.
+            StartupError: a package, the data folder, a keyring, an address or a certificate can't be used.
         """
         self._config = config
         self._begun = time.monotonic()
@@ -113,7 +114,9 @@ class Server:
             opened.callback(self.metrics.close)
             self.compilations = CompilationCounter()
             opened.callback(self.compilations.close)
-            self._catalog = Catalog(config.data_dir, options=CollectionOptions(vectors_on_disk=config.vectors_on_disk))
+            keyring = read_keyring(config.keyring) if config.keyring else None
+            options = CollectionOptions(keyring=keyring, vectors_on_disk=config.vectors_on_disk)
+            self._catalog = Catalog(config.data_dir, options=options)
             opened.callback(self._catalog.close)
             self.models = Models(packages, config, self.metrics)
             opened.callback(self.models.close)

@@ -82,6 +82,9 @@ class ServerConfig:
         "Keep the vectors beside the graphs in nameless files of data_dir, which the kernel caches: half the memory, "
         "and exact searches wait for the disk where the cache is short.",
     ] = False
+    keyring: Annotated[
+        str, "File of the keys that encrypt what is in data_dir, made by `twinsight keyring`, or env:NAME; empty: none."
+    ] = ""
     models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
     models: Annotated[str, "Names of the models to serve, with commas between; empty: all."] = ""
     default_model: Annotated[str, "Model of calls that name none."] = "base"

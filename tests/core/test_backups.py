@@ -13,18 +13,21 @@ from benchmarks.torture.children import child
 from click.testing import CliRunner
 
 from benchmarks.torture import killed_writer as writer
-from twinsight_core import backups, restoring
+from twinsight_core import backups, data_folder
 from twinsight_core.backups import MANIFEST, back_up, digest_of, read_manifest
 from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection
+from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.commands.backup import backup as backup_command
 from twinsight_core.commands.restore import restore as restore_command
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, StartupError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Checkpoint, CollectionSpec, Item, NewItem, SearchOptions
 from twinsight_core.restoring import restore
+from twinsight_core.sealing.keyring import Keyring, new_key
 from twinsight_core.sqlite import connect
 from twinsight_core.store import FILE_NAME, Store
+
+OPTIONS = CollectionOptions(keyring=Keyring(new_key()))
 
 
 def _fill(collection: Collection, count: int = 30) -> None:
@@ -46,10 +49,10 @@ def _same(one: list[Item], other: list[Item]) -> bool:
     return plain(one) == plain(other)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=["plain", "encrypted"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A data folder with collections `a` and `b`, in use."""
-    catalog = Catalog(tmp_path / "data")
+    catalog = Catalog(tmp_path / "data", options=OPTIONS if request.param == "encrypted" else None)
     for spec in (CollectionSpec("a", 4, Metric.DOT, "base", "sha256:1", 5.0), CollectionSpec("b", 3)):
         _fill(catalog.create(spec))
     yield tmp_path / "data"
@@ -63,7 +66,10 @@ def test_what_is_restored_elsewhere_is_what_was_backed_up(data: Path, tmp_path: 
     assert read_manifest(tmp_path / "backup") == made
     assert restore(tmp_path / "backup", tmp_path / "other") == list(made.collections)
     shutil.copytree(data, tmp_path / "copy")
-    with closing(Catalog(tmp_path / "copy")) as original, closing(Catalog(tmp_path / "other")) as restored:
+    with (
+        closing(Catalog(tmp_path / "copy", options=OPTIONS)) as original,
+        closing(Catalog(tmp_path / "other", options=OPTIONS)) as restored,
+    ):
         for name in ("a", "b"):
             one, other = original.get(name), restored.get(name)
             assert one.spec == other.spec
@@ -108,7 +114,7 @@ def test_a_backup_made_while_another_process_writes_holds_all_that_was_acknowled
         lines += process.rest()
     for number, count in enumerate(taken):
         restore(tmp_path / f"backup{number}", tmp_path / f"other{number}")
-        with closing(Catalog(tmp_path / f"other{number}")) as catalog:
+        with closing(Catalog(tmp_path / f"other{number}", options=OPTIONS)) as catalog:
             ids = {item.id for item in _items(catalog.get("things"))}
         begun = [line.split() for line in lines if line.startswith("begin")]
         kinds = {int(words[1]): (words[2], int(words[3])) for words in begun}
@@ -128,7 +134,7 @@ def test_a_backup_made_while_another_process_writes_holds_all_that_was_acknowled
 
 def test_a_backup_made_beside_writing_threads_is_whole(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "mine")
-    catalog = Catalog(tmp_path / "mine")
+    catalog = Catalog(tmp_path / "mine", options=OPTIONS)
     collection, stop = catalog.get("a"), threading.Event()
 
     def write() -> None:
@@ -148,7 +154,7 @@ def test_a_backup_made_beside_writing_threads_is_whole(data: Path, tmp_path: Pat
         catalog.close()
     for number in range(5):
         restore(tmp_path / f"backup{number}", tmp_path / f"other{number}")
-        with closing(Catalog(tmp_path / f"other{number}")) as other:
+        with closing(Catalog(tmp_path / f"other{number}", options=OPTIONS)) as other:
             written = [item.metadata["n"] for item in _items(other.get("a")) if item.id.startswith("w")]
             assert len(written) in {0, 20}
             assert len(set(written)) <= 1
@@ -175,10 +181,10 @@ def test_a_backup_changes_nothing_in_the_data_folder(data: Path, tmp_path: Path)
 
 def test_a_closed_data_folder_can_be_backed_up(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "idle")
-    Catalog(tmp_path / "idle").close()
+    Catalog(tmp_path / "idle", options=OPTIONS).close()
     back_up(tmp_path / "idle", tmp_path / "backup")
     restore(tmp_path / "backup", tmp_path / "other")
-    with closing(Catalog(tmp_path / "idle")) as again:
+    with closing(Catalog(tmp_path / "idle", options=OPTIONS)) as again:
         assert again.get("a").status().item_count == 30
 
 
@@ -193,9 +199,9 @@ def test_a_folder_that_is_there_is_not_written_over(data: Path, tmp_path: Path) 
 
 def test_a_backup_of_a_damaged_collection_is_refused_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "idle")
-    Catalog(tmp_path / "idle").close()
+    Catalog(tmp_path / "idle", options=OPTIONS).close()
     other = apsw.Connection(str(tmp_path / "idle" / "collections" / "b" / FILE_NAME))
-    other.execute("UPDATE items SET metadata = CAST('{}' AS BLOB) WHERE seq = 2")
+    other.execute("UPDATE items SET crc = crc + 1 WHERE seq = 2")
     other.close()
     with pytest.raises(DataLoss, match="Collection `b` is damaged: the item of number 2 does not match its checksum"):
         back_up(tmp_path / "idle", tmp_path / "backup")
@@ -225,7 +231,7 @@ def test_a_collection_that_is_deleted_while_it_is_copied_is_left_out(
 def test_a_collection_that_is_there_is_replaced_only_on_request(data: Path, tmp_path: Path) -> None:
     back_up(data, tmp_path / "backup")
     other = tmp_path / "other"
-    with closing(Catalog(other)) as catalog:
+    with closing(Catalog(other, options=OPTIONS)) as catalog:
         catalog.create(CollectionSpec("b", 9))
         with pytest.raises(StartupError, match="is in use by another server"):
             restore(tmp_path / "backup", other, replace=True)
@@ -234,7 +240,7 @@ def test_a_collection_that_is_there_is_replaced_only_on_request(data: Path, tmp_
     assert [one.name for one in (other / "collections").iterdir()] == ["b"]
     restore(tmp_path / "backup", other, replace=True)
     assert sorted(one.name for one in (other / "collections").iterdir()) == ["a", "b"]
-    with closing(Catalog(other)) as catalog:
+    with closing(Catalog(other, options=OPTIONS)) as catalog:
         assert (catalog.get("b").spec.dimension, catalog.get("b").status().item_count) == (3, 30)
 
 
@@ -244,7 +250,7 @@ def test_a_replacement_that_was_cut_short_leaves_the_old_or_the_new(
 ) -> None:
     back_up(data, tmp_path / "backup", only=["b"])
     other = tmp_path / "other"
-    with closing(Catalog(other)) as catalog:
+    with closing(Catalog(other, options=OPTIONS)) as catalog:
         catalog.create(CollectionSpec("b", 9))
     syncs = iter(range(renamed - 1))
 
@@ -252,10 +258,10 @@ def test_a_replacement_that_was_cut_short_leaves_the_old_or_the_new(
         if next(syncs, None) is None:
             raise KeyboardInterrupt(folder)
 
-    monkeypatch.setattr(restoring, "sync_folder", cut)
+    monkeypatch.setattr(data_folder, "sync_folder", cut)
     with pytest.raises(KeyboardInterrupt):
         restore(tmp_path / "backup", other, replace=True)
-    with closing(Catalog(other)) as catalog:
+    with closing(Catalog(other, options=OPTIONS)) as catalog:
         assert catalog.get("b").spec.dimension == (9 if renamed == 1 else 3)
     assert [one.name for one in (other / "collections").iterdir()] == ["b"]
 

@@ -15,6 +15,7 @@ from twinsight_core.collection import Collection
 from twinsight_core.errors import AlreadyExists, DataLoss, InvalidInput, NotFound, StartupError, Unavailable
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
+from twinsight_core.sealing.keyring import Key, Keyring
 from twinsight_core.store import Store
 
 
@@ -106,8 +107,8 @@ def test_a_creation_that_fails_leaves_what_stands_in_its_way(
     root = tmp_path / "data" / "collections"
     create = Store.create
 
-    def overtaken(file: Path, spec: CollectionSpec, *, vfs: str | None = None) -> None:
-        create(file, spec, vfs=vfs)
+    def overtaken(file: Path, spec: CollectionSpec, *, vfs: str | None = None, key: Key | None = None) -> None:
+        create(file, spec, vfs=vfs, key=key)
         (root / "a").mkdir()
         (root / "a" / "precious").touch()
 
@@ -229,10 +230,10 @@ def test_a_collection_that_is_refused_by_the_system_leaves_the_others_alone(
     catalog.close()
     opening = Store.__init__
 
-    def barred(self: Store, file: Path, *, vfs: str | None = None) -> None:
+    def barred(self: Store, file: Path, *, vfs: str | None = None, keyring: Keyring | None = None) -> None:
         if file.parent.name == "locked":
             raise error
-        opening(self, file, vfs=vfs)
+        opening(self, file, vfs=vfs, keyring=keyring)
 
     monkeypatch.setattr(Store, "__init__", barred)
     again = Catalog(tmp_path / "data")

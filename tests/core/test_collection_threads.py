@@ -19,7 +19,8 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, Match, NewItem, SearchOptions
-from twinsight_core.store import FILE_NAME, Changes, Store
+from twinsight_core.records import Changes
+from twinsight_core.store import FILE_NAME, Store
 
 T = TypeVar("T")
 

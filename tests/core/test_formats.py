@@ -1,9 +1,11 @@
 """Data that an earlier release wrote opens with today's code, and what a later one wrote is refused by name.
 
-`tests/data/formats/vN/data.tar.xz` is a data folder as the first release with store version N wrote it. It is never
-written anew: when the version rises, another is put beside it.
+`tests/data/formats/vN/data.tar.xz` is a data folder as the first release with store version N wrote it, and
+`keyring.json` has the keys where it is encrypted. It is never written anew: when the version rises, another is put
+beside it.
 """
 
+import dataclasses
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -21,8 +23,10 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import LIBRARY, GraphParameters, HnswIndex
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
+from twinsight_core.layout import NEWEST_VERSION
 from twinsight_core.restoring import restore
-from twinsight_core.store import FILE_NAME, SCHEMA_VERSION
+from twinsight_core.sealing.keyring import read_keyring
+from twinsight_core.store import FILE_NAME
 
 FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
 OPTIONS = CollectionOptions(
@@ -39,10 +43,25 @@ def _vector(number: int) -> np.ndarray:
 
 
 @pytest.fixture(params=sorted(path.name for path in FORMATS.iterdir()))
-def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    with tarfile.open(FORMATS / request.param / "data.tar.xz") as archive:
+def release(request: pytest.FixtureRequest) -> Path:
+    return FORMATS / str(request.param)
+
+
+@pytest.fixture
+def data(release: Path, tmp_path: Path) -> Path:
+    with tarfile.open(release / "data.tar.xz") as archive:
         archive.extractall(tmp_path / "data", filter="data")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def options(release: Path, monkeypatch: pytest.MonkeyPatch) -> CollectionOptions:
+    """With the key that the data was encrypted with, if it was."""
+    keys = release / "keyring.json"
+    if not keys.exists():
+        return OPTIONS
+    monkeypatch.setenv("RELEASED_KEYS", keys.read_text())
+    return dataclasses.replace(OPTIONS, keyring=read_keyring("env:RELEASED_KEYS"))
 
 
 def _check(catalog: Catalog) -> None:
@@ -68,33 +87,35 @@ def _check(catalog: Catalog) -> None:
 
 
 def test_every_released_version_has_its_data() -> None:
-    assert sorted(path.name for path in FORMATS.iterdir()) == [f"v{n + 1}" for n in range(SCHEMA_VERSION)]
+    assert sorted(path.name for path in FORMATS.iterdir()) == [f"v{n + 1}" for n in range(NEWEST_VERSION)]
 
 
-def test_data_of_every_released_version_opens_and_takes_writes(data: Path) -> None:
-    with closing(Catalog(data, options=OPTIONS)) as catalog:
+def test_data_of_every_released_version_opens_and_takes_writes(data: Path, options: CollectionOptions) -> None:
+    with closing(Catalog(data, options=options)) as catalog:
         _check(catalog)
         catalog.get("shapes").upsert([NewItem("new", _vector(60))])
         assert catalog.get("shapes").delete(["new"], purge=True) == [True]
-    with closing(Catalog(data, options=OPTIONS)) as again:
+    with closing(Catalog(data, options=options)) as again:
         _check(again)
 
 
 @pytest.mark.skipif(LIBRARY != "hnswlib 0.8.0", reason="graphs of another version of hnswlib are built anew")
 def test_the_graph_of_the_release_is_taken_as_it_is(
-    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path, options: CollectionOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(HnswIndex, "add", None)  # nothing is left to be added
-    with closing(Catalog(data, options=OPTIONS)) as catalog:
+    with closing(Catalog(data, options=options)) as catalog:
         assert catalog.get("shapes").status().indexed_count == len(LIVE)
         _check(catalog)
     assert not caplog.records
 
 
-def test_data_of_every_released_version_can_be_backed_up_and_restored(data: Path, tmp_path: Path) -> None:
+def test_data_of_every_released_version_can_be_backed_up_and_restored(
+    data: Path, options: CollectionOptions, tmp_path: Path
+) -> None:
     back_up(data, tmp_path / "backup")
     restore(tmp_path / "backup", tmp_path / "other")
-    with closing(Catalog(tmp_path / "other", options=OPTIONS)) as catalog:
+    with closing(Catalog(tmp_path / "other", options=options)) as catalog:
         _check(catalog)
 
 
@@ -102,7 +123,7 @@ def test_data_of_a_later_version_is_refused_and_left_as_it_is(data: Path, tmp_pa
     file = data / "collections" / "shapes" / FILE_NAME
     later = apsw.Connection(str(file))
     later.execute(
-        "UPDATE collection SET schema_version = ?; ALTER TABLE items ADD COLUMN more ANY", (SCHEMA_VERSION + 1,)
+        "UPDATE collection SET schema_version = ?; ALTER TABLE items ADD COLUMN more ANY", (NEWEST_VERSION + 1,)
     )
     later.close()
     before = file.read_bytes()
@@ -110,7 +131,7 @@ def test_data_of_a_later_version_is_refused_and_left_as_it_is(data: Path, tmp_pa
         catalog.get("shapes")
     message = (
         "Collection `shapes` was written by a later version of twinsight (store version "
-        f"{SCHEMA_VERSION + 1}; this one reads up to {SCHEMA_VERSION}); nothing was changed."
+        f"{NEWEST_VERSION + 1}; this one reads up to {NEWEST_VERSION}); nothing was changed."
     )
     assert (refused.value.message, refused.value.reason) == (message, "STORE_TOO_NEW")
     with pytest.raises(DataLoss, match="was written by a later version of twinsight"):

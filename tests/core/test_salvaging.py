@@ -9,15 +9,19 @@ import pytest
 from click.testing import CliRunner
 
 from twinsight_core.catalog import Catalog
+from twinsight_core.collection import CollectionOptions
 from twinsight_core.commands.salvage import salvage as salvage_command
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.restoring import restore
 from twinsight_core.salvaging import salvage
+from twinsight_core.sealing.keyring import Keyring, new_key
 from twinsight_core.store import FILE_NAME, Store
 
 DIMENSION, COUNT, PAGE = 64, 3000, 16384
+KEYRING = Keyring(new_key())
+OPTIONS = CollectionOptions(keyring=KEYRING)
 SPEC = CollectionSpec("things", DIMENSION, Metric.EUCLIDEAN, "base", "sha256:1", 5.0)
 
 
@@ -25,11 +29,11 @@ def _vectors() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(COUNT, DIMENSION)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["plain", "encrypted"])
+def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed data folder whose collection `things` lacks `i100` to `i199`; beside it is `other`."""
     data = tmp_path_factory.mktemp("sound") / "data"
-    with closing(Catalog(data)) as catalog:
+    with closing(Catalog(data, options=None if request.param == "plain" else OPTIONS)) as catalog:
         collection = catalog.create(SPEC)
         items = [NewItem(f"i{n}", vector, {"n": n}) for n, vector in enumerate(_vectors())]
         for batch in range(3):
@@ -74,7 +78,7 @@ def _leaves(file: Path) -> list[int]:
 
 def _served(data: Path) -> set[str]:
     """Returns the ids of `things`, after checking that each is as it was written and is found."""
-    with closing(Catalog(data)) as catalog:
+    with closing(Catalog(data, options=OPTIONS)) as catalog:
         collection = catalog.get("things")
         assert collection.spec == SPEC
         page, after = collection.page(after=0, limit=COUNT, include_vectors=True)
@@ -96,7 +100,7 @@ ALL = {f"i{n}" for n in range(COUNT) if not 100 <= n < 200}
 def test_all_but_the_rows_of_ruined_pages_comes_back(data: Path, tmp_path: Path, count: int) -> None:
     leaves = _leaves(_file(data))
     _ruin(_file(data), random.Random(count).sample(leaves, count))
-    with closing(Catalog(data)) as catalog:
+    with closing(Catalog(data, options=OPTIONS)) as catalog:
         with pytest.raises(DataLoss, match="Collection `things` is damaged"):
             catalog.get("things")
         assert catalog.get("other").status().item_count == 1
@@ -109,7 +113,7 @@ def test_all_but_the_rows_of_ruined_pages_comes_back(data: Path, tmp_path: Path,
     assert (done.item_count, done.entry.item_count) == (len(ALL), len(there))
     assert 0 < len(ALL) - len(there) <= count * 2 * len(ALL) // len(leaves)
     assert done.forgotten == 1
-    with closing(Catalog(data)) as catalog:
+    with closing(Catalog(data, options=OPTIONS)) as catalog:
         assert catalog.get("things").last_batch("bulk") == 0
 
 
@@ -120,13 +124,13 @@ def test_damage_beside_the_rows_loses_none_of_them(data: Path, tmp_path: Path, t
     assert (done.entry.item_count, done.item_count, done.mismatched, done.forgotten) == (len(ALL), len(ALL), 0, 0)
     restore(tmp_path / "saved", data, replace=True)
     assert _served(data) == ALL
-    with closing(Catalog(data)) as catalog:
+    with closing(Catalog(data, options=OPTIONS)) as catalog:
         assert catalog.get("things").last_batch("bulk") == (0 if table == "ingests" else 3)
 
 
 def test_a_row_that_was_changed_is_left_out(data: Path, tmp_path: Path) -> None:
     other = apsw.Connection(str(_file(data)))
-    other.execute("UPDATE items SET metadata = CAST('{}' AS BLOB) WHERE id IN ('i7', 'i8')")
+    other.execute("UPDATE items SET crc = crc + 1 WHERE seq IN (8, 9)")
     other.close()
     done = salvage(data, "things", tmp_path / "saved")
     assert (done.entry.item_count, done.mismatched) == (len(ALL) - 2, 2)
@@ -168,9 +172,9 @@ def test_a_sound_collection_is_salvaged_whole(data: Path, tmp_path: Path) -> Non
 
 
 def test_damage_that_is_met_while_serving_is_of_that_collection_alone(data: Path) -> None:
-    with closing(Catalog(data)) as catalog:
-        writer = Store(_file(data))  # in this process: SQLite knows of it
-        writer._writer.execute("UPDATE items SET metadata = CAST('{}' AS BLOB) WHERE id = 'i7'")
+    with closing(Catalog(data, options=OPTIONS)) as catalog:
+        writer = Store(_file(data), keyring=KEYRING)  # in this process: SQLite knows of it
+        writer._writer.execute("UPDATE items SET crc = crc + 1 WHERE seq = 8")
         writer.close()
         things = catalog.get("things")
         assert things.get(["i8"]) != [None]

@@ -1,5 +1,6 @@
 """A graph's file may be lost or damaged in any way: the answers stay right, and the graph comes back."""
 
+import dataclasses
 import random
 import shutil
 import threading
@@ -16,11 +17,16 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
+from twinsight_core.sealing.keyring import Keyring, new_key
 from twinsight_core.store import FILE_NAME, Store
 
 COUNT, DIMENSION = 1500, 8
+KEYRING = Keyring(new_key())
 OPTIONS = CollectionOptions(
-    graph=GraphParameters(links=8, build_width=60, threads=2), policy=IndexPolicy(graph_from=200), ef=16
+    graph=GraphParameters(links=8, build_width=60, threads=2),
+    policy=IndexPolicy(graph_from=200),
+    ef=16,
+    keyring=KEYRING,
 )
 
 
@@ -28,12 +34,13 @@ def _vectors(seed: int, count: int = COUNT) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["plain", "encrypted"])
+def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A closed collection with a snapshot, to be copied."""
     folder = tmp_path_factory.mktemp("sound") / "things"
     folder.mkdir()
-    Store.create(folder / FILE_NAME, CollectionSpec("things", DIMENSION, Metric.EUCLIDEAN))
+    key = None if request.param == "plain" else KEYRING.primary
+    Store.create(folder / FILE_NAME, CollectionSpec("things", DIMENSION, Metric.EUCLIDEAN), key=key)
     collection = Collection(folder, OPTIONS)
     collection.upsert([NewItem(f"i{i}", vector) for i, vector in enumerate(_vectors(0))])
     assert collection.wait_indexed(60)
@@ -165,7 +172,7 @@ def test_a_damaged_snapshot_is_never_loaded(
 
 
 def test_a_graph_of_other_parameters_is_built_anew(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    other = CollectionOptions(graph=GraphParameters(links=12, build_width=60), policy=OPTIONS.policy)
+    other = dataclasses.replace(OPTIONS, graph=GraphParameters(links=12, build_width=60))
     collection = Collection(folder, other)
     assert "it was built with other parameters" in caplog.text
     _check_answers(collection)
@@ -210,7 +217,7 @@ def test_a_snapshot_that_failed_is_tried_again_though_nobody_writes(
 
     monkeypatch.setattr(snapshots, "save", save)
     policy = IndexPolicy(graph_from=200, patience=50, snapshot_share=0.01)
-    collection = Collection(folder, CollectionOptions(graph=OPTIONS.graph, policy=policy))
+    collection = Collection(folder, dataclasses.replace(OPTIONS, policy=policy))
     collection.upsert([NewItem(f"more{i}", vector) for i, vector in enumerate(_vectors(1, 100))])
     assert saved.wait(30)
     assert "no snapshot was written: not now" in caplog.text
@@ -229,7 +236,7 @@ def test_files_that_are_not_on_record_are_removed(folder: Path) -> None:
 
 def test_snapshots_are_written_as_the_collection_grows(folder: Path) -> None:
     policy = IndexPolicy(graph_from=200, patience=50, snapshot_share=0.1)
-    collection = Collection(folder, CollectionOptions(graph=OPTIONS.graph, policy=policy))
+    collection = Collection(folder, dataclasses.replace(OPTIONS, policy=policy))
     collection.upsert([NewItem(f"more{i}", vector) for i, vector in enumerate(_vectors(1, 400))])
     assert collection.wait_indexed(60)
     assert _graphs(folder) == ["graph-000000000001.hnsw", "graph-000000000002.hnsw"]

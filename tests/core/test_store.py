@@ -11,8 +11,10 @@ import pytest
 from twinsight_core.errors import DataLoss, StorageFull, Unavailable
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec
+from twinsight_core.records import Changes, SnapshotRecord, StoredItem
+from twinsight_core.sealing.keyring import Keyring, new_key
 from twinsight_core.sqlite import transaction, translated
-from twinsight_core.store import Changes, SnapshotRecord, Store, StoredItem
+from twinsight_core.store import Store
 
 SPEC = CollectionSpec("things", 4, Metric.DOT, "base", "sha256:00", 12.5)
 
@@ -26,10 +28,10 @@ def _stored(seq: int, name: str) -> StoredItem:
     return StoredItem(seq, name, np.full(4, seq, "<f4").tobytes(), b'{"n":%d}' % seq)
 
 
-def _made(tmp_path: Path, count: int = 0) -> Store:
+def _made(tmp_path: Path, count: int = 0, *, keyring: Keyring | None = None) -> Store:
     file = _file(tmp_path)
-    Store.create(file, SPEC)
-    store = Store(file)
+    Store.create(file, SPEC, key=None if keyring is None else keyring.primary)
+    store = Store(file, keyring=keyring)
     if count:
         items = [_stored(seq, f"i{seq}") for seq in range(1, count + 1)]
         store.commit(Changes([], items, {"bulk": 3}, next_seq=count + 1, item_count=count))
@@ -38,6 +40,12 @@ def _made(tmp_path: Path, count: int = 0) -> Store:
 
 def _all(store: Store) -> list[StoredItem]:
     return [item for items in store.scan() for item in items]
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def keyring(request: pytest.FixtureRequest) -> Keyring | None:
+    """What the store is encrypted with, if it is."""
+    return None if request.param == "plain" else Keyring(new_key())
 
 
 class FullDisk(apsw.VFS):
@@ -62,19 +70,19 @@ class _FullDiskFile(apsw.VFSFile):
         super().xWrite(data, offset)
 
 
-def test_a_new_store_is_empty_and_knows_its_collection(tmp_path: Path) -> None:
-    store = _made(tmp_path)
+def test_a_new_store_is_empty_and_knows_its_collection(tmp_path: Path, keyring: Keyring | None) -> None:
+    store = _made(tmp_path, keyring=keyring)
     assert store.spec == SPEC
     assert (store.next_seq, store.item_count, store.ingests, _all(store)) == (1, 0, {}, [])
     store.close()
 
 
-def test_what_was_committed_is_there_after_opening_again(tmp_path: Path) -> None:
-    store = _made(tmp_path, 5)
+def test_what_was_committed_is_there_after_opening_again(tmp_path: Path, keyring: Keyring | None) -> None:
+    store = _made(tmp_path, 5, keyring=keyring)
     store.commit(Changes([2, 3], [_stored(9, "i2")], {"bulk": 4}, next_seq=10, item_count=4))
     store.close()
     assert not _file(tmp_path).with_name("store.db-wal").exists()
-    store = Store(_file(tmp_path))
+    store = Store(_file(tmp_path), keyring=keyring)
     assert (store.next_seq, store.item_count, store.ingests) == (10, 4, {"bulk": 4})
     assert _all(store) == [_stored(1, "i1"), _stored(4, "i4"), _stored(5, "i5"), _stored(9, "i2")]
     assert store.by_id(["i2", "nobody", "i1", "i2"]) == [_stored(9, "i2"), None, _stored(1, "i1"), _stored(9, "i2")]
@@ -97,13 +105,13 @@ def test_a_store_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) ->
     _made(tmp_path, 1).close()
     file = _file(tmp_path)
     other = apsw.Connection(str(file))
-    other.execute("UPDATE collection SET schema_version = 2; ALTER TABLE collection ADD COLUMN more ANY")
+    other.execute("UPDATE collection SET schema_version = 3; ALTER TABLE collection ADD COLUMN more ANY")
     other.close()
     before = file.read_bytes()
     with pytest.raises(DataLoss) as refused:
         Store(file)
     assert refused.value.message == (
-        "Collection `things` was written by a later version of twinsight (store version 2; this one reads up to 1); "
+        "Collection `things` was written by a later version of twinsight (store version 3; this one reads up to 2); "
         "nothing was changed."
     )
     assert refused.value.reason == "STORE_TOO_NEW"
@@ -125,8 +133,8 @@ def test_a_file_that_is_no_store_is_data_loss(tmp_path: Path, content: bytes) ->
     assert _file(tmp_path).read_bytes() == content
 
 
-def test_no_damage_to_the_file_passes_for_data(tmp_path: Path) -> None:
-    store = _made(tmp_path, 400)
+def test_no_damage_to_the_file_passes_for_data(tmp_path: Path, keyring: Keyring | None) -> None:
+    store = _made(tmp_path, 400, keyring=keyring)
     truth = _all(store)
     store.close()
     file = _file(tmp_path)
@@ -144,7 +152,7 @@ def test_no_damage_to_the_file_passes_for_data(tmp_path: Path) -> None:
             del damaged[at:]
         file.write_bytes(damaged)
         try:
-            store = Store(file)
+            store = Store(file, keyring=keyring)
             try:
                 assert _all(store) == truth
             finally:
@@ -172,12 +180,23 @@ def test_a_row_that_was_changed_behind_our_back_is_noticed(tmp_path: Path) -> No
     store.close()
 
 
-def test_a_row_that_is_gone_is_noticed(tmp_path: Path) -> None:
-    _made(tmp_path, 3).close()
+def test_an_id_that_is_no_text_any_more_is_noticed(tmp_path: Path, keyring: Keyring | None) -> None:
+    _made(tmp_path, 3, keyring=keyring).close()
+    other = apsw.Connection(str(_file(tmp_path)))
+    other.execute("UPDATE items SET id = CAST(x'ff' AS TEXT) WHERE seq = 2")
+    other.close()
+    store = Store(_file(tmp_path), keyring=keyring)
+    with pytest.raises(DataLoss, match="Collection `things` is damaged"):
+        _all(store)
+    store.close()
+
+
+def test_a_row_that_is_gone_is_noticed(tmp_path: Path, keyring: Keyring | None) -> None:
+    _made(tmp_path, 3, keyring=keyring).close()
     other = apsw.Connection(str(_file(tmp_path)))
     other.execute("DELETE FROM items WHERE seq = 2")
     other.close()
-    store = Store(_file(tmp_path))
+    store = Store(_file(tmp_path), keyring=keyring)
     with pytest.raises(DataLoss, match="2 items up to number 3 can be read of 3"):
         _all(store)
     store.close()

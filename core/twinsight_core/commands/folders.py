@@ -1,4 +1,4 @@
-"""The option that names a server's data folder."""
+"""The options that name a server's data folder, and the keys of what is in it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def data_dir_option(about: str = "The server's data folder.") -> Callable[[Calla
         type=click.Path(path_type=Path, file_okay=False),
         required=True,
         envvar="TWINSIGHT_DATA_DIR",
+        show_envvar=True,
+        help=about,
+    )
+
+
+def keyring_option(
+    about: str = "File of the keys, made by `twinsight keyring`; or env:NAME, the variable that has its content.",
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Returns a decorator that gives a command `--keyring`, which `TWINSIGHT_KEYRING` stands for."""
+    return click.option(
+        "--keyring",
+        required=True,
+        metavar="FILE",
+        envvar="TWINSIGHT_KEYRING",
         show_envvar=True,
         help=about,
     )

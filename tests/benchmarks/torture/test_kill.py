@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from benchmarks.torture.kill import kills
 
 
-def test_nothing_acknowledged_is_lost_and_nothing_deleted_returns(tmp_path: Path) -> None:
-    shown = kills(tmp_path, 6, seed=time.time_ns() % 1_000_003)  # a failure names the seed
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_nothing_acknowledged_is_lost_and_nothing_deleted_returns(tmp_path: Path, *, encrypted: bool) -> None:
+    shown = kills(tmp_path, 6, seed=time.time_ns() % 1_000_003, encrypted=encrypted)  # a failure names the seed
     assert shown.flaws == []
     assert shown.count == 6
     assert shown.acknowledged > 100

@@ -1,0 +1,103 @@
+"""`twinsight keyring`: make the keys that encrypt what is kept on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.folders import keyring_option
+from twinsight_core.errors import AlreadyExists, InvalidInput, NotFound
+from twinsight_core.sealing.keyring import ENVIRONMENT, Keyring, change_keyring, new_key, read_keyring
+
+
+@click.group()
+def keyring() -> None:
+    r"""Make, list and remove the keys that encrypt what is kept on disk (`serve --keyring`).
+
+    Keep a copy of the keyring apart from the disk and its backups: what is encrypted with a key that is lost is lost.
+
+    \b
+    Examples:
+      twinsight keyring new --keyring keyring.json
+      twinsight keyring add --keyring keyring.json       # the new key is the primary; then `twinsight rekey`
+      twinsight keyring list --keyring keyring.json
+      twinsight keyring remove 5d41402abc4b2a76 --keyring keyring.json
+    """
+
+
+@keyring.command()
+@keyring_option("The file to make; must not be there.")
+def new(*, keyring: str) -> None:
+    """Make a keyring with one random key, which only you may read."""
+    key = new_key()
+
+    def change(there: Keyring | None) -> Keyring:
+        if there is not None:
+            raise AlreadyExists(f"`{keyring}` is there already; nothing was written.", reason="KEYRING_EXISTS")
+        return Keyring(key)
+
+    with exit_on_failure():
+        change_keyring(_path(keyring), change)
+    click.echo(key.id)
+
+
+@keyring.command()
+@keyring_option("The file.")
+def add(*, keyring: str) -> None:
+    """Add a random key, which is the primary from now on."""
+    key = new_key()
+    with exit_on_failure():
+        change_keyring(_path(keyring), lambda there: _present(there, keyring).with_primary(key))
+    click.echo(key.id)
+
+
+@keyring.command("list")
+@keyring_option("The file, or env:NAME.")
+def list_(*, keyring: str) -> None:
+    """List the ids of the keys, the primary first."""
+    with exit_on_failure():
+        keys = read_keyring(keyring)
+    for key in keys:
+        click.echo(f"{key.id}: made {key.created:%Y-%m-%d}{', primary' if key is keys.primary else ''}")
+
+
+@keyring.command()
+@click.argument("key_id")
+@keyring_option("The file.")
+def remove(*, key_id: str, keyring: str) -> None:
+    """Remove the key KEY_ID, which is not the primary. What is encrypted with it can't be read any more."""
+
+    def change(there: Keyring | None) -> Keyring:
+        keys = _present(there, keyring)
+        if keys.get(key_id) is None:
+            raise NotFound.among("Key", key_id, (one.id for one in keys), reason="KEY_NOT_FOUND")
+        if keys.primary.id == key_id:
+            raise InvalidInput(f"`{key_id}` is the primary key; add another first.", reason="KEY_IS_PRIMARY")
+        return keys.without(key_id)
+
+    with exit_on_failure():
+        change_keyring(_path(keyring), change)
+
+
+def _present(there: Keyring | None, name: str) -> Keyring:
+    """Returns the keyring that must be there.
+
+    Raises:
+        NotFound: it is not.
+    """
+    if there is None:
+        raise NotFound(f"The keyring `{name}` is not there.", reason="KEYRING_NOT_FOUND")
+    return there
+
+
+def _path(keyring: str) -> Path:
+    """Returns the file of a keyring that is to be written.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    if keyring.startswith(ENVIRONMENT):
+        raise InvalidInput(f"`{keyring}` is no file, and can't be written.", reason="KEYRING_INVALID")
+    return Path(keyring)

@@ -1,0 +1,59 @@
+"""`twinsight rekey`: a data folder encrypted with another key, for the first time, or no longer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.folders import data_dir_option, keyring_option
+from twinsight_core.rekeying import Failed, Rekeyed
+from twinsight_core.rekeying import rekey as rekeyed
+from twinsight_core.sealing.keyring import Keyring, read_keyring
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Encrypt all that a data folder holds with the keyring's primary key, where it is not already.
+
+    No server may use the folder. A collection at a time is written anew, which takes room for it once more; a run that
+    was interrupted goes on when it is started again. Nothing of what was there before is left in the folder, plain or
+    under another key.
+
+    \b
+    Examples:
+      twinsight keyring new --keyring keyring.json           # the first time, or
+      twinsight keyring add --keyring keyring.json           # another key, which is the primary from then on
+      twinsight rekey --data-dir /srv/twinsight --keyring keyring.json
+    """,
+)
+@data_dir_option()
+@keyring_option()
+@click.option("--decrypt", is_flag=True, help="Lay everything down plainly instead.")
+def rekey(*, data_dir: Path, keyring: str, decrypt: bool) -> None:
+    """Encrypts as the options say."""
+    with exit_on_failure():
+        keys = read_keyring(keyring)
+        done = rekeyed(data_dir, keys, decrypt=decrypt)
+    for one in done:
+        click.echo(_line(one), err=isinstance(one, Failed))
+    if any(isinstance(one, Failed) for one in done):
+        sys.exit(1)
+    _tell_unused(keys, decrypt=decrypt)
+
+
+def _line(one: Rekeyed | Failed) -> str:
+    if isinstance(one, Failed):
+        return f"twinsight: {one.error.message}"
+    after = "not encrypted" if one.after is None else f"encrypted with {one.after}"
+    if one.before == one.after:
+        return f"{one.id}: was {after} already"
+    return f"{one.id}: {one.item_count} items, {after}; before: {one.before or 'not encrypted'}"
+
+
+def _tell_unused(keyring: Keyring, *, decrypt: bool) -> None:
+    for key in keyring:
+        if decrypt or key is not keyring.primary:
+            click.echo(f"The key {key.id} is no longer used in this folder; backups may still need it.")

@@ -1,0 +1,45 @@
+"""A server whose data is encrypted: from its keyring to its being killed, and what it says without its key."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from e2e.conftest import to_bytes
+from e2e.test_keeping import run
+from e2e.test_process import DIMENSION, refusal, serving
+
+
+def test_a_killed_server_leaves_nothing_plain_and_comes_back_with_its_key(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, keyring = tmp_path / "data", tmp_path / "keyring.json"
+    key = run("keyring", "new", "--keyring", keyring).stdout.strip()
+    vectors = np.random.default_rng(0).normal(size=(200, DIMENSION)).astype(np.float32)
+    metadata = {"name": {"string_value": "a secret"}}
+    items = [
+        {"id": f"person-{n:04}", "vector": to_bytes(vector), "metadata": metadata} for n, vector in enumerate(vectors)
+    ]
+    with serving(data, cache_dir, "--keyring", str(keyring)) as (process, api):
+        api.call("CollectionService", "CreateCollection", collection={"id": "people", "dimension": DIMENSION})
+        api.call("CollectionService", "UpsertItems", collection="people", items=items)
+        process.end(signal.SIGKILL)
+    content = b"".join(file.read_bytes() for file in data.rglob("*") if file.is_file())
+    assert len(content) > vectors.nbytes
+    for mark in (b"person-", b"a secret", *(to_bytes(vector)[:8] for vector in vectors)):
+        assert mark not in content
+
+    start = ("--listen", "127.0.0.1:0", "--data-dir", data, "--cache-dir", cache_dir, "--models", "base")
+    assert f"is encrypted with the key {key}, and no keyring was given; nothing was changed." in refusal(*start)
+    keyring.chmod(0o644)
+    assert "others may read or change it" in refusal(*start, "--keyring", keyring)
+
+    monkeypatch.setenv("TWINSIGHT_KEYRING", "env:KEYS")
+    monkeypatch.setenv("KEYS", keyring.read_text())
+    with serving(data, cache_dir) as (_, api):
+        got = api.call("CollectionService", "GetItems", collection="people", ids=["person-0007"], include_vectors=True)
+        assert got.results[0].item.vector == to_bytes(vectors[7])
+        assert got.results[0].item.metadata["name"].string_value == "a secret"
