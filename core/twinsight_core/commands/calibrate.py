@@ -105,7 +105,7 @@ def calibrate(
             else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
         )
     else:
-        scored, listed = scored_pairs(package, data, pairs)
+        scored, listed, _ = scored_pairs(package, data, pairs)
         first, second = (
             ScoredPairs(cosine=scored.cosine[half], same=scored.same[half]) for half in pair_halves(listed, seed=seed)
         )

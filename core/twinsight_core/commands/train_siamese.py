@@ -256,7 +256,13 @@ def _train_on_pairs(
     validation, test = (
         read.scored(embed(read.images[read.needed(rows)]), rows) for rows in (parts.validation, parts.test)
     )
-    findings = pair_findings(test, _folds_to_measure_over(read.pairs, parts.test))
+    findings = pair_findings(
+        test,
+        _folds_to_measure_over(read.pairs, parts.test),
+        rows=read.pairs.sides[parts.test],
+        images=read.images,
+        files=read.pairs.files,
+    )
     findings = replace(findings, protocol=f"{findings.protocol} {_which(run, listed, read.pairs, parts)}")
     calibration = _calibrated(partial(fit_calibration, fit=validation, measure=test), meaning=SAME_PAIR)
     finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)

@@ -44,6 +44,11 @@ class PairList:
     same: np.ndarray
     folds: np.ndarray | None
 
+    @property
+    def sides(self) -> np.ndarray:
+        """The two pictures of each pair, [count, 2] int64."""
+        return np.stack([self.left, self.right], axis=1)
+
 
 def read_pairs(path: Path, files: Sequence[str]) -> PairList:
     """Reads a list of pairs.

@@ -126,8 +126,10 @@ def test_evaluation_over_folders_and_pairs_says_its_protocol(embedding: Path, gr
         f"group0/class00/{n}.png,group0/class0{1 - n % 2}/{(n + 1) % 8}.png,{n % 2},{n // 2 % 2}" for n in range(8)
     ]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
-    done = run(evaluate, "--model", embedding, "--data", groups, "--pairs", tmp_path / "pairs.csv")
+    done = run(evaluate, "--model", embedding, "--data", groups, "--pairs", tmp_path / "pairs.csv", "--report",
+               tmp_path / "p.html")  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert (tmp_path / "p.html").read_text().count("the same, cosine") == 4
     assert "4 same and 4 different pairs, as listed. Accuracy over 2 folds" in done.stdout
 
 
@@ -262,7 +264,10 @@ def test_the_protocol_says_which_pairs_were_held_out(paired: tuple[Path, Result]
         "held out from this training. Those of fold 2 chose the weights and fitted the calibration."
     )
     assert told in paired[1].stderr
-    assert told in (paired[0] / "report.html").read_text()
+    report = (paired[0] / "report.html").read_text()
+    assert told in report
+    assert report.count("different, cosine") == report.count("the same, cosine") == 6
+    assert report.count("data:image/jpeg") == 24
 
 
 def test_a_run_on_pairs_goes_on_with_the_same_list_alone(
