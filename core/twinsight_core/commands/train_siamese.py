@@ -30,7 +30,7 @@ from twinsight_core.training.findings import (
     group_pairs,
     pair_findings,
 )
-from twinsight_core.training.pairs import PairList
+from twinsight_core.training.pairs import PairList, caveats
 from twinsight_core.training.parts import Parts
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import start_from
@@ -115,7 +115,8 @@ def siamese_command(
     """Train an embedding on class folders (a class: one thing, person or character): for search and comparison.
 
     With --pairs on a list of pairs, the same or different: pictures of --data by their paths in it. Whole folds of the
-    list are held out; where it has none, pairs that share no picture and no folder with the others.
+    list are held out; where it has none, pairs that share no picture and no identity's folder with the others; of
+    different pairs drawn at random those are left out that link what is held out to the rest.
     """
     _check_options(pairs, loss)
     start = run.check()
@@ -294,12 +295,16 @@ def _folds_to_measure_over(pairs: PairList, rows: np.ndarray) -> np.ndarray | No
 def _which(run: Run, listed: Path, pairs: PairList, parts: Parts) -> str:
     """Returns the sentence of the protocol on which pairs the scores are of and which the choices were made by."""
     if pairs.folds is None:
-        test = f"those of {listed.name} that share no picture and no folder with the others"
+        test = f"those of {listed.name} that share no picture and no identity's folder with the others"
         validation = f"Another {len(parts.validation)} such pairs"
     else:
         test = f"those of {_named(np.unique(pairs.folds[parts.test]))} of {listed.name}"
         validation = f"Those of {_named(np.unique(pairs.folds[parts.validation]))}"
-    return f"The pairs are {test}, {held_out_from(run)}. {validation} chose the weights and fitted the calibration."
+    dealt = sum(len(rows) for rows in (parts.train, parts.validation, parts.test))
+    return (
+        f"The pairs are {test}, {held_out_from(run)}. {validation} chose the weights and fitted the calibration."
+        f"{caveats(pairs, dealt)}"
+    )
 
 
 def _named(folds: np.ndarray) -> str:

@@ -122,7 +122,7 @@ def read_pair_pictures(
         TrainingError: the list breaks a rule or names pictures that are not there; or pictures can't be read, and are
             not to be left out or leave no pair. All such lines or pictures are named.
     """
-    source = PictureSource(data)
+    source = PictureSource(data, class_folders=False)
     pairs = read_pairs(listed, source.files)
     images, flaws = decode_readable(source, pairs.files, preprocessing)
     if not flaws:

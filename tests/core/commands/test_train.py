@@ -299,7 +299,7 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     assert done.exit_code == 0, done.output
     told = (
         "15 same and 15 different pairs, as listed. Intervals are of 95 %. The pairs are those of pairs.csv that share "
-        "no picture and no folder with the others, held out from this training. Another 30 such pairs chose"
+        "no picture and no identity's folder with the others, held out from this training. Another 30 such pairs chose"
     )
     assert told in done.stderr
 
