@@ -120,7 +120,7 @@ def embedding_findings(
         + ", drawn at random; the accuracy is at its best threshold on these pairs.",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
-        mistakes=_worst_pairs(pairs, rows, images, [classes[label] for label in labels.tolist()]),
+        mistakes=_worst_pairs(pairs, rows, images, [classes[int(label)] for label in labels]),
     )
 
 
@@ -333,15 +333,14 @@ def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, names
     """
     order = np.argsort(pairs.cosine, kind="stable")
     different, same = order[~pairs.same[order]][::-1], order[pairs.same[order]]
-    return [
-        Mistake(
-            tuple(np.asarray(images[row]) for row in rows[number].tolist()),
-            f"{kind}, cosine {pairs.cosine[number]:.2f}: "
-            + " / ".join(dict.fromkeys(names[row] for row in rows[number].tolist())),
-        )
-        for kind, worst in (("different", different), ("the same", same))
-        for number in worst[: WORST // 2].tolist()
-    ]
+    mistakes = []
+    for kind, worst in (("different", different), ("the same", same)):
+        for number in worst[: WORST // 2]:
+            sides = [int(row) for row in rows[number]]
+            named = " / ".join(dict.fromkeys(names[row] for row in sides))
+            pictures = tuple(np.asarray(images[row]) for row in sides)
+            mistakes.append(Mistake(pictures, f"{kind}, cosine {pairs.cosine[number]:.2f}: {named}"))
+    return mistakes
 
 
 def _precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
