@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import embed, growth, ingest, memory, recall, report, search, startup, throughput
 from benchmarks.environment import environment
-from benchmarks.extent import Extent
+from benchmarks.extent import QUICK_RESULTS, Extent
 
 RESULTS = Path(__file__).parent / "results"
-QUICK_RESULTS = Path(tempfile.gettempdir()) / "twinsight-benchmarks"
 ALL: dict[str, Callable[[Extent], dict[str, object]]] = {
     "embed": embed.measure,
     "search": search.measure,

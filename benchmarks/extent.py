@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+
+QUICK_RESULTS = Path(tempfile.gettempdir()) / "twinsight-benchmarks"
+"""Where the results of little go."""
 
 
 @dataclass(frozen=True)

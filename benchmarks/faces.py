@@ -56,10 +56,10 @@ def scores(data: Path, out: Path) -> dict[str, float]:
     if not (out / PACKAGE / "model.json").exists():
         train(data, out)
     package = load_package(out / PACKAGE)
-    pairs, listed = scored_pairs(package, data / PICTURES, _pair_list(PictureSource(data / PICTURES), out))
+    pairs, listed, images = scored_pairs(package, data / PICTURES, _pair_list(PictureSource(data / PICTURES), out))
     of_fold = listed.folds == FOLD - 1
     fold = ScoredPairs(cosine=pairs.cosine[of_fold], same=pairs.same[of_fold])
-    found = pair_findings(fold, None).scores
+    found = pair_findings(fold, None, rows=listed.sides[of_fold], images=images, files=listed.files).scores
     if package.card.calibration is not None:
         likely = package.card.calibration.probability(fold.cosine) >= 0.5
         found["accuracy_at_probability_half"] = float(np.mean(likely == fold.same))

@@ -101,6 +101,13 @@ class Growth(Recorded):
     embed: dict[str, list[Figures]]
 
 
+class Backbones(Recorded):
+    """Of `backbones`."""
+
+    executors: dict[str, str]
+    backbones: dict[str, Figures]
+
+
 R = TypeVar("R", bound=Recorded)
 
 

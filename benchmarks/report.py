@@ -11,13 +11,13 @@ from typing import NotRequired, TypedDict
 from benchmarks import targets
 from benchmarks.performance import section
 from benchmarks.plots import draw
-from benchmarks.recorded import Environment, Recorded, Result, SearchResult, StartResult, Throughput, read
+from benchmarks.recorded import Backbones, Environment, Recorded, Result, SearchResult, StartResult, Throughput, read
 
 ROOT = Path(__file__).parents[1]
 README, PERFORMANCE = ROOT / "README.md", ROOT / "docs/performance.md"
 IMAGES = "images/performance"
 """Of the plots, under `docs`."""
-FIGURES, SCORES, LOAD = "figures", "scores", "load"
+FIGURES, SCORES, LOAD, BACKBONES = "figures", "scores", "load", "backbones"
 """Sections of documents, see `put`."""
 JUDGED = ("throughput", "ingest", "memory", "search")
 """Results with targets."""
@@ -42,7 +42,7 @@ class Places:
     Attributes:
         results: folder of the JSON files.
         readme: with the sections `figures` and `scores`; None: it is left alone.
-        performance: with the section `load`; None: it is left alone.
+        performance: with the sections `load` and `backbones`; None: it is left alone.
         images: folder of the plots.
     """
 
@@ -62,7 +62,7 @@ def write(places: Places) -> None:
     if places.readme is not None:
         put(places.readme, {FIGURES: tables(places.results), SCORES: models(places.results)})
     if places.performance is not None:
-        put(places.performance, {LOAD: section(places.results, IMAGES)})
+        put(places.performance, {LOAD: section(places.results, IMAGES), BACKBONES: backbones(places.results)})
 
 
 def put(document: Path, contents: Mapping[str, str]) -> None:
@@ -132,6 +132,29 @@ def _faces(scores: Scores) -> str:
         f"fold 7 of Labeled Faces in the Wild apart with accuracy {f['verification_accuracy']:.3f} (area under the ROC "
         f"{f['verification_auc']:.3f}); it does not ship, since the pictures are for research."
     )
+
+
+def backbones(results: Path) -> str:
+    """Returns the table of the backbones as Markdown, the most accurate for its time first."""
+    measured = read(Backbones, results, "backbones")
+    if measured is None:
+        return "Not measured yet: `python -m benchmarks.backbones --data DIR` does it."
+    machine = measured["environment"]["machine"]
+    ranked = sorted(measured["backbones"].items(), key=lambda one: -one[1]["top1_per_ms"])
+    lines = [
+        f"{measured['what']}; top-1 of a fifth held out, with the interval of 95 % that so many pictures leave. Times "
+        f"are of a picture as it is served, by {' and '.join(sorted(set(measured['executors'].values())))} on "
+        f"{machine['cores']} cores of an {machine['cpu']}, at commit `{measured['environment']['commit']}`.",
+        "",
+        "| backbone | parameters, millions | top-1 | ms, alone | ms, in eights | top-1 a ms, alone | training, s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *(
+            f"| `{name}` | {f['parameters'] / 1e6:.2f} | {f['top1']:.3f} ({f['top1_low']:.3f} to {f['top1_high']:.3f}) "
+            f"| {f['batch_1_ms']:.2f} | {f['batch_8_ms']:.2f} | {f['top1_per_ms']:.2f} | {f['train_s']:.0f} |"
+            for name, f in ranked
+        ),
+    ]
+    return "\n".join(lines)
 
 
 def tables(results: Path) -> str:

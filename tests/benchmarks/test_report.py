@@ -83,6 +83,21 @@ def test_there_may_be_no_results(tmp_path: Path) -> None:
     assert plots.draw(tmp_path, tmp_path / "images") == []
 
 
+def test_the_backbones_are_ranked_by_accuracy_for_their_time(tmp_path: Path) -> None:
+    assert report.backbones(tmp_path).startswith("Not measured yet")
+    small = {"parameters": 2.6e6, "train_s": 100.4, "top1": 0.5, "top1_low": 0.46, "top1_high": 0.54,
+             "batch_1_ms": 0.5, "batch_8_ms": 0.25, "top1_per_ms": 1.0}  # fmt: skip
+    large = small | {"top1": 0.6, "batch_1_ms": 3.0, "top1_per_ms": 0.2}
+    executors = {"large": "openvino:f32", "small": "openvino:f32"}
+    write(tmp_path, "backbones", executors=executors, backbones={"large": large, "small": small})
+    told = report.backbones(tmp_path).splitlines()
+    assert told[0].endswith("as it is served, by openvino:f32 on 2 cores of an X, at commit `abc`.")
+    assert told[-2:] == [
+        "| `small` | 2.60 | 0.500 (0.460 to 0.540) | 0.50 | 0.25 | 1.00 | 100 |",
+        "| `large` | 2.60 | 0.600 (0.460 to 0.540) | 3.00 | 0.25 | 0.20 | 100 |",
+    ]
+
+
 def test_the_readme_shows_what_has_to_hold(results: Path) -> None:
     calls = ("call", "decode", "compiled", "bare_grpc", "index")
     median = {f"{name}_p50_ms": 1.0 for name in calls} | {"added_p50_ms": 0.5, "warm_s": 4.75}
@@ -104,6 +119,9 @@ def test_content_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> No
 
 
 def test_the_documents_have_the_markers() -> None:
-    for document, names in ((report.README, (report.FIGURES, report.SCORES)), (report.PERFORMANCE, (report.LOAD,))):
+    for document, names in (
+        (report.README, (report.FIGURES, report.SCORES)),
+        (report.PERFORMANCE, (report.LOAD, report.BACKBONES)),
+    ):
         text = document.read_text("utf-8")
         assert all(f"<!-- {name}: {end} -->" in text for name in names for end in ("begin", "end"))

@@ -31,6 +31,7 @@ from twinsight_core.training.classifier import at_temperature
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, group_pairs
+from twinsight_core.training.pairs import caveats
 from twinsight_core.training.pairs import halves as pair_halves
 
 SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
@@ -105,10 +106,11 @@ def calibrate(
             else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
         )
     else:
-        scored, listed = scored_pairs(package, data, pairs)
-        first, second = (
-            ScoredPairs(cosine=scored.cosine[half], same=scored.same[half]) for half in pair_halves(listed, seed=seed)
-        )
+        scored, listed, _ = scored_pairs(package, data, pairs)
+        parts = pair_halves(listed, seed=seed)
+        if told_of := caveats(listed, sum(int(half.sum()) for half in parts)):
+            click.echo(told_of.strip(), err=True)
+        first, second = (ScoredPairs(cosine=scored.cosine[half], same=scored.same[half]) for half in parts)
         fit = _fit_of_halves(first, second)
     try:
         calibration = fit(meaning=meaning, false_match_rate=false_match_rate)

@@ -91,8 +91,8 @@ def evaluate(
 def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad: bool, groups: bool) -> Findings:
     if package.card.task == "embedding":
         if pairs is not None:
-            scored, listed = scored_pairs(package, data, pairs)
-            return pair_findings(scored, listed.folds)
+            scored, listed, images = scored_pairs(package, data, pairs)
+            return pair_findings(scored, listed.folds, rows=listed.sides, images=images, files=listed.files)
         read = class_pictures(package, data, skip_bad=skip_bad)
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -18,10 +19,12 @@ from twinsight_core.training.runs import NO_START, Run, Watching
 
 def held_out_from(run: Run) -> str:
     """Returns what is known of the pictures that the scores are on."""
-    started = (
-        "" if run.start == NO_START else f"; what `{run.start}`, which it started from, was trained on is not excluded"
-    )
-    return f"held out from this training{started}"
+    known = []
+    if run.start != NO_START:
+        known.append(f"; what `{run.start}`, which it started from, was trained on is not excluded")
+    if run.distillation is not None:
+        known.append(f"; what `{run.distillation.teacher.name}`, its teacher, was trained on is not excluded")
+    return f"held out from this training{''.join(known)}"
 
 
 def finish(
@@ -42,7 +45,7 @@ def recipe() -> str:
     words = iter(sys.argv[1:])
     kept: list[str] = ["twinsight"]
     for word in words:
-        name, equals, _ = word.partition("=")
+        name, equals, value = word.partition("=")
         if name in {"--description", "--licence", "--training-data"}:
             if not equals:
                 next(words, None)
@@ -50,6 +53,9 @@ def recipe() -> str:
             kept += [name, name[2:].upper()]
             if not equals:
                 next(words, None)
+        elif name in {"--start", "--teacher"}:
+            # A model's name, or the path of its folder.
+            kept += [name, Path(value if equals else next(words, "")).name]
         elif name != "--resume":
             kept.append(word)
     return shlex.join(kept)

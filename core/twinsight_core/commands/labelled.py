@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -55,10 +56,25 @@ def labelled_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> L
     return replace(read, labels=places[read.labels], classes=package.card.labels)
 
 
-def scored_pairs(package: ModelPackage, data: Path, pairs: Path) -> tuple[ScoredPairs, PairList]:
-    """Returns the cosines of a list's pairs, and the list."""
-    source = PictureSource(data)
-    listed = read_pairs(pairs, source.files)
-    embeddings = embedder(package.build())(decode_files(source, listed.files, preprocessing=package.card.preprocessing))
-    cosine = np.sum(embeddings[listed.left] * embeddings[listed.right], axis=1)
-    return ScoredPairs(cosine=cosine, same=listed.same), listed
+class ListedPairs(NamedTuple):
+    """A list of pairs as a model sees it.
+
+    Attributes:
+        scored: the cosine of each pair, and its truth.
+        pairs: the list.
+        images: [files, height, width, 3] uint8, RGB, 0..255; the pictures of the list.
+    """
+
+    scored: ScoredPairs
+    pairs: PairList
+    images: np.ndarray
+
+
+def scored_pairs(package: ModelPackage, data: Path, listed: Path) -> ListedPairs:
+    """Returns the pairs of a list with their cosines."""
+    source = PictureSource(data, class_folders=False)
+    pairs = read_pairs(listed, source.files)
+    images = decode_files(source, pairs.files, preprocessing=package.card.preprocessing)
+    embeddings = embedder(package.build())(images)
+    cosine = np.sum(embeddings[pairs.left] * embeddings[pairs.right], axis=1)
+    return ListedPairs(ScoredPairs(cosine=cosine, same=pairs.same), pairs, images)

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec
 
 import click
+from click.core import ParameterSource
 
 from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.packages import find_package
 from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.distillation import Distillation
 from twinsight_core.training.runs import BACKBONES, NO_START, Run
 
 P = ParamSpec("P")
+_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _EXCLUDE = click.option(
@@ -45,6 +49,55 @@ def _multiple_of_8(context: click.Context, parameter: click.Parameter, value: in
     return value
 
 
+def given(name: str) -> bool:
+    """Returns whether an option of the running command was given, and not left to its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+
+def _teacher_options(temperature: float) -> list[_Decorator]:
+    return [
+        click.option(
+            "--teacher",
+            help="Model of the same kind to learn from beside the labels (knowledge distillation): a shipped one, or a "
+            "package's folder. It sees the same views, scaled to its input.",
+        ),
+        click.option(
+            "--distillation-weight",
+            type=click.FloatRange(min=0, max=1, min_open=True),
+            default=0.5,
+            show_default=True,
+            help="The teacher's share of the loss; the rest is the labels'.",
+        ),
+        click.option(
+            "--distillation-temperature",
+            type=click.FloatRange(min=0, min_open=True),
+            default=temperature,
+            show_default=True,
+            help="What the teacher's and the model's answers are divided by: the higher, the softer.",
+        ),
+    ]
+
+
+def _distillation(values: dict[str, object]) -> Distillation | None:
+    """Takes what `_teacher_options` gave out of a command's values.
+
+    Raises:
+        click.UsageError: there is no teacher that the other options would mean something to.
+        PackageError: there is no such model.
+    """
+    teacher, weight, temperature = (
+        values.pop(name) for name in ("teacher", "distillation_weight", "distillation_temperature")
+    )
+    if teacher is None:
+        for name in ("distillation_weight", "distillation_temperature"):
+            if given(name):
+                raise click.UsageError(f"--{name.replace('_', '-')} must be given with --teacher only.")
+        return None
+    # click has checked each value against its option's type.
+    return Distillation(find_package(str(teacher)), weight, temperature)  # type: ignore[arg-type]
+
+
 def run_options(
     *,
     size: int,
@@ -54,6 +107,7 @@ def run_options(
     frozen_blocks: int,
     augmentations: tuple[str, ...] = tuple(PRESETS),
     class_folders: bool = True,
+    distillation_temperature: float | None = None,
 ) -> Callable[[Callable[Concatenate[Run, P], None]], Callable[..., None]]:
     """Returns a decorator that gives a command the options of every training run, as one `Run` in front of its own.
 
@@ -65,8 +119,10 @@ def run_options(
         frozen_blocks: default of `--frozen-blocks`.
         augmentations: what `--augmentation` may be; the first is its default.
         class_folders: whether the data are class folders, some of which can be left out.
+        distillation_temperature: default of `--distillation-temperature`; None where nothing can be learned from a
+            teacher.
     """
-    options = [
+    options: list[_Decorator] = [
         click.option(
             "--data",
             type=click.Path(path_type=Path),
@@ -126,6 +182,7 @@ def run_options(
             help="Number that all chance follows from.",
         ),
         *([_EXCLUDE] if class_folders else []),
+        *([] if distillation_temperature is None else _teacher_options(distillation_temperature)),
         click.option("--description", default="", help="For the card: what the model is for and where it fails."),
         click.option(
             "--licence", default="not stated", show_default=True, help="For the card: licence of the weights."
@@ -137,6 +194,7 @@ def run_options(
         @functools.wraps(command)
         def with_run(**values: object) -> None:
             values.setdefault("exclude", None)
+            values["distillation"] = None if distillation_temperature is None else _distillation(values)
             common = {field.name: values.pop(field.name) for field in dataclasses.fields(Run)}
             drawn = common["start"] == NO_START
             if drawn and common["frozen_blocks"]:

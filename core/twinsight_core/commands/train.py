@@ -23,6 +23,7 @@ from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
 from twinsight_core.training import classifier, detector
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
+from twinsight_core.training.distillation import check_teacher, label_teacher
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import classification_findings, detection_findings
 from twinsight_core.training.runs import BACKBONES, Run, Watching
@@ -42,6 +43,7 @@ LEVELS = 3
       twinsight train cnn --data clothes/ --out models/clothes
       twinsight train siamese --data people/ --out models/people
       twinsight train siamese --data people/ --out models/people --pairs pairs.csv
+      twinsight train cnn --data clothes/ --out models/small --teacher models/large
       twinsight train rcnn --data cells/ --out models/cells --annotations cells.json
       twinsight train siamese --data people/ --out models/people --resume
     """
@@ -51,7 +53,7 @@ def train() -> None:
 
 
 @train.command()
-@run_options(size=160, steps=600, learning_rate=5e-4, start="base", frozen_blocks=4)
+@run_options(size=160, steps=600, learning_rate=5e-4, start="base", frozen_blocks=4, distillation_temperature=4.0)
 @click.option("--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Pictures in a batch.")
 @click.option(
     "--balance",
@@ -63,6 +65,8 @@ def train() -> None:
 def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     """Train a classifier on class folders."""
     start = run.check()
+    if run.distillation is not None:
+        check_teacher(run.distillation.teacher, "classification")  # before the pictures are read
     pictures = run.pictures()
     config = ClassifierConfig(backbone=BACKBONES[run.backbone], classes=max(2, len(pictures.classes)))
     how = classifier.ClassifierTraining(
@@ -74,6 +78,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
         loop=run.loop,
     )
     classifier.split(pictures, how)  # says what is wrong before a network is made
+    teacher = None if run.distillation is None else label_teacher(run.distillation, pictures.classes)
     run.begin({"batch size": batch_size, "balance": balance}, pictures.files, start)
     network = Classifier(config=config, rngs=nnx.Rngs(run.seed))
     network = network if start is None else start_from(network, start)
@@ -85,6 +90,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
             checkpoints=run.work / "checkpoints",
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
+            teacher=teacher,
             watchers=watching.watchers,
         )
     images = pictures.images[parts.test]

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import click
 import numpy as np
-from click.core import ParameterSource
 from flax import nnx
 
 from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
-from twinsight_core.commands.options import run_options
+from twinsight_core.commands.options import given, run_options
 from twinsight_core.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training import siamese, siamese_pairs
 from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.distillation import Teacher, embedding_teacher
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import (
     PAIRS_OF_A_KIND,
@@ -30,7 +30,7 @@ from twinsight_core.training.findings import (
     group_pairs,
     pair_findings,
 )
-from twinsight_core.training.pairs import PairList
+from twinsight_core.training.pairs import PairList, caveats
 from twinsight_core.training.parts import Parts
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import start_from
@@ -45,7 +45,7 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
 
 
 @click.command("siamese", short_help="Train an embedding on class folders or pairs: for search and comparison.")
-@run_options(size=160, steps=600, learning_rate=3e-4, start="base", frozen_blocks=4)
+@run_options(size=160, steps=600, learning_rate=3e-4, start="base", frozen_blocks=4, distillation_temperature=0.1)
 @click.option(
     "--pairs",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -115,10 +115,12 @@ def siamese_command(
     """Train an embedding on class folders (a class: one thing, person or character): for search and comparison.
 
     With --pairs on a list of pairs, the same or different: pictures of --data by their paths in it. Whole folds of the
-    list are held out; where it has none, pairs that share no picture and no folder with the others.
+    list are held out; where it has none, pairs that share no picture and no identity's folder with the others; of
+    different pairs drawn at random those are left out that link what is held out to the rest.
     """
     _check_options(pairs, loss)
     start = run.check()
+    teacher = None if run.distillation is None else embedding_teacher(run.distillation)
     backbone = BACKBONES[run.backbone]
     config = SiameseConfig(
         backbone=backbone,
@@ -135,7 +137,7 @@ def siamese_command(
             augmentation=PRESETS[run.augmentation],
             loop=run.loop,
         )
-        _train_on_pairs(run, pairs, config, of_pairs, start)
+        _train_on_pairs(run, pairs, config, of_pairs, start=start, teacher=teacher)
         return
     of_classes = siamese.SiameseTraining(
         network=config,
@@ -152,7 +154,7 @@ def siamese_command(
         augmentation=PRESETS[run.augmentation],
         loop=run.loop,
     )
-    _train_on_classes(run, of_classes, start)
+    _train_on_classes(run, of_classes, start=start, teacher=teacher)
 
 
 def _check_options(pairs: Path | None, loss: siamese.LossName) -> None:
@@ -161,11 +163,6 @@ def _check_options(pairs: Path | None, loss: siamese.LossName) -> None:
     Raises:
         click.UsageError: there are such.
     """
-    context = click.get_current_context()
-
-    def given(name: str) -> bool:
-        return context.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-
     if pairs is None:
         if given("pairs_in_batch"):
             raise click.UsageError("--pairs-in-batch must be given with --pairs only: class folders have no pairs.")
@@ -177,7 +174,9 @@ def _check_options(pairs: Path | None, loss: siamese.LossName) -> None:
         raise click.UsageError(f"--loss (={loss}) must be contrastive with --pairs: the others need classes.")
 
 
-def _train_on_classes(run: Run, how: siamese.SiameseTraining, start: ModelPackage | None) -> None:
+def _train_on_classes(
+    run: Run, how: siamese.SiameseTraining, *, start: ModelPackage | None, teacher: Teacher | None
+) -> None:
     read = run.pictures()
     config = how.network
     siamese.Sampler(read, siamese.split(read, how).train, how)  # says what is wrong before a network is made
@@ -197,6 +196,7 @@ def _train_on_classes(run: Run, how: siamese.SiameseTraining, start: ModelPackag
             checkpoints=run.work / "checkpoints",
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
+            teacher=teacher,
             watchers=watching.watchers,
         )
     embed = embedder(trained)
@@ -222,7 +222,13 @@ def _train_on_classes(run: Run, how: siamese.SiameseTraining, start: ModelPackag
 
 
 def _train_on_pairs(
-    run: Run, listed: Path, config: SiameseConfig, how: siamese_pairs.PairTraining, start: ModelPackage | None
+    run: Run,
+    listed: Path,
+    config: SiameseConfig,
+    how: siamese_pairs.PairTraining,
+    *,
+    start: ModelPackage | None,
+    teacher: Teacher | None,
 ) -> None:
     read = siamese_pairs.read_pair_pictures(run.data, listed, preprocessing=run.preprocessing, skip_bad=run.skip_bad)
     for file in read.skipped:
@@ -244,13 +250,20 @@ def _train_on_pairs(
             checkpoints=run.work / "checkpoints",
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
+            teacher=teacher,
             watchers=watching.watchers,
         )
     embed = embedder(trained)
     validation, test = (
         read.scored(embed(read.images[read.needed(rows)]), rows) for rows in (parts.validation, parts.test)
     )
-    findings = pair_findings(test, _folds_to_measure_over(read.pairs, parts.test))
+    findings = pair_findings(
+        test,
+        _folds_to_measure_over(read.pairs, parts.test),
+        rows=read.pairs.sides[parts.test],
+        images=read.images,
+        files=read.pairs.files,
+    )
     findings = replace(findings, protocol=f"{findings.protocol} {_which(run, listed, read.pairs, parts)}")
     calibration = _calibrated(partial(fit_calibration, fit=validation, measure=test), meaning=SAME_PAIR)
     finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
@@ -282,12 +295,16 @@ def _folds_to_measure_over(pairs: PairList, rows: np.ndarray) -> np.ndarray | No
 def _which(run: Run, listed: Path, pairs: PairList, parts: Parts) -> str:
     """Returns the sentence of the protocol on which pairs the scores are of and which the choices were made by."""
     if pairs.folds is None:
-        test = f"those of {listed.name} that share no picture and no folder with the others"
+        test = f"those of {listed.name} that share no picture and no identity's folder with the others"
         validation = f"Another {len(parts.validation)} such pairs"
     else:
         test = f"those of {_named(np.unique(pairs.folds[parts.test]))} of {listed.name}"
         validation = f"Those of {_named(np.unique(pairs.folds[parts.validation]))}"
-    return f"The pairs are {test}, {held_out_from(run)}. {validation} chose the weights and fitted the calibration."
+    dealt = sum(len(rows) for rows in (parts.train, parts.validation, parts.test))
+    return (
+        f"The pairs are {test}, {held_out_from(run)}. {validation} chose the weights and fitted the calibration."
+        f"{caveats(pairs, dealt)}"
+    )
 
 
 def _named(folds: np.ndarray) -> str:

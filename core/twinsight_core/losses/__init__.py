@@ -9,7 +9,11 @@ from twinsight_core.losses.classification import (
     focal,
     logit_adjusted,
 )
-from twinsight_core.losses.distillation import knowledge_distillation, similarity_distillation
+from twinsight_core.losses.distillation import (
+    batch_similarity_distillation,
+    knowledge_distillation,
+    similarity_distillation,
+)
 from twinsight_core.losses.metric import (
     arcface,
     contrastive,
@@ -21,6 +25,7 @@ from twinsight_core.losses.metric import (
 __all__ = [
     "arcface",
     "balanced_weights",
+    "batch_similarity_distillation",
     "contrastive",
     "cross_entropy",
     "effective_number_weights",

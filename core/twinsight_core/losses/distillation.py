@@ -5,6 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+# Stands for minus infinity where a pair must not count; -inf itself makes NaN gradients.
+_EXCLUDED = -1e9
+
 
 def knowledge_distillation(
     *, student_logits: jax.Array, teacher_logits: jax.Array, temperature: float = 4.0
@@ -36,8 +39,8 @@ def similarity_distillation(
     The cross-entropy between the teacher's and the student's softmax of cosine similarities to the same bank of
     pictures, less the teacher's own entropy: 0 where both agree.
 
-    Source: Fang et al., "SEED: Self-supervised Distillation for Visual Representation", ICLR 2021, eqs. 4 and 5, here
-    with the batch's own pictures as the bank; the temperature is the same on both sides.
+    Source: Fang et al., "SEED: Self-supervised Distillation for Visual Representation", ICLR 2021, eqs. 4 and 5; the
+    temperature is the same on both sides.
 
     Args:
         student: [batch, dimension] float32, unit vectors.
@@ -50,6 +53,31 @@ def similarity_distillation(
         [batch] float32, at least 0.
     """
     return _divergence(teacher @ teacher_bank.T / temperature, student @ student_bank.T / temperature)
+
+
+def batch_similarity_distillation(*, student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
+    """Returns the same with the other pictures of the batch as the bank, each side by its own embeddings of them.
+
+    So the two may have different dimensions, and what is learned is who is close to whom, not where in space. The
+    picture itself is left out: its cosine of 1 on both sides would drown the others'.
+
+    Source: SEED's eqs. 4 and 5 as above; a bank for each side is that of Koohpayegani, Tejankar and Pirsiavash,
+    "CompRess: Self-Supervised Learning by Compressing Representations", NeurIPS 2020, section 3.
+
+    Args:
+        student: [batch, dimension] float32, unit vectors.
+        teacher: [batch, teacher dimension] float32, unit vectors of the same pictures.
+        temperature: scale of the similarities, above 0.
+
+    Returns:
+        [batch] float32, at least 0 up to rounding; 0 in a batch of two, where there is one other to be close to.
+    """
+    itself = jnp.eye(len(student), dtype=bool)
+
+    def logits(embeddings: jax.Array) -> jax.Array:
+        return jnp.where(itself, _EXCLUDED, embeddings @ embeddings.T / temperature)
+
+    return _divergence(logits(teacher), logits(student))
 
 
 def _divergence(target_logits: jax.Array, logits: jax.Array) -> jax.Array:

@@ -2,8 +2,9 @@
 
 1. Of every class a part of the pictures is held out to choose the weights by, and a part for the scores.
 2. Batches are drawn at random, or class by class; the loss is softmax cross-entropy, or one made for imbalance.
-3. The average of the weights with the best balanced accuracy on the validation part is kept.
-4. The same part gives the temperature at which the probabilities are right.
+3. A teacher, where there is one, has its say beside the labels (`distillation`).
+4. The average of the weights with the best balanced accuracy on the validation part is kept.
+5. The same part gives the temperature at which the probabilities are right.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from twinsight_core.losses import cross_entropy, effective_number_weights, focal
 from twinsight_core.models.classifier import Classifier, ClassifierConfig
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages
+from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
 from twinsight_core.training.parts import LabelledBatch, Parts
@@ -155,6 +157,7 @@ def train_classifier(
     checkpoints: Path,
     resume: bool = False,
     frozen_blocks: int = 0,
+    teacher: Teacher | None = None,
     watchers: tuple[Watcher, ...] = (),
 ) -> tuple[Classifier, Parts, Trained]:
     """Trains a network and returns it in evaluation mode with its temperature set, the parts, and how it ended.
@@ -166,6 +169,7 @@ def train_classifier(
         checkpoints: folder to go on from.
         resume: go on from the newest checkpoint.
         frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        teacher: a classifier of the same classes to learn from; None: none.
         watchers: are told how it goes.
 
     Raises:
@@ -179,9 +183,12 @@ def train_classifier(
     def loss(
         params: Arrays, stats: Arrays, batch: LabelledBatch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
-        seen = trainable.network(params, stats)
-        logits = seen.logits(views(key, jnp.asarray(batch.images), how=how.augmentation))
-        return classification_loss(logits, jnp.asarray(batch.labels), how, counts), (trainable.stats_of(seen), {})
+        made = trainable.network(params, stats)
+        seen = views(key, jnp.asarray(batch.images), how=how.augmentation)
+        logits = made.logits(seen)
+        labels = classification_loss(logits, jnp.asarray(batch.labels), how, counts)
+        value, of_value = taught(teacher, labels=labels, views=seen, answers=logits)
+        return value, (trainable.stats_of(made), of_value)
 
     run = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats).logits(images))
     held, labels = pictures.images[parts.validation], pictures.labels[parts.validation]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from twinsight_core.training.files import Files, in_chunks
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 # Raised when the cache's layout changes, so that an old cache is not read.
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 # More are counted and not named.
 _NAMED_FILES = 50
 
@@ -123,15 +124,17 @@ class PictureSource(Files):
 
     Args:
         path: a folder or a zip.
+        class_folders: whether pictures must lie in folders; those that lie in none are passed over then.
 
     Attributes:
         files: paths of the pictures, sorted.
 
     Raises:
-        TrainingError: it does not exist, there is no picture in a class folder, or a class folder is empty.
+        TrainingError: it does not exist, there is no picture in a class folder (or none at all), or a class folder is
+            empty.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, class_folders: bool = True) -> None:
         super().__init__(path)
         if path.is_dir():
             _check_folders(path)
@@ -139,11 +142,13 @@ class PictureSource(Files):
             sorted(
                 name
                 for name in self.names
-                if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES and len(PurePosixPath(name).parts) > 1
+                if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+                and (len(PurePosixPath(name).parts) > 1 or not class_folders)
             )
         )
         if not self.files:
-            raise TrainingError(f"{path} holds no picture in a class folder.", reason="DATA_EMPTY")
+            where = " in a class folder" if class_folders else ""
+            raise TrainingError(f"{path} holds no picture{where}.", reason="DATA_EMPTY")
 
 
 def classes_of(files: Sequence[str]) -> list[str]:
@@ -290,16 +295,22 @@ def read_class_folders(
 def _kept_pixels(
     source: PictureSource, preprocessing: Preprocessing, cache_dir: Path
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Does as `decode_readable` of all files, by way of a file that is mapped: they need not fit into memory."""
-    key = pixels_key(source, source.files, preprocessing)
-    cached = cache_dir / f"{source.path.stem}-{key}.npy"
+    """Does as `decode_readable` of all files, by way of a file that is mapped: they need not fit into memory.
+
+    Of a source only the pixels of its present files are kept, at each size that was asked for.
+    """
+    files = _fingerprint(source, source.files)
+    cached = cache_dir / f"{source.path.stem}-{_pixels_key(files, preprocessing)}.npy"
     beside = cached.with_suffix(".json")
     if not (cached.exists() and beside.exists()):
         flaws: dict[str, str] = {}
         partial = cached.with_suffix(".partial.npy")
         shape = _shape(source.files, preprocessing)
+        kept = _Kept(source=str(source.path.resolve()), files=files, flaws=flaws)
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
+            # First, so that the disk needs no room for both.
+            _delete_stale(cache_dir, kept)
             # Written and not mapped: a full disk is an error then, and no signal that ends the process.
             with partial.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -309,7 +320,7 @@ def _kept_pixels(
                     file.write(one.tobytes())
                 # Rows for what can't be read are at the end; they take no room.
                 file.truncate(start + math.prod(shape))
-            beside.write_text(json.dumps(flaws))
+            beside.write_text(json.dumps(kept))
             partial.replace(cached)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -317,9 +328,36 @@ def _kept_pixels(
             raise TrainingError(
                 f"{cache_dir}: the decoded pictures can't be kept there ({error.strerror}).", reason="CACHE_UNWRITABLE"
             ) from error
-    flaws = json.loads(beside.read_text())
+    flaws = json.loads(beside.read_text())["flaws"]
     images: np.ndarray = np.load(cached, mmap_mode="r")
     return images[: len(source.files) - len(flaws)], flaws
+
+
+class _Kept(TypedDict):
+    """What lies beside kept pixels.
+
+    Attributes:
+        source: path of the folder or zip.
+        files: `_fingerprint` of its pictures.
+        flaws: what is wrong with those that can't be read, by path.
+    """
+
+    source: str
+    files: str
+    flaws: dict[str, str]
+
+
+def _delete_stale(cache_dir: Path, now: _Kept) -> None:
+    """Deletes the pixels of other states of a source; those of another folder or zip stay, and what else lies there."""
+    for beside in cache_dir.glob("*.json"):
+        try:
+            kept = json.loads(beside.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(kept, dict) and kept.get("source") == now["source"] and kept.get("files") != now["files"]:
+            # A run that has them mapped goes on with them.
+            beside.with_suffix(".npy").unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
 
 
 def pixels_key(source: PictureSource, files: Sequence[str], preprocessing: Preprocessing) -> str:
@@ -328,12 +366,21 @@ def pixels_key(source: PictureSource, files: Sequence[str], preprocessing: Prepr
     Raises:
         TrainingError: a file is gone.
     """
+    return _pixels_key(_fingerprint(source, files), preprocessing)
+
+
+def _fingerprint(source: PictureSource, files: Sequence[str]) -> str:
+    """Returns what `Files.fingerprint` says of some pictures.
+
+    Raises:
+        TrainingError: a file is gone.
+    """
     try:
-        content = {
-            "version": CACHE_VERSION,
-            "preprocessing": asdict(preprocessing),
-            "files": source.fingerprint(files),
-        }
+        return source.fingerprint(files)
     except OSError as error:
         raise TrainingError(f"{source.path}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
+
+
+def _pixels_key(files: str, preprocessing: Preprocessing) -> str:
+    content = {"version": CACHE_VERSION, "preprocessing": asdict(preprocessing), "files": files}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

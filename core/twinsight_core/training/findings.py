@@ -120,16 +120,21 @@ def embedding_findings(
         + ", drawn at random; the accuracy is at its best threshold on these pairs.",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
-        mistakes=_worst_pairs(pairs, rows, images, labels, classes),
+        mistakes=_worst_pairs(pairs, rows, images, [classes[int(label)] for label in labels]),
     )
 
 
-def pair_findings(pairs: ScoredPairs, folds: np.ndarray | None) -> Findings:
+def pair_findings(
+    pairs: ScoredPairs, folds: np.ndarray | None, *, rows: np.ndarray, images: np.ndarray, files: Sequence[str]
+) -> Findings:
     """Returns how well cosines tell the same pairs of a list from the others.
 
     Args:
         pairs: cosines and truth.
         folds: [count] integer, the protocol's folds; None where it has none.
+        rows: [count, 2] integer, the two pictures of each pair.
+        images: [files, height, width, 3] uint8, RGB, 0..255.
+        files: paths of the pictures.
     """
     score = verification_score(pairs, folds=folds)
     scores = {
@@ -151,7 +156,10 @@ def pair_findings(pairs: ScoredPairs, folds: np.ndarray | None) -> Findings:
             }
     roc = roc_curve(pairs)
     return Findings(
-        protocol=protocol + "Intervals are of 95 %.", scores=scores, figures={"Verification: ROC": _roc_figure(roc)}
+        protocol=protocol + "Intervals are of 95 %.",
+        scores=scores,
+        figures={"Verification: ROC": _roc_figure(roc)},
+        mistakes=_worst_pairs(pairs, rows, images, files),
     )
 
 
@@ -314,21 +322,25 @@ def _roc_figure(roc: Roc) -> Figure:
     )
 
 
-def _worst_pairs(
-    pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
-) -> list[Mistake]:
-    """The different pairs that look most alike and the same ones that look least so."""
-    order = np.argsort(pairs.cosine)
-    different = [int(number) for number in order[::-1] if not pairs.same[number]][: WORST // 2]
-    same = [int(number) for number in order if pairs.same[number]][: WORST // 2]
-    return [
-        Mistake(
-            tuple(np.asarray(images[row]) for row in rows[number]),
-            " / ".join(dict.fromkeys(classes[int(labels[row])] for row in rows[number]))
-            + f": cosine {pairs.cosine[number]:.2f}",
-        )
-        for number in (*different, *same)
-    ]
+def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, names: Sequence[str]) -> list[Mistake]:
+    """Returns the different pairs that look most alike, and then the same ones that look least so.
+
+    Args:
+        pairs: cosines and truth.
+        rows: [count, 2] integer, the two pictures of each pair.
+        images: [pictures, height, width, 3] uint8, RGB, 0..255.
+        names: of the pictures, or of what is in them.
+    """
+    order = np.argsort(pairs.cosine, kind="stable")
+    different, same = order[~pairs.same[order]][::-1], order[pairs.same[order]]
+    mistakes = []
+    for kind, worst in (("different", different), ("the same", same)):
+        for number in worst[: WORST // 2]:
+            sides = [int(row) for row in rows[number]]
+            named = " / ".join(dict.fromkeys(names[row] for row in sides))
+            pictures = tuple(np.asarray(images[row]) for row in sides)
+            mistakes.append(Mistake(pictures, f"{kind}, cosine {pairs.cosine[number]:.2f}: {named}"))
+    return mistakes
 
 
 def _precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

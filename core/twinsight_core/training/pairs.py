@@ -11,6 +11,7 @@ Source of the second: Huang et al., "Labeled Faces in the Wild", 2007, README of
 from __future__ import annotations
 
 import csv
+import heapq
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class PairList:
     right: np.ndarray
     same: np.ndarray
     folds: np.ndarray | None
+
+    @property
+    def sides(self) -> np.ndarray:
+        """The two pictures of each pair, [count, 2] int64."""
+        return np.stack([self.left, self.right], axis=1)
 
 
 def read_pairs(path: Path, files: Sequence[str]) -> PairList:
@@ -142,8 +148,10 @@ def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str
     """Deals a list to parts that share no picture and have pairs of both kinds each.
 
     Folds stay whole and are dealt in their order, at least one to each part. Without folds, pictures are linked that
-    are in one pair or in one folder, which is one identity; what is linked stays together, and goes to the part that
-    lacks it most.
+    are in one pair or in one folder that is one identity (`one_identity`); what is linked stays together, and goes to
+    the part that lacks it most. Where the pairs link too much for that (different pairs drawn at random link all), only
+    identities stay together: pictures that same pairs or such folders link. Each part grows along the different pairs,
+    and those that would be of two parts are in none.
 
     Args:
         pairs: the list.
@@ -152,16 +160,27 @@ def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str
         remedy: for the message: what to do where pairs can't be dealt so.
 
     Returns:
-        Which pairs are of each part, [count] bool, by the parts' names.
+        Which pairs are of each part, [count] bool, by the parts' names; no pair is in two, with folds each is in one.
 
     Raises:
         TrainingError: there are fewer folds than parts, or folds of two parts share pictures, or a part would be
             without pairs of one kind.
     """
     wanted = np.array(list(shares.values()))
+
+    def named(numbers: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: numbers == number for number, name in enumerate(shares)}
+
+    def counted(parts: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+        return {name: (int(pairs.same[part].sum()), int((~pairs.same[part]).sum())) for name, part in parts.items()}
+
     numbers = _folds_dealt(pairs.folds, wanted) if pairs.folds is not None else _links_dealt(pairs, wanted, seed)
-    parts = {name: numbers == number for number, name in enumerate(shares)}
-    counts = {name: (int(pairs.same[part].sum()), int((~pairs.same[part]).sum())) for name, part in parts.items()}
+    parts = named(numbers)
+    counts = counted(parts)
+    if pairs.folds is None and any(0 in of_part for of_part in counts.values()):
+        apart = named(_identities_dealt(pairs, wanted, seed))
+        if not any(0 in of_part for of_part in counted(apart).values()):
+            return apart
     if any(0 in of_part for of_part in counts.values()):
         told = ", ".join(f"{same} same and {other} different in {name}" for name, (same, other) in counts.items())
         raise TrainingError(
@@ -200,7 +219,7 @@ def _folds_dealt(folds: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def _links_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndarray:
     """Returns the number of each pair's part when what is linked stays together, [count] int64."""
-    links = _linked(pairs)[pairs.left]
+    links = _linked(pairs, np.ones(len(pairs.same), np.bool_))[pairs.left]
     # Same and different pairs of each, as shares of all, so that the parts are alike in both.
     weights = np.stack(
         [np.bincount(links, weights=kind) / max(1, kind.sum()) for kind in (pairs.same, ~pairs.same)], axis=1
@@ -221,8 +240,79 @@ def _links_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndarray:
     return dealt
 
 
-def _linked(pairs: PairList) -> np.ndarray:
-    """Returns a number for each picture, [files] int64, equal where pictures are linked by pairs or folders."""
+def _identities_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the number of each pair's part when identities stay together, [count] int64; -1: its sides are apart.
+
+    The smallest part comes first: it takes one identity and then always the one that most different pairs link to what
+    it has, until it holds its share. The largest gets the rest. Dealt at random, a tenth of the identities would keep
+    a hundredth of the different pairs.
+    """
+    identities = np.unique(_linked(pairs, pairs.same), return_inverse=True)[1]
+    left, right = identities[pairs.left], identities[pairs.right]
+    linking = np.flatnonzero(~pairs.same & (left != right))
+    others: list[list[int]] = [[] for _ in range(len(pairs.files))]
+    for one, other in zip(left[linking].tolist(), right[linking].tolist(), strict=True):
+        others[one].append(other)
+        others[other].append(one)
+    # A pair counts for both of its sides, half each.
+    size = (np.bincount(left, minlength=len(others)) + np.bincount(right, minlength=len(others))) / 2
+    order = np.random.default_rng(seed).permutation(int(identities.max()) + 1).tolist()
+    smallest_first = np.argsort(shares, kind="stable").tolist()
+    parts = np.full(len(others), smallest_first[-1])
+    free = set(order)
+    for part in smallest_first[:-1]:
+        held, links = 0.0, dict.fromkeys(order, 0)
+        nearest = [(0, place, one) for place, one in enumerate(order) if one in free]  # sorted: a heap
+        places = {one: place for _, place, one in nearest}
+        while nearest and held < shares[part] * len(pairs.same):
+            _, _, one = heapq.heappop(nearest)
+            if one not in free:
+                continue  # taken when it had more links
+            free.remove(one)
+            parts[one] = part
+            held += float(size[one])
+            for other in others[one]:
+                if other in free:
+                    links[other] += 1
+                    heapq.heappush(nearest, (-links[other], places[other], other))
+    dealt: np.ndarray = np.where(parts[left] == parts[right], parts[left], -1)
+    return dealt
+
+
+def caveats(pairs: PairList, dealt: int) -> str:
+    """Returns what must be known of parts that `deal` made, in sentences, each after a blank; empty if nothing.
+
+    Args:
+        pairs: the list.
+        dealt: pairs that are in a part.
+    """
+    if pairs.folds is not None:
+        return ""
+    told = ""
+    if (apart := len(pairs.same) - dealt) > 0:
+        told += f" Of the list's {len(pairs.same)} pairs {apart} different ones are left out: they link two parts."
+    if one_identity(pairs) != {PurePosixPath(file).parent for file in pairs.files}:
+        told += (
+            " Folders are no identities here, since different pairs lie within one: who is who is known by same pairs "
+            "alone, and whether one identity is in two parts can't be checked."
+        )
+    return told
+
+
+def one_identity(pairs: PairList) -> set[PurePosixPath]:
+    """Returns the folders that may be one identity each: those of which no two pictures are a different pair."""
+    folders = [PurePosixPath(file).parent for file in pairs.files]
+    different = zip(pairs.left[~pairs.same].tolist(), pairs.right[~pairs.same].tolist(), strict=True)
+    return set(folders) - {folders[left] for left, right in different if folders[left] == folders[right]}
+
+
+def _linked(pairs: PairList, rows: np.ndarray) -> np.ndarray:
+    """Returns a number for each picture, [files] int64, equal where pictures are linked.
+
+    Args:
+        pairs: the list.
+        rows: [count] bool, the pairs that link; folders that are one identity do as well.
+    """
     roots = list(range(len(pairs.files)))
 
     def root(picture: int) -> int:
@@ -231,10 +321,12 @@ def _linked(pairs: PairList) -> np.ndarray:
             picture = roots[picture]
         return picture
 
+    linking = one_identity(pairs)
     folders: dict[PurePosixPath, int] = {}
     for number, file in enumerate(pairs.files):
-        roots[root(number)] = root(folders.setdefault(PurePosixPath(file).parent, number))
-    for left, right in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True):
+        if (folder := PurePosixPath(file).parent) in linking:
+            roots[root(number)] = root(folders.setdefault(folder, number))
+    for left, right in zip(pairs.left[rows].tolist(), pairs.right[rows].tolist(), strict=True):
         roots[root(left)] = root(right)
     return np.array([root(number) for number in range(len(roots))])
 

@@ -18,6 +18,7 @@ from twinsight_core.models.resnet import ResNetConfig
 from twinsight_core.models.siamese import SiameseConfig
 from twinsight_core.packages import ModelCard, ModelPackage, check_replaceable, find_package
 from twinsight_core.training.data import LabelledImages, read_class_folders
+from twinsight_core.training.distillation import Distillation
 from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
 
@@ -68,6 +69,7 @@ class Run:
         description: for the card.
         licence: for the card.
         training_data: for the card.
+        distillation: model to learn from beside the labels, and how much; None: none.
     """
 
     data: Path
@@ -86,6 +88,7 @@ class Run:
     description: str
     licence: str
     training_data: str
+    distillation: Distillation | None = None
 
     @property
     def work(self) -> Path:
@@ -110,13 +113,19 @@ class Run:
             start: the package that it starts from.
 
         Raises:
-            TrainingError: the run to go on from had other options, pictures or first weights.
+            TrainingError: the run to go on from had other options, pictures or first weights, or another teacher.
         """
         mine = {name: str(getattr(self, name)) for name in _DECIDING} | {
             name: str(value) for name, value in options.items()
         }
         mine["pictures"] = hashlib.sha256("\n".join(files).encode()).hexdigest()
         mine["first weights"] = start.digest if start else NO_START
+        if (how := self.distillation) is not None:
+            mine |= {
+                "teacher": how.teacher.digest,
+                "distillation weight": str(how.weight),
+                "distillation temperature": str(how.temperature),
+            }
         record = self.work / "run.json"
         if self.resume and record.exists():
             before = json.loads(record.read_text("utf-8"))

@@ -4,7 +4,8 @@
    (the alphabets of characters, say), whole groups.
 2. A batch holds some classes, some pictures of each. With groups it is drawn from few of them: the classes of one group
    are hard to tell apart, and those of another teach little.
-3. Views of the pictures go through the network; the loss is one of `LOSSES`.
+3. Views of the pictures go through the network; the loss is one of `LOSSES`. A teacher, where there is one, has its
+   say beside it (`distillation`).
 4. The average of the weights that finds pictures of the held-out classes best is kept.
 """
 
@@ -34,6 +35,7 @@ from twinsight_core.losses import (
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork, pair_distance
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages, split_classes
+from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import Batch, LoopConfig, Trained, Watcher, train
 from twinsight_core.training.parts import LabelledBatch, Parts
@@ -48,6 +50,9 @@ CENTRES = "centres"
 TURNS = 8
 """Ways to see a picture by quarter turns and mirroring."""
 ONE_SHOT_WAYS = 20
+
+ValueAndParts = tuple[jax.Array, Arrays]
+"""A loss, scalar, and its parts by name."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +273,7 @@ def train_siamese(
     checkpoints: Path,
     resume: bool = False,
     frozen_blocks: int = 0,
+    teacher: Teacher | None = None,
     watchers: tuple[Watcher, ...] = (),
 ) -> tuple[SiameseNetwork, Parts, Trained]:
     """Trains a network and returns it in evaluation mode, with the parts of the pictures and how it ended.
@@ -279,6 +285,7 @@ def train_siamese(
         checkpoints: folder to go on from.
         resume: go on from the newest checkpoint.
         frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        teacher: an embedding to learn from; None: none.
         watchers: are told how it goes.
 
     Raises:
@@ -292,9 +299,11 @@ def train_siamese(
         shape = (sampler.classes, how.network.dimension)
         beside = {CENTRES: jax.random.normal(jax.random.key(how.loop.seed), shape)}
 
-    def loss(network: SiameseNetwork, params: Arrays, batch: LabelledBatch, key: jax.Array) -> jax.Array:
-        embeddings = network(views(key, jnp.asarray(batch.images), how=how.augmentation))
-        return embedding_loss(embeddings, jnp.asarray(batch.labels), how, centres=params.get(CENTRES))
+    def loss(network: SiameseNetwork, params: Arrays, batch: LabelledBatch, key: jax.Array) -> ValueAndParts:
+        seen = views(key, jnp.asarray(batch.images), how=how.augmentation)
+        embeddings = network(seen)
+        labels = embedding_loss(embeddings, jnp.asarray(batch.labels), how, centres=params.get(CENTRES))
+        return taught(teacher, labels=labels, views=seen, answers=embeddings)
 
     labels = pictures.labels[parts.validation]
     groups = pictures.groups()[labels]
@@ -317,7 +326,7 @@ def train_siamese(
 def train_embedding(
     network: SiameseNetwork,
     *,
-    loss: Callable[[SiameseNetwork, Arrays, Batch, jax.Array], jax.Array],
+    loss: Callable[[SiameseNetwork, Arrays, Batch, jax.Array], ValueAndParts],
     batch: Callable[[int], Batch],
     held: np.ndarray,
     score: Callable[[np.ndarray], float],
@@ -332,7 +341,8 @@ def train_embedding(
 
     Args:
         network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
-        loss: of a network with the trained weights, those weights by name, a batch and a random key; a scalar.
+        loss: of a network with the trained weights, those weights by name, a batch and a random key; a scalar, and its
+            parts by name.
         batch: the batch of a step.
         held: [count, height, width, 3] uint8, RGB, 0..255; the pictures to choose the weights by.
         score: of their embeddings, [count, dimension] float32; higher is better.
@@ -352,8 +362,8 @@ def train_embedding(
         params: Arrays, stats: Arrays, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
         seen = trainable.network(params, stats)
-        value = loss(seen, params, batch, key)
-        return value, (trainable.stats_of(seen), {})
+        value, parts = loss(seen, params, batch, key)
+        return value, (trainable.stats_of(seen), parts)
 
     embed = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats)(images))
     ended = train(

@@ -3,7 +3,7 @@
 1. The pictures of the list are decoded; those that can't be read are all told of, or left out with their pairs.
 2. Pairs are held out, a part to choose the weights by and a part for the scores; no picture is in two parts.
 3. A batch holds as many same pairs as different ones. Views of both sides go through the network as one batch; the loss
-   is contrastive.
+   is contrastive. A teacher, where there is one, has its say beside it (`distillation`).
 4. The average of the weights that tells the held-out same pairs from the different ones best is kept.
 """
 
@@ -25,10 +25,11 @@ from twinsight_core.images import Preprocessing
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import PictureSource, decode_readable, unreadable_pictures
+from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher
 from twinsight_core.training.pairs import PairList, deal, read_pairs, without
 from twinsight_core.training.parts import Parts
-from twinsight_core.training.siamese import pair_loss, train_embedding
+from twinsight_core.training.siamese import ValueAndParts, pair_loss, train_embedding
 from twinsight_core.training.trainable import Arrays
 
 _PARTS_SEED = 0
@@ -121,7 +122,7 @@ def read_pair_pictures(
         TrainingError: the list breaks a rule or names pictures that are not there; or pictures can't be read, and are
             not to be left out or leave no pair. All such lines or pictures are named.
     """
-    source = PictureSource(data)
+    source = PictureSource(data, class_folders=False)
     pairs = read_pairs(listed, source.files)
     images, flaws = decode_readable(source, pairs.files, preprocessing)
     if not flaws:
@@ -199,6 +200,7 @@ def train_on_pairs(
     checkpoints: Path,
     resume: bool = False,
     frozen_blocks: int = 0,
+    teacher: Teacher | None = None,
     watchers: tuple[Watcher, ...] = (),
 ) -> tuple[SiameseNetwork, Parts, Trained]:
     """Trains a network and returns it in evaluation mode, with the parts of the pairs and how it ended.
@@ -210,6 +212,7 @@ def train_on_pairs(
         checkpoints: folder to go on from.
         resume: go on from the newest checkpoint.
         frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
+        teacher: an embedding to learn from; None: none.
         watchers: are told how it goes.
 
     Raises:
@@ -217,11 +220,14 @@ def train_on_pairs(
     """
     parts = split(pictures.pairs, how)
 
-    def loss(network: SiameseNetwork, params: Arrays, batch: PairBatch, key: jax.Array) -> jax.Array:
+    def loss(network: SiameseNetwork, params: Arrays, batch: PairBatch, key: jax.Array) -> ValueAndParts:
         del params
         both = jnp.concatenate([jnp.asarray(batch.left), jnp.asarray(batch.right)])
-        left, right = jnp.split(network(views(key, both, how=how.augmentation)), 2)
-        return pair_loss(left, right, jnp.asarray(batch.same), margin=how.margin)
+        seen = views(key, both, how=how.augmentation)
+        embeddings = network(seen)
+        left, right = jnp.split(embeddings, 2)
+        labels = pair_loss(left, right, jnp.asarray(batch.same), margin=how.margin)
+        return taught(teacher, labels=labels, views=seen, answers=embeddings)
 
     trained, ended = train_embedding(
         network,

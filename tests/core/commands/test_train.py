@@ -126,8 +126,10 @@ def test_evaluation_over_folders_and_pairs_says_its_protocol(embedding: Path, gr
         f"group0/class00/{n}.png,group0/class0{1 - n % 2}/{(n + 1) % 8}.png,{n % 2},{n // 2 % 2}" for n in range(8)
     ]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
-    done = run(evaluate, "--model", embedding, "--data", groups, "--pairs", tmp_path / "pairs.csv")
+    done = run(evaluate, "--model", embedding, "--data", groups, "--pairs", tmp_path / "pairs.csv", "--report",
+               tmp_path / "p.html")  # fmt: skip
     assert done.exit_code == 0, done.output
+    assert (tmp_path / "p.html").read_text().count("the same, cosine") == 4
     assert "4 same and 4 different pairs, as listed. Accuracy over 2 folds" in done.stdout
 
 
@@ -262,7 +264,10 @@ def test_the_protocol_says_which_pairs_were_held_out(paired: tuple[Path, Result]
         "held out from this training. Those of fold 2 chose the weights and fitted the calibration."
     )
     assert told in paired[1].stderr
-    assert told in (paired[0] / "report.html").read_text()
+    report = (paired[0] / "report.html").read_text()
+    assert told in report
+    assert report.count("different, cosine") == report.count("the same, cosine") == 6
+    assert report.count("data:image/jpeg") == 24
 
 
 def test_a_run_on_pairs_goes_on_with_the_same_list_alone(
@@ -294,7 +299,7 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     assert done.exit_code == 0, done.output
     told = (
         "15 same and 15 different pairs, as listed. Intervals are of 95 %. The pairs are those of pairs.csv that share "
-        "no picture and no folder with the others, held out from this training. Another 30 such pairs chose"
+        "no picture and no identity's folder with the others, held out from this training. Another 30 such pairs chose"
     )
     assert told in done.stderr
 
@@ -394,3 +399,9 @@ def test_a_recipe_is_the_command_without_paths_and_words(monkeypatch: pytest.Mon
 def test_a_recipe_tells_no_other_file_of_the_machine_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["twinsight", "train", f"--{name}", "/home/me/file", f"--{name}=/home/me/other"])
     assert recipe() == f"twinsight train --{name} {name.upper()} --{name} {name.upper()}"
+
+
+def test_a_recipe_names_a_model_by_its_folder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["twinsight", "train", "cnn", "--start", "/home/me/models/first", "--teacher=/home/me/models/large/"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert recipe() == "twinsight train cnn --start first --teacher large"

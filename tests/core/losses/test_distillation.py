@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinsight_core.losses import knowledge_distillation, similarity_distillation
+from twinsight_core.losses import batch_similarity_distillation, knowledge_distillation, similarity_distillation
 
 NumericGradient = Callable[[Callable[[np.ndarray], float], np.ndarray], np.ndarray]
 
@@ -72,6 +72,58 @@ def test_similarity_distillation_gradient_equals_a_float64_reference(numeric_gra
             temperature=0.2,
         ).sum()
 
+    gradient = jax.grad(loss)(jnp.asarray(student, jnp.float32))
+    np.testing.assert_allclose(gradient, numeric_gradient(reference, student), rtol=1e-3, atol=1e-4)
+
+
+def test_batch_similarity_distillation_worked_by_hand() -> None:
+    # The teacher sees the first two pictures as one and the third apart; to the student all three are as far apart.
+    teacher = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    loss = batch_similarity_distillation(student=jnp.eye(3), teacher=teacher, temperature=0.5)
+    p = np.exp(2.0) / (np.exp(2.0) + 1.0)
+    apart = p * np.log(p / 0.5) + (1 - p) * np.log((1 - p) / 0.5)
+    np.testing.assert_allclose(loss, [apart, apart, 0.0], rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**31 - 1), temperature=st.sampled_from([0.05, 0.2, 1.0]))
+def test_batch_similarity_distillation_minds_neither_turns_nor_dimensions_and_is_never_negative(
+    seed: int, temperature: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    teacher, student = (jnp.asarray(unit(rng, 6, dimension), jnp.float32) for dimension in (5, 3))
+    turned = jnp.asarray(np.linalg.qr(rng.normal(size=(5, 5)))[0], jnp.float32)
+
+    def loss(student: jax.Array) -> jax.Array:
+        return batch_similarity_distillation(student=student, teacher=teacher, temperature=temperature)
+
+    for same in (teacher @ turned, jnp.pad(teacher, ((0, 0), (0, 2)))):
+        np.testing.assert_allclose(loss(same), 0.0, atol=1e-4)
+    assert (loss(student) > -1e-4).all()
+    np.testing.assert_allclose(
+        batch_similarity_distillation(student=student[:2], teacher=teacher[:2], temperature=temperature), 0.0
+    )
+
+
+def test_batch_similarity_distillation_gradient_equals_a_float64_reference(numeric_gradient: NumericGradient) -> None:
+    rng = np.random.default_rng(4)
+    teacher, student = unit(rng, 4, 5), unit(rng, 4, 3)
+
+    def others(embeddings: np.ndarray) -> np.ndarray:
+        cosines: np.ndarray = embeddings @ embeddings.T / 0.2
+        left: np.ndarray = cosines[~np.eye(4, dtype=bool)].reshape(4, 3)
+        return left
+
+    def reference(student: np.ndarray) -> float:
+        target = log_softmax(others(teacher))
+        return float(np.sum(np.exp(target) * (target - log_softmax(others(student)))))
+
+    def loss(student: jax.Array) -> jax.Array:
+        return batch_similarity_distillation(
+            student=student, teacher=jnp.asarray(teacher, jnp.float32), temperature=0.2
+        ).sum()
+
+    np.testing.assert_allclose(loss(jnp.asarray(student, jnp.float32)), reference(student), rtol=1e-4)
     gradient = jax.grad(loss)(jnp.asarray(student, jnp.float32))
     np.testing.assert_allclose(gradient, numeric_gradient(reference, student), rtol=1e-3, atol=1e-4)
 

@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import cast
@@ -94,6 +95,32 @@ def test_a_file_that_is_mended_in_place_is_read_anew(source: Path, tmp_path: Pat
     new = read_class_folders(source, preprocessing=SMALL, cache_dir=cache)
     np.testing.assert_array_equal(new.images[:2], old.images[:2])
     np.testing.assert_array_equal(new.images[2], decode(png(31), SMALL))
+
+
+def test_of_a_source_no_pixels_of_files_that_have_changed_are_kept(source: Path, tmp_path: Path) -> None:
+    cache, other = tmp_path / "cache", tmp_path / "other" / source.name
+    other.parent.mkdir()
+    copy = shutil.copytree if source.is_dir() else shutil.copyfile
+    copy(source, other)
+    mend(other, "val/cat/3.png", png(77))
+    sizes = SMALL, Preprocessing(height_px=4, width_px=4)
+
+    def read(path: Path, size: Preprocessing = SMALL) -> set[str]:
+        read_class_folders(path, preprocessing=size, cache_dir=cache)
+        return {one.name for one in cache.iterdir()}
+
+    of_other = read(other)
+    assert len(of_other) == 2  # pixels, and what is known of them
+    (cache / "notes.json").write_text("[1]")
+    (cache / "torn.json").write_text("{")
+    for size in sizes:
+        before = read(source, size)
+    assert len(before) == 8
+    mend(source, "val/cat/3.png", png(31))
+    after = read(source)
+    # Those of both sizes are gone; those of another source of that name, and what else lies there, are not.
+    assert len(after) == 6
+    assert of_other | {"notes.json", "torn.json"} == before & after
 
 
 class Colours(nnx.Module):

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
 from twinsight_core.training import findings
-from twinsight_core.training.findings import class_pairs, group_pairs
+from twinsight_core.training.findings import WORST, class_pairs, group_pairs, pair_findings
 
 
 def unit(rows: int) -> np.ndarray:
@@ -47,3 +48,18 @@ def test_pairs_of_groups_stay_within_them_and_are_half_of_one_class() -> None:
     for pairs in found:
         assert pairs.same.sum() == (~pairs.same).sum() == 40
         np.testing.assert_array_equal(pairs.cosine, 1.0)
+
+
+def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_most_certain_first() -> None:
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    cosine = np.linspace(-0.9, 1.0, 20)
+    pairs = ScoredPairs(cosine=cosine, same=np.arange(20) % 2 == 0)
+    found = pair_findings(
+        pairs, None, rows=np.arange(40).reshape(20, 2), images=images, files=[f"{n}.png" for n in range(40)]
+    )
+    assert [one.caption for one in found.mistakes] == [
+        *(f"different, cosine {cosine[n]:.2f}: {2 * n}.png / {2 * n + 1}.png" for n in (19, 17, 15, 13, 11, 9)),
+        *(f"the same, cosine {cosine[n]:.2f}: {2 * n}.png / {2 * n + 1}.png" for n in (0, 2, 4, 6, 8, 10)),
+    ]
+    assert len(found.mistakes) == WORST
+    assert [[int(picture[0, 0, 0]) for picture in one.pictures] for one in found.mistakes[:2]] == [[38, 39], [34, 35]]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.training.pairs import PairList, deal, halves, read_pairs, without
+from twinsight_core.training.pairs import PairList, caveats, deal, halves, read_pairs, without
 
 FILES = ("a/a_0001.jpg", "a/a_0002.jpg", "b/b_0001.jpg", "b/b_0003.jpg")
 
@@ -260,3 +260,62 @@ def test_pairs_and_pictures_are_left_out_with_the_pictures_that_they_need() -> N
     assert left.folds is not None
     assert left.folds.tolist() == [4, 6]
     assert without(pairs, pairs.files).files == ()
+
+
+def drawn_at_random(identities: int, *, in_folders: bool, each: int = 4, different: int = 400) -> PairList:
+    """All same pairs of each identity, and different pairs of any two; in one folder or one an identity."""
+    rng = np.random.default_rng(0)
+    names = [
+        [f"{one}/{number}.png" if in_folders else f"{one}-{number}.png" for number in range(each)]
+        for one in range(identities)
+    ]
+    pairs = [(of[0], other, True) for of in names for other in of[1:]]
+    for _ in range(different):
+        one, other = rng.choice(identities, 2, replace=False)
+        pairs.append((names[one][rng.integers(each)], names[other][rng.integers(each)], False))
+    return pair_list(*pairs)
+
+
+@pytest.mark.parametrize("in_folders", [True, False])
+def test_where_different_pairs_link_all_identities_stay_whole_and_pairs_between_parts_are_left_out(
+    in_folders: bool,
+) -> None:
+    pairs = drawn_at_random(60, in_folders=in_folders)
+    identities = np.array([int(file.replace("/", "-").partition("-")[0]) for file in pairs.files])
+    for seed in range(3):
+        parts = deal(pairs, PARTS, seed=seed, remedy="mend it")
+        of_parts = [set(identities[pairs.left[part]]) | set(identities[pairs.right[part]]) for part in parts.values()]
+        assert sum(len(one) for one in of_parts) == len(set.union(*of_parts)) == 60
+        assert np.sum(list(parts.values()), axis=0).max() == 1
+        left_out = ~np.any(list(parts.values()), axis=0)
+        assert not pairs.same[left_out].any()
+        # Dealt at random, about a hundredth of the different pairs would be in each of the small parts.
+        kept = {name: int((~pairs.same[part]).sum()) for name, part in parts.items()}
+        assert kept["training"] > 150
+        assert min(kept.values()) >= 6
+        assert dealt(pairs, seed=seed) == [np.flatnonzero(part).tolist() for part in parts.values()]
+
+
+def test_what_is_left_out_and_what_can_not_be_checked_is_told() -> None:
+    known = drawn_at_random(20, in_folders=True)
+    assert caveats(known, len(known.same)) == ""
+    assert caveats(known, len(known.same) - 7) == (
+        f" Of the list's {len(known.same)} pairs 7 different ones are left out: they link two parts."
+    )
+    unknown = drawn_at_random(20, in_folders=False)
+    assert "whether one identity is in two parts can't be checked." in caveats(unknown, len(unknown.same))
+    assert caveats(clusters(3, folds=True), 6) == ""
+
+
+def test_same_pairs_of_two_folders_stay_together_whatever_else_is_linked() -> None:
+    # Two cameras, a folder each: identity n is in both.
+    pairs = pair_list(
+        *((f"one/{n}.png", f"two/{n}.png", True) for n in range(12)),
+        *((f"one/{n}.png", f"one/{(n + 1) % 12}.png", False) for n in range(12)),
+        *((f"two/{n}.png", f"two/{(n + 1) % 12}.png", False) for n in range(12)),
+    )
+    first, second = halves(pairs, seed=0)
+    assert not (first & second).any()
+    assert (first | second)[:12].all()
+    # A ring cut in two: of each camera two different pairs link the halves.
+    assert [int(half[12:].sum()) for half in (first, second)] == [10, 10]

@@ -82,16 +82,44 @@ def test_the_same_pairs_are_held_out_whatever_the_seed(pictures: PairPictures) -
     np.testing.assert_array_equal(split(pictures.pairs, HOW).test, split(pictures.pairs, other).test)
 
 
-def test_pairs_that_all_hang_together_are_refused_with_their_counts(folder: Path, tmp_path: Path) -> None:
+def test_of_pairs_that_all_hang_together_some_different_ones_are_left_out(folder: Path, tmp_path: Path) -> None:
     chain = "".join(f"class{number:02}/0.png,class{number + 1:02}/1.png,0\n" for number in range(23))
     (tmp_path / "pairs.csv").write_text((folder / "pairs.csv").read_text() + "\n" + chain)
     read = read_pair_pictures(folder / "set.zip", tmp_path / "pairs.csv", preprocessing=SIZE)
+    parts = split(read.pairs, HOW)
+    rows = (parts.train, parts.validation, parts.test)
+    classes = [{read.pairs.files[number].partition("/")[0] for number in read.needed(one)} for one in rows]
+    assert sum(len(one) for one in classes) == len(set.union(*classes)) == 24
+    left_out = np.setdiff1d(np.arange(167), np.concatenate(rows))
+    assert 0 < len(left_out) < 23
+    assert not read.pairs.same[left_out].any()
+
+
+def test_pairs_that_hang_together_by_two_pictures_are_refused_with_their_counts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(
+        "class00/0.png,class00/1.png,1\nclass01/0.png,class01/1.png,1\nclass00/0.png,class01/0.png,0\n"
+    )
+    read = read_pair_pictures(folder / "set.zip", tmp_path / "pairs.csv", preprocessing=SIZE)
     with pytest.raises(
         TrainingError,
-        match=r"^The 167 pairs can't be dealt .* 96 same and 71 different in training, 0 same and 0 different in "
+        match=r"^The 3 pairs can't be dealt .* 2 same and 1 different in training, 0 same and 0 different in "
         r"validation, .*; hold out more \(`held-out`\), leave out pairs that link too many",
     ):
         split(read.pairs, HOW)
+
+
+def test_pictures_of_a_list_need_no_folders(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    with zipfile.ZipFile(folder / "set.zip") as archive:
+        for name in archive.namelist():
+            (tmp_path / "flat" / name.replace("/", "-")).write_bytes(archive.read(name))
+    (tmp_path / "pairs.csv").write_text((folder / "pairs.csv").read_text().replace("/", "-"))
+    read = read_pair_pictures(tmp_path / "flat", tmp_path / "pairs.csv", preprocessing=SIZE)
+    of_folders = read_pair_pictures(folder / "set.zip", folder / "pairs.csv", preprocessing=SIZE)
+    np.testing.assert_array_equal(read.images, of_folders.images)
+    # Of what is linked nothing is parted, and all is dealt.
+    parts = split(read.pairs, HOW)
+    assert [len(one) for one in (parts.train, parts.validation, parts.test)] == [72, 36, 36]
 
 
 def test_a_batch_holds_training_pairs_half_of_them_same(pictures: PairPictures) -> None:
