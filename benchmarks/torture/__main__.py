@@ -52,8 +52,6 @@ def main(arguments: list[str]) -> int:
     factor: float = chosen.scale
     if chosen.minutes is not None:
         factor = min(1.0, chosen.minutes / sum(PROMISES[name].minutes for name in names))
-    # What a broken disk makes the product log is expected.
-    logging.getLogger("twinsight").setLevel(logging.CRITICAL)
     out: Path = chosen.out
     outcomes = _try_all(names, Scale(factor, chosen.seed), out)
     if out == RESULT:
@@ -118,4 +116,6 @@ def _table(outcomes: dict[str, Outcome]) -> Table:
 
 
 if __name__ == "__main__":
+    # What a broken disk makes the product log is expected.
+    logging.getLogger("twinsight").setLevel(logging.CRITICAL)
     sys.exit(main(sys.argv[1:]))

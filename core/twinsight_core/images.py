@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -53,6 +55,11 @@ _BYTES_PER_PIXEL = 4
 _MOST_PIXELS_OVER_ALL_PASSES = 1_000_000_000
 """A pass over 40 megapixels of a JPEG takes 20 to 40 ms, however few bytes the pass has in the file; usual progressive
 JPEGs have about ten."""
+
+_PIXEL_NS, _SCALED_PIXEL_NS, _PASS_NS = 20, 5, 1
+"""About what a pixel takes on two cores of an AMD EPYC: in a PNG or WebP, in a JPEG scaled while it is decoded, and in
+each pass over it."""
+_SLOW_NS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,76 @@ WHOLE = Region()
 DEFAULT_LIMITS = Limits()
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedImage:
+    """An encoded picture that may be decoded, but is not yet.
+
+    Attributes:
+        file: what it claims, and all of its bytes: no second, shorter copy is held until it is decoded.
+        is_whole: whether decoders may see all of it.
+        needed: smallest size, (width, height), that it is decoded to.
+        region: the part to look at.
+        to: size and fit.
+    """
+
+    file: ImageFile
+    is_whole: bool
+    needed: tuple[int, int]
+    region: Region
+    to: Preprocessing
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether decoding it should keep a core for over a tenth of a second."""
+        nanoseconds = (_SCALED_PIXEL_NS if self.file.is_scalable else _PIXEL_NS) + self.file.passes * _PASS_NS
+        return self.file.width * self.file.height * nanoseconds > _SLOW_NS
+
+    def decode(self) -> np.ndarray:
+        """Decodes it. Safe to call from several threads; releases the GIL while it works.
+
+        Returns:
+            [height, width, 3] uint8, RGB, 0..255.
+
+        Raises:
+            InvalidImage: IMAGE_UNREADABLE, field `encoded`.
+        """
+        with _told(), Pillow.open(io.BytesIO(self._visible()), formats=FORMATS) as picture:
+            if picture.size != (self.file.width, self.file.height):
+                raise ValueError("the decoder sees another size than was checked")
+            picture.draft("RGB", self.needed)
+            picture.load()
+            return _resize(_Upright(picture, self.file.orientation), self.region, self.to)
+
+    def _visible(self) -> bytes:
+        """Returns what decoders get to see."""
+        if self.is_whole:
+            return self.file.data
+        again = read(self.file.data)
+        return self.file.data if again is None else again.data  # it was of a known format before
+
+
+def check(
+    encoded: bytes, to: Preprocessing, *, limits: Limits = DEFAULT_LIMITS, region: Region | None = None
+) -> CheckedImage:
+    """Checks a picture without decoding anything. Arguments as of `decode`.
+
+    Raises:
+        InvalidImage: IMAGE_TOO_LARGE, IMAGE_FORMAT_UNSUPPORTED or IMAGE_UNREADABLE, field `encoded`.
+    """
+    part = region or WHOLE
+    _check_bytes(encoded, limits)
+    with _told():
+        file = read(encoded)
+        if file is None:
+            raise InvalidImage(
+                "The bytes are not a JPEG, PNG or WebP file.", reason="IMAGE_FORMAT_UNSUPPORTED", field="encoded"
+            )
+        _check_pixels(file.width, file.height, limits)
+        needed = _needed_size(file, part, to)
+        _check_cost(file, needed, limits)
+        return CheckedImage(replace(file, data=encoded), file.data is encoded, needed, part, to)
+
+
 def decode(
     encoded: bytes, to: Preprocessing, *, limits: Limits = DEFAULT_LIMITS, region: Region | None = None
 ) -> np.ndarray:
@@ -132,29 +209,7 @@ def decode(
     Raises:
         InvalidImage: IMAGE_TOO_LARGE, IMAGE_FORMAT_UNSUPPORTED or IMAGE_UNREADABLE, field `encoded`.
     """
-    part = region or WHOLE
-    _check_bytes(encoded, limits)
-    try:
-        file = read(encoded)
-        if file is None:
-            raise InvalidImage(
-                "The bytes are not a JPEG, PNG or WebP file.", reason="IMAGE_FORMAT_UNSUPPORTED", field="encoded"
-            )
-        _check_pixels(file.width, file.height, limits)
-        needed = _needed_size(file, part, to)
-        _check_cost(file, needed, limits)
-        with Pillow.open(io.BytesIO(file.data), formats=FORMATS) as picture:
-            if picture.size != (file.width, file.height):
-                raise ValueError("the decoder sees another size than was checked")
-            picture.draft("RGB", needed)
-            picture.load()
-            return _resize(_Upright(picture, file.orientation), part, to)
-    except (InvalidInput, MemoryError):
-        raise
-    except Exception as error:  # decoders raise whatever a broken file trips them over
-        raise InvalidImage(
-            "The picture can't be decoded: it is damaged or cut off.", reason="IMAGE_UNREADABLE", field="encoded"
-        ) from error
+    return check(encoded, to, limits=limits, region=region).decode()
 
 
 def from_pixels(
@@ -181,6 +236,19 @@ def from_pixels(
         )
     _check_pixels(width, height, limits, field="raw")
     return _resize(_Upright(Pillow.fromarray(np.ascontiguousarray(pixels))), region or WHOLE, to)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns whatever a broken file trips over into the one error that is told of it."""
+    try:
+        yield
+    except (InvalidInput, MemoryError):
+        raise
+    except Exception as error:
+        raise InvalidImage(
+            "The picture can't be decoded: it is damaged or cut off.", reason="IMAGE_UNREADABLE", field="encoded"
+        ) from error
 
 
 def _check_bytes(encoded: bytes, limits: Limits) -> None:

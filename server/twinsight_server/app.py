@@ -37,6 +37,7 @@ from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
+from twinsight_server.allocation import give_back_freed
 from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
 from twinsight_server.health import Canary
@@ -158,6 +159,7 @@ class Server:
             self.canary.learn()
         if stopped.is_set():
             return False
+        give_back_freed()
         self.compilations.reset()
         self.gate.open()
         self.canary.start(self._config.canary_s)

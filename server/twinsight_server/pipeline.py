@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -21,6 +24,11 @@ from twinsight_server.models import ServedModel
 from twinsight_server.turns import Answer
 
 log = structlog.stdlib.get_logger("twinsight.pipeline")
+
+T = TypeVar("T")
+
+_NICE = 10
+"""A tenth of what a thread of the usual priority gets where both want a core."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,21 @@ class Picture:
 
 
 class Pipeline:
-    """Decodes pictures and runs models on them."""
+    """Decodes pictures and runs models on them.
+
+    On the host the models' lanes decode what they compute, but for pictures that take long: a lane that was at one
+    would keep others waiting, and its batch. Those are decoded aside, on what the others leave of the cores.
+    """
 
     def __init__(self, *, decoders: int, limits: Limits) -> None:
-        """Starts the threads that decode for devices; on the host the models' lanes decode what they compute.
+        """Starts the threads that decode for devices, and those for what takes long.
 
         Args:
             decoders: how many.
             limits: which pictures are refused.
         """
         self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
+        self._aside = ThreadPoolExecutor(max(1, decoders // 2), thread_name_prefix="decode-slow", initializer=_give_way)
         self._limits = limits
 
     def infer(self, model: ServedModel, pictures: Sequence[Picture], call: Call) -> list[Answer]:
@@ -83,42 +96,66 @@ class Pipeline:
     def close(self) -> None:
         """Finishes what is being decoded and stops the threads."""
         self._pool.shutdown()
+        self._aside.shutdown()
 
     def _begin(self, model: ServedModel, picture: Picture, call: Call, *, alone: bool = False) -> Future[Answer]:
         """Puts a picture in work; one that is `alone` in its call is computed here where the model is idle."""
         future: Future[Answer] = Future()
-        load = partial(self._load, model, picture, call)
-        if alone and model.batcher.infer_alone(load, call, future):
+        try:
+            decode, is_slow = _guarded(partial(self._checked, model, picture), call)
+        except TwinsightError as error:
+            future.set_result(error)
             return future
-        if model.batcher.on_host:
-            model.batcher.submit(load, call, future)
-            return future
+        load = partial(_guarded, decode, call)
+        if not is_slow:
+            if alone and model.batcher.infer_alone(load, call, future):
+                return future
+            if model.batcher.on_host:
+                model.batcher.submit(load, call, future)
+                return future
         model.batcher.announce()
         try:
-            self._pool.submit(_decode, model, load, call, future, time.monotonic())
+            pool = self._aside if is_slow else self._pool
+            pool.submit(_decode, model, load, call, future, time.monotonic())
         except BaseException:
             model.batcher.give_up()
             raise
         return future
 
-    def _load(self, model: ServedModel, picture: Picture, call: Call) -> np.ndarray:
-        """Returns a picture's pixels at the model's size; what goes wrong keeps to this picture."""
+    def _checked(self, model: ServedModel, picture: Picture) -> tuple[Callable[[], np.ndarray], bool]:
+        """Returns what makes a picture's pixels at the model's size, and whether that takes long.
+
+        Raises:
+            InvalidImage: it is refused unread.
+        """
         to = model.package.card.preprocessing
-        try:
-            if isinstance(picture.source, bytes):
-                return images.decode(picture.source, to, limits=self._limits, region=picture.region)
-            return images.from_pixels(picture.source, to, limits=self._limits, region=picture.region)
-        except TwinsightError:
-            raise
-        except BaseException as error:
-            log.exception("a picture failed in decoding", request_id=call.request_id)
-            raise TwinsightError("Decoding failed on this picture.", reason="DECODE_FAILED") from error
+        if isinstance(picture.source, bytes):
+            checked = images.check(picture.source, to, limits=self._limits, region=picture.region)
+            return checked.decode, checked.is_slow
+        return partial(images.from_pixels, picture.source, to, limits=self._limits, region=picture.region), False
+
+
+def _give_way() -> None:
+    """Lets this thread have what others leave of the cores."""
+    if sys.platform == "linux":  # elsewhere it would be the whole process
+        os.nice(_NICE)
+
+
+def _guarded(work: Callable[[], T], call: Call) -> T:
+    """Returns what is made of a picture; what goes wrong keeps to this picture."""
+    try:
+        return work()
+    except TwinsightError:
+        raise
+    except BaseException as error:
+        log.exception("a picture failed in decoding", request_id=call.request_id)
+        raise TwinsightError("Decoding failed on this picture.", reason="DECODE_FAILED") from error
 
 
 def _decode(
     model: ServedModel, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], since: float
 ) -> None:
-    """Decodes one picture for a device and queues it."""
+    """Decodes one picture away from the lanes and queues it."""
     start = time.monotonic()
     try:
         call.check_alive()

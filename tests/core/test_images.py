@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from twinsight_core.errors import InvalidImage, InvalidInput, TwinsightError
-from twinsight_core.images import Limits, Preprocessing, Region, decode, from_pixels
+from twinsight_core.images import Limits, Preprocessing, Region, check, decode, from_pixels
 
 SMALL = Preprocessing(height_px=8, width_px=8)
 
@@ -227,6 +227,33 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_undecoded(data: bytes,
     with pytest.raises(InvalidImage, match=says) as caught:
         decode(data, SMALL)
     assert (caught.value.reason, caught.value.field) == ("IMAGE_TOO_LARGE", "encoded")
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "options", "is_slow"),
+    [
+        ("PNG", (2000, 2000), {}, False),
+        ("PNG", (3000, 2000), {}, True),
+        ("WEBP", (3000, 2000), {}, True),
+        ("JPEG", (4000, 3000), {}, False),  # a telephone's
+        ("JPEG", (6000, 4000), {}, True),
+        ("JPEG", (4000, 3000), {"progressive": True}, True),
+    ],
+)
+def test_what_will_take_long_to_decode_is_known_before(
+    kind: str, size: tuple[int, int], options: dict[str, object], is_slow: bool
+) -> None:
+    checked = check(encoded(Pillow.new("RGB", size), kind, **options), SMALL)
+    assert checked.is_slow == is_slow
+
+
+def test_a_checked_picture_holds_no_second_copy_and_is_decoded_as_ever() -> None:
+    exif = Pillow.Exif()
+    exif[0x010E] = "described" * 100
+    data = encoded(quadrants(), "JPEG", exif=exif)
+    checked = check(data, SMALL)
+    assert checked.file.data is data
+    np.testing.assert_array_equal(checked.decode(), decode(data, SMALL))
 
 
 def test_raw_pixels_obey_the_pixel_limit_too() -> None:

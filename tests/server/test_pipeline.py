@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from PIL import Image as Pillow
 from twinsight_core.engine import Engine
 from twinsight_core.errors import DeadlineExceeded, InvalidImage, Overloaded
 from twinsight_core.executors.base import Executor
-from twinsight_core.images import Limits
+from twinsight_core.images import CheckedImage, Limits
 from twinsight_core.packages import shipped_packages
 from twinsight_server.batcher import Batcher
 from twinsight_server.calls import Call
@@ -161,3 +162,34 @@ def test_an_unforeseen_failure_in_decoding_keeps_to_its_picture(
     bad, good = pipeline.infer(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
     assert getattr(bad, "reason", "") == "DECODE_FAILED"
     assert isinstance(good, np.ndarray)
+
+
+def test_a_picture_that_takes_long_keeps_nobody_waiting(
+    pipeline: Pipeline, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, begun, go = CheckedImage.decode, threading.Event(), threading.Event()
+    niceness: list[int] = []
+
+    def decode(checked: CheckedImage) -> np.ndarray:
+        if checked.is_slow:
+            niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            begun.set()
+            assert go.wait(60)
+        return right(checked)
+
+    monkeypatch.setattr(CheckedImage, "decode", decode)
+    out = io.BytesIO()
+    Pillow.new("L", (3000, 2000), 77).save(out, "PNG", compress_level=1)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(pipeline.infer, model, [Picture(out.getvalue())], call())
+        assert begun.wait(60)
+        for level in (1, 2):
+            (answer,) = pipeline.infer(model, [grey(level)], call())
+            assert isinstance(answer, np.ndarray)
+            assert float(answer[0]) == level
+        assert not slow.done()
+        go.set()
+        (answer,) = slow.result(60)
+    assert isinstance(answer, np.ndarray)
+    assert float(answer[0]) == 77
+    assert niceness == [min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)]
