@@ -1,13 +1,14 @@
 """Health's calls, which need no token, wait for their message in a few places.
 
 grpcio gives each call a thread that waits for its message. Whoever opened calls and sent none could keep all threads,
-and neither health nor anybody else would be answered. So only a few wait at the same time, and where one more comes,
-the one that has waited longest is ended: an honest question comes with its call.
+and neither health nor anybody else would be answered. So only a few wait for long: of more, those that have waited
+longest are ended after a moment. An honest question comes with its call, however many come at once.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Generic, TypeVar, cast
@@ -18,7 +19,9 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 MOST_WAITING = 16
-"""A quarter of the threads that the server has to spare."""
+"""For longer than a moment: a quarter of the threads that the server has to spare."""
+
+_MOMENT_S = 0.1
 
 _HEALTH = "/grpc.health.v1.Health/"
 
@@ -28,7 +31,8 @@ class PromptHealth(grpc.ServerInterceptor):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[grpc.ServicerContext, None] = {}  # in the order in which they came
+        self._waiting: dict[grpc.ServicerContext, float] = {}  # since when, in the order in which they came
+        self._thinning = False
 
     def intercept_service(
         self,
@@ -56,12 +60,8 @@ class PromptHealth(grpc.ServerInterceptor):
     def message(self, requests: Iterator[RequestT], context: grpc.ServicerContext) -> RequestT | None:
         """Waits for the message of a call; None: the call is over."""
         with self._lock:
-            longest = next(iter(self._waiting)) if len(self._waiting) >= MOST_WAITING else None
-            if longest is not None:
-                del self._waiting[longest]
-            self._waiting[context] = None
-        if longest is not None:
-            longest.cancel()
+            self._waiting[context] = time.monotonic()
+            self._thin_later()
         try:
             return next(requests, None)
         except grpc.RpcError:
@@ -69,6 +69,26 @@ class PromptHealth(grpc.ServerInterceptor):
         finally:
             with self._lock:
                 self._waiting.pop(context, None)
+
+    def _thin_later(self) -> None:
+        """Has those who wait too long looked for, where too many wait. Holds the lock."""
+        if len(self._waiting) > MOST_WAITING and not self._thinning:
+            self._thinning = True
+            timer = threading.Timer(_MOMENT_S, self._thin)
+            timer.daemon = True
+            timer.start()
+
+    def _thin(self) -> None:
+        with self._lock:
+            since = time.monotonic() - _MOMENT_S
+            too_many = list(self._waiting.items())[: max(0, len(self._waiting) - MOST_WAITING)]
+            ended = [context for context, came in too_many if came <= since]
+            for context in ended:
+                del self._waiting[context]
+            self._thinning = False
+            self._thin_later()
+        for context in ended:
+            context.cancel()
 
     def _answered(
         self,

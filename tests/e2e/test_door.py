@@ -159,6 +159,16 @@ def test_questions_after_health_that_are_never_asked_take_no_threads_from_others
             assert client.list_collections() == []
 
 
+def test_questions_after_health_that_come_together_are_all_answered(guarded: Guarded) -> None:
+    question = health_pb2.HealthCheckRequest().SerializeToString()
+    alone = [("grpc.use_local_subchannel_pool", 1)]
+    with ExitStack() as opened:
+        channels = [opened.enter_context(grpc.insecure_channel(guarded.server.address, alone)) for _ in range(48)]
+        asked = [raw(channel, CHECK).future(question, timeout=60) for channel in channels]
+        answers = [health_pb2.HealthCheckResponse.FromString(one.result()) for one in asked]
+    assert {one.status for one in answers} == {health_pb2.HealthCheckResponse.SERVING}
+
+
 def test_health_is_watched_without_a_token(guarded: Guarded) -> None:
     with grpc.insecure_channel(guarded.server.address) as channel:
         watch = health_stub(channel).Watch(
