@@ -79,7 +79,7 @@ class ServerConfig:
     )
     vectors_on_disk: Annotated[
         bool,
-        "Keep the vectors beside the graphs in nameless files of data_dir, which the kernel caches: half the memory, "
+        "Keep the vectors beside the graphs in nameless files of data_dir, which the kernel caches: less memory, "
         "and exact searches wait for the disk where the cache is short.",
     ] = False
     keyring: Annotated[
