@@ -140,15 +140,20 @@ class Worker:
         return f"It printed last: {lines[-1][:300]}" if lines else "It printed nothing."
 
 
+_others: set[int] = set()
+"""Children that this process had before it adopted any, as of another library."""
+
+
 def adopt_orphans() -> None:
     """Makes this process the parent of what its workers leave behind, so that `end_orphans` finds it."""
+    _others.update(_children())
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_orphans() -> int:
     """Ends the children of this process that are no living workers: servers that left their worker's session."""
     ended = 0
-    while orphans := [pid for pid in _children() if pid not in _living]:
+    while orphans := [pid for pid in _children() if pid not in _living and pid not in _others]:
         for pid in orphans:
             _end(pid)
         ended += len(orphans)
