@@ -140,6 +140,7 @@ class Worker:
         return f"It printed last: {lines[-1][:300]}" if lines else "It printed nothing."
 
 
+_adopting = threading.Event()
 _others: set[int] = set()
 """Children that this process had before it adopted any, as of another library."""
 
@@ -147,13 +148,14 @@ _others: set[int] = set()
 def adopt_orphans() -> None:
     """Makes this process the parent of what its workers leave behind, so that `end_orphans` finds it."""
     _others.update(_children())
+    _adopting.set()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_orphans() -> int:
-    """Ends the children of this process that are no living workers: servers that left their worker's session."""
+    """Ends the children of this process that are no living workers, if it adopts: servers that left their session."""
     ended = 0
-    while orphans := [pid for pid in _children() if pid not in _living and pid not in _others]:
+    while _adopting.is_set() and (orphans := [pid for pid in _children() if pid not in _living and pid not in _others]):
         for pid in orphans:
             _end(pid)
         ended += len(orphans)
