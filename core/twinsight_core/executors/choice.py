@@ -11,7 +11,6 @@ found of OpenVINO is kept beside the exported network, so that the next start ne
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -188,7 +187,8 @@ class _Exported:
     def of(cls, package: ModelPackage, cache_dir: Path) -> _Exported:
         """Reads it from the cache, or makes it and puts it there."""
         versions = "-".join(version(name) for name in _EXPORTERS)
-        stem = f"{package.digest.rpartition(':')[2][:32]}-{versions}"
+        network = package.digest.rpartition(":")[2][:32]
+        stem = f"{network}-{versions}"
         kept = cache_dir / f"{stem}.onnx"
         try:
             content = kept.read_bytes()
@@ -200,7 +200,7 @@ class _Exported:
             package=package,
             onnx=content,
             record=cache_dir / f"{stem}.json",
-            programs=KeptPrograms(cache_dir, hashlib.sha256(stem.encode()).hexdigest()[:32]),
+            programs=KeptPrograms(cache_dir, network, exported=versions),
         )
 
     def agreement(self, executor: OpenVinoExecutor, precision: Precision) -> Agreement:

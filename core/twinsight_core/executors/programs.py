@@ -23,11 +23,13 @@ class KeptPrograms:
 
     Attributes:
         folder: where; it exists.
-        network: names the network, in letters, digits, dots and hyphens.
+        network: names the network, in letters and digits.
+        exported: by what it was exported: another export is another program, and takes the place of the one before.
     """
 
     folder: Path
     network: str
+    exported: str
 
     def load(self, environment: str, form: str) -> bytes | None:
         """Returns a program; None where it was not kept, or is damaged.
@@ -48,7 +50,7 @@ class KeptPrograms:
         return program
 
     def keep(self, environment: str, form: str, program: bytes) -> None:
-        """Keeps a program, in place of those of the network under other environments; without room it does not."""
+        """Keeps a program, in place of those of other exports and environments; without room it does not."""
         file = self._file(environment, form)
         try:
             write_whole(file, hashlib.sha256(program).digest() + program, mode=0o600)
@@ -62,4 +64,5 @@ class KeptPrograms:
         return self.folder / f"{self._prefix(environment)}{form}.program"
 
     def _prefix(self, environment: str) -> str:
-        return f"{self.network}.{hashlib.sha256(environment.encode()).hexdigest()[:16]}."
+        made_by = hashlib.sha256(f"{self.exported} {environment}".encode()).hexdigest()[:16]
+        return f"{self.network}.{made_by}."

@@ -24,19 +24,19 @@ needs_openvino = pytest.mark.skipif(
 
 
 def test_a_program_comes_back_under_its_network_environment_and_form(tmp_path: Path) -> None:
-    kept = KeptPrograms(tmp_path, "network")
+    kept = KeptPrograms(tmp_path, "network", "today")
     kept.keep("here", "f32-1-1", b"program")
     assert kept.load("here", "f32-1-1") == b"program"
     assert kept.load("here", "f32-2-1") is None
     assert kept.load("there", "f32-1-1") is None
-    assert KeptPrograms(tmp_path, "other").load("here", "f32-1-1") is None
+    assert KeptPrograms(tmp_path, "other", "today").load("here", "f32-1-1") is None
 
 
 @pytest.mark.parametrize("spoil", [lambda old: old[:-1], lambda old: old[:-1] + b"?", lambda _: b"", lambda _: b"xy"])
 def test_a_damaged_program_is_not_run(
     tmp_path: Path, spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = KeptPrograms(tmp_path, "network")
+    kept = KeptPrograms(tmp_path, "network", "today")
     kept.keep("here", "f32-1-1", b"program")
     (file,) = tmp_path.iterdir()
     file.write_bytes(spoil(file.read_bytes()))
@@ -45,7 +45,7 @@ def test_a_damaged_program_is_not_run(
 
 
 def test_what_another_environment_left_goes_and_other_networks_stay(tmp_path: Path) -> None:
-    kept, other = KeptPrograms(tmp_path, "network"), KeptPrograms(tmp_path, "other")
+    kept, other = KeptPrograms(tmp_path, "network", "today"), KeptPrograms(tmp_path, "other", "today")
     kept.keep("before", "f32-1-1", b"old")
     other.keep("before", "f32-1-1", b"others")
     kept.keep("now", "f32-1-1", b"new")
@@ -53,6 +53,11 @@ def test_what_another_environment_left_goes_and_other_networks_stay(tmp_path: Pa
     assert kept.load("before", "f32-1-1") is None
     assert kept.load("now", "f32-1-1") == b"new"
     assert other.load("before", "f32-1-1") == b"others"
+    upgraded = KeptPrograms(tmp_path, "network", "tomorrow")
+    assert upgraded.load("now", "f32-1-1") is None
+    upgraded.keep("now", "f32-1-1", b"newest")
+    assert kept.load("now", "f32-2-1") is None
+    assert upgraded.load("now", "f32-1-1") == b"newest"
 
 
 def test_without_room_a_program_is_not_kept(
@@ -62,7 +67,7 @@ def test_without_room_a_program_is_not_kept(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(programs, "write_whole", full)
-    kept = KeptPrograms(tmp_path, "network")
+    kept = KeptPrograms(tmp_path, "network", "today")
     kept.keep("here", "f32-1-1", b"program")
     assert kept.load("here", "f32-1-1") is None
     assert "No space left on device" in caplog.text
