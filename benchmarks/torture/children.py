@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -12,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from typing import TypeVarTuple
 
 Rest = TypeVarTuple("Rest")
+
+_LINE_S = 120.0
 
 _context: ForkServerContext = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["twinsight_core.collection"])
@@ -44,6 +47,23 @@ class Child:
         """Sends SIGKILL and waits for the end."""
         self._process.kill()
         self._process.join()
+
+    def told_until_killed(self, count: int, *, pause: float) -> list[str]:
+        """Kills it after it has told some lines, and returns all that it told.
+
+        Args:
+            count: of lines to wait for.
+            pause: from then to the kill, in times that a line took: up to that many more are told.
+        """
+        begun = time.monotonic()
+        lines: list[str] = []
+        while len(lines) < count and (line := self.line(_LINE_S)) is not None:
+            lines.append(line)
+        # While a collection opens there is but one line, and opening takes about a tenth of a second.
+        a_line = (time.monotonic() - begun) / len(lines) if len(lines) > 1 else 0.03
+        time.sleep(pause * a_line)
+        self.kill()
+        return lines + self.rest()
 
     def ended(self) -> str:
         """Waits for the end and returns how it ended; empty: well."""

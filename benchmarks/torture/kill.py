@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 import random
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from twinsight_core.store import FILE_NAME, Store
 KILLS = 200
 MOST_LINES = 300
 _KILLS_A_COLLECTION = 20
-_LINE_S = 120.0
 
 
 @dataclass
@@ -124,15 +122,7 @@ def kills(folder: Path, count: int, seed: int, *, encrypted: bool = False) -> Ki
 
 def _killed_run(folder: Path, run: int, seed: int, count: int, rng: random.Random) -> list[str]:
     with child(writer.write, str(folder), run, seed) as process:
-        begun = time.monotonic()
-        lines: list[str] = []
-        while len(lines) < count and (line := process.line(_LINE_S)) is not None:
-            lines.append(line)
-        # While it opens there is but one line, and opening takes about a tenth of a second.
-        a_line = (time.monotonic() - begun) / len(lines) if len(lines) > 1 else 0.03
-        time.sleep(rng.uniform(0.0, 8.0) * a_line)
-        process.kill()
-        return lines + process.rest()
+        return process.told_until_killed(count, pause=rng.uniform(0.0, 8.0))
 
 
 def _unfinished(folder: Path) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 import re
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from twinsight_core.store import FILE_NAME, Store
 KILLS = 200
 _KILLS_A_COLLECTION = 8  # as many as the numbers of runs have one digit
 _MOST_LINES = 40
-_LINE_S, _INDEXED_S = 120.0, 120.0
+_INDEXED_S = 120.0
 _NAME = re.compile(rb"p\d{7}-0(?!\d)")
 
 
@@ -99,15 +98,7 @@ def kills(folder: Path, count: int, seed: int) -> Purges:
 
 def _killed_run(folder: Path, run: int, rng: random.Random) -> list[str]:
     with child(writer.write, str(folder), run) as process:
-        begun = time.monotonic()
-        lines: list[str] = []
-        count = rng.randint(1, _MOST_LINES)
-        while len(lines) < count and (line := process.line(_LINE_S)) is not None:
-            lines.append(line)
-        a_line = (time.monotonic() - begun) / len(lines) if len(lines) > 1 else 0.03
-        time.sleep(rng.uniform(0.0, 4.0) * a_line)
-        process.kill()
-        return lines + process.rest()
+        return process.told_until_killed(rng.randint(1, _MOST_LINES), pause=rng.uniform(0.0, 4.0))
 
 
 def _doomed(told: list[str], word: str) -> set[str]:
