@@ -141,13 +141,10 @@ class Worker:
 
 
 _adopting = threading.Event()
-_others: set[int] = set()
-"""Children that this process had before it adopted any, as of another library."""
 
 
 def adopt_orphans() -> None:
     """Makes this process the parent of what its workers leave behind, so that `end_orphans` finds it."""
-    _others.update(_children())
     _adopting.set()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -155,7 +152,7 @@ def adopt_orphans() -> None:
 def end_orphans() -> int:
     """Ends the children of this process that are no living workers, if it adopts: servers that left their session."""
     ended = 0
-    while _adopting.is_set() and (orphans := [pid for pid in _children() if pid not in _living and pid not in _others]):
+    while _adopting.is_set() and (orphans := [pid for pid in _children() if pid not in _living]):
         for pid in orphans:
             _end(pid)
         ended += len(orphans)
