@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 
 
 def give_back_freed() -> None:
@@ -11,7 +10,6 @@ def give_back_freed() -> None:
 
     glibc keeps it for the next allocation; other C libraries are left to do as they do.
     """
-    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
