@@ -55,8 +55,8 @@ from twinsight_server.shedding import LoadShedding
 log = structlog.stdlib.get_logger("twinsight.app")
 
 _SPARE_THREADS = 64
-"""Threads beyond the calls and streams worked on: one of these refuses a call over the limit at once. Reflection
-streams, and calls whose message has not arrived, hold one too; without any, gRPC itself refuses."""
+"""Threads beyond the calls and streams worked on: one of these refuses what is over a limit that the message tells of.
+Reflection streams, and calls whose message has not arrived, hold one too; without any, gRPC itself refuses."""
 
 _NOTICE_S = 0.1
 """Between health's NOT_SERVING and the first refusal: who watches it sends the next call elsewhere, and calls that are
