@@ -32,8 +32,8 @@ from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.index.base import Metric, prepared
 from twinsight_core.index.device import DeviceCopy
 from twinsight_core.index.exact import ExactIndex
+from twinsight_core.models.bfloat16 import in_bfloat16
 from twinsight_core.models.folding import fold_batch_norm
-from twinsight_core.models.precision import in_bfloat16
 from twinsight_core.packages import ModelPackage, shipped_packages
 
 RUNS = 5

@@ -34,8 +34,9 @@ from benchmarks.serving import served_executor
 from twinsight_core.evaluation.intervals import wilson_interval
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.backbones import BackboneConfig
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.backbones import BackboneConfig
+from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import ModelCard, save_package
 from twinsight_core.training.classifier import ClassifierTraining, train_classifier
 from twinsight_core.training.data import LabelledImages, read_class_folders

@@ -27,9 +27,10 @@ from twinsight_core.engine import Engine
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.images import Preprocessing
 from twinsight_core.importing.package import Importable, import_package
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.mobilefacenet import MobileFaceNet
-from twinsight_core.models.siamese import SiameseConfig
 from twinsight_core.packages import ModelPackage, find_package
 from twinsight_core.training.base import BASE, calibrated, served_gallery
 from twinsight_core.training.boxes import read_voc

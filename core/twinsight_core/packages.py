@@ -4,7 +4,8 @@
     NAME/weights.safetensors   every tensor of the network, float32
 
 Reading a package runs no code from it: the card is plain JSON that is checked field by field, the weights are tensors
-that are checked one by one against the architecture, and the architecture is one of `twinsight_core.models.registry`.
+that are checked one by one against the architecture, and the architecture is one of those that are
+known by name. JAX is imported only once a network is built: importing it takes longer than reading all packages.
 
 The digest is "sha256:" and the SHA-256, in hexadecimal, of
 
@@ -23,24 +24,24 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import nnx
 
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import PREPROCESSING_VERSION, Preprocessing
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.mobilefacenet import MobileFaceNetConfig
-from twinsight_core.models.registry import ARCHITECTURES, Config, Network, build_network
-from twinsight_core.models.siamese import MAX_DIMENSION, SiameseConfig
+from twinsight_core.models.configs.architectures import ARCHITECTURES, Config
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.configs.siamese import MAX_DIMENSION, SiameseConfig
 from twinsight_core.models.tasks import TASKS, Task
+
+if TYPE_CHECKING:
+    from twinsight_core.models.registry import Network
 
 FORMAT_VERSION = 1
 CARD_FILE = "model.json"
@@ -61,7 +62,7 @@ class ModelCard:
     """What `model.json` says.
 
     Attributes:
-        architecture: name in `twinsight_core.models.registry.ARCHITECTURES`.
+        architecture: name in `twinsight_core.models.configs.architectures.ARCHITECTURES`.
         config: the architecture's configuration.
         task: what the network is for, see `twinsight_core.models.tasks`; the architecture's.
         preprocessing: how a picture becomes the network's input.
@@ -185,16 +186,12 @@ class ModelPackage:
             tensors = safetensors.numpy.load(content)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise PackageError(f"{path}: not a safetensors file ({error}).", reason="PACKAGE_WEIGHTS") from error
-        abstract = nnx.eval_shape(lambda: build_network(self.card.config, rngs=nnx.Rngs(0)))
-        graph, state = nnx.split(abstract)
-        flat = {_tensor_name(place): (place, variable) for place, variable in nnx.to_flat_state(state)}
-        _check_tensors(path, tensors, {name: tuple(variable.shape) for name, (_, variable) in flat.items()})
-        filled = nnx.from_flat_state(
-            [(place, variable.replace(tensors[name])) for name, (place, variable) in flat.items()]
-        )
-        network = nnx.merge(graph, filled)
-        network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
-        return network
+        from twinsight_core.models.tensors import network_of  # noqa: PLC0415 - brings JAX along
+
+        try:
+            return network_of(self.card.config, tensors)
+        except ValueError as error:
+            raise PackageError(f"{path}: {error}", reason="PACKAGE_WEIGHTS") from error
 
 
 def label_count(config: Config) -> int:
@@ -289,12 +286,12 @@ def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage
             than a package.
     """
     check_replaceable(folder)
-    flat = nnx.to_flat_state(nnx.state(module))
-    tensors = {_tensor_name(place): np.asarray(variable[...]) for place, variable in flat}
+    from twinsight_core.models.tensors import tensors_of  # noqa: PLC0415 - brings JAX along
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        content = safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+        content = safetensors.numpy.save(tensors_of(module))
         (partial / WEIGHTS_FILE).write_bytes(content)
         text = json.dumps(card.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / CARD_FILE).write_text(text + "\n", encoding="utf-8")
@@ -322,29 +319,6 @@ def _digest(card: ModelCard, weights: bytes) -> str:
     hasher.update(json.dumps(meaning, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n")
     hasher.update(weights)
     return f"sha256:{hasher.hexdigest()}"
-
-
-def _tensor_name(place: tuple[object, ...]) -> str:
-    return ".".join(str(part) for part in place)
-
-
-def _check_tensors(path: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    for name in sorted(shapes):
-        if name not in tensors:
-            raise PackageError(f"{path}: the tensor `{name}` is missing.", reason="PACKAGE_WEIGHTS")
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        if name not in shapes:
-            rule = f"the tensor `{name}` is not one of the architecture's."
-        elif tensor.shape != shapes[name]:
-            rule = f"the tensor `{name}` has the shape {tensor.shape}; it must be {shapes[name]}."
-        elif tensor.dtype != np.float32:
-            rule = f"the tensor `{name}` is {tensor.dtype}; it must be float32."
-        elif not np.isfinite(tensor).all():
-            rule = f"the tensor `{name}` holds a value that is not finite."
-        else:
-            continue
-        raise PackageError(f"{path}: {rule}", reason="PACKAGE_WEIGHTS")
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
+from twinsight_core.accelerators import has_accelerator
 from twinsight_core.columns import Columns
 from twinsight_core.filters import Filter
 from twinsight_core.index.base import Metric, prepared
-from twinsight_core.index.device import DeviceCopy
 from twinsight_core.index.exact import ExactIndex, ExactView
 from twinsight_core.metadata import Metadata
+
+if TYPE_CHECKING:
+    from twinsight_core.index.device import DeviceCopy
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Rows:
         """
         self._metric = metric
         self._folder = folder
-        device = None if jax.default_backend() == "cpu" else DeviceCopy(dimension, metric)
+        device = _device_copy(dimension, metric) if has_accelerator() else None
         self.exact = ExactIndex(dimension, metric, capacity=capacity, device=device, folder=folder)
         self.ids: list[str] = []
         self._columns = Columns()
@@ -107,3 +110,9 @@ class Rows:
         self.ids.extend(other.ids[row] for row in fresh.tolist())
         self.exact.apply(view.labels[fresh], view.vectors[fresh], removed=dead)
         return len(view)
+
+
+def _device_copy(dimension: int, metric: Metric) -> DeviceCopy:
+    from twinsight_core.index.device import DeviceCopy  # noqa: PLC0415 - brings JAX along
+
+    return DeviceCopy(dimension, metric)

@@ -114,7 +114,6 @@ class Server:
             self.metrics = Metrics()
             opened.callback(self.metrics.close)
             self.compilations = CompilationCounter()
-            opened.callback(self.compilations.close)
             keyring = read_keyring(config.keyring) if config.keyring else None
             options = CollectionOptions(keyring=keyring, vectors_on_disk=config.vectors_on_disk)
             self._catalog = Catalog(config.data_dir, options=options)

@@ -135,26 +135,20 @@ def test_xla_gives_what_the_network_gives(network: MeanNetwork) -> None:
 
 def test_nothing_compiles_after_warm_up(network: MeanNetwork) -> None:
     counter = CompilationCounter()
-    try:
-        engine = Engine(XlaExecutor(network, INPUT), INPUT, answer_shape=(5,), buckets=(1, 2, 4))
-        engine.warm_up()
-        assert counter.count >= 3
-        counter.reset()
-        for count in range(1, 20):
-            engine.lane(0)(pictures(count))
-        engine.infer_alone(pictures(1)[0])
-        assert counter.count == 0
-    finally:
-        counter.close()
+    engine = Engine(XlaExecutor(network, INPUT), INPUT, answer_shape=(5,), buckets=(1, 2, 4))
+    engine.warm_up()
+    assert counter.count >= 3
+    counter.reset()
+    for count in range(1, 20):
+        engine.lane(0)(pictures(count))
+    engine.infer_alone(pictures(1)[0])
+    assert counter.count == 0
 
 
 def test_the_counter_sees_a_compilation() -> None:
     counter = CompilationCounter()
-    try:
-        jax.jit(lambda x: x * 3 + 1)(jnp.ones(7)).block_until_ready()
-        assert counter.count > 0
-    finally:
-        counter.close()
+    jax.jit(lambda x: x * 3 + 1)(jnp.ones(7)).block_until_ready()
+    assert counter.count > 0
 
 
 def test_a_size_that_was_not_prepared_is_an_error_and_not_a_compilation(network: MeanNetwork) -> None:

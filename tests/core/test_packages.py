@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import (
     CARD_FILE,
     MAX_CARD_BYTES,

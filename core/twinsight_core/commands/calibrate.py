@@ -25,7 +25,8 @@ from twinsight_core.commands.options import told
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score, fit_temperature
 from twinsight_core.fitting import cross_fit_calibration, fit_calibration
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import at_temperature
 from twinsight_core.training.data import LabelledImages

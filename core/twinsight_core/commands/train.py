@@ -18,8 +18,10 @@ from flax import nnx
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
 from twinsight_core.commands.options import run_options
 from twinsight_core.commands.train_siamese import siamese_command
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training import classifier, detector
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts

@@ -7,6 +7,8 @@ found of OpenVINO is kept beside the exported network, so that the next start ne
 1. The exported network is read from the cache or made (`exporting`).
 2. For each precision of the CPU, the fastest first, its answers for test pictures are compared with XLA's.
 3. The first that agrees serves.
+
+What computes with JAX is imported where it is needed: a start that finds everything kept does without it.
 """
 
 from __future__ import annotations
@@ -19,21 +21,22 @@ from functools import cached_property, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import jax
 import numpy as np
 
+from twinsight_core.accelerators import has_accelerator
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
 from twinsight_core.executors.openvino import OpenVinoExecutor, load_openvino, supported_precisions
 from twinsight_core.executors.programs import KeptPrograms
-from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.exporting.agreement import Agreement, agreement, trial_pictures
-from twinsight_core.exporting.onnx import to_onnx
 from twinsight_core.models.precision import Precision, best_precision
 from twinsight_core.packages import ModelPackage
 from twinsight_core.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from twinsight_core.executors.xla import XlaExecutor
 
 _LOG = logging.getLogger(__name__)
 
@@ -120,11 +123,13 @@ class ChosenExecutor:
 
 
 def _openvino_fits() -> bool:
-    return jax.default_backend() == "cpu" and all(find_spec(name) for name in ("openvino", "jax2onnx", "onnxruntime"))
+    return not has_accelerator() and all(find_spec(name) for name in ("openvino", "jax2onnx", "onnxruntime"))
 
 
 def _xla(package: ModelPackage) -> XlaExecutor:
     """Returns XLA's executor at the device's best precision, or in float32 where that answers otherwise."""
+    from twinsight_core.executors.xla import XlaExecutor  # noqa: PLC0415 - see above
+
     network = package.build()
     exact = XlaExecutor(network, package.card.preprocessing)
     if (best := best_precision()) == "f32":
@@ -193,6 +198,8 @@ class _Exported:
         try:
             content = kept.read_bytes()
         except FileNotFoundError:
+            from twinsight_core.exporting.onnx import to_onnx  # noqa: PLC0415 - see above
+
             content = to_onnx(package.build(), package.card.preprocessing, batch=None)
             cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(kept, content, mode=0o600)
@@ -219,5 +226,7 @@ class _Exported:
     @cached_property
     def _wanted(self) -> np.ndarray:
         """XLA's answers for the test pictures: computed once, however many precisions are tried."""
+        from twinsight_core.executors.xla import XlaExecutor  # noqa: PLC0415 - see above
+
         exact = XlaExecutor(self.package.build(), self.package.card.preprocessing)
         return _answers(exact, self.package)

@@ -17,7 +17,7 @@ import numpy as np
 
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.programs import KeptPrograms
-from twinsight_core.exporting.onnx import INPUT
+from twinsight_core.exporting import INPUT
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.precision import Precision
 

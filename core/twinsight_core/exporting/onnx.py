@@ -18,11 +18,11 @@ import numpy as np
 from jax.errors import InconclusiveDimensionOperation
 
 from twinsight_core.errors import StartupError
+from twinsight_core.exporting import INPUT, OUTPUT
 from twinsight_core.exporting.portable import portable_network
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.registry import Network
 
-INPUT, OUTPUT = "images", "answers"
 OPSET = 18
 """Read by ONNX Runtime since 1.14 of 2023; nothing newer is needed."""
 INSTALL_ONNX = "pip install 'twinsight[onnx]'"

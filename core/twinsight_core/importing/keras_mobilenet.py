@@ -11,8 +11,10 @@ from flax import nnx
 from twinsight_core.errors import StartupError
 from twinsight_core.importing.filling import AS_IT_IS, KERAS_DEPTHWISE, KERAS_POINTWISE, Place, Source, fill, shape_of
 from twinsight_core.importing.weights import read_weights
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.mobilenet import BLOCKS, MobileNetConfig, MobileNetV1
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.mobilenet import BLOCKS, MobileNetConfig
+from twinsight_core.models.mobilenet import MobileNetV1
 
 _NORM = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 _BLOCK = {"depthwise": "conv_dw_{}", "pointwise": "conv_pw_{}"}

@@ -19,7 +19,8 @@ from twinsight_core.importing.filling import (
     fill,
     shape_of,
 )
-from twinsight_core.models.mobilefacenet import MobileFaceNet, MobileFaceNetConfig
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNet
 
 # Layers outside the blocks, and how their kernels lie.
 _LAYERS = {

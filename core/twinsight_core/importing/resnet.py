@@ -20,8 +20,9 @@ from twinsight_core.importing.filling import (
     fill,
     shape_of,
 )
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 
 _STEMS: dict[tuple[int, ...], Literal["imagenet", "small"]] = {(7, 7): "imagenet", (3, 3): "small"}
 _BLOCK = re.compile(r"layer([1-9])\.(\d+)\.")

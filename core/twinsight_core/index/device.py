@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from twinsight_core.compilation import begin_compiling
 from twinsight_core.index.base import Metric
 
 _LOG = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class DeviceCopy:
         least_rows: int = LEAST_ROWS,
         step_rows: int = STEP_ROWS,
     ) -> None:
+        begin_compiling()
         self._dimension = dimension
         self._metric = metric
         self._block_rows = block_rows or max(_GROUP, BLOCK_BYTES // (2 * dimension) // _GROUP * _GROUP)

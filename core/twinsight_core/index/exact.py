@@ -6,12 +6,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twinsight_core.index.base import Metric, scores
-from twinsight_core.index.device import Chosen, DeviceCopy
 from twinsight_core.index.row_memory import RowMemory
+
+if TYPE_CHECKING:
+    from twinsight_core.index.device import Chosen, DeviceCopy  # brings JAX along
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _BLOCK_BYTES = 64 << 20  # of vectors, and of scores, in one step of a scan

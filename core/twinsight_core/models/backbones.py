@@ -11,12 +11,10 @@ from typing import Protocol
 import jax
 from flax import nnx
 
-from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
-from twinsight_core.models.resnet import ResNet, ResNetConfig
-
-BackboneConfig = MobileNetConfig | ResNetConfig
-"""The configuration of any backbone."""
+from twinsight_core.models.configs.backbones import BackboneConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.mobilenet import MobileNetV1
+from twinsight_core.models.resnet import ResNet
 
 
 class Backbone(Protocol):
@@ -50,18 +48,3 @@ def build_backbone(config: BackboneConfig, *, rngs: nnx.Rngs) -> MobileNetV1 | R
     if isinstance(config, MobileNetConfig):
         return MobileNetV1(width_multiplier=config.width_multiplier, rngs=rngs)
     return ResNet(config=config, rngs=rngs)
-
-
-_CONFIGS: dict[str, type[MobileNetConfig] | type[ResNetConfig]] = {
-    MobileNetConfig.NAME: MobileNetConfig,
-    ResNetConfig.NAME: ResNetConfig,
-}
-
-
-def backbone_config(fields: JsonFields) -> BackboneConfig:
-    """Returns the configuration that a package's JSON holds.
-
-    Raises:
-        ValueError: the name is unknown, or a value is of the wrong type or breaks its rule.
-    """
-    return _CONFIGS[fields.choice("name", tuple(_CONFIGS))].from_json(fields)

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 from flax import nnx
 
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.mobilefacenet import MobileFaceNet, MobileFaceNetConfig
-from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
-
-Config = SiameseConfig | ClassifierConfig | MobileFaceNetConfig | FasterRCNNConfig
-"""The configuration of any architecture; its `TASK` says what the network is for and `answer_shape` what it gives."""
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.architectures import Config
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNet
+from twinsight_core.models.rcnn import FasterRCNN
+from twinsight_core.models.siamese import SiameseNetwork
 
 Network = SiameseNetwork | Classifier | MobileFaceNet | FasterRCNN
 """A network of any architecture: [batch, height, width, 3] uint8 -> [batch, *answer_shape] float32."""
-
-ARCHITECTURES: dict[
-    str, type[SiameseConfig] | type[ClassifierConfig] | type[MobileFaceNetConfig] | type[FasterRCNNConfig]
-] = {
-    "siamese": SiameseConfig,
-    "classifier": ClassifierConfig,
-    "mobilefacenet": MobileFaceNetConfig,
-    "faster_rcnn": FasterRCNNConfig,
-}
 
 
 def build_network(config: Config, *, rngs: nnx.Rngs) -> Network:

@@ -32,9 +32,11 @@ from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.fitting import fit_calibration
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import similarity_distillation, supervised_contrastive
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.layers import l2_normalise
-from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.mobilenet import MobileNetV1
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, find_package, save_package
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.evaluate import Embed, embedder, in_batches

@@ -26,7 +26,7 @@ from PIL import Image as Pillow
 
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import FORMATS, Preprocessing, decode
-from twinsight_core.models.rcnn.config import MAX_CLASSES
+from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, coco_pictures, voc_pictures
 from twinsight_core.training.files import Files, in_chunks
 

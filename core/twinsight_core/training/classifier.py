@@ -24,7 +24,8 @@ from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score, fit_temperature
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import cross_entropy, effective_number_weights, focal, logit_adjusted
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.distillation import Teacher, taught

@@ -21,7 +21,8 @@ import numpy as np
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.detection import DetectionScore, FoundBoxes, TrueBoxes, detection_score
-from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training.box_augment import BoxAugmentation, boxed_views
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.evaluate import in_batches

@@ -24,9 +24,10 @@ from flax import nnx
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import batch_similarity_distillation, knowledge_distillation
+from twinsight_core.models.bfloat16 import in_bfloat16
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.folding import fold_batch_norm
-from twinsight_core.models.precision import best_precision, in_bfloat16
+from twinsight_core.models.precision import best_precision
 from twinsight_core.models.registry import Network
 from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage

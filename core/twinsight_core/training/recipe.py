@@ -13,8 +13,9 @@ from flax import nnx
 
 from twinsight_core.images import Preprocessing
 from twinsight_core.importing.keras_mobilenet import load_keras_mobilenet
-from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
-from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.training.augment import Augmentation
 from twinsight_core.training.data import (
     ClassSplit,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.backbones import BackboneConfig
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.registry import ARCHITECTURES, Config
-from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.models.configs.architectures import ARCHITECTURES, Config
+from twinsight_core.models.configs.backbones import BackboneConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.packages import ModelCard, ModelPackage, check_replaceable, find_package
 from twinsight_core.training.data import LabelledImages, read_class_folders
 from twinsight_core.training.distillation import Distillation

@@ -32,7 +32,8 @@ from twinsight_core.losses import (
     triplet_batch_hard,
     triplet_semi_hard,
 )
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork, pair_distance
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.siamese import SiameseNetwork, pair_distance
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages, split_classes
 from twinsight_core.training.distillation import Teacher, taught

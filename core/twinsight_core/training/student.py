@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 
+from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.mobilenet import MobileNetV1
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.teacher import Projection
 
 

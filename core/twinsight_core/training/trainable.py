@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 
-from twinsight_core.models.precision import Precision, best_precision, in_bfloat16
+from twinsight_core.models.bfloat16 import in_bfloat16
+from twinsight_core.models.precision import Precision, best_precision
 
 NetworkT = TypeVar("NetworkT", bound=nnx.Module)
 

@@ -8,8 +8,9 @@ from flax import nnx
 
 from twinsight_core.commands.export import export
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.packages import ModelCard, save_package
 
 CONFIG = ClassifierConfig(backbone=ResNetConfig(depths=(1,), widths=(2,), stem="small"))

@@ -4,10 +4,12 @@ import pytest
 from flax import nnx
 
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, save_package
 
 SIZE = Preprocessing(height_px=32, width_px=48)

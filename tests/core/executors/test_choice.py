@@ -3,7 +3,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,15 +37,27 @@ def test_xla_serves_where_it_is_asked_for(embedding: ModelPackage, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_second_start_neither_exports_nor_compares(
-    embedding: ModelPackage, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*_: Any, **__: Any) -> None:
-        raise AssertionError
+SECOND_START = """
+import sys
+from pathlib import Path
+import numpy as np
+from twinsight_core.executors.choice import choose_executor
+from twinsight_core.packages import load_package
+package = load_package(Path(sys.argv[1]))
+executor = choose_executor(package, "auto", cache_dir=Path(sys.argv[2]))
+executor.prepare(1)
+size = package.card.preprocessing
+answers = executor.compute(np.zeros((1, size.height_px, size.width_px, 3), np.uint8))
+print(executor.name.partition(":")[0], answers.shape[0], *({"jax", "flax", "jax2onnx"} & set(sys.modules)))
+"""
 
-    monkeypatch.setattr(choice, "to_onnx", never)
-    monkeypatch.setattr(choice, "agreement", never)
-    assert choose_executor(embedding, "openvino", cache_dir=cache).name.startswith("openvino:cpu:")
+
+def test_a_second_start_neither_exports_nor_compares_nor_imports_jax(embedding: ModelPackage, cache: Path) -> None:
+    files = {file.name: file.stat().st_mtime_ns for file in cache.iterdir() if file.suffix != ".program"}
+    command = [sys.executable, "-c", SECOND_START, str(embedding.folder), str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "openvino 1\n"), done.stderr
+    assert {file.name: file.stat().st_mtime_ns for file in cache.iterdir() if file.suffix != ".program"} == files
 
 
 def spoilt(cache: Path, tmp_path: Path, **values: float) -> Path:

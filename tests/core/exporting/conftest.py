@@ -7,13 +7,14 @@ import pytest
 from flax import nnx
 
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.classifier import ClassifierConfig
-from twinsight_core.models.mobilefacenet import MobileFaceNetConfig
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.rcnn import FasterRCNNConfig
-from twinsight_core.models.registry import Config, build_network
-from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.models.configs.architectures import Config
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.registry import build_network
 from twinsight_core.packages import ModelCard, ModelPackage, label_count, save_package
 
 CONFIGS: dict[str, Config] = {

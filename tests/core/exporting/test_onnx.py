@@ -21,7 +21,8 @@ def test_what_onnx_runtime_refuses_is_one_line() -> None:
 SESSION = """
 import numpy as np
 from onnx import TensorProto, helper
-from twinsight_core.exporting.onnx import INPUT, OUTPUT, run_onnx
+from twinsight_core.exporting import INPUT, OUTPUT
+from twinsight_core.exporting.onnx import run_onnx
 
 values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in (INPUT, OUTPUT)]
 graph = helper.make_graph([helper.make_node("Relu", [INPUT], [OUTPUT])], "graph", values[:1], values[1:])

@@ -12,9 +12,11 @@ from safetensors.numpy import save_file
 from twinsight_core.errors import StartupError
 from twinsight_core.images import Preprocessing
 from twinsight_core.importing.package import import_package
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.mobilefacenet import MobileFaceNet, MobileFaceNetConfig
-from twinsight_core.models.mobilenet import MobileNetConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNet
 
 Tensors = dict[str, np.ndarray]
 WEIGHTS = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "weights"

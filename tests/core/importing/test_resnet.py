@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from twinsight_core.importing.resnet import import_resnet
-from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 
 Tensors = dict[str, np.ndarray]
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -2,9 +2,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from twinsight_core.models.backbones import BackboneConfig, build_backbone
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.resnet import STEMS, ResNetConfig
+from twinsight_core.models.backbones import build_backbone
+from twinsight_core.models.configs.backbones import BackboneConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.resnet import STEMS, ResNetConfig
 
 SIDE = 64
 RESNETS = [ResNetConfig(depths=(1, 1, 1), widths=(8, 8, 16), stem=stem) for stem in STEMS]

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.folding import ChannelBias, fold_batch_norm
-from twinsight_core.models.mobilefacenet import MobileFaceNet, MobileFaceNetConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNet
 from twinsight_core.models.mobilenet import SeparableBlock
-from twinsight_core.models.resnet import ConvNorm, ResNet, ResNetConfig
+from twinsight_core.models.resnet import ConvNorm, ResNet
 
 
 def with_statistics(network: nnx.Module) -> None:

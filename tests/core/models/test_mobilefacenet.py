@@ -7,15 +7,10 @@ import pytest
 from flax import nnx
 
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.mobilefacenet import (
-    STAGES,
-    Bottleneck,
-    GlobalDepthwiseConv,
-    MobileFaceNet,
-    MobileFaceNetConfig,
-    NormedLayer,
-)
-from twinsight_core.models.registry import ARCHITECTURES, build_network
+from twinsight_core.models.configs.architectures import ARCHITECTURES
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.mobilefacenet import STAGES, Bottleneck, GlobalDepthwiseConv, MobileFaceNet, NormedLayer
+from twinsight_core.models.registry import build_network
 
 SMALL = MobileFaceNetConfig(dimension=4, map_rows=2, map_columns=1)
 

@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 
 from twinsight_core.errors import StartupError
 from twinsight_core.importing.keras_mobilenet import load_keras_mobilenet
-from twinsight_core.models.mobilenet import BLOCKS, MobileNetV1
+from twinsight_core.models.configs.mobilenet import BLOCKS
+from twinsight_core.models.mobilenet import MobileNetV1
 
 WEIGHTS = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "weights"
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.resnet import ResidualBlock, ResNet, ResNetConfig
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.resnet import ResidualBlock, ResNet
 
 RESNET50 = ResNetConfig(block="bottleneck", depths=(3, 4, 6, 3))
 

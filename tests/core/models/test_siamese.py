@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.backbones import BackboneConfig
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork, pair_distance
+from twinsight_core.models.configs.backbones import BackboneConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.siamese import SiameseNetwork, pair_distance
 
 TINY = SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.1), dimension=8)
 

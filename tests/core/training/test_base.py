@@ -10,8 +10,8 @@ from flax import nnx
 from PIL import Image as Pillow
 from safetensors.numpy import save_file
 
-from twinsight_core.models.mobilenet import BLOCKS, MobileNetConfig
-from twinsight_core.models.siamese import SiameseConfig
+from twinsight_core.models.configs.mobilenet import BLOCKS, MobileNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.packages import load_package
 from twinsight_core.training.augment import Augmentation
 from twinsight_core.training.base import BASE, choose_share, student_loss, train_package, trained_student

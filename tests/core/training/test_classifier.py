@@ -8,8 +8,8 @@ import pytest
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.classifier import ClassifierConfig
-from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.training.classifier import (
     BALANCES,
     ClassifierTraining,

@@ -6,8 +6,9 @@ import pytest
 from flax import nnx
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig, Sampling
-from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training.box_augment import BoxAugmentation
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.detector import (

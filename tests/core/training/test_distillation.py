@@ -12,10 +12,13 @@ from flax import nnx
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.registry import ARCHITECTURES, Config, Network
-from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.architectures import ARCHITECTURES, Config
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.registry import Network
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, save_package
 from twinsight_core.training import siamese
 from twinsight_core.training.augment import PRESETS, Augmentation

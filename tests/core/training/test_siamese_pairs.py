@@ -10,8 +10,9 @@ from flax import nnx
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.verification import area_under, roc_curve
 from twinsight_core.images import Preprocessing
-from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.loop import LoopConfig

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from twinsight_core.models.mobilenet import MobileNetConfig, MobileNetV1
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.models.precision import Precision
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.trainable import Arrays, Trainable
 
 PICTURES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))

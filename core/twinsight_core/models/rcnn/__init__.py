@@ -6,14 +6,12 @@ nms         non-maximum suppression
 roi_align   features of a box, of equal size whatever the box
 fpn, rpn    the pyramid and the head that proposes
 targets     what training wants of anchors and proposals
-config      what a package says of it
 network     the whole
 """
 
 from __future__ import annotations
 
-from twinsight_core.models.rcnn.config import FasterRCNNConfig
 from twinsight_core.models.rcnn.network import DetectionLosses, FasterRCNN
 from twinsight_core.models.rcnn.targets import Sampling
 
-__all__ = ["DetectionLosses", "FasterRCNN", "FasterRCNNConfig", "Sampling"]
+__all__ = ["DetectionLosses", "FasterRCNN", "Sampling"]

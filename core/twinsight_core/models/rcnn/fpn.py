@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-GROUP_CHANNELS = 8
-"""Channels that are normalised together; widths are multiples of it."""
+from twinsight_core.models.configs.rcnn import GROUP_CHANNELS
 
 
 class FeaturePyramid(nnx.Module):

@@ -22,9 +22,9 @@ from flax import nnx
 
 from twinsight_core.losses.detection import box_classification, box_regression, objectness
 from twinsight_core.models.backbones import build_backbone
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.models.rcnn.anchors import anchor_shapes, level_anchors, map_sizes
 from twinsight_core.models.rcnn.boxes import BOX_HEAD_WEIGHTS, clip, decode, picture_scale, wide_enough
-from twinsight_core.models.rcnn.config import FasterRCNNConfig
 from twinsight_core.models.rcnn.fpn import FeaturePyramid
 from twinsight_core.models.rcnn.nms import non_maximum_suppression
 from twinsight_core.models.rcnn.roi_align import roi_align
@@ -104,7 +104,7 @@ class FasterRCNN(nnx.Module):
 
     @property
     def trunk(self) -> tuple[nnx.Module, ...]:
-        """What comes before the head; see `precision`."""
+        """What comes before the head; see `bfloat16`."""
         return (self.backbone,)
 
     def __call__(self, images: jax.Array) -> jax.Array:

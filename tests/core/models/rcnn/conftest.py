@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from twinsight_core.models.rcnn import FasterRCNNConfig
-from twinsight_core.models.resnet import ResNetConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 
 TINY = FasterRCNNConfig(
     backbone=ResNetConfig(depths=(1, 1, 1), widths=(16, 32, 32)),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from twinsight_core.models.rcnn import DetectionLosses, FasterRCNN, FasterRCNNConfig, Sampling
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.rcnn import DetectionLosses, FasterRCNN, Sampling
 from twinsight_core.models.rcnn.boxes import intersection_over_union
 from twinsight_core.models.rcnn.fpn import FeaturePyramid
 from twinsight_core.training.trainable import Arrays, Trainable

@@ -5,11 +5,15 @@ from dataclasses import replace
 import pytest
 
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.rcnn import FasterRCNNConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 
 
-def test_json_gives_back_the_configuration(tiny: FasterRCNNConfig) -> None:
-    for config in (FasterRCNNConfig(), tiny):
+def test_json_gives_back_the_configuration() -> None:
+    other = FasterRCNNConfig(
+        backbone=ResNetConfig(depths=(1, 1, 1, 1)), classes=3, anchor_ratios=(1.0,), least_score=0.2
+    )
+    for config in (FasterRCNNConfig(), other):
         values = json.loads(json.dumps(config.to_json()))
         assert FasterRCNNConfig.from_json(JsonFields(values)) == config
 

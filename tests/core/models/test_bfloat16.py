@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from twinsight_core.models.classifier import Classifier, ClassifierConfig
-from twinsight_core.models.mobilefacenet import MobileFaceNet, MobileFaceNetConfig
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.precision import HasTrunk, in_bfloat16
-from twinsight_core.models.rcnn import FasterRCNN, FasterRCNNConfig
-from twinsight_core.models.resnet import ResNetConfig
-from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
+from twinsight_core.models.bfloat16 import HasTrunk, in_bfloat16
+from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNet
+from twinsight_core.models.rcnn import FasterRCNN
+from twinsight_core.models.siamese import SiameseNetwork
 
 Network = SiameseNetwork | Classifier | MobileFaceNet | FasterRCNN
 NARROW = MobileNetConfig(width_multiplier=0.1)

@@ -8,15 +8,16 @@ from itertools import pairwise
 from typing import ClassVar
 
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.backbones import BackboneConfig, backbone_config
-from twinsight_core.models.mobilenet import MobileNetConfig
-from twinsight_core.models.rcnn.fpn import GROUP_CHANNELS
+from twinsight_core.models.configs.backbones import BackboneConfig, backbone_config
+from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.tasks import Task
 
 # What a package may ask for at most: together they bound the memory of a picture.
 MAX_CLASSES, MAX_CHANNELS, MAX_HEAD_WIDTH = 1000, 1024, 4096
 MAX_CANDIDATES, MAX_PROPOSALS, MAX_DETECTIONS = 2000, 1000, 1000
 MAX_STRIDE, MAX_SHAPES = 128, 32
+GROUP_CHANNELS = 8
+"""Channels of the pyramid that are normalised together; its width is a multiple of it."""
 COLUMNS = 6
 """Numbers of a detection: four edges, score, label."""
 
