@@ -38,8 +38,8 @@ from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
 from twinsight_server.allocation import give_back_freed
-from twinsight_server.calls import Gate
 from twinsight_server.config import ServerConfig
+from twinsight_server.gate import Gate
 from twinsight_server.health import Canary
 from twinsight_server.malformed import MalformedMessages
 from twinsight_server.metrics import Metrics

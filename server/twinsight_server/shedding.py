@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 import grpc
 
-from twinsight_server.calls import Gate
+from twinsight_server.gate import Gate
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")

@@ -133,7 +133,7 @@ def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
             gone.set()
 
     monkeypatch.setattr(engine, "_computed", held)
-    monkeypatch.setattr("twinsight_server.calls.Call", Watched)
+    monkeypatch.setattr("twinsight_server.gate.Call", Watched)
     api = Reflected(own.address)
     message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
     stream = api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from twinsight_server.calls import Gate
+from twinsight_server.gate import Gate
 from twinsight_server.metrics import Metrics
 from twinsight_server.shedding import LoadShedding
 

@@ -16,9 +16,10 @@ from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightErr
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Match, SearchOptions, check_id, check_options
 from twinsight_server.access.quotas import Quotas
-from twinsight_server.calls import Call, Gate
+from twinsight_server.calls import Call
 from twinsight_server.config import ServerConfig
 from twinsight_server.convert import answers, requests
+from twinsight_server.gate import Gate
 from twinsight_server.models import Models
 from twinsight_server.pipeline import Picture, Pipeline
 from twinsight_server.services.ingest import IngestSession

@@ -6,8 +6,8 @@ import grpc
 
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight.v1 import model_service_pb2_grpc as models_grpc
-from twinsight_server.calls import Gate
 from twinsight_server.convert import answers
+from twinsight_server.gate import Gate
 from twinsight_server.models import Models, ServedModel
 
 

@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from twinsight_core.errors import Overloaded
-from twinsight_server.calls import Call, Gate
+from twinsight_server.calls import Call
+from twinsight_server.gate import Gate
 from twinsight_server.metrics import Metrics
 
 

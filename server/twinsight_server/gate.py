@@ -1,0 +1,341 @@
+"""The life of a call: taken or refused, named, timed, answered, counted and logged.
+
+1. `Gate.call` refuses while the server starts or drains, whom it does not know, what the caller may not do (`access`),
+   and when the caller's share or `max_calls` are used up; at once, with the time after which to try again. A message of
+   a stream waits for its turn instead: meanwhile nothing more of the stream is read, which holds its caller back.
+2. The call gets its request id (the client's `x-request-id`, or a new one), its deadline, and notice of cancellation.
+3. The servicer works; stages record their times in the call.
+4. A `TwinsightError` becomes its status with details; anything else becomes INTERNAL with fixed text and a log line
+   with the traceback.
+5. Request id and stage times leave in the trailing metadata; metrics, one log line and the audit log are written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NoReturn
+
+import grpc
+import structlog
+from google.rpc import status_pb2
+
+from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unauthenticated, Unavailable
+from twinsight_server.access.audit import About
+from twinsight_server.access.control import AccessControl
+from twinsight_server.calls import Call
+from twinsight_server.idle_streams import IdleStreams
+from twinsight_server.invocation import deadline_of, request_id_of
+from twinsight_server.metrics import Metrics
+from twinsight_server.slots import Slots
+from twinsight_server.status import abort_status, code_of, internal, status_of
+
+_RETRY_AFTER_S = 0.1
+"""A call takes tens of milliseconds: sooner would be refused again, later would leave the server idle."""
+
+_LOGGER = "twinsight.calls"
+log = structlog.stdlib.get_logger(_LOGGER)
+
+
+class Gate:
+    """Lets calls in."""
+
+    def __init__(
+        self, metrics: Metrics, *, max_calls: int, max_streams: int, access: AccessControl | None = None
+    ) -> None:
+        self._metrics = metrics
+        self._access = access or AccessControl()
+        self._calls = Slots(max_calls)
+        self._streams = Slots(max_streams)
+        self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
+        self._idle = IdleStreams[Call]()
+        # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.
+        self._in_flight: set[Call] = set()
+        self._drained = threading.Event()
+
+    def open(self) -> None:
+        """Lets calls in from now on."""
+        self._closed = ""
+
+    def close(self) -> None:
+        """Refuses new calls and ends the streams: those with a message in work after it, the others at once."""
+        self._closed = "DRAINING"
+        self._idle.end_all()
+        if not self._in_flight:
+            self._drained.set()
+
+    def wait_drained(self, timeout_s: float) -> bool:
+        """Waits, once closed, until the last answer has left; returns whether it has."""
+        return self._drained.wait(timeout_s)
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether a call that came now would be worked on."""
+        return not (self._closed or self._calls.are_taken)
+
+    def turn_away(self, context: grpc.ServicerContext, method: str) -> NoReturn:
+        """The life of a unary call that came while none is taken, and whose message nobody reads.
+
+        Args:
+            context: gRPC's; the call leaves by its `abort_with_status`.
+            method: its name.
+        """
+        with self._answered(context, About("call", method)):
+            raise self._full("CALLS_FULL")
+        raise AssertionError("the context has raised")
+
+    @contextmanager
+    def call(
+        self, context: grpc.ServicerContext, method: str, *, collection: str | None = None, items: int = 0
+    ) -> Iterator[Call]:
+        """The life of a unary call; leaves by `context.abort_with_status` when it fails.
+
+        Args:
+            context: gRPC's.
+            method: its name.
+            collection: the one that the request names; None: it names none.
+            items: things in it that are answered each on its own.
+        """
+        about = About("call", method, collection, items)
+        with self._answered(context, about) as call:
+            self._access.guard.check(call.caller, method, collection)
+            with self._turn(call, items), self._slot(self._calls, "CALLS_FULL"):
+                yield call
+                call.check_alive()  # so that the metrics tell what the caller saw
+
+    @contextmanager
+    def stream(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
+        """The life of a stream; its messages go through `message`, which checks the caller's rights."""
+        with (
+            self._answered(context, About("stream", method), check_waiting=self._check_open) as call,
+            self._stream_turn(call),
+            self._slot(self._streams, "STREAMS_FULL"),
+        ):
+            self._idle.add(call, context)
+            try:
+                yield call
+                # gRPC may end the requests of a caller that is gone as if it had finished, a moment before it says
+                # that it is gone: such a stream, all of whose messages were answered, then counts as OK.
+                call.check_alive()
+            finally:
+                self._idle.discard(call)
+
+    @contextmanager
+    def message(self, stream: Call, method: str, *, collection: str | None = None, items: int = 0) -> Iterator[Call]:
+        """One message of a stream: waits for its turn among the calls, and raises what it fails with.
+
+        `answered` must follow once its answer has left: until then draining leaves the stream alone.
+
+        Args:
+            stream: whose message it is.
+            method: the stream's.
+            collection: the one that the message is for; None: the method names none.
+            items: things in it that are answered each on its own.
+
+        Raises:
+            Cancelled, DeadlineExceeded: nobody reads the stream any more.
+            PermissionDenied: the caller lacks the right.
+            Unauthenticated: the caller's token is no longer good.
+            Unavailable: the server drains.
+        """
+        self._idle.begin(stream)
+        self.check_stream(stream)
+        with self._audited(stream, About("message", method, collection, items)):
+            self._access.guard.check(stream.caller, method, collection)
+            with (
+                self._turn(stream, items, waiting=stream),
+                self._slot(self._calls, "CALLS_FULL", waiting=stream),
+            ):
+                yield stream
+
+    def admit(self, context: grpc.ServicerContext, method: str) -> None:
+        """Lets a call of another service in, which then goes its own way; whom it does not know, it aborts."""
+        about = About("stream", method)
+        call = Call(request_id_of(context.invocation_metadata()), None, metadata=context.invocation_metadata())
+        call.peer = context.peer()
+        try:
+            with self._audited(call, about):
+                call.caller = self._access.guard.identify(call.metadata)
+        except Unauthenticated as error:
+            trailing = (("x-request-id", call.request_id),)
+            context.abort_with_status(abort_status(status_of(error, request_id=call.request_id), trailing))
+
+    def refuse(self, context: grpc.ServicerContext, method: str, error: TwinsightError) -> None:
+        """Ends a call of which no message reached its servicer; it is counted, logged and noted as any other."""
+        with self._answered(context, About("call", method)):
+            raise error
+
+    def answered(self, stream: Call) -> None:
+        """To be called when the answer to a message has left; raises as `check_stream` does."""
+        self._idle.wait(stream)
+        self.check_stream(stream)
+
+    def check_stream(self, stream: Call) -> None:
+        """Raises where a stream can't go on.
+
+        Raises:
+            Cancelled, DeadlineExceeded: nobody reads it any more.
+            Unauthenticated: the caller's token is no longer good.
+            Unavailable: the server drains.
+        """
+        stream.check_alive()
+        self._check_open()
+        stream.caller = self._access.guard.identify(stream.metadata)
+
+    def _check_open(self) -> None:
+        if reason := self._closed:
+            raise Unavailable(_CLOSED[reason], reason=reason)
+
+    @contextmanager
+    def _turn(self, call: Call, items: int, *, waiting: Call | None = None) -> Iterator[None]:
+        """The caller's share: of what all may send, and of the places."""
+        caller, limiter = call.caller, self._access.limiter
+        while (refusal := limiter.enter(caller, items)) is not None:
+            patience_s = waiting.patience_s() if waiting else None
+            if patience_s is None:
+                self._metrics.refused.labels(refusal.reason).inc()
+                raise refusal.error()
+            limiter.pause(min(patience_s, refusal.wait_s))
+        try:
+            yield
+        finally:
+            limiter.leave(caller)
+
+    @contextmanager
+    def _stream_turn(self, stream: Call) -> Iterator[None]:
+        caller, limiter = stream.caller, self._access.limiter
+        if (refusal := limiter.enter_stream(caller)) is not None:
+            self._metrics.refused.labels(refusal.reason).inc()
+            raise refusal.error()
+        try:
+            yield
+        finally:
+            limiter.leave_stream(caller)
+
+    @contextmanager
+    def _slot(self, slots: Slots, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
+        if not slots.take() and not (waiting and _turn_came(slots, waiting)):
+            raise self._full(reason)
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._metrics.in_flight.dec()
+            slots.give_back()
+
+    def _full(self, reason: str) -> Overloaded:
+        self._metrics.refused.labels(reason).inc()
+        return Overloaded(
+            "The server works on as many calls as it takes at once; try again shortly.",
+            retry_after_s=_RETRY_AFTER_S,
+            reason=reason,
+        )
+
+    @contextmanager
+    def _answered(
+        self, context: grpc.ServicerContext, about: About, *, check_waiting: Callable[[], None] | None = None
+    ) -> Iterator[Call]:
+        metadata, method = context.invocation_metadata(), about.method
+        call = Call(request_id_of(metadata), deadline_of(context), check_waiting=check_waiting, metadata=metadata)
+        call.peer = context.peer()
+        self._in_flight.add(call)
+
+        def over() -> None:
+            """Called when the answer has left, or the caller."""
+            call.cancel()
+            self._in_flight.discard(call)
+            if self._closed == "DRAINING" and not self._in_flight:
+                self._drained.set()
+
+        if not context.add_callback(over):  # over before it began
+            over()
+        failure: status_pb2.Status | None = None
+        reason = ""
+        try:
+            self._check_open()
+            call.check_alive()
+            call.caller = self._access.guard.identify(metadata)
+            yield call
+        except TwinsightError as error:
+            failure, reason = status_of(error, request_id=call.request_id), error.reason
+            if code_of(error) is grpc.StatusCode.INTERNAL:
+                log.exception("call failed", request_id=call.request_id, method=method)
+        except grpc.RpcError:
+            # Raised by the requests of a stream whose caller went away.
+            failure, reason = _gone(call), "CANCELLED"
+        except GeneratorExit:
+            # The caller of a stream went away in the middle of a message; gRPC closes the generator.
+            failure, reason = _gone(call), "CANCELLED"
+            raise
+        except Exception:
+            failure, reason = internal(call.request_id), "INTERNAL"
+            log.exception("call failed", request_id=call.request_id, method=method)
+        finally:
+            stages = call.stages()
+            times = ((f"twinsight-{stage}-ms", f"{seconds * 1e3:.3f}") for stage, seconds in stages.items())
+            trailing = (("x-request-id", call.request_id), *times)
+            context.set_trailing_metadata(trailing)
+            name = _CODE_NAMES[failure.code if failure else 0]
+            self._note(method, call, stages, name)
+            self._audit(call, about, name, reason)
+        if failure:
+            context.abort_with_status(abort_status(failure, trailing))
+
+    def _note(self, method: str, call: Call, stages: Mapping[str, float], name: str) -> None:
+        """Counts the call and logs it."""
+        self._metrics.calls.labels(method, name).inc()
+        for outcome, count in call.outcomes.items():
+            self._metrics.items.labels(method, outcome).inc(count)
+        self._metrics.call_seconds.labels(method).observe(stages["total"])
+        for stage, seconds in stages.items():
+            if stage != "total":
+                self._metrics.stage_seconds.labels(stage).observe(seconds)
+        if logging.getLogger(_LOGGER).isEnabledFor(logging.INFO):
+            log.info(
+                "call",
+                method=method,
+                code=name,
+                request_id=call.request_id,
+                caller=str(call.caller),
+                peer=call.peer,
+                items=dict(call.outcomes),
+                **{f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in stages.items()},
+            )
+
+    @contextmanager
+    def _audited(self, call: Call, about: About) -> Iterator[None]:
+        """Notes what becomes of the block."""
+        code, reason = grpc.StatusCode.INTERNAL, ""
+        try:
+            yield
+            code = grpc.StatusCode.OK
+        except TwinsightError as error:
+            code, reason = code_of(error), error.reason
+            raise
+        finally:
+            self._audit(call, about, code.name, reason)
+
+    def _audit(self, call: Call, about: About, code: str, reason: str) -> None:
+        if self._access.audit:
+            caller = "" if code == "UNAUTHENTICATED" else str(call.caller)
+            self._access.audit.write(
+                about, caller=caller, peer=call.peer, code=code, reason=reason, request_id=call.request_id
+            )
+
+
+def _turn_came(slots: Slots, waiting: Call) -> bool:
+    """Waits for a slot as long as the call does; returns whether it has one."""
+    while (step_s := waiting.patience_s()) is not None:
+        if slots.take(step_s):
+            return True
+    return False
+
+
+def _gone(call: Call) -> status_pb2.Status:
+    return status_of(Cancelled("The caller is gone.", reason="CANCELLED"), request_id=call.request_id)
+
+
+_CLOSED = {"STARTING": "The server is starting.", "DRAINING": "The server is shutting down."}
+_CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
