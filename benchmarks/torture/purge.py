@@ -8,6 +8,7 @@ as they were given and as the metric has them, at every byte of every file.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import tempfile
@@ -57,14 +58,33 @@ def traces(folder: Path, names: Iterable[str]) -> dict[str, str]:
     by_mark = {int(mark): name for name in doomed for mark in _marks(name)}
     marks = np.array(sorted(by_mark), np.uint64)
     found: dict[str, str] = {}
-    for file in sorted(one for one in folder.rglob("*") if one.is_file()):
-        content = file.read_bytes()
-        found |= dict.fromkeys({one.decode() for one in _NAME.findall(content)} & set(doomed), file.name)
+    for file, content in contents(folder).items():
+        found |= dict.fromkeys({one.decode() for one in _NAME.findall(content)} & set(doomed), file)
         for offset in range(8):
             end = offset + (len(content) - offset) // 8 * 8
             words = np.frombuffer(content[offset:end], "<u8")
-            found |= {by_mark[int(word)]: file.name for word in words[np.isin(words, marks)]}
+            found |= {by_mark[int(word)]: file for word in words[np.isin(words, marks)]}
     return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Returns every file of a folder by its path in it, as they were at one time, by name.
+
+    A collection that is open meanwhile writes and renames its graph's files: all are read again until none has come or
+    gone since they were listed.
+    """
+    while True:
+        files = _files(folder)
+        try:
+            read = {str(one.relative_to(folder)): one.read_bytes() for one in files}
+        except FileNotFoundError:
+            continue
+        if _files(folder) == files:
+            return read
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(Path(path, name) for path, _, names in os.walk(folder) for name in names)
 
 
 def _marks(name: str) -> Sequence[np.uint64]:
@@ -126,7 +146,7 @@ def _flaw(folder: Path, begun: set[str], done: set[str], purged: set[str], shown
 
 
 def _scanned(folder: Path, names: set[str], shown: Purges) -> str:
-    shown.scanned_mb += sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()) / 1e6
+    shown.scanned_mb += sum(map(len, contents(folder).values())) / 1e6
     found = traces(folder, names)
     return ", ".join(f"{name} in {file}" for name, file in sorted(found.items())[:5])
 
