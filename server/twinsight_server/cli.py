@@ -51,7 +51,7 @@ def _options() -> list[click.Parameter]:
     return options
 
 
-class _NumberOr(click.ParamType):
+class _NumberOr(click.ParamType[float | str]):
     """A number, or a word in its place."""
 
     def __init__(self, word: str) -> None:
@@ -68,7 +68,7 @@ class _NumberOr(click.ParamType):
             self.fail(f"{value!r} is neither a number nor `{self._word}`.", param, ctx)
 
 
-def _click_type(hint: type) -> click.Choice[str] | click.Path | click.ParamType | type:
+def _click_type(hint: type) -> click.Choice[str] | click.Path | _NumberOr | type:
     if float in get_args(hint):
         (words,) = (get_args(one) for one in get_args(hint) if get_origin(one) is Literal)
         return _NumberOr(*words)
