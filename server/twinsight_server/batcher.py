@@ -185,7 +185,13 @@ class Batcher:
             self._changed.notify()
 
     def submit(
-        self, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], *, announced: bool = False
+        self,
+        load: Callable[[], np.ndarray],
+        call: Call,
+        future: Future[Answer],
+        *,
+        announced: bool = False,
+        due: float | None = None,
     ) -> None:
         """Queues a picture.
 
@@ -195,10 +201,11 @@ class Batcher:
             future: gets the model's answer, float32, or what `load` raised; or raises Cancelled, DeadlineExceeded,
                 Unavailable, or what computing raised.
             announced: whether it comes from a decoder.
+            due: when it was due on its way there, so that waiting for a decoder counts; None: as of now.
         """
         with self._changed:
             self._decoding -= announced
-            self._put(load, call, future, due=due_of(call))
+            self._put(load, call, future, due=due_of(call) if due is None else due)
 
     def submit_urgent(self, image: np.ndarray, call: Call) -> Future[Answer]:
         """Queues a picture ahead of all others and without room: for the test inference behind health.

@@ -117,7 +117,8 @@ class Pipeline:
         model.batcher.announce()
         try:
             pool = self._aside if is_slow else self._pool
-            pool.submit(model.name, due_of(call), partial(_decode, model, load, call, future, time.monotonic()))
+            due = due_of(call)
+            pool.submit(model.name, due, partial(_decode, model, load, call, future, due=due, since=time.monotonic()))
         except BaseException:
             model.batcher.give_up()
             raise
@@ -154,7 +155,7 @@ def _guarded(work: Callable[[], T], call: Call) -> T:
 
 
 def _decode(
-    model: ServedModel, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], since: float
+    model: ServedModel, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], *, due: float, since: float
 ) -> None:
     """Decodes one picture away from the lanes and queues it."""
     start = time.monotonic()
@@ -167,7 +168,7 @@ def _decode(
         return
     call.record("queue", start - since)
     call.record("decode", time.monotonic() - start)
-    model.batcher.submit(lambda: pixels, call, future, announced=True)
+    model.batcher.submit(lambda: pixels, call, future, announced=True, due=due)
 
 
 def _answer(future: Future[Answer], call: Call) -> Answer:

@@ -113,12 +113,14 @@ class HeldDecoder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.greys: list[int] = []
         self._go = threading.Event()
+        self._begun = threading.Event()
         self._queued = threading.Semaphore(0)
         decode, submit = CheckedImage.decode, FairPool.submit
 
         def held(checked: CheckedImage) -> np.ndarray:
             pixels = decode(checked)
             self.greys.append(int(pixels[0, 0, 0]))
+            self._begun.set()
             assert self._go.wait(30)
             return pixels
 
@@ -132,10 +134,11 @@ class HeldDecoder:
         self._callers = ThreadPoolExecutor(4)
 
     def put(self, model: ServedModel, greys: Sequence[int], call: Call) -> Future[list[Answer]]:
-        """Calls for pictures, and waits until all are queued for decoding."""
+        """Calls for pictures, and waits until all are queued for decoding and the thread is at the first of all."""
         answers = self._callers.submit(self._pipeline.infer, model, [grey(one) for one in greys], call)
         for _ in greys:
             assert self._queued.acquire(timeout=30)
+        assert self._begun.wait(30)
         return answers
 
     def order(self) -> list[int]:
@@ -196,3 +199,34 @@ def test_pictures_of_unary_calls_are_decoded_before_those_of_streams(decoder: He
     assert decoder.order() == [0, 100, 101, 1, 2, 3, 4, 5, 6, 7]
     assert len(answers.result(30)) == 2
     assert len(stream.result(30)) == 8
+
+
+def test_the_time_for_which_a_picture_waited_to_be_decoded_counts_in_the_models_queue(
+    decoder: HeldDecoder, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[float] = []
+    computed: list[float | None] = []
+    queue, submit = FairPool.submit, Batcher.submit
+
+    def noted_queue(pool: FairPool, name: str, due: float, work: Callable[[], None]) -> None:
+        decoded.append(due)
+        queue(pool, name, due, work)
+
+    def noted_submit(
+        batcher: Batcher,
+        load: Callable[[], np.ndarray],
+        call: Call,
+        future: Future[Answer],
+        *,
+        announced: bool = False,
+        due: float | None = None,
+    ) -> None:
+        computed.append(due)
+        submit(batcher, load, call, future, announced=announced, due=due)
+
+    monkeypatch.setattr(FairPool, "submit", noted_queue)
+    monkeypatch.setattr(Batcher, "submit", noted_submit)
+    answers = decoder.put(model, [1, 2, 3], unary())
+    decoder.order()
+    assert len(answers.result(30)) == 3
+    assert computed == decoded
