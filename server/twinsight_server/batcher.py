@@ -8,8 +8,8 @@
 3. What is due first is taken first: a deadline, or the time within which a call wants its answer. Streams have more
    patience than unary calls, and all of it ends, so that nobody waits for ever.
 4. The model's lanes, each a thread, take what waits. On the host a lane decodes and computes on one core, and takes no
-   more than its share. For a device a lane waits up to `wait_s` for a batch to fill, but only while pictures are being
-   decoded.
+   more than its share. For a device a lane waits for a batch to fill (`batch_wait`: how long), but only while pictures
+   are being decoded.
 5. A lone picture of a model with nothing else in work is decoded and computed by its caller's own thread, on all cores:
    passing it to a lane and back would cost two wake-ups, of up to a millisecond each where the processor has gone to
    sleep.
@@ -37,10 +37,11 @@ import numpy as np
 import structlog
 
 from twinsight_core.engine import Engine
-from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, TwinsightError, Unavailable
+from twinsight_core.errors import Overloaded, Unavailable
+from twinsight_server.batch_wait import BatchWait, FixedWait, TunedWait
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics
-from twinsight_server.turns import Answer, Turn, Waiting, answer, due_of, fail
+from twinsight_server.turns import Answer, Turn, Waiting, answer, due_of, fail, is_wanted, loaded
 
 log = structlog.stdlib.get_logger("twinsight.batcher")
 
@@ -55,7 +56,16 @@ _CLOSING_S = 10.0
 class Batcher:
     """The queue and the lanes of one model."""
 
-    def __init__(self, name: str, engine: Engine, metrics: Metrics, *, queue_size: int, wait_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        metrics: Metrics,
+        *,
+        queue_size: int,
+        wait_s: float | None,
+        p99_goal_s: float = 0.05,
+    ) -> None:
         """Takes what it serves; `start` follows once the engine is warm.
 
         Args:
@@ -63,13 +73,17 @@ class Batcher:
             engine: computes.
             metrics: where batches are counted.
             queue_size: pictures that calls may have in work at once, all together.
-            wait_s: longest wait for a batch to fill.
+            wait_s: longest wait for a batch to fill; None: follows the load and `p99_goal_s`. The host waits for none.
+            p99_goal_s: time in here that one picture in a hundred may exceed.
         """
         self._name = name
         self._engine = engine
         self._metrics = metrics
+        self._dropped = metrics.dropped.labels(name)
         self._queue_size = queue_size
-        self._wait_s = wait_s
+        self._fixed_wait_s = wait_s
+        self._p99_goal_s = p99_goal_s
+        self._wait: BatchWait = FixedWait(0.0)
         lock = threading.Lock()
         self._changed = threading.Condition(lock)  # the lanes alone wait for it
         self._room_freed = threading.Condition(lock)
@@ -88,6 +102,12 @@ class Batcher:
 
     def start(self) -> None:
         """Starts the lanes."""
+        if not self.on_host:
+            fixed_s = self._fixed_wait_s
+            self._wait = (
+                TunedWait(self._p99_goal_s, lanes=self._engine.lanes) if fixed_s is None else FixedWait(fixed_s)
+            )
+        self._metrics.batch_wait.labels(self._name).set_function(lambda: self._wait.seconds)
         self._lanes = [self._started(lane) for lane in range(self._engine.lanes)]
 
     @property
@@ -165,7 +185,13 @@ class Batcher:
             self._changed.notify()
 
     def submit(
-        self, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], *, announced: bool = False
+        self,
+        load: Callable[[], np.ndarray],
+        call: Call,
+        future: Future[Answer],
+        *,
+        announced: bool = False,
+        due: float | None = None,
     ) -> None:
         """Queues a picture.
 
@@ -175,10 +201,11 @@ class Batcher:
             future: gets the model's answer, float32, or what `load` raised; or raises Cancelled, DeadlineExceeded,
                 Unavailable, or what computing raised.
             announced: whether it comes from a decoder.
+            due: when it was due on its way there, so that waiting for a decoder counts; None: as of now.
         """
         with self._changed:
             self._decoding -= announced
-            self._put(load, call, future, due=due_of(call))
+            self._put(load, call, future, due=due_of(call) if due is None else due)
 
     def submit_urgent(self, image: np.ndarray, call: Call) -> Future[Answer]:
         """Queues a picture ahead of all others and without room: for the test inference behind health.
@@ -299,15 +326,24 @@ class Batcher:
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self.on_host and not self._is_full():
-                    until = self._waiting[0].since + self._wait_s
-                    self._changed.wait_for(self._is_full, timeout=max(0.0, until - time.monotonic()))
+                self._wait_for_company()
                 # While this one waited for company another lane may have taken all.
                 if batch := self._take():
                     turn = self._turns[threading.get_ident()] = Turn(lane, batch, time.monotonic())
                     return turn
                 if self._closed:
                     return None
+
+    def _wait_for_company(self) -> None:
+        """Waits for the batch to fill, at most as long as its first picture is to wait."""
+        if not self._waiting or self._is_full():
+            return
+        wait_s = self._waiting[0].since + self._wait.seconds - time.monotonic()
+        if wait_s > 0:
+            before = len(self._waiting)
+            self._changed.wait_for(self._is_full, timeout=wait_s)
+            if self._waiting:
+                self._wait.waited(max(0, len(self._waiting) - before))  # another lane may have taken some
 
     def _take(self) -> list[Waiting]:
         """Takes a batch off the queue, and wakes another lane for the rest."""
@@ -342,46 +378,21 @@ class Batcher:
             Whether the turn was not given up meanwhile.
         """
         try:
-            loaded = [(one, image) for one in turn.batch if (image := self._loaded(one)) is not None]
-            self._compute([(one, image) for one, image in loaded if self._is_wanted(one)], turn, infer)
+            ready = [(one, image) for one in turn.batch if (image := loaded(one, self._dropped)) is not None]
+            self._compute([(one, image) for one, image in ready if is_wanted(one, self._dropped)], turn, infer)
         finally:
             with self._changed:
                 kept = self._turns.pop(threading.get_ident(), None) is turn
                 if kept:
-                    took = time.monotonic() - turn.begun
+                    now = time.monotonic()
+                    took = now - turn.begun
+                    self._wait.served(turn.begun, now, [one.since for one in turn.batch])
                     self._longest_turn_s = max(self._longest_turn_s, took)
                     self._seconds_per_image += 0.1 * (took / len(turn.batch) - self._seconds_per_image)
                 else:
                     self._hung -= 1
                     self._alone_hangs = self._alone_hangs and turn.lane is not None
         return kept
-
-    def _loaded(self, one: Waiting) -> np.ndarray | None:
-        """Returns a picture's pixels; None where nobody wants them or there are none, of which the future tells."""
-        if not self._is_wanted(one):
-            return None
-        start = time.monotonic()
-        try:
-            image = one.load()
-        except (Cancelled, DeadlineExceeded) as error:
-            fail(one.future, error)
-            return None
-        except TwinsightError as error:
-            answer(one.future, error)
-            return None
-        now = time.monotonic()
-        one.call.record("decode", now - start)
-        one.call.record("queue", start - one.since)
-        return image
-
-    def _is_wanted(self, one: Waiting) -> bool:
-        try:
-            one.call.check_alive()
-        except TwinsightError as error:
-            self._metrics.dropped.labels(self._name).inc()
-            fail(one.future, error)
-            return False
-        return True
 
     def _compute(self, batch: Sequence[tuple[Waiting, np.ndarray]], turn: Turn, infer: Infer) -> None:
         if not batch:

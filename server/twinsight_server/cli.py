@@ -51,7 +51,27 @@ def _options() -> list[click.Parameter]:
     return options
 
 
-def _click_type(hint: type) -> click.Choice[str] | click.Path | type:
+class _NumberOr(click.ParamType[float | str]):
+    """A number, or a word in its place."""
+
+    def __init__(self, word: str) -> None:
+        self.name = f"float|{word}"
+        self._word = word
+
+    def convert(self, value: Value, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Returns the number or the word."""
+        if value == self._word:
+            return self._word
+        try:
+            return float(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor `{self._word}`.", param, ctx)
+
+
+def _click_type(hint: type) -> click.Choice[str] | click.Path | _NumberOr | type:
+    if float in get_args(hint):
+        (words,) = (get_args(one) for one in get_args(hint) if get_origin(one) is Literal)
+        return _NumberOr(*words)
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint))
     if hint is Path or Path in get_args(hint):

@@ -41,6 +41,7 @@ def is_loopback(listen: str) -> bool:
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("batch_size", 1, 4096),
     ("batch_wait_ms", 0, 10_000),
+    ("p99_goal_ms", 0.1, 10_000),
     ("queue_size", 1, 1_000_000),
     ("decode_threads", 0, 1024),
     ("max_calls", 1, 4096),
@@ -100,7 +101,14 @@ class ServerConfig:
     batch_size: Annotated[
         int, "Largest batch, on a CPU at most four; every power of two up to it is compiled at start."
     ] = 32
-    batch_wait_ms: Annotated[float, "Longest wait for a batch to fill while other pictures are being decoded."] = 2.0
+    batch_wait_ms: Annotated[
+        float | Literal["auto"],
+        "Longest wait of a GPU or TPU for a batch to fill while other pictures are being decoded; auto: as long as it "
+        "fills batches of a busy device and --p99-goal-ms is kept.",
+    ] = "auto"
+    p99_goal_ms: Annotated[
+        float, "What one picture in a hundred may exceed from being decoded to its answer, under --batch-wait-ms auto."
+    ] = 50.0
     queue_size: Annotated[int, "Pictures being decoded or waiting for a model; more are refused, and streams wait."] = (
         512
     )
@@ -151,7 +159,7 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         for name, least, most in _BOUNDS:
-            if not least <= getattr(self, name) <= most:
+            if getattr(self, name) != "auto" and not least <= getattr(self, name) <= most:
                 raise StartupError(
                     f"`{name}` (={getattr(self, name)}) must be {least:,} to {most:,}.", reason="CONFIG_INVALID"
                 )
@@ -205,6 +213,11 @@ class ServerConfig:
             max_pixels=int(self.max_image_megapixels * 1e6),
             max_memory_bytes=int(self.max_image_memory_mb * 1e6),
         )
+
+    @property
+    def batch_wait_s(self) -> float | None:
+        """`batch_wait_ms` in seconds; None: it is to follow the load."""
+        return None if self.batch_wait_ms == "auto" else self.batch_wait_ms / 1e3
 
     @property
     def decoders(self) -> int:

@@ -36,6 +36,12 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=one,
         )
+        self.batch_wait = Gauge(
+            "twinsight_batch_wait_seconds",
+            "Longest wait of a picture for others to fill its batch, as it is now.",
+            ["model"],
+            registry=one,
+        )
         self.dropped = Counter(
             "twinsight_dropped_images",
             "Pictures dropped before compute: their caller was gone.",

@@ -77,8 +77,14 @@ class Models:
                 buckets=[one for one in config.buckets if one <= MOST_AT_ONCE[card.task]] or config.buckets[:1],
                 most_on_host=MOST_ON_HOST[card.task],
             )
-            wait_s = config.batch_wait_ms / 1e3
-            batcher = Batcher(name, engine, metrics, queue_size=config.queue_size, wait_s=wait_s)
+            batcher = Batcher(
+                name,
+                engine,
+                metrics,
+                queue_size=config.queue_size,
+                wait_s=config.batch_wait_s,
+                p99_goal_s=config.p99_goal_ms / 1e3,
+            )
             self._models[name] = ServedModel(package, engine, batcher)
 
     def warm_up(self, stopped: threading.Event) -> None:

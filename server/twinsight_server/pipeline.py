@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,9 @@ from twinsight_core import images
 from twinsight_core.errors import TwinsightError
 from twinsight_core.images import Limits, Region
 from twinsight_server.calls import Call, deadline_exceeded
+from twinsight_server.fair_pool import FairPool
 from twinsight_server.models import ServedModel
-from twinsight_server.turns import Answer
+from twinsight_server.turns import Answer, due_of
 
 log = structlog.stdlib.get_logger("twinsight.pipeline")
 
@@ -58,8 +59,8 @@ class Pipeline:
             decoders: how many.
             limits: which pictures are refused.
         """
-        self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="decode")
-        self._aside = ThreadPoolExecutor(max(1, decoders // 2), thread_name_prefix="decode-slow", initializer=_give_way)
+        self._pool = FairPool(decoders, "decode")
+        self._aside = FairPool(max(1, decoders // 2), "decode-slow", initializer=_give_way)
         self._limits = limits
 
     def infer(self, model: ServedModel, pictures: Sequence[Picture], call: Call) -> list[Answer]:
@@ -95,8 +96,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Finishes what is being decoded and stops the threads."""
-        self._pool.shutdown()
-        self._aside.shutdown()
+        self._pool.close()
+        self._aside.close()
 
     def _begin(self, model: ServedModel, picture: Picture, call: Call, *, alone: bool = False) -> Future[Answer]:
         """Puts a picture in work; one that is `alone` in its call is computed here where the model is idle."""
@@ -116,7 +117,8 @@ class Pipeline:
         model.batcher.announce()
         try:
             pool = self._aside if is_slow else self._pool
-            pool.submit(_decode, model, load, call, future, time.monotonic())
+            due = due_of(call)
+            pool.submit(model.name, due, partial(_decode, model, load, call, future, due=due, since=time.monotonic()))
         except BaseException:
             model.batcher.give_up()
             raise
@@ -153,7 +155,7 @@ def _guarded(work: Callable[[], T], call: Call) -> T:
 
 
 def _decode(
-    model: ServedModel, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], since: float
+    model: ServedModel, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], *, due: float, since: float
 ) -> None:
     """Decodes one picture away from the lanes and queues it."""
     start = time.monotonic()
@@ -166,7 +168,7 @@ def _decode(
         return
     call.record("queue", start - since)
     call.record("decode", time.monotonic() - start)
-    model.batcher.submit(lambda: pixels, call, future, announced=True)
+    model.batcher.submit(lambda: pixels, call, future, announced=True, due=due)
 
 
 def _answer(future: Future[Answer], call: Call) -> Answer:

@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+from prometheus_client import Counter
 
-from twinsight_core.errors import TwinsightError
+from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
 from twinsight_server.calls import Call
 
 Answer = np.ndarray | TwinsightError
@@ -61,6 +62,36 @@ def fail(future: Future[Answer], error: Exception) -> None:
     """Says that a picture's call has failed, or computing it; does nothing where it has an answer."""
     with suppress(InvalidStateError):
         future.set_exception(error)
+
+
+def is_wanted(one: Waiting, dropped: Counter) -> bool:
+    """Returns whether somebody waits for a picture's answer; where nobody does its future fails, and it is counted."""
+    try:
+        one.call.check_alive()
+    except TwinsightError as error:
+        dropped.inc()
+        fail(one.future, error)
+        return False
+    return True
+
+
+def loaded(one: Waiting, dropped: Counter) -> np.ndarray | None:
+    """Returns a picture's pixels; None where nobody wants them or there are none, of which the future tells."""
+    if not is_wanted(one, dropped):
+        return None
+    start = time.monotonic()
+    try:
+        image = one.load()
+    except (Cancelled, DeadlineExceeded) as error:
+        fail(one.future, error)
+        return None
+    except TwinsightError as error:
+        answer(one.future, error)
+        return None
+    now = time.monotonic()
+    one.call.record("decode", now - start)
+    one.call.record("queue", start - one.since)
+    return image
 
 
 def due_of(call: Call) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from twinsight_core.catalog import Catalog
 from twinsight_core.engine import Engine
+from twinsight_core.errors import StartupError
 from twinsight_server import cli
 from twinsight_server.config import ServerConfig
 from twinsight_server.health import Canary
@@ -127,3 +129,23 @@ def test_buckets_are_powers_of_two_and_the_batch_size() -> None:
     assert ServerConfig(batch_size=1).buckets == (1,)
     assert ServerConfig(batch_size=8).buckets == (1, 2, 4, 8)
     assert ServerConfig(batch_size=12).buckets == (1, 2, 4, 8, 12)
+
+
+@pytest.mark.parametrize(("value", "wait_s"), [("auto", None), ("0", 0.0), ("2.5", 0.0025)])
+def test_the_wait_for_a_batch_is_a_number_or_auto(
+    tmp_path: Path, started: list[ServerConfig], value: str, wait_s: float | None
+) -> None:
+    serve("--batch-wait-ms", value)
+    serve(env={"TWINSIGHT_BATCH_WAIT_MS": value})
+    file = tmp_path / "twinsight.toml"
+    file.write_text(f"batch_wait_ms = {value if wait_s is not None else repr(value)}\n")
+    serve("--config", str(file))
+    assert [config.batch_wait_s for config in started] == [wait_s] * 3
+
+
+def test_the_wait_for_a_batch_is_nothing_else(started: list[ServerConfig]) -> None:
+    assert "'soon' is neither a number nor `auto`" in serve("--batch-wait-ms", "soon")
+    assert not started
+    for value in (-1.0, math.nan):
+        with pytest.raises(StartupError, match=r"`batch_wait_ms` \(=.*\) must be 0 to 10,000"):
+            ServerConfig(batch_wait_ms=value)
