@@ -64,10 +64,10 @@ def base(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
     training, images, labels = [], [], []
     names = [one.name for one in BASE.sets]
     for one in load_sets(BASE, data, cache, None):
-        rows = _some(one.rows(one.split.test), amount.held_out)
+        rows = evenly(one.rows(one.split.test), amount.held_out)
         images.append(one.decoded(rows, BASE.served))
         labels.append(one.pictures.labels[rows])
-        training.append(one.decoded(_some(one.rows(one.split.train), amount.training // len(names)), BASE.served))
+        training.append(one.decoded(evenly(one.rows(one.split.train), amount.training // len(names)), BASE.served))
     bounds = np.cumsum([len(part) for part in labels])[:-1]
 
     def scores(embeddings: np.ndarray) -> dict[str, float]:
@@ -91,14 +91,14 @@ def glyph(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
         network=card.config, preprocessing=card.preprocessing, groups=2, validation=HELD_OUT, test=HELD_OUT
     )
     parts = split_classes(pictures, how)
-    rows = _some(parts.test, amount.held_out)
+    rows = evenly(parts.test, amount.held_out)
     images, labels = pictures.images[rows], pictures.labels[rows]
     groups = pictures.groups()[labels]
 
     def scores(embeddings: np.ndarray) -> dict[str, float]:
         return embedding_findings(embeddings, labels, groups, images, pictures.classes, which=WHICH).scores
 
-    return HeldOut(pictures.images[_some(parts.train, amount.training)], images, scores)
+    return HeldOut(pictures.images[evenly(parts.train, amount.training)], images, scores)
 
 
 def cells(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
@@ -111,7 +111,7 @@ def cells(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
         return detection_findings(answers, read, which=WHICH).scores
 
     training = _boxed(data, card, "train").images if amount.training else read.images[:0]
-    return HeldOut(training[_some(np.arange(len(training)), amount.training)], read.images, scores)
+    return HeldOut(training[evenly(np.arange(len(training)), amount.training)], read.images, scores)
 
 
 def garments(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
@@ -121,16 +121,16 @@ def garments(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
     if not isinstance(card.config, ClassifierConfig):
         raise TypeError("`garments` is a classifier.")
     parts = split_pictures(pictures, ClassifierTraining(network=card.config, preprocessing=card.preprocessing))
-    rows = _some(parts.test, amount.held_out)
+    rows = evenly(parts.test, amount.held_out)
     images, labels = pictures.images[rows], pictures.labels[rows]
 
     def scores(probabilities: np.ndarray) -> dict[str, float]:
         return classification_findings(probabilities, labels, images, pictures.classes, which=WHICH).scores
 
-    return HeldOut(pictures.images[_some(parts.train, amount.training)], images, scores)
+    return HeldOut(pictures.images[evenly(parts.train, amount.training)], images, scores)
 
 
-def _some(rows: np.ndarray, most: int | None) -> np.ndarray:
+def evenly(rows: np.ndarray, most: int | None) -> np.ndarray:
     """Returns up to so many of the rows, evenly spread: all classes alike, and the same ones every time."""
     if most is None or len(rows) <= most:
         return rows

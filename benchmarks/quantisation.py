@@ -115,8 +115,7 @@ class Forms:
     """
 
     def __init__(self, package: ModelPackage, training: np.ndarray) -> None:
-        load_openvino()  # and with it keeps it from telling its maker
-        nncf = _nncf()
+        nncf = load_nncf()
         self._size = package.card.preprocessing
         self._core = importlib.import_module("openvino").Core()
         onnx = to_onnx(package.build(), self._size, batch=None)
@@ -149,8 +148,13 @@ class Forms:
         return lambda images: np.array(request.infer(images)[0], np.float32)
 
 
-def _nncf() -> ModuleType:
-    """Returns NNCF; by name, since twinsight itself does not need it."""
+def load_nncf() -> ModuleType:
+    """Returns NNCF; by name, since twinsight itself does not need it.
+
+    Raises:
+        SystemExit: it is not installed.
+    """
+    load_openvino()  # first: it keeps OpenVINO from telling its maker
     try:
         nncf = importlib.import_module("nncf")
     except ModuleNotFoundError as error:
@@ -203,6 +207,7 @@ def main() -> None:
         help=f"measure little, to see that it works; results go to {QUICK_RESULTS}, no document is changed",
     )
     chosen = parser.parse_args()
+    load_nncf()
     budget = QUICK if chosen.quick else FULL
     if chosen.most is not None:
         budget = replace(budget, pictures=replace(budget.pictures, held_out=chosen.most))
