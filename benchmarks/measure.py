@@ -20,16 +20,27 @@ def times_ms(work: Callable[[], object], *, count: int, warm_up: int = 20) -> li
 
 
 def interleaved_ms(
-    works: Mapping[str, Callable[[], object]], *, count: int, warm_up: int = 20
+    works: Mapping[str, Callable[[], object]],
+    *,
+    count: int,
+    warm_up: int = 20,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Returns the milliseconds of each work, done in turns: what else the machine does falls on all of them alike."""
+    """Returns the milliseconds of each work, done in turns: what else the machine does falls on all of them alike.
+
+    Args:
+        works: by name.
+        count: turns that are timed.
+        warm_up: turns before them.
+        clock: in seconds; `time.process_time` counts the processor's time of this process alone.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(warm_up + count):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = clock()
             work()
             if turn >= warm_up:
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append((clock() - start) * 1e3)
     return times
 
 

@@ -108,6 +108,32 @@ class Backbones(Recorded):
     backbones: dict[str, Figures]
 
 
+class QuantisedModel(TypedDict):
+    """Of `quantisation`: a model in float and in int8.
+
+    Attributes:
+        pictures: held out, that the scores are of.
+        fitted_to: pictures that int8's ranges were taken from.
+        scores: by the measure's name and the form's, 0..1.
+        processor_ms: of a lone picture on one core, by form.
+        cosine: between the forms' embeddings of a picture.
+    """
+
+    pictures: int
+    fitted_to: int
+    scores: dict[str, Figures]
+    processor_ms: Figures
+    cosine: NotRequired[Figures]
+
+
+class Quantisation(TypedDict):
+    """Of `quantisation`."""
+
+    precision: str
+    environments: dict[str, Environment]
+    models: dict[str, QuantisedModel]
+
+
 R = TypeVar("R", bound=Recorded)
 
 

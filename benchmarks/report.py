@@ -11,13 +11,24 @@ from typing import NotRequired, TypedDict
 from benchmarks import targets
 from benchmarks.performance import section
 from benchmarks.plots import draw
-from benchmarks.recorded import Backbones, Environment, Recorded, Result, SearchResult, StartResult, Throughput, read
+from benchmarks.recorded import (
+    Backbones,
+    Environment,
+    Quantisation,
+    Recorded,
+    Result,
+    SearchResult,
+    StartResult,
+    Throughput,
+    read,
+)
 
 ROOT = Path(__file__).parents[1]
 README, PERFORMANCE = ROOT / "README.md", ROOT / "docs/performance.md"
 IMAGES = "images/performance"
 """Of the plots, under `docs`."""
 FIGURES, SCORES, LOAD, BACKBONES = "figures", "scores", "load", "backbones"
+QUANTISATION = "quantisation"
 """Sections of documents, see `put`."""
 JUDGED = ("throughput", "ingest", "memory", "search")
 """Results with targets."""
@@ -42,7 +53,7 @@ class Places:
     Attributes:
         results: folder of the JSON files.
         readme: with the sections `figures` and `scores`; None: it is left alone.
-        performance: with the sections `load` and `backbones`; None: it is left alone.
+        performance: with the sections `load`, `backbones` and `quantisation`; None: it is left alone.
         images: folder of the plots.
     """
 
@@ -62,7 +73,8 @@ def write(places: Places) -> None:
     if places.readme is not None:
         put(places.readme, {FIGURES: tables(places.results), SCORES: models(places.results)})
     if places.performance is not None:
-        put(places.performance, {LOAD: section(places.results, IMAGES), BACKBONES: backbones(places.results)})
+        made = {BACKBONES: backbones(places.results), QUANTISATION: quantisation(places.results)}
+        put(places.performance, {LOAD: section(places.results, IMAGES), **made})
 
 
 def put(document: Path, contents: Mapping[str, str]) -> None:
@@ -154,6 +166,36 @@ def backbones(results: Path) -> str:
             for name, f in ranked
         ),
     ]
+    return "\n".join(lines)
+
+
+def quantisation(results: Path) -> str:
+    """Returns the table of int8 against float as Markdown, a line a score."""
+    file = results / "quantisation.json"
+    if not file.exists():
+        return "Not measured yet: `python -m benchmarks.quantisation --data DIR` does it."
+    measured: Quantisation = json.loads(file.read_text("utf-8"))
+    machine = next(iter(measured["environments"].values()))["machine"]
+    lines = [
+        f"Float is what OpenVINO computes fastest here ({measured['precision']}). The processor's time is that of one "
+        f"picture on one core of an {machine['cpu']}, a median, both forms in turns; cosines are between both forms' "
+        f"vectors of a picture. At {_commits(measured['environments'])}.",
+        "",
+        "| model | held out | float : int8, ms | cosine, mean / least | score | float | int8 | points lost |",
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for name, one in measured["models"].items():
+        exact, quantised, cosine = one["processor_ms"]["float"], one["processor_ms"]["int8"], one.get("cosine")
+        ahead = [
+            f"`{name}`",
+            f"{one['pictures']}",
+            f"{exact:.2f} : {quantised:.2f} ({exact / quantised:.2f} x)",
+            f"{cosine['mean']:.3f} / {cosine['least']:.3f}" if cosine else "",
+        ]
+        for score, of in one["scores"].items():
+            lost = 100 * (of["float"] - of["int8"])
+            lines.append(f"| {' | '.join(ahead)} | {score} | {of['float']:.3f} | {of['int8']:.3f} | {lost:.1f} |")
+            ahead = [""] * len(ahead)
     return "\n".join(lines)
 
 

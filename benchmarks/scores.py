@@ -18,36 +18,24 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import report
+from benchmarks import held_out, report
 from benchmarks.environment import environment
 from benchmarks.faces import scores as fold_scores
 from benchmarks.measure import interleaved_ms, summary
 from benchmarks.serving import served_executor
 from twinsight_core.engine import Engine
 from twinsight_core.evaluation.retrieval import retrieval_scores
-from twinsight_core.images import Preprocessing
 from twinsight_core.importing.package import Importable, import_package
 from twinsight_core.models.classifier import Classifier
-from twinsight_core.models.configs.classifier import ClassifierConfig
-from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.mobilefacenet import MobileFaceNet
 from twinsight_core.packages import ModelPackage, find_package
 from twinsight_core.training.base import BASE, calibrated, served_gallery
-from twinsight_core.training.boxes import read_voc
-from twinsight_core.training.classifier import ClassifierTraining
-from twinsight_core.training.classifier import split as split_pictures
-from twinsight_core.training.data import LabelledImages, read_class_folders
 from twinsight_core.training.evaluate import embedder
-from twinsight_core.training.findings import classification_findings, detection_findings, embedding_findings
 from twinsight_core.training.measure import gallery
 from twinsight_core.training.recipe import LoadedSet, load_sets, load_teacher
-from twinsight_core.training.siamese import SiameseTraining
-from twinsight_core.training.siamese import split as split_classes
 
 RESULTS = Path(__file__).parent / "results"
 CALLS = 100
-HELD_OUT = 0.1
-WHICH = "held out from training"
 
 
 def base(data: Path, cache: Path) -> dict[str, float]:
@@ -90,49 +78,21 @@ def _lone(package: ModelPackage) -> partial[np.ndarray]:
 
 def glyph(data: Path, cache: Path) -> dict[str, float]:
     """Returns one-shot recognition and verification on alphabets never trained on."""
-    package = find_package("glyph")
-    pictures = _pictures(data / "omniglot_background.zip", package.card.preprocessing, cache)
-    config = package.card.config
-    if not isinstance(config, SiameseConfig):
-        raise TypeError("`glyph` is a Siamese network.")
-    how = SiameseTraining(
-        network=config, preprocessing=package.card.preprocessing, groups=2, validation=HELD_OUT, test=HELD_OUT
-    )
-    rows = split_classes(pictures, how).test
-    labels = pictures.labels[rows]
-    embeddings = embedder(package.build())(pictures.images[rows])
-    found = embedding_findings(
-        embeddings, labels, pictures.groups()[labels], pictures.images[rows], pictures.classes, which=WHICH
-    )
-    return found.scores
+    pictures = held_out.glyph(data, cache)
+    return pictures.scores(embedder(find_package("glyph").build())(pictures.images))
 
 
 def cells(data: Path, cache: Path) -> dict[str, float]:
     """Returns the average precision on the official validation list."""
-    del cache
-    package = find_package("cells")
-    read = read_voc(
-        data / "bccd_trainval.zip",
-        preprocessing=package.card.preprocessing,
-        image_set="val",
-        classes=package.card.labels,
-        skip_bad=True,
-    )
-    answers = embedder(package.build(), batch=8)(read.images)
-    return detection_findings(answers, read, which=WHICH).scores
+    pictures = held_out.cells(data, cache)
+    return pictures.scores(embedder(find_package("cells").build(), batch=8)(pictures.images))
 
 
 def garments(data: Path, cache: Path) -> dict[str, float]:
     """Returns the accuracy on a fifth of each class's pictures."""
-    package = find_package("garments")
-    pictures = _pictures(data / "clothing_train.zip", package.card.preprocessing, cache)
-    config = package.card.config
-    if not isinstance(config, ClassifierConfig):
-        raise TypeError("`garments` is a classifier.")
-    rows = split_pictures(pictures, ClassifierTraining(network=config, preprocessing=package.card.preprocessing)).test
-    images, labels = pictures.images[rows], pictures.labels[rows]
-    found = classification_findings(embedder(package.build())(images), labels, images, pictures.classes, which=WHICH)
-    return found.scores | {"pictures": len(rows)}
+    pictures = held_out.garments(data, cache)
+    scores = pictures.scores(embedder(find_package("garments").build())(pictures.images))
+    return scores | {"pictures": len(pictures.images)}
 
 
 def faces(data: Path, cache: Path) -> dict[str, float]:
@@ -168,10 +128,6 @@ def imported(data: Path, cache: Path) -> dict[str, float]:
                 error = np.linalg.norm(found - expected[name]) / np.linalg.norm(expected[name])
                 errors[f"{architecture}_{name}_relative_error"] = float(error)
     return errors
-
-
-def _pictures(path: Path, size: Preprocessing, cache: Path) -> LabelledImages:
-    return read_class_folders(path, preprocessing=size, cache_dir=cache)
 
 
 MEASURES = {one.__name__: one for one in (base, glyph, cells, garments, faces, imported)}

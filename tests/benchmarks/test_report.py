@@ -98,6 +98,34 @@ def test_the_backbones_are_ranked_by_accuracy_for_their_time(tmp_path: Path) -> 
     ]
 
 
+def test_int8_is_shown_by_what_it_gains_and_loses(tmp_path: Path) -> None:
+    assert report.quantisation(tmp_path).startswith("Not measured yet")
+    photographs = {
+        "pictures": 900,
+        "fitted_to": 300,
+        "scores": {"recall_at_1": {"float": 0.98, "int8": 0.975}, "map_at_r": {"float": 0.75, "int8": 0.752}},
+        "processor_ms": {"float": 6.0, "int8": 4.0},
+        "cosine": {"mean": 0.9912, "least": 0.9708},
+    }
+    clothes = {
+        "pictures": 614,
+        "fitted_to": 300,
+        "scores": {"top1_accuracy": {"float": 0.9, "int8": 0.8}},
+        "processor_ms": {"float": 3.0, "int8": 2.5},
+    }
+    environments = dict.fromkeys(("base", "garments"), ENVIRONMENT)
+    models = {"base": photographs, "garments": clothes}
+    write(tmp_path, "quantisation", precision="f32", environments=environments, models=models)
+    told = report.quantisation(tmp_path).splitlines()
+    assert told[0].startswith("Float is what OpenVINO computes fastest here (f32).")
+    assert told[0].endswith("At commit `abc`.")
+    assert told[-3:] == [
+        "| `base` | 900 | 6.00 : 4.00 (1.50 x) | 0.991 / 0.971 | recall_at_1 | 0.980 | 0.975 | 0.5 |",
+        "|  |  |  |  | map_at_r | 0.750 | 0.752 | -0.2 |",
+        "| `garments` | 614 | 3.00 : 2.50 (1.20 x) |  | top1_accuracy | 0.900 | 0.800 | 10.0 |",
+    ]
+
+
 def test_the_readme_shows_what_has_to_hold(results: Path) -> None:
     calls = ("call", "decode", "compiled", "bare_grpc", "index")
     median = {f"{name}_p50_ms": 1.0 for name in calls} | {"added_p50_ms": 0.5, "warm_s": 4.75}
