@@ -85,8 +85,8 @@ class ServerConfig:
     ] = False
     vector_copy: Annotated[
         VectorCopy,
-        "What exact searches scan: the vectors, or a copy in a quarter of the bytes, with the same answers. The vectors "
-        "are then in nameless files of data_dir; with vectors_on_disk the copy is, too.",
+        "What exact searches scan: the vectors, or a copy in a quarter of the bytes, with the same answers. The "
+        "vectors are then in nameless files of data_dir; with vectors_on_disk the copy is, too.",
     ] = "float32"
     keyring: Annotated[
         str, "File of the keys that encrypt what is in data_dir, made by `twinsight keyring`, or env:NAME; empty: none."

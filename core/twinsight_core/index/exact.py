@@ -245,7 +245,8 @@ class ExactView:
         """Returns `[n] float32`: how much of a row's `lost` its coarse value may be off by, either way."""
         relative = 1.0 + 2.0 * (queries.shape[1] + 16) * _UNIT_ROUNDOFF
         doubts = _lengths(queries) * (2.0 * relative if self.metric is Metric.EUCLIDEAN else relative)
-        return doubts.astype(np.float32)
+        rounded: np.ndarray = doubts.astype(np.float32)
+        return rounded
 
     def _decided(self, query: np.ndarray, k: int, left: Bounded, slack: float) -> Found:
         left = left.contenders(k, slack)
@@ -255,8 +256,8 @@ class ExactView:
         step = max(1, _BLOCK_BYTES // (8 * len(query)))
         if self.memory.in_file:
             step = max(1, _PART_BYTES // (4 * len(query)))
-        values = [self.score(query[None], part[None])[0] for part, _ in parts(left.rows, step)]
-        exact = np.concatenate(values) if values else NOTHING.scores
+        lines = [left.rows[None, first : first + step] for first in range(0, len(left.rows), step)]
+        exact = np.concatenate([self.score(query[None], line)[0] for line in lines]) if lines else NOTHING.scores
         order = np.lexsort((left.rows, -exact))[:k]
         return Found(left.rows[order], exact[order])
 

@@ -25,9 +25,10 @@ VectorCopy = Literal["float32", "int8"]
 """What exact searches scan."""
 MAPPED_BYTES = 4 << 20
 """Of a file, in the process at a time, about."""
-# Of a file come into a process when it looks at one byte of its mapping: 64 KiB, up to 2 MiB where the page cache has
-# them in one piece. To read a row that lies alone takes no longer than to map so much.
-_FAULT_BYTES = 64 << 10
+# Of a file come into a process when it looks at one byte of its mapping (Linux: fault_around_bytes), and where the page
+# cache has them in one piece. To read a row that lies alone takes no longer than to map so much: 1.8 us.
+_FAULT_BYTES, _MOST_FAULT_BYTES = 64 << 10, 2 << 20
+_FEW_ROWS = 64
 _LOG = logging.getLogger("twinsight.collection")
 
 
@@ -91,18 +92,20 @@ class RowMemory:
     def look_at(self, rows: np.ndarray, which: slice | np.ndarray) -> np.ndarray:
         """Returns `rows[which]` of an array taken from this, of a file at most some MiB at a time."""
         file = self._file
-        if file is None or (not isinstance(which, slice) and not which.size):
-            return rows[which]
-        row_bytes = rows.shape[1] * rows.itemsize
-        if isinstance(which, slice):
+        taken: np.ndarray
+        if file is None or isinstance(which, slice):
             taken = rows[which]
-            self._make_way(taken.nbytes)
+            if file is not None:
+                self._make_way(taken.nbytes)  # which is looked at later
             return taken
-        span = (int(which.max()) - int(which.min()) + 1) * row_bytes
+        if which.size <= _FEW_ROWS:
+            return _read(file.fileno(), rows, which)
+        span = (int(which.max()) - int(which.min()) + 1) * rows.shape[1] * rows.itemsize
         if span > which.size * _FAULT_BYTES:
             return _read(file.fileno(), rows, which)
-        self._make_way(span)
-        return rows[which]
+        taken = rows[which]
+        self._make_way(span + _MOST_FAULT_BYTES)
+        return taken
 
     def grow(self, capacity: int) -> None:
         """Makes room for more; what was written stays."""

@@ -65,7 +65,7 @@ def adversarial(draw: st.DrawFn, metric: Metric) -> np.ndarray:
     return prepared(vectors, metric)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=100)
 @given(
     data=st.data(),
     metric=st.sampled_from(list(Metric)),
@@ -103,7 +103,7 @@ def test_the_answers_are_those_of_the_vectors_to_the_last_bit(
             assert [one.rows.tolist() for one in plain] == truth(both[1].view, queries, k, pool)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_no_vector_is_farther_from_its_codes_than_it_is_said_to_be(data: st.DataObject) -> None:
     vectors = data.draw(adversarial(Metric.DOT))
