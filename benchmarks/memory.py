@@ -1,12 +1,19 @@
 """What a collection of vectors takes of memory and of the time to start, beside a server without it.
 
+    python -m benchmarks --only memory
+    python -m benchmarks.memory [--count N] [--runs N]    prints the same for a number of vectors of one's own
+
 Both servers are started in turns, on the same cache of compiled programs. The memory that cannot be avoided is that of
-the vectors in float32, which the graph has, and of hnswlib's links between them. The vectors beside the graph lie in a
-file (`--vectors-on-disk`) or, for comparison, in memory.
+the vectors in float32, which the graph has, and of hnswlib's links between them. What exact searches scan lies in a
+file (`--vectors-on-disk`), as the vectors or as a copy in int8 (`--vector-copy`), or, for comparison, in memory. Memory
+is read after searches of both kinds.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,13 +33,19 @@ from twinsight_client import Client
 DIMENSION = 256
 QUERIES = 200
 """Searched for before memory is read, so that what a search needs is there too."""
-SMALL, LARGE, IN_MEMORY = "small", "large", "in_memory"
+EXACT_QUERIES = 5
+SMALL, LARGE, IN_MEMORY, INT8, INT8_IN_MEMORY = "small", "large", "in_memory", "int8", "int8_in_memory"
 ON_DISK = "--vectors-on-disk"
+AS_INT8 = ("--vector-copy", "int8")
 
 
 def measure(extent: Extent) -> dict[str, object]:
     """Returns memory and start of a server, empty and with the collection."""
-    count = extent.pick(100_000, 20_000)
+    return measured(extent.pick(100_000, 20_000), extent.runs)
+
+
+def measured(count: int, times: int) -> dict[str, object]:
+    """Returns the same for a number of vectors, of so many starts of each kind."""
     items, queries = items_and_queries(count, QUERIES, DIMENSION)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -53,12 +66,14 @@ def measure(extent: Extent) -> dict[str, object]:
                 **_started(empty, SMALL, queries),
                 **_started(full, LARGE, queries, ON_DISK),
                 **_started(full, LARGE, queries, name=IN_MEMORY),
+                **_started(full, LARGE, queries, ON_DISK, *AS_INT8, name=INT8),
+                **_started(full, LARGE, queries, *AS_INT8, name=INT8_IN_MEMORY),
             }
-            for _ in range(extent.runs)
+            for _ in range(times)
         ]
     for run in runs:
         for kind in ("rss", "pss", "private"):
-            for name in (LARGE, IN_MEMORY):
+            for name in (LARGE, IN_MEMORY, INT8, INT8_IN_MEMORY):
                 run[f"{name}_above_{kind}_mib"] = round(run[f"{name}_{kind}_mib"] - run[f"{SMALL}_{kind}_mib"], 2)
     vectors_mib, links_mib = items.nbytes / 2**20, _links_bytes(items) / 2**20
     needed = vectors_mib + links_mib
@@ -79,6 +94,11 @@ def measure(extent: Extent) -> dict[str, object]:
                 1.35,
                 "the same in the server that wrote them",
                 [written["rss"] / needed],
+            ),
+            at_most(
+                1.35,
+                "the same after a start, scanned as int8 on disk",
+                [run[f"{INT8}_above_rss_mib"] / needed for run in runs],
             ),
             at_most(
                 2.0,
@@ -102,6 +122,8 @@ def _started(data: Path, collection: str, queries: np.ndarray, *flags: str, name
 def _search(client: Client, collection: str, queries: np.ndarray) -> None:
     for query in queries:
         client.search(collection, [query]).values()
+    for query in queries[:EXACT_QUERIES]:
+        client.search(collection, [query], exact=True).values()
 
 
 def _above(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
@@ -112,3 +134,17 @@ def _links_bytes(items: np.ndarray) -> int:
     # How many links there is room for does not depend on how well they are chosen.
     size: int = built(items, build_width=1).index_file_size()
     return size - items.nbytes
+
+
+def main(arguments: list[str]) -> int:
+    """Prints what is asked for; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description="Memory of a collection.")
+    parser.add_argument("--count", type=int, default=100_000, help="vectors [%(default)s]")
+    parser.add_argument("--runs", type=int, default=1, help="starts of each kind [%(default)s]")
+    asked = parser.parse_args(arguments)
+    print(json.dumps(measured(asked.count, asked.runs), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

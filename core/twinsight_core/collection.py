@@ -23,9 +23,11 @@ from twinsight_core import snapshots
 from twinsight_core.combining import Combiner, Searched
 from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
-from twinsight_core.generation import Coverage, Generation, fingerprints_of
+from twinsight_core.fingerprints import fingerprints_of
+from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import prepared
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.row_memory import IN_MEMORY, RowPlaces, VectorCopy
 from twinsight_core.indexer import Indexer, IndexPolicy
 from twinsight_core.items import (
     Checkpoint,
@@ -50,6 +52,7 @@ from twinsight_core.search import search
 from twinsight_core.store import FILE_NAME, Store
 from twinsight_core.writer import Delete, DeleteWhere, Upsert, Writer
 
+_RESTORED_ROWS = 4096  # whose vectors are read at a time
 _log = logging.getLogger("twinsight.collection")
 
 
@@ -63,8 +66,11 @@ class CollectionOptions:
         ef: width of a search's walk through the graph where the request gives none. At 96, recall@10 on clustered
             vectors (20,000 x 256) is 1.00, and 0.997 at 32.
         vfs: name of the SQLite file system; None: the platform's.
-        vectors_on_disk: whether the vectors beside the graph lie in a file (`index/row_memory.py`), unless they
-            are encrypted.
+        vectors_on_disk: whether what is kept beside the graph for exact search lies in a file (`index/row_memory.py`),
+            unless the collection is encrypted.
+        vector_copy: what that is: the vectors, or `int8`, a copy of them in a quarter of the bytes, which leaves few of
+            them to be looked at (`index/int8_copy.py`). The vectors then lie in a file in any case. Encrypted
+            collections have the vectors in memory.
         keyring: opens collections that are encrypted, and its primary key encrypts new ones; None: they lie plainly.
     """
 
@@ -73,7 +79,15 @@ class CollectionOptions:
     ef: int = 96
     vfs: str | None = None
     vectors_on_disk: bool = False
+    vector_copy: VectorCopy = "float32"
     keyring: Keyring | None = None
+
+    def places(self, folder: Path) -> RowPlaces:
+        """Returns where the vectors of a collection in a folder lie, unless it is encrypted."""
+        on_disk = folder if self.vectors_on_disk else None
+        if self.vector_copy == "float32":
+            return RowPlaces(on_disk)
+        return RowPlaces(folder, self.vector_copy, on_disk)
 
 
 class Collection:
@@ -99,8 +113,7 @@ class Collection:
             self.spec = self._store.spec
             if self._store.purging:
                 self._finish_purge()
-            on_disk = self._options.vectors_on_disk and self._store.key_id is None
-            rows = _read(self._store, folder if on_disk else None)
+            rows = _read(self._store, self._options.places(folder) if self._store.key_id is None else IN_MEMORY)
             generation = self._restored(rows)
         except BaseException:
             self._store.close()
@@ -388,14 +401,16 @@ class Collection:
         end = int(np.searchsorted(view.labels, last_seq, side="right"))
         held = np.isin(view.labels[:end], graph.labels()) & ~np.isin(view.labels[:end], outside)
         generation = Generation(rows, graph, Coverage(end, np.flatnonzero(~held)))
-        generation.fingerprints.update(fingerprints_of(view.vectors[:end][held]).tolist())
+        covered = np.flatnonzero(held)
+        for first in range(0, len(covered), _RESTORED_ROWS):
+            generation.fingerprints.added(fingerprints_of(view.read(covered[first : first + _RESTORED_ROWS])))
         return generation
 
 
-def _read(store: Store, folder: Path | None) -> Rows:
-    """Returns all items of a store as rows, with their vectors in a file of a folder or in memory."""
+def _read(store: Store, places: RowPlaces) -> Rows:
+    """Returns all items of a store as rows, with their vectors where they shall lie."""
     room = max(1024, store.item_count * 5 // 4)
-    rows = Rows(store.spec.dimension, store.spec.metric, capacity=room, folder=folder)
+    rows = Rows(store.spec.dimension, store.spec.metric, capacity=room, places=places)
     nothing = np.empty(0, np.int64)
     for items in store.scan():
         batch = RowBatch(

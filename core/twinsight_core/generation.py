@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twinsight_core.fingerprints import Fingerprints, fingerprints_of
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.rows import Rows
@@ -38,7 +39,7 @@ class Generation:
         rows: the items in memory.
         graph: the graph, whose labels are sequence numbers; None: every search is exact.
         coverage: replaced only after the graph holds what it says.
-        fingerprints: of the vectors in the graph, dead ones too (see `fingerprints_of`).
+        fingerprints: of the vectors in the graph, dead ones too.
         dying: sequence numbers of removed items that the graph may not know of yet.
         purges: how many purges had been done when it was begun: it may hold what a later one erases.
     """
@@ -49,7 +50,7 @@ class Generation:
         self.rows = rows
         self.graph = graph
         self.coverage = coverage
-        self.fingerprints: set[int] = set()
+        self.fingerprints = Fingerprints()
         self.dying: deque[int] = deque()
         self.purges = purges
 
@@ -57,11 +58,9 @@ class Generation:
         """Adds the live rows from the coverage's end to `end` to a graph, and returns what it covers then."""
         view = self.rows.view
         rows = coverage.end + np.flatnonzero(view.alive[coverage.end : end])
-        first = np.empty(len(rows), np.bool_)
-        for place, fingerprint in enumerate(fingerprints_of(view.vectors[rows]).tolist()):
-            first[place] = fingerprint not in self.fingerprints
-            self.fingerprints.add(fingerprint)
-        graph.add(view.labels[rows[first]], view.vectors[rows[first]])
+        vectors = view.read(rows)
+        first = self.fingerprints.added(fingerprints_of(vectors))
+        graph.add(view.labels[rows[first]], vectors[first])
         return Coverage(end, np.concatenate([coverage.outside, rows[~first]]))
 
     def audited(self, graph: HnswIndex, coverage: Coverage, start: int, end: int, *, width: int) -> Coverage:
@@ -73,7 +72,7 @@ class Generation:
         if view.metric is Metric.DOT:
             return coverage
         rows = np.setdiff1d(start + np.flatnonzero(view.alive[start:end]), coverage.outside, assume_unique=True)
-        found = graph.search(view.vectors[rows], width)
+        found = graph.search(view.read(rows), width)
         lost = rows[~(found == view.labels[rows, None]).any(axis=1)]
         return Coverage(coverage.end, np.union1d(coverage.outside, lost))
 
@@ -87,13 +86,3 @@ class Generation:
     def indexed_count(self) -> int:
         """Returns how many live items the graph covers, those beside it for good too; 0 without a graph."""
         return 0 if self.graph is None else int(np.count_nonzero(self.rows.view.alive[: self.coverage.end]))
-
-
-def fingerprints_of(vectors: np.ndarray) -> np.ndarray:
-    """Returns `[n] uint64`, equal for equal vectors `[n, dimension] float32`, and hardly ever for others."""
-    factors = np.random.default_rng(0).integers(0, 2**64, vectors.shape[1], np.uint64) | np.uint64(1)
-    mixed = np.empty(len(vectors), np.uint64)
-    for first in range(0, len(vectors), 4096):
-        words = vectors[first : first + 4096].view(np.uint32).astype(np.uint64)
-        mixed[first : first + 4096] = np.vecdot(words, factors)  # modulo 2**64
-    return mixed

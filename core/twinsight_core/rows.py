@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from twinsight_core.columns import Columns
 from twinsight_core.filters import Filter
 from twinsight_core.index.base import Metric, prepared
 from twinsight_core.index.exact import ExactIndex, ExactView
+from twinsight_core.index.row_memory import IN_MEMORY, RowPlaces
 from twinsight_core.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -43,19 +43,19 @@ class Rows:
     The vectors' labels are sequence numbers: they rise with the rows and are never used twice.
     """
 
-    def __init__(self, dimension: int, metric: Metric, *, capacity: int = 1024, folder: Path | None = None) -> None:
+    def __init__(self, dimension: int, metric: Metric, *, capacity: int = 1024, places: RowPlaces = IN_MEMORY) -> None:
         """Makes room.
 
         Args:
             dimension: of the vectors.
             metric: the metric.
             capacity: items that there is room for at first.
-            folder: where the vectors lie in a file; None: they are in memory.
+            places: where the vectors lie, and in which form they are scanned.
         """
         self._metric = metric
-        self._folder = folder
+        self._places = places
         device = _device_copy(dimension, metric) if has_accelerator() else None
-        self.exact = ExactIndex(dimension, metric, capacity=capacity, device=device, folder=folder)
+        self.exact = ExactIndex(dimension, metric, capacity=capacity, device=device, places=places)
         self.ids: list[str] = []
         self._columns = Columns()
 
@@ -85,7 +85,7 @@ class Rows:
     def compacted(self, view: ExactView) -> Rows:
         """Returns the live rows of a view as new ones, without the removed."""
         room = max(1024, view.live * 5 // 4)
-        compact = Rows(view.vectors.shape[1], self._metric, capacity=room, folder=self._folder)
+        compact = Rows(view.vectors.shape[1], self._metric, capacity=room, places=self._places)
         kept = np.flatnonzero(view.alive)
         compact._columns = self._columns.compacted(view.alive)
         compact.ids = [self.ids[row] for row in kept.tolist()]
@@ -93,7 +93,7 @@ class Rows:
         # In steps: a copy of all vectors at once would be a third one.
         for first in range(0, len(kept), 16384):
             part = kept[first : first + 16384]
-            compact.exact.apply(view.labels[part], view.vectors[part], removed=nothing)
+            compact.exact.apply(view.labels[part], view.read(part), removed=nothing)
         return compact
 
     def adopt(self, other: Rows, since: int) -> int:
@@ -108,7 +108,7 @@ class Rows:
         fresh = since + np.flatnonzero(view.alive[since:])
         self._columns.append(len(self.view), other._columns.metadata(fresh))
         self.ids.extend(other.ids[row] for row in fresh.tolist())
-        self.exact.apply(view.labels[fresh], view.vectors[fresh], removed=dead)
+        self.exact.apply(view.labels[fresh], view.read(fresh), removed=dead)
         return len(view)
 
 

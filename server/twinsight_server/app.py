@@ -115,7 +115,9 @@ class Server:
             opened.callback(self.metrics.close)
             self.compilations = CompilationCounter()
             keyring = read_keyring(config.keyring) if config.keyring else None
-            options = CollectionOptions(keyring=keyring, vectors_on_disk=config.vectors_on_disk)
+            options = CollectionOptions(
+                keyring=keyring, vectors_on_disk=config.vectors_on_disk, vector_copy=config.vector_copy
+            )
             self._catalog = Catalog(config.data_dir, options=options)
             opened.callback(self._catalog.close)
             self.models = Models(packages, config, self.metrics)

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.choice import ExecutorKind
 from twinsight_core.images import Limits
+from twinsight_core.index.row_memory import VectorCopy
 
 
 def default_cache_dir() -> Path:
@@ -80,9 +81,14 @@ class ServerConfig:
     )
     vectors_on_disk: Annotated[
         bool,
-        "Keep the vectors beside the graphs in nameless files of data_dir, which the kernel caches: less memory, "
-        "and exact searches wait for the disk where the cache is short.",
+        "Keep what exact searches scan in nameless files of data_dir, which the kernel caches: less memory, and they "
+        "wait for the disk where the cache is short.",
     ] = False
+    vector_copy: Annotated[
+        VectorCopy,
+        "What exact searches scan: the vectors, or a copy in a quarter of the bytes, with the same answers. The "
+        "vectors are then in nameless files of data_dir; with vectors_on_disk the copy is, too.",
+    ] = "float32"
     keyring: Annotated[
         str, "File of the keys that encrypt what is in data_dir, made by `twinsight keyring`, or env:NAME; empty: none."
     ] = ""

@@ -10,6 +10,7 @@ from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.filters import AllOf, Equals, Filter, Not, Range
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
+from twinsight_core.index.row_memory import VectorCopy
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
 from twinsight_core.store import FILE_NAME, Store
@@ -161,10 +162,14 @@ def test_items_far_from_all_others_are_found(tmp_path: Path, metric: Metric) -> 
     collection.close()
 
 
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_the_graph_follows_replacements_and_deletions(tmp_path: Path, on_disk: bool) -> None:
+@pytest.mark.parametrize(("on_disk", "copy"), [(False, "float32"), (True, "float32"), (False, "int8"), (True, "int8")])
+def test_the_graph_follows_replacements_and_deletions(tmp_path: Path, on_disk: bool, copy: VectorCopy) -> None:
     options = CollectionOptions(
-        graph=GraphParameters(threads=2), policy=IndexPolicy(patience=100), ef=32, vectors_on_disk=on_disk
+        graph=GraphParameters(threads=2),
+        policy=IndexPolicy(patience=100),
+        ef=32,
+        vectors_on_disk=on_disk,
+        vector_copy=copy,
     )
     collection = _made(tmp_path / "churn", Metric.EUCLIDEAN, options)
     clustered = Clustered(2)

@@ -276,7 +276,8 @@ class DeviceCopy:
         most = longest + lost
         error = lost * lengths + most * lost_lengths + relative * most * (lengths + lost_lengths)
         if self._metric is Metric.EUCLIDEAN:
-            error = 2.0 * error + 2.0**-22 * (most**2 + most * lengths)
+            # And distances that float32 rounds alike: their squares have the query's own in them.
+            error = 2.0 * error + 2.0**-22 * (most + lengths) ** 2
         twice: np.ndarray = 2.0 * error
         return twice
 

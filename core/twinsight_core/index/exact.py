@@ -1,24 +1,33 @@
-"""The exact index: every vector is compared. It is the truth by which the others are judged."""
+"""The exact index: every vector is compared. It is the truth by which the others are judged.
+
+What is scanned only chooses: float32, or a copy in int8 (`int8_copy`), with bounds on its error. float64 decides, so
+that the answers are the same to the last bit: by score as float32, and of equal scores the row that was written first.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from twinsight_core.index.base import Metric, scores
-from twinsight_core.index.row_memory import RowMemory
+from twinsight_core.index.bounded import Bounded
+from twinsight_core.index.int8_copy import Int8Copy, Int8View
+from twinsight_core.index.products import multiply, parts, row_count
+from twinsight_core.index.row_memory import IN_MEMORY, RowMemory, RowPlaces
 
 if TYPE_CHECKING:
     from twinsight_core.index.device import Chosen, DeviceCopy  # brings JAX along
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
+_LEAST_NORMAL = 2.0**-126  # of float32
 _BLOCK_BYTES = 64 << 20  # of vectors, and of scores, in one step of a scan
-_FEW_QUERIES = 3
+_PART_BYTES = 1 << 20  # of vectors that are read from a file
+# So many that the int8 copy left are scored in float64 at once: to choose among more in float32 first is faster.
+_FEW_LEFT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,8 @@ class ExactView:
         alive: `[count] bool`, false where the row was removed.
         live: how many rows are alive.
         longest: no vector's Euclidean norm is greater.
+        memory: where the vectors are taken from.
+        int8: a copy that is scanned instead of the vectors; None without one.
         device: a copy on an accelerator, which is asked first; None without one.
     """
 
@@ -69,6 +80,8 @@ class ExactView:
     alive: np.ndarray
     live: int
     longest: float
+    memory: RowMemory
+    int8: Int8View | None = None
     device: DeviceCopy | None = None
 
     def __len__(self) -> int:
@@ -81,6 +94,10 @@ class ExactView:
         rows = np.searchsorted(self.labels, labels)
         np.minimum(rows, len(self.labels) - 1, out=rows)
         return np.where(self.labels[rows] == labels, rows, -1)
+
+    def read(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Returns `[..., dimension] float32`, the vectors of rows; without mapping more of their file than needed."""
+        return self.memory.look_at(self.vectors, rows)
 
     def nearest(
         self,
@@ -131,7 +148,7 @@ class ExactView:
                 unsure.append(number)
                 found.append(NOTHING)
                 continue
-            here = self._decide(query, k, rows, coarse, slack)
+            here = self._decided(query, k, Bounded.of(rows, coarse, None), slack)
             found.append(here if tail is None else closest(here, tail[number], k))
         if unsure:
             for number, one in zip(unsure, self._nearest_here(queries[unsure], k, slice(None), allowed), strict=True):
@@ -141,28 +158,25 @@ class ExactView:
     def _nearest_here(
         self, queries: np.ndarray, k: int, among: slice | np.ndarray, allowed: np.ndarray | None
     ) -> list[Found]:
-        slack = self._slack(queries)
-        picked: list[list[np.ndarray]] = [[] for _ in queries]
-        values: list[list[np.ndarray]] = [[] for _ in queries]
+        slack, doubts = self._slack(queries), self._doubts(queries)
+        picked: list[list[Bounded]] = [[] for _ in queries]
         for rows, hidden in self._blocks(among, allowed, len(queries)):
-            coarse = self._coarse(queries, rows)
-            first = rows.start if isinstance(rows, slice) else 0
+            coarse = self._coarse(queries, rows, scanned=self.int8)
             if hidden is not None:
                 coarse[:, hidden] = -np.inf
+            numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            lost = None if self.int8 is None else self.int8.lost[rows]
             for number, line in enumerate(coarse):
-                picks = _at_least_kth(line, k, slack[number])
-                picked[number].append(picks + first if isinstance(rows, slice) else rows[picks])
-                values[number].append(line[picks])
+                bounded = Bounded.of(numbers, line, None if lost is None else lost * doubts[number])
+                picked[number].append(bounded.contenders(k, slack[number]))
         return [
-            self._decide(query, k, np.concatenate(picked[number]), np.concatenate(values[number]), slack[number])
-            if picked[number]
-            else NOTHING
+            self._decided(query, k, Bounded.joined(picked[number]), slack[number]) if picked[number] else NOTHING
             for number, query in enumerate(queries)
         ]
 
     def score(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Returns the scores `[n, k] float32` of `rows: [n, k] int64`, k for each of the queries."""
-        return scores(queries, self.vectors[rows], self.metric)
+        return scores(queries, self.read(rows), self.metric)
 
     def _blocks(
         self, among: slice | np.ndarray, allowed: np.ndarray | None, queries: int
@@ -190,41 +204,65 @@ class ExactView:
             else:
                 yield block, ~mask
 
-    def _coarse(self, queries: np.ndarray, rows: slice | np.ndarray) -> np.ndarray:
-        """Returns `[n, m] float32` that rise with the scores, within half of `_slack`."""
-        vectors = self.vectors[rows]
-        if len(queries) <= _FEW_QUERIES:
-            # Not `vectors @ query`: BLAS spreads that over all its threads, and on busy cores they wait for one another
-            # (20,000 x 256 on two busy cores: 8 ms against 1.3 ms).
-            products = np.stack([np.vecdot(vectors, query) for query in queries])
-        else:
-            products = queries @ vectors.T
+    def _coarse(self, queries: np.ndarray, rows: slice | np.ndarray, *, scanned: Int8View | None) -> np.ndarray:
+        """Returns `[n, m] float32` that rise with the scores of what is scanned: the int8 copy, or the vectors if None.
+
+        Their error is at most half of `_slack`; what the copy lost (`_doubts`) comes on top.
+        """
+        products = self._products(queries, rows) if scanned is None else scanned.products(queries, rows)
         if self.metric is Metric.EUCLIDEAN:
             # Minus the squared distance, but for a term that depends on the query alone.
             products *= 2
             products -= self.square_norms[rows]
         return products
 
+    def _products(self, queries: np.ndarray, rows: slice | np.ndarray) -> np.ndarray:
+        products = np.empty((len(queries), row_count(rows)), np.float32)
+        whole = max(1, products.shape[1])
+        step = max(1, _PART_BYTES // (4 * queries.shape[1])) if self.memory.in_file else whole
+        for part, place in parts(rows, step):
+            multiply(queries, self.read(part), products[:, place])
+        return products
+
     def _slack(self, queries: np.ndarray) -> np.ndarray:
-        """Returns `[n] float64`: twice the error that `_coarse` can have.
+        """Returns `[n] float64`: twice the error that `_coarse` can have, and what equal scores can differ by.
 
         Source: N. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., eq. 3.5: the error of an inner
-        product of d terms in any order is at most d u / (1 - d u) |x| |y|. The 16 further terms cover the rest.
+        product of d terms in any order is at most d u / (1 - d u) |x| |y|. The 16 further terms cover the rest. Where
+        numbers get smaller than the normal ones, each may be off by the least of those (taken for zero, at worst).
         """
-        lengths: np.ndarray = np.sqrt(np.vecdot(queries, queries, dtype=np.float64))
+        lengths = _lengths(queries)
         magnitude = self.longest * lengths
         if self.metric is Metric.EUCLIDEAN:
             magnitude = 2 * magnitude + self.longest**2
-        relative: float = (queries.shape[1] + 16) * _UNIT_ROUNDOFF
-        return 2.0 * relative / (1.0 - relative) * magnitude
+        terms = queries.shape[1] + 16
+        relative: float = terms * _UNIT_ROUNDOFF
+        slack = 2.0 * relative / (1.0 - relative) * magnitude
+        if self.metric is Metric.EUCLIDEAN:
+            # Distances that float32 rounds alike: their squares, unlike `magnitude`, have the query's own in them.
+            slack += 8 * _UNIT_ROUNDOFF * (self.longest + lengths) ** 2
+        twice: np.ndarray = slack + 8 * terms * _LEAST_NORMAL * (1.0 + self.longest + lengths)
+        return twice
 
-    def _decide(self, query: np.ndarray, k: int, rows: np.ndarray, coarse: np.ndarray, slack: float) -> Found:
-        rows = rows[_at_least_kth(coarse, k, slack)]
+    def _doubts(self, queries: np.ndarray) -> np.ndarray:
+        """Returns `[n] float32`: how much of a row's `lost` its coarse value may be off by, either way."""
+        relative = 1.0 + 2.0 * (queries.shape[1] + 16) * _UNIT_ROUNDOFF
+        doubts = _lengths(queries) * (2.0 * relative if self.metric is Metric.EUCLIDEAN else relative)
+        rounded: np.ndarray = doubts.astype(np.float32)
+        return rounded
+
+    def _decided(self, query: np.ndarray, k: int, left: Bounded, slack: float) -> Found:
+        left = left.contenders(k, slack)
+        if self.int8 is not None and len(left.rows) > max(_FEW_LEFT, 2 * k):
+            rows = np.sort(left.rows)
+            left = Bounded.of(rows, self._coarse(query[None], rows, scanned=None)[0], None).contenders(k, slack)
         step = max(1, _BLOCK_BYTES // (8 * len(query)))
-        parts = [self.score(query[None], rows[None, first : first + step])[0] for first in range(0, len(rows), step)]
-        exact = np.concatenate(parts) if parts else NOTHING.scores
-        order = np.lexsort((rows, -exact))[:k]
-        return Found(rows[order], exact[order])
+        if self.memory.in_file:
+            step = max(1, _PART_BYTES // (4 * len(query)))
+        lines = [left.rows[None, first : first + step] for first in range(0, len(left.rows), step)]
+        exact = np.concatenate([self.score(query[None], line)[0] for line in lines]) if lines else NOTHING.scores
+        order = np.lexsort((left.rows, -exact))[:k]
+        return Found(left.rows[order], exact[order])
 
 
 class ExactIndex:
@@ -237,7 +275,7 @@ class ExactIndex:
         *,
         capacity: int = 1024,
         device: DeviceCopy | None = None,
-        folder: Path | None = None,
+        places: RowPlaces = IN_MEMORY,
     ) -> None:
         """Makes an empty index.
 
@@ -246,13 +284,16 @@ class ExactIndex:
             metric: the metric.
             capacity: rows that there is room for at first.
             device: keeps a copy on an accelerator.
-            folder: where the vectors lie in a file; None: they are in memory.
+            places: where the vectors lie, and in which form they are scanned.
         """
         self.metric = metric
         self._device = device
         self._writing = threading.Lock()
         self._labels = np.empty(capacity, np.int64)
-        self._memory = RowMemory(dimension, capacity, folder=folder)
+        self._memory = RowMemory(dimension, capacity, folder=places.vectors)
+        # Where the vectors are in memory after all, for want of room on the disk, they are scanned themselves.
+        copied = places.scanned == "int8" and self._memory.in_file
+        self._int8 = Int8Copy(dimension, capacity, folder=places.scanned_in) if copied else None
         self._square_norms = np.empty(capacity if metric is Metric.EUCLIDEAN else 0, np.float32)
         self._alive = np.ones(capacity, np.bool_)
         self.view = self._seen(count=0, live=0, longest=0.0)
@@ -293,7 +334,9 @@ class ExactIndex:
                 self._grow(max(total, len(self._labels) * 3 // 2))
             # Rows past `count` are in no view yet, so that writing them disturbs nobody.
             self._labels[count:total] = labels
-            self._memory.rows[count:total] = vectors
+            self._memory.write(count, vectors)
+            if self._int8 is not None:
+                self._int8.write(count, vectors)
             self._alive[count:total] = True
             longest = view.longest
             if len(labels):
@@ -314,8 +357,10 @@ class ExactIndex:
             self.view = self._seen(count=total, live=live, longest=longest)
 
     def release(self) -> None:
-        """Lets the kernel have the memory of vectors that lie in a file, until they are looked at again."""
+        """Lets the kernel have the memory of what lies in files, until it is looked at again."""
         self._memory.release()
+        if self._int8 is not None:
+            self._int8.release()
 
     def _seen(self, *, count: int, live: int, longest: float) -> ExactView:
         return ExactView(
@@ -326,12 +371,18 @@ class ExactIndex:
             self._alive[:count],
             live,
             longest,
+            self._memory,
+            None if self._int8 is None else self._int8.seen(count),
             self._device,
         )
 
     def _grow(self, capacity: int) -> None:
         self._labels = _grown(self._labels, capacity)
         self._memory.grow(capacity)
+        if not self._memory.in_file:
+            self._int8 = None
+        elif self._int8 is not None:
+            self._int8.grow(capacity)
         if self.metric is Metric.EUCLIDEAN:
             self._square_norms = _grown(self._square_norms, capacity)
         self._alive = _grown(self._alive, capacity)
@@ -343,9 +394,6 @@ def _grown(array: np.ndarray, capacity: int) -> np.ndarray:
     return larger
 
 
-def _at_least_kth(line: np.ndarray, k: int, slack: float) -> np.ndarray:
-    """Returns the places in `line: [m] float32` whose value reaches the k-th largest less `slack`; none at -inf."""
-    lowest = float(np.finfo(np.float32).min)
-    if len(line) > k:
-        lowest = max(lowest, float(np.partition(line, len(line) - k)[len(line) - k]) - slack)
-    return np.flatnonzero(line >= lowest)
+def _lengths(queries: np.ndarray) -> np.ndarray:
+    lengths: np.ndarray = np.sqrt(np.vecdot(queries, queries, dtype=np.float64))
+    return lengths

@@ -10,8 +10,10 @@ import pytest
 from twinsight_core.index.base import Metric, VectorIndex, prepared
 from twinsight_core.index.exact import ExactIndex
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.row_memory import RowPlaces
 
 Make = Callable[[int, Metric], VectorIndex]
+TEMPORARY = Path(tempfile.gettempdir())
 
 # Share of the true nearest that a graph must find on clustered vectors, at the widths used here.
 GRAPH_RECALL = 0.98
@@ -22,14 +24,22 @@ def _exact(dimension: int, metric: Metric) -> VectorIndex:
 
 
 def _on_disk(dimension: int, metric: Metric) -> VectorIndex:
-    return ExactIndex(dimension, metric, capacity=4, folder=Path(tempfile.gettempdir()))
+    return ExactIndex(dimension, metric, capacity=4, places=RowPlaces(TEMPORARY))
+
+
+def _int8(dimension: int, metric: Metric) -> VectorIndex:
+    return ExactIndex(dimension, metric, capacity=4, places=RowPlaces(TEMPORARY, "int8"))
+
+
+def _int8_on_disk(dimension: int, metric: Metric) -> VectorIndex:
+    return ExactIndex(dimension, metric, capacity=4, places=RowPlaces(TEMPORARY, "int8", TEMPORARY))
 
 
 def _hnsw(dimension: int, metric: Metric) -> VectorIndex:
     return HnswIndex(dimension, metric, GraphParameters(threads=2), capacity=4)
 
 
-@pytest.fixture(params=[_exact, _on_disk, _hnsw], ids=["exact", "on_disk", "hnsw"])
+@pytest.fixture(params=[_exact, _on_disk, _int8, _int8_on_disk, _hnsw])
 def make(request: pytest.FixtureRequest) -> Make:
     factory: Make = request.param
     return factory

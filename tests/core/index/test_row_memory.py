@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twinsight_core.index.row_memory import RowMemory
+from twinsight_core.index.row_memory import MAPPED_BYTES, RowMemory
 
 DIMENSION = 256
 
@@ -71,3 +71,28 @@ def test_without_room_on_the_disk_rows_are_kept_in_memory(
     np.testing.assert_array_equal(taken, [[1, 2], [3, 4]])
     memory.grow(8)
     np.testing.assert_array_equal(memory.rows[:4], [[1, 2], [3, 4], [5, 5], [5, 5]])
+
+
+def test_however_much_is_looked_at_little_of_a_file_is_in_the_process(tmp_path: Path) -> None:
+    memory = RowMemory(DIMENSION, 40_000, folder=tmp_path)  # 40 MB
+    before = file_backed_kib()
+    memory.write(0, np.broadcast_to(np.arange(40_000, dtype=np.float32)[:, None], (40_000, DIMENSION)))
+    most = before + 3 * MAPPED_BYTES // 1024
+    assert file_backed_kib() < most
+    for row in range(0, 40_000, 60):
+        assert memory.look_at(memory.rows, np.array([row]))[0, 7] == row
+    assert file_backed_kib() < most
+    total = 0.0
+    for first in range(0, 40_000, 1000):
+        total += float(memory.look_at(memory.rows, slice(first, first + 1000)).sum(dtype=np.float64))
+        assert file_backed_kib() < most
+    assert total == DIMENSION * 40_000 * 39_999 / 2
+
+
+def test_rows_may_be_of_another_type(folder: Path | None) -> None:
+    memory = RowMemory(3, 2, folder=folder, dtype=np.int8)
+    memory.write(0, np.array([[1, 2, 3], [-127, 0, 127]]))
+    memory.grow(9)
+    assert memory.rows.dtype == np.int8
+    assert memory.in_file == (folder is not None)
+    assert memory.look_at(memory.rows, np.array([[1, 0]])).tolist() == [[[-127, 0, 127], [1, 2, 3]]]
