@@ -146,6 +146,6 @@ def _read(file: int, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
     taken = np.empty((which.size, rows.shape[1]), rows.dtype)
     row_bytes = rows.shape[1] * rows.itemsize
     for place, row in zip(taken, which.ravel().tolist(), strict=True):
-        if os.preadv(file, [place], row * row_bytes) != row_bytes:
+        if os.preadv(file, [place.data], row * row_bytes) != row_bytes:
             raise OSError(errno.EIO, "A file of vectors has become shorter")
     return taken.reshape(*which.shape, rows.shape[1])
