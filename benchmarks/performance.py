@@ -8,6 +8,14 @@ from pathlib import Path
 from benchmarks.recorded import Figures, Growth, Ingest, Memory, Recall, Recorded, Throughput, read
 
 MEASURED = ("throughput", "ingest", "memory", "recall", "growth")
+KINDS = ("rss", "pss", "private")
+FORMS = (
+    ("large", "vectors on disk"),
+    ("int8", "int8 and vectors on disk"),
+    ("int8_in_memory", "int8 in memory, vectors on disk"),
+    ("in_memory", "vectors in memory"),
+)
+"""Of `memory`: names of what is measured, and what they are."""
 Column = tuple[str, str, str]
 """Heading, name of the figure, and format of a column."""
 CORES: tuple[Column, ...] = (("cores: load", "load_cores", ".2f"), ("server", "server_cores", ".2f"))
@@ -105,8 +113,11 @@ def _memory(result: Memory | None) -> Iterator[str]:
         [
             "| MiB above a server without them | resident | proportional | private |",
             "| --- | ---: | ---: | ---: |",
-            _row("after a start", [median[f"above_{kind}_mib"] for kind in ("rss", "pss", "private")]),
-            _row("in the server that wrote them", [written[kind] for kind in ("rss", "pss", "private")]),
+            *(
+                _row(f"after a start, {told}", [median[f"{name}_above_{kind}_mib"] for kind in KINDS])
+                for name, told in FORMS
+            ),
+            _row("in the server that wrote them, vectors on disk", [written[kind] for kind in KINDS]),
         ]
     )
     yield f"Start to SERVING: {median['small_start_s']:.1f} s empty, {median['large_start_s']:.1f} s with them."

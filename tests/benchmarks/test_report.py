@@ -56,6 +56,19 @@ def results(tmp_path: Path) -> Path:
         "concurrency": growing("concurrency", CONCURRENCIES),
         "batch": growing("batch", BATCHES),
     }
+    kinds = {"rss": 150.25, "pss": 149.5, "private": 148.0}
+    write(
+        tmp_path,
+        "memory",
+        vectors_mib=97.66,
+        links_mib=14.16,
+        above_when_written_mib=kinds,
+        median={
+            "small_start_s": 2.5,
+            "large_start_s": 4.5,
+            **{f"{form}_above_{kind}_mib": mib for form, _ in performance.FORMS for kind, mib in kinds.items()},
+        },
+    )
     write(tmp_path, "growth", search=search, embed={"batch": growing("batch", BATCHES)})
     return tmp_path
 
@@ -70,9 +83,10 @@ def test_plots_are_small_and_the_same_each_time(results: Path, tmp_path: Path) -
 
 def test_the_section_tells_what_was_measured_and_only_that(results: Path) -> None:
     told = performance.section(results, "images")
-    assert "at commit `abc` (`throughput`, `recall`, `growth`)" in told
+    assert "at commit `abc` (`throughput`, `memory`, `recall`, `growth`)" in told
     assert "| 16 | 772 | 1300 | 3.5 | 2.5 | 0.10 | 1.80 |" in told
     assert "(images/growth.svg)" in told
+    assert "| after a start, vectors on disk | 150.2 | 149.5 | 148.0 |" in told
     once = "| 10 | 0.9000 | 0.9000 | 0.9000 | 1,234 | 1,234 | 1,234 | 0.50 | 0.50 |"
     assert told.count(once) == len(("clustered", "normal"))
     assert "### Ingest" not in told
