@@ -33,15 +33,17 @@ _log = logging.getLogger("twinsight.collection")
 class Catalog:
     """All collections of a data folder, open. Every method may be called from any thread."""
 
-    def __init__(self, data_dir: Path, *, options: CollectionOptions | None = None) -> None:
+    def __init__(self, data_dir: Path, *, options: CollectionOptions | None = None, load: bool = True) -> None:
         """Takes the folder, makes it if there is none, and opens its collections.
 
-        A collection that is damaged, or that the server may not read and write, stays closed and as it is; the others
-        open.
+        Args:
+            data_dir: the folder.
+            options: how collections are opened.
+            load: whether to open them now; `load` has to be called before anything else otherwise.
 
         Raises:
-            StartupError: the folder is in use by another server, not writable, out of room, or not UTF-8 by name; or a
-                collection is encrypted, and its key is not at hand.
+            StartupError: the folder is in use by another server, not writable, out of room, or not UTF-8 by name; or as
+                `load`.
         """
         self._options = options or CollectionOptions()
         keyring = self._options.keyring
@@ -65,6 +67,18 @@ class Catalog:
             raise StartupError(
                 f"Data folder `{data_dir}` can't be used: {error.strerror}.", reason="DATA_DIR_UNUSABLE"
             ) from error
+        if load:
+            self.load()
+
+    def load(self) -> None:
+        """Opens the collections.
+
+        One that is damaged, or that the server may not read and write, stays closed and as it is; the others open.
+
+        Raises:
+            StartupError: the folder is not writable or out of room, or a collection is encrypted, and its key is not at
+                hand; the folder is given back.
+        """
         try:
             remove_leftovers(self._root)
             for folder in collection_folders(self._root):
@@ -79,7 +93,7 @@ class Catalog:
                 raise StartupError(error.message, reason=error.reason) from error
             if isinstance(error, OSError | StorageFull | Unavailable):
                 raise StartupError(
-                    f"Data folder `{data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
+                    f"Data folder `{self._data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
                 ) from error
             raise
 

@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
@@ -37,7 +38,7 @@ from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
-from twinsight_server.allocation import give_back_freed
+from twinsight_server.allocation import give_back_freed, no_collections
 from twinsight_server.config import ServerConfig
 from twinsight_server.gate import Gate
 from twinsight_server.health import Canary
@@ -118,7 +119,7 @@ class Server:
             options = CollectionOptions(
                 keyring=keyring, vectors_on_disk=config.vectors_on_disk, vector_copy=config.vector_copy
             )
-            self._catalog = Catalog(config.data_dir, options=options)
+            self._catalog = Catalog(config.data_dir, options=options, load=False)
             opened.callback(self._catalog.close)
             self.models = Models(packages, config, self.metrics)
             opened.callback(self.models.close)
@@ -142,7 +143,9 @@ class Server:
         return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self, stopped: threading.Event | None = None) -> bool:
-        """Warms up and serves; returns once health says SERVING.
+        """Opens the collections, warms the models up and serves; returns once health says SERVING.
+
+        Both are done at the same time: reading rows keeps the interpreter busy, compiling the cores beside it.
 
         Args:
             stopped: when it is set meanwhile, the warm-up ends after the model that it is at; `stop` must follow.
@@ -151,15 +154,19 @@ class Server:
             Whether the server serves: False where it was stopped before.
 
         Raises:
-            StartupError: a model fails its first inference.
+            StartupError: a model fails its first inference, or the collections can't be opened.
         """
         stopped = stopped or threading.Event()
         self._grpc.start()
-        self.models.warm_up(stopped)
+        with no_collections(), ThreadPoolExecutor(1, thread_name_prefix="load") as threads:
+            loading = threads.submit(self._catalog.load)
+            self.models.warm_up(lambda: stopped.is_set() or _failed(loading))
+            loading.result()
         if not stopped.is_set():
             self.canary.learn()
         if stopped.is_set():
             return False
+        gc.freeze()  # what is there stays, and need not be looked through again
         give_back_freed()
         self.compilations.reset()
         self.gate.open()
@@ -187,6 +194,7 @@ class Server:
             log.warning("calls did not end", seconds=self._config.drain_s)
         self._opened.close()
         self.canary.join()
+        gc.unfreeze()
         log.info("stopped")
 
     def _services(self) -> grpc.Server:
@@ -235,6 +243,10 @@ class Server:
 
     def _item_count(self) -> int:
         return sum(one.status().item_count for _, one in self._catalog.list() if isinstance(one, Collection))
+
+
+def _failed(future: Future[None]) -> bool:
+    return future.done() and future.exception() is not None
 
 
 def _bind(server: grpc.Server, config: ServerConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -87,10 +87,10 @@ class Models:
             )
             self._models[name] = ServedModel(package, engine, batcher)
 
-    def warm_up(self, stopped: threading.Event) -> None:
-        """Compiles every model for every bucket and starts its lanes; stops before the next once `stopped` is set."""
+    def warm_up(self, is_in_vain: Callable[[], bool]) -> None:
+        """Compiles every model for every bucket and starts its lanes; stops before the next once it is in vain."""
         for model in self.all():
-            if stopped.is_set():
+            if is_in_vain():
                 return
             model.engine.warm_up()
             model.batcher.start()

@@ -49,6 +49,18 @@ def test_collections_are_there_after_opening_again(catalog: Catalog, tmp_path: P
     again.close()
 
 
+def test_a_catalog_may_take_its_folder_now_and_open_its_collections_later(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.create(CollectionSpec("a", 2, Metric.COSINE))
+    catalog.close()
+    later = Catalog(tmp_path / "data", load=False)
+    assert later.list() == []
+    with pytest.raises(StartupError, match="in use"):
+        Catalog(tmp_path / "data")
+    later.load()
+    assert [name for name, _ in later.list()] == ["a"]
+    later.close()
+
+
 def test_the_names_of_new_folders_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(catalogs, "sync_folder", synced.append)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 from pathlib import Path
 
 import pytest
 
-from twinsight_server.allocation import give_back_freed
+from twinsight_server.allocation import give_back_freed, no_collections
 
 
 def resident_kib() -> int:
@@ -33,3 +34,9 @@ def test_what_was_freed_goes_back_to_the_kernel() -> None:
     give_back_freed()
     assert resident_kib() < before - 40_000
     libc.free(stays)
+
+
+def test_no_garbage_is_looked_for_meanwhile_and_some_afterwards() -> None:
+    with no_collections():
+        assert not gc.isenabled()
+    assert gc.isenabled()
