@@ -14,7 +14,7 @@ import gc
 import threading
 import time
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
@@ -158,10 +158,16 @@ class Server:
         """
         stopped = stopped or threading.Event()
         self._grpc.start()
-        with no_collections(), ThreadPoolExecutor(1, thread_name_prefix="load") as threads:
-            loading = threads.submit(self._catalog.load)
-            self.models.warm_up(lambda: stopped.is_set() or _failed(loading))
-            loading.result()
+        failed = threading.Event()
+        with no_collections(), ThreadPoolExecutor(1, thread_name_prefix="warm-up") as threads:
+            warming = threads.submit(self.models.warm_up, lambda: stopped.is_set() or failed.is_set())
+            try:
+                # Here: in a thread of its own the rows would lie in an arena of the allocator's that has gaps for good.
+                self._catalog.load()
+            except BaseException:
+                failed.set()
+                raise
+            warming.result()
         if not stopped.is_set():
             self.canary.learn()
         if stopped.is_set():
@@ -243,10 +249,6 @@ class Server:
 
     def _item_count(self) -> int:
         return sum(one.status().item_count for _, one in self._catalog.list() if isinstance(one, Collection))
-
-
-def _failed(future: Future[None]) -> bool:
-    return future.done() and future.exception() is not None
 
 
 def _bind(server: grpc.Server, config: ServerConfig) -> int:

@@ -19,6 +19,9 @@ from twinsight_server.logs import set_up_logs
 
 Value = str | int | float | bool | Path | None
 
+_LOOK_S = 0.5
+"""How often the main thread looks whether a signal was put down without waking it."""
+
 
 def _options() -> list[click.Parameter]:
     """One option for each field of ServerConfig."""
@@ -106,6 +109,16 @@ def _serve(**settings: Value) -> None:
         sys.exit(1)
 
 
+def wait_until(stopped: threading.Event) -> None:
+    """Waits in the main thread for an event that a signal's handler sets.
+
+    A signal that comes just as the thread begins to wait, or in another thread, is put down but does not wake it:
+    without looking up now and then it would wait on for ever, and the signal be lost.
+    """
+    while not stopped.wait(_LOOK_S):
+        pass
+
+
 def run(config: ServerConfig) -> None:
     """Serves until SIGTERM or SIGINT; prints `serving on HOST:PORT` once health says SERVING, then `metrics on`.
 
@@ -134,7 +147,7 @@ def run(config: ServerConfig) -> None:
             click.echo(f"serving on {server.address}")
             if server.metrics_address:
                 click.echo(f"metrics on {server.metrics_address}")
-            stopped.wait()
+            wait_until(stopped)
     finally:
         server.stop()
 

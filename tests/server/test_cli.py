@@ -149,3 +149,22 @@ def test_the_wait_for_a_batch_is_nothing_else(started: list[ServerConfig]) -> No
     for value in (-1.0, math.nan):
         with pytest.raises(StartupError, match=r"`batch_wait_ms` \(=.*\) must be 0 to 10,000"):
             ServerConfig(batch_wait_ms=value)
+
+
+IN_ANOTHER_THREAD = """
+import signal, threading
+from twinsight_server.cli import wait_until
+stopped = threading.Event()
+signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
+sender = threading.Timer(0.2, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM))
+sender.start()
+wait_until(stopped)
+print("heard")
+"""
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_is_heard() -> None:
+    # A lock goes on waiting when a signal comes to another thread, or just before it begins to wait.
+    command = [sys.executable, "-c", IN_ANOTHER_THREAD]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
