@@ -19,7 +19,7 @@ def give_back_freed() -> None:
 
 
 @contextmanager
-def no_collections() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Keeps Python from looking for garbage meanwhile.
 
     What a start makes stays, and each time that it has become a quarter more all of it would be looked through: a tenth

@@ -38,7 +38,7 @@ from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
-from twinsight_server.allocation import give_back_freed, no_collections
+from twinsight_server.allocation import give_back_freed, no_garbage_collection
 from twinsight_server.config import ServerConfig
 from twinsight_server.gate import Gate
 from twinsight_server.health import Canary
@@ -159,7 +159,7 @@ class Server:
         stopped = stopped or threading.Event()
         self._grpc.start()
         failed = threading.Event()
-        with no_collections(), ThreadPoolExecutor(1, thread_name_prefix="warm-up") as threads:
+        with no_garbage_collection(), ThreadPoolExecutor(1, thread_name_prefix="warm-up") as threads:
             warming = threads.submit(self.models.warm_up, lambda: stopped.is_set() or failed.is_set())
             try:
                 # Here: in a thread of its own the rows would lie in an arena of the allocator's that has gaps for good.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twinsight_server.allocation import give_back_freed, no_collections
+from twinsight_server.allocation import give_back_freed, no_garbage_collection
 
 
 def resident_kib() -> int:
@@ -37,6 +37,6 @@ def test_what_was_freed_goes_back_to_the_kernel() -> None:
 
 
 def test_no_garbage_is_looked_for_meanwhile_and_some_afterwards() -> None:
-    with no_collections():
+    with no_garbage_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
