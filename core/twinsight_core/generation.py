@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.rows import Rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Coverage:
     """Which rows the graph answers for.
 
@@ -27,6 +28,13 @@ class Coverage:
 
     end: int
     outside: np.ndarray
+
+    @cached_property
+    def answered(self) -> np.ndarray:
+        """`[end] bool`, the rows that the graph is asked for."""
+        answered = np.ones(self.end, bool)
+        answered[self.outside] = False
+        return answered
 
 
 NOTHING_COVERED = Coverage(0, np.empty(0, np.int64))

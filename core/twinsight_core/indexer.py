@@ -8,7 +8,8 @@ In each round it does the first of these that is due:
    place of the old.
 3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
 4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
-5. Write a snapshot, when enough has changed. A graph with a purged item is not written.
+5. Write a snapshot, when enough has changed, and give back the memory that the changes took. A graph with a purged item
+   is not written.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twinsight_core.allocation import give_back_freed
 from twinsight_core.errors import TwinsightError
 from twinsight_core.generation import NOTHING_COVERED, Coverage, Generation
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
@@ -202,6 +204,7 @@ class Indexer:
             return True
         if self._snapshot_due(generation) and generation.graph is not None:
             self._save(generation.graph)
+            give_back_freed()
             return True
         return False
 

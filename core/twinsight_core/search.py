@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
-from twinsight_core.index.exact import NOTHING, ExactView, Found, closest
+from twinsight_core.index.exact import NOTHING, ExactView, Found, closest, in_order
 from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.items import SearchOptions
 
@@ -86,7 +87,7 @@ def _graph_search(
             walked |= {number: found for number, found in zip(pending, taken, strict=True) if found is not None}
             pending = [number for number in pending if number not in walked]
             width *= _WIDEN_BY
-    if walked:
+    if walked and scope.parts:
         numbers = list(walked)
         for number, rest in zip(numbers, scope.rest(queries[numbers]), strict=True):
             walked[number] = closest(walked[number], rest, options.top_k)
@@ -103,22 +104,25 @@ class _Scope:
         view: the rows.
         coverage: which of them the graph answers for.
         allowed: `[count] bool`, the rows that may be found.
-        walkable: `[coverage.end] bool`, those of them that the graph answers for.
         k: how many are wanted.
+        beside: `[m] int64`, allowed rows that the graph does not answer for, so few that each query is compared with
+            all of them beside what its walk found.
+        parts: other rows that it does not answer for, to be scanned.
     """
 
     view: ExactView
     coverage: Coverage
     allowed: np.ndarray
-    walkable: np.ndarray
     k: int
+    beside: np.ndarray
+    parts: Sequence[slice | np.ndarray]
 
     def taken(self, queries: np.ndarray, labels: np.ndarray, trusted: int) -> list[Found | None]:
         """Returns of each query's `labels: [n, width] int64` the k best allowed, or None where a walk fell short."""
         head = self.view.rows_of(labels[:, : self.k])
         if head.shape[1] == self.k and self._usable(head).all():
             return list(self._scored(queries, head))
-        needed = min(self.k, int(np.count_nonzero(self.walkable)))
+        needed = min(self.k, int(np.count_nonzero(self.allowed[: self.coverage.end] & self.coverage.answered)))
         taken: list[Found | None] = []
         for number, line in enumerate(labels):
             rows = self.view.rows_of(line)
@@ -130,17 +134,9 @@ class _Scope:
         return taken
 
     def rest(self, queries: np.ndarray) -> list[Found]:
-        """Returns each query's k best allowed rows that the graph does not hold."""
-        outside = self.coverage.outside[self.allowed[self.coverage.outside]]
+        """Returns each query's k best allowed rows that were not scored beside the graph's."""
         found = [NOTHING] * len(queries)
-        parts: list[slice | np.ndarray] = []
-        if self.coverage.end < len(self.view):
-            parts.append(slice(self.coverage.end, None))
-        if len(outside) > _FEW_OUTSIDE:
-            parts.append(outside)
-        elif len(outside):
-            found = self._scored(queries, np.broadcast_to(outside, (len(queries), len(outside))))
-        for among in parts:
+        for among in self.parts:
             more = self.view.nearest(queries, self.k, among=among, allowed=self.allowed)
             found = [closest(one, other, self.k) for one, other in zip(found, more, strict=True)]
         return found
@@ -148,27 +144,32 @@ class _Scope:
     def _usable(self, rows: np.ndarray) -> np.ndarray:
         # Rows from the coverage's end on may have come into the graph meanwhile; they are scanned.
         known = (rows >= 0) & (rows < self.coverage.end)
-        usable: np.ndarray = known & self.walkable[np.where(known, rows, 0)]
+        safe = np.where(known, rows, 0)
+        usable: np.ndarray = known & self.allowed[safe] & self.coverage.answered[safe]
         return usable
 
     def _scored(self, queries: np.ndarray, rows: np.ndarray) -> list[Found]:
-        """Returns `rows: [n, k] int64` with their scores, closest first."""
+        """Returns the k best of `rows: [n, m] int64`, and of those beside, with their scores, closest first."""
+        if len(self.beside):
+            rows = np.concatenate([rows, np.broadcast_to(self.beside, (len(rows), len(self.beside)))], axis=1)
         found: list[Found] = []
         step = max(1, _SCORED_COMPONENTS // max(1, rows.shape[1] * queries.shape[1]))
         for first in range(0, len(rows), step):
             part = rows[first : first + step]
-            for line, scores in zip(part, self.view.score(queries[first : first + step], part), strict=True):
-                order = np.lexsort((line, -scores))
-                found.append(Found(line[order], scores[order]))
+            scores = self.view.score(queries[first : first + step], part)
+            found += [in_order(*one, self.k) for one in zip(part, scores, strict=True)]
         return found
 
 
 def _scope(view: ExactView, coverage: Coverage, allowed: np.ndarray, k: int) -> _Scope:
-    walkable = allowed[: coverage.end]
-    if len(coverage.outside):
-        walkable = walkable.copy()
-        walkable[coverage.outside] = False
-    return _Scope(view, coverage, allowed, walkable, k)
+    parts: list[slice | np.ndarray] = [slice(coverage.end, None)] if coverage.end < len(view) else []
+    beside = coverage.outside
+    if len(beside):
+        beside = beside[allowed[beside]]
+    if len(beside) > _FEW_OUTSIDE:
+        parts.append(beside)
+        beside = beside[:0]
+    return _Scope(view, coverage, allowed, k, beside, parts)
 
 
 def _allowed(generation: Generation, view: ExactView, options: SearchOptions) -> np.ndarray | None:

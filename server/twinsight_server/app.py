@@ -30,6 +30,7 @@ from twinsight.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
+from twinsight_core.allocation import give_back_freed, no_garbage_collection
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
@@ -38,7 +39,6 @@ from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
-from twinsight_server.allocation import give_back_freed, no_garbage_collection
 from twinsight_server.config import ServerConfig
 from twinsight_server.gate import Gate
 from twinsight_server.health import Canary

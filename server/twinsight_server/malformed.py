@@ -9,7 +9,7 @@ stream, where its loop comes to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial, update_wrapper
+from functools import lru_cache, partial, update_wrapper
 from typing import TypeVar, cast
 
 import grpc
@@ -30,6 +30,10 @@ class Malformed:
 class MalformedMessages(grpc.ServerInterceptor):
     """Refuses them, whatever the service."""
 
+    def __init__(self) -> None:
+        # Kept, since it is asked for at every call, in the one thread that takes them all.
+        self._wrapped = lru_cache(maxsize=128)(_wrapped)
+
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[RequestT, ResponseT] | None],
@@ -37,28 +41,32 @@ class MalformedMessages(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
         """Wraps what answers a call."""
         handler = continuation(handler_call_details)
-        if handler is None or handler.request_deserializer is None:
-            return handler
-        read = partial(_read, handler.request_deserializer)
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                _checked(handler.unary_unary),
-                request_deserializer=read,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                _checked(handler.unary_stream),
-                request_deserializer=read,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(
-                partial(_answered, handler.stream_stream),
-                request_deserializer=read,
-                response_serializer=handler.response_serializer,
-            )
+        return None if handler is None else self._wrapped(handler)
+
+
+def _wrapped(handler: grpc.RpcMethodHandler[RequestT, ResponseT]) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
+    if handler.request_deserializer is None:
         return handler
+    read = partial(_read, handler.request_deserializer)
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _checked(handler.unary_unary),
+            request_deserializer=read,
+            response_serializer=handler.response_serializer,
+        )
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(
+            _checked(handler.unary_stream),
+            request_deserializer=read,
+            response_serializer=handler.response_serializer,
+        )
+    if handler.stream_stream is not None:
+        return grpc.stream_stream_rpc_method_handler(
+            partial(_answered, handler.stream_stream),
+            request_deserializer=read,
+            response_serializer=handler.response_serializer,
+        )
+    return handler
 
 
 def _read(deserialize: Callable[[bytes], RequestT], content: bytes) -> RequestT:

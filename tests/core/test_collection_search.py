@@ -118,10 +118,11 @@ def test_a_wide_walk_asked_for_is_taken(indexed: Collection) -> None:
     assert [[match.id for match in one] for one in wide] == [[match.id for match in one] for one in truth]
 
 
-def test_hundreds_of_copies_do_not_hide_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [20, 600])  # compared with beside a walk, and scanned
+def test_copies_do_not_hide_the_rest(tmp_path: Path, count: int) -> None:
     clustered = Clustered(1)
     items = clustered.items(0, 3000)
-    copies = [NewItem(f"copy{i}", items[5].vector, {}) for i in range(600)]
+    copies = [NewItem(f"copy{i}", items[5].vector, {}) for i in range(count)]
     mixed = [*items, *copies]
     mixed = [mixed[place] for place in clustered.rng.permutation(len(mixed))]
     collection = _made(tmp_path / "copies", Metric.COSINE)
@@ -136,8 +137,11 @@ def test_hundreds_of_copies_do_not_hide_the_rest(tmp_path: Path) -> None:
         for true, walked in zip(truth, found, strict=True)
     ]
     assert sum(lost) <= 2
-    own = collection.search(items[5].vector[None], SearchOptions(700))[0]
-    assert [match.score for match in own[:601]] == [1.0] * 601
+    own = collection.search(items[5].vector[None], SearchOptions(count + 100))[0]
+    assert [match.score for match in own[: count + 1]] == [1.0] * (count + 1)
+    few = collection.search(items[5].vector[None], SearchOptions(10))[0]
+    assert few == own[:10]
+    assert len({match.id for match in own}) == count + 100
     collection.close()
 
 

@@ -125,6 +125,21 @@ def test_a_view_does_not_change_under_later_writes() -> None:
     assert index.view.rows_of(np.array([10, 3, 77, -5])).tolist() == [4, 3, -1, -1]
 
 
+def test_rows_of_labels_among_which_none_is_missing() -> None:
+    index = ExactIndex(2, Metric.DOT)
+    assert index.view.rows_of(np.array([[3, 4]])).tolist() == [[-1, -1]]
+    index.add(np.array([3, 4, 5]), np.ones((3, 2), np.float32))
+    assert index.view.rows_of(np.array([[5, 3, 2], [6, -1, 4]])).tolist() == [[2, 0, -1], [-1, -1, 1]]
+
+
+@pytest.mark.parametrize("scores", [[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [3.0, 1.0, 1.0], [1.0]])
+def test_the_best_come_first_and_of_equal_ones_the_lower_row(scores: list[float]) -> None:
+    rows = [7, 5, 6][: len(scores)]
+    found = exact.in_order(np.array(rows), np.array(scores, np.float32), 2)
+    expected = sorted(zip(scores, rows, strict=True), key=lambda one: (-one[0], one[1]))[:2]
+    assert list(zip(found.scores.tolist(), found.rows.tolist(), strict=True)) == expected
+
+
 def test_adding_and_removing_in_one_step_is_seen_at_once() -> None:
     class Watched(ExactIndex):
         seen: list[tuple[int, int]]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 def give_back_freed() -> None:
-    """Gives the kernel back what a start has freed: after one with four models 40 MB, in 6 ms.
+    """Gives the kernel back what was freed: after a start with four models 40 MB, in 6 ms.
 
     glibc keeps it for the next allocation; other C libraries are left to do as they do.
     """

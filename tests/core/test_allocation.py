@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from twinsight_server.allocation import give_back_freed, no_garbage_collection
+from twinsight_core.allocation import give_back_freed, no_garbage_collection
 
 
 def resident_kib() -> int:
