@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,9 +89,8 @@ class Item:
     metadata: Metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An item that was found.
+class Match(NamedTuple):
+    """An item that was found. A tuple, which is made in a third of the time: a call may have hundreds of them.
 
     Attributes:
         id: the item's id.
@@ -194,6 +194,15 @@ def check_vector(vector: np.ndarray, spec: CollectionSpec) -> None:
         raise _bad_vector(f"`vector` (of length {square**0.5:.3g}) must be at most {MAX_LENGTH:.0e} long.")
 
 
+def are_fit(vectors: np.ndarray, spec: CollectionSpec) -> bool:
+    """Whether `check_vector` would let each of `vectors: [n, dimension]` pass; sooner known of all than of each."""
+    if vectors.shape[1:] != (spec.dimension,) or vectors.dtype != np.float32:
+        return False
+    squares = np.vecdot(vectors, vectors, dtype=np.float64)
+    fit = squares > 0.0 if spec.metric is Metric.COSINE else squares <= MAX_LENGTH**2
+    return bool((fit & (squares < math.inf)).all())
+
+
 def check_queries(queries: np.ndarray, spec: CollectionSpec) -> None:
     """Checks that vectors may be searched for in a collection.
 
@@ -204,6 +213,8 @@ def check_queries(queries: np.ndarray, spec: CollectionSpec) -> None:
     Raises:
         InvalidInput: the first that `check_vector` refuses; `field` is `queries[i].vector`.
     """
+    if are_fit(queries, spec):
+        return
     for number, query in enumerate(queries):
         try:
             check_vector(query, spec)

@@ -56,19 +56,19 @@ def matches_of(
     """
     results: list[list[Match]] = []
     for found in answer.found:
+        near = list(zip(found.rows.tolist(), found.scores.tolist(), strict=True))
+        if options.min_score is not None:
+            near = near[: sum(score >= options.min_score for _, score in near)]
+        if not contents:
+            results.append([Match(ids[row], score, metric.distance(score)) for row, score in near])
+            continue
         matches: list[Match] = []
-        for row, score in zip(found.rows.tolist(), found.scores.tolist(), strict=True):
-            if options.min_score is not None and score < options.min_score:
-                break
+        for row, score in near:
             stored = contents.get(row)
-            if stored is None:
-                if contents:
-                    continue
-                matches.append(Match(ids[row], score, metric.distance(score)))
-                continue
-            metadata = decode_metadata(stored.metadata) if options.include_metadata else None
-            vector = vector_of(stored) if options.include_vectors else None
-            matches.append(Match(ids[row], score, metric.distance(score), metadata, vector))
+            if stored is not None:
+                metadata = decode_metadata(stored.metadata) if options.include_metadata else None
+                vector = vector_of(stored) if options.include_vectors else None
+                matches.append(Match(ids[row], score, metric.distance(score), metadata, vector))
         results.append(matches)
     return results
 

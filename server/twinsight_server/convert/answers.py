@@ -134,21 +134,27 @@ def item_message(item: Item) -> collections_pb.Item:
     )
 
 
-def match_message(match: Match, probability: float | None) -> collections_pb.Match:
-    """Returns a match as a message.
+def write_matches(
+    message: collections_pb.SearchResult, matches: Sequence[Match], probabilities: Sequence[float | None]
+) -> None:
+    """Writes matches into a result, where they stay: to put messages together takes several times as long.
 
     Args:
-        match: from a collection.
-        probability: its calibrated probability; None where there is no calibration.
+        message: an empty result.
+        matches: from a collection.
+        probabilities: calibrated, of each; None where there is no calibration.
     """
-    return collections_pb.Match(
-        id=match.id,
-        score=match.score,
-        distance=match.distance,
-        metadata=None if match.metadata is None else metadata_messages(match.metadata),
-        vector=b"" if match.vector is None else vector_bytes(match.vector),
-        probability=probability,
-    )
+    message.matches.SetInParent()
+    add = message.matches.matches.add
+    for match, probability in zip(matches, probabilities, strict=True):
+        add(
+            id=match.id,
+            score=match.score,
+            distance=match.distance,
+            metadata=None if match.metadata is None else metadata_messages(match.metadata),
+            vector=None if match.vector is None else vector_bytes(match.vector),
+            probability=probability,
+        )
 
 
 def collection_message(spec: CollectionSpec, status: CollectionStatus) -> collections_pb.Collection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,6 +152,13 @@ def vector(values: bytes, dimension: int, *, field: str = "vector") -> np.ndarra
     if not np.isfinite(array).all():
         raise InvalidInput("`vector` holds NaN or infinity.", reason="VECTOR_INVALID", field=field)
     return array
+
+
+def vectors(values: Sequence[bytes], dimension: int) -> np.ndarray | None:
+    """Returns the vectors of bytes on the wire, `[n, dimension] float32`; None where one has not as many bytes."""
+    if any(len(one) != 4 * dimension for one in values):
+        return None
+    return np.frombuffer(b"".join(values), "<f4").reshape(-1, dimension).astype(np.float32, copy=False)
 
 
 def metadata(messages: Mapping[str, pb.Value]) -> dict[str, MetadataValue]:

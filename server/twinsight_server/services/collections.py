@@ -10,11 +10,12 @@ import numpy as np
 
 from twinsight.v1 import collection_service_pb2 as pb
 from twinsight.v1 import collection_service_pb2_grpc as collections_grpc
+from twinsight_core.calibration import Calibration
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightError
 from twinsight_core.index.base import Metric
-from twinsight_core.items import CollectionSpec, Match, SearchOptions, check_id, check_options
+from twinsight_core.items import CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
 from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls import Call
 from twinsight_server.config import ServerConfig
@@ -140,7 +141,10 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             with call.stage("search"):
                 matches = self._search(collection, vectors, options)
             call.count(matches)
-            response = pb.SearchResponse(results=[self._result(collection.spec, one) for one in matches])
+            response = pb.SearchResponse()
+            calibration = self._calibration(collection.spec)
+            for one in matches:
+                _write_result(response.results.add(), one, calibration)
             return check_size(response, self._config.max_message_bytes)
 
     def _spec(self, message: pb.Collection) -> CollectionSpec:
@@ -186,7 +190,11 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
 
     def _query_vectors(
         self, collection: Collection, queries: Sequence[pb.Query], call: Call
-    ) -> list[np.ndarray | TwinsightError]:
+    ) -> np.ndarray | list[np.ndarray | TwinsightError]:
+        """Returns the queries' vectors, `[n, dimension] float32` where all are good, else each with what is wrong."""
+        vectors = requests.vectors([query.vector for query in queries], collection.spec.dimension)
+        if vectors is not None and are_fit(vectors, collection.spec):
+            return vectors
         return collection_vectors(
             collection.spec,
             read_each(queries, "queries", lambda query: _query(collection, query)),
@@ -197,25 +205,29 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         )
 
     def _search(
-        self, collection: Collection, vectors: Sequence[np.ndarray | TwinsightError], options: SearchOptions
-    ) -> list[list[Match] | TwinsightError]:
+        self, collection: Collection, vectors: np.ndarray | list[np.ndarray | TwinsightError], options: SearchOptions
+    ) -> Sequence[list[Match] | TwinsightError]:
+        if isinstance(vectors, np.ndarray):
+            return collection.search(vectors, options)
         good = [one for one in vectors if isinstance(one, np.ndarray)]
         found = iter(collection.search(np.stack(good), options) if good else ())
         return [next(found) if isinstance(one, np.ndarray) else one for one in vectors]
 
-    def _result(self, spec: CollectionSpec, matches: list[Match] | TwinsightError) -> pb.SearchResult:
-        if isinstance(matches, TwinsightError):
-            return pb.SearchResult(error=status_of(matches))
-        probabilities = self._probabilities(spec, matches)
-        messages = [answers.match_message(match, p) for match, p in zip(matches, probabilities, strict=True)]
-        return pb.SearchResult(matches=pb.Matches(matches=messages))
-
-    def _probabilities(self, spec: CollectionSpec, matches: list[Match]) -> Sequence[float | None]:
+    def _calibration(self, spec: CollectionSpec) -> Calibration | None:
         model = self._models.with_digest(spec.model_digest) if spec.metric is Metric.COSINE else None
-        calibration = model.package.card.calibration if model else None
-        if calibration is None:
-            return [None] * len(matches)
-        return [float(p) for p in calibration.probability(np.array([match.score for match in matches]))]
+        return model.package.card.calibration if model else None
+
+
+def _write_result(
+    message: pb.SearchResult, matches: list[Match] | TwinsightError, calibration: Calibration | None
+) -> None:
+    if isinstance(matches, TwinsightError):
+        message.error.CopyFrom(status_of(matches))
+        return
+    probabilities: Sequence[float | None] = [None] * len(matches)
+    if calibration is not None:
+        probabilities = calibration.probability(np.array([match.score for match in matches])).tolist()
+    answers.write_matches(message, matches, probabilities)
 
 
 def _query(collection: Collection, query: pb.Query) -> Picture | np.ndarray:
