@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from benchmarks import targets
+from benchmarks import alternatives, targets
 from benchmarks.performance import section
 from benchmarks.plots import draw
 from benchmarks.recorded import (
@@ -28,7 +28,7 @@ README, PERFORMANCE = ROOT / "README.md", ROOT / "docs/performance.md"
 IMAGES = "images/performance"
 """Of the plots, under `docs`."""
 FIGURES, SCORES, LOAD, BACKBONES = "figures", "scores", "load", "backbones"
-QUANTISATION = "quantisation"
+QUANTISATION, PEERS = "quantisation", "peers"
 """Sections of documents, see `put`."""
 JUDGED = ("throughput", "ingest", "memory", "search")
 """Results with targets."""
@@ -53,7 +53,7 @@ class Places:
     Attributes:
         results: folder of the JSON files.
         readme: with the sections `figures` and `scores`; None: it is left alone.
-        performance: with the sections `load`, `backbones` and `quantisation`; None: it is left alone.
+        performance: with the sections `load`, `peers`, `backbones` and `quantisation`; None: it is left alone.
         images: folder of the plots.
     """
 
@@ -73,8 +73,13 @@ def write(places: Places) -> None:
     if places.readme is not None:
         put(places.readme, {FIGURES: tables(places.results), SCORES: models(places.results)})
     if places.performance is not None:
-        made = {BACKBONES: backbones(places.results), QUANTISATION: quantisation(places.results)}
-        put(places.performance, {LOAD: section(places.results, IMAGES), **made})
+        made = {
+            LOAD: section(places.results, IMAGES),
+            PEERS: alternatives.section(places.results),
+            BACKBONES: backbones(places.results),
+            QUANTISATION: quantisation(places.results),
+        }
+        put(places.performance, made)
 
 
 def put(document: Path, contents: Mapping[str, str]) -> None:
@@ -229,6 +234,8 @@ def tables(results: Path) -> str:
         f"with an empty one. Durable upserts of vectors in batches of 500: {search['upserts_per_s']:,} a second."
         f"{_refusals(read(Throughput, results, 'throughput'))}",
     ]
+    if beside := alternatives.sentence(results):
+        lines += ["", f"{beside} More is in [docs/performance.md](docs/performance.md#beside-the-alternatives)."]
     return "\n".join(lines)
 
 

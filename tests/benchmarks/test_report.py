@@ -10,7 +10,7 @@ from benchmarks.growth import BATCHES, CONCURRENCIES, COUNTS, DIMENSIONS
 from benchmarks.recall import EFS
 from benchmarks.targets import at_least
 
-from benchmarks import performance, plots, report
+from benchmarks import alternatives, performance, plots, report
 
 ENVIRONMENT = {"measured_at": "", "commit": "abc", "machine": {"cpu": "X", "cores": 2}}
 RATES = {"p50_ms": 1.25, "p99_ms": 2.5, "per_s": 1234.5, "load_cores": 0.1, "server_cores": 1.8}
@@ -167,3 +167,32 @@ def test_the_documents_have_the_markers() -> None:
     ):
         text = document.read_text("utf-8")
         assert all(f"<!-- {name}: {end} -->" in text for name in names for end in ("begin", "end"))
+
+
+def test_alternatives_are_shown_with_the_bars_that_were_missed_and_those_that_failed(tmp_path: Path) -> None:
+    assert alternatives.section(tmp_path).startswith("Not measured yet")
+    assert not alternatives.sentence(tmp_path)
+    triton = {"of": "twinsight per_s / triton per_s", "runs": [1.0, 1.25, 1.6]}
+    embed = {
+        "environment": ENVIRONMENT,
+        "what": "Embed of a picture",
+        "peers": {
+            "triton": {"what": "Triton", "median": {"p50_ms": 1.5, "per_s": 1234.4}},
+            "bf16": {"what": "OpenVINO in bfloat16", "failed": "no such instructions"},
+        },
+        "bars": {"images_over_triton": triton, "compute_over_openvino_batch_1": {"missing": "bf16 failed"}},
+    }
+    (tmp_path / "peers.json").write_text(json.dumps({"quick": False, "embed": embed}))
+    told = alternatives.section(tmp_path)
+    assert "| Triton | 1.50 |  | 1,234 |  |" in told
+    assert "Not measured: OpenVINO in bfloat16: no such instructions" in told
+    assert "| twinsight per s / triton per s | at least 1.5 | 1.250 | **missed** |" in told
+    assert not alternatives.sentence(tmp_path)  # the other half is missing
+    others = {"p99_over_triton", "images_over_litserve", "p99_over_litserve"}
+    embed["bars"] = {"images_over_triton": triton, **{name: {"runs": [0.5]} for name in others}}
+    names = ("queries_over_milvus", "alone_p50_over_milvus", "queries_over_pgvector", "alone_p50_over_pgvector")
+    search = {"bars": {name: {"runs": [0.75]} for name in names}}
+    (tmp_path / "peers.json").write_text(json.dumps({"quick": False, "embed": embed, "search": search}))
+    assert alternatives.sentence(tmp_path).startswith(
+        "Beside others in one run: 1.25 times the pictures a second of Tr"
+    )
