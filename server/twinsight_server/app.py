@@ -57,7 +57,11 @@ log = structlog.stdlib.get_logger("twinsight.app")
 
 _SPARE_THREADS = 64
 """Threads beyond the calls and streams worked on: one of these refuses what is over a limit that the message tells of.
-Reflection streams, and calls whose message has not arrived, hold one too; without any, gRPC itself refuses."""
+Reflection streams, and calls whose message has not arrived, hold one too; without any, calls wait for one."""
+
+_BURST_CALLS = 256
+"""Calls that may wait for a thread: those of a burst that came before the calls ahead of them took their places. They are
+refused like any other, and told when to come again; of more, gRPC itself refuses, which tells nothing."""
 
 _NOTICE_S = 0.1
 """Between health's NOT_SERVING and the first refusal: who watches it sends the next call elsewhere, and calls that are
@@ -208,7 +212,7 @@ class Server:
         threads = config.max_calls + config.max_streams + _SPARE_THREADS
         server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="call"),
-            maximum_concurrent_rpcs=threads,
+            maximum_concurrent_rpcs=threads + _BURST_CALLS,
             interceptors=[
                 PromptHealth(),
                 LoadShedding(self.gate, UNARY_METHODS),
