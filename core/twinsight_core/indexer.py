@@ -203,8 +203,8 @@ class Indexer:
             self._audit_piece(generation, generation.graph)
             return True
         if self._snapshot_due(generation) and generation.graph is not None:
-            self._save(generation.graph)
-            give_back_freed()
+            if self._save(generation.graph):
+                give_back_freed()
             return True
         return False
 
@@ -307,18 +307,20 @@ class Indexer:
     def _snapshot_due(self, generation: Generation) -> bool:
         return self._snapshot_wanted(generation) and time.monotonic() >= self._snapshot_not_before_s
 
-    def _save(self, graph: HnswIndex) -> None:
+    def _save(self, graph: HnswIndex) -> bool:
+        """Returns whether a snapshot was written."""
         generation = self.generation
         end = generation.coverage.end
         try:
             labels = generation.rows.view.labels
             with self._saving:
                 if self._stale(generation):
-                    return
+                    return False
                 self._snapshot(graph, int(labels[end - 1]) if end else 0, labels[generation.coverage.outside])
         except (TwinsightError, OSError) as error:
             # It only saves time at the next start.
             _log.warning("Collection `%s`: no snapshot was written: %s", self._name, error)
             self._snapshot_not_before_s = time.monotonic() + _SNAPSHOT_RETRY_S
-            return
+            return False
         self._unsaved = 0
+        return True

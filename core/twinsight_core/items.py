@@ -195,7 +195,7 @@ def check_vector(vector: np.ndarray, spec: CollectionSpec) -> None:
 
 
 def are_fit(vectors: np.ndarray, spec: CollectionSpec) -> bool:
-    """Whether `check_vector` would let each of `vectors: [n, dimension]` pass; sooner known of all than of each."""
+    """Returns whether `check_vector` would let each of `vectors: [n, dimension] float32` pass."""
     if vectors.shape[1:] != (spec.dimension,) or vectors.dtype != np.float32:
         return False
     squares = np.vecdot(vectors, vectors, dtype=np.float64)

@@ -4,7 +4,7 @@
 2. The plan: where few rows may be found, or the walk would be wide, comparing with all of them is faster, and exact.
 3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. What it found is verified: if there is
    less than there should be, the walk is widened, and in the end the search is exact, so recall never falls unnoticed.
-4. What the graph does not hold is scanned exactly, and both are merged.
+4. What the graph does not hold is scanned exactly, and both are merged; a few rows are compared with beside the walk.
 """
 
 from __future__ import annotations
@@ -118,35 +118,50 @@ class _Scope:
     parts: Sequence[slice | np.ndarray]
 
     def taken(self, queries: np.ndarray, labels: np.ndarray, trusted: int) -> list[Found | None]:
-        """Returns of each query's `labels: [n, width] int64` the k best allowed, or None where a walk fell short."""
+        """Returns each query's k best of those allowed among `labels: [n, width] int64` and of those beside.
+
+        Returns:
+            None where a walk fell short.
+        """
         head = self.view.rows_of(labels[:, : self.k])
         if head.shape[1] == self.k and self._usable(head).all():
             return list(self._scored(queries, head))
-        needed = min(self.k, int(np.count_nonzero(self.allowed[: self.coverage.end] & self.coverage.answered)))
-        taken: list[Found | None] = []
+        needed = min(self.k, self._answered())
+        lines: dict[int, np.ndarray] = {}
         for number, line in enumerate(labels):
             rows = self.view.rows_of(line)
             usable = self._usable(rows)
-            if np.count_nonzero(usable[:trusted]) < needed:
-                taken.append(None)
-                continue
-            taken += self._scored(queries[number : number + 1], rows[usable][None, : self.k])
+            if np.count_nonzero(usable[:trusted]) >= needed:
+                lines[number] = rows[usable][: self.k]
+        taken: list[Found | None] = [None] * len(labels)
+        for length in {len(line) for line in lines.values()}:  # those of one length together: nearly all are
+            numbers = [number for number, line in lines.items() if len(line) == length]
+            scored = self._scored(queries[numbers], np.stack([lines[number] for number in numbers]))
+            for number, found in zip(numbers, scored, strict=True):
+                taken[number] = found
         return taken
 
     def rest(self, queries: np.ndarray) -> list[Found]:
-        """Returns each query's k best allowed rows that were not scored beside the graph's."""
+        """Returns each query's k best allowed rows of `parts`."""
         found = [NOTHING] * len(queries)
         for among in self.parts:
             more = self.view.nearest(queries, self.k, among=among, allowed=self.allowed)
             found = [closest(one, other, self.k) for one, other in zip(found, more, strict=True)]
         return found
 
+    def _answered(self) -> int:
+        """Returns how many allowed rows the graph answers for."""
+        allowed = self.allowed[: self.coverage.end]
+        if len(self.coverage.outside):
+            allowed = allowed & self.coverage.answered
+        return int(np.count_nonzero(allowed))
+
     def _usable(self, rows: np.ndarray) -> np.ndarray:
         # Rows from the coverage's end on may have come into the graph meanwhile; they are scanned.
         known = (rows >= 0) & (rows < self.coverage.end)
         safe = np.where(known, rows, 0)
-        usable: np.ndarray = known & self.allowed[safe] & self.coverage.answered[safe]
-        return usable
+        usable: np.ndarray = known & self.allowed[safe]
+        return usable & self.coverage.answered[safe] if len(self.coverage.outside) else usable
 
     def _scored(self, queries: np.ndarray, rows: np.ndarray) -> list[Found]:
         """Returns the k best of `rows: [n, m] int64`, and of those beside, with their scores, closest first."""

@@ -60,8 +60,8 @@ _SPARE_THREADS = 64
 Reflection streams, and calls whose message has not arrived, hold one too; without any, calls wait for one."""
 
 _BURST_CALLS = 256
-"""Calls that may wait for a thread: those of a burst that came before the calls ahead of them took their places. They are
-refused like any other, and told when to come again; of more, gRPC itself refuses, which tells nothing."""
+"""Calls that may wait for a thread: those of a burst, which came before the calls ahead of them took their places. They
+are refused like any other, and told when to come again; more than that gRPC itself refuses, which tells nothing."""
 
 _NOTICE_S = 0.1
 """Between health's NOT_SERVING and the first refusal: who watches it sends the next call elsewhere, and calls that are

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import random
 import re
-import secrets
 import time
 
 import grpc
@@ -12,9 +11,6 @@ import grpc
 from twinsight_server.access.guard import Metadata
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-# A call's id is this process's name and the call's number: to ask the kernel for randomness each time, as `uuid4` does,
-# hands the interpreter to another thread.
-_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
 _LONGEST_S = 365 * 24 * 3600.0
 
 
@@ -23,7 +19,8 @@ def request_id_of(metadata: Metadata) -> str:
     for key, value in metadata:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return f"{_PROCESS}{next(_NUMBERS):016x}"
+    # It names a call and guards nothing. To ask the kernel, as `uuid4` does, hands the interpreter to another thread.
+    return f"{random.getrandbits(128):032x}"
 
 
 def deadline_of(context: grpc.ServicerContext) -> float | None:

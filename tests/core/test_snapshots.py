@@ -208,6 +208,8 @@ def test_a_snapshot_that_failed_is_tried_again_though_nobody_writes(
 ) -> None:
     monkeypatch.setattr(indexer, "_SNAPSHOT_RETRY_S", 0.05)
     whole, tries, saved = snapshots.save, iter((True, False)), threading.Event()
+    given_back = list[bool]()
+    monkeypatch.setattr(indexer, "give_back_freed", lambda: given_back.append(saved.is_set()))
 
     def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, store: Store) -> None:
         if next(tries):
@@ -222,7 +224,9 @@ def test_a_snapshot_that_failed_is_tried_again_though_nobody_writes(
     assert saved.wait(30)
     assert "no snapshot was written: not now" in caplog.text
     assert _graphs(folder) == ["graph-000000000001.hnsw", "graph-000000000002.hnsw"]
+    assert collection.wait_indexed(30)
     collection.close()
+    assert given_back == [True]  # not after the one that failed
 
 
 def test_files_that_are_not_on_record_are_removed(folder: Path) -> None:

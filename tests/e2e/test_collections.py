@@ -350,6 +350,19 @@ def test_a_bad_item_is_told_why_and_its_neighbour_is_written(
     api.call("CollectionService", "UpsertItems", collection=filled, items=[restored])
 
 
+def test_a_bad_vector_fails_its_query_alone(api: Reflected, filled: str) -> None:
+    nan = np.full(len(ZERO) // 4, np.nan, "<f4").tobytes()
+    vectors = [ZERO, nan, b"123", bytes(len(ZERO)), ZERO]
+    response = api.call(
+        "CollectionService", "Search", collection=filled, queries=[{"vector": one} for one in vectors], top_k=2
+    )
+    bad = [(result.error.code, errors.field(result.error)) for result in response.results if result.HasField("error")]
+    assert bad == [(3, f"queries[{number}].vector") for number in (1, 2, 3)]
+    first, last = (response.results[number].matches.matches for number in (0, 4))
+    assert len(first) == 2
+    assert first == last
+
+
 def test_a_missing_item_fails_its_query_alone(api: Reflected, filled: str) -> None:
     response = api.call(
         "CollectionService",

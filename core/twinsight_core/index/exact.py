@@ -53,8 +53,8 @@ def closest(one: Found, other: Found, k: int) -> Found:
     return in_order(np.concatenate([one.rows, other.rows]), np.concatenate([one.scores, other.scores]), k)
 
 
-def in_order(rows: np.ndarray, scores: np.ndarray, k: int | None = None) -> Found:
-    """Returns rows and their scores closest first, equal scores in the order of rows; the first k, or all of them."""
+def in_order(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
+    """Returns rows and their scores closest first, equal scores in the order of rows: the first k."""
     if (scores[:-1] > scores[1:]).all():  # as a graph finds them; sorting would hand the interpreter to other threads
         return Found(rows[:k], scores[:k])
     order = np.lexsort((rows, -scores))[:k]

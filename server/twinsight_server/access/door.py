@@ -13,7 +13,7 @@ themselves by never sending one. (Streams are asked before their first message; 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import grpc
@@ -39,6 +39,7 @@ class Door(grpc.ServerInterceptor):
     def __init__(self, guard: Guard, gate: Gate) -> None:
         self._guard = guard
         self._gate = gate
+        self._asking = lru_cache(maxsize=128)(self._asked_first)
 
     def intercept_service(
         self,
@@ -49,12 +50,17 @@ class Door(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if (
             handler is None
-            or handler.unary_unary is None
             or not handler_call_details.method.startswith(_OURS)
             or self._guard.knows(handler_call_details.invocation_metadata)
         ):
             return handler
-        method = handler_call_details.method.rpartition("/")[2]
+        return self._asking(handler, handler_call_details.method.rpartition("/")[2])
+
+    def _asked_first(
+        self, handler: grpc.RpcMethodHandler[RequestT, ResponseT], method: str
+    ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
+        if handler.unary_unary is None:
+            return handler
         return grpc.stream_stream_rpc_method_handler(
             partial(self._answered, method, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
