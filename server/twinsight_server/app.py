@@ -39,6 +39,7 @@ from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
+from twinsight_server.call_threads import CallThreads
 from twinsight_server.config import ServerConfig
 from twinsight_server.gate import Gate
 from twinsight_server.health import Canary
@@ -57,11 +58,10 @@ log = structlog.stdlib.get_logger("twinsight.app")
 
 _SPARE_THREADS = 64
 """Threads beyond the calls and streams worked on: one of these refuses what is over a limit that the message tells of.
-Reflection streams, and calls whose message has not arrived, hold one too; without any, calls wait for one."""
+Reflection streams, and calls whose message has not arrived, hold one too; without any, calls are turned away."""
 
-_BURST_CALLS = 256
-"""Calls that may wait for a thread: those of a burst, which came before the calls ahead of them took their places. They
-are refused like any other, and told when to come again; more than that gRPC itself refuses, which tells nothing."""
+_MOST_WAITING = 64
+"""Streams, and calls after health, that may wait for a thread; of more gRPC itself refuses, and tells no reason."""
 
 _NOTICE_S = 0.1
 """Between health's NOT_SERVING and the first refusal: who watches it sends the next call elsewhere, and calls that are
@@ -209,13 +209,14 @@ class Server:
 
     def _services(self) -> grpc.Server:
         config = self._config
-        threads = config.max_calls + config.max_streams + _SPARE_THREADS
+        count = config.max_calls + config.max_streams + _SPARE_THREADS
+        threads = CallThreads(count)
         server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="call"),
-            maximum_concurrent_rpcs=threads + _BURST_CALLS,
+            threads,
+            maximum_concurrent_rpcs=count + _MOST_WAITING,
             interceptors=[
                 PromptHealth(),
-                LoadShedding(self.gate, UNARY_METHODS),
+                LoadShedding(self.gate, threads, UNARY_METHODS),
                 MalformedMessages(),
                 Door(self._access.guard, self.gate),
             ],

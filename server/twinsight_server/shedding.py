@@ -1,10 +1,11 @@
 """Unary calls that would only be refused, turned away before their message is read.
 
-A call that comes when every place is taken costs what an answered one does in gRPC alone: a thread is woken for it, its
-message, tens or thousands of kilobytes of picture, is received, copied and parsed, and the thread is woken again. Under
-overload that is taken from the calls that are answered. So such a call is answered by the thread that receives calls,
-as one whose requests are a stream of which nothing is read: the rest of its message stays on the caller's side. The
-caller, the metrics and the logs are told the same as by a refusal further in.
+A call that comes when every place is taken, or every thread by calls on their way to one, costs what an answered one
+does in gRPC alone: a thread is woken for it, its message, tens or thousands of kilobytes of picture, is received,
+copied and parsed, and the thread is woken again. Under overload that is taken from the calls that are answered. So such
+a call is answered by the thread that receives calls, as one whose requests are a stream of which nothing is read: the
+rest of its message stays on the caller's side. The caller, the metrics and the logs are told the same as by a refusal
+further in.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 import grpc
 
+from twinsight_server.call_threads import CallThreads
 from twinsight_server.gate import Gate
 
 RequestT = TypeVar("RequestT")
@@ -24,16 +26,18 @@ P = ParamSpec("P")
 
 
 class LoadShedding(grpc.ServerInterceptor):
-    """Turns calls away while the gate takes none; to stand before what wraps their handlers."""
+    """Turns calls away while the gate takes none, or no thread is free; to stand before what wraps their handlers."""
 
-    def __init__(self, gate: Gate, methods: Collection[str]) -> None:
+    def __init__(self, gate: Gate, threads: CallThreads, methods: Collection[str]) -> None:
         """Takes the gate.
 
         Args:
             gate: refuses.
+            threads: answer what is not turned away.
             methods: the unary methods that go through it, as `/package.Service/Method`.
         """
         self._gate = gate
+        self._threads = threads
         self._methods = frozenset(methods)
         self._here = _Here()
 
@@ -44,7 +48,7 @@ class LoadShedding(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
         """Returns what answers the call, or what turns it away."""
         path = handler_call_details.method
-        if self._gate.takes_calls or path not in self._methods:
+        if (self._gate.takes_calls and not self._threads.are_taken) or path not in self._methods:
             return continuation(handler_call_details)
         method = path.rpartition("/")[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from twinsight_server.call_threads import CallThreads
 from twinsight_server.gate import Gate
 from twinsight_server.metrics import Metrics
 from twinsight_server.shedding import LoadShedding
@@ -21,14 +23,15 @@ LARGE = bytes(8 << 20)
 class House:
     """A server of one method that echoes, behind a gate with one place."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, places: int = 1, threads: int = 4) -> None:
         self.metrics = Metrics()
-        self.gate = Gate(self.metrics, max_calls=1, max_streams=1)
+        self.gate = Gate(self.metrics, max_calls=places, max_streams=1)
         self.read: list[int] = []
         self.inside, self.go = threading.Event(), threading.Event()
+        self.threads = CallThreads(threads)
         self._server = grpc.server(
-            ThreadPoolExecutor(4, thread_name_prefix="call"),
-            interceptors=[LoadShedding(self.gate, ["/twinsight.v1.InferenceService/Embed"])],
+            self.threads,
+            interceptors=[LoadShedding(self.gate, self.threads, ["/twinsight.v1.InferenceService/Embed"])],
             options=[("grpc.max_receive_message_length", 2 * len(LARGE))],
         )
         for service in ("twinsight.v1.InferenceService", "other.v1.InferenceService"):
@@ -98,6 +101,24 @@ def test_a_call_without_a_place_is_told_so_and_its_message_stays_unread(house: H
     value = house.metrics.registry.get_sample_value
     assert value("twinsight_refused_total", {"reason": "CALLS_FULL"}) == 20
     assert value("twinsight_calls_total", {"method": "Embed", "code": "RESOURCE_EXHAUSTED"}) == 20
+
+
+def test_calls_beyond_the_threads_are_turned_away_though_there_are_places() -> None:
+    house = House(places=9, threads=2)
+    house.gate.open()
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(house.call, b"x" * 20) for _ in range(2)]
+        ends = time.monotonic() + 60
+        while not house.threads.are_taken and time.monotonic() < ends:
+            time.sleep(0.01)
+        assert refused(house, LARGE) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CALLS_FULL")
+        house.go.set()
+        assert [one.result(60) for one in calls] == [b"x" * 10] * 2
+    while house.threads.are_taken and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert house.call(LARGE) == bytes(10)
+    assert house.read == [20, 20, len(LARGE)]
+    house.close()
 
 
 def test_before_it_serves_and_while_it_drains_calls_are_told_why(house: House) -> None:
