@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from benchmarks import targets
-from benchmarks.recorded import Environment, Figures
+from benchmarks.recorded import Environment, Figures, read
 
 _AT_LEAST = {
     "server_images_over_in_process": 0.9,
@@ -82,12 +81,19 @@ class Half(TypedDict):
     bars: dict[str, Ratio]
 
 
+class Peers(TypedDict):
+    """Of `peers`."""
+
+    embed: NotRequired[Half]
+    search: NotRequired[Half]
+
+
 def section(results: Path) -> str:
     """Returns the tables as Markdown."""
-    file = results / "peers.json"
-    if not file.exists():
+    halves = _halves(results)
+    if not halves:
         return "Not measured yet: `make bench-peers` does it."
-    return "\n\n".join("\n".join(_half(name, half)) for name, half in _halves(file).items())
+    return "\n\n".join("\n".join(_half(name, half)) for name, half in halves.items())
 
 
 def _half(name: str, half: Half) -> Iterator[str]:
@@ -128,29 +134,27 @@ def _judged(ratios: Mapping[str, Ratio]) -> Iterator[targets.Target]:
 
 def sentence(results: Path) -> str:
     """Returns how it stands beside other servers, in a sentence for the README; empty where that was not measured."""
-    file = results / "peers.json"
-    if not file.exists():
-        return ""
-    halves = _halves(file)
     m = {
         name: statistics.median(ratio["runs"])
-        for half in halves.values()
+        for half in _halves(results).values()
         for name, ratio in half["bars"].items()
         if "runs" in ratio
     }
     if not m.keys() >= _TOLD:
         return ""
     return (
-        f"Beside others in one run: {m['images_over_triton']:.2f} times the pictures a second of Triton and "
-        f"{m['images_over_litserve']:.2f} of LitServe on the same network (p99 {m['p99_over_triton']:.2f} and "
+        f"Beside others, each ratio within one run: {m['images_over_triton']:.2f} times the pictures a second of "
+        f"Triton and {m['images_over_litserve']:.2f} of LitServe on the same network (p99 {m['p99_over_triton']:.2f} and "
         f"{m['p99_over_litserve']:.2f} times theirs), {m['queries_over_milvus']:.2f} times the queries a second of "
         f"Milvus and {m['queries_over_pgvector']:.2f} of pgvector with 16 at once; p50 of one at a time "
         f"{m['alone_p50_over_milvus']:.2f} and {m['alone_p50_over_pgvector']:.2f} times theirs."
     )
 
 
-def _halves(file: Path) -> Mapping[str, Half]:
-    return {name: half for name, half in json.loads(file.read_text("utf-8")).items() if name in _TITLES}
+def _halves(results: Path) -> Mapping[str, Half]:
+    measured = read(Peers, results, "peers") or Peers()
+    halves = {"embed": measured.get("embed"), "search": measured.get("search")}
+    return {name: half for name, half in halves.items() if half is not None}
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict, TypeVar
 
@@ -134,7 +135,7 @@ class Quantisation(TypedDict):
     models: dict[str, QuantisedModel]
 
 
-R = TypeVar("R", bound=Recorded)
+R = TypeVar("R", bound=Mapping[str, object])
 
 
 def read(kind: type[R], results: Path, name: str) -> R | None:

@@ -176,10 +176,9 @@ def backbones(results: Path) -> str:
 
 def quantisation(results: Path) -> str:
     """Returns the table of int8 against float as Markdown, a line a score."""
-    file = results / "quantisation.json"
-    if not file.exists():
+    measured = read(Quantisation, results, "quantisation")
+    if measured is None:
         return "Not measured yet: `python -m benchmarks.quantisation --data DIR` does it."
-    measured: Quantisation = json.loads(file.read_text("utf-8"))
     machine = next(iter(measured["environments"].values()))["machine"]
     lines = [
         f"Float is what OpenVINO computes fastest here ({measured['precision']}). The processor's time is that of one "

@@ -194,5 +194,5 @@ def test_alternatives_are_shown_with_the_bars_that_were_missed_and_those_that_fa
     search = {"bars": {name: {"runs": [0.75]} for name in names}}
     (tmp_path / "peers.json").write_text(json.dumps({"quick": False, "embed": embed, "search": search}))
     assert alternatives.sentence(tmp_path).startswith(
-        "Beside others in one run: 1.25 times the pictures a second of Tr"
+        "Beside others, each ratio within one run: 1.25 times the pictures a second of Tr"
     )
