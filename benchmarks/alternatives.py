@@ -144,9 +144,10 @@ def sentence(results: Path) -> str:
         return ""
     return (
         f"Beside others, each ratio within one run: {m['images_over_triton']:.2f} times the pictures a second of "
-        f"Triton and {m['images_over_litserve']:.2f} of LitServe on the same network (p99 {m['p99_over_triton']:.2f} and "
-        f"{m['p99_over_litserve']:.2f} times theirs), {m['queries_over_milvus']:.2f} times the queries a second of "
-        f"Milvus and {m['queries_over_pgvector']:.2f} of pgvector with 16 at once; p50 of one at a time "
+        f"Triton and {m['images_over_litserve']:.2f} of LitServe on the same network (p99 "
+        f"{m['p99_over_triton']:.2f} and {m['p99_over_litserve']:.2f} times theirs), "
+        f"{m['queries_over_milvus']:.2f} times the queries a second of Milvus and "
+        f"{m['queries_over_pgvector']:.2f} of pgvector with 16 at once; p50 of one at a time "
         f"{m['alone_p50_over_milvus']:.2f} and {m['alone_p50_over_pgvector']:.2f} times theirs."
     )
 
