@@ -13,6 +13,10 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.rows import Rows
 
+# Width of the walk that an audit begins with. Nearly all rows are found by it in half the time of a walk four times as
+# wide, and what it finds the wider one finds, too (of 40,000 x 256 vectors, half of them in clusters, all).
+_GLANCE = 8
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -79,9 +83,10 @@ class Generation:
         view = self.rows.view
         if view.metric is Metric.DOT:
             return coverage
-        rows = np.setdiff1d(start + np.flatnonzero(view.alive[start:end]), coverage.outside, assume_unique=True)
-        found = graph.search(view.read(rows), width)
-        lost = rows[~(found == view.labels[rows, None]).any(axis=1)]
+        lost = np.setdiff1d(start + np.flatnonzero(view.alive[start:end]), coverage.outside, assume_unique=True)
+        for step in sorted({min(_GLANCE, width), width}):
+            found = graph.search(view.read(lost), step)
+            lost = lost[~(found == view.labels[lost, None]).any(axis=1)]
         return Coverage(coverage.end, np.union1d(coverage.outside, lost))
 
     def bury(self) -> int:
