@@ -1,6 +1,6 @@
 """A gRPC server that does nothing: what any call through grpcio costs on this machine at this moment.
 
-`python -m benchmarks.echo` serves on a free port, prints it and waits.
+`python -m benchmarks.echo [THREADS]` serves on a free port, prints it and waits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import grpc
 
+THREADS = 4
 ANSWER = bytes(1024)  # as large as a vector of 256 components
 
 
@@ -23,21 +24,36 @@ class _Echo(grpc.GenericRpcHandler):
 
 
 @contextmanager
-def echo() -> Iterator[Callable[[bytes], bytes]]:
-    """Runs the server as a process of its own; gives a call to it."""
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.echo"], stdout=subprocess.PIPE, text=True) as process:
+def serving(threads: int = THREADS) -> Iterator[str]:
+    """Runs the server as a process of its own; gives its address."""
+    command = [sys.executable, "-m", "benchmarks.echo", f"{threads}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            port = process.stdout.readline().strip() if process.stdout else ""
-            with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
-                call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/benchmarks.Echo/Echo")
-                yield lambda message: bytes(call(message, timeout=10))
+            yield f"127.0.0.1:{process.stdout.readline().strip() if process.stdout else ''}"
         finally:
             process.terminate()
 
 
+@contextmanager
+def calling(address: str) -> Iterator[Callable[[bytes], bytes]]:
+    """Gives a call to the server, over a connection of its own."""
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(address, options=options) as channel:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/benchmarks.Echo/Echo")
+        yield lambda message: bytes(call(message, timeout=10))
+
+
+@contextmanager
+def echo() -> Iterator[Callable[[bytes], bytes]]:
+    """Runs the server, and gives a call to it."""
+    with serving() as address, calling(address) as call:
+        yield call
+
+
 def main() -> None:
     """Serves until it is ended."""
-    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else THREADS
+    server = grpc.server(ThreadPoolExecutor(threads), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((_Echo(),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

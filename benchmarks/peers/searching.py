@@ -28,6 +28,15 @@ CALLERS = 16
 FILLED_WITHIN_S = 1800.0
 EFS = (10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 384, 512, 768)
 
+BARE = Peer(
+    name="bare_grpcio",
+    what="a server on grpcio for Python that does nothing, by grpcio: no such server answers more",
+    client="bare_grpcio",
+    server="bare_grpcio",
+    servers=({"threads": 2}, {"threads": 4}),
+    clients=spread(CALLERS),
+    packages=("grpcio",),
+)
 PEERS = (
     Peer(
         name="hnswlib",
@@ -45,6 +54,7 @@ PEERS = (
         measures=("times", "batches", "load"),
         packages=("twinsight", "hnswlib", "grpcio"),
     ),
+    BARE,
     Peer(
         name="milvus",
         what="Milvus standalone, HNSW, inner product, consistency Eventually, by pymilvus",
@@ -77,6 +87,9 @@ BARS = (
     Bar("alone_p50_over_milvus", "twinsight", "milvus", "p50_ms"),
     Bar("alone_p50_over_pgvector", "twinsight", "pgvector", "p50_ms"),
     Bar("batch_queries_over_milvus", "twinsight", "milvus", "batch_per_s"),
+    Bar("queries_over_bare_grpcio", "twinsight", "bare_grpcio", "per_s"),
+    Bar("bare_grpcio_over_milvus", "bare_grpcio", "milvus", "per_s"),
+    Bar("bare_grpcio_over_pgvector", "bare_grpcio", "pgvector", "per_s"),
 )
 
 
@@ -104,7 +117,7 @@ def run(plan: Plan, folder: Path, *, count: int, queries: int) -> dict[str, obje
             print(f"  {stand.peer.name}", flush=True)
             with stand.failing():
                 stand.start()
-                stand.choose(plan, lambda one: _tune(one, nearest))
+                stand.choose(plan, None if stand.peer is BARE else lambda one: _tune(one, nearest))
         busy["peers_waiting"] = busy_share()
         measure(stands, plan)
     finally:
