@@ -6,7 +6,7 @@
 Both servers are started in turns, on the same cache of compiled programs. The memory that cannot be avoided is that of
 the vectors in float32, which the graph has, and of hnswlib's links between them. What exact searches scan lies in a
 file (`--vectors-on-disk`), as the vectors or as a copy in int8 (`--vector-copy`), or, for comparison, in memory. Memory
-is read after searches of both kinds.
+is read after searches of both kinds, of the server that wrote the vectors once it has audited and saved their graph.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.filling import items_and_queries
 from benchmarks.ingest import built
 from benchmarks.load import Load
 from benchmarks.measure import medians
-from benchmarks.processors import memory_mib
+from benchmarks.processors import memory_mib, wait_at_rest
 from benchmarks.serving import server
 from benchmarks.targets import at_most
 from twinsight_client import Client
@@ -59,6 +59,7 @@ def measured(count: int, times: int) -> dict[str, object]:
         with server(full, ON_DISK) as served, Client(served.address) as client:
             client.create_collection(LARGE, dimension=DIMENSION)
             load.run(Load("ingest_vectors", file, collection=LARGE), served)
+            wait_at_rest(served.pid)
             _search(client, LARGE, queries)
             written = _above(memory_mib(served.pid), before)
         runs = [

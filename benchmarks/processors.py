@@ -16,6 +16,27 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
+def wait_at_rest(pid: int, *, for_s: float = 2.0, within_s: float = 300.0, cores: float = 0.05) -> None:
+    """Waits until a process has used hardly any of the processors for a while: what it does by itself is done.
+
+    Args:
+        pid: of the process.
+        for_s: how long the while is.
+        within_s: longest wait.
+        cores: on average over the while, that still count as rest.
+
+    Raises:
+        TimeoutError: it did not come to rest.
+    """
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        before = cpu_s(pid)
+        time.sleep(for_s)
+        if cpu_s(pid) - before <= cores * for_s:
+            return
+    raise TimeoutError(f"Process {pid} did not come to rest within {within_s:g} s.")
+
+
 class CpuWatch:
     """Cores that this process and another one use, on average from `begin` to `end`; the first call of each counts.
 

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from benchmarks.processors import CpuWatch, cpu_s, memory_mib
+from benchmarks.processors import CpuWatch, cpu_s, memory_mib, wait_at_rest
 
 COUNTS_ITSELF = """
 import time
@@ -55,3 +55,22 @@ def test_memory_that_is_written_to_is_resident_and_private() -> None:
     after = memory_mib(os.getpid())
     for kind in ("rss", "pss", "private"):
         assert after[kind] - before[kind] == pytest.approx(kept.nbytes / 2**20, rel=0.2)
+
+
+def test_a_process_is_waited_for_until_it_rests() -> None:
+    command = [sys.executable, "-c", "print(flush=True)\n" + COUNTS_ITSELF]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        wait_at_rest(process.pid, for_s=0.2, within_s=30)
+        assert cpu_s(process.pid) >= 0.25  # of 0.3, in ticks of 10 ms
+        process.communicate("\n")
+
+
+def test_a_process_that_never_rests_is_told() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as one:
+        try:
+            with pytest.raises(TimeoutError, match="did not come to rest"):
+                wait_at_rest(one.pid, for_s=0.1, within_s=0.5)
+        finally:
+            one.kill()
