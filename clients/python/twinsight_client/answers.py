@@ -229,13 +229,14 @@ def _detections(result: inference_pb.DetectResult) -> list[Detection]:
 
 
 def _match(found: collections_pb.Match) -> Match:
+    vector = found.vector  # each look at a field makes a copy
     return Match(
-        id=found.id,
-        score=found.score,
-        distance=found.distance,
-        probability=found.probability if found.HasField("probability") else None,
-        metadata=metadata_values(found.metadata),
-        vector=vector_array(found.vector) if found.vector else None,
+        found.id,
+        found.score,
+        found.distance,
+        found.probability if found.HasField("probability") else None,
+        metadata_values(found.metadata),
+        vector_array(vector) if vector else None,
     )
 
 

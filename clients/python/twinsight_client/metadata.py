@@ -45,6 +45,8 @@ def metadata_messages(metadata: Mapping[str, MetadataValue]) -> dict[str, types_
 def metadata_values(messages: Mapping[str, types_pb2.Value]) -> dict[str, MetadataValue]:
     """Returns the fields of an item in the order of their names; kinds that this client does not know are left out."""
     values: dict[str, MetadataValue] = {}
+    if not messages:  # as in each of the many matches of a search that asks for none
+        return values
     for name in sorted(messages):
         value = metadata_value(messages[name])
         if value is not None:
