@@ -7,8 +7,9 @@ value, or found by a look-up, and then spread over the rows by NumPy.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from twinsight_core.filters import AllOf, AnyOf, Condition, Exists, Filter, In, 
 from twinsight_core.metadata import Metadata, MetadataValue
 
 _EXACT_IN_FLOAT64 = 2**53
+_Compare = Callable[[Any, Any], Any]  # of `operator`, for numbers and arrays alike
 _FEW_VALUES = 4
 
 
@@ -194,12 +196,24 @@ class _Column:
         ]
         # NaN, which stands for what is no number, meets no bound.
         within = np.ones(count, np.bool_)
-        for compare, bound in tests:
+        for test in tests:
+            compare, bound = _of_floats(*test)
             within &= np.asarray(compare(numbers, bound))
         for code in self._wide:
             if code < count:
                 within[code] = all(compare(self._values[code], bound) for compare, bound in tests)
         return within
+
+
+def _of_floats(compare: _Compare, bound: float) -> tuple[_Compare, float]:
+    """Returns the test that float64 numbers pass which pass `compare` with `bound`, an integer perhaps; exactly."""
+    near = float(bound)
+    if near == bound:
+        return compare, near
+    # No float64 number lies between the bound and the one nearest to it.
+    if compare in {operator.lt, operator.le}:
+        return (operator.le if near < bound else operator.lt), near
+    return (operator.ge if near > bound else operator.gt), near
 
 
 def _key(value: MetadataValue) -> tuple[str, MetadataValue]:

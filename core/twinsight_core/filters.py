@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from twinsight_core.errors import InvalidInput
-from twinsight_core.metadata import MAX_NAME_BYTES, MetadataValue, check_text, check_value
+from twinsight_core.metadata import INTEGER_RANGE, MAX_NAME_BYTES, MetadataValue, check_text, check_value
 
 MAX_DEPTH = 16
 MAX_NODES = 256
@@ -55,13 +55,13 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Holds when the field is a number within bounds; at least one bound, none NaN."""
+    """Holds when the field is a number within bounds; at least one bound, none NaN; integers of 64 bits, exactly."""
 
     field: str
-    gt: float | None = None
-    gte: float | None = None
-    lt: float | None = None
-    lte: float | None = None
+    gt: int | float | None = None
+    gte: int | float | None = None
+    lt: int | float | None = None
+    lte: int | float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,10 @@ def _check_condition(condition: Condition, path: str) -> None:
         bounds = [one for one in (condition.gt, condition.gte, condition.lt, condition.lte) if one is not None]
         if not bounds:
             raise _invalid(f"`{path}.range` must have at least one bound.", f"{path}.range")
-        if any(math.isnan(one) for one in bounds):
+        if any(math.isnan(one) for one in bounds if isinstance(one, float)):
             raise _invalid(f"`{path}.range` must not have NaN as a bound.", f"{path}.range")
+        if any(one not in INTEGER_RANGE for one in bounds if isinstance(one, int)):
+            raise _invalid(f"`{path}.range` must have integers of at most 64 bits as bounds.", f"{path}.range")
 
 
 def _invalid(message: str, field: str) -> InvalidInput:

@@ -77,6 +77,26 @@ def test_one_condition_is_this_message() -> None:
     assert (field("year") >= 2000).message == types_pb2.Filter(condition=condition)
 
 
+@pytest.mark.parametrize("bound", [2**53 + 1, -(2**53) - 1, 1_700_000_000_000_000_001, 2**63 - 1])
+def test_integers_that_no_float_holds_are_exact_bounds(bound: int) -> None:
+    between = (field("t") > bound).message.condition.range
+    assert between == types_pb2.Range(gt_integer=bound)
+    for value in (bound - 1, bound, min(bound + 1, 2**63 - 1)):
+        metadata = metadata_messages({"t": value})
+        for condition, right in (
+            (field("t") > bound, value > bound),
+            (field("t") >= bound, value >= bound),
+            (field("t") < bound, value < bound),
+            (field("t") <= bound, value <= bound),
+        ):
+            assert holds(condition.message, metadata) == right
+
+
+def test_a_bound_beyond_64_bits_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="must fit in 64 bits"):
+        _ = field("t") > 2**63 + 1
+
+
 def test_chains_of_the_same_word_stay_flat() -> None:
     chain = field("a").exists() & field("b").exists() & field("c").exists() & field("d").exists()
     assert len(chain.message.all_of.filters) == 4
@@ -113,7 +133,7 @@ def test_a_chained_comparison_is_refused_instead_of_losing_half() -> None:
         ('{"a": {"exists": 1}}', "`exists` on `a` must be true or false."),
         ('{"any_of": {}}', "`any_of` must be a list of at least one filter."),
         ('{"not": 3}', "A filter must be a JSON object, not 3."),
-        ('{"a": {"gte": 1' + "0" * 400 + "}}", "`gte` on `a` must fit a 64-bit float."),
+        ('{"a": {"gte": 1' + "0" * 400 + "}}", "`gte` on `a` must fit in 64 bits."),
         ('{"a": 1' + "0" * 5000 + "}", "The filter is not JSON: Exceeds the limit"),
     ],
 )

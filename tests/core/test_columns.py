@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +12,14 @@ from twinsight_core.metadata import Metadata, MetadataValue
 FIELDS = st.sampled_from(["a", "b", "c"])
 # Few values, among them those that are easily taken for one another.
 VALUES: st.SearchStrategy[MetadataValue] = st.sampled_from(
-    [0, 1, 1.0, True, False, -0.0, 0.5, 2**53, 2**53 + 1, float(2**53), -(2**63), "1", "x", "", (), ("x",), ("x", "y")]
+    [
+        *(0, 1, 1.0, True, False, -0.0, 0.5, 2**53, 2**53 + 1, float(2**53), -(2**63), 2.0**62, 2**62 + 1, 2.0**63),
+        *("1", "x", "", (), ("x",), ("x", "y")),
+    ]
 )
-BOUNDS = st.none() | st.sampled_from([0.0, 1.0, 0.5, float(2**53), -(2.0**63), float("inf"), float("-inf")])
+BOUNDS = st.none() | st.sampled_from(
+    [0.0, 1.0, 0.5, 1, float(2**53), 2**53 + 1, -(2**53) - 1, 2**62 + 1, -(2.0**63), 2**63 - 1, float("inf"), -math.inf]
+)
 CONDITIONS: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Equals, FIELDS, VALUES),
     st.builds(In, FIELDS, st.lists(VALUES, min_size=1, max_size=7).map(tuple)),
@@ -76,6 +82,8 @@ def _meets(filter_: Filter, item: Metadata) -> bool:  # noqa: PLR0911 - one for 
 @settings(deadline=None, max_examples=300)
 @given(rows=ROWS, cuts=st.lists(st.integers(0, 25)), filter_=FILTERS, data=st.data())
 @example(rows=[{"a": 2**53 + 1}, {"a": 2**53}], cuts=[], filter_=Range("a", gt=2.0**53), data=None)
+@example(rows=[{"a": 2.0**62}, {"a": 2**62}], cuts=[], filter_=Range("a", lt=2**62 + 1), data=None)
+@example(rows=[{"a": 2**53}, {"a": 2.0**53}], cuts=[], filter_=Range("a", gte=2**53 + 1), data=None)
 @example(rows=[{"a": 1}, {"a": True}, {"a": 1.0}, {"a": "1"}], cuts=[2], filter_=Equals("a", 1), data=None)
 def test_masks_are_what_the_filter_means(
     rows: list[Metadata], cuts: list[int], filter_: Filter, data: st.DataObject | None

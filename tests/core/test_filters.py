@@ -25,6 +25,7 @@ def _nested(depth: int) -> Filter:
         (In("a", (1, 2**70)), "filter.condition.in.values[1]", "must fit in 64 bits"),
         (Range("a"), "filter.condition.range", "must have at least one bound."),
         (Range("a", gt=float("nan")), "filter.condition.range", "must not have NaN"),
+        (Range("a", lte=2**63), "filter.condition.range", "must have integers of at most 64 bits"),
     ],
 )
 def test_filters_against_the_rules_are_refused(filter_: Filter, field: str, words: str) -> None:

@@ -252,6 +252,10 @@ ZERO = to_bytes(np.ones(DIMENSION))
         ({"filter": {}}, ("INVALID_ARGUMENT", "FILTER_INVALID", "filter")),
         ({"filter": {"condition": {"field": "x"}}}, ("INVALID_ARGUMENT", "FILTER_INVALID", "filter.condition")),
         ({"filter": {"all_of": {}}}, ("INVALID_ARGUMENT", "FILTER_INVALID", "filter.all_of.filters")),
+        (
+            {"filter": {"condition": {"field": "x", "range": {"gt": 1, "gt_integer": 1}}}},
+            ("INVALID_ARGUMENT", "FILTER_INVALID", "filter.condition.range"),
+        ),
         ({"queries": []}, ("INVALID_ARGUMENT", "COUNT_INVALID", "queries")),
         ({"collection": "nope"}, ("NOT_FOUND", "COLLECTION_NOT_FOUND", "collection")),
         ({"vector_model_digest": "sha256:x"}, ("FAILED_PRECONDITION", "MODEL_MISMATCH", "vector_model_digest")),
@@ -279,6 +283,18 @@ def test_a_filter_with_too_many_nodes_or_values_is_refused(api: Reflected, fille
     for one in (many, wide):
         code, reason, _ = refused(api, "Search", collection=filled, queries=[{"vector": ZERO}], top_k=1, filter=one)
         assert (code, reason) == ("INVALID_ARGUMENT", "FILTER_INVALID")
+
+
+def test_bounds_on_large_integers_are_exact(api: Reflected) -> None:
+    api.call("CollectionService", "CreateCollection", collection={"id": "times", "dimension": 2})
+    first = 1_700_000_000_000_000_000  # nanoseconds: a double holds every 256th
+    one = to_bytes(np.ones(2))
+    items = [{"id": f"{n}", "vector": one, "metadata": {"t": {"integer_value": first + n}}} for n in range(3)]
+    api.call("CollectionService", "UpsertItems", collection="times", items=items)
+    later = {"condition": {"field": "t", "range": {"gt_integer": first + 1}}}
+    assert ids(search(api, "times", {"vector": one}, filter=later)[0]) == ["2"]
+    assert api.call("CollectionService", "DeleteItems", collection="times", filter=later).deleted_count == 1
+    api.call("CollectionService", "DeleteCollection", collection="times")
 
 
 @pytest.mark.parametrize(

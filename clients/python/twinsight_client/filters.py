@@ -125,17 +125,16 @@ class Field:
     __hash__ = None  # type: ignore[assignment]  # == does not compare
 
     def _range(self, bounds: Mapping[str, object]) -> Filter:
-        numbers: dict[str, float] = {}
+        between = types_pb2.Range()
         for word, bound in bounds.items():
             if isinstance(bound, bool) or not isinstance(bound, int | float):
                 raise _invalid(f"`{word}` on `{self._name}` ({bound!r}) must be a number.")
             try:
-                numbers[word] = float(bound)
-            except OverflowError as error:
-                raise _invalid(f"`{word}` on `{self._name}` must fit a 64-bit float.") from error
-        between = types_pb2.Range(
-            gt=numbers.get("gt"), gte=numbers.get("gte"), lt=numbers.get("lt"), lte=numbers.get("lte")
-        )
+                # A float holds the integers up to 2^53 alone: of larger ones it may be its neighbour.
+                exact = isinstance(bound, int) and float(bound) != bound
+                setattr(between, f"{word}_integer" if exact else word, bound)
+            except (OverflowError, ValueError) as error:
+                raise _invalid(f"`{word}` on `{self._name}` must fit in 64 bits.") from error
         return self._condition(types_pb2.Condition(range=between))
 
     def _condition(self, condition: types_pb2.Condition) -> Filter:

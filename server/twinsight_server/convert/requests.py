@@ -244,18 +244,23 @@ def _condition(message: pb.Condition, field: str) -> Filter:
             members = (value(one, field=f"{field}.in.values[{n}]") for n, one in enumerate(values.values))
             return In(message.field, tuple(members))
         case "range":
-            bounds = message.range
-            return Range(
-                message.field,
-                gt=bounds.gt if bounds.HasField("gt") else None,
-                gte=bounds.gte if bounds.HasField("gte") else None,
-                lt=bounds.lt if bounds.HasField("lt") else None,
-                lte=bounds.lte if bounds.HasField("lte") else None,
-            )
+            gt, gte, lt, lte = (_bound(message.range, name, f"{field}.range") for name in ("gt", "gte", "lt", "lte"))
+            return Range(message.field, gt=gt, gte=gte, lt=lt, lte=lte)
         case "exists":
             return Exists(message.field, message.exists)
         case _:
             raise InvalidInput(f"`{field}` has no test.", reason="FILTER_INVALID", field=field)
+
+
+def _bound(message: pb.Range, name: str, field: str) -> int | float | None:
+    """Returns a bound, which is either a double or an integer."""
+    given = [one for one in (name, f"{name}_integer") if message.HasField(one)]  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    if len(given) > 1:
+        raise InvalidInput(
+            f"`{field}` must have `{name}` or `{name}_integer`, not both.", reason="FILTER_INVALID", field=field
+        )
+    bound: int | float | None = getattr(message, given[0]) if given else None
+    return bound
 
 
 def metric(message: collections_pb.Metric.ValueType) -> Metric:

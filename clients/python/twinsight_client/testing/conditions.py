@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 from twinsight.v1 import types_pb2
@@ -55,9 +56,5 @@ def _number(value: types_pb2.Value) -> float | int | None:
 
 
 def _within(number: float, bounds: types_pb2.Range) -> bool:
-    return (
-        (not bounds.HasField("gt") or number > bounds.gt)
-        and (not bounds.HasField("gte") or number >= bounds.gte)
-        and (not bounds.HasField("lt") or number < bounds.lt)
-        and (not bounds.HasField("lte") or number <= bounds.lte)
-    )
+    tests = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+    return all(tests[one.name.removesuffix("_integer")](number, bound) for one, bound in bounds.ListFields())
