@@ -25,11 +25,12 @@ from PIL import Image as Pillow
 
 from twinsight_core.errors import InvalidImage, InvalidInput
 from twinsight_core.image_files import ImageFile, read
+from twinsight_core.rgb import know_transparent_colour, to_rgb
 
 PREPROCESSING_VERSION = 1
 """Version of the steps above; a package made with another is refused."""
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+_FORMATS = ("JPEG", "PNG", "WEBP")
 
 _UPRIGHT = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
@@ -155,9 +156,10 @@ class CheckedImage:
         Raises:
             InvalidImage: IMAGE_UNREADABLE, field `encoded`.
         """
-        with _told(), Pillow.open(io.BytesIO(self._visible()), formats=FORMATS) as picture:
+        with _told(), Pillow.open(io.BytesIO(self._visible()), formats=_FORMATS) as picture:
             if picture.size != (self.file.width, self.file.height):
                 raise ValueError("the decoder sees another size than was checked")
+            know_transparent_colour(picture)
             picture.draft("RGB", self.needed)
             picture.load()
             return _resize(_Upright(picture, self.file.orientation), self.region, self.to)
@@ -166,8 +168,7 @@ class CheckedImage:
         """Returns what decoders get to see."""
         if self.is_whole:
             return self.file.data
-        again = read(self.file.data)
-        return self.file.data if again is None else again.data  # it was of a known format before
+        return _read(self.file.data).data
 
 
 def check(
@@ -181,15 +182,21 @@ def check(
     part = region or WHOLE
     _check_bytes(encoded, limits)
     with _told():
-        file = read(encoded)
-        if file is None:
-            raise InvalidImage(
-                "The bytes are not a JPEG, PNG or WebP file.", reason="IMAGE_FORMAT_UNSUPPORTED", field="encoded"
-            )
+        file = _read(encoded)
         _check_pixels(file.width, file.height, limits)
         needed = _needed_size(file, part, to)
         _check_cost(file, needed, limits)
         return CheckedImage(replace(file, data=encoded), file.data is encoded, needed, part, to)
+
+
+def upright_size(encoded: bytes) -> tuple[int, int]:
+    """Returns width and height in pixels of a picture as it is decoded, turned upright; reads headers alone.
+
+    Raises:
+        InvalidImage: IMAGE_FORMAT_UNSUPPORTED or IMAGE_UNREADABLE, field `encoded`.
+    """
+    with _told():
+        return _read(encoded).upright_size
 
 
 def decode(
@@ -236,6 +243,15 @@ def from_pixels(
         )
     _check_pixels(width, height, limits, field="raw")
     return _resize(_Upright(Pillow.fromarray(np.ascontiguousarray(pixels))), region or WHOLE, to)
+
+
+def _read(encoded: bytes) -> ImageFile:
+    file = read(encoded)
+    if file is None:
+        raise InvalidImage(
+            "The bytes are not a JPEG, PNG or WebP file.", reason="IMAGE_FORMAT_UNSUPPORTED", field="encoded"
+        )
+    return file
 
 
 @contextmanager
@@ -331,19 +347,8 @@ class _Upright:
         if self._orientation >= 5:
             left, top, right, bottom = top, left, bottom, right
         whole = (left, top, right, bottom) == (0, 0, *self._stored.size)
-        part = _to_rgb(self._stored if whole else self._stored.crop((left, top, right, bottom)))
+        part = to_rgb(self._stored if whole else self._stored.crop((left, top, right, bottom)))
         return part.transpose(_UPRIGHT[self._orientation]) if self._orientation in _UPRIGHT else part
-
-
-def _to_rgb(picture: Pillow.Image) -> Pillow.Image:
-    """8-bit RGB: 16-bit greys by their high byte (as Pillow reads 16-bit colour), alpha over white."""
-    if picture.mode.startswith("I"):
-        picture = Pillow.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
-    if picture.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in picture.info:
-        with_alpha = picture.convert("RGBA")
-        white = Pillow.new("RGBA", with_alpha.size, "white")
-        return Pillow.alpha_composite(white, with_alpha).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _resize(picture: _Upright, part: Region, to: Preprocessing) -> np.ndarray:

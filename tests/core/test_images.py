@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 
 from twinsight_core.errors import InvalidImage, InvalidInput, TwinsightError
-from twinsight_core.images import Limits, Preprocessing, Region, check, decode, from_pixels
+from twinsight_core.images import Limits, Preprocessing, Region, check, decode, from_pixels, upright_size
 
 SMALL = Preprocessing(height_px=8, width_px=8)
 
@@ -70,6 +71,27 @@ def test_exif_orientation_is_applied(orientation: int, shown: list[tuple[int, ..
     assert corners(decode(encoded(quadrants(96, 64), "JPEG", exif=exif, quality=95), SMALL)) == shown
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_upright_size_is_that_of_what_is_seen(kind: str, orientation: int) -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    data = encoded(quadrants(20, 10), kind, exif=exif)
+    assert upright_size(data) == ((10, 20) if orientation >= 5 else (20, 10))
+
+
+def test_what_does_not_turn_a_picture_does_not_turn_its_size() -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    text = PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n")
+    data = encoded(quadrants(20, 10), pnginfo=text)
+    assert Pillow.open(io.BytesIO(data)).getexif()[0x0112] == 6  # to Pillow it says which way is up
+    assert upright_size(data) == (20, 10)
+    assert corners(decode(data, SMALL)) == [RED, GREEN, BLUE, WHITE]
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_damaged_exif_block_leaves_the_picture_upright() -> None:
     data = encoded(quadrants(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xffgarbage")
@@ -90,6 +112,43 @@ def test_a_palette_with_a_transparent_colour_is_laid_over_white() -> None:
     picture = Pillow.new("P", (4, 4), 0)
     picture.putpalette([0, 0, 0, 255, 0, 0])
     assert decode(encoded(picture, transparency=0), SMALL).min() == 255
+
+
+def png(bits: int, colour_type: int, row: bytes, key: bytes) -> bytes:
+    """A PNG of 8x8 equal rows, one colour of which is transparent."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 8, bits, colour_type, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + row) * 8)
+    parts = ((b"IHDR", header), (b"tRNS", key), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "left", "key"),
+    [
+        # Rows of four pixels of one grey and four of another.
+        (2, b"\x55\xaa", 1, 2),
+        (4, b"\x33\x33\x44\x44", 3, 4),
+        (4, b"\x33\x33\x44\x44", 3, 0xF4),  # bits beyond the depth mean nothing
+        (8, b"\x0a" * 4 + b"\x0b" * 4, 10, 11),
+        (16, b"\x0a\x01" * 4 + b"\x0a\x02" * 4, 0x0A01, 0x0A02),
+    ],
+)
+def test_a_transparent_grey_of_any_depth_is_laid_over_white(bits: int, row: bytes, left: int, key: int) -> None:
+    pixels = decode(png(bits, 0, row, struct.pack(">H", key)), SMALL)
+    kept = left >> 8 if bits == 16 else left * 255 // (2**bits - 1)
+    assert pixels[:, 0].tolist() == [[kept] * 3] * 8
+    assert pixels[:, -1].tolist() == [[255] * 3] * 8
+
+
+def test_a_transparent_colour_of_16_bits_is_laid_over_white() -> None:
+    red, green = b"\xff\xff\0\0\0\0", b"\0\0\xff\xff\0\0"
+    pixels = decode(png(16, 2, red * 4 + green * 4, red), SMALL)
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, -1].tolist() == [0, 255, 0]
 
 
 def test_a_palette_gives_its_colours() -> None:

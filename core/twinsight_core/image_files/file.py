@@ -34,3 +34,8 @@ class ImageFile:
     bytes_per_pixel: float = 0.0
     passes: int = 1
     is_scalable: bool = False
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height once it is turned upright."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)

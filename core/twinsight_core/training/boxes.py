@@ -11,7 +11,6 @@ counted from 1: there the boxes come out up to a pixel smaller than they were dr
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -22,10 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image as Pillow
 
 from twinsight_core.errors import InvalidImage, TrainingError
-from twinsight_core.images import FORMATS, Preprocessing, decode
+from twinsight_core.images import Preprocessing, decode, upright_size
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, coco_pictures, voc_pictures
 from twinsight_core.training.files import Files, in_chunks
@@ -33,7 +31,6 @@ from twinsight_core.training.files import Files, in_chunks
 _LOG = logging.getLogger(__name__)
 
 # CIPA DC-008, tag 274.
-_ORIENTATION_TAG, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
 
 SLACK_PX = 1.0
 """Tools round: a corner this far outside the picture is put back on its edge."""
@@ -214,7 +211,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         pixels = decode(encoded, wanted.preprocessing)
     except InvalidImage as error:
         return error.message
-    width, height = _upright_size(encoded)
+    width, height = upright_size(encoded)
     if one.size is not None and one.size != (width, height):
         return f"the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
     labels, boxes, flaws = [], [], []
@@ -239,17 +236,6 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         labels=np.array(labels, np.int32),
         flaws=tuple(flaws),
     )
-
-
-def _upright_size(encoded: bytes) -> tuple[int, int]:
-    """Returns width and height of a picture that was decoded before, after EXIF orientation."""
-    with Pillow.open(io.BytesIO(encoded), formats=FORMATS) as picture:
-        try:
-            turned = picture.getexif().get(_ORIENTATION_TAG, 1) in _ON_ITS_SIDE
-        except Exception:  # noqa: BLE001  # a damaged EXIF block does not turn a picture, as in decoding
-            turned = False
-        width, height = picture.size
-    return (height, width) if turned else (width, height)
 
 
 def _box_flaw(box: MarkedBox, width: int, height: int, classes: tuple[str, ...]) -> str:

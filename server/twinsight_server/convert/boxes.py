@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from PIL import Image as Pillow
 
-from twinsight_core.images import FORMATS, WHOLE, Preprocessing, Region
+from twinsight_core.images import WHOLE, Preprocessing, Region, upright_size
 from twinsight_server.pipeline import Picture
-
-_ORIENTATION_TAG = 0x0112
 
 _ALL_OF_REGION = np.array([0.0, 0.0, 1.0, 1.0])
 """Left, top, width and height of an input that shows the region, no more and no less."""
@@ -28,7 +23,7 @@ def picture_boxes(boxes: np.ndarray, picture: Picture, to: Preprocessing) -> np.
         [count, 4] float32, 0..1, cut at the edges of the picture's region; one that lies outside has no extent.
     """
     region = picture.region or WHOLE
-    seen = _ALL_OF_REGION if to.fit == "stretch" else _input_in_region(_upright_size(picture.source), region, to)
+    seen = _ALL_OF_REGION if to.fit == "stretch" else _input_in_region(_size(picture.source), region, to)
     least = np.array([region.x_min, region.y_min] * 2)
     most = np.array([region.x_max, region.y_max] * 2)
     in_region = np.tile(seen[:2], 2) + boxes.astype(np.float64) * np.tile(seen[2:], 2)
@@ -58,14 +53,6 @@ def _input_in_region(size: tuple[int, int], region: Region, to: Preprocessing) -
     return padded
 
 
-def _upright_size(source: bytes | np.ndarray) -> tuple[int, int]:
-    """Width and height in pixels after EXIF orientation; reads no more of a file than its header."""
-    if isinstance(source, np.ndarray):
-        return source.shape[1], source.shape[0]
-    with Pillow.open(io.BytesIO(source), formats=FORMATS) as picture:
-        width, height = picture.size
-        try:
-            turned = int(picture.getexif().get(_ORIENTATION_TAG, 1)) in range(5, 9)
-        except Exception:  # noqa: BLE001 - as in decoding: a damaged EXIF block says nothing
-            turned = False
-    return (height, width) if turned else (width, height)
+def _size(source: bytes | np.ndarray) -> tuple[int, int]:
+    """Returns width and height in pixels of the upright picture."""
+    return (source.shape[1], source.shape[0]) if isinstance(source, np.ndarray) else upright_size(source)
