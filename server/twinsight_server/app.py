@@ -217,7 +217,7 @@ class Server:
             interceptors=[
                 PromptHealth(),
                 LoadShedding(self.gate, threads, UNARY_METHODS),
-                MalformedMessages(),
+                MalformedMessages(self.gate),
                 Door(self._access.guard, self.gate),
             ],
             options=[

@@ -163,8 +163,11 @@ class Gate:
             context.abort_with_status(abort_status(status_of(error, request_id=call.request_id), trailing))
 
     def refuse(self, context: grpc.ServicerContext, method: str, error: TwinsightError) -> None:
-        """Ends a call of which no message reached its servicer; it is counted, logged and noted as any other."""
-        with self._answered(context, About("call", method)):
+        """Ends a call of which no message reached its servicer; its caller has a share of these, too.
+
+        It is counted, logged and noted as any other.
+        """
+        with self._answered(context, About("call", method)) as call, self._turn(call, 0):
             raise error
 
     def answered(self, stream: Call) -> None:

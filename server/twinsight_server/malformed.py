@@ -3,7 +3,8 @@
 Left to grpcio (seen with 1.85.1), the thread of a unary call with such bytes waits for ever, and so many of them take
 every thread of the server; a stream ends with INTERNAL, and now and then is never ended, so that a drain waits for it.
 So no deserializer fails here: it leaves a mark, and the call is refused on it, before the servicer runs or, on a
-stream, where its loop comes to it.
+stream, where its loop comes to it. The product's own methods refuse it by the gate, as any other bad input: it counts
+towards its caller's rate, and is counted, logged and noted.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from twinsight_core.errors import InvalidInput
+from twinsight_server.gate import Gate
 from twinsight_server.status import abort_status, status_of
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 AnswerT = TypeVar("AnswerT")
+
+_OURS = "/twinsight."
+Refuse = Callable[[grpc.ServicerContext, InvalidInput], None]
 
 
 class Malformed:
@@ -28,11 +33,16 @@ class Malformed:
 
 
 class MalformedMessages(grpc.ServerInterceptor):
-    """Refuses them, whatever the service."""
+    """Refuses them, whatever the service.
 
-    def __init__(self) -> None:
+    Args:
+        gate: refuses those to the product's own methods.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         # Kept, since it is asked for at every call, in the one thread that takes them all.
-        self._wrapped = lru_cache(maxsize=128)(_wrapped)
+        self._wrapped = lru_cache(maxsize=128)(self._wrap)
 
     def intercept_service(
         self,
@@ -41,22 +51,32 @@ class MalformedMessages(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
         """Wraps what answers a call."""
         handler = continuation(handler_call_details)
-        return None if handler is None else self._wrapped(handler)
+        return None if handler is None else self._wrapped(handler, handler_call_details.method)
+
+    def _wrap(
+        self, handler: grpc.RpcMethodHandler[RequestT, ResponseT], path: str
+    ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
+        if not path.startswith(_OURS):
+            return _wrapped(handler, _refuse)
+        method = path.rpartition("/")[2]
+        return _wrapped(handler, lambda context, error: self._gate.refuse(context, method, error))
 
 
-def _wrapped(handler: grpc.RpcMethodHandler[RequestT, ResponseT]) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
+def _wrapped(
+    handler: grpc.RpcMethodHandler[RequestT, ResponseT], refuse: Refuse
+) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
     if handler.request_deserializer is None:
         return handler
     read = partial(_read, handler.request_deserializer)
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _checked(handler.unary_unary),
+            _checked(handler.unary_unary, refuse),
             request_deserializer=read,
             response_serializer=handler.response_serializer,
         )
     if handler.unary_stream is not None:
         return grpc.unary_stream_rpc_method_handler(
-            _checked(handler.unary_stream),
+            _checked(handler.unary_stream, refuse),
             request_deserializer=read,
             response_serializer=handler.response_serializer,
         )
@@ -77,14 +97,14 @@ def _read(deserialize: Callable[[bytes], RequestT], content: bytes) -> RequestT:
 
 
 def _checked(
-    answer: Callable[[RequestT, grpc.ServicerContext], AnswerT],
+    answer: Callable[[RequestT, grpc.ServicerContext], AnswerT], refuse: Refuse
 ) -> Callable[[RequestT, grpc.ServicerContext], AnswerT]:
     """Returns what refuses bytes that are no message, and leaves the rest to `answer`."""
 
     # Health's watch takes more than others do, and says so by an attribute.
     def checked(request: RequestT, context: grpc.ServicerContext, *more: object) -> AnswerT:
         if isinstance(request, Malformed):
-            _refuse(context, _malformed())
+            refuse(context, _malformed())
         return answer(request, context, *more)
 
     return update_wrapper(checked, answer)

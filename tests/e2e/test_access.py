@@ -235,6 +235,23 @@ def test_a_rate_is_refused_with_the_time_and_the_client_waits_for_it(access: Acc
         assert client.list_models()
 
 
+def test_bytes_that_are_no_message_count_towards_a_rate_too(access: Access) -> None:
+    with grpc.insecure_channel(access.server.address) as channel:
+        garbled: Dynamic = channel.unary_unary("/twinsight.v1.CollectionService/Search")
+        told: list[str] = []
+        for number in range(2):
+            with pytest.raises(grpc.RpcError) as refused:
+                garbled(
+                    b"\xff", metadata=(("x-api-key", access.slow), ("x-request-id", f"garbled-{number}")), timeout=30
+                )
+            told.append(reason(status_of(refused.value)))
+            answered: Dynamic = refused.value
+            assert dict(answered.trailing_metadata())["x-request-id"] == f"garbled-{number}"
+    assert told[1] == "KEY_CALL_RATE"
+    noted = [line for line in access.audit() if str(line["request_id"]).startswith("garbled-")]
+    assert [(line["method"], line["reason"]) for line in noted] == [("Search", one) for one in told]
+
+
 def test_what_is_stored_has_its_limits(access: Access) -> None:
     with access.client(access.owner) as owner:
         owner.create_collection("full", dimension=2)
@@ -250,6 +267,11 @@ def test_what_is_stored_has_its_limits(access: Access) -> None:
             assert (told.value.reason, told.value.retry_after_s) == ("COLLECTION_ITEMS_LIMIT", None)
             owner.delete_items("full", ["0"])
             owner.upsert("full", [NewItem("new", [1.0, 0.0])]).values()
+            owner.delete_items("full", ["1"])
+            bad = owner.upsert("full", [NewItem("newer", [1.0, 0.0]), NewItem("bad", [0.0, 0.0])])
+            assert [error.index for error in bad.errors()] == [1]  # and takes no room from its neighbour
+            with pytest.raises(ResourceExhausted, match="there is no room for 2 more"):
+                owner.upsert("full", [NewItem("newest", [1.0, 0.0]), NewItem("bad", [0.0, 0.0])])
         finally:
             owner.delete_collection("full")
 

@@ -46,6 +46,19 @@ class Quotas:
                 )
             yield
 
+    def check_room(self, collection: Collection, ids: Sequence[str]) -> None:
+        """Checks, before anything is done for items, that one of them may be written.
+
+        Args:
+            collection: where to.
+            ids: of the items, good ones and bad ones.
+
+        Raises:
+            LimitReached: the collection is full, and has none of them.
+        """
+        if self._items and not self._has_room(collection, 1) and not any(collection.get(list(set(ids)))):
+            raise self._full(collection, len(set(ids)))
+
     @contextmanager
     def writing(self, collection: Collection, ids: Sequence[str]) -> Iterator[None]:
         """While items are written, for which room is kept meanwhile.
@@ -67,17 +80,20 @@ class Quotas:
                 # Looked up only where it matters: most writes are far from the limit.
                 count -= sum(item is not None for item in collection.get(different))
                 if not self._has_room(collection, count):
-                    raise LimitReached(
-                        f"Collection `{name}` may have {self._items} items; there is no room for {count} more.",
-                        reason="COLLECTION_ITEMS_LIMIT",
-                        field="items",
-                    )
+                    raise self._full(collection, count)
             self._reserved[name] += count
         try:
             yield
         finally:
             with self._reserving:
                 self._reserved[name] -= count
+
+    def _full(self, collection: Collection, count: int) -> LimitReached:
+        return LimitReached(
+            f"Collection `{collection.spec.id}` may have {self._items} items; there is no room for {count} more.",
+            reason="COLLECTION_ITEMS_LIMIT",
+            field="items",
+        )
 
     def _has_room(self, collection: Collection, count: int) -> bool:
         # What is being written is counted twice once it is there: a little early is better than too late.
