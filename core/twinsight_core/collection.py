@@ -21,6 +21,7 @@ import numpy as np
 
 from twinsight_core import snapshots
 from twinsight_core.combining import Combiner, Searched
+from twinsight_core.contents import items_of
 from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.fingerprints import fingerprints_of
@@ -45,7 +46,7 @@ from twinsight_core.items import (
 )
 from twinsight_core.matches import contents_of, matches_of
 from twinsight_core.metadata import decode_metadata
-from twinsight_core.records import StoredItem, vector_of
+from twinsight_core.records import StoredItem
 from twinsight_core.rows import RowBatch, Rows
 from twinsight_core.sealing.keyring import Keyring
 from twinsight_core.search import search
@@ -192,13 +193,19 @@ class Collection:
         with self._guarded():
             return self._writer.last_batch(ingest_id)
 
-    def get(self, ids: Sequence[str], *, include_vectors: bool = False) -> list[Item | None]:
-        """Returns the items of ids, None where there is none, all as of one moment."""
+    def get(
+        self, ids: Sequence[str], *, include_vectors: bool = False, max_bytes: int | None = None
+    ) -> list[Item | None]:
+        """Returns the items of ids, None where there is none, all as of one moment.
+
+        Raises:
+            AnswerTooLarge: their contents have more than `max_bytes`.
+        """
         with self._guarded():
             found = self._store.by_id(list(ids))
             if [None if stored is None else stored.seq for stored in found] != [self._ids.get(one) for one in ids]:
                 self._catch_up()
-        return [None if stored is None else _item(stored, include_vectors) for stored in found]
+        return items_of(found, include_vectors=include_vectors, max_bytes=max_bytes)
 
     def page(
         self,
@@ -207,6 +214,7 @@ class Collection:
         limit: int,
         filter: Filter | None = None,  # noqa: A002
         include_vectors: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[Item], int | None]:
         """Returns items in the order of writing, and what `after` to pass for the next page; None: this is the last.
 
@@ -215,9 +223,11 @@ class Collection:
             limit: items on the page, at least 1. An item that is deleted meanwhile leaves a gap.
             filter: only items that meet it.
             include_vectors: return the vectors too.
+            max_bytes: of their contents, at most.
 
         Raises:
             InvalidInput: the filter is against the rules.
+            AnswerTooLarge: the page has more than `max_bytes`.
         """
         with self._guarded():
             if filter is None:
@@ -228,7 +238,8 @@ class Collection:
             else:
                 check_filter(filter)
                 page, last, more = self._filtered_page(filter, after, limit)
-        return [_item(stored, include_vectors) for stored in page], last if more else None
+        items = items_of(page, include_vectors=include_vectors, max_bytes=max_bytes)
+        return [item for item in items if item is not None], last if more else None
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
         """Deletes ids and returns of each whether it was there. On disk when it returns.
@@ -421,10 +432,6 @@ def _read(store: Store, places: RowPlaces) -> Rows:
         )
         rows.apply(batch, nothing)
     return rows
-
-
-def _item(stored: StoredItem, include_vector: bool) -> Item:
-    return Item(stored.id, vector_of(stored) if include_vector else None, decode_metadata(stored.metadata))
 
 
 @contextmanager

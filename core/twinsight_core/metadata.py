@@ -15,6 +15,7 @@ Metadata = Mapping[str, MetadataValue]
 MAX_FIELDS = 64
 MAX_NAME_BYTES = 128
 MAX_BYTES = 64 << 10
+_BYTES_OF_ENTRY = 8  # of a list, beside its text: millions of empty strings would count nothing
 INTEGER_RANGE = range(-(2**63), 2**63)
 
 _DECODER = json.JSONDecoder()
@@ -66,7 +67,7 @@ def check_text(text: str, *, field: str, what: str, max_bytes: int, reason: str)
 
 
 def check_value(value: MetadataValue, *, field: str, reason: str) -> int:
-    """Checks one value and returns its bytes: of text its UTF-8, 8 of a number, 1 of a bool.
+    """Checks one value and returns its bytes: of text its UTF-8, 8 more for each of a list, 8 of a number, 1 of a bool.
 
     Raises:
         InvalidInput: an integer beyond 64 bits, a float that is not finite, or text that is no Unicode.
@@ -84,7 +85,7 @@ def check_value(value: MetadataValue, *, field: str, reason: str) -> int:
             raise InvalidInput(f"`{field}` (={value}) must be finite.", reason=reason, field=field)
         return 8
     if isinstance(value, tuple) and all(isinstance(one, str) for one in value):
-        return sum(_utf8_size(one, field=field, reason=reason) for one in value)
+        return sum(_BYTES_OF_ENTRY + _utf8_size(one, field=field, reason=reason) for one in value)
     raise InvalidInput(
         f"`{field}` must be a string, an integer, a float, a bool or a tuple of strings.", reason=reason, field=field
     )

@@ -44,6 +44,7 @@ def test_the_form_on_disk_is_plain_json() -> None:
         ({"a": "\udfff"}, "metadata['a']", "must be valid UTF-8"),
         ({"a": ["list"]}, "metadata['a']", "must be a string, an integer, a float, a bool or a tuple of strings"),
         ({"a": "x" * 65536}, "metadata", "is 65537 bytes of names and values; at most 65536"),
+        ({"a": ("",) * 8192}, "metadata", "is 65537 bytes of names and values; at most 65536"),
     ],
 )
 def test_metadata_against_the_rules_is_refused(metadata: Metadata, field: str, words: str) -> None:
@@ -56,4 +57,5 @@ def test_metadata_against_the_rules_is_refused(metadata: Metadata, field: str, w
 def test_metadata_at_the_limits_is_accepted() -> None:
     check_metadata({f"{i:0128}": -(2**63) for i in range(64)}, field="metadata")
     check_metadata({"a": "x" * 65535}, field="metadata")
+    check_metadata({"a": ("",) * 8191}, field="metadata")
     check_metadata({"tab in a value": "a\tb", "né e": ()}, field="metadata")

@@ -40,7 +40,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         self._config = config
         self._quotas = Quotas(catalog, collections=config.max_collections, items=config.max_items_per_collection)
         self._writer = ItemWriter(catalog, models, pipeline, self._quotas, max_items=config.max_items)
-        self._reader = ItemReader(catalog, max_items=config.max_items)
+        self._reader = ItemReader(catalog, max_items=config.max_items, max_bytes=config.max_message_bytes)
 
     def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: grpc.ServicerContext

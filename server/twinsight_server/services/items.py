@@ -55,12 +55,7 @@ class ItemWriter:
         """
         collection = self.collection(name, call)
         check_digest(digest, collection.spec.model_digest, of=f"collection `{name}`")
-        with self._quotas.writing(collection, [message.id for message in messages]):
-            return self._written(collection, messages, checkpoint, call)
-
-    def _written(
-        self, collection: Collection, messages: Sequence[pb.NewItem], checkpoint: Checkpoint | None, call: Call
-    ) -> list[pb.UpsertResult]:
+        self._quotas.check_room(collection, [message.id for message in messages])
         inputs = read_each(messages, "items", lambda message: _input(message, collection))
         vectors = collection_vectors(
             collection.spec,
@@ -76,7 +71,7 @@ class ItemWriter:
         if checkpoint:
             _check_own_faults(items)
         call.check_alive()
-        with call.stage("write"):
+        with call.stage("write"), self._quotas.writing(collection, [item.id for item in good]):
             if good or checkpoint:
                 collection.upsert(good, checkpoint=checkpoint)
         return [
@@ -104,15 +99,16 @@ class ItemWriter:
 class ItemReader:
     """Reads items."""
 
-    def __init__(self, catalog: Catalog, *, max_items: int) -> None:
+    def __init__(self, catalog: Catalog, *, max_items: int, max_bytes: int) -> None:
         self._catalog = catalog
         self._max_items = max_items
+        self._max_bytes = max_bytes
 
     def get(self, request: pb.GetItemsRequest, call: Call) -> pb.GetItemsResponse:
         """Reads items by id."""
         collection = self._catalog.get(request.collection, visible=call.caller.may_read)
         check_count(len(request.ids), self._max_items, field="ids")
-        items = collection.get(request.ids, include_vectors=request.include_vectors)
+        items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
         return pb.GetItemsResponse(
             results=[
                 pb.ItemResult(error=_missing(collection, n, one)) if item is None else _item_result(item)
@@ -141,6 +137,7 @@ class ItemReader:
             limit=request.page_size or DEFAULT_PAGE,
             filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
             include_vectors=request.include_vectors,
+            max_bytes=self._max_bytes,
         )
         return pb.ListItemsResponse(
             results=[_item_result(item) for item in items], next_page_token="" if after is None else str(after)
