@@ -53,7 +53,7 @@ def status_of(error: errors.TwinsightError, *, request_id: str = "") -> status_p
     """
     code = code_of(error)
     if code is grpc.StatusCode.INTERNAL:
-        return internal(request_id)
+        return internal(request_id, reason=error.reason)
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
@@ -66,9 +66,9 @@ def status_of(error: errors.TwinsightError, *, request_id: str = "") -> status_p
     return _status(code, error.message, details, request_id)
 
 
-def internal(request_id: str = "") -> status_pb2.Status:
+def internal(request_id: str = "", *, reason: str = "INTERNAL") -> status_pb2.Status:
     """Returns the status of an unforeseen error: fixed text, since an exception's own may tell too much."""
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
     return _status(
         grpc.StatusCode.INTERNAL, "Internal error; the server's log has it under the request id.", details, request_id
     )
