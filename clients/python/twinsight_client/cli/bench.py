@@ -179,7 +179,9 @@ def _load_options(command: click.Command) -> click.Command:
     return json_option(command)
 
 
-_MODEL = click.option("--model", default="", metavar="NAME", help="Model to ask.  [default: the server's]")
+_MODEL = click.option(
+    "--model", default="", metavar="NAME", help="Model to ask.  [default: the server's, or its only one for this]"
+)
 
 
 @_load_options

@@ -34,7 +34,12 @@ PATIENT = RetryPolicy(attempts=10)
 @click.option(
     "--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection; made if it is missing."
 )
-@click.option("--model", default="", metavar="NAME", help="Model to bind a new collection to.  [default: the server's]")
+@click.option(
+    "--model",
+    default="",
+    metavar="NAME",
+    help="Model to bind a new collection to.  [default: the server's, or its only one for this]",
+)
 @click.option("--prefix", default="", help="Put this before each id, to keep several folders in one collection.")
 @click.option("--prune", is_flag=True, help="Delete items of this folder whose file is gone.")
 @click.option("--purge", is_flag=True, help="With --prune: erase them from the server's disk too, which takes a while.")

@@ -29,7 +29,12 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.argument("left", metavar="A", type=_PICTURE)
 @click.argument("right", metavar="B", type=_PICTURE)
-@click.option("--model", default="", metavar="NAME", help="Model to compare with.  [default: the server's]")
+@click.option(
+    "--model",
+    default="",
+    metavar="NAME",
+    help="Model to compare with.  [default: the server's, or its only one for this]",
+)
 @click.option(
     "--target-fmr",
     type=click.FloatRange(0, 1, min_open=True),
@@ -91,7 +96,12 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
 @click.option(
     "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the vectors to this .npz file."
 )
-@click.option("--model", default="", metavar="NAME", help="Model to embed with.  [default: the server's]")
+@click.option(
+    "--model",
+    default="",
+    metavar="NAME",
+    help="Model to embed with.  [default: the server's, or its only one for this]",
+)
 @shared_options()
 @click.pass_obj
 def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: str) -> None:
