@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, placed, sort_out, too_large
+from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, ask_in_batches, too_large
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
@@ -102,24 +102,15 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
     """
     if out is not None and out.suffix != ".npz":
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
-    sendable, refused = sort_out(files)
-    found: list[Embedding | ItemError] = []
-    model_reference = ModelReference()
-    if sendable:
-        with settings.client() as client:
-            for results in client.embed_stream([one.file for one in sendable], model=model):
-                found.extend(results)
-                model_reference = results.model if results.model.digest else model_reference
-    answers: dict[int, Embedding | ItemError] = {**refused, **placed(sendable, found)}
-    answered = [(file, answers[index]) for index, file in enumerate(files)]
-    done = [(file, answer) for file, answer in answered if isinstance(answer, Embedding)]
+    with settings.client() as client:
+        answered = ask_in_batches(files, lambda batch: client.embed(batch, model=model))
+    done = answered.successes()
     if out is not None:
-        _write_archive(out, done, model_reference)
-    for file, answer in answered:
-        if isinstance(answer, ItemError):
-            write_error(f"skipped {file}: {answer.message} [{answer.reason or answer.code}]")
+        _write_archive(out, done, answered.model)
+    answered.write_errors()
     if settings.as_json:
-        write_json({"model": model_reference, "results": [_result(*one, with_vector=out is None) for one in answered]})
+        results = [_result(*one, with_vector=out is None) for one in answered.answers]
+        write_json({"model": answered.model, "results": results})
     else:
         _write_vectors(done)
     if len(done) < len(files):
