@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,10 +85,24 @@ def test_a_file_that_no_message_carries_is_listed_and_the_others_are_answered(
     assert (alone.exit_code, "[FILE_TOO_LARGE]" in alone.stderr) == (3, True)
 
 
-def test_a_file_that_is_gone_by_now_is_listed(album: Path) -> None:
-    sendable, refused = batches.sort_out([album / "gone.jpg", album / "a.jpg"])
-    assert [one.index for one in sendable] == [1]
-    assert (refused[0].reason, refused[0].message) == ("FILE_UNREADABLE", "No such file or directory")
+@pytest.mark.parametrize("command", ["classify", "detect", "embed"])
+def test_files_that_are_not_there_or_may_not_be_read_are_listed_and_the_others_are_answered(
+    twinsight: Twinsight, album: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = album / "2024/b.jpg"
+    # Not by its mode, which the superuser does not heed.
+    may_be_read = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and may_be_read(path, mode))
+    files = [album / "gone.jpg", album / "a.jpg", locked]
+    result = twinsight(command, *files, "--json")
+    assert result.exit_code == 3
+    assert result.stderr.splitlines() == [
+        f"skipped {files[0]}: No such file or directory [FILE_UNREADABLE]",
+        f"skipped {files[2]}: Permission denied [FILE_UNREADABLE]",
+    ]
+    answers = json.loads(result.stdout)["results"]
+    assert [one.get("error", {}).get("index") for one in answers] == [0, None, 2]
+    assert twinsight(command, album).exit_code == 2
 
 
 def test_batches_end_at_a_number_of_files_or_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, ask_in_batches, too_large
+from twinsight_client.cli.batches import MAX_FILE_BYTES, PICTURE, TOO_LARGE, ask_in_batches, too_large
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
@@ -87,7 +87,7 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
         "twinsight embed cat.jpg --json",
     ),
 )
-@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=_PICTURE)
+@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=PICTURE)
 @click.option(
     "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the vectors to this .npz file."
 )
