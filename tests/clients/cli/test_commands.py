@@ -219,10 +219,17 @@ def test_an_interruption_has_its_own_exit_code(twinsight: Twinsight, memory: Mem
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 
 
-def test_a_file_that_can_not_be_written_is_one_line(twinsight: Twinsight, album: Path, tmp_path: Path) -> None:
+def test_an_archive_that_can_not_be_written_is_one_line_before_anything_is_embedded(
+    twinsight: Twinsight, memory: MemoryServer, album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.fail_next(Unavailable("It was asked."))
     result = twinsight("embed", album / "a.jpg", "--out", tmp_path / "no" / "such" / "folder.npz")
     assert result.exit_code == 1
     assert result.stderr == f"Error: {tmp_path}/no/such/folder.npz: No such file or directory\n"
+    # Not by its mode, which the superuser does not heed.
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
+    result = twinsight("embed", album / "a.jpg", "--out", tmp_path / "vectors.npz")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {tmp_path}/vectors.npz: Permission denied\n")
 
 
 def test_shared_options_may_stand_before_or_after_the_command_and_the_later_counts(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +104,8 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
     """
     if out is not None and out.suffix != ".npz":
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
+    if out is not None:
+        _check_writable(out)
     with settings.client() as client:
         answered = ask_in_batches(files, lambda batch: client.embed(batch, model=model))
     done = answered.successes()
@@ -130,6 +134,14 @@ def _result(file: Path, answer: Embedding | ItemError, *, with_vector: bool) -> 
     if isinstance(answer, ItemError):
         return {"file": str(file), "error": answer}
     return {"file": str(file), "vector": answer.vector} if with_vector else {"file": str(file)}
+
+
+def _check_writable(out: Path) -> None:
+    """Raises OSError where the archive could not be written in the end: before the work, not after it."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
 
 
 def _write_archive(out: Path, done: Sequence[tuple[Path, Embedding]], model: ModelReference) -> None:
