@@ -411,3 +411,28 @@ def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: Wir
     with Client(wire.address) as client:
         written = client.get_collection("photos").item_count
     assert f"written     {written}\n" in stdout
+
+
+def test_a_second_ctrl_c_gives_batches_under_way_up_and_the_report_is_kept(wire: WireServer, album: Path) -> None:
+    with Client(wire.address) as client:
+        client.create_collection("photos", model="fake")
+    wire.held = "UpsertItems"
+    process = subprocess.Popen(
+        [*COMMAND, wire.address, "index", str(album), "--jobs", "1", "--batch-size", "1", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        while wire.arrived.get(timeout=60) != "UpsertItems":
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.readline() == "Waiting for the batches in work (1); another Ctrl-C gives them up.\n"
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+        assert not wire.may_answer.is_set()
+    assert (process.returncode, stderr) == (130, "Interrupted.\n")
+    report = json.loads(stdout)
+    assert (report["found"], report["written"], report["finished"]) == (4, 0, False)
+    assert report["seconds"] > 0

@@ -81,6 +81,7 @@ def index(
                 jobs=jobs,
                 batch_size=batch_size,
                 advance=lambda count: progress.advance(task, count),
+                interrupted=_tell_of_waiting,
             )
             try:
                 indexer.run(listing)
@@ -91,6 +92,11 @@ def index(
                 _tell(indexer.report, as_json=settings.as_json)
     if indexer.report.skipped:
         raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _tell_of_waiting(count: int) -> None:
+    if count:
+        write_error(f"Waiting for the batches in work ({count}); another Ctrl-C gives them up.")
 
 
 def _tell(report: IndexReport, *, as_json: bool) -> None:
@@ -111,7 +117,7 @@ def _tell(report: IndexReport, *, as_json: bool) -> None:
             "written": report.written,
             "skipped": len(report.skipped),
             "pruned": report.pruned,
-            "time": f"{report.seconds:.1f} s" + (f", {handled / report.seconds:.0f}/s" if handled else ""),
+            "time": f"{report.seconds:.1f} s" + (f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""),
         }
     )
     if not report.finished:
