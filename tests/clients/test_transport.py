@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from google.rpc import status_pb2
 
 from twinsight_client import (
     AsyncClient,
+    Cancelled,
     ChannelOptions,
     Client,
     DeadlineExceeded,
@@ -317,3 +319,53 @@ def test_a_stream_that_is_left_early_is_cancelled_on_the_server(wire: WireServer
 def test_a_call_on_a_whole_stream_that_fails_raises_its_error(wire: WireServer) -> None:
     with Client(wire.address) as client, pytest.raises(TwinsightClientError, match="does not exist"):
         list(client.ingest("gone", [ITEM], ingest_id="bulk"))
+
+
+@pytest.mark.parametrize("name", ["ListModels", "EmbedStream"])
+def test_closing_a_client_ends_its_calls_as_cancelled(wire: WireServer, name: str) -> None:
+    wire.held = name
+    client = Client(wire.address)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(CALLS[name], client)
+        assert wire.arrived.get(timeout=30) == name
+        client.close()
+        with pytest.raises(Cancelled):
+            running.result(timeout=30)
+    with pytest.raises(Cancelled, match=r"^The client is closed\.$") as raised:
+        CALLS[name](client)
+    assert raised.value.reason == "CLIENT_CLOSED"
+    client.close()
+
+    async def story() -> None:
+        client = AsyncClient(wire.address)
+        running = asyncio.ensure_future(ASYNC_CALLS[name](client))
+        assert await asyncio.to_thread(wire.arrived.get, timeout=30) == name
+        await client.close()
+        with pytest.raises(Cancelled, match=r"^The client is closed\.$"):
+            await running
+        with pytest.raises(Cancelled, match=r"^The client is closed\.$"):
+            await ASYNC_CALLS[name](client)
+        await client.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("name", ["ListModels", "EmbedStream"])
+def test_a_task_that_is_cancelled_ends_as_tasks_do_though_its_client_is_closed(wire: WireServer, name: str) -> None:
+    wire.held = name
+
+    async def story() -> None:
+        client = AsyncClient(wire.address)
+        running = asyncio.ensure_future(ASYNC_CALLS[name](client))
+        assert await asyncio.to_thread(wire.arrived.get, timeout=30) == name
+        running.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(story())
+
+
+def test_a_token_that_is_no_token_is_told_by_an_open_client(wire: WireServer) -> None:
+    with Client(wire.address, token=lambda: "") as client, pytest.raises(ValueError, match="The token is empty"):
+        client.list_models()

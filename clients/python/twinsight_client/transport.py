@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
-from twinsight_client.errors import TwinsightClientError
+from twinsight_client.errors import Cancelled, TwinsightClientError
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
 from twinsight_client.retry import Attempts, RetryPolicy
@@ -82,6 +82,7 @@ class GrpcTransport:
         self._bearer = Bearer(token, target=target, tls=tls, allow_plaintext=options.allow_plaintext_token)
         self._sleep = sleep
         self._clock = clock
+        self._closed = False
 
     def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Sends once, and again where that is safe and can help."""
@@ -105,7 +106,13 @@ class GrpcTransport:
             request_serializer=serialized,
             response_deserializer=flow.response.FromString,
         )
-        call = method(source.messages(), timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
+        metadata = self._bearer.metadata(request_id=request_id)
+        try:
+            call = method(source.messages(), timeout=timeout_s, metadata=metadata)
+        except ValueError:
+            if self._closed:
+                raise closed() from None
+            raise
         info = CallInfo(request_id=request_id)
         try:
             for response in call:
@@ -119,7 +126,8 @@ class GrpcTransport:
             raise source.failure
 
     def close(self) -> None:
-        """Closes the channel; calls that run end with `Cancelled`."""
+        """Closes the channel; calls that run, and those made after it, end with `Cancelled`."""
+        self._closed = True
         self._channel.close()
 
     def _once(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
@@ -128,14 +136,22 @@ class GrpcTransport:
             request_serializer=serialized,
             response_deserializer=operation.response.FromString,
         )
+        metadata = self._bearer.metadata(request_id=request_id)
         try:
-            response, call = method.with_call(
-                operation.request, timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id)
-            )
+            response, call = method.with_call(operation.request, timeout=timeout_s, metadata=metadata)
+        except ValueError:
+            if self._closed:
+                raise closed() from None
+            raise
         except grpc.RpcError as error:
             # The client's errors are the whole story; gRPC's own would triple every traceback.
             raise error_from_call(error, request_id=request_id) from None
         return operation.parse(response, call_info(call.trailing_metadata() or (), sent=request_id))
+
+
+def closed(*, request_id: str = "") -> Cancelled:
+    """Returns the error of a call whose client was closed; `request_id` where the call had left."""
+    return Cancelled("The client is closed.", reason="CLIENT_CLOSED", request_id=request_id)
 
 
 def serialized(message: Message) -> bytes:

@@ -18,7 +18,7 @@ from twinsight_client.retry import Attempts, RetryPolicy
 from twinsight_client.status import call_info, error_from_call
 from twinsight_client.streams import Flow
 from twinsight_client.token import Bearer, Token
-from twinsight_client.transport import serialized
+from twinsight_client.transport import closed, serialized
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -75,6 +75,7 @@ class AsyncGrpcTransport:
         self._sleep = sleep
         self._clock = clock
         self._opened: grpc.aio.Channel | None = None
+        self._closed = False
 
     async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Sends once, and again where that is safe and can help."""
@@ -101,9 +102,14 @@ class AsyncGrpcTransport:
         call = method(source.messages(), timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
         final = _FinalStatus(call)
         info = CallInfo(request_id=request_id)
+        cancellations = _cancellations()
         try:
             async for response in call:
                 yield flow.parse(response, info)
+        except asyncio.CancelledError:
+            if self._closed and _cancellations() == cancellations:
+                raise closed(request_id=request_id) from None
+            raise
         except grpc.aio.AioRpcError as error:
             raise error_from_call(await final.instead_of(error), request_id=request_id) from None
         finally:
@@ -113,7 +119,8 @@ class AsyncGrpcTransport:
             raise source.failure
 
     async def close(self) -> None:
-        """Closes the channel; calls that run end with `Cancelled`."""
+        """Closes the channel; calls that run, and those made after it, end with `Cancelled`."""
+        self._closed = True
         if self._opened is not None:
             await self._opened.close()
 
@@ -124,22 +131,39 @@ class AsyncGrpcTransport:
             response_deserializer=operation.response.FromString,
         )
         call = method(operation.request, timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
+        cancellations = _cancellations()
         try:
             response = await call
             trailing = await call.trailing_metadata()
+        except asyncio.CancelledError:
+            if self._closed and _cancellations() == cancellations:
+                raise closed(request_id=request_id) from None
+            raise
         except grpc.RpcError as error:
             # The client's errors are the whole story; gRPC's own would triple every traceback.
             raise error_from_call(error, request_id=request_id) from None
         return operation.parse(response, call_info(trailing or (), sent=request_id))
 
     def _channel(self) -> grpc.aio.Channel:
-        """The channel, opened at the first call: grpc.aio ties it to the event loop that runs then."""
+        """The channel, opened at the first call: grpc.aio ties it to the event loop that runs then.
+
+        Raises:
+            Cancelled: the client is closed.
+        """
+        if self._closed:
+            raise closed()
         if self._opened is None:
             if self._credentials is None:
                 self._opened = grpc.aio.insecure_channel(self._target, options=self._arguments)
             else:
                 self._opened = grpc.aio.secure_channel(self._target, self._credentials, options=self._arguments)
         return self._opened
+
+
+def _cancellations() -> int:
+    """How often this task was asked to end: grpc.aio ends the calls of a closed channel as if the task had been."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 class _FinalStatus:
