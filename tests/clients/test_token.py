@@ -49,7 +49,7 @@ def test_a_token_goes_to_this_machine_in_plain_text(target: str) -> None:
     ],
 )
 def test_a_token_goes_to_no_host_whose_name_only_looks_like_this_machine(target: str) -> None:
-    with pytest.raises(ValueError, match="is not sent to .* in plain text"):
+    with pytest.raises(ValueError, match=r"is not sent to `.*` in plain text"):
         Bearer(KEY, target=target, tls=None, allow_plaintext=False)
 
 

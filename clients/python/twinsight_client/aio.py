@@ -329,7 +329,8 @@ class AsyncClient:
 
     async def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
         """Returns once the server serves; raises Unavailable where it does not within `timeout_s`."""
-        await self._call(operations.wait_ready(), timeout_s, request_id)
+        with operations.waiting(timeout_s):
+            await self._call(operations.wait_ready(), timeout_s, request_id)
 
     async def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:
         return await self._transport.call(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from twinsight_client import (
-    Client,
     DataLoss,
     DeadlineExceeded,
     NotFound,
@@ -181,6 +178,19 @@ def test_health_tells_by_exit_code_and_waits(twinsight: Twinsight, memory: Memor
     memory.is_serving = False
     down = twinsight("health", "--json")
     assert (down.exit_code, json.loads(down.stdout)["status"]) == (4, "not_serving")
+
+
+def test_health_waits_as_long_as_it_is_told_and_not_at_all_for_0(wire: WireServer) -> None:
+    def health(wait_s: float) -> Result:
+        return CliRunner().invoke(main, ["--target", wire.address, "health", "--wait", str(wait_s)])
+
+    assert (health(0).exit_code, wire.methods()) == (0, ["Check"])
+    wire.memory.is_serving = False
+    late = health(0.3)
+    assert (late.exit_code, late.stderr) == (4, "Error: The server answers, but is not_serving. [NOT_SERVING]\n")
+    wire.held = "Check"
+    late = health(0.3)
+    assert (late.exit_code, late.stderr) == (4, "Error: The server does not serve within 0.3 s. [NOT_SERVING]\n")
 
 
 @pytest.mark.parametrize(
@@ -361,78 +371,3 @@ def test_json_has_plain_types_alone() -> None:
         "t": ["a", None, True],
         "3": 4,
     }
-
-
-# A shell that runs the tests in the background has them, and all that they start, ignore Ctrl-C.
-MAIN = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from twinsight_client.cli import main
-main()
-"""
-COMMAND = (sys.executable, "-c", MAIN, "--target")
-
-
-def test_the_installed_command_talks_to_a_real_server(wire: WireServer, album: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*COMMAND, wire.address, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    indexed = run("index", str(album))
-    assert indexed.returncode == 3, indexed.stderr
-    assert indexed.stderr.startswith("skipped 2024/broken.png: ")
-    found = run("search", str(album / "a.jpg"), "--json")
-    assert found.returncode == 0, found.stderr
-    assert json.loads(found.stdout)["matches"][0]["id"] == "a.jpg"
-    refused = run("search", str(album / "a.jpg"), "--collection", "none")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "Error: Collection `none` does not exist; there is `photos`. [COLLECTION_NOT_FOUND]\n"
-
-
-def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: WireServer, album: Path) -> None:
-    with Client(wire.address) as client:
-        client.create_collection("photos", model="fake")
-    wire.held = "UpsertItems"
-    process = subprocess.Popen(
-        [*COMMAND, wire.address, "index", str(album), "--jobs", "1", "--batch-size", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        while wire.arrived.get(timeout=60) != "UpsertItems":
-            pass
-        process.send_signal(signal.SIGINT)
-        wire.may_answer.set()
-        stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert stderr.endswith("Not finished: run the same command again to go on.\nInterrupted.\n")
-    assert "found       4" in stdout
-    with Client(wire.address) as client:
-        written = client.get_collection("photos").item_count
-    assert f"written     {written}\n" in stdout
-
-
-def test_a_second_ctrl_c_gives_batches_under_way_up_and_the_report_is_kept(wire: WireServer, album: Path) -> None:
-    with Client(wire.address) as client:
-        client.create_collection("photos", model="fake")
-    wire.held = "UpsertItems"
-    process = subprocess.Popen(
-        [*COMMAND, wire.address, "index", str(album), "--jobs", "1", "--batch-size", "1", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        while wire.arrived.get(timeout=60) != "UpsertItems":
-            pass
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        assert process.stderr.readline() == "Waiting for the batches in work (1); another Ctrl-C gives them up.\n"
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=20)
-        assert not wire.may_answer.is_set()
-    assert (process.returncode, stderr) == (130, "Interrupted.\n")
-    report = json.loads(stdout)
-    assert (report["found"], report["written"], report["finished"]) == (4, 0, False)
-    assert report["seconds"] > 0

@@ -109,6 +109,7 @@ def _tell(report: IndexReport, *, as_json: bool) -> None:
     if report.moved:
         write_error(f"{report.moved} items were from another folder and were replaced; --prefix keeps folders apart.")
     handled = report.written + len(report.skipped)
+    rate = f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""
     write_fields(
         {
             "collection": report.collection,
@@ -117,7 +118,7 @@ def _tell(report: IndexReport, *, as_json: bool) -> None:
             "written": report.written,
             "skipped": len(report.skipped),
             "pruned": report.pruned,
-            "time": f"{report.seconds:.1f} s" + (f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""),
+            "time": f"{report.seconds:.1f} s{rate}",
         }
     )
     if not report.finished:
