@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +92,31 @@ def test_asyncio_cuts_the_same_way() -> None:
 
     expected = [one.SerializeToString() for one in ingest(2).requests([NewItem(name, [1.0]) for name in "abc"])]
     assert asyncio.run(both()) == (expected, expected)
+
+
+def test_a_plain_iterable_that_takes_its_time_does_not_hold_up_the_event_loop() -> None:
+    go_on = threading.Event()
+    in_time: list[bool] = []
+
+    def things() -> Iterator[NewItem]:
+        for name in "abc":
+            in_time.append(go_on.wait(timeout=10))
+            go_on.clear()
+            yield NewItem(name, [1.0])
+
+    async def story() -> list[Message]:
+        async def beside() -> None:
+            while True:
+                go_on.set()
+                await asyncio.sleep(0.001)
+
+        running = asyncio.create_task(beside())
+        found = [one async for one in ingest(2).requests_async(things())]
+        running.cancel()
+        return found
+
+    assert len(asyncio.run(story())) == 2
+    assert in_time == [True] * 3
 
 
 def test_an_empty_batch_size_is_refused() -> None:

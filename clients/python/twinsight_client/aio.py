@@ -1,7 +1,7 @@
 """The asyncio client: the methods of `twinsight_client.client.Client`, awaited.
 
 Arguments, answers and errors are the same, and told there. Pictures are read and packed in a thread, so that a large
-file does not hold up the event loop.
+file does not hold up the event loop; nor does a plain iterable that is given to a stream, for it is drawn in threads.
 """
 
 from __future__ import annotations
