@@ -39,9 +39,15 @@ def test_things_are_cut_by_number_and_batches_are_numbered_from_one() -> None:
 
 
 def test_things_are_cut_by_bytes_and_what_is_larger_travels_alone() -> None:
-    half = b"x" * (BATCH_BYTES // 2)
+    half = b"x" * (BATCH_BYTES // 2 - 3)  # and 3 for the id
     items = [NewItem("a", half), NewItem("b", half), NewItem("c", b"y"), NewItem("d", b"z" * BATCH_BYTES)]
     assert cut(ingest(10), items) == [(1, ["a", "b"]), (2, ["c"]), (3, ["d"])]
+
+
+def test_metadata_and_ids_count_as_what_they_take() -> None:
+    half = {"text": "x" * (BATCH_BYTES // 2)}
+    items = [NewItem("a", [1.0], half), NewItem("b", [1.0], half), NewItem("c" * BATCH_BYTES, [1.0])]
+    assert [number for number, _ in cut(ingest(10), items)] == [1, 2, 3]
 
 
 def test_batches_that_are_on_disk_are_not_sent_and_indices_still_count_from_the_start() -> None:

@@ -22,6 +22,7 @@ from twinsight_client import (
     TwinsightClientError,
     Unavailable,
 )
+from twinsight_client.cli.batches import is_too_large
 from twinsight_client.transport import GrpcTransport
 from twinsight_client.transport_aio import AsyncGrpcTransport
 
@@ -284,13 +285,44 @@ def test_nobody_at_the_address_is_unavailable(dead_address: str) -> None:
     assert raised.value.reason == ""
 
 
+TOO_LARGE = r"^The message \(20\d\d bytes\) is larger than max_send_bytes \(1000 bytes\)\.$"
+SMALL = ChannelOptions(max_send_bytes=1000)
+
+
 def test_messages_over_the_channels_limit_are_refused_before_sending(wire: WireServer) -> None:
     with (
-        Client(wire.address, channel=ChannelOptions(max_send_bytes=1000)) as client,
-        pytest.raises(ResourceExhausted, match="larger than max"),
+        Client(wire.address, channel=SMALL) as client,
+        pytest.raises(ResourceExhausted, match=TOO_LARGE) as raised,
     ):
         client.embed([b"x" * 2000])
+    assert is_too_large(raised.value)
+
+    async def story() -> None:
+        async with AsyncClient(wire.address, channel=SMALL) as client:
+            with pytest.raises(ResourceExhausted, match=TOO_LARGE):
+                await client.embed([b"x" * 2000])
+
+    asyncio.run(story())
     assert wire.calls == []
+    with Client(wire.address, channel=ChannelOptions(max_send_bytes=-1)) as client:
+        assert len(client.embed([b"x" * 2000])) == 1
+
+
+def test_a_message_over_the_channels_limit_ends_a_stream_after_the_answers_to_those_before(wire: WireServer) -> None:
+    pictures = [b"x", b"x" * 2000, b"x"]
+    answered: list[object] = []
+    with Client(wire.address, channel=SMALL) as client, pytest.raises(ResourceExhausted, match=TOO_LARGE):
+        answered.extend(client.embed_stream(pictures, batch_size=1))
+
+    async def story() -> None:
+        async with AsyncClient(wire.address, channel=SMALL) as client:
+            stream = client.embed_stream(pictures, batch_size=1)
+            answered.append(await anext(stream))
+            with pytest.raises(ResourceExhausted, match=TOO_LARGE):
+                await anext(stream)
+
+    asyncio.run(story())
+    assert len(answered) == 2
 
 
 def test_what_the_pictures_iterator_raises_comes_after_the_answers_so_far(wire: WireServer) -> None:

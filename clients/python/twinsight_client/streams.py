@@ -23,7 +23,7 @@ from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight_client import answers
 from twinsight_client.errors import InvalidArgument
 from twinsight_client.images import ImageLike, image_message, size_bytes
-from twinsight_client.items import NewItem, item_message
+from twinsight_client.items import NewItem, item_message, item_size_bytes
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE
 from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelResults
 
@@ -160,7 +160,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         self._last_batch = last_batch
 
     def _size_bytes(self, thing: NewItem) -> int:
-        return size_bytes(thing.content)
+        return item_size_bytes(thing)
 
     def _is_written(self, number: int) -> bool:
         return number <= self._last_batch

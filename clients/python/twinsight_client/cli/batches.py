@@ -122,8 +122,8 @@ def too_large(size: int, *, most: int = MAX_FILE_BYTES) -> str:
 
 def is_too_large(error: TwinsightClientError) -> bool:
     """Whether a call failed because its message is larger than the server takes."""
-    # Without a time to try again and without the server's own reason, it is gRPC that found it too large.
-    return isinstance(error, ResourceExhausted) and error.retry_after_s is None and not error.reason
+    # Without a time to try again and the server's own reason, it is gRPC or this client that found it too large.
+    return isinstance(error, ResourceExhausted) and error.retry_after_s is None and error.reason in {"", "CLIENT_CHECK"}
 
 
 def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Iterator[list[S]]:
