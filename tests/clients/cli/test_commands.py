@@ -103,11 +103,12 @@ def test_a_file_given_twice_is_embedded_twice(twinsight: Twinsight, album: Path)
 def test_items_are_deleted_and_purged_by_id(twinsight: Twinsight, album: Path) -> None:
     twinsight("index", album, "--collection", "photos")
     gone = twinsight("collections", "delete-items", "photos", "a.jpg", "nobody")
-    assert (gone.exit_code, gone.stderr) == (0, "nobody: not there\nDeleted 1 items.\n")
+    assert (gone.exit_code, gone.stderr) == (3, "nobody: not there\nDeleted 1 items.\n")
     again = twinsight("collections", "delete-items", "photos", "a.jpg", "--purge", "--json")
     assert json.loads(again.stdout) == {"deleted_count": 0, "missing": ["a.jpg"], "purged": True}
+    assert again.exit_code == 3
     purged = twinsight("collections", "delete-items", "photos", "2024/b.jpg", "--purge")
-    assert purged.stderr == "Deleted 1 items, and erased them.\n"
+    assert (purged.exit_code, purged.stderr) == (0, "Deleted 1 items, and erased them.\n")
 
 
 def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight) -> None:

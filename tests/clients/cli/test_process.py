@@ -89,3 +89,28 @@ def test_a_second_ctrl_c_gives_batches_under_way_up_and_the_report_is_kept(wire:
     report = json.loads(stdout)
     assert (report["found"], report["written"], report["finished"]) == (4, 0, False)
     assert report["seconds"] > 0
+
+
+@pytest.mark.parametrize(("answer", "code", "said"), [(None, 130, "Interrupted."), ("n\n", 1, "Aborted!")])
+def test_ctrl_c_at_a_prompt_is_an_interruption_and_no_is_none(
+    wire: WireServer, answer: str | None, code: int, said: str
+) -> None:
+    with Client(wire.address) as client:
+        client.create_collection("photos", model="fake")
+    process = subprocess.Popen(
+        [*COMMAND, wire.address, "collections", "delete", "photos"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        asked = "Delete collection photos with 0 items? [y/N]:"
+        assert process.stderr.read(len(asked)) == asked
+        if answer is None:
+            process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(answer, timeout=60)
+    assert (process.returncode, stderr.strip()) == (code, said)
+    with Client(wire.address) as client:
+        assert client.get_collection("photos").id == "photos"
