@@ -265,12 +265,25 @@ def test_a_run_without_answers_has_no_percentiles() -> None:
 
 
 def test_calls_of_an_open_loop_that_were_never_started_are_counted_and_told_of() -> None:
-    report = report_of(replace(RUN, due_count=10), rate=0.8)
+    report = report_of(replace(RUN, due_count=10, warmup_due_count=2), rate=0.8)
     assert (report.calls.due, report.calls.not_started, report.calls.answered) == (8, 4, 2)
     assert (report.load.loop, report.latency_from) == ("open", "due time")
     assert report.notes[0].startswith(
         "Calls that were due and never started: 4. The server does not make 0.8 calls/s of 2 in flight"
     )
+
+
+def test_calls_due_in_the_warm_up_are_not_of_the_measured_time_though_never_started() -> None:
+    # Due at 1/s from 0 on; each takes 4 s and one is in flight at most, so those of 3 to 11 were never started.
+    rows = records(*(Record(n, n, 4.0 * n, 4.0 * n + 4, ANSWERED) for n in range(3)))
+    late = Run(
+        "bench-1", Window(0.0, 5.0, 12.0), rows, due_count=12, interrupted=False, cpu_share=0, warmup_due_count=5
+    )
+    report = report_of(late, rate=1.0)
+    assert (report.calls.due, report.calls.answered, report.calls.not_started) == (7, 0, 7)
+    assert (report.calls_per_s, report.latency_ms) == (0.143, None)
+    assert report.notes[0].startswith("Of the calls that were due in the measured time none was answered")
+    assert report.notes[1].startswith("Calls that were due and never started: 7.")
 
 
 def test_late_starts_are_told_of() -> None:

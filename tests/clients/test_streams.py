@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,9 +39,15 @@ def test_things_are_cut_by_number_and_batches_are_numbered_from_one() -> None:
 
 
 def test_things_are_cut_by_bytes_and_what_is_larger_travels_alone() -> None:
-    half = b"x" * (BATCH_BYTES // 2)
+    half = b"x" * (BATCH_BYTES // 2 - 3)  # and 3 for the id
     items = [NewItem("a", half), NewItem("b", half), NewItem("c", b"y"), NewItem("d", b"z" * BATCH_BYTES)]
     assert cut(ingest(10), items) == [(1, ["a", "b"]), (2, ["c"]), (3, ["d"])]
+
+
+def test_metadata_and_ids_count_as_what_they_take() -> None:
+    half = {"text": "x" * (BATCH_BYTES // 2)}
+    items = [NewItem("a", [1.0], half), NewItem("b", [1.0], half), NewItem("c" * BATCH_BYTES, [1.0])]
+    assert [number for number, _ in cut(ingest(10), items)] == [1, 2, 3]
 
 
 def test_batches_that_are_on_disk_are_not_sent_and_indices_still_count_from_the_start() -> None:
@@ -90,6 +98,31 @@ def test_asyncio_cuts_the_same_way() -> None:
 
     expected = [one.SerializeToString() for one in ingest(2).requests([NewItem(name, [1.0]) for name in "abc"])]
     assert asyncio.run(both()) == (expected, expected)
+
+
+def test_a_plain_iterable_that_takes_its_time_does_not_hold_up_the_event_loop() -> None:
+    go_on = threading.Event()
+    in_time: list[bool] = []
+
+    def things() -> Iterator[NewItem]:
+        for name in "abc":
+            in_time.append(go_on.wait(timeout=10))
+            go_on.clear()
+            yield NewItem(name, [1.0])
+
+    async def story() -> list[Message]:
+        async def beside() -> None:
+            while True:
+                go_on.set()
+                await asyncio.sleep(0.001)
+
+        running = asyncio.create_task(beside())
+        found = [one async for one in ingest(2).requests_async(things())]
+        running.cancel()
+        return found
+
+    assert len(asyncio.run(story())) == 2
+    assert in_time == [True] * 3
 
 
 def test_an_empty_batch_size_is_refused() -> None:

@@ -17,10 +17,40 @@ pytestmark = pytest.mark.client
 KEY = "tws_not-a-real-one"
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/run/twinsight"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "127.0.0.1:1",
+        "127.0.0.1",
+        "127.8.9.10:1",
+        "localhost:1",
+        "localhost",
+        "[::1]:1",
+        "[::1]",
+        "unix:/run/twinsight",
+        "unix-abstract:twinsight",
+    ],
+)
 def test_a_token_goes_to_this_machine_in_plain_text(target: str) -> None:
     bearer = Bearer(KEY, target=target, tls=None, allow_plaintext=False)
     assert bearer.metadata(request_id="1") == (("x-request-id", "1"), ("authorization", f"Bearer {KEY}"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "127.evil.example:1",
+        "127.0.0.1.evil.example:1",
+        "localhost.evil.example:1",
+        "[::1].evil.example:1",
+        "[2001:db8::1]:1",
+        "dns://[::1]/evil.example:1",
+        "10.0.0.1:1",
+    ],
+)
+def test_a_token_goes_to_no_host_whose_name_only_looks_like_this_machine(target: str) -> None:
+    with pytest.raises(ValueError, match=r"is not sent to `.*` in plain text"):
+        Bearer(KEY, target=target, tls=None, allow_plaintext=False)
 
 
 def test_a_token_goes_to_another_machine_under_tls_or_where_it_is_allowed() -> None:

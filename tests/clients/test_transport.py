@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from google.rpc import status_pb2
 
 from twinsight_client import (
     AsyncClient,
+    Cancelled,
     ChannelOptions,
     Client,
     DeadlineExceeded,
@@ -20,6 +22,7 @@ from twinsight_client import (
     TwinsightClientError,
     Unavailable,
 )
+from twinsight_client.cli.batches import is_too_large
 from twinsight_client.transport import GrpcTransport
 from twinsight_client.transport_aio import AsyncGrpcTransport
 
@@ -213,6 +216,20 @@ def test_waiting_for_a_server_takes_as_many_tries_as_it_needs(
     assert 12 * 0.05 <= sum(waits.slept) < 60
 
 
+def test_a_wait_that_ends_within_a_try_says_that_the_server_does_not_serve(wire: WireServer) -> None:
+    wire.held = "Check"
+    with Client(wire.address) as client, pytest.raises(Unavailable, match=r"^The server does not serve within 0\.2 s"):
+        client.wait_ready(timeout_s=0.2)
+
+    async def story() -> None:
+        async with AsyncClient(wire.address) as client:
+            with pytest.raises(Unavailable, match=r"^The server does not serve within 0\.2 s") as raised:
+                await client.wait_ready(timeout_s=0.2, request_id="mine")
+            assert (raised.value.reason, raised.value.request_id) == ("NOT_SERVING", "mine")
+
+    asyncio.run(story())
+
+
 def test_each_call_has_a_deadline_that_suits_it_unless_told(wire: WireServer) -> None:
     def seen() -> float:
         remaining = wire.calls[-1].time_remaining_s
@@ -268,13 +285,44 @@ def test_nobody_at_the_address_is_unavailable(dead_address: str) -> None:
     assert raised.value.reason == ""
 
 
+TOO_LARGE = r"^The message \(20\d\d bytes\) is larger than max_send_bytes \(1000 bytes\)\.$"
+SMALL = ChannelOptions(max_send_bytes=1000)
+
+
 def test_messages_over_the_channels_limit_are_refused_before_sending(wire: WireServer) -> None:
     with (
-        Client(wire.address, channel=ChannelOptions(max_send_bytes=1000)) as client,
-        pytest.raises(ResourceExhausted, match="larger than max"),
+        Client(wire.address, channel=SMALL) as client,
+        pytest.raises(ResourceExhausted, match=TOO_LARGE) as raised,
     ):
         client.embed([b"x" * 2000])
+    assert is_too_large(raised.value)
+
+    async def story() -> None:
+        async with AsyncClient(wire.address, channel=SMALL) as client:
+            with pytest.raises(ResourceExhausted, match=TOO_LARGE):
+                await client.embed([b"x" * 2000])
+
+    asyncio.run(story())
     assert wire.calls == []
+    with Client(wire.address, channel=ChannelOptions(max_send_bytes=-1)) as client:
+        assert len(client.embed([b"x" * 2000])) == 1
+
+
+def test_a_message_over_the_channels_limit_ends_a_stream_after_the_answers_to_those_before(wire: WireServer) -> None:
+    pictures = [b"x", b"x" * 2000, b"x"]
+    answered: list[object] = []
+    with Client(wire.address, channel=SMALL) as client, pytest.raises(ResourceExhausted, match=TOO_LARGE):
+        answered.extend(client.embed_stream(pictures, batch_size=1))
+
+    async def story() -> None:
+        async with AsyncClient(wire.address, channel=SMALL) as client:
+            stream = client.embed_stream(pictures, batch_size=1)
+            answered.append(await anext(stream))
+            with pytest.raises(ResourceExhausted, match=TOO_LARGE):
+                await anext(stream)
+
+    asyncio.run(story())
+    assert len(answered) == 2
 
 
 def test_what_the_pictures_iterator_raises_comes_after_the_answers_so_far(wire: WireServer) -> None:
@@ -317,3 +365,53 @@ def test_a_stream_that_is_left_early_is_cancelled_on_the_server(wire: WireServer
 def test_a_call_on_a_whole_stream_that_fails_raises_its_error(wire: WireServer) -> None:
     with Client(wire.address) as client, pytest.raises(TwinsightClientError, match="does not exist"):
         list(client.ingest("gone", [ITEM], ingest_id="bulk"))
+
+
+@pytest.mark.parametrize("name", ["ListModels", "EmbedStream"])
+def test_closing_a_client_ends_its_calls_as_cancelled(wire: WireServer, name: str) -> None:
+    wire.held = name
+    client = Client(wire.address)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(CALLS[name], client)
+        assert wire.arrived.get(timeout=30) == name
+        client.close()
+        with pytest.raises(Cancelled):
+            running.result(timeout=30)
+    with pytest.raises(Cancelled, match=r"^The client is closed\.$") as raised:
+        CALLS[name](client)
+    assert raised.value.reason == "CLIENT_CLOSED"
+    client.close()
+
+    async def story() -> None:
+        client = AsyncClient(wire.address)
+        running = asyncio.ensure_future(ASYNC_CALLS[name](client))
+        assert await asyncio.to_thread(wire.arrived.get, timeout=30) == name
+        await client.close()
+        with pytest.raises(Cancelled, match=r"^The client is closed\.$"):
+            await running
+        with pytest.raises(Cancelled, match=r"^The client is closed\.$"):
+            await ASYNC_CALLS[name](client)
+        await client.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("name", ["ListModels", "EmbedStream"])
+def test_a_task_that_is_cancelled_ends_as_tasks_do_though_its_client_is_closed(wire: WireServer, name: str) -> None:
+    wire.held = name
+
+    async def story() -> None:
+        client = AsyncClient(wire.address)
+        running = asyncio.ensure_future(ASYNC_CALLS[name](client))
+        assert await asyncio.to_thread(wire.arrived.get, timeout=30) == name
+        running.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(story())
+
+
+def test_a_token_that_is_no_token_is_told_by_an_open_client(wire: WireServer) -> None:
+    with Client(wire.address, token=lambda: "") as client, pytest.raises(ValueError, match="The token is empty"):
+        client.list_models()

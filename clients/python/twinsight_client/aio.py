@@ -1,7 +1,7 @@
 """The asyncio client: the methods of `twinsight_client.client.Client`, awaited.
 
 Arguments, answers and errors are the same, and told there. Pictures are read and packed in a thread, so that a large
-file does not hold up the event loop.
+file does not hold up the event loop; nor does a plain iterable that is given to a stream, for it is drawn in threads.
 """
 
 from __future__ import annotations
@@ -329,7 +329,8 @@ class AsyncClient:
 
     async def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
         """Returns once the server serves; raises Unavailable where it does not within `timeout_s`."""
-        await self._call(operations.wait_ready(), timeout_s, request_id)
+        with operations.waiting(timeout_s):
+            await self._call(operations.wait_ready(), timeout_s, request_id)
 
     async def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:
         return await self._transport.call(

@@ -43,6 +43,7 @@ from twinsight_client.results import (
 )
 from twinsight_client.status import item_error
 
+NOT_SERVING = "NOT_SERVING"
 METRICS = {
     Metric.UNSPECIFIED: collections_pb.METRIC_UNSPECIFIED,
     Metric.COSINE: collections_pb.METRIC_COSINE,
@@ -187,7 +188,8 @@ def serving(response: health_pb2.HealthCheckResponse, call: CallInfo) -> None:
     """
     status = health(response, call)
     if status is not HealthStatus.SERVING:
-        raise Unavailable(f"The server answers, but is {status.value}.", request_id=call.request_id)
+        message = f"The server answers, but is {status.value}."
+        raise Unavailable(message, reason=NOT_SERVING, request_id=call.request_id)
 
 
 def _each(results: Iterable[A], read: Callable[[A], T], *, start: int = 0) -> list[T | ItemError]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import grpc
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 MEBIBYTE = 1024 * 1024
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<host>[^:/\[\]]+))(?::\d+)?")
 
 
 @dataclass(frozen=True)
@@ -89,5 +92,12 @@ def is_local(target: str) -> bool:
 
 
 def _is_loopback(target: str) -> bool:
-    host = target.rpartition(":")[0] or target
-    return host in {"localhost", "[::1]"} or host.startswith("127.")
+    """Whether the host is `localhost` or a loopback address; a name such as 127.example.org may be anywhere."""
+    found = _HOST_AND_PORT.fullmatch(target)
+    if found is None:
+        return False
+    host = found["address"] or found["host"]
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -435,12 +435,9 @@ class Client:
         return self._call(operations.health(service), timeout_s, request_id)
 
     def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
-        """Returns once the server serves.
-
-        Raises:
-            Unavailable: it does not within `timeout_s`.
-        """
-        self._call(operations.wait_ready(), timeout_s, request_id)
+        """Returns once the server serves; raises Unavailable where it does not within `timeout_s`."""
+        with operations.waiting(timeout_s):
+            self._call(operations.wait_ready(), timeout_s, request_id)
 
     def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:
         return self._transport.call(

@@ -164,9 +164,19 @@ def filter_from_json(document: str | Mapping[str, object]) -> Filter:
 
 def _parsed(text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unrepeated)
     except ValueError as error:  # not JSON's own alone: Python refuses integers of thousands of digits
         raise _invalid(f"The filter is not JSON: {error}.") from error
+
+
+def _unrepeated(members: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """An object of the document; json alone would keep the last of two members of one name, and lose a condition."""
+    found: dict[str, object] = {}
+    for name, value in members:
+        if name in found:
+            raise _invalid(f"The filter names `{name}` twice in one object; join both by all_of.")
+        found[name] = value
+    return found
 
 
 def _object(document: object) -> Filter:

@@ -5,7 +5,8 @@ The sync and the asyncio client build the same operations and differ only in how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,7 +17,7 @@ from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight_client import answers
-from twinsight_client.errors import FieldViolation, InvalidArgument
+from twinsight_client.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike, content_message, image_message
 from twinsight_client.items import ItemId, NewItem, item_message
@@ -359,6 +360,20 @@ def wait_ready() -> Operation[health_pb2.HealthCheckResponse, None]:
         timeout_s=60.0,
         repeat=Repeat.UNTIL_DEADLINE,
     )
+
+
+@contextmanager
+def waiting(timeout_s: float) -> Iterator[None]:
+    """Makes of a last try that was cut off what it means for a wait of `timeout_s` seconds.
+
+    Raises:
+        Unavailable: the server does not serve within that time.
+    """
+    try:
+        yield
+    except DeadlineExceeded as error:
+        message = f"The server does not serve within {timeout_s:g} s."
+        raise Unavailable(message, reason=answers.NOT_SERVING, request_id=error.request_id) from None
 
 
 def _compare_input(content: Content) -> inference_pb.CompareInput:

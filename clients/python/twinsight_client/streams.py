@@ -5,7 +5,7 @@ whatever the size of the pictures. A thing larger than that travels alone. The s
 same way, which is what lets a bulk write resume by the number of its batches.
 
 The requests of a stream are drawn while its answers are read: by another thread in the sync client, by another task in
-the asyncio client. What both touch is a deque of the messages on their way.
+the asyncio client, which draws plain iterables in threads. What both touch is a deque of the messages on their way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight_client import answers
 from twinsight_client.errors import InvalidArgument
 from twinsight_client.images import ImageLike, image_message, size_bytes
-from twinsight_client.items import NewItem, item_message
+from twinsight_client.items import NewItem, item_message, item_size_bytes
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE
 from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelResults
 
@@ -63,12 +63,17 @@ class Flow(ABC, Generic[T, R, A]):
         yield from self._close()
 
     async def requests_async(self, things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[Message]:
-        """Yields the messages of all `things`; files are read in a thread."""
-        async for thing in _each(things):
-            for message in await asyncio.to_thread(self._add, thing):
+        """Yields the messages of all `things`; plain iterables are drawn, and files read, in threads."""
+        if isinstance(things, AsyncIterable):
+            async for thing in things:
+                for message in await asyncio.to_thread(self._add, thing):
+                    yield message
+            for message in await asyncio.to_thread(self._close):
                 yield message
-        for message in await asyncio.to_thread(self._close):
-            yield message
+            return
+        messages = self.requests(things)
+        while (drawn := await asyncio.to_thread(next, messages, None)) is not None:
+            yield drawn
 
     def parse(self, response: R, call: CallInfo) -> A:
         """Reads the answer to the oldest message that has none yet."""
@@ -155,7 +160,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         self._last_batch = last_batch
 
     def _size_bytes(self, thing: NewItem) -> int:
-        return size_bytes(thing.content)
+        return item_size_bytes(thing)
 
     def _is_written(self, number: int) -> bool:
         return number <= self._last_batch
@@ -197,12 +202,3 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
     def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, start: int, count: int) -> int:
         answers.ingested(response, call, start=start, count=count).values()
         return response.last_batch
-
-
-async def _each(things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    if isinstance(things, AsyncIterable):
-        async for thing in things:
-            yield thing
-    else:
-        for one in things:
-            yield one

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
-from twinsight_client.errors import TwinsightClientError
+from twinsight_client.errors import Cancelled, ResourceExhausted, TwinsightClientError
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
 from twinsight_client.retry import Attempts, RetryPolicy
@@ -78,17 +78,20 @@ class GrpcTransport:
             self._channel = grpc.insecure_channel(target, options=arguments)
         else:
             self._channel = grpc.secure_channel(target, tls.credentials(), options=arguments)
+        self._most_bytes = options.max_send_bytes
         self._retry = retry
         self._bearer = Bearer(token, target=target, tls=tls, allow_plaintext=options.allow_plaintext_token)
         self._sleep = sleep
         self._clock = clock
+        self._closed = False
 
     def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Sends once, and again where that is safe and can help."""
+        request = serialized(operation.request, most_bytes=self._most_bytes, request_id=request_id)
         attempts = Attempts(self._retry, operation.repeat, timeout_s=timeout_s, clock=self._clock)
         while True:
             try:
-                return self._once(operation, timeout_s=attempts.remaining_s(), request_id=request_id)
+                return self._once(operation, request, timeout_s=attempts.remaining_s(), request_id=request_id)
             except TwinsightClientError as error:
                 wait_s = attempts.wait_after_s(error)
                 if wait_s is None:
@@ -99,13 +102,19 @@ class GrpcTransport:
         self, flow: Flow[T, R, A], requests: Iterator[Message], *, timeout_s: float | None, request_id: str
     ) -> Iterator[A]:
         """Sends as the server has room and yields as it answers."""
-        source = _Source(requests)
+        source = _Source(requests, most_bytes=self._most_bytes, request_id=request_id)
         method = self._channel.stream_stream(
             flow.method,
-            request_serializer=serialized,
+            request_serializer=as_given,
             response_deserializer=flow.response.FromString,
         )
-        call = method(source.messages(), timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
+        metadata = self._bearer.metadata(request_id=request_id)
+        try:
+            call = method(source.messages(), timeout=timeout_s, metadata=metadata)
+        except ValueError:
+            if self._closed:
+                raise closed() from None
+            raise
         info = CallInfo(request_id=request_id)
         try:
             for response in call:
@@ -119,28 +128,55 @@ class GrpcTransport:
             raise source.failure
 
     def close(self) -> None:
-        """Closes the channel; calls that run end with `Cancelled`."""
+        """Closes the channel; calls that run, and those made after it, end with `Cancelled`."""
+        self._closed = True
         self._channel.close()
 
-    def _once(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
+    def _once(self, operation: Operation[R, A], request: bytes, *, timeout_s: float, request_id: str) -> A:
         method = self._channel.unary_unary(
             operation.method,
-            request_serializer=serialized,
+            request_serializer=as_given,
             response_deserializer=operation.response.FromString,
         )
+        metadata = self._bearer.metadata(request_id=request_id)
         try:
-            response, call = method.with_call(
-                operation.request, timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id)
-            )
+            response, call = method.with_call(request, timeout=timeout_s, metadata=metadata)
+        except ValueError:
+            if self._closed:
+                raise closed() from None
+            raise
         except grpc.RpcError as error:
             # The client's errors are the whole story; gRPC's own would triple every traceback.
             raise error_from_call(error, request_id=request_id) from None
         return operation.parse(response, call_info(call.trailing_metadata() or (), sent=request_id))
 
 
-def serialized(message: Message) -> bytes:
-    """Returns the bytes of a message of any class."""
-    return message.SerializeToString()
+def closed(*, request_id: str = "") -> Cancelled:
+    """Returns the error of a call whose client was closed; `request_id` where the call had left."""
+    return Cancelled("The client is closed.", reason="CLIENT_CLOSED", request_id=request_id)
+
+
+def serialized(message: Message, *, most_bytes: int, request_id: str) -> bytes:
+    """Returns the bytes of a message.
+
+    gRPC itself ends a call whose message is too large with a status that may be taken for the server's.
+
+    Raises:
+        ResourceExhausted: there are more than `most_bytes`, where that is not negative.
+    """
+    sent = message.SerializeToString()
+    if 0 <= most_bytes < len(sent):
+        raise ResourceExhausted(
+            f"The message ({len(sent)} bytes) is larger than max_send_bytes ({most_bytes} bytes).",
+            reason="CLIENT_CHECK",
+            request_id=request_id,
+        )
+    return sent
+
+
+def as_given(sent: bytes) -> bytes:
+    """Returns what was serialized already: gRPC's own serializer, that it would call too late for an error."""
+    return sent
 
 
 class _Source:
@@ -150,12 +186,15 @@ class _Source:
         failure: what the requests raised.
     """
 
-    def __init__(self, requests: Iterator[Message]) -> None:
+    def __init__(self, requests: Iterator[Message], *, most_bytes: int, request_id: str) -> None:
         self._requests = requests
+        self._most_bytes = most_bytes
+        self._request_id = request_id
         self.failure: Exception | None = None
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Iterator[bytes]:
         try:
-            yield from self._requests
+            for message in self._requests:
+                yield serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
         except Exception as error:  # noqa: BLE001  # raised again in the caller's thread
             self.failure = error

@@ -18,7 +18,7 @@ from twinsight_client.retry import Attempts, RetryPolicy
 from twinsight_client.status import call_info, error_from_call
 from twinsight_client.streams import Flow
 from twinsight_client.token import Bearer, Token
-from twinsight_client.transport import serialized
+from twinsight_client.transport import as_given, closed, serialized
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -70,18 +70,21 @@ class AsyncGrpcTransport:
         self._target = target
         self._arguments = channel_arguments(target, options, tls)
         self._credentials = None if tls is None else tls.credentials()
+        self._most_bytes = options.max_send_bytes
         self._retry = retry
         self._bearer = Bearer(token, target=target, tls=tls, allow_plaintext=options.allow_plaintext_token)
         self._sleep = sleep
         self._clock = clock
         self._opened: grpc.aio.Channel | None = None
+        self._closed = False
 
     async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Sends once, and again where that is safe and can help."""
+        request = serialized(operation.request, most_bytes=self._most_bytes, request_id=request_id)
         attempts = Attempts(self._retry, operation.repeat, timeout_s=timeout_s, clock=self._clock)
         while True:
             try:
-                return await self._once(operation, timeout_s=attempts.remaining_s(), request_id=request_id)
+                return await self._once(operation, request, timeout_s=attempts.remaining_s(), request_id=request_id)
             except TwinsightClientError as error:
                 wait_s = attempts.wait_after_s(error)
                 if wait_s is None:
@@ -92,18 +95,23 @@ class AsyncGrpcTransport:
         self, flow: Flow[T, R, A], requests: AsyncIterator[Message], *, timeout_s: float | None, request_id: str
     ) -> AsyncIterator[A]:
         """Sends as the server has room and yields as it answers."""
-        source = _Source(requests)
+        source = _Source(requests, most_bytes=self._most_bytes, request_id=request_id)
         method = self._channel().stream_stream(
             flow.method,
-            request_serializer=serialized,
+            request_serializer=as_given,
             response_deserializer=flow.response.FromString,
         )
         call = method(source.messages(), timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
         final = _FinalStatus(call)
         info = CallInfo(request_id=request_id)
+        cancellations = _cancellations()
         try:
             async for response in call:
                 yield flow.parse(response, info)
+        except asyncio.CancelledError:
+            if self._closed and _cancellations() == cancellations:
+                raise closed(request_id=request_id) from None
+            raise
         except grpc.aio.AioRpcError as error:
             raise error_from_call(await final.instead_of(error), request_id=request_id) from None
         finally:
@@ -113,33 +121,51 @@ class AsyncGrpcTransport:
             raise source.failure
 
     async def close(self) -> None:
-        """Closes the channel; calls that run end with `Cancelled`."""
+        """Closes the channel; calls that run, and those made after it, end with `Cancelled`."""
+        self._closed = True
         if self._opened is not None:
             await self._opened.close()
 
-    async def _once(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
+    async def _once(self, operation: Operation[R, A], request: bytes, *, timeout_s: float, request_id: str) -> A:
         method = self._channel().unary_unary(
             operation.method,
-            request_serializer=serialized,
+            request_serializer=as_given,
             response_deserializer=operation.response.FromString,
         )
-        call = method(operation.request, timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
+        call = method(request, timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
+        cancellations = _cancellations()
         try:
             response = await call
             trailing = await call.trailing_metadata()
+        except asyncio.CancelledError:
+            if self._closed and _cancellations() == cancellations:
+                raise closed(request_id=request_id) from None
+            raise
         except grpc.RpcError as error:
             # The client's errors are the whole story; gRPC's own would triple every traceback.
             raise error_from_call(error, request_id=request_id) from None
         return operation.parse(response, call_info(trailing or (), sent=request_id))
 
     def _channel(self) -> grpc.aio.Channel:
-        """The channel, opened at the first call: grpc.aio ties it to the event loop that runs then."""
+        """The channel, opened at the first call: grpc.aio ties it to the event loop that runs then.
+
+        Raises:
+            Cancelled: the client is closed.
+        """
+        if self._closed:
+            raise closed()
         if self._opened is None:
             if self._credentials is None:
                 self._opened = grpc.aio.insecure_channel(self._target, options=self._arguments)
             else:
                 self._opened = grpc.aio.secure_channel(self._target, self._credentials, options=self._arguments)
         return self._opened
+
+
+def _cancellations() -> int:
+    """How often this task was asked to end: grpc.aio ends the calls of a closed channel as if the task had been."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 class _FinalStatus:
@@ -150,7 +176,7 @@ class _FinalStatus:
     that were refused at once). The callback runs at each of the two, so the server's can be told apart and kept.
     """
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[Message, R]) -> None:
+    def __init__(self, call: grpc.aio.StreamStreamCall[bytes, R]) -> None:
         self._call = call
         self._told = asyncio.Event()
         self._error: grpc.aio.AioRpcError | None = None
@@ -199,13 +225,15 @@ class _Source:
         failure: what the requests raised.
     """
 
-    def __init__(self, requests: AsyncIterator[Message]) -> None:
+    def __init__(self, requests: AsyncIterator[Message], *, most_bytes: int, request_id: str) -> None:
         self._requests = requests
+        self._most_bytes = most_bytes
+        self._request_id = request_id
         self.failure: Exception | None = None
 
-    async def messages(self) -> AsyncIterator[Message]:
+    async def messages(self) -> AsyncIterator[bytes]:
         try:
             async for message in self._requests:
-                yield message
+                yield serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
         except Exception as error:  # noqa: BLE001  # raised again in the caller's task
             self.failure = error

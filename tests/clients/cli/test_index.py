@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from twinsight_client import NewItem, ResourceExhausted, Results, RetryPolicy, Unavailable
 from twinsight_client.cli import main
-from twinsight_client.cli.indexing import Indexer
+from twinsight_client.cli.index import _tell
+from twinsight_client.cli.indexing import Indexer, IndexReport
 from twinsight_client.cli.pictures import find_pictures, is_gone, stored_file
 from twinsight_client.cli.settings import Settings
 from twinsight_client.testing import FakeClient, MemoryServer
@@ -329,6 +330,11 @@ def test_an_interruption_keeps_what_was_written_and_the_next_run_does_the_rest(
     rest.run(find_pictures(album))
     assert rest.report.unchanged == indexer.report.written
     assert rest.report.unchanged + rest.report.written == 3
+
+
+def test_a_report_without_any_time_has_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell(IndexReport("photos", found=1, written=1), as_json=False)
+    assert "time        0.0 s\n" in capsys.readouterr().out
 
 
 def test_a_file_that_vanishes_or_has_no_text_for_a_name_is_skipped_alone(memory: MemoryServer, album: Path) -> None:

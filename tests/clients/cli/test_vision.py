@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from twinsight_client.channel import ChannelOptions
-from twinsight_client.cli import batches
+from twinsight_client.cli import batches, main
 from twinsight_client.cli.batches import MAX_FILE_BYTES
 from twinsight_client.cli.drawing import Undrawable, colour_of, draw_detections
 from twinsight_client.errors import ResourceExhausted
 from twinsight_client.results import Box, Detection, ItemError, ModelReference, ModelResults
 from twinsight_client.streams import BATCH_BYTES
+
+from ..conftest import WireServer
 
 pytestmark = pytest.mark.client
 
@@ -46,8 +49,8 @@ def test_classify_tells_the_most_probable_labels_first(twinsight: Twinsight, alb
     assert {one["label"] for one in document["results"][0]["labels"]} == {"bird", "cat", "dog"}
 
 
-@pytest.mark.parametrize("command", ["classify", "detect"])
-def test_a_file_that_can_not_be_read_is_listed_and_the_others_are_answered(
+@pytest.mark.parametrize("command", ["classify", "detect", "embed"])
+def test_a_picture_that_can_not_be_decoded_is_listed_and_the_others_are_answered(
     twinsight: Twinsight, album: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "BATCH_SIZE", 2)
@@ -82,10 +85,24 @@ def test_a_file_that_no_message_carries_is_listed_and_the_others_are_answered(
     assert (alone.exit_code, "[FILE_TOO_LARGE]" in alone.stderr) == (3, True)
 
 
-def test_a_file_that_is_gone_by_now_is_listed(album: Path) -> None:
-    sendable, refused = batches.sort_out([album / "gone.jpg", album / "a.jpg"])
-    assert [one.index for one in sendable] == [1]
-    assert (refused[0].reason, refused[0].message) == ("FILE_UNREADABLE", "No such file or directory")
+@pytest.mark.parametrize("command", ["classify", "detect", "embed"])
+def test_files_that_are_not_there_or_may_not_be_read_are_listed_and_the_others_are_answered(
+    twinsight: Twinsight, album: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = album / "2024/b.jpg"
+    # Not by its mode, which the superuser does not heed.
+    may_be_read = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and may_be_read(path, mode))
+    files = [album / "gone.jpg", album / "a.jpg", locked]
+    result = twinsight(command, *files, "--json")
+    assert result.exit_code == 3
+    assert result.stderr.splitlines() == [
+        f"skipped {files[0]}: No such file or directory [FILE_UNREADABLE]",
+        f"skipped {files[2]}: Permission denied [FILE_UNREADABLE]",
+    ]
+    answers = json.loads(result.stdout)["results"]
+    assert [one.get("error", {}).get("index") for one in answers] == [0, None, 2]
+    assert twinsight(command, album).exit_code == 2
 
 
 def test_batches_end_at_a_number_of_files_or_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +111,37 @@ def test_batches_end_at_a_number_of_files_or_of_bytes(monkeypatch: pytest.Monkey
     assert list(batches.cut([], size_of=int, most=3)) == []
     # What travels together is far under a message's 64 MiB, and so is the largest file that travels alone.
     assert max(BATCH_BYTES, MAX_FILE_BYTES) < ChannelOptions().max_send_bytes
+
+
+@pytest.fixture
+def wired(wire: WireServer) -> Twinsight:
+    """Runs `twinsight` against a real gRPC server, whose messages are at most 4 MiB."""
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(main, ["--target", wire.address, *(str(one) for one in arguments)])
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["classify", "detect", "embed"])
+def test_a_server_that_never_answers_is_given_up_after_the_timeout(
+    wired: Twinsight, wire: WireServer, album: Path, command: str
+) -> None:
+    wire.held = command.capitalize()
+    result = wired(command, album / "a.jpg", "--timeout", 0.3)
+    assert (result.exit_code, "did not answer in time" in result.stderr) == (4, True)
+
+
+@pytest.mark.parametrize("command", ["classify", "detect", "embed"])
+def test_a_server_with_smaller_messages_is_sent_smaller_ones(wired: Twinsight, tmp_path: Path, command: str) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(2)]
+    for number, file in enumerate(files):
+        pixels = np.random.default_rng(number).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, compress_level=0)
+    assert 2 * 1024 * 1024 < files[0].stat().st_size < 4 * 1024 * 1024
+    result = wired(command, *files, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert ["error" in one for one in json.loads(result.stdout)["results"]] == [False, False]
 
 
 def test_batches_that_the_server_finds_too_large_are_halved(album: Path) -> None:

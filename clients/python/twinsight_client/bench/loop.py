@@ -92,6 +92,7 @@ class Run:
         due_count: calls that were due until `window.end`, begun or not; None: a closed loop.
         interrupted: whether it ended early.
         cpu_share: of one core, what this process used while it measured; 1.0 is one core.
+        warmup_due_count: of the calls due, those before `window.start`.
         model: what answered; empty where answers do not say.
         item_errors: how many items of measured calls failed, by the name of the status code.
         messages: what the server said first, by the name of the status code.
@@ -104,6 +105,7 @@ class Run:
     due_count: int | None
     interrupted: bool
     cpu_share: float
+    warmup_due_count: int = 0
     model: ModelReference = field(default_factory=ModelReference)
     item_errors: dict[str, int] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
@@ -216,6 +218,7 @@ class _Load:
             due_count=None if due_times is None else due_times.count_before(window.end),
             interrupted=interrupted,
             cpu_share=self._cpu_share,
+            warmup_due_count=0 if due_times is None else due_times.count_before(window.start),
             model=self._model,
             item_errors=dict(self._item_errors),
             messages=self._messages,

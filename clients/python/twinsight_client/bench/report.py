@@ -258,7 +258,7 @@ def summarize(run: Run, workload: Workload, plan: Plan, *, subject: Subject, sta
         stages_ms=stages_ms(answered, is_open=plan.rate is not None),
         slowest=slowest,
         client_cpu=round(run.cpu_share, 3),
-        notes=list(_notes(run, load, counts, errors)),
+        notes=list(_notes(run, load, counts, errors, arrived=len(arrived))),
     )
 
 
@@ -283,8 +283,8 @@ def _counts(run: Run, calls: Records) -> CallCounts:
     outcome = calls.column("outcome")
     not_started = 0
     if run.due_count is not None:
-        # Due times are taken in their order, so those that nobody took are the last ones.
-        not_started = max(0, run.due_count - len(run.records))
+        # Where the server falls behind, calls that were due in the warm-up are among those that nobody took.
+        not_started = max(0, run.due_count - run.warmup_due_count - len(calls))
     refused = int((outcome == REFUSED).sum())
     unanswered = int((outcome == UNANSWERED).sum())
     answered = len(calls.answered())
@@ -304,13 +304,18 @@ def _errors(outcomes: Column) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
-def _notes(run: Run, load: Load, counts: CallCounts, errors: dict[str, int]) -> Iterable[str]:
+def _notes(run: Run, load: Load, counts: CallCounts, errors: dict[str, int], *, arrived: int) -> Iterable[str]:
     if run.interrupted:
         yield f"Interrupted after {load.duration_s:.1f} s of measuring."
     if run.cpu_share > BUSY:
         yield (
             f"This client used {run.cpu_share:.0%} of one core: latencies include its own waiting. Share the load "
             "among several `twinsight bench`, on other machines if you can."
+        )
+    if arrived and not counts.answered:
+        yield (
+            "Of the calls that were due in the measured time none was answered: the rates are those of calls due in "
+            "the warm-up, answered late, and there are no latencies."
         )
     if counts.not_started:
         yield (

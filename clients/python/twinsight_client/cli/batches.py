@@ -5,10 +5,14 @@ A file that can't travel at all is answered here, as the server would have: it f
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
+
+import click
 
 from twinsight_client.cli.output import write_error
 from twinsight_client.errors import InvalidArgument, ResourceExhausted, TwinsightClientError
@@ -22,6 +26,8 @@ MAX_FILE_BYTES = 60 * 1024 * 1024
 """What fits a message of 64 MiB; servers take less, but say so themselves."""
 TOO_LARGE = "FILE_TOO_LARGE"
 UNREADABLE = "FILE_UNREADABLE"
+PICTURE = click.Path(dir_okay=False, readable=False, path_type=Path)
+"""One of several files: one that is not there or can't be read is no wrong command line, but fails alone."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -89,6 +95,8 @@ def sort_out(files: Sequence[Path]) -> tuple[list[Sized], dict[int, ItemError]]:
     for index, file in enumerate(files):
         try:
             size = size_bytes(file)
+            if not os.access(file, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             refused[index] = ItemError(index, InvalidArgument.code, UNREADABLE, error.strerror or str(error))
             continue
@@ -114,8 +122,8 @@ def too_large(size: int, *, most: int = MAX_FILE_BYTES) -> str:
 
 def is_too_large(error: TwinsightClientError) -> bool:
     """Whether a call failed because its message is larger than the server takes."""
-    # Without a time to try again and without the server's own reason, it is gRPC that found it too large.
-    return isinstance(error, ResourceExhausted) and error.retry_after_s is None and not error.reason
+    # Without a time to try again and the server's own reason, it is gRPC or this client that found it too large.
+    return isinstance(error, ResourceExhausted) and error.retry_after_s is None and error.reason in {"", "CLIENT_CHECK"}
 
 
 def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Iterator[list[S]]:

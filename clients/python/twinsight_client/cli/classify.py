@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.batches import Answered, ask_in_batches
+from twinsight_client.cli.batches import PICTURE, Answered, ask_in_batches
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
@@ -21,13 +21,7 @@ from twinsight_client.results import ItemError, Label
         "twinsight classify *.jpg --top-k 1 --json",
     ),
 )
-@click.argument(
-    "files",
-    metavar="IMAGE...",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=PICTURE)
 @click.option(
     "--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=5, show_default=True, help="Most labels for a picture."
 )

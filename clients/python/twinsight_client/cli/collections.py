@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
@@ -132,6 +133,8 @@ def delete(settings: Settings, collection: str, yes: bool) -> None:
 def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purge: bool) -> None:
     """Delete the items of COLLECTION that have these ids. There is no way back.
 
+    Ids that are not there are listed, and the exit code is 3.
+
     With --purge the collection's file is written anew, so that no byte of them stays in it: give it time with
     --timeout if the collection is large. Ids that are gone already may be purged too. Backups are not reached.
     """
@@ -140,10 +143,12 @@ def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purg
     missing = [one for one, answer in zip(ids, deleted, strict=True) if isinstance(answer, ItemError)]
     if settings.as_json:
         write_json({"deleted_count": deleted.deleted_count, "missing": missing, "purged": purge})
-        return
-    for one in missing:
-        write_error(f"{one}: not there")
-    write_error(f"Deleted {deleted.deleted_count} items{', and erased them' if purge else ''}.")
+    else:
+        for one in missing:
+            write_error(f"{one}: not there")
+        write_error(f"Deleted {deleted.deleted_count} items{', and erased them' if purge else ''}.")
+    if missing:
+        raise click.exceptions.Exit(exits.PARTIAL)
 
 
 def _tell(info: CollectionInfo, settings: Settings) -> None:

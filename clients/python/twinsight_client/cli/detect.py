@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.batches import ask_in_batches
+from twinsight_client.cli.batches import PICTURE, ask_in_batches
 from twinsight_client.cli.drawing import Undrawable, draw_detections
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_json, write_table
@@ -27,13 +27,7 @@ _JPEG_QUALITY = 92
         "twinsight detect *.jpg --out found/",
     ),
 )
-@click.argument(
-    "files",
-    metavar="IMAGE...",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=PICTURE)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -36,8 +36,12 @@ class CommandGroup(click.Group):
             write_error(f"Error: {_os_error(error)}")
             raise click.exceptions.Exit(exits.FAILED) from error
         except KeyboardInterrupt as error:
-            write_error("Interrupted.")
-            raise click.exceptions.Exit(exits.INTERRUPTED) from error
+            raise _interrupted() from error
+        except click.Abort as error:
+            # At a prompt click makes one of Ctrl-C, of the end of the input, and of no.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise _interrupted() from error
+            raise
 
 
 class ServerCommand(click.Command):
@@ -78,6 +82,11 @@ class ServerCommand(click.Command):
         return command.main(
             args=list(ctx.params["arguments"]), prog_name=ctx.command_path, help_option_names=ctx.help_option_names
         )
+
+
+def _interrupted() -> click.exceptions.Exit:
+    write_error("Interrupted.")
+    return click.exceptions.Exit(exits.INTERRUPTED)
 
 
 def _os_error(error: OSError) -> str:

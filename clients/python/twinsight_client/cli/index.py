@@ -86,6 +86,7 @@ def index(
                 jobs=jobs,
                 batch_size=batch_size,
                 advance=lambda count: progress.advance(task, count),
+                interrupted=_tell_of_waiting,
             )
             try:
                 indexer.run(listing)
@@ -98,6 +99,11 @@ def index(
         raise click.exceptions.Exit(exits.PARTIAL)
 
 
+def _tell_of_waiting(count: int) -> None:
+    if count:
+        write_error(f"Waiting for the batches in work ({count}); another Ctrl-C gives them up.")
+
+
 def _tell(report: IndexReport, *, as_json: bool) -> None:
     """Prints what was done, also where the run broke off."""
     if as_json:
@@ -108,6 +114,7 @@ def _tell(report: IndexReport, *, as_json: bool) -> None:
     if report.moved:
         write_error(f"{report.moved} items were from another folder and were replaced; --prefix keeps folders apart.")
     handled = report.written + len(report.skipped)
+    rate = f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""
     write_fields(
         {
             "collection": report.collection,
@@ -116,7 +123,7 @@ def _tell(report: IndexReport, *, as_json: bool) -> None:
             "written": report.written,
             "skipped": len(report.skipped),
             "pruned": report.pruned,
-            "time": f"{report.seconds:.1f} s" + (f", {handled / report.seconds:.0f}/s" if handled else ""),
+            "time": f"{report.seconds:.1f} s{rate}",
         }
     )
     if not report.finished:

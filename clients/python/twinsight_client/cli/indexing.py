@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -78,6 +80,7 @@ class Indexer:
         jobs: batches sent at once.
         batch_size: most pictures in a batch.
         advance: told how many more pictures are dealt with.
+        interrupted: told, after Ctrl-C, how many batches in work are waited for; another Ctrl-C gives them up.
 
     Attributes:
         report: what was done so far; complete also after an exception.
@@ -92,6 +95,7 @@ class Indexer:
         jobs: int = 4,
         batch_size: int = 16,
         advance: Callable[[int], None] = lambda _count: None,
+        interrupted: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._client = client
         self._collection = collection
@@ -99,6 +103,11 @@ class Indexer:
         self._jobs = jobs
         self._batch_size = batch_size
         self._advance = advance
+        self._interrupted = interrupted
+        self._turn = threading.Condition()
+        self._in_work = 0
+        self._stopped = False
+        self._arrived: deque[_Sent] = deque()
         self.report = IndexReport(collection)
 
     def run(self, listing: Listing) -> None:
@@ -106,7 +115,7 @@ class Indexer:
 
         Raises:
             TwinsightClientError: the run can't go on; what was acknowledged until then is on disk.
-            KeyboardInterrupt: likewise; the batches under way were waited for.
+            KeyboardInterrupt: likewise; the batches in work were waited for, until a second one.
         """
         started = time.monotonic()
         self.report.found = len(listing.pictures)
@@ -114,22 +123,29 @@ class Indexer:
             Skipped(self._prefix + one.file, one.reason, one.message) for one in listing.unreadable
         )
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="index")
-        under_way: set[Future[_Sent]] = set()
+        under_way: set[Future[None]] = set()
         try:
             for batch in cut(self._changed(listing.pictures), size_of=lambda one: one.size, most=self._batch_size):
-                under_way.add(pool.submit(self._send, batch))
+                under_way.add(pool.submit(self._handle, batch))
                 if len(under_way) >= 2 * self._jobs:
                     self._settle(under_way)
             while under_way:
                 self._settle(under_way)
             self.report.finished = True
+        except KeyboardInterrupt:
+            self._interrupted(self._stop())
+            raise
         finally:
-            # What waits is dropped; what is on its way is let arrive, for it may be on the server's disk already.
-            pool.shutdown(cancel_futures=True)
-            for one in under_way:
-                if not one.cancelled() and one.exception() is None:
-                    self._count(one.result())
-            self.report.seconds = time.monotonic() - started
+            try:
+                # What waits is dropped; what is on its way is let arrive, for it may be on the server's disk already.
+                # The pool can't say what that is: it loses a thread whose start Ctrl-C interrupts.
+                self._stop()
+                pool.shutdown(wait=False, cancel_futures=True)
+                with self._turn:
+                    self._turn.wait_for(lambda: self._in_work == 0)
+            finally:
+                self._count_arrived()
+                self.report.seconds = time.monotonic() - started
 
     def prune(self, listing: Listing, *, purge: bool = False) -> None:
         """Deletes the items that were written from the same folder and whose file is gone; erases them with `purge`.
@@ -188,8 +204,27 @@ class Indexer:
             return False
         return True
 
+    def _stop(self) -> int:
+        """Lets no further batch begin; returns how many are in work."""
+        with self._turn:
+            self._stopped = True
+            return self._in_work
+
+    def _handle(self, batch: Sequence[Picture]) -> None:
+        """Sends one batch, unless the run is over; runs in one of the threads."""
+        with self._turn:
+            if self._stopped:
+                return
+            self._in_work += 1
+        try:
+            self._arrived.append(self._send(batch))
+        finally:
+            with self._turn:
+                self._in_work -= 1
+                self._turn.notify_all()
+
     def _send(self, batch: Sequence[Picture]) -> _Sent:
-        """Reads and writes one batch; runs in one of the threads."""
+        """Reads and writes one batch."""
         sent = _Sent()
         items: list[NewItem] = []
         for picture in batch:
@@ -222,17 +257,20 @@ class Indexer:
             else:
                 sent.written += 1
 
-    def _settle(self, under_way: set[Future[_Sent]]) -> None:
+    def _settle(self, under_way: set[Future[None]]) -> None:
         """Waits for at least one batch and counts those that are done; raises what they raised."""
         done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        self._count_arrived()
         for one in done:
             under_way.remove(one)
-            self._count(one.result())
+            one.result()
 
-    def _count(self, sent: _Sent) -> None:
-        self.report.written += sent.written
-        self.report.skipped.extend(sent.skipped)
-        self._advance(sent.written + len(sent.skipped))
+    def _count_arrived(self) -> None:
+        while self._arrived:
+            sent = self._arrived.popleft()
+            self.report.written += sent.written
+            self.report.skipped.extend(sent.skipped)
+            self._advance(sent.written + len(sent.skipped))
 
     def _skip(self, picture: Picture, reason: str, message: str) -> None:
         self.report.skipped.append(Skipped(self._id(picture), reason, message))

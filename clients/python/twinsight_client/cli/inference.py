@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ import click
 import numpy as np
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, placed, sort_out, too_large
+from twinsight_client.cli.batches import MAX_FILE_BYTES, PICTURE, TOO_LARGE, ask_in_batches, too_large
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
@@ -92,7 +94,7 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
         "twinsight embed cat.jpg --json",
     ),
 )
-@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=_PICTURE)
+@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=PICTURE)
 @click.option(
     "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the vectors to this .npz file."
 )
@@ -112,24 +114,17 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
     """
     if out is not None and out.suffix != ".npz":
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
-    sendable, refused = sort_out(files)
-    found: list[Embedding | ItemError] = []
-    model_reference = ModelReference()
-    if sendable:
-        with settings.client() as client:
-            for results in client.embed_stream([one.file for one in sendable], model=model):
-                found.extend(results)
-                model_reference = results.model if results.model.digest else model_reference
-    answers: dict[int, Embedding | ItemError] = {**refused, **placed(sendable, found)}
-    answered = [(file, answers[index]) for index, file in enumerate(files)]
-    done = [(file, answer) for file, answer in answered if isinstance(answer, Embedding)]
     if out is not None:
-        _write_archive(out, done, model_reference)
-    for file, answer in answered:
-        if isinstance(answer, ItemError):
-            write_error(f"skipped {file}: {answer.message} [{answer.reason or answer.code}]")
+        _check_writable(out)
+    with settings.client() as client:
+        answered = ask_in_batches(files, lambda batch: client.embed(batch, model=model))
+    done = answered.successes()
+    if out is not None:
+        _write_archive(out, done, answered.model)
+    answered.write_errors()
     if settings.as_json:
-        write_json({"model": model_reference, "results": [_result(*one, with_vector=out is None) for one in answered]})
+        results = [_result(*one, with_vector=out is None) for one in answered.answers]
+        write_json({"model": answered.model, "results": results})
     else:
         _write_vectors(done)
     if len(done) < len(files):
@@ -149,6 +144,14 @@ def _result(file: Path, answer: Embedding | ItemError, *, with_vector: bool) -> 
     if isinstance(answer, ItemError):
         return {"file": str(file), "error": answer}
     return {"file": str(file), "vector": answer.vector} if with_vector else {"file": str(file)}
+
+
+def _check_writable(out: Path) -> None:
+    """Raises OSError where the archive could not be written in the end: before the work, not after it."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
 
 
 def _write_archive(out: Path, done: Sequence[tuple[Path, Embedding]], model: ModelReference) -> None:

@@ -63,7 +63,7 @@ def models(settings: Settings, name: str | None) -> None:
 def health(settings: Settings, wait_s: float | None) -> None:
     """Say whether the server serves: exit code 0 where it does, 4 where it does not."""
     with settings.client() as client:
-        if wait_s is not None:
+        if wait_s:
             client.wait_ready(timeout_s=wait_s)
         status = client.health()
     if settings.as_json:

@@ -12,9 +12,10 @@
 
 `FakeClient` is a `Client` and `AsyncFakeClient` an `AsyncClient`: the same requests are built and the same answers
 read, only that they go to a `MemoryServer` instead of the network. It holds to the contract where tests need it: search
-is exact, filters work, an undecodable picture fails alone, unknown names are `NotFound`. What it can't do is see: a
-picture's vector is drawn from its bytes, so equal bytes are equal (cosine 1) and everything else is unlike (cosine
-about 0). Labels and boxes are drawn from the bytes as well. Nothing is random and nothing is kept.
+is exact, filters work, an undecodable picture fails alone, unknown names are `NotFound`, and what a server refuses by
+its rules and usual limits (`limits`) is refused alike. What it can't do is see: a picture's vector is drawn from its
+bytes, so equal bytes are equal (cosine 1) and everything else is unlike (cosine about 0). Labels and boxes are drawn
+from the bytes as well. Nothing is random and nothing is kept.
 
 `server.fail_next` makes the next calls fail, to test what code does about errors:
 

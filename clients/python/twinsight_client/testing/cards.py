@@ -56,7 +56,8 @@ class Cards:
         name = name or self._default
         if name not in self._cards:
             there = ", ".join(f"`{one}`" for one in sorted(self._cards))
-            raise NotFound(f"Model `{name}` does not exist; there is {there}.", reason="MODEL_NOT_FOUND")
+            message = f"Model `{name}` does not exist; there is {there}."
+            raise NotFound(message, reason="MODEL_NOT_FOUND", violations=[FieldViolation("model", message)])
         return self._cards[name]
 
     def get_for(self, task: models_pb.ModelTask.ValueType, name: str) -> models_pb.Model:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight.v1 import types_pb2
-from twinsight_client.errors import AlreadyExists, FailedPrecondition, NotFound, TwinsightClientError
+from twinsight_client.errors import AlreadyExists, FailedPrecondition, FieldViolation, NotFound, TwinsightClientError
 from twinsight_client.images import vector_array
+from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, MODEL_SERVICE
 from twinsight_client.results import Vector
-from twinsight_client.status import DOMAIN
+from twinsight_client.testing import limits
 from twinsight_client.testing.cards import THRESHOLD, Cards, operating_point, reference
 from twinsight_client.testing.pictures import picture_detections, picture_labels, picture_vector, refused
+from twinsight_client.testing.statuses import status_of
 from twinsight_client.testing.stored import MemoryCollection, probability
 
+SERVICES = ("", *(one.strip("/") for one in (INFERENCE_SERVICE, COLLECTION_SERVICE, MODEL_SERVICE)))
+"""What health is told of; the empty name is the server's."""
 TOP_K = 5
 """Labels for each picture where a call does not say how many."""
 SCORE_THRESHOLD = 0.5
@@ -102,6 +106,7 @@ class MemoryServer:
                 del self._collections[request.collection]
                 return collections_pb.DeleteCollectionResponse()
             case collections_pb.UpsertItemsRequest():
+                limits.check_count(request.items, limits.MAX_ITEMS, field="items")
                 collection = self._collection(request.collection)
                 _check_digest(collection.digest, request.vector_model_digest)
                 return collections_pb.UpsertItemsResponse(results=self._upsert(collection, request.items))
@@ -120,14 +125,17 @@ class MemoryServer:
             case models_pb.GetModelRequest():
                 return models_pb.GetModelResponse(model=self._cards.get(request.model))
             case health_pb2.HealthCheckRequest():
+                if request.service not in SERVICES:
+                    raise NotFound(f"The server has no service `{request.service}`.")
                 answer = health_pb2.HealthCheckResponse
                 return answer(status=answer.SERVING if self.is_serving else answer.NOT_SERVING)
         raise AssertionError(f"The contract has no {type(request).__name__}.")
 
     def _embed(
-        self, name: str, images: Iterable[types_pb2.Image]
+        self, name: str, images: Sequence[types_pb2.Image]
     ) -> tuple[types_pb2.ModelReference, list[inference_pb.EmbedResult]]:
         model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, name)
+        limits.check_count(images, limits.MAX_IMAGES, field="images")
 
         def embed(image: types_pb2.Image, path: str) -> inference_pb.EmbedResult:
             vector = picture_vector(image, model.dimension, path)
@@ -138,10 +146,11 @@ class MemoryServer:
             _each(embed, image, f"images[{place}]", lambda error: inference_pb.EmbedResult(error=error))
             for place, image in enumerate(images)
         ]
-        return reference(model), _some(results, "images")
+        return reference(model), results
 
     def _compare(self, request: inference_pb.CompareRequest) -> inference_pb.CompareResponse:
         model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, request.model)
+        limits.check_count(request.pairs, limits.MAX_IMAGES // 2, field="pairs")
         _check_digest(model.digest, request.vector_model_digest)
         rate, threshold = operating_point(request.target_fmr) if request.HasField("target_fmr") else (None, THRESHOLD)
 
@@ -167,12 +176,13 @@ class MemoryServer:
             _each(compare, pair, f"pairs[{place}]", lambda error: inference_pb.CompareResult(error=error))
             for place, pair in enumerate(request.pairs)
         ]
-        return inference_pb.CompareResponse(model=reference(model), results=_some(results, "pairs"))
+        return inference_pb.CompareResponse(model=reference(model), results=results)
 
     def _classify(self, request: inference_pb.ClassifyRequest) -> inference_pb.ClassifyResponse:
         if request.top_k < 0:
             raise refused("TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be at least 0.")
         model = self._cards.get_for(models_pb.MODEL_TASK_CLASSIFICATION, request.model)
+        limits.check_count(request.images, limits.MAX_IMAGES, field="images")
 
         def classify(image: types_pb2.Image, path: str) -> inference_pb.ClassifyResult:
             labels = picture_labels(image, model.labels, path)[: request.top_k or TOP_K]
@@ -182,7 +192,7 @@ class MemoryServer:
             _each(classify, image, f"images[{place}]", lambda error: inference_pb.ClassifyResult(error=error))
             for place, image in enumerate(request.images)
         ]
-        return inference_pb.ClassifyResponse(model=reference(model), results=_some(results, "images"))
+        return inference_pb.ClassifyResponse(model=reference(model), results=results)
 
     def _detect(self, request: inference_pb.DetectRequest) -> inference_pb.DetectResponse:
         threshold = request.score_threshold if request.HasField("score_threshold") else SCORE_THRESHOLD
@@ -193,6 +203,7 @@ class MemoryServer:
             message = f"`max_detections` (={request.max_detections}) must be at least 0."
             raise refused("MAX_DETECTIONS_INVALID", "max_detections", message)
         model = self._cards.get_for(models_pb.MODEL_TASK_DETECTION, request.model)
+        limits.check_count(request.images, limits.MAX_IMAGES, field="images")
 
         def detect(image: types_pb2.Image, path: str) -> inference_pb.DetectResult:
             found = [one for one in picture_detections(image, model.labels, path) if one.score >= threshold]
@@ -203,19 +214,21 @@ class MemoryServer:
             _each(detect, image, f"images[{place}]", lambda error: inference_pb.DetectResult(error=error))
             for place, image in enumerate(request.images)
         ]
-        return inference_pb.DetectResponse(model=reference(model), results=_some(results, "images"))
+        return inference_pb.DetectResponse(model=reference(model), results=results)
 
     def _create(self, wanted: collections_pb.Collection) -> collections_pb.Collection:
-        if not wanted.id:
-            raise refused("COLLECTION_ID_INVALID", "collection.id", "`id` must be 1 to 64 characters.")
+        limits.check_collection_id(wanted.id)
         if wanted.id in self._collections:
-            raise AlreadyExists(f"Collection `{wanted.id}` exists already.", reason="COLLECTION_EXISTS")
+            message = f"Collection `{wanted.id}` exists already."
+            violations = [FieldViolation("collection.id", message)]
+            raise AlreadyExists(message, reason="COLLECTION_EXISTS", violations=violations)
         digest, dimension = "", wanted.dimension
         if wanted.model:
             model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, wanted.model)
             digest, dimension = model.digest, model.dimension
-        if not 1 <= dimension <= 4096 or wanted.dimension not in {0, dimension}:
-            message = f"`dimension` (={wanted.dimension}) must be 1 to 4096, and the model's where one is named."
+        if not 1 <= dimension <= limits.MAX_DIMENSION or wanted.dimension not in {0, dimension}:
+            most = limits.MAX_DIMENSION
+            message = f"`dimension` (={wanted.dimension}) must be 1 to {most}, and the model's where one is named."
             raise refused("DIMENSION_INVALID", "collection.dimension", message)
         created = MemoryCollection(
             wanted.id,
@@ -241,8 +254,13 @@ class MemoryServer:
 
     def _ingest(self, request: collections_pb.IngestItemsRequest) -> collections_pb.IngestItemsResponse:
         collection = self._collection(request.collection)
-        _check_digest(collection.digest, request.vector_model_digest)
         last = collection.last_batches.get(request.ingest_id, 0)
+        if not request.items:
+            return collections_pb.IngestItemsResponse(batch=request.batch, last_batch=last)
+        limits.check_count(request.items, limits.MAX_ITEMS, field="items")
+        if request.ingest_id:
+            limits.check_checkpoint(request.ingest_id, request.batch)
+        _check_digest(collection.digest, request.vector_model_digest)
         results: list[collections_pb.UpsertResult] = []
         if not (request.ingest_id and request.batch <= last):
             results = self._upsert(collection, request.items)
@@ -257,13 +275,13 @@ class MemoryServer:
 
     def _search(self, request: collections_pb.SearchRequest) -> collections_pb.SearchResponse:
         collection = self._collection(request.collection)
+        limits.check_count(request.queries, limits.MAX_IMAGES, field="queries")
         _check_digest(collection.digest, request.vector_model_digest)
-        if request.top_k < 1:
-            raise refused("TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be at least 1.")
+        limits.check_search(request)
 
         def search(query: collections_pb.Query, path: str) -> collections_pb.SearchResult:
             if query.WhichOneof("input") == "item_id":
-                vector = collection.vector_of(query.item_id)
+                vector = collection.vector_of(query.item_id, f"{path}.item_id")
             else:
                 vector = self._content(collection, query, path)
             return collections_pb.SearchResult(matches=collection.nearest(vector, request))
@@ -284,24 +302,18 @@ class MemoryServer:
             case "image" if collection.model:
                 return picture_vector(given.image, collection.dimension, f"{path}.image")
             case "image":
-                raise FailedPrecondition(
-                    f"Collection `{collection.id}` is bound to no model and takes vectors alone.",
-                    reason="COLLECTION_UNBOUND",
-                )
+                message = f"Collection `{collection.id}` is bound to no model and takes vectors alone."
+                violations = [FieldViolation(f"{path}.image", message)]
+                raise FailedPrecondition(message, reason="COLLECTION_UNBOUND", violations=violations)
         raise refused("INPUT_MISSING", path, "An image or a vector must be set.")
 
     def _collection(self, name: str) -> MemoryCollection:
         if name not in self._collections:
             there = ", ".join(f"`{one}`" for one in sorted(self._collections)) or "none"
-            raise NotFound(f"Collection `{name}` does not exist; there is {there}.", reason="COLLECTION_NOT_FOUND")
+            message = f"Collection `{name}` does not exist; there is {there}."
+            violations = [FieldViolation("collection", message)]
+            raise NotFound(message, reason="COLLECTION_NOT_FOUND", violations=violations)
         return self._collections[name]
-
-
-def _some(results: list[_Result], field: str) -> list[_Result]:
-    """Returns the results, of which there must be any."""
-    if not results:
-        raise refused("COUNT_INVALID", field, f"`{field}` must hold at least 1.")
-    return results
 
 
 def _check_digest(digest: str, given: str) -> None:
@@ -318,18 +330,6 @@ def _each(
         return do(thing, path)
     except TwinsightClientError as error:
         return failed(status_of(error))
-
-
-def status_of(error: TwinsightClientError) -> status_pb2.Status:
-    """Returns an error as it stands in a `results` list or in the answer to a message of a stream."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
-    status.details.add().Pack(error_details_pb2.ErrorInfo(domain=DOMAIN, reason=error.reason))
-    if error.violations:
-        request = error_details_pb2.BadRequest()
-        for one in error.violations:
-            request.field_violations.add(field=one.field, description=one.description)
-        status.details.add().Pack(request)
-    return status
 
 
 def _unit(vector: Vector, dimension: int, path: str) -> Vector:

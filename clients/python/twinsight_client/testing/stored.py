@@ -9,10 +9,12 @@ import numpy as np
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import types_pb2
-from twinsight_client.errors import InvalidArgument, NotFound
+from twinsight_client.errors import FieldViolation, InvalidArgument, NotFound, TwinsightClientError
 from twinsight_client.results import Vector
+from twinsight_client.testing import limits
 from twinsight_client.testing.conditions import holds
 from twinsight_client.testing.pictures import refused
+from twinsight_client.testing.statuses import status_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,46 +64,65 @@ class MemoryCollection:
         """Returns `vector` where it belongs here.
 
         Raises:
-            InvalidArgument: of another dimension, not finite, or all zero under cosine.
+            InvalidArgument: of another dimension, not finite, all zero under cosine, or too long under the others.
         """
         if vector.shape != (self.dimension,) or not np.isfinite(vector).all():
             raise refused("VECTOR_INVALID", path, f"`vector` must have {self.dimension} finite components.")
         if self._metric == collections_pb.METRIC_COSINE and not vector.any():
             raise refused("VECTOR_INVALID", path, "`vector` is all zero, which has no direction; the metric is cosine.")
+        if self._metric != collections_pb.METRIC_COSINE and np.linalg.norm(vector.astype(float)) > limits.MAX_LENGTH:
+            raise refused("VECTOR_INVALID", path, f"`vector` must be at most {limits.MAX_LENGTH:.0e} long.")
         return vector
 
     def put(self, item: collections_pb.NewItem, vector: Vector, path: str) -> None:
         """Adds an item, or replaces the one of its id.
 
         Raises:
-            InvalidArgument: no item can have that id.
+            InvalidArgument: no item can have that id or those metadata.
         """
-        self._check_id(item.id, f"{path}.id")
+        limits.check_item_id(item.id, field=f"{path}.id")
+        limits.check_metadata(item.metadata, field=f"{path}.metadata")
         self._items.pop(item.id, None)
         self._items[item.id] = _Stored(next(self._numbers), vector, dict(item.metadata))
 
-    def vector_of(self, item_id: str) -> Vector:
+    def vector_of(self, item_id: str, path: str) -> Vector:
         """Returns an item's vector.
+
+        Args:
+            item_id: the item's.
+            path: of the id in the request, for errors.
 
         Raises:
             NotFound: there is no such item.
+            InvalidArgument: there can be none.
         """
-        return self._item(item_id).vector
+        if item_id not in self._items:
+            raise self._missing(item_id, path)
+        return self._items[item_id].vector
 
     def get(self, request: collections_pb.GetItemsRequest) -> collections_pb.GetItemsResponse:
-        """Answers a GetItems."""
+        """Answers a GetItems.
+
+        Raises:
+            InvalidArgument: no ids, or too many.
+        """
+        limits.check_count(request.ids, limits.MAX_ITEMS, field="ids")
         response = collections_pb.GetItemsResponse()
-        for item_id in request.ids:
+        for place, item_id in enumerate(request.ids):
             result = response.results.add()
             if item_id in self._items:
                 result.item.CopyFrom(self._message(item_id, include_vectors=request.include_vectors))
             else:
-                result.error.code = 5  # NOT_FOUND
-                result.error.message = f"Item `{item_id}` does not exist."
+                result.error.CopyFrom(status_of(self._missing(item_id, f"ids[{place}]")))
         return response
 
     def list(self, request: collections_pb.ListItemsRequest) -> collections_pb.ListItemsResponse:
-        """Answers a ListItems; a page's token is the number of its last write."""
+        """Answers a ListItems; a page's token is the number of its last write.
+
+        Raises:
+            InvalidArgument: a bad size or filter.
+        """
+        limits.check_page(request)
         after, size = int(request.page_token or 0), request.page_size or 100
         left = [
             one for one, stored in self._items.items() if stored.number > after and self._meets(one, request.filter)
@@ -117,22 +138,23 @@ class MemoryCollection:
         """Answers a DeleteItems.
 
         Raises:
-            InvalidArgument: neither ids nor a filter, or both.
+            InvalidArgument: neither ids nor a filter, or both, or one of them against the rules.
         """
-        if bool(request.ids) == request.HasField("filter"):
-            raise InvalidArgument("Either `ids` or `filter` must be set.", reason="INPUT_MISSING")
         response = collections_pb.DeleteItemsResponse()
         if request.HasField("filter"):
+            if request.ids:
+                raise refused("DELETION_AMBIGUOUS", "filter", "`ids` and `filter` can't both be set.")
+            limits.check_filter(request.filter)
             going = [one for one in self._items if self._meets(one, request.filter)]
             response.deleted_count = len(going)
             for item_id in going:
                 del self._items[item_id]
             return response
-        for item_id in request.ids:
+        limits.check_count(request.ids, limits.MAX_ITEMS, field="ids")
+        for place, item_id in enumerate(request.ids):
             result = response.results.add()
             if self._items.pop(item_id, None) is None:
-                result.error.code = 5  # NOT_FOUND
-                result.error.message = f"Item `{item_id}` does not exist."
+                result.error.CopyFrom(status_of(self._missing(item_id, f"ids[{place}]")))
             else:
                 result.item.id = item_id
                 response.deleted_count += 1
@@ -175,18 +197,18 @@ class MemoryCollection:
         return holds(condition, self._items[item_id].metadata)
 
     def _message(self, item_id: str, *, include_vectors: bool) -> collections_pb.Item:
-        stored = self._item(item_id)
+        stored = self._items[item_id]
         vector = stored.vector.astype("<f4").tobytes() if include_vectors else b""
         return collections_pb.Item(id=item_id, vector=vector, metadata=stored.metadata)
 
-    def _item(self, item_id: str) -> _Stored:
-        if item_id not in self._items:
-            raise NotFound(f"Item `{item_id}` does not exist.", reason="ITEM_NOT_FOUND")
-        return self._items[item_id]
-
-    def _check_id(self, item_id: str, path: str) -> None:
-        if not 1 <= len(item_id.encode()) <= 256 or not item_id.isprintable():
-            raise refused("ITEM_ID_INVALID", path, "`id` must be 1 to 256 bytes of UTF-8 without control characters.")
+    def _missing(self, item_id: str, path: str) -> TwinsightClientError:
+        """Why no item has an id: none is there, or none can have it."""
+        try:
+            limits.check_item_id(item_id, field=path)
+        except InvalidArgument as error:
+            return error
+        message = f"Item `{item_id}` does not exist in `{self.id}`."
+        return NotFound(message, reason="ITEM_NOT_FOUND", violations=[FieldViolation(path, message)])
 
 
 def probability(cosine: float) -> float:

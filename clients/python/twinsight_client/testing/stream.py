@@ -5,8 +5,17 @@ from __future__ import annotations
 from google.protobuf.message import Message
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
-from twinsight_client.errors import Cancelled, DeadlineExceeded, FailedPrecondition, TwinsightClientError, Unavailable
-from twinsight_client.testing.memory import MemoryServer, status_of
+from twinsight_client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    TwinsightClientError,
+    Unavailable,
+)
+from twinsight_client.testing import limits
+from twinsight_client.testing.memory import MemoryServer
+from twinsight_client.testing.statuses import status_of
 
 
 class MemoryStream:
@@ -32,7 +41,7 @@ class MemoryStream:
         except (Unavailable, DeadlineExceeded, Cancelled):
             raise
         except TwinsightClientError as error:
-            if request.ingest_id and request.items:
+            if request.items and _is_resumable(request):
                 refused.add(request.batch)
             last = self._server.last_batch(request.collection, request.ingest_id)
             return collections_pb.IngestItemsResponse(batch=request.batch, error=status_of(error), last_batch=last)
@@ -47,3 +56,12 @@ class MemoryStream:
                 f"`batch` (={request.batch}) comes after batch {first}, which was refused: that must be written first.",
                 reason="BATCH_OUT_OF_ORDER",
             )
+
+
+def _is_resumable(request: collections_pb.IngestItemsRequest) -> bool:
+    """Whether a batch has a place in a bulk write: a name that can be kept and a number that can be reached."""
+    try:
+        limits.check_checkpoint(request.ingest_id, request.batch)
+    except InvalidArgument:
+        return False
+    return True
