@@ -25,10 +25,17 @@ MAX_ID = 2**53
 
 
 class MarkedBox(NamedTuple):
-    """One thing as its annotation has it; x_min, y_min, x_max, y_max in pixels of the picture."""
+    """One thing as its annotation has it.
+
+    Attributes:
+        label: name of its class.
+        corners: x_min, y_min, x_max, y_max in pixels of the picture.
+        ignored: it is a region that is neither to be found nor background: COCO's `iscrowd`, VOC's `difficult`.
+    """
 
     label: str
     corners: tuple[float, float, float, float]
+    ignored: bool = False
 
 
 class MarkedPicture(NamedTuple):
@@ -180,7 +187,8 @@ def _voc_box(file: str, thing: ET.Element) -> MarkedBox:
     label = (thing.findtext("name") or "").strip()
     if not label:
         raise ValueError(f"{file}: an object has no name.")
-    return MarkedBox(label=label, corners=(x_min, y_min, x_max, y_max))
+    difficult = (thing.findtext("difficult") or "").strip() not in ("", "0")
+    return MarkedBox(label=label, corners=(x_min, y_min, x_max, y_max), ignored=difficult)
 
 
 def _number(file: str, parent: ET.Element, name: str) -> float:
@@ -233,9 +241,8 @@ def _coco_marked(files: Files, content: JsonFields, names: dict[int, str], flaws
     images = _by_id(content, "images")
     for number, one in enumerate(content.objects("annotations")):
         try:
-            if not ("iscrowd" in one and one.number("iscrowd")):
-                image, box = _coco_box(one, images.keys(), names)
-                boxes[image].append(box)
+            image, box = _coco_box(one, images.keys(), names)
+            boxes[image].append(box)
         except (ValueError, KeyError, OverflowError) as error:
             flaws.append(f"annotations[{number}]: {_told(error)}")
     found = []
@@ -272,7 +279,8 @@ def _coco_box(fields: JsonFields, images: Container[int], names: dict[int, str])
     if len(corners) != 4:
         raise ValueError(f"`bbox` (={list(corners)}) must be 4 numbers.")
     x, y, width, height = corners
-    return image, MarkedBox(label=names[category], corners=(x, y, x + width, y + height))
+    crowd = "iscrowd" in fields and bool(fields.number("iscrowd"))
+    return image, MarkedBox(label=names[category], corners=(x, y, x + width, y + height), ignored=crowd)
 
 
 def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]) -> MarkedPicture:

@@ -7,6 +7,9 @@
 
 Corners are taken as edges, as today's tools write them. In the first VOC sets a corner is the number of a pixel,
 counted from 1: there the boxes come out up to a pixel smaller than they were drawn.
+
+Crowds (COCO's `iscrowd`) and difficult things (VOC's `difficult`) are regions to be ignored: they are not to be found,
+what is found in them is not wrong, and training does not take what lies in them for background.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class BoxedImages:
         boxes: [count, boxes, 4] float32, x_min, y_min, x_max, y_max in fractions of the picture, 0..1; zeros where
             there are no more.
         labels: [count, boxes] int32, index into `classes`; 0 where there are no more.
-        valid: [count, boxes] bool, which of them are there.
+        valid: [count, boxes] bool, which of them are things to be found.
+        ignored: [count, boxes] bool, which of the others are regions to be ignored.
         sizes: [count, 2] int32, height and width of the picture as it was, in pixels.
         classes: names of the classes.
         files: [count] path of each picture inside its source.
@@ -59,6 +63,7 @@ class BoxedImages:
     boxes: np.ndarray
     labels: np.ndarray
     valid: np.ndarray
+    ignored: np.ndarray
     sizes: np.ndarray
     classes: tuple[str, ...]
     files: tuple[str, ...]
@@ -110,8 +115,6 @@ def read_coco(
 ) -> BoxedImages:
     """Reads a set in the format of COCO: one JSON file, and pictures in a folder or a zip.
 
-    Boxes of crowds (`iscrowd`) are left out.
-
     Source: "COCO data format", cocodataset.org.
 
     Args:
@@ -150,6 +153,7 @@ class _Checked(NamedTuple):
         size: height and width as it was.
         boxes: [boxes, 4] float32, fractions.
         labels: [boxes] int32.
+        ignored: [boxes] bool.
         flaws: what is wrong with boxes that are not among these.
     """
 
@@ -157,6 +161,7 @@ class _Checked(NamedTuple):
     size: tuple[int, int]
     boxes: np.ndarray
     labels: np.ndarray
+    ignored: np.ndarray
     flaws: tuple[str, ...]
 
 
@@ -217,7 +222,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
     width, height = _upright_size(encoded)
     if one.size is not None and one.size != (width, height):
         return f"the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
-    labels, boxes, flaws = [], [], []
+    labels, boxes, ignored, flaws = [], [], [], []
     for box in one.boxes:
         corners = np.array(box.corners, np.float64) / [width, height, width, height]
         fractions = np.clip(corners, 0.0, 1.0).astype(np.float32)
@@ -231,6 +236,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
             labels.append(wanted.classes.index(box.label))
             boxes.append(fractions)
     if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
+            ignored.append(box.ignored)
         return f"{len(labels)} boxes; at most {wanted.max_boxes} are taken."
     return pixels, _Checked(
         file=one.file,
@@ -238,6 +244,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int32),
         flaws=tuple(flaws),
+        ignored=np.array(ignored, np.bool_),
     )
 
 
@@ -267,16 +274,18 @@ def _box_flaw(box: MarkedBox, width: int, height: int, classes: tuple[str, ...])
 def _padded(images: np.ndarray, kept: Sequence[_Checked], told: Sequence[str], wanted: _Wanted) -> BoxedImages:
     count, most = len(kept), wanted.max_boxes or max(1, *(len(one.labels) for one in kept))
     boxes, labels = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int32)
-    valid = np.zeros((count, most), np.bool_)
+    valid, ignored = np.zeros((count, most), np.bool_), np.zeros((count, most), np.bool_)
     for row, one in enumerate(kept):
         there = len(one.labels)
-        boxes[row, :there], labels[row, :there], valid[row, :there] = one.boxes, one.labels, True
+        boxes[row, :there], labels[row, :there] = one.boxes, one.labels
+        valid[row, :there], ignored[row, :there] = ~one.ignored, one.ignored
     return BoxedImages(
         images=images,
         boxes=boxes,
         labels=labels,
         valid=valid,
         sizes=np.array([one.size for one in kept], np.int32),
+        ignored=ignored,
         classes=wanted.classes,
         files=tuple(one.file for one in kept),
         skipped=tuple(told),

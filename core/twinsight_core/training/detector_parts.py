@@ -189,3 +189,4 @@ def _rows(data: BoxedImages, rows: list[int]) -> BoxedImages:
         sizes=data.sizes[places],
         files=tuple(data.files[row] for row in rows),
     )
+        ignored=data.ignored[places],

@@ -124,6 +124,15 @@ def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
     with pytest.raises(TrainingError) as raised:
         read_voc(write(BAD), preprocessing=SIZE, image_set="train", classes=("cat", "dog"))
     assert raised.value.reason == "BOXES_UNUSABLE"
+def test_difficult_things_are_regions_to_be_ignored(write: Write) -> None:
+    cat, dog = ("cat", 16, 12, 32, 48), ("dog", 0, 0, 64, 24)
+    xml = annotation(cat, dog).replace(b"<name>cat</name>", b"<name>cat</name><difficult>1</difficult>")
+    xml = xml.replace(b"<name>dog</name>", b"<name>dog</name><difficult>0</difficult>")
+    data = read_voc(write({**GOOD, "Annotations/a.xml": xml}), preprocessing=SIZE)
+    assert data.valid.tolist() == [[False, True], [True, False]]
+    assert data.ignored.tolist() == [[True, False], [False, False]]
+
+
     heading, *lines = raised.value.message.splitlines()
     assert heading.endswith("9 things can't be used:")
     assert sorted(line.strip() for line in lines) == sorted(
@@ -271,9 +280,15 @@ def test_coco_boxes_are_read_by_their_corner_and_size(write: Write, tmp_path: Pa
     data = read_coco(coco(tmp_path), write(COCO_PICTURES), preprocessing=SIZE)
     assert data.classes == ("cat", "dog")
     assert data.files == ("val/a.jpg", "val/deep/b.jpg")
-    assert data.labels.tolist() == [[1], [0]]
+    assert data.labels.tolist() == [[1, 0], [0, 0]]
     np.testing.assert_allclose(data.boxes[:, 0], [[0.25, 0.25, 0.5, 1.0], [0, 0, 1, 0.5]])
-    assert data.valid.all()
+    assert data.valid.tolist() == [[True, False], [True, False]]
+
+
+def test_crowds_are_regions_to_be_ignored(write: Write, tmp_path: Path) -> None:
+    data = read_coco(coco(tmp_path), write(COCO_PICTURES), preprocessing=SIZE)
+    assert data.ignored.tolist() == [[False, False], [False, True]]
+    np.testing.assert_allclose(data.boxes[1, 1], [0, 0, 9 / 64, 9 / 48])
 
 
 def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_path: Path) -> None:
