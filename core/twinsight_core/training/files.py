@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import DEFAULT_LIMITS
@@ -23,15 +25,19 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeEr
 class Files:
     """The files of a folder or a zip by their paths in it; nothing else is ever opened.
 
+    Symbolic links in a folder are followed; a link to a folder that it lies in leads nowhere new and is passed over.
+
     Args:
         path: a folder or a zip.
 
     Attributes:
         path: the same.
         names: paths of all files, with `/` between their parts.
+        folders: paths of all folders, likewise.
+        dangling: paths of links that lead to nothing.
 
     Raises:
-        TrainingError: it does not exist, or is neither.
+        TrainingError: it does not exist, or is neither, or a folder in it can't be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,15 +47,18 @@ class Files:
             self._archive = zipfile.ZipFile(path) if path.is_file() else None
             if self._archive is not None:
                 self._entries = {one.filename: one for one in self._archive.infolist() if not one.is_dir()}
-                self.names = frozenset(self._entries)
+                found = _of_archive(self._archive)
             elif path.is_dir():
-                self.names = frozenset(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+                found = _Listing(set(), set(), set())
+                _list(path, "", frozenset(), found)
             else:
                 raise TrainingError(f"{path}: there is no such folder or zip.", reason="DATA_MISSING")
         except OSError as error:
-            raise TrainingError(f"{path}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
+            where = error.filename or path
+            raise TrainingError(f"{where}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
         except _ZIP_ERRORS as error:
             raise TrainingError(f"{path}: neither a folder nor a zip.", reason="DATA_UNREADABLE") from error
+        self.names, self.folders, self.dangling = (frozenset(one) for one in found)
 
     def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
         """Returns a file's content.
@@ -82,7 +91,7 @@ class Files:
             if self._archive is not None:
                 state = (self._entries[name].CRC, self._entries[name].file_size)
             else:
-                found = (self.path / name).stat()
+                found = (self.path / name).stat(follow_symlinks=name not in self.dangling)
                 # The last is of the rights too: a file that could not be read may be readable now.
                 state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             digest.update(json.dumps([name, *state]).encode())
@@ -101,6 +110,54 @@ class Files:
         with archive.open(entry) as packed:
             # An entry may hold more than its header says; what is asked for is all that gets unpacked.
             return packed.read(max(1, entry.file_size))
+
+
+class _Listing(NamedTuple):
+    """Paths of what lies in a folder or a zip; see `Files`."""
+
+    files: set[str]
+    folders: set[str]
+    dangling: set[str]
+
+
+def _list(folder: Path, name: str, above: frozenset[tuple[int, int]], into: _Listing) -> None:
+    """Adds what lies in a folder to a listing.
+
+    Args:
+        folder: the folder.
+        name: its path in the source, with a slash behind it; empty at the top.
+        above: device and inode of the folders that it lies in.
+        into: the listing.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+    state = folder.stat()
+    here = above | {(state.st_dev, state.st_ino)}
+    with os.scandir(folder) as entries:
+        for one in entries:
+            path = f"{name}{one.name}"
+            try:
+                is_folder, is_file = one.is_dir(), one.is_file()
+            except OSError:  # a link to itself, say
+                is_folder = is_file = False
+            if is_folder:
+                state = Path(one).stat()
+                if (state.st_dev, state.st_ino) not in here:
+                    into.folders.add(path)
+                    _list(Path(one), f"{path}/", here, into)
+            elif is_file:
+                into.files.add(path)
+            elif one.is_symlink() and not Path(one).exists():
+                into.dangling.add(path)
+
+
+def _of_archive(archive: zipfile.ZipFile) -> _Listing:
+    files = {one.filename for one in archive.infolist() if not one.is_dir()}
+    # Some packers put `./` before each name.
+    folders = {str(PurePosixPath(one.filename)) for one in archive.infolist() if one.is_dir()}
+    within = {str(parent) for name in files | folders for parent in PurePosixPath(name).parents}
+    return _Listing(files, (folders | within) - {".", "/"}, set())
 
 
 def in_chunks(files: Files, names: Sequence[str]) -> Iterator[list[bytes | str]]:
