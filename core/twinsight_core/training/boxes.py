@@ -31,7 +31,7 @@ from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import FORMATS, Preprocessing, decode
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, coco_pictures, voc_pictures
-from twinsight_core.training.files import Files, in_chunks
+from twinsight_core.training.files import Files, check_names, in_chunks
 
 _LOG = logging.getLogger(__name__)
 
@@ -173,6 +173,7 @@ def _load(files: Files, marked: Sequence[MarkedPicture], flaws: Sequence[str], w
             f"{files.path}: there are {len(wanted.classes)} classes; there may be {MAX_CLASSES}.",
             reason="CLASSES_TOO_MANY",
         )
+    check_names(files.path, (one.file for one in marked))
     first: dict[str, MarkedPicture] = {}
     again = [one.file for one in marked if first.setdefault(one.file, one) is not one]
     told = [*flaws, *(f"{file}: a second annotation is of this picture." for file in again)]
@@ -235,16 +236,16 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         else:
             labels.append(wanted.classes.index(box.label))
             boxes.append(fractions)
-    if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
             ignored.append(box.ignored)
+    if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
         return f"{len(labels)} boxes; at most {wanted.max_boxes} are taken."
     return pixels, _Checked(
         file=one.file,
         size=(height, width),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int32),
-        flaws=tuple(flaws),
         ignored=np.array(ignored, np.bool_),
+        flaws=tuple(flaws),
     )
 
 
@@ -284,8 +285,8 @@ def _padded(images: np.ndarray, kept: Sequence[_Checked], told: Sequence[str], w
         boxes=boxes,
         labels=labels,
         valid=valid,
-        sizes=np.array([one.size for one in kept], np.int32),
         ignored=ignored,
+        sizes=np.array([one.size for one in kept], np.int32),
         classes=wanted.classes,
         files=tuple(one.file for one in kept),
         skipped=tuple(told),

@@ -26,7 +26,7 @@ import numpy as np
 
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
-from twinsight_core.training.files import Files, in_chunks
+from twinsight_core.training.files import Files, check_names, in_chunks
 
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -140,7 +140,7 @@ class PictureSource(Files):
 
     Raises:
         TrainingError: it does not exist, there is no picture in a class folder (or none at all), or a class folder
-            holds no picture of an accepted format.
+            holds no picture of an accepted format, or a name is not UTF-8.
     """
 
     def __init__(self, path: Path, *, class_folders: bool = True) -> None:
@@ -156,6 +156,7 @@ class PictureSource(Files):
         others = [name for name in names if _suffix(name) in OTHER_PICTURE_SUFFIXES]
         # A link at the top may have been a class.
         self.files = tuple(sorted([*accepted, *others, *(name for name in self.dangling if _is_shown(name))]))
+        check_names(path, self.files)
 
     def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
         """Returns a picture's content; as `Files.read`, and refuses what is of another format by its name."""

@@ -8,7 +8,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from twinsight_core.images import DEFAULT_LIMITS
 
 # What is held undecoded at a time: enough to keep all cores busy, however large the files are.
 _CHUNK_FILES, _CHUNK_BYTES = 64, 64 * 1024 * 1024
+# More names are counted and not told.
+_NAMED = 50
 _ENCRYPTED = 1  # PKWARE, APPNOTE 6.3.10, section 4.4.4
 # What `zipfile` raises, depending on where an archive is damaged; NotImplementedError is a RuntimeError.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
@@ -110,6 +112,30 @@ class Files:
         with archive.open(entry) as packed:
             # An entry may hold more than its header says; what is asked for is all that gets unpacked.
             return packed.read(max(1, entry.file_size))
+
+
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Checks that a source and its files have names that can be written in a card, a record or a report.
+
+    Args:
+        path: the source.
+        names: paths in it.
+
+    Raises:
+        TrainingError: some are not UTF-8; they are named with such bytes in hexadecimal.
+    """
+    known = (one for one in (path.name, *names) if not one.isascii())
+    bad = sorted({_escaped(one) for one in known if _escaped(one) != one})
+    if bad:
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise TrainingError(
+            f"{_escaped(str(path))}: names must be UTF-8; these are not: {', '.join(bad[:_NAMED])}{more}.",
+            reason="NAME_NOT_UTF8",
+        )
+
+
+def _escaped(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 class _Listing(NamedTuple):
