@@ -24,6 +24,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -47,13 +48,17 @@ FORMAT_VERSION = 1
 CARD_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 REPORT_FILE = "report.html"
-MAX_CARD_BYTES = 1024 * 1024
+# Room for the labels of the largest classifier, 100,000, at 150 bytes each, and for all else.
+MAX_CARD_BYTES = 16 * 1024 * 1024
+MAX_SCORED_LABELS = 1000
+"""Of a model with more labels the card has no scores of each: they would be most of it."""
 # Far above any network here; keeps a wrong file from filling the memory.
 MAX_WEIGHTS_BYTES = 2 * 1024 * 1024 * 1024
 MAX_INPUT_PX = 4096
 FITS: tuple[Literal["stretch", "crop", "pad"], ...] = ("stretch", "crop", "pad")
 
 _SHIPPED = Path(__file__).parent / "shipped"
+_CARD_WORDS_BYTES = 1024 * 1024
 _DIGEST_HEADER = b"twinsight model 1\n"
 
 
@@ -197,6 +202,24 @@ class ModelPackage:
 def label_count(config: Config) -> int:
     """Returns how many labels the card of a network has."""
     return 0 if isinstance(config, SiameseConfig | MobileFaceNetConfig) else config.classes
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Checks that a card will hold the labels of a network, before it is trained: beside 1 MiB of all else.
+
+    Raises:
+        PackageError: they are too long together.
+    """
+    # As `save_package` writes them, each in a line.
+    size = sum(len(json.dumps(label, ensure_ascii=False).encode()) + len("    ,\n") for label in labels)
+    # A score for each, by the label's name.
+    size *= 2 if len(labels) <= MAX_SCORED_LABELS else 1
+    if size > MAX_CARD_BYTES - _CARD_WORDS_BYTES:
+        raise PackageError(
+            f"The names of the {len(labels):,} classes take {size:,} bytes in the model's card; they may take "
+            f"{MAX_CARD_BYTES - _CARD_WORDS_BYTES:,}. Shorter names are wanted.",
+            reason="PACKAGE_TOO_LARGE",
+        )
 
 
 def load_package(folder: Path) -> ModelPackage:

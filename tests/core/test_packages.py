@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.configs.classifier import MAX_CLASSES, ClassifierConfig
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.siamese import SiameseNetwork
@@ -23,6 +24,7 @@ from twinsight_core.packages import (
     WEIGHTS_FILE,
     ModelCard,
     ModelPackage,
+    check_labels,
     find_package,
     load_package,
     load_packages,
@@ -176,13 +178,39 @@ def test_a_card_that_breaks_a_rule_is_refused(folder: Path, change: dict[str, ob
         ("[" * 100_000, "not JSON"),
         ("[]", "an object is wanted."),
         ("{}", "`architecture` is missing."),
-        (" " * (MAX_CARD_BYTES + 1), f"the file has {MAX_CARD_BYTES + 1} bytes; it may have {MAX_CARD_BYTES}."),
     ],
 )
 def test_a_card_that_is_no_card_is_refused(folder: Path, content: str, message: str) -> None:
     (folder / CARD_FILE).write_text(content)
     with pytest.raises(PackageError, match=re.escape(f"{folder / CARD_FILE}: {message}")):
         load_package(folder)
+
+
+def test_a_card_that_is_too_large_is_not_read(folder: Path) -> None:
+    with (folder / CARD_FILE).open("wb") as file:
+        file.truncate(MAX_CARD_BYTES + 1)
+    with pytest.raises(
+        PackageError, match=f"the file has {MAX_CARD_BYTES + 1} bytes; it may have {MAX_CARD_BYTES}\\.$"
+    ):
+        load_package(folder)
+
+
+def test_a_card_holds_the_most_classes_that_a_classifier_may_have() -> None:
+    config = ClassifierConfig(classes=MAX_CLASSES)
+    labels = tuple(f"{number:0100}" for number in range(MAX_CLASSES))
+    check_labels(labels)
+    card = replace(CARD, architecture="classifier", config=config, task="classification",
+                   dimension=0, labels=labels, calibration=None)  # fmt: skip
+    text = json.dumps(card.to_json(), indent=2, ensure_ascii=False)
+    assert len(text.encode()) < MAX_CARD_BYTES
+    assert ModelCard.from_json(json.loads(text)).labels == labels
+
+
+def test_labels_that_no_card_will_hold_are_told_before_training() -> None:
+    check_labels([f"{number:0300}" for number in range(1000)])
+    message = r"^The names of the 60,000 classes take 18,480,000 bytes in the model's card; they may take 15,728,640\."
+    with pytest.raises(PackageError, match=message):
+        check_labels([f"{number:0300}" for number in range(60_000)])
 
 
 @pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])

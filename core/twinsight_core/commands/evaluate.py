@@ -15,6 +15,7 @@ from twinsight_core.commands.labelled import (
     SKIP_BAD_OPTION,
     class_pictures,
     labelled_pictures,
+    refuse_options,
     scored_pairs,
 )
 from twinsight_core.commands.options import told
@@ -70,6 +71,7 @@ def evaluate(
     also the accuracy over its folds. A detector: COCO's average precision.
     """
     package = find_package(model, models_dir)
+    _check_options(package, pairs, annotations)
     try:
         if package.card.task == "detection":
             findings = _detections(package, data, annotations, image_set=image_set, skip_bad=skip_bad)
@@ -88,10 +90,31 @@ def evaluate(
         write_report(report, package, findings)
 
 
+def _check_options(package: ModelPackage, pairs: Path | None, annotations: Path | None) -> None:
+    """Refuses options that mean nothing to the model's task.
+
+    Raises:
+        click.UsageError: there are such.
+    """
+    match package.card.task:
+        case "classification":
+            without = ("pairs", "groups", "annotations", "image_set")
+            refuse_options(without, why=f"`{package.name}`: a classifier is measured on class folders")
+        case "embedding":
+            boxed = ("annotations", "image_set")
+            refuse_options(boxed, why=f"`{package.name}`: an embedding is measured on class folders or pairs")
+            if pairs is not None:
+                refuse_options(("groups",), why="--pairs: a list of pairs has no groups")
+        case "detection":
+            refuse_options(("pairs", "groups"), why=f"`{package.name}`: a detector is measured on boxes")
+            if annotations is not None:
+                refuse_options(("image_set",), why="--annotations: lists of pictures are Pascal VOC's")
+
+
 def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad: bool, groups: bool) -> Findings:
     if package.card.task == "embedding":
         if pairs is not None:
-            scored, listed, images = scored_pairs(package, data, pairs)
+            scored, listed, images = scored_pairs(package, data, pairs, skip_bad=skip_bad)
             return pair_findings(scored, listed.folds, rows=listed.sides, images=images, files=listed.files)
         read = class_pictures(package, data, skip_bad=skip_bad)
         grouped = read.groups()[read.labels] if groups else None

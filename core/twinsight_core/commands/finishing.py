@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import click
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.rcnn import FasterRCNN
 from twinsight_core.models.siamese import SiameseNetwork
-from twinsight_core.packages import REPORT_FILE, ModelCard, save_package
+from twinsight_core.packages import MAX_SCORED_LABELS, REPORT_FILE, ModelCard, save_package
 from twinsight_core.training.report import Findings, write_report
 from twinsight_core.training.runs import NO_START, Run, Watching
 
@@ -31,13 +32,24 @@ def finish(
     run: Run, card: ModelCard, network: Classifier | SiameseNetwork | FasterRCNN, findings: Findings, watching: Watching
 ) -> None:
     """Writes the package and its report, and says where they are and what they are worth."""
-    scores = {name: round(value, 4) for name, value in sorted(findings.scores.items())}
+    scores = card_scores(findings.scores, card.labels)
     package = save_package(run.out, replace(card, scores=scores), network)
     write_report(run.out / REPORT_FILE, package, findings, watching.history)
     click.echo(findings.protocol, err=True)
     for name, value in scores.items():
         click.echo(f"{name:40} {value:.4f}")
     click.echo(f"wrote {run.out} ({package.digest}); its report is {run.out / REPORT_FILE}", err=True)
+
+
+def card_scores(scores: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
+    """Returns the scores for a card, rounded, by name; those of each class only where there are not many classes.
+
+    Args:
+        scores: by name; all of them are for the report.
+        labels: names of the classes.
+    """
+    of_classes = {f"recall_{label}" for label in labels} if len(labels) > MAX_SCORED_LABELS else set()
+    return {name: round(value, 4) for name, value in sorted(scores.items()) if name not in of_classes}
 
 
 def recipe() -> str:

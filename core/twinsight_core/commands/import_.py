@@ -86,6 +86,6 @@ def _size(labels: tuple[str, ...], dimension: int) -> str:
 
 def _read_labels(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text("utf-8").rstrip().splitlines()]
+        return [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise StartupError(f"{path}: not UTF-8 text ({error.reason}).", reason="IMPORT_LABELS") from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -29,12 +29,16 @@ class TrueBoxes:
         labels: [count] integer, 0..classes - 1.
         height_px: height of the picture.
         width_px: width of the picture.
+        ignored_boxes: [regions, 4] float, regions such as crowds: what is found in them is neither right nor wrong.
+        ignored_labels: [regions] integer, class of what is not counted there.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     height_px: int
     width_px: int
+    ignored_boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    ignored_labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __post_init__(self) -> None:
         """Checks the shapes and the size.
@@ -43,6 +47,7 @@ class TrueBoxes:
             ValueError: a value breaks its rule.
         """
         _check_boxes(self.boxes, self.labels)
+        _check_boxes(self.ignored_boxes, self.ignored_labels)
         if self.height_px < 1 or self.width_px < 1:
             raise ValueError(f"`height_px` (={self.height_px}) and `width_px` (={self.width_px}) must be at least 1.")
 
@@ -111,6 +116,9 @@ class DetectionScore:
 def detection_score(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], *, classes: int) -> DetectionScore:
     """Returns the average precision as pycocotools computes it: 101 recalls, at most 100 detections a picture.
 
+    Regions to be ignored are the benchmark's crowds: a detection that no thing matches and of which a large enough
+    share lies in one of its class does not count.
+
     Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and the benchmark's evaluation code,
     pycocotools.
 
@@ -128,7 +136,8 @@ def detection_score(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], *, 
     boxes = sum(len(one.labels) for one in truth)
     if not boxes:
         raise ValueError("`truth` must hold a box: there is nothing to find.")
-    for labels in (*(one.labels for one in truth), *(one.labels for one in found)):
+    of_truth = (labels for one in truth for labels in (one.labels, one.ignored_labels))
+    for labels in (*of_truth, *(one.labels for one in found)):
         if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
             raise ValueError(
                 f"`labels` must lie in 0..{classes - 1}; they reach from {labels.min()} to {labels.max()}."
@@ -158,7 +167,8 @@ def _precision(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], classes:
         ) from error
     # It prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_data_set(truth, truth, classes), _data_set(truth, found, classes), "bbox")
+        wanted = _data_set(truth, [_annotations(one) for one in truth], classes)
+        evaluation = COCOeval(wanted, _data_set(truth, [_annotations(one) for one in found], classes), "bbox")
         evaluation.params.maxDets = [1, 10, MAX_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -166,15 +176,32 @@ def _precision(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], classes:
     return precision
 
 
-def _data_set(truth: Sequence[TrueBoxes], boxes: Sequence[TrueBoxes | FoundBoxes], classes: int) -> COCO:
+class _Annotations(NamedTuple):
+    """Boxes of one picture as the benchmark has them, all [count]; `boxes` [count, 4], fractions."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    crowd: np.ndarray
+
+
+def _annotations(one: TrueBoxes | FoundBoxes) -> _Annotations:
+    if isinstance(one, FoundBoxes):
+        return _Annotations(one.boxes, one.labels, one.scores, np.zeros(len(one.labels), np.int64))
+    labels = np.concatenate([one.labels, one.ignored_labels])
+    crowd = (np.arange(len(labels)) >= len(one.labels)).astype(np.int64)
+    return _Annotations(np.concatenate([one.boxes, one.ignored_boxes]), labels, np.ones(len(labels)), crowd)
+
+
+def _data_set(truth: Sequence[TrueBoxes], boxes: Sequence[_Annotations], classes: int) -> COCO:
     from pycocotools.coco import COCO  # noqa: PLC0415  # optional
 
     annotations: list[dict[str, int | float | list[float]]] = []
     for picture, (size, one) in enumerate(zip(truth, boxes, strict=True)):
         scale = np.array([size.width_px, size.height_px, size.width_px, size.height_px], np.float64)
         corners = one.boxes.astype(np.float64).reshape(-1, 4) * scale
-        scores = one.scores if isinstance(one, FoundBoxes) else np.ones(len(one.labels))
-        for (x_min, y_min, x_max, y_max), label, score in zip(corners.tolist(), one.labels, scores, strict=True):
+        rows = zip(corners.tolist(), one.labels, one.scores, one.crowd, strict=True)
+        for (x_min, y_min, x_max, y_max), label, score, crowd in rows:
             width, height = x_max - x_min, y_max - y_min
             annotations.append(
                 {
@@ -184,7 +211,7 @@ def _data_set(truth: Sequence[TrueBoxes], boxes: Sequence[TrueBoxes | FoundBoxes
                     "category_id": int(label),
                     "bbox": [x_min, y_min, width, height],
                     "area": width * height,
-                    "iscrowd": 0,
+                    "iscrowd": int(crowd),
                     "score": float(score),
                 }
             )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -56,7 +57,8 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     tensors = _read_pytorch(path) if path.suffix.lower() in PYTORCH_SUFFIXES else _read_safetensors(path)
     prefix = _PARALLEL_PREFIX if tensors and all(name.startswith(_PARALLEL_PREFIX) for name in tensors) else ""
     return {
-        name.removeprefix(prefix): tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor
+        # NumPy's own answer knows no bfloat16.
+        name.removeprefix(prefix): tensor.astype(np.float32) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
         for name, tensor in tensors.items()
     }
 
@@ -66,7 +68,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except OSError as error:
         raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="WEIGHTS_UNREADABLE") from error
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StartupError(f"{path}: not a safetensors file ({error}).", reason="WEIGHTS_UNREADABLE") from error
 
 

@@ -25,10 +25,17 @@ MAX_ID = 2**53
 
 
 class MarkedBox(NamedTuple):
-    """One thing as its annotation has it; x_min, y_min, x_max, y_max in pixels of the picture."""
+    """One thing as its annotation has it.
+
+    Attributes:
+        label: name of its class.
+        corners: x_min, y_min, x_max, y_max in pixels of the picture.
+        ignored: it is a region that is neither to be found nor background: COCO's `iscrowd`, VOC's `difficult`.
+    """
 
     label: str
     corners: tuple[float, float, float, float]
+    ignored: bool = False
 
 
 class MarkedPicture(NamedTuple):
@@ -58,11 +65,12 @@ def voc_pictures(files: Files, image_set: str | None) -> tuple[list[MarkedPictur
         TrainingError: the layout is another, or there is no such list.
     """
     root = _voc_root(files)
+    written = _by_lower_suffix(files.names)
     pictures: list[MarkedPicture] = []
     flaws: list[str] = []
     for name in _voc_names(files, root, image_set):
         try:
-            pictures.append(_voc_picture(files, root, name, flaws))
+            pictures.append(_voc_picture(files, root, name, written, flaws))
         except ValueError as error:
             flaws.append(str(error))
     return pictures, flaws
@@ -119,7 +127,7 @@ def _voc_names(files: Files, root: str, image_set: str | None) -> list[str]:
     if image_set is None:
         folder = f"{root}Annotations/"
         return sorted(
-            name[len(folder) : -4] for name in files.names if name.startswith(folder) and name.endswith(".xml")
+            name[len(folder) : -4] for name in files.names if name.startswith(folder) and name.lower().endswith(".xml")
         )
     folder = f"{root}ImageSets/Main/"
     listing = f"{folder}{image_set}.txt"
@@ -133,28 +141,52 @@ def _voc_names(files: Files, root: str, image_set: str | None) -> list[str]:
     except ValueError as error:
         raise TrainingError(f"{files.path}: {listing}: {error}", reason="DATA_UNREADABLE") from error
     lines = content.decode("utf-8-sig", errors="replace").splitlines()
-    # The lists of one class have a second column.
-    names = [line.split()[0] for line in lines if line.strip()]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(_voc_name(files, root, line.strip()) for line in lines if line.strip()))
 
 
-def _voc_picture(files: Files, root: str, name: str, flaws: list[str]) -> MarkedPicture:
+def _voc_name(files: Files, root: str, line: str) -> str:
+    """Returns the name in a line of a list; those of one class say after it whether the class is there: 1, 0 or -1."""
+    name, *flag = line.rsplit(maxsplit=1)
+    has_flag = flag in (["1"], ["0"], ["-1"]) and f"{root}Annotations/{line}.xml" not in files.names
+    return name if has_flag else line
+
+
+def _by_lower_suffix(names: frozenset[str]) -> dict[str, str]:
+    """Returns the paths by the same with their suffixes in lower case."""
+    return {_with_lower_suffix(name): name for name in sorted(names)}
+
+
+def _with_lower_suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}{dot}{suffix.lower()}"
+
+
+def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str], flaws: list[str]) -> MarkedPicture:
     """Returns one picture; what is wrong with single boxes goes to `flaws`.
+
+    Args:
+        files: hold the set.
+        root: path of its folder, with a slash behind it.
+        name: of the picture and its annotation, without suffixes.
+        written: paths in `files` by the same with their suffixes in lower case: cameras write `.JPG`.
+        flaws: are added to.
 
     Raises:
         ValueError: the picture can't be used.
     """
-    file = f"{root}Annotations/{name}.xml"
-    if file not in files.names:
-        raise ValueError(f"{file}: the annotation is missing.")
+    file = written.get(f"{root}Annotations/{name}.xml", "")
+    if not file:
+        raise ValueError(f"{root}Annotations/{name}.xml: the annotation is missing.")
     try:
         content = files.read(file, most_bytes=MAX_XML_BYTES)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     tree = _xml(file, content)
     named = (tree.findtext("filename") or "").strip()
-    candidates = [f"{root}JPEGImages/{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
-    picture = next((one for one in (*candidates, f"{root}JPEGImages/{named}") if one in files.names), None)
+    of_name = [f"{root}JPEGImages/{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
+    exact = f"{root}JPEGImages/{named}"
+    candidates = (*of_name, exact, *(written.get(one) for one in (*of_name, _with_lower_suffix(exact))))
+    picture = next((one for one in candidates if one in files.names), None)
     if picture is None:
         raise ValueError(f"{file}: its picture {root}JPEGImages/{named or name + '.jpg'} is missing.")
     size = tree.find("size")
@@ -180,7 +212,8 @@ def _voc_box(file: str, thing: ET.Element) -> MarkedBox:
     label = (thing.findtext("name") or "").strip()
     if not label:
         raise ValueError(f"{file}: an object has no name.")
-    return MarkedBox(label=label, corners=(x_min, y_min, x_max, y_max))
+    difficult = (thing.findtext("difficult") or "").strip() not in ("", "0")
+    return MarkedBox(label=label, corners=(x_min, y_min, x_max, y_max), ignored=difficult)
 
 
 def _number(file: str, parent: ET.Element, name: str) -> float:
@@ -233,9 +266,8 @@ def _coco_marked(files: Files, content: JsonFields, names: dict[int, str], flaws
     images = _by_id(content, "images")
     for number, one in enumerate(content.objects("annotations")):
         try:
-            if not ("iscrowd" in one and one.number("iscrowd")):
-                image, box = _coco_box(one, images.keys(), names)
-                boxes[image].append(box)
+            image, box = _coco_box(one, images.keys(), names)
+            boxes[image].append(box)
         except (ValueError, KeyError, OverflowError) as error:
             flaws.append(f"annotations[{number}]: {_told(error)}")
     found = []
@@ -272,7 +304,8 @@ def _coco_box(fields: JsonFields, images: Container[int], names: dict[int, str])
     if len(corners) != 4:
         raise ValueError(f"`bbox` (={list(corners)}) must be 4 numbers.")
     x, y, width, height = corners
-    return image, MarkedBox(label=names[category], corners=(x, y, x + width, y + height))
+    crowd = "iscrowd" in fields and bool(fields.number("iscrowd"))
+    return image, MarkedBox(label=names[category], corners=(x, y, x + width, y + height), ignored=crowd)
 
 
 def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]) -> MarkedPicture:

@@ -7,6 +7,9 @@
 
 Corners are taken as edges, as today's tools write them. In the first VOC sets a corner is the number of a pixel,
 counted from 1: there the boxes come out up to a pixel smaller than they were drawn.
+
+Crowds (COCO's `iscrowd`) and difficult things (VOC's `difficult`) are regions to be ignored: they are not to be found,
+what is found in them is not wrong, and training does not take what lies in them for background.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import Preprocessing, decode, upright_size
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, coco_pictures, voc_pictures
-from twinsight_core.training.files import Files, in_chunks
+from twinsight_core.training.files import Files, check_names, in_chunks
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,7 +48,8 @@ class BoxedImages:
         boxes: [count, boxes, 4] float32, x_min, y_min, x_max, y_max in fractions of the picture, 0..1; zeros where
             there are no more.
         labels: [count, boxes] int32, index into `classes`; 0 where there are no more.
-        valid: [count, boxes] bool, which of them are there.
+        valid: [count, boxes] bool, which of them are things to be found.
+        ignored: [count, boxes] bool, which of the others are regions to be ignored.
         sizes: [count, 2] int32, height and width of the picture as it was, in pixels.
         classes: names of the classes.
         files: [count] path of each picture inside its source.
@@ -56,6 +60,7 @@ class BoxedImages:
     boxes: np.ndarray
     labels: np.ndarray
     valid: np.ndarray
+    ignored: np.ndarray
     sizes: np.ndarray
     classes: tuple[str, ...]
     files: tuple[str, ...]
@@ -107,8 +112,6 @@ def read_coco(
 ) -> BoxedImages:
     """Reads a set in the format of COCO: one JSON file, and pictures in a folder or a zip.
 
-    Boxes of crowds (`iscrowd`) are left out.
-
     Source: "COCO data format", cocodataset.org.
 
     Args:
@@ -147,6 +150,7 @@ class _Checked(NamedTuple):
         size: height and width as it was.
         boxes: [boxes, 4] float32, fractions.
         labels: [boxes] int32.
+        ignored: [boxes] bool.
         flaws: what is wrong with boxes that are not among these.
     """
 
@@ -154,6 +158,7 @@ class _Checked(NamedTuple):
     size: tuple[int, int]
     boxes: np.ndarray
     labels: np.ndarray
+    ignored: np.ndarray
     flaws: tuple[str, ...]
 
 
@@ -165,6 +170,7 @@ def _load(files: Files, marked: Sequence[MarkedPicture], flaws: Sequence[str], w
             f"{files.path}: there are {len(wanted.classes)} classes; there may be {MAX_CLASSES}.",
             reason="CLASSES_TOO_MANY",
         )
+    check_names(files.path, (one.file for one in marked))
     first: dict[str, MarkedPicture] = {}
     again = [one.file for one in marked if first.setdefault(one.file, one) is not one]
     told = [*flaws, *(f"{file}: a second annotation is of this picture." for file in again)]
@@ -214,7 +220,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
     width, height = upright_size(encoded)
     if one.size is not None and one.size != (width, height):
         return f"the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
-    labels, boxes, flaws = [], [], []
+    labels, boxes, ignored, flaws = [], [], [], []
     for box in one.boxes:
         corners = np.array(box.corners, np.float64) / [width, height, width, height]
         fractions = np.clip(corners, 0.0, 1.0).astype(np.float32)
@@ -227,6 +233,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         else:
             labels.append(wanted.classes.index(box.label))
             boxes.append(fractions)
+            ignored.append(box.ignored)
     if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
         return f"{len(labels)} boxes; at most {wanted.max_boxes} are taken."
     return pixels, _Checked(
@@ -234,6 +241,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         size=(height, width),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int32),
+        ignored=np.array(ignored, np.bool_),
         flaws=tuple(flaws),
     )
 
@@ -253,15 +261,17 @@ def _box_flaw(box: MarkedBox, width: int, height: int, classes: tuple[str, ...])
 def _padded(images: np.ndarray, kept: Sequence[_Checked], told: Sequence[str], wanted: _Wanted) -> BoxedImages:
     count, most = len(kept), wanted.max_boxes or max(1, *(len(one.labels) for one in kept))
     boxes, labels = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int32)
-    valid = np.zeros((count, most), np.bool_)
+    valid, ignored = np.zeros((count, most), np.bool_), np.zeros((count, most), np.bool_)
     for row, one in enumerate(kept):
         there = len(one.labels)
-        boxes[row, :there], labels[row, :there], valid[row, :there] = one.boxes, one.labels, True
+        boxes[row, :there], labels[row, :there] = one.boxes, one.labels
+        valid[row, :there], ignored[row, :there] = ~one.ignored, one.ignored
     return BoxedImages(
         images=images,
         boxes=boxes,
         labels=labels,
         valid=valid,
+        ignored=ignored,
         sizes=np.array([one.size for one in kept], np.int32),
         classes=wanted.classes,
         files=tuple(one.file for one in kept),

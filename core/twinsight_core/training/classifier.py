@@ -26,6 +26,7 @@ from twinsight_core.images import Preprocessing
 from twinsight_core.losses import cross_entropy, effective_number_weights, focal, logit_adjusted
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.packages import check_labels
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.distillation import Teacher, taught
@@ -74,7 +75,9 @@ def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
 
     Raises:
         TrainingError: there is one class, or a class has too few pictures.
+        PackageError: the names of the classes are too long for a card.
     """
+    check_labels(pictures.classes)
     if len(pictures.classes) < 2:
         raise TrainingError(
             f"There is one class (`{', '.join(pictures.classes)}`); a classifier wants two at least.",

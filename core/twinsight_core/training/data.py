@@ -4,7 +4,9 @@ A source is a folder or a zip (stored or compressed) whose pictures lie in one f
 path of its folder, without what all paths share and without the names of splits: `train/cat/1.jpg` and `val/cat/2.jpg`
 are of the class `cat`, and `Greek/alpha/1.png` is of `Greek/alpha`, in the group `Greek`. Pictures go through
 `twinsight_core.images.decode`: training sees exactly the pixels that serving sees, and every file that can't be read is
-told of before training begins. Of a file no more is read than serving would accept, whatever a zip unpacks to.
+told of before training begins. Of a file no more is read than serving would accept, whatever a zip unpacks to. Pictures
+of other formats and links that lead to nothing are such files; hidden files and those that are no pictures by their
+name (README, .txt, .json) are passed over.
 """
 
 from __future__ import annotations
@@ -23,11 +25,17 @@ from typing import TypedDict
 import numpy as np
 
 from twinsight_core.errors import InvalidImage, TrainingError
-from twinsight_core.images import Preprocessing, decode
-from twinsight_core.training.files import Files, in_chunks
+from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
+from twinsight_core.training.files import Files, check_names, in_chunks
 
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+OTHER_PICTURE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tif", ".tiff"}
+)
+"""What pictures are called that are not accepted: more likely forgotten than meant to be left out."""
+# macOS packs a folder of its own into zips.
+_NOT_OF_THE_SET = "__MACOSX"
 # Raised when the cache's layout changes, so that an old cache is not read.
 CACHE_VERSION = 4
 # More are counted and not named.
@@ -127,28 +135,37 @@ class PictureSource(Files):
         class_folders: whether pictures must lie in folders; those that lie in none are passed over then.
 
     Attributes:
-        files: paths of the pictures, sorted.
+        files: paths of the pictures, sorted; with those that `read` refuses for their names, and links that lead to
+            nothing.
 
     Raises:
-        TrainingError: it does not exist, there is no picture in a class folder (or none at all), or a class folder is
-            empty.
+        TrainingError: it does not exist, there is no picture in a class folder (or none at all), or a class folder
+            holds no picture of an accepted format, or a name is not UTF-8.
     """
 
     def __init__(self, path: Path, *, class_folders: bool = True) -> None:
         super().__init__(path)
-        if path.is_dir():
-            _check_folders(path)
-        self.files = tuple(
-            sorted(
-                name
-                for name in self.names
-                if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
-                and (len(PurePosixPath(name).parts) > 1 or not class_folders)
-            )
-        )
-        if not self.files:
+        least = 2 if class_folders else 1
+        names = [name for name in self.names if _is_shown(name) and len(PurePosixPath(name).parts) >= least]
+        accepted = [name for name in names if _suffix(name) in PICTURE_SUFFIXES]
+        if class_folders:
+            _check_folders(path, [one for one in self.folders if _is_shown(one)], accepted)
+        if not accepted:
             where = " in a class folder" if class_folders else ""
             raise TrainingError(f"{path} holds no picture{where}.", reason="DATA_EMPTY")
+        others = [name for name in names if _suffix(name) in OTHER_PICTURE_SUFFIXES]
+        # A link at the top may have been a class.
+        self.files = tuple(sorted([*accepted, *others, *(name for name in self.dangling if _is_shown(name))]))
+        check_names(path, self.files)
+
+    def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
+        """Returns a picture's content; as `Files.read`, and refuses what is of another format by its name."""
+        if name in self.dangling:
+            raise ValueError("It is a link that leads to nothing.")
+        if _suffix(name) in OTHER_PICTURE_SUFFIXES:
+            *most, last = sorted(PICTURE_SUFFIXES)
+            raise ValueError(f"Its format is not accepted; names must end in {', '.join(most)} or {last}.")
+        return super().read(name, most_bytes=most_bytes)
 
 
 def classes_of(files: Sequence[str]) -> list[str]:
@@ -160,13 +177,26 @@ def classes_of(files: Sequence[str]) -> list[str]:
     return ["/".join(parts) or whole[-1] for parts, whole in zip(kept, folders, strict=True)]
 
 
-def _check_folders(path: Path) -> None:
-    """Refuses class folders without a picture: more likely a mistake than a wish."""
-    empty = sorted(
-        folder.relative_to(path).as_posix()
-        for folder in path.rglob("*")
-        if folder.is_dir() and not any(folder.iterdir())
-    )
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _is_shown(name: str) -> bool:
+    """Returns whether neither a file nor a folder that it lies in is hidden."""
+    return not any(part.startswith(".") or part == _NOT_OF_THE_SET for part in PurePosixPath(name).parts)
+
+
+def _check_folders(path: Path, folders: Sequence[str], pictures: Sequence[str]) -> None:
+    """Refuses class folders without a picture: more likely a mistake than a wish.
+
+    Args:
+        path: the source, for the message.
+        folders: paths of all folders in it.
+        pictures: paths of the pictures of accepted formats.
+    """
+    filled = {str(parent) for name in pictures for parent in PurePosixPath(name).parents}
+    parents = {str(PurePosixPath(folder).parent) for folder in folders}
+    empty = sorted(set(folders) - filled - parents)
     if empty:
         raise TrainingError(f"{path}: these folders hold no picture: {_listed(empty)}.", reason="CLASS_EMPTY")
 
@@ -274,7 +304,7 @@ def read_class_folders(
         skip_bad: leave out pictures that can't be read.
 
     Raises:
-        TrainingError: there is no picture, a class folder is empty, or pictures can't be read and are not to be left
+        TrainingError: there is no picture, a class folder holds none, or pictures can't be read and are not to be left
             out; all of them are named.
     """
     source = PictureSource(path)

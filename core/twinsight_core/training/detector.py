@@ -64,13 +64,15 @@ class DetectorBatch(NamedTuple):
         images: [batch, height, width, 3] uint8, RGB, 0..255.
         boxes: [batch, boxes, 4] float32, fractions of the picture.
         labels: [batch, boxes] int32.
-        valid: [batch, boxes] bool, which of them are there.
+        valid: [batch, boxes] bool, which of them are things to be found.
+        ignored: [batch, boxes] bool, which of the others are regions that are no background.
     """
 
     images: np.ndarray | jax.Array
     boxes: np.ndarray | jax.Array
     labels: np.ndarray | jax.Array
     valid: np.ndarray | jax.Array
+    ignored: np.ndarray | jax.Array
 
 
 class DetectorSampler:
@@ -99,7 +101,11 @@ class DetectorSampler:
         rows = np.sort(order[step % each * self._batch :][: self._batch])
         data = self._data
         return DetectorBatch(
-            images=data.images[rows], boxes=data.boxes[rows], labels=data.labels[rows], valid=data.valid[rows]
+            images=data.images[rows],
+            boxes=data.boxes[rows],
+            labels=data.labels[rows],
+            valid=data.valid[rows],
+            ignored=data.ignored[rows],
         )
 
 
@@ -123,10 +129,11 @@ def detector_loss(
         augmentation: how strong the views are; None for the pictures as they are.
     """
     view, draw = jax.random.split(key)
-    images, boxes, labels, valid = (jnp.asarray(one) for one in batch)
+    images, boxes, labels, valid, ignored = (jnp.asarray(one) for one in batch)
     if augmentation is not None:
-        images, boxes, valid = boxed_views(view, images, boxes, valid, how=augmentation)
-    losses = network.losses(images, boxes, labels, valid, draw, sampling=sampling)
+        images, boxes, there = boxed_views(view, images, boxes, valid | ignored, how=augmentation)
+        valid, ignored = valid & there, ignored & there
+    losses = network.losses(images, boxes, labels, valid, draw, sampling=sampling, ignored=ignored)
     parts = {name: jnp.mean(value) for name, value in losses._asdict().items()}
     return sum(parts.values(), jnp.zeros(())), parts
 
@@ -134,8 +141,17 @@ def detector_loss(
 def true_boxes(data: BoxedImages) -> list[TrueBoxes]:
     """Returns what is to be found in each picture."""
     return [
-        TrueBoxes(boxes=boxes[valid], labels=labels[valid], height_px=int(height), width_px=int(width))
-        for boxes, labels, valid, (height, width) in zip(data.boxes, data.labels, data.valid, data.sizes, strict=True)
+        TrueBoxes(
+            boxes=boxes[valid],
+            labels=labels[valid],
+            height_px=int(height),
+            width_px=int(width),
+            ignored_boxes=boxes[ignored],
+            ignored_labels=labels[ignored],
+        )
+        for boxes, labels, valid, ignored, (height, width) in zip(
+            data.boxes, data.labels, data.valid, data.ignored, data.sizes, strict=True
+        )
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
+from twinsight_core.packages import check_labels
 from twinsight_core.training.box_formats import voc_lists, voc_pictures
 from twinsight_core.training.boxes import BoxedImages, read_coco, read_voc
 from twinsight_core.training.files import Files
@@ -63,6 +64,7 @@ def detector_parts(
     Raises:
         TrainingError: something is wrong with the set, it is too small, a list that is asked for is not there, the
             lists share pictures, or a part holds nothing that a network could see.
+        PackageError: the names of the classes are too long for a card.
     """
     lists = _lists(data, annotations, training_set, test_set)
     if lists is not None:
@@ -81,6 +83,7 @@ def detector_parts(
         rest, held_out = _parted(everything, _by_hash(everything), TEST_SHARE)
         train, validation = _parted(everything, rest, VALIDATION_SHARE)
         parts = DetectorParts(*(_rows(everything, rows) for rows in (train, validation, held_out)))
+    check_labels(parts.test.classes)
     _check_boxes(parts.train, preprocessing, "to train on")
     _check_boxes(parts.validation, preprocessing, "to choose the weights by")
     _check_boxes(parts.test, preprocessing, "for the scores")
@@ -186,6 +189,7 @@ def _rows(data: BoxedImages, rows: list[int]) -> BoxedImages:
         boxes=data.boxes[places],
         labels=data.labels[places],
         valid=data.valid[places],
+        ignored=data.ignored[places],
         sizes=data.sizes[places],
         files=tuple(data.files[row] for row in rows),
     )

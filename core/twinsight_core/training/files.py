@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import DEFAULT_LIMITS
 
 # What is held undecoded at a time: enough to keep all cores busy, however large the files are.
 _CHUNK_FILES, _CHUNK_BYTES = 64, 64 * 1024 * 1024
+# More names are counted and not told.
+_NAMED = 50
 _ENCRYPTED = 1  # PKWARE, APPNOTE 6.3.10, section 4.4.4
 # What `zipfile` raises, depending on where an archive is damaged; NotImplementedError is a RuntimeError.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
@@ -23,15 +27,19 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeEr
 class Files:
     """The files of a folder or a zip by their paths in it; nothing else is ever opened.
 
+    Symbolic links in a folder are followed; a link to a folder that it lies in leads nowhere new and is passed over.
+
     Args:
         path: a folder or a zip.
 
     Attributes:
         path: the same.
         names: paths of all files, with `/` between their parts.
+        folders: paths of all folders, likewise.
+        dangling: paths of links that lead to nothing.
 
     Raises:
-        TrainingError: it does not exist, or is neither.
+        TrainingError: it does not exist, or is neither, or a folder in it can't be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,15 +49,18 @@ class Files:
             self._archive = zipfile.ZipFile(path) if path.is_file() else None
             if self._archive is not None:
                 self._entries = {one.filename: one for one in self._archive.infolist() if not one.is_dir()}
-                self.names = frozenset(self._entries)
+                found = _of_archive(self._archive)
             elif path.is_dir():
-                self.names = frozenset(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+                found = _Listing(set(), set(), set())
+                _list(path, "", frozenset(), found)
             else:
                 raise TrainingError(f"{path}: there is no such folder or zip.", reason="DATA_MISSING")
         except OSError as error:
-            raise TrainingError(f"{path}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
+            where = error.filename or path
+            raise TrainingError(f"{where}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
         except _ZIP_ERRORS as error:
             raise TrainingError(f"{path}: neither a folder nor a zip.", reason="DATA_UNREADABLE") from error
+        self.names, self.folders, self.dangling = (frozenset(one) for one in found)
 
     def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
         """Returns a file's content.
@@ -82,7 +93,7 @@ class Files:
             if self._archive is not None:
                 state = (self._entries[name].CRC, self._entries[name].file_size)
             else:
-                found = (self.path / name).stat()
+                found = (self.path / name).stat(follow_symlinks=name not in self.dangling)
                 # The last is of the rights too: a file that could not be read may be readable now.
                 state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             digest.update(json.dumps([name, *state]).encode())
@@ -101,6 +112,78 @@ class Files:
         with archive.open(entry) as packed:
             # An entry may hold more than its header says; what is asked for is all that gets unpacked.
             return packed.read(max(1, entry.file_size))
+
+
+def check_names(path: Path, names: Iterable[str]) -> None:
+    """Checks that a source and its files have names that can be written in a card, a record or a report.
+
+    Args:
+        path: the source.
+        names: paths in it.
+
+    Raises:
+        TrainingError: some are not UTF-8; they are named with such bytes in hexadecimal.
+    """
+    known = (one for one in (path.name, *names) if not one.isascii())
+    bad = sorted({_escaped(one) for one in known if _escaped(one) != one})
+    if bad:
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise TrainingError(
+            f"{_escaped(str(path))}: names must be UTF-8; these are not: {', '.join(bad[:_NAMED])}{more}.",
+            reason="NAME_NOT_UTF8",
+        )
+
+
+def _escaped(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+
+
+class _Listing(NamedTuple):
+    """Paths of what lies in a folder or a zip; see `Files`."""
+
+    files: set[str]
+    folders: set[str]
+    dangling: set[str]
+
+
+def _list(folder: Path, name: str, above: frozenset[tuple[int, int]], into: _Listing) -> None:
+    """Adds what lies in a folder to a listing.
+
+    Args:
+        folder: the folder.
+        name: its path in the source, with a slash behind it; empty at the top.
+        above: device and inode of the folders that it lies in.
+        into: the listing.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+    state = folder.stat()
+    here = above | {(state.st_dev, state.st_ino)}
+    with os.scandir(folder) as entries:
+        for one in entries:
+            path = f"{name}{one.name}"
+            try:
+                is_folder, is_file = one.is_dir(), one.is_file()
+            except OSError:  # a link to itself, say
+                is_folder = is_file = False
+            if is_folder:
+                state = Path(one).stat()
+                if (state.st_dev, state.st_ino) not in here:
+                    into.folders.add(path)
+                    _list(Path(one), f"{path}/", here, into)
+            elif is_file:
+                into.files.add(path)
+            elif one.is_symlink() and not Path(one).exists():
+                into.dangling.add(path)
+
+
+def _of_archive(archive: zipfile.ZipFile) -> _Listing:
+    files = {one.filename for one in archive.infolist() if not one.is_dir()}
+    # Some packers put `./` before each name.
+    folders = {str(PurePosixPath(one.filename)) for one in archive.infolist() if one.is_dir()}
+    within = {str(parent) for name in files | folders for parent in PurePosixPath(name).parents}
+    return _Listing(files, (folders | within) - {".", "/"}, set())
 
 
 def in_chunks(files: Files, names: Sequence[str]) -> Iterator[list[bytes | str]]:

@@ -59,8 +59,8 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         files: paths of the pictures that the data has.
 
     Raises:
-        TrainingError: the list can't be read, a line is malformed, or it names pictures that are not there; all such
-            lines are named. Or all its pairs are of one kind.
+        TrainingError: the list can't be read, a line is malformed, contradicts an earlier one, or names pictures that
+            are not there; all such lines are named. Or all its pairs are of one kind.
     """
     try:
         # Spreadsheets write a byte order mark.
@@ -71,6 +71,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         raise TrainingError(f"{path}: the list is empty.", reason="PAIRS_EMPTY")
     read = _lfw(lines) if _LFW_HEAD.fullmatch(lines[0].strip()) else _table(lines)
     there, flaws, good = set(files), [], []
+    said: dict[frozenset[str], tuple[int, bool]] = {}
     for number, pair in read:
         if isinstance(pair, str):
             flaws.append(f"line {number}: {pair}")
@@ -78,6 +79,16 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         missing = [one for one in pair[:2] if one not in there]
         if missing:
             flaws.append(f"line {number}: there is no picture `{missing[0]}`")
+            continue
+        left, right, same, _ = pair
+        first, before = said.setdefault(frozenset((left, right)), (number, same))
+        if left == right and not same:
+            flaws.append(f"line {number}: `{left}` can't be different from itself")
+        elif before != same:
+            flaws.append(
+                f"line {number}: it contradicts line {first}, which has `{left}` and `{right}` as "
+                f"{'the same' if before else 'different'}"
+            )
         else:
             good.append(pair)
     if flaws or not good:

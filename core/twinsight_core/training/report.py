@@ -108,8 +108,8 @@ def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(labels) <= 40:
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(labels)), labels, parse_math=False)
     if len(labels) <= 20:
         for row, column in np.argwhere(counts > 0):
             shade = "white" if shares[row, column] > 0.5 else "black"
@@ -124,13 +124,15 @@ def lines_figure(
     """Returns curves by name over common axes."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
-    for name, (across, up) in lines.items():
-        axes.plot(across, up, label=name)
+    drawn = [axes.plot(across, up)[0] for across, up in lines.values()]
     axes.set(xlabel=x, ylabel=y)
     if logarithmic:
         axes.set_xscale("log")
     if len(lines) > 1:
-        axes.legend()
+        # Put in afterwards: a label that starts with "_" is left out, and one with two "$" is read as a formula.
+        legend = axes.legend(drawn, [str(number) for number in range(len(drawn))])
+        for text, name in zip(legend.get_texts(), lines, strict=True):
+            text.set(text=name, parse_math=False)
     axes.grid(alpha=0.3)
     return figure
 

@@ -28,7 +28,8 @@ def arguments(folder: Path) -> list[str]:
 
 def test_a_package_is_written_with_the_labels_of_the_file_and_what_is_said_of_it(tmp_path: Path) -> None:
     residual_network(tmp_path / "w.safetensors")
-    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
+    # Editors of some systems begin a file with a byte order mark.
+    (tmp_path / "labels.txt").write_text("\ufeffcat\ndog\n", encoding="utf-8")
     options = [
         "--labels",
         str(tmp_path / "labels.txt"),

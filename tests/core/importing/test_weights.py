@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -52,6 +53,21 @@ def checkpoint(folder: Path) -> Path:
     path = folder / "weights.ckpt"
     path.write_bytes(b"anything")
     return path
+
+
+def test_halves_of_a_safetensors_file_become_float32(tmp_path: Path) -> None:
+    # Written by hand, since NumPy has no bfloat16: the upper half of a float32.
+    values = np.array([1.5, -2.0, 0.15625], np.float32)
+    upper, half = (values.view(np.uint32) >> 16).astype(np.uint16), values.astype(np.float16)
+    places = {"a": {"dtype": "BF16", "shape": [3], "data_offsets": [0, 6]},
+              "b": {"dtype": "F16", "shape": [3], "data_offsets": [6, 12]}}  # fmt: skip
+    head = json.dumps(places).encode()
+    content = len(head).to_bytes(8, "little") + head + upper.tobytes() + half.tobytes()
+    (tmp_path / "halves.safetensors").write_bytes(content)
+    tensors = read_weights(tmp_path / "halves.safetensors")
+    for name in ("a", "b"):
+        assert tensors[name].dtype == np.float32
+        np.testing.assert_array_equal(tensors[name], values)
 
 
 def test_floats_of_a_safetensors_file_become_float32_and_integers_stay(tmp_path: Path) -> None:

@@ -93,9 +93,44 @@ def test_a_list_chooses_and_classes_keep_their_numbers(write: Write) -> None:
     assert data.boxes.shape == (1, 5, 4)
 
 
+def test_names_in_lists_may_hold_spaces(write: Write) -> None:
+    names = ("my photo", "cat", "photo 1", "two words")
+    files = {f"Annotations/{name}.xml": annotation(("cat", 1, 1, 5, 5), name=f"{name}.jpg") for name in names}
+    files |= {f"JPEGImages/{name}.jpg": picture() for name in names}
+    files["ImageSets/Main/train.txt"] = b"my photo\n photo 1 \n"
+    files["ImageSets/Main/cat_train.txt"] = b"my photo  1\ncat 0\nphoto 1 -1\ntwo words -1\n"
+    data = write(files)
+    assert [Path(one).stem for one in read_voc(data, preprocessing=SIZE, image_set="train").files] == [
+        "my photo",
+        "photo 1",
+    ]
+    of_class = read_voc(data, preprocessing=SIZE, image_set="cat_train")
+    assert [Path(one).stem for one in of_class.files] == ["my photo", "cat", "photo 1", "two words"]
+
+
+def test_suffixes_may_be_in_any_case(write: Write) -> None:
+    files = {
+        "Annotations/A1.xml": annotation(("cat", 1, 1, 5, 5), name="A1.jpg"),
+        "Annotations/b.XML": annotation(("cat", 1, 1, 5, 5), name="c.jpg"),
+        "JPEGImages/A1.JPG": picture(),
+        "JPEGImages/c.Jpg": picture(),
+    }
+    data = read_voc(write(files), preprocessing=SIZE)
+    assert data.files == ("JPEGImages/A1.JPG", "JPEGImages/c.Jpg")
+
+
 def test_a_picture_may_hold_nothing(write: Write) -> None:
     data = read_voc(write({**GOOD, "Annotations/b.xml": annotation(name="b.jpg")}), preprocessing=SIZE)
     assert data.valid.tolist() == [[True, True], [False, False]]
+
+
+def test_difficult_things_are_regions_to_be_ignored(write: Write) -> None:
+    cat, dog = ("cat", 16, 12, 32, 48), ("dog", 0, 0, 64, 24)
+    xml = annotation(cat, dog).replace(b"<name>cat</name>", b"<name>cat</name><difficult>1</difficult>")
+    xml = xml.replace(b"<name>dog</name>", b"<name>dog</name><difficult>0</difficult>")
+    data = read_voc(write({**GOOD, "Annotations/a.xml": xml}), preprocessing=SIZE)
+    assert data.valid.tolist() == [[False, True], [True, False]]
+    assert data.ignored.tolist() == [[True, False], [False, False]]
 
 
 BAD = {
@@ -271,9 +306,15 @@ def test_coco_boxes_are_read_by_their_corner_and_size(write: Write, tmp_path: Pa
     data = read_coco(coco(tmp_path), write(COCO_PICTURES), preprocessing=SIZE)
     assert data.classes == ("cat", "dog")
     assert data.files == ("val/a.jpg", "val/deep/b.jpg")
-    assert data.labels.tolist() == [[1], [0]]
+    assert data.labels.tolist() == [[1, 0], [0, 0]]
     np.testing.assert_allclose(data.boxes[:, 0], [[0.25, 0.25, 0.5, 1.0], [0, 0, 1, 0.5]])
-    assert data.valid.all()
+    assert data.valid.tolist() == [[True, False], [True, False]]
+
+
+def test_crowds_are_regions_to_be_ignored(write: Write, tmp_path: Path) -> None:
+    data = read_coco(coco(tmp_path), write(COCO_PICTURES), preprocessing=SIZE)
+    assert data.ignored.tolist() == [[False, False], [False, True]]
+    np.testing.assert_allclose(data.boxes[1, 1], [0, 0, 9 / 64, 9 / 48])
 
 
 def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_path: Path) -> None:

@@ -357,3 +357,89 @@ def test_a_batch_holds_its_share_of_classes_and_depends_on_the_step_alone(seed: 
 def test_a_share_can_not_want_more_classes_than_there_are() -> None:
     with pytest.raises(ValueError, match=r"^`classes` \(=3\) must lie in 1\.\.2, the classes there are\.$"):
         Share(rows=rows_by_class(np.array([0, 1])), classes=3)
+
+
+def written(path: Path, *files: str) -> Path:
+    for number, name in enumerate(files):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(png(number))
+    return path
+
+
+def test_links_to_folders_are_followed_and_those_in_a_circle_are_not(tmp_path: Path) -> None:
+    written(tmp_path / "else" / "dogs", "1.png", "deep/2.png")
+    data = written(tmp_path / "set", "cat/1.png")
+    (data / "dog").symlink_to(tmp_path / "else" / "dogs")
+    (data / "hound").symlink_to(data / "dog")
+    (data / "cat" / "round").symlink_to(data)
+    (tmp_path / "else" / "dogs" / "deep" / "up").symlink_to("..")
+    (data / "cat" / "2.png").symlink_to(tmp_path / "else" / "dogs" / "1.png")
+    pictures = read_class_folders(data, preprocessing=SMALL)
+    of_dogs = ("dog/1.png", "dog/deep/2.png", "hound/1.png", "hound/deep/2.png")
+    assert pictures.files == ("cat/1.png", "cat/2.png", *of_dogs)
+    assert pictures.classes == ("cat", "dog", "dog/deep", "hound", "hound/deep")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".bmp", ".tif", ".TIFF", ".heic", ".avif", ".jfif"])
+def test_a_folder_of_pictures_of_another_format_is_refused(tmp_path: Path, suffix: str) -> None:
+    data = written(tmp_path / "set", "cat/1.png", f"dog/1{suffix}", f"birds/owl/1{suffix}")
+    with pytest.raises(TrainingError, match=r"these folders hold no picture: birds/owl, dog\.$"):
+        read_class_folders(data, preprocessing=SMALL, skip_bad=True)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("cat/1.png", f"dog/1{suffix}"):
+            archive.writestr(name, png(1))
+    with pytest.raises(TrainingError, match=r"these folders hold no picture: dog\.$"):
+        PictureSource(tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_pictures_of_another_format_and_dangling_links_are_named_or_left_out(tmp_path: Path, cached: bool) -> None:
+    data = written(tmp_path / "set", "cat/1.png", "cat/2.gif", "dog/1.jpeg", "dog/2.JFIF")
+    (data / "cat" / "3.png").symlink_to(tmp_path / "gone.png")
+    (data / "owl").symlink_to(tmp_path / "gone")
+    (data / "dog" / "self").symlink_to("self")
+    cache = tmp_path / "cache" if cached else None
+    with pytest.raises(TrainingError) as raised:
+        read_class_folders(data, preprocessing=SMALL, cache_dir=cache)
+    other = "Its format is not accepted; names must end in .jpeg, .jpg, .png or .webp."
+    nothing = "It is a link that leads to nothing."
+    assert raised.value.message.endswith(
+        f"5 pictures can't be read, which --skip-bad leaves out: cat/2.gif ({other}), "
+        f"cat/3.png ({nothing}), dog/2.JFIF ({other}), dog/self ({nothing}), owl ({nothing})"
+    )
+    good = read_class_folders(data, preprocessing=SMALL, cache_dir=cache, skip_bad=True)
+    assert good.files == ("cat/1.png", "dog/1.jpeg")
+    assert good.skipped == ("cat/2.gif", "cat/3.png", "dog/2.JFIF", "dog/self", "owl")
+
+
+def test_hidden_files_and_those_that_are_no_pictures_are_passed_over(tmp_path: Path) -> None:
+    names = ("README", "words.txt", "1.json", ".DS_Store", "Thumbs.db", "._1.png", ".thumbnails/1.png", ".empty/.keep")
+    data = written(tmp_path / "set", "cat/1.png", *(f"cat/{name}" for name in names), "__MACOSX/cat/._1.png")
+    (data / "cat" / ".lock").symlink_to("nobody@nowhere")
+    assert PictureSource(data).files == ("cat/1.png",)
+
+
+def test_a_zip_may_begin_names_with_the_folder_that_it_was_packed_in(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.mkdir("./cat")
+        archive.writestr("./cat/1.png", png(1))
+    assert PictureSource(tmp_path / "set.zip").files == ("./cat/1.png",)
+
+
+def test_a_folder_without_pictures_is_no_class_of_a_list_of_pairs(tmp_path: Path) -> None:
+    data = written(tmp_path, "1.png", "notes/a.txt")
+    assert PictureSource(data, class_folders=False).files == ("1.png",)
+
+
+def test_a_folder_that_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written(tmp_path, "cat/1.png", "dog/1.png")
+    scan = os.scandir
+
+    def locked(path: Path) -> object:
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(TrainingError, match=r"/dog: can't be read \(Permission denied\)\.$"):
+        PictureSource(data)

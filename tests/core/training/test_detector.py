@@ -1,16 +1,23 @@
+import contextlib
+import io
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.detection import FoundBoxes, detection_score
+from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training.box_augment import BoxAugmentation
-from twinsight_core.training.boxes import BoxedImages
+from twinsight_core.training.boxes import BoxedImages, read_coco
 from twinsight_core.training.detector import (
     DetectorBatch,
     DetectorSampler,
@@ -58,6 +65,7 @@ def rectangles(count: int, *, seed: int = 0) -> BoxedImages:
         boxes=boxes,
         labels=labels,
         valid=valid,
+        ignored=np.zeros_like(valid),
         sizes=np.tile(np.array([[HEIGHT, WIDTH]], np.int32), (count, 1)),
         classes=("red", "blue"),
         files=tuple(f"{row}.png" for row in range(count)),
@@ -85,9 +93,13 @@ def test_a_tiny_detector_learns_rectangles(tmp_path: Path) -> None:
     assert all((one.scores > 0).all() for one in found)
 
 
+def batch_of(data: BoxedImages) -> DetectorBatch:
+    return DetectorBatch(data.images, data.boxes, data.labels, data.valid, data.ignored)
+
+
 def test_the_loss_is_the_sum_of_its_parts_and_leaves_evaluation_statistics() -> None:
     data = rectangles(2)
-    batch = DetectorBatch(images=data.images, boxes=data.boxes, labels=data.labels, valid=data.valid)
+    batch = batch_of(data)
     network = FasterRCNN(config=TINY, rngs=nnx.Rngs(0))
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.BatchStat))]
@@ -125,3 +137,71 @@ def test_too_few_pictures_and_other_classes_are_told(tmp_path: Path) -> None:
             DetectorTraining(network=three),
             checkpoints=tmp_path,
         )
+
+
+def test_nothing_in_a_region_to_be_ignored_is_trained_on() -> None:
+    data = rectangles(2)
+    network = FasterRCNN(config=TINY, rngs=nnx.Rngs(0))
+    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+    mirrored = BoxAugmentation(zoom=(1.0, 1.0), aspect=1.0, shift=0.0, mirror_x=1.0, colour=0.0, untouched=0.0)
+
+    def parts(data: BoxedImages, augmentation: BoxAugmentation | None = None) -> dict[str, float]:
+        _, found = detector_loss(network, batch_of(data), jax.random.key(0), augmentation=augmentation)
+        return {name: float(value) for name, value in found.items()}
+
+    nowhere = np.zeros_like(data.valid)
+    background = parts(replace(data, valid=nowhere))
+    assert background["objectness"] > 0
+    assert background["classification"] > 0
+    # Anchors reach beyond the picture, proposals do not.
+    beyond = np.broadcast_to(np.array([-1, -1, 2, 2], np.float32), data.boxes.shape)
+    nothing = {"objectness": 0, "proposal": 0, "classification": 0, "regression": 0}
+    assert parts(replace(data, valid=nowhere, ignored=~nowhere, boxes=beyond)) == nothing
+    whole = np.clip(beyond, 0, 1)
+    assert parts(replace(data, valid=nowhere, ignored=~nowhere, boxes=whole), mirrored)["classification"] == 0
+
+
+CROWDED = {
+    "images": [{"id": 7, "file_name": "a.png", "height": 100, "width": 200}],
+    "categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "plate"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 1, "bbox": [10, 10, 40, 40], "area": 1600, "iscrowd": 0},
+        {"id": 2, "image_id": 7, "category_id": 1, "bbox": [100, 10, 90, 80], "area": 7200, "iscrowd": 1},
+        {"id": 3, "image_id": 7, "category_id": 2, "bbox": [20, 60, 40, 30], "area": 1200, "iscrowd": 0},
+    ],
+}
+IN_CROWD = [
+    {"image_id": 7, "category_id": 1, "bbox": [110, 20, 20, 20], "score": 0.95},
+    {"image_id": 7, "category_id": 1, "bbox": [150, 50, 30, 30], "score": 0.90},
+    {"image_id": 7, "category_id": 1, "bbox": [11, 10, 40, 40], "score": 0.50},
+    # In the crowd of another class, and half outside one: these two are wrong.
+    {"image_id": 7, "category_id": 2, "bbox": [110, 20, 20, 20], "score": 0.80},
+    {"image_id": 7, "category_id": 2, "bbox": [20, 60, 40, 28], "score": 0.60},
+]
+
+
+def test_scores_with_crowds_equal_those_of_pycocotools_on_the_same_file(tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco", reason="the extra `train` is not installed")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", (200, 100)).save(tmp_path / "set" / "a.png")
+    (tmp_path / "truth.json").write_text(json.dumps(CROWDED))
+    (tmp_path / "found.json").write_text(json.dumps(IN_CROWD))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO(str(tmp_path / "truth.json"))
+        evaluation = cocoeval.COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    data = read_coco(tmp_path / "truth.json", tmp_path / "set", preprocessing=Preprocessing(height_px=50, width_px=100))
+    detections = json.loads((tmp_path / "found.json").read_text())
+    corners = np.array([[x, y, x + width, y + height] for x, y, width, height in (one["bbox"] for one in detections)])
+    found = FoundBoxes(
+        boxes=corners / [200, 100, 200, 100],
+        labels=np.array([one["category_id"] for one in detections]) - 1,
+        scores=np.array([one["score"] for one in detections]),
+    )
+    score = detection_score(true_boxes(data), [found], classes=2)
+    assert (score.ap, score.ap_50, score.ap_75) == pytest.approx(tuple(evaluation.stats[:3]), abs=1e-12)
+    assert score.class_ap_50 == pytest.approx((1.0, 0.5))
+    assert score.boxes == 2

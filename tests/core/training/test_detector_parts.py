@@ -151,6 +151,7 @@ def boxed(sides: Sequence[float], labels: Sequence[int]) -> BoxedImages:
         boxes=boxes,
         labels=np.array([labels], np.int32),
         valid=np.ones((1, len(sides)), np.bool_),
+        ignored=np.zeros((1, len(sides)), np.bool_),
         sizes=np.array([[32, 32]], np.int32),
         classes=("cat", "dog"),
         files=("a.png",),

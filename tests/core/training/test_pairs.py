@@ -57,6 +57,12 @@ def test_the_list_of_lfw(tmp_path: Path) -> None:
         ("", r"the list is empty\.$"),
         (f"{FILES[0]},x.jpg,1\nmalformed\n", r"line 1: there is no picture `x\.jpg`; line 2: it must be LEFT,RIGHT,"),
         (f"{FILES[0]},{FILES[1]},2\n", "line 1: it must be LEFT,RIGHT,SAME"),
+        (
+            f"{FILES[0]},{FILES[1]},1\n{FILES[1]},{FILES[0]},0\n{FILES[2]},{FILES[2]},0\n",
+            rf"pairs\.txt: line 2: it contradicts line 1, which has `{FILES[1]}` and `{FILES[0]}` as the same; "
+            rf"line 3: `{FILES[2]}` can't be different from itself\.$",
+        ),
+        ("1\t1\na\t1\ta\t2\na\t2\t1\n", "line 3: it contradicts line 2, which has .* as different"),
         ("1\t1\na\t1\n", "line 2: it must be NAME, NUMBER, NUMBER or"),
         ("left,right,same\n", r"no pair in it\.$"),
         ("10\t0\na\t1\t2\n", r"line 1: the numbers of folds and of pairs \(=10\t0\) must be at least 1\.$"),

@@ -38,12 +38,23 @@ def intersection_over_union(left: jax.Array, right: jax.Array) -> jax.Array:
     Returns:
         [..., n, m] float32, 0..1; 0 between boxes without area.
     """
-    least = jnp.maximum(left[..., :, None, :2], right[..., None, :, :2])
-    most = jnp.minimum(left[..., :, None, 2:], right[..., None, :, 2:])
-    sides = jnp.maximum(most - least, 0.0)
-    common = sides[..., 0] * sides[..., 1]
+    common = _common_area(left, right)
     union = box_area(left)[..., :, None] + box_area(right)[..., None, :] - common
     return jnp.where(union > 0, common / jnp.where(union > 0, union, 1.0), 0.0)
+
+
+def covered_share(boxes: jax.Array, regions: jax.Array) -> jax.Array:
+    """Returns the share of each box's area that lies in each region.
+
+    Args:
+        boxes: [..., n, 4] float32.
+        regions: [..., m, 4] float32.
+
+    Returns:
+        [..., n, m] float32, 0..1; 0 for boxes without area.
+    """
+    area = box_area(boxes)[..., :, None]
+    return jnp.where(area > 0, _common_area(boxes, regions) / jnp.where(area > 0, area, 1.0), 0.0)
 
 
 def encode(boxes: jax.Array, *, anchors: jax.Array, weights: tuple[float, float, float, float]) -> jax.Array:
@@ -110,6 +121,13 @@ def wide_enough(boxes: jax.Array, *, least_px: float) -> jax.Array:
 def picture_scale(height_px: int, width_px: int) -> jax.Array:
     """Returns what fractions of a picture are multiplied by to be pixels, [4] float32."""
     return jnp.array([width_px, height_px, width_px, height_px], jnp.float32)
+
+
+def _common_area(left: jax.Array, right: jax.Array) -> jax.Array:
+    least = jnp.maximum(left[..., :, None, :2], right[..., None, :, :2])
+    most = jnp.minimum(left[..., :, None, 2:], right[..., None, :, 2:])
+    sides = jnp.maximum(most - least, 0.0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def _centre_and_size(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:

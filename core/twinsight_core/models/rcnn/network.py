@@ -132,6 +132,7 @@ class FasterRCNN(nnx.Module):
         key: jax.Array,
         *,
         sampling: Sampling | None = None,
+        ignored: jax.Array | None = None,
     ) -> DetectionLosses:
         """Returns the parts of the loss of each picture.
 
@@ -144,6 +145,7 @@ class FasterRCNN(nnx.Module):
             valid: [batch, boxes] bool, which of them are there.
             key: of what is drawn at random.
             sampling: what is drawn; None for its defaults.
+            ignored: [batch, boxes] bool, which of the others are regions that are no background; None: none.
         """
         how = sampling or Sampling()
         batch, height, width, _ = images.shape
@@ -151,7 +153,7 @@ class FasterRCNN(nnx.Module):
         first = self._propose(images)
         anchor_key, roi_key = jax.random.split(key)
         wanted = jax.vmap(partial(anchor_targets, anchors=jnp.concatenate(first.anchors), how=how))(
-            jax.random.split(anchor_key, batch), boxes=true, valid=valid
+            jax.random.split(anchor_key, batch), boxes=true, valid=valid, ignored=ignored
         )
         logits, deltas = jnp.concatenate(first.logits, axis=1), jnp.concatenate(first.deltas, axis=1)
         rois = jax.vmap(partial(roi_targets, classes=self._config.classes, how=how))(
@@ -161,6 +163,7 @@ class FasterRCNN(nnx.Module):
             boxes=true,
             labels=labels,
             valid=valid,
+            ignored=ignored,
         )
         class_logits, class_deltas = self._second(first.maps, rois.boxes)
         # Background has no deltas; its boxes do not count, so any class's will do.

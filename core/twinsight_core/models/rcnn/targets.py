@@ -12,7 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from twinsight_core.models.rcnn.boxes import BOX_HEAD_WEIGHTS, PROPOSAL_WEIGHTS, encode, intersection_over_union
+from twinsight_core.models.rcnn.boxes import (
+    BOX_HEAD_WEIGHTS,
+    PROPOSAL_WEIGHTS,
+    covered_share,
+    encode,
+    intersection_over_union,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Sampling:
         rois: boxes that the box head sees.
         roi_share: most of them that are positive, 0..1.
         roi_positive: overlap with a true box from which one of them is positive; the others are background.
+        ignored_share: share of an anchor or box in a region to be ignored from which it is no background, 0..1.
+            Source: Girshick et al., "Detectron", 2018, `TRAIN.CROWD_FILTER_THRESH`.
 
     Raises:
         ValueError: a value breaks its rule.
@@ -42,12 +50,14 @@ class Sampling:
     rois: int = 64
     roi_share: float = 0.25
     roi_positive: float = 0.5
+    ignored_share: float = 0.7
 
     def __post_init__(self) -> None:
         for name in ("anchors", "rois"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must be at least 1.")
-        for name in ("anchor_share", "anchor_positive", "anchor_negative", "roi_share", "roi_positive"):
+        shares = ("anchor_share", "anchor_positive", "anchor_negative", "roi_share", "roi_positive", "ignored_share")
+        for name in shares:
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"`{name}` (={getattr(self, name)}) must be above 0 and at most 1.")
         if self.anchor_negative > self.anchor_positive:
@@ -110,7 +120,13 @@ def draw(key: jax.Array, *, positive: jax.Array, negative: jax.Array, count: int
 
 
 def anchor_targets(
-    key: jax.Array, *, anchors: jax.Array, boxes: jax.Array, valid: jax.Array, how: Sampling
+    key: jax.Array,
+    *,
+    anchors: jax.Array,
+    boxes: jax.Array,
+    valid: jax.Array,
+    how: Sampling,
+    ignored: jax.Array | None = None,
 ) -> AnchorTargets:
     """Returns what the anchors of a picture should say.
 
@@ -124,6 +140,7 @@ def anchor_targets(
         boxes: [boxes, 4] float32, pixels.
         valid: [boxes] bool, which of them are there.
         how: what is drawn.
+        ignored: [boxes] bool, which of the others are regions to be ignored; None: none.
     """
     overlap = jnp.where(valid, intersection_over_union(anchors, boxes), 0.0)
     nearest, best = jnp.argmax(overlap, axis=1), jnp.max(overlap, axis=1)
@@ -133,7 +150,7 @@ def anchor_targets(
     sampled = draw(
         key,
         positive=positive,
-        negative=~positive & (best < how.anchor_negative),
+        negative=~positive & (best < how.anchor_negative) & ~_in_ignored(anchors, boxes, ignored, how),
         count=how.anchors,
         most_positive=max(1, int(how.anchors * how.anchor_share)),
     )
@@ -151,6 +168,7 @@ def roi_targets(
     valid: jax.Array,
     classes: int,
     how: Sampling,
+    ignored: jax.Array | None = None,
 ) -> RoiTargets:
     """Returns the boxes that the box head sees of a picture: drawn from the proposals and the true boxes themselves.
 
@@ -163,6 +181,7 @@ def roi_targets(
         valid: [boxes] bool, which of them are there.
         classes: how many.
         how: what is drawn.
+        ignored: [boxes] bool, which of the others are regions to be ignored; None: none.
     """
     among, present = jnp.concatenate([proposals, boxes]), jnp.concatenate([there, valid])
     overlap = jnp.where(valid, intersection_over_union(among, boxes), 0.0)
@@ -171,7 +190,7 @@ def roi_targets(
     drawn = draw(
         key,
         positive=positive,
-        negative=present & ~positive,
+        negative=present & ~positive & ~_in_ignored(among, boxes, ignored, how),
         count=how.rois,
         most_positive=max(1, int(how.rois * how.roi_share)),
     )
@@ -188,3 +207,17 @@ def roi_targets(
         sampled=sampled,
         deltas=encode(boxes[true], anchors=chosen, weights=BOX_HEAD_WEIGHTS),
     )
+
+
+def _in_ignored(boxes: jax.Array, regions: jax.Array, ignored: jax.Array | None, how: Sampling) -> jax.Array:
+    """Returns which boxes lie in a region to be ignored, [n] bool.
+
+    Args:
+        boxes: [n, 4] float32, pixels.
+        regions: [m, 4] float32, pixels.
+        ignored: [m] bool, which of `regions` count; None: none.
+        how: how much of a box must lie in one.
+    """
+    if ignored is None:
+        return jnp.zeros(len(boxes), jnp.bool_)
+    return jnp.any(ignored & (covered_share(boxes, regions) >= how.ignored_share), axis=1)

@@ -71,6 +71,34 @@ def test_without_true_boxes_all_anchors_are_negative() -> None:
     assert np.isfinite(targets.deltas).all()
 
 
+def test_anchors_in_a_region_to_be_ignored_are_no_background() -> None:
+    ignored = jnp.array([False, False, True])
+    boxes = BOXES.at[2].set(jnp.array([70.0, 70, 100, 100]))
+    anchors = jnp.array([[0.0, 0, 10, 10], [75, 75, 80, 80], [66, 70, 76, 80], [60, 70, 80, 90], [20, 20, 30, 30]])
+    targets = anchor_targets(KEY, anchors=anchors, boxes=boxes, valid=VALID, how=Sampling(), ignored=ignored)
+    # The third lies in the region with 0.6 of its area, the fourth with half: the rule is 0.7.
+    assert targets.positive.tolist() == [True, False, False, False, False]
+    assert targets.sampled.tolist() == [True, False, True, True, True]
+
+
+def test_proposals_in_a_region_to_be_ignored_are_no_background() -> None:
+    targets = roi_targets(
+        KEY,
+        proposals=jnp.array([[75.0, 75, 80, 80], [90, 0, 95, 5]]),
+        there=jnp.ones(2, bool),
+        boxes=BOXES.at[2].set(jnp.array([70.0, 70, 100, 100])),
+        labels=jnp.array([2, 0, 1]),
+        valid=VALID,
+        classes=3,
+        how=Sampling(rois=8, roi_share=1.0),
+        ignored=jnp.array([False, False, True]),
+    )
+    drawn = {
+        tuple(box) for box, sampled in zip(targets.boxes.tolist(), targets.sampled.tolist(), strict=True) if sampled
+    }
+    assert drawn == {(90, 0, 95, 5), (0, 0, 10, 10), (40, 40, 60, 60)}
+
+
 def test_proposals_become_classes_or_background_and_true_boxes_join_them() -> None:
     proposals = jnp.array([[0.0, 0, 10, 6], [0, 0, 10, 4], [41, 41, 61, 61], [90, 90, 95, 95], [0, 0, 10, 10]])
     there = jnp.array([True, True, True, True, False])
