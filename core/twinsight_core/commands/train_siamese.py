@@ -181,6 +181,7 @@ def _train_on_classes(
     read = run.pictures()
     config = how.network
     siamese.Sampler(read, siamese.split(read, how).train, how)  # says what is wrong before a network is made
+    network = _first_network(run, config, start)
     run.begin(
         {"dimension": config.dimension, "classes": how.classes, "pictures of each": how.pictures,
          "groups": how.groups, "turns": how.turns, "flatten": config.pooling == "flatten", "loss": how.loss,
@@ -188,13 +189,12 @@ def _train_on_classes(
         read.files,
         start,
     )  # fmt: skip
-    network = _first_network(run, config, start)
     with closing(Watching(run)) as watching:
         trained, parts, _ = siamese.train_siamese(
             network,
             read,
             how,
-            checkpoints=run.work / "checkpoints",
+            checkpoints=run.checkpoints,
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
             teacher=teacher,
@@ -236,19 +236,19 @@ def _train_on_pairs(
         _LOG.warning("skipped %s", file)
     _LOG.info("%d pairs of %d pictures", len(read.pairs.same), len(read.pairs.files))
     siamese_pairs.split(read.pairs, how)  # says what is wrong before a network is made
+    network = _first_network(run, config, start)
     run.begin(
         {"pairs": read.digest, "pairs in batch": how.batch, "dimension": config.dimension,
          "flatten": config.pooling == "flatten", "margin": how.margin, "held out": how.test},
         read.pairs.files,
         start,
     )  # fmt: skip
-    network = _first_network(run, config, start)
     with closing(Watching(run)) as watching:
         trained, parts, _ = siamese_pairs.train_on_pairs(
             network,
             read,
             how,
-            checkpoints=run.work / "checkpoints",
+            checkpoints=run.checkpoints,
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
             teacher=teacher,

@@ -197,6 +197,18 @@ def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(labelling: Pat
     assert "it had other pictures. " in done.stderr
 
 
+def test_a_mistaken_command_leaves_a_run_that_can_be_gone_on_with(labelling: Path, classes: Path) -> None:
+    before = load_package(labelling).digest
+    arguments = ["cnn", "--data", str(classes), "--out", str(labelling), *SMALL, "--steps", "60", "--batch-size", "24",
+                 "--learning-rate", "3e-3"]  # fmt: skip
+    mistaken = run(train, *arguments, "--start", "base")
+    assert mistaken.exit_code == 1
+    assert "The model `base` does not have the backbone that is trained" in mistaken.stderr
+    done = run(train, *arguments, "--resume")
+    assert done.exit_code == 0, done.output
+    assert load_package(labelling).digest == before
+
+
 def test_blocks_drawn_at_random_are_not_frozen(classes: Path, tmp_path: Path) -> None:
     done = run(train, "cnn", "--data", classes, "--out", tmp_path / "x", *SMALL[:-1], "2")
     assert done.exit_code == 2
@@ -386,6 +398,14 @@ def test_a_detector_is_trained_measured_and_evaluated_again(boxes: Path, tmp_pat
     measured = json.loads(again.stdout)["scores"]
     assert {name: round(value, 4) for name, value in measured.items()} == package.card.scores
     assert run(calibrate, "--model", out, "--data", boxes).exit_code == 1
+
+
+def test_a_batch_of_more_pictures_than_there_are_begins_no_run(boxes: Path, tmp_path: Path) -> None:
+    done = run(train, "rcnn", "--data", boxes, "--out", tmp_path / "x", "--start", "none", "--backbone", "glyphs",
+               "--size", "64", "--frozen-blocks", "0", "--batch-size", "40")  # fmt: skip
+    assert done.exit_code == 1
+    assert "pictures to train on; a batch wants 40." in done.stderr
+    assert not (tmp_path / ".x.training").exists()
 
 
 def test_a_recipe_is_the_command_without_paths_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
