@@ -25,6 +25,7 @@ from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training import classifier, detector
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
+from twinsight_core.training.digests import boxed_digests, labelled_digests
 from twinsight_core.training.distillation import check_teacher, label_teacher
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import classification_findings, detection_findings
@@ -83,7 +84,9 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     teacher = None if run.distillation is None else label_teacher(run.distillation, pictures.classes)
     network = Classifier(config=config, rngs=nnx.Rngs(run.seed))
     network = network if start is None else start_from(network, start)
-    run.begin({"batch size": batch_size, "balance": balance}, pictures.files, start)
+    run.begin(
+        {"batch size": batch_size, "balance": balance}, data=labelled_digests(pictures), network=config, start=start
+    )
     with closing(Watching(run)) as watching:
         trained, parts, _ = classifier.train_classifier(
             network,
@@ -170,8 +173,8 @@ def rcnn(
     network = FasterRCNN(config=config, rngs=nnx.Rngs(run.seed))
     network.eval()  # type: ignore[no-untyped-call]  # batches are too small for batch norm's statistics
     network = network if start is None else start_from(network, start)
-    files = [*parts.train.files, "", *parts.validation.files, "", *parts.test.files]
-    run.begin({"width": size.width_px, "batch size": batch_size}, files, start)
+    digests = boxed_digests([parts.train, parts.validation, parts.test])
+    run.begin({"width": size.width_px, "batch size": batch_size}, data=digests, network=config, start=start)
     with closing(Watching(run)) as watching:
         trained, _, _ = detector.train_detector(
             network,

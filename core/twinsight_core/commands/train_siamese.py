@@ -22,6 +22,7 @@ from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training import siamese, siamese_pairs
 from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.digests import labelled_digests, pictures_digest
 from twinsight_core.training.distillation import Teacher, embedding_teacher
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import (
@@ -186,8 +187,9 @@ def _train_on_classes(
         {"dimension": config.dimension, "classes": how.classes, "pictures of each": how.pictures,
          "groups": how.groups, "turns": how.turns, "flatten": config.pooling == "flatten", "loss": how.loss,
          "temperature": how.temperature, "margin": how.margin, "held out": how.test},
-        read.files,
-        start,
+        data=labelled_digests(read),
+        network=config,
+        start=start,
     )  # fmt: skip
     with closing(Watching(run)) as watching:
         trained, parts, _ = siamese.train_siamese(
@@ -240,8 +242,9 @@ def _train_on_pairs(
     run.begin(
         {"pairs": read.digest, "pairs in batch": how.batch, "dimension": config.dimension,
          "flatten": config.pooling == "flatten", "margin": how.margin, "held out": how.test},
-        read.pairs.files,
-        start,
+        data={"pictures": pictures_digest(read.pairs.files, read.images)},
+        network=config,
+        start=start,
     )  # fmt: skip
     with closing(Watching(run)) as watching:
         trained, parts, _ = siamese_pairs.train_on_pairs(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +110,14 @@ class Run:
         check_replaceable(self.out)
         return None if self.start == NO_START else find_package(self.start)
 
-    def begin(self, options: Mapping[str, object], files: Sequence[str], start: ModelPackage | None) -> None:
+    def begin(
+        self,
+        options: Mapping[str, object],
+        *,
+        data: Mapping[str, str],
+        network: Config,
+        start: ModelPackage | None,
+    ) -> None:
         """Remembers what run this is; where it goes on, checks that it is the same.
 
         It comes after all other checks: unless this run goes on, the checkpoints of the one before are deleted here.
@@ -119,17 +125,19 @@ class Run:
 
         Args:
             options: the command's own.
-            files: paths of all pictures in their parts.
+            data: digests of the data by what they are of; see `digests`.
+            network: what is trained.
             start: the package that it starts from.
 
         Raises:
-            TrainingError: the run to go on from had other options, pictures or first weights, or another teacher; or
-                what it was is not known.
+            TrainingError: the run to go on from had other options, data or first weights, another network or teacher;
+                or what it was is not known.
         """
         mine = {name: str(getattr(self, name)) for name in _DECIDING} | {
             name: str(value) for name, value in options.items()
         }
-        mine["pictures"] = hashlib.sha256("\n".join(files).encode()).hexdigest()
+        mine |= data
+        mine["network"] = json.dumps(network.to_json(), sort_keys=True)
         mine["first weights"] = start.digest if start else NO_START
         if (how := self.distillation) is not None:
             mine |= {

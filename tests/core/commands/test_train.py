@@ -188,12 +188,19 @@ def test_a_folder_that_holds_other_things_is_never_written_over(classes: Path, t
     assert not (tmp_path / ".pets.training").exists()
 
 
-def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(labelling: Path, classes: Path, groups: Path) -> None:
+def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(
+    labelling: Path, classes: Path, groups: Path, tmp_path: Path
+) -> None:
     arguments = ["cnn", "--out", str(labelling), *SMALL, "--batch-size", "24", "--resume"]
     done = run(train, *arguments, "--data", classes, "--steps", "61", "--learning-rate", "3e-3")
     assert done.exit_code == 1
     assert "can't be gone on with: it had other steps. Start anew without --resume." in done.stderr
     done = run(train, *arguments, "--data", groups, "--steps", "60", "--learning-rate", "3e-3")
+    assert "it had other classes, network, pictures. " in done.stderr
+    with zipfile.ZipFile(classes) as before, zipfile.ZipFile(tmp_path / "classes.zip", "w") as edited:
+        for name in before.namelist():
+            edited.writestr(name, before.read("class00/1.png" if name == "class00/0.png" else name))
+    done = run(train, *arguments, "--data", tmp_path / "classes.zip", "--steps", "60", "--learning-rate", "3e-3")
     assert "it had other pictures. " in done.stderr
 
 

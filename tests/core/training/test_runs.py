@@ -3,14 +3,26 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pytest
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.training.runs import Run
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.training.runs import BACKBONES, Run
 
 Drawn = Callable[..., None]
+NETWORK = ClassifierConfig(backbone=BACKBONES["glyphs"], classes=2)
+
+
+class Given(TypedDict):
+    data: dict[str, str]
+    network: ClassifierConfig
+    start: None
+
+
+DATA = Given(data={"pictures": "1f"}, network=NETWORK, start=None)
 
 
 @pytest.fixture
@@ -92,7 +104,7 @@ def test_a_kill_never_leaves_checkpoints_beside_another_runs_record(
     number: int, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run()
-    first.begin({}, ["a.png"], None)
+    first.begin({}, **DATA)
     for step in (20, 40):
         (first.checkpoints / str(step)).mkdir(parents=True)
         (first.checkpoints / str(step) / "one.array").write_bytes(b"one")
@@ -101,7 +113,7 @@ def test_a_kill_never_leaves_checkpoints_beside_another_runs_record(
     with monkeypatch.context() as patch:
         kill_at(patch, number)
         try:
-            other.begin({}, ["a.png"], None)
+            other.begin({}, **DATA)
         except Killed:
             killed = True
     assert killed == (number < 3)
@@ -109,20 +121,30 @@ def test_a_kill_never_leaves_checkpoints_beside_another_runs_record(
     assert is_first == killed
     left = sorted(one.relative_to(first.checkpoints).as_posix() for one in first.checkpoints.rglob("*.array"))
     assert left in ([], ["20/one.array", "40/one.array"] if is_first else [])
-    replace(first if is_first else other, resume=True).begin({}, ["a.png"], None)
-    other.begin({}, ["a.png"], None)
+    replace(first if is_first else other, resume=True).begin({}, **DATA)
+    other.begin({}, **DATA)
     assert [one.name for one in first.work.iterdir()] == ["run.json"]
 
 
 def test_checkpoints_of_a_run_that_is_not_known_are_not_gone_on_from(run: Callable[..., Run]) -> None:
     going_on = replace(run(), resume=True)
-    going_on.begin({}, ["a.png"], None)
+    going_on.begin({}, **DATA)
     (going_on.work / "run.json").write_text("{")
     with pytest.raises(TrainingError, match=r"can't be gone on with: run\.json, which says what it was, can't be read"):
-        going_on.begin({}, ["a.png"], None)
+        going_on.begin({}, **DATA)
     (going_on.work / "run.json").unlink()
     going_on.checkpoints.mkdir()
     with pytest.raises(TrainingError, match=r"can't be read .* Start anew without --resume\.$"):
-        going_on.begin({}, ["a.png"], None)
-    replace(going_on, resume=False).begin({}, ["a.png"], None)
+        going_on.begin({}, **DATA)
+    replace(going_on, resume=False).begin({}, **DATA)
     assert not going_on.checkpoints.exists()
+
+
+def test_a_run_with_another_network_is_not_gone_on_with(run: Callable[..., Run]) -> None:
+    going_on = replace(run(), resume=True)
+    going_on.begin({}, **DATA)
+    deeper = replace(NETWORK, backbone=BACKBONES["resnet"])
+    with pytest.raises(TrainingError, match=r"can't be gone on with: it had other network\. Start anew"):
+        going_on.begin({}, data=DATA["data"], network=deeper, start=None)
+    with pytest.raises(TrainingError, match=r"it had other classes, pictures\. "):
+        going_on.begin({}, data={"pictures": "2e", "classes": "3d"}, network=NETWORK, start=None)
