@@ -61,6 +61,10 @@ class Watcher(Protocol):
         """The running average was scored on validation data."""
         ...
 
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Training ends after `step` steps, or had ended before: no score was better than that of `best_step`."""
+        ...
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -238,6 +242,10 @@ def _run(
                 for one in watchers:
                     one.on_score(done, value)
             kept.save(done, state)
+    step = int(state.step)
+    if _ended_early(state, config) and step < config.steps:
+        for one in watchers:
+            one.on_early_end(step, step - int(state.since_best) * config.checkpoint_every)
     return state
 
 
@@ -274,7 +282,8 @@ def _update(
 
 
 def _scored(state: LoopState, value: float) -> LoopState:
-    if value > float(state.best_score):
+    # As float32, in which scores are kept: an equal one would else be a better one half of the time.
+    if np.float32(value) > np.float32(state.best_score):
         return replace(
             state,
             best=state.average,

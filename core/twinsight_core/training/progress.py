@@ -43,6 +43,10 @@ class LogProgress:
         """Logs the score."""
         _LOG.info("step %d: validation %.4f", step, score)
 
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Logs why."""
+        _LOG.info("step %d: %s", step, _why_ended(step, best_step))
+
 
 class BarProgress:
     """A bar on the terminal with loss, score, rate and time to go."""
@@ -77,6 +81,10 @@ class BarProgress:
         del step
         self._bar.update(self._task, score=f"{score:.4f}")
 
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Says why above the bar."""
+        self._bar.console.print(f"step {step}: {_why_ended(step, best_step)}")
+
     def close(self) -> None:
         """Leaves the terminal as it was."""
         self._bar.stop()
@@ -91,12 +99,14 @@ class History:
     Attributes:
         losses: step and whole loss.
         scores: step and validation score.
+        early_end: step after which training ended early, and the step whose weights are kept; None where it did not.
     """
 
     def __init__(self, folder: Path) -> None:
         self._writer = SummaryWriter(str(folder))
         self.losses: list[tuple[int, float]] = []
         self.scores: list[tuple[int, float]] = []
+        self.early_end: tuple[int, int] | None = None
 
     def on_start(self, step: int, steps: int) -> None:
         """Nothing to keep yet."""
@@ -112,9 +122,20 @@ class History:
         self.scores.append((step, score))
         self._writer.add_scalar("validation/score", score, step)
 
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Keeps the steps."""
+        self.early_end = (step, best_step)
+
     def close(self) -> None:
         """Writes what is left."""
         self._writer.close()
+
+
+def _why_ended(step: int, best_step: int) -> str:
+    return (
+        f"no better validation for {step - best_step} steps; training ends, and the weights of step {best_step} are "
+        "kept"
+    )
 
 
 def terminal_progress() -> LogProgress | BarProgress:

@@ -71,6 +71,8 @@ class Run:
         licence: for the card.
         training_data: for the card.
         distillation: model to learn from beside the labels, and how much; None: none.
+        patience: validations without a better score after which training ends; 0: it never ends early. No step depends
+            on it, so a run may go on with another.
     """
 
     data: Path
@@ -90,6 +92,7 @@ class Run:
     licence: str
     training_data: str
     distillation: Distillation | None = None
+    patience: int = 0
 
     @property
     def work(self) -> Path:
@@ -192,6 +195,7 @@ class Run:
             warmup_steps=max(10, self.steps // 20),
             average=min(0.998, 1 - 10 / max(self.steps, 20)),
             checkpoint_every=every,
+            patience=self.patience,
             seed=self.seed,
         )
 

@@ -87,6 +87,22 @@ def test_a_finished_run_that_is_resumed_ends_with_the_same_weights(embedding: Pa
     assert load_package(embedding).digest == before.digest
 
 
+def test_training_ends_once_validation_gets_no_better_and_the_report_says_so(
+    labelling: Path, classes: Path, tmp_path: Path
+) -> None:
+    # With a start its statistics stay, with this rate its weights, too: no validation is better than the first.
+    out = tmp_path / "kinds"
+    done = run(train, "cnn", "--data", classes, "--out", out, *SMALL, "--steps", "100", "--batch-size", "8",
+               "--learning-rate", "1e-30", "--patience", "1", "--start", labelling)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = (
+        "Training ended early, after 40 of 100 steps: for 20 steps no validation was better than at step 20, whose "
+        "weights these are."
+    )
+    assert told in done.stderr
+    assert told in (out / "report.html").read_text()
+
+
 KILLED = """
 import sys
 from twinsight_core.commands.train import train

@@ -15,7 +15,7 @@ import pytest
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.training.loop import LoopConfig, Trained, train
-from twinsight_core.training.progress import History, LogProgress
+from twinsight_core.training.progress import BarProgress, History, LogProgress
 from twinsight_core.training.trainable import Arrays
 
 CONFIG = LoopConfig(steps=12, learning_rate=0.05, warmup_steps=2, checkpoint_every=4, report_every=5)
@@ -69,6 +69,7 @@ class Scores:
     def __init__(self, *values: float) -> None:
         self._values = list(values)
         self.told: list[float] = []
+        self.early_end: tuple[int, int] | None = None
 
     def __call__(self, params: Arrays, stats: Arrays) -> float:
         del params, stats
@@ -81,6 +82,9 @@ class Scores:
     def on_score(self, step: int, score: float) -> None:
         del step
         self.told.append(score)
+
+    def on_early_end(self, step: int, best_step: int) -> None:
+        self.early_end = (step, best_step)
 
 
 def test_a_resumed_run_ends_with_the_same_weights_and_losses(tmp_path: Path) -> None:
@@ -138,13 +142,83 @@ def test_the_best_average_is_kept_and_training_ends_when_it_gets_no_better(tmp_p
         START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, score=scores, watchers=(scores,)
     )
     assert scores.told == [0.5, 0.9, 0.7, 0.8]
+    assert scores.early_end == (16, 8)
     assert trained.step == 16
     assert trained.score == pytest.approx(0.9)
     assert float(trained.stats["seen"]) == 8
+    ended = Scores()
     shorter = train(
-        START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, resume=True, score=Scores()
+        START,
+        STATS,
+        loss=loss,
+        batch=batch,
+        config=config,
+        checkpoints=tmp_path,
+        resume=True,
+        score=ended,
+        watchers=(ended,),
     )
     np.testing.assert_array_equal(shorter.params["slope"], trained.params["slope"])
+    assert ended.early_end == (16, 8)
+
+
+def test_a_score_that_is_equal_is_no_better_one(tmp_path: Path) -> None:
+    # 0.9 is larger than what float32 makes of it.
+    config = replace(CONFIG, steps=40, patience=2)
+    scores = Scores(0.9, 0.9, 0.9)
+    trained = train(START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, score=scores)
+    assert trained.step == 12
+    assert float(trained.stats["seen"]) == 4
+
+
+def test_a_resumed_run_still_counts_the_scores_before(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=40, patience=2)
+
+    def interrupt(step: int) -> np.ndarray:
+        if step == 10:
+            raise Interrupted
+        return batch(step)
+
+    with pytest.raises(Interrupted):
+        train(START, STATS, loss=loss, batch=interrupt, config=config, checkpoints=tmp_path, score=Scores(0.9, 0.5))
+    scores = Scores(0.6)
+    trained = train(
+        START,
+        STATS,
+        loss=loss,
+        batch=batch,
+        config=config,
+        checkpoints=tmp_path,
+        resume=True,
+        score=scores,
+        watchers=(scores,),
+    )
+    assert (trained.step, scores.early_end) == (12, (12, 4))
+    assert float(trained.stats["seen"]) == 4
+
+
+def test_that_training_ended_early_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(CONFIG, steps=40, patience=1)
+    history, bar = History(tmp_path / "events"), BarProgress()
+    with caplog.at_level("INFO", "twinsight_core"):
+        train(
+            START,
+            STATS,
+            loss=loss,
+            batch=batch,
+            config=config,
+            checkpoints=tmp_path,
+            score=Scores(0.9, 0.5),
+            watchers=(LogProgress(), bar, history),
+        )
+    bar.close()
+    history.close()
+    told = "step 8: no better validation for 4 steps; training ends, and the weights of step 4 are kept"
+    assert caplog.messages[-1] == told
+    assert told.split("; ", maxsplit=1)[0] in " ".join(capsys.readouterr().err.split())
+    assert history.early_end == (8, 4)
 
 
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:

@@ -149,6 +149,9 @@ def test_arcface_trains_directions_that_the_network_leaves_out(grouped: Labelled
         def on_score(self, step: int, score: float) -> None:
             pass
 
+        def on_early_end(self, step: int, best_step: int) -> None:
+            pass
+
     first = SiameseNetwork(config=how.network, rngs=nnx.Rngs(0))
     trained, _, _ = train_siamese(first, grouped, how, checkpoints=tmp_path, watchers=(Losses(),))
     assert seen[-1][1] < 0.8 * seen[0][1]
