@@ -87,6 +87,15 @@ def test_a_finished_run_that_is_resumed_ends_with_the_same_weights(embedding: Pa
     assert load_package(embedding).digest == before.digest
 
 
+def test_weights_that_blow_up_end_in_a_message_and_no_checkpoint(classes: Path, tmp_path: Path) -> None:
+    done = run(train, "cnn", "--data", classes, "--out", tmp_path / "kinds", *SMALL, "--steps", "2", "--batch-size",
+               "8", "--learning-rate", "1e30")  # fmt: skip
+    assert done.exit_code == 1
+    assert " at step 2; the last good checkpoint is kept. A lower learning rate may help." in done.stderr
+    assert not list((tmp_path / ".kinds.training" / "checkpoints").glob("[0-9]*"))
+    assert not (tmp_path / "kinds").exists()
+
+
 def test_training_ends_once_validation_gets_no_better_and_the_report_says_so(
     labelling: Path, classes: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import LoopConfig, Trained, train
 from twinsight_core.training.progress import BarProgress, History, LogProgress
 from twinsight_core.training.trainable import Arrays
@@ -240,6 +241,52 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(
     resumed = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
     whole = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "whole")
     np.testing.assert_array_equal(resumed.params["slope"], whole.params["slope"])
+
+
+@pytest.mark.parametrize("broken", ["weights", "statistics"])
+def test_weights_that_are_not_finite_are_neither_scored_nor_kept(tmp_path: Path, broken: str) -> None:
+    def breaking(
+        params: Arrays, stats: Arrays, batch: np.ndarray, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        value, (counted, parts) = loss(params, stats, batch, key)
+        spoilt = jnp.where(stats["seen"] == 7, jnp.inf, counted["seen"])
+        return value, ({"seen": spoilt} if broken == "statistics" else counted, parts)
+
+    # The loss of the last step is of the weights before it.
+    config = replace(CONFIG, steps=2, warmup_steps=1, learning_rate=1e30) if broken == "weights" else CONFIG
+    scores = Scores(0.5)
+    last = config.steps if broken == "weights" else 8
+    with pytest.raises(
+        TrainingError,
+        match=rf"^The length of weights and statistics is inf at step {last}; the last good checkpoint is",
+    ) as told:
+        train(
+            START,
+            STATS,
+            loss=breaking,
+            batch=batch,
+            config=config,
+            checkpoints=tmp_path,
+            score=scores,
+            watchers=(scores,),
+        )
+    assert told.value.reason == "LOSS_NOT_FINITE"
+    assert scores.told == ([] if broken == "weights" else [0.5])
+    assert not (tmp_path / str(last)).exists()
+
+
+def test_answers_that_are_not_finite_end_the_run_at_their_step(tmp_path: Path) -> None:
+    def score(params: Arrays, stats: Arrays) -> float:
+        del params
+        answers = np.array([[0.0 if stats["seen"] < 8 else np.inf]], np.float32)
+        return float(in_batches(lambda _: answers, np.zeros((1, 1, 1, 3), np.uint8), batch=1).mean())
+
+    with pytest.raises(
+        TrainingError, match=r"^The network's answers to validation data are no longer finite at step 8"
+    ):
+        train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, score=score)
+    assert (tmp_path / "4").exists()
+    assert not (tmp_path / "8").exists()
 
 
 def test_a_disk_that_takes_no_checkpoint_is_told_of_and_the_one_before_is_kept(
