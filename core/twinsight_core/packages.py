@@ -278,10 +278,16 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage:
+def save_package(folder: Path, card: ModelCard, module: Network, *, report: bytes | None = None) -> ModelPackage:
     """Writes a package, all of it or nothing, in place of one that is there, whose report goes with it.
 
     Where the folder is a symbolic link, the link stays and what it leads to is replaced.
+
+    Args:
+        folder: of the package.
+        card: what `model.json` will say, of the network.
+        module: the network.
+        report: content of `report.html`; None: the package has none.
 
     Raises:
         PackageError: a weight is not a finite float32, the card is not of the network, or the folder holds other things
@@ -298,6 +304,8 @@ def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage
         (partial / WEIGHTS_FILE).write_bytes(content)
         text = json.dumps(card.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+        if report is not None:
+            (partial / REPORT_FILE).write_bytes(report)
         # What can't be read back is not put in place.
         load_package(partial).build()
         partial.chmod(0o755)

@@ -13,9 +13,8 @@ from click.testing import CliRunner, Result
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from twinsight_core.commands.calibrate import calibrate
+from twinsight_core.commands.calibrate import CALIBRATED, calibrate
 from twinsight_core.commands.evaluate import evaluate
-from twinsight_core.commands.finishing import recipe
 from twinsight_core.commands.train import train
 from twinsight_core.packages import load_package, load_packages
 
@@ -169,6 +168,7 @@ def test_calibration_writes_operating_points_and_changes_the_digest(
     assert package.card.calibration is not None
     assert package.card.calibration.meaning == "One shape."
     assert package.card.calibration.operating_points
+    assert (out / "report.html").read_text() == f"{(embedding / 'report.html').read_text()}\n{CALIBRATED}"
     assert "target FMR" in done.stdout
 
 
@@ -176,6 +176,11 @@ def test_a_classifiers_calibration_sets_its_temperature(labelling: Path, classes
     out = tmp_path / "calibrated"
     done = run(calibrate, "--model", labelling, "--data", classes, "--out", out)
     assert done.exit_code == 0, done.output
+    report = (labelling / "report.html").read_text()
+    assert (out / "report.html").read_text() == f"{report}\n{CALIBRATED}"
+    again = run(calibrate, "--model", out, "--data", classes)  # in place
+    assert again.exit_code == 0, again.output
+    assert (out / "report.html").read_text() == f"{report}\n{CALIBRATED}"
     before, after = (load_package(one).build() for one in (labelling, out))
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8))
     np.testing.assert_array_equal(np.argmax(before(images), axis=1), np.argmax(after(images), axis=1))
@@ -438,22 +443,3 @@ def test_a_batch_of_more_pictures_than_there_are_begins_no_run(boxes: Path, tmp_
     assert done.exit_code == 1
     assert "pictures to train on; a batch wants 40." in done.stderr
     assert not (tmp_path / ".x.training").exists()
-
-
-def test_a_recipe_is_the_command_without_paths_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["twinsight", "train", "cnn", "--data", "/home/me/x", "--out=/tmp/y", "--steps", "5", "--resume",
-             "--description", "some words", "--licence=MIT", "--skip-bad", "--pairs", "/home/me/list"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", words)
-    assert recipe() == "twinsight train cnn --data DATA --out OUT --steps 5 --skip-bad --pairs PAIRS"
-
-
-@pytest.mark.parametrize("name", ["exclude", "annotations"])
-def test_a_recipe_tells_no_other_file_of_the_machine_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["twinsight", "train", f"--{name}", "/home/me/file", f"--{name}=/home/me/other"])
-    assert recipe() == f"twinsight train --{name} {name.upper()} --{name} {name.upper()}"
-
-
-def test_a_recipe_names_a_model_by_its_folder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["twinsight", "train", "cnn", "--start", "/home/me/models/first", "--teacher=/home/me/models/large/"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert recipe() == "twinsight train cnn --start first --teacher large"
