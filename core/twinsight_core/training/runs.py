@@ -235,7 +235,7 @@ class Watching:
 
     def __init__(self, run: Run) -> None:
         self._progress = terminal_progress()
-        self.history = History(run.work / "events")
+        self.history = History(run.work / "events", run.work / "history.jsonl")
 
     @property
     def watchers(self) -> tuple[Watcher, ...]:

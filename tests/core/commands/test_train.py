@@ -137,6 +137,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(labelling: Path, class
     done = run(train, *arguments, "--resume")
     assert done.exit_code == 0, done.output
     assert load_package(out).digest == load_package(labelling).digest
+    of_both = [(one.parent / f".{one.name}.training" / "history.jsonl").read_text() for one in (out, labelling)]
+    steps = [[json.loads(line)["step"] for line in kept.splitlines()] for kept in of_both]
+    assert steps[0] == steps[1] == [10, 20, 20, 30, 40, 40, 50, 60, 60]
 
 
 def test_evaluation_over_folders_and_pairs_says_its_protocol(embedding: Path, groups: Path, tmp_path: Path) -> None:
