@@ -301,8 +301,16 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage:
+def save_package(folder: Path, card: ModelCard, module: Network, *, report: bytes | None = None) -> ModelPackage:
     """Writes a package, all of it or nothing, in place of one that is there, whose report goes with it.
+
+    Where the folder is a symbolic link, the link stays and what it leads to is replaced.
+
+    Args:
+        folder: of the package.
+        card: what `model.json` will say, of the network.
+        module: the network.
+        report: content of `report.html`; None: the package has none.
 
     Raises:
         PackageError: a weight is not a finite float32, the card is not of the network, or the folder holds other things
@@ -311,26 +319,42 @@ def save_package(folder: Path, card: ModelCard, module: Network) -> ModelPackage
     check_replaceable(folder)
     from twinsight_core.models.tensors import tensors_of  # noqa: PLC0415 - brings JAX along
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    target = folder.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         content = safetensors.numpy.save(tensors_of(module))
         (partial / WEIGHTS_FILE).write_bytes(content)
         text = json.dumps(card.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+        if report is not None:
+            (partial / REPORT_FILE).write_bytes(report)
         # What can't be read back is not put in place.
         load_package(partial).build()
         partial.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.replace(old)
-            partial.replace(folder)
-            shutil.rmtree(old)
-        else:
-            partial.replace(folder)
+        _put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return load_package(folder)
+
+
+def _put_in_place(made: Path, target: Path) -> None:
+    """Moves a folder to the place of another, which is deleted; where it fails, that one is as it was."""
+    if not target.exists():
+        made.replace(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    try:
+        target.replace(old)
+    except OSError:
+        old.rmdir()
+        raise
+    try:
+        made.replace(target)
+    except OSError:
+        old.replace(target)
+        raise
+    shutil.rmtree(old)
 
 
 def _digest(card: ModelCard, weights: bytes) -> str:

@@ -1,3 +1,4 @@
+import errno
 import json
 import re
 import shutil
@@ -285,6 +286,39 @@ def test_a_package_that_can_not_be_saved_leaves_the_old_one(folder: Path, networ
     before = load_package(folder)
     with pytest.raises(PackageError, match="has the shape"):
         save_package(folder, replace(CARD, config=replace(CONFIG, dimension=9), dimension=9), network)
+    assert load_package(folder) == before
+    assert [one.name for one in folder.parent.iterdir()] == ["tiny"]
+
+
+def test_through_a_link_what_it_leads_to_is_replaced(folder: Path, network: SiameseNetwork, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "linked").symlink_to(folder)
+    (models / "new").symlink_to(tmp_path / "elsewhere" / "made")  # leads to nothing yet
+    for name, target in (("linked", folder), ("new", tmp_path / "elsewhere" / "made")):
+        package = save_package(models / name, replace(CARD, description="Newer."), network)
+        assert (package.name, package.folder) == (name, models / name)
+        assert (models / name).is_symlink()
+        assert load_package(target).card.description == "Newer."
+        assert [one.name for one in target.parent.iterdir() if one.name.startswith(".")] == []
+    assert sorted(one.name for one in models.iterdir()) == ["linked", "new"]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_package_that_can_not_be_put_in_place_leaves_the_old_one(
+    failing: int, folder: Path, network: SiameseNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, move, moves = load_package(folder), Path.replace, []
+
+    def fail(path: Path, target: Path) -> Path:
+        moves.append(path)
+        if len(moves) == failing + 1:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="busy"):
+        save_package(folder, replace(CARD, description="Newer."), network)
     assert load_package(folder) == before
     assert [one.name for one in folder.parent.iterdir()] == ["tiny"]
 

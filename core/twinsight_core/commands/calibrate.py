@@ -19,6 +19,7 @@ from twinsight_core.commands.labelled import (
     SKIP_BAD_OPTION,
     class_pictures,
     labelled_pictures,
+    refuse_options,
     scored_pairs,
 )
 from twinsight_core.commands.options import told
@@ -27,7 +28,7 @@ from twinsight_core.evaluation.classification import classification_score, fit_t
 from twinsight_core.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
-from twinsight_core.packages import ModelPackage, check_replaceable, find_package, save_package
+from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import at_temperature
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder
@@ -37,6 +38,8 @@ from twinsight_core.training.pairs import halves as pair_halves
 
 SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
 FALSE_MATCH_RATE = 0.01
+CALIBRATED = "<p>After this report the model was calibrated anew; its digest is another since.</p>"
+"""Last line of the report that a calibrated model keeps."""
 _LEAST_PROBABILITY = 1e-30
 
 
@@ -93,6 +96,8 @@ def calibrate(
     check_replaceable(out or package.folder)
     network = package.build()
     if isinstance(network, Classifier):
+        without = ("pairs", "groups", "meaning", "false_match_rate", "seed")
+        refuse_options(without, why=f"`{package.name}`: a classifier's temperature is fitted on class folders")
         _calibrate_classifier(
             package, network, labelled_pictures(package, data, skip_bad=skip_bad), out or package.folder
         )
@@ -107,7 +112,8 @@ def calibrate(
             else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
         )
     else:
-        scored, listed, _ = scored_pairs(package, data, pairs)
+        refuse_options(("groups",), why="--pairs: a list of pairs has no groups")
+        scored, listed, _ = scored_pairs(package, data, pairs, skip_bad=skip_bad)
         parts = pair_halves(listed, seed=seed)
         if told_of := caveats(listed, sum(int(half.sum()) for half in parts)):
             click.echo(told_of.strip(), err=True)
@@ -117,7 +123,8 @@ def calibrate(
         calibration = fit(meaning=meaning, false_match_rate=false_match_rate)
     except ValueError as error:
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
-    written = save_package(out or package.folder, replace(package.card, calibration=calibration), network)
+    card = replace(package.card, calibration=calibration)
+    written = save_package(out or package.folder, card, network, report=_report(package))
     click.echo(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
     click.echo("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
     for one in calibration.operating_points:
@@ -153,6 +160,15 @@ def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> Callable[..., Cali
     return partial(fit_calibration, fit=fit, measure=measure)
 
 
+def _report(package: ModelPackage) -> bytes | None:
+    """Returns the package's report, which says that it is of the model before; None where there is none."""
+    path = package.folder / REPORT_FILE
+    if not path.exists():
+        return None
+    report, told = path.read_bytes(), f"\n{CALIBRATED}".encode()
+    return report if report.endswith(told) else report + told
+
+
 def _check_enough(count: int, kind: str) -> None:
     if count < 4:
         raise TrainingError(f"There are {count} {kind}; calibration wants four at least.", reason="CLASSES_TOO_FEW")
@@ -177,7 +193,7 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
         "negative_log_likelihood": round(measured.negative_log_likelihood, 4),
     }
     card = replace(package.card, config=replace(config, temperature=temperature), scores=scores)
-    written = save_package(out, card, at_temperature(network, config, temperature))
+    written = save_package(out, card, at_temperature(network, config, temperature), report=_report(package))
     click.echo(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
     click.echo(f"expected calibration error  {measured.expected_calibration_error:.4f}")
     click.echo(f"wrote {written.folder} ({written.digest})", err=True)

@@ -32,6 +32,13 @@ def finish(
     run: Run, card: ModelCard, network: Classifier | SiameseNetwork | FasterRCNN, findings: Findings, watching: Watching
 ) -> None:
     """Writes the package and its report, and says where they are and what they are worth."""
+    if watching.history.early_end is not None:
+        step, best_step = watching.history.early_end
+        findings = replace(
+            findings,
+            protocol=f"{findings.protocol} Training ended early, after {step} of {run.steps} steps: for "
+            f"{step - best_step} steps no validation was better than at step {best_step}, whose weights these are.",
+        )
     scores = card_scores(findings.scores, card.labels)
     package = save_package(run.out, replace(card, scores=scores), network)
     write_report(run.out / REPORT_FILE, package, findings, watching.history)

@@ -172,6 +172,16 @@ def run_options(
             help="Blocks at the network's start that stay as they are: quicker, and safer with few pictures. "
             f"[default: {frozen_blocks}; 0 for --start {NO_START}]",
         ),
+        # A run validates 20 times at most, and while its learning rate falls scores still rise late: by default it is
+        # never cut short, and the recipes give what they gave.
+        click.option(
+            "--patience",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Validations without a better score after which training ends; 0: it never ends early. The best "
+            "weights are kept either way.",
+        ),
         click.option("--skip-bad", is_flag=True, help="Leave out what can't be read instead of stopping."),
         click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
         click.option(

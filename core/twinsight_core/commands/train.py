@@ -25,6 +25,7 @@ from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training import classifier, detector
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
+from twinsight_core.training.digests import boxed_digests, labelled_digests
 from twinsight_core.training.distillation import check_teacher, label_teacher
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import classification_findings, detection_findings
@@ -81,15 +82,17 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     )
     classifier.split(pictures, how)  # says what is wrong before a network is made
     teacher = None if run.distillation is None else label_teacher(run.distillation, pictures.classes)
-    run.begin({"batch size": batch_size, "balance": balance}, pictures.files, start)
     network = Classifier(config=config, rngs=nnx.Rngs(run.seed))
     network = network if start is None else start_from(network, start)
+    run.begin(
+        {"batch size": batch_size, "balance": balance}, data=labelled_digests(pictures), network=config, start=start
+    )
     with closing(Watching(run)) as watching:
         trained, parts, _ = classifier.train_classifier(
             network,
             pictures,
             how,
-            checkpoints=run.work / "checkpoints",
+            checkpoints=run.checkpoints,
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
             teacher=teacher,
@@ -166,18 +169,19 @@ def rcnn(
         augmentation=detector.AUGMENTATIONS[run.augmentation],
         loop=replace(run.loop, gradient_norm=5.0),
     )
-    files = [*parts.train.files, "", *parts.validation.files, "", *parts.test.files]
-    run.begin({"width": size.width_px, "batch size": batch_size}, files, start)
+    detector.DetectorSampler(parts.train, batch=batch_size, seed=run.seed)  # says whether a batch wants too many
     network = FasterRCNN(config=config, rngs=nnx.Rngs(run.seed))
     network.eval()  # type: ignore[no-untyped-call]  # batches are too small for batch norm's statistics
     network = network if start is None else start_from(network, start)
+    digests = boxed_digests([parts.train, parts.validation, parts.test])
+    run.begin({"width": size.width_px, "batch size": batch_size}, data=digests, network=config, start=start)
     with closing(Watching(run)) as watching:
         trained, _, _ = detector.train_detector(
             network,
             parts.train,
             parts.validation,
             how,
-            checkpoints=run.work / "checkpoints",
+            checkpoints=run.checkpoints,
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
             watchers=watching.watchers,

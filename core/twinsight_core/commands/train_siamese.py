@@ -22,6 +22,7 @@ from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training import siamese, siamese_pairs
 from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.digests import labelled_digests, pictures_digest
 from twinsight_core.training.distillation import Teacher, embedding_teacher
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import (
@@ -181,20 +182,21 @@ def _train_on_classes(
     read = run.pictures()
     config = how.network
     siamese.Sampler(read, siamese.split(read, how).train, how)  # says what is wrong before a network is made
+    network = _first_network(run, config, start)
     run.begin(
         {"dimension": config.dimension, "classes": how.classes, "pictures of each": how.pictures,
          "groups": how.groups, "turns": how.turns, "flatten": config.pooling == "flatten", "loss": how.loss,
          "temperature": how.temperature, "margin": how.margin, "held out": how.test},
-        read.files,
-        start,
+        data=labelled_digests(read),
+        network=config,
+        start=start,
     )  # fmt: skip
-    network = _first_network(run, config, start)
     with closing(Watching(run)) as watching:
         trained, parts, _ = siamese.train_siamese(
             network,
             read,
             how,
-            checkpoints=run.work / "checkpoints",
+            checkpoints=run.checkpoints,
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
             teacher=teacher,
@@ -236,19 +238,20 @@ def _train_on_pairs(
         _LOG.warning("skipped %s", file)
     _LOG.info("%d pairs of %d pictures", len(read.pairs.same), len(read.pairs.files))
     siamese_pairs.split(read.pairs, how)  # says what is wrong before a network is made
+    network = _first_network(run, config, start)
     run.begin(
         {"pairs": read.digest, "pairs in batch": how.batch, "dimension": config.dimension,
          "flatten": config.pooling == "flatten", "margin": how.margin, "held out": how.test},
-        read.pairs.files,
-        start,
+        data={"pictures": pictures_digest(read.pairs.files, read.images)},
+        network=config,
+        start=start,
     )  # fmt: skip
-    network = _first_network(run, config, start)
     with closing(Watching(run)) as watching:
         trained, parts, _ = siamese_pairs.train_on_pairs(
             network,
             read,
             how,
-            checkpoints=run.work / "checkpoints",
+            checkpoints=run.checkpoints,
             resume=run.resume,
             frozen_blocks=run.frozen_blocks,
             teacher=teacher,

@@ -8,6 +8,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from twinsight_core.errors import TrainingError
+
+ANSWERS_NOT_FINITE = "ANSWERS_NOT_FINITE"
+"""Reason of the error where a network answers with something else than numbers."""
+
 _ROWS_AT_ONCE = 1024
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -26,13 +31,21 @@ def in_batches(
 
     Returns:
         [count, dimension] float32.
+
+    Raises:
+        TrainingError: an answer is infinite or no number: the weights are too large, or not finite themselves.
     """
     results = []
     for start in range(0, len(images), batch):
         part = np.asarray(images[start : start + batch])
         filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
         results.append(np.asarray(run(filled))[: len(part)])
-    return np.concatenate(results)
+    answers = np.concatenate(results)
+    if not np.isfinite(answers).all():
+        raise TrainingError(
+            "The network's answers are not finite; its weights are too large.", reason=ANSWERS_NOT_FINITE
+        )
+    return answers
 
 
 def embedder(network: nnx.Module, *, batch: int = 64) -> Embed:

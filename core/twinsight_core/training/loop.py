@@ -4,8 +4,8 @@
    threads.
 2. The jitted step computes the loss and its gradient and updates the weights, the running statistics, the optimiser and
    the running average of the weights. On several devices the batch is spread over all of them.
-3. Every so often the average is scored on validation data, where there is a score; the best so far is kept, and
-   training ends early where it no longer gets better.
+3. Every so often the weights are checked to be finite, and their average is scored on validation data, where there is a
+   score; the best so far is kept, and training ends early where it no longer gets better.
 4. Then all of that is written to a checkpoint, whole or not at all. A run that finds one goes on from it and ends with
    the same weights as a run that was never interrupted.
 """
@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.training.checkpoints import Checkpoints
+from twinsight_core.training.evaluate import ANSWERS_NOT_FINITE
 from twinsight_core.training.trainable import Arrays
 
 Batch = TypeVar("Batch")
@@ -59,6 +60,10 @@ class Watcher(Protocol):
 
     def on_score(self, step: int, score: float) -> None:
         """The running average was scored on validation data."""
+        ...
+
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Training ends after `step` steps, or had ended before: no score was better than that of `best_step`."""
         ...
 
 
@@ -164,8 +169,8 @@ def train(
         watchers: are told how it goes.
 
     Raises:
-        TrainingError: the checkpoint is of other weights or can't be written; or the loss is no longer a number, and
-            the last good checkpoint is kept.
+        TrainingError: the checkpoint is of other weights or can't be written; or the loss, the weights or what the
+            network makes of validation data are no longer finite, and the last good checkpoint is kept.
     """
     optimiser = _optimiser(config)
     state = LoopState(
@@ -227,18 +232,55 @@ def _run(
             for one in watchers:
                 one.on_steps(done, means)
         if pausing:
+            # The loss of this step is of the weights before it.
+            length = float(_length((state.params, state.average, state.stats)))
+            if not np.isfinite(length):
+                raise _blown_up(f"The length of weights and statistics is {length}", done)
             if score is not None:
-                value = score(state.average, state.stats)
-                if not np.isfinite(value):
-                    raise TrainingError(
-                        f"The validation score is {value} at step {done}; the last good checkpoint is kept.",
-                        reason="SCORE_NOT_FINITE",
-                    )
+                value = _validated(score, state, done)
                 state = _scored(state, value)
                 for one in watchers:
                     one.on_score(done, value)
             kept.save(done, state)
+    step = int(state.step)
+    if _ended_early(state, config) and step < config.steps:
+        for one in watchers:
+            one.on_early_end(step, step - int(state.since_best) * config.checkpoint_every)
     return state
+
+
+def _validated(score: Callable[[Arrays, Arrays], float], state: LoopState, step: int) -> float:
+    """Returns the score of the running average.
+
+    Raises:
+        TrainingError: it is no number, or the network's answers are none.
+    """
+    try:
+        value = score(state.average, state.stats)
+    except TrainingError as error:
+        if error.reason != ANSWERS_NOT_FINITE:
+            raise
+        raise _blown_up("The network's answers to validation data are no longer finite", step) from error
+    if not np.isfinite(value):
+        raise TrainingError(
+            f"The validation score is {value} at step {step}; the last good checkpoint is kept.",
+            reason="SCORE_NOT_FINITE",
+        )
+    return value
+
+
+@jax.jit
+def _length(arrays: object) -> jax.Array:
+    """Returns the Euclidean length of all values, scalar float32: infinite from 1.8e19 on, where squares are."""
+    length: jax.Array = optax.tree.norm(arrays)
+    return length
+
+
+def _blown_up(what: str, step: int) -> TrainingError:
+    return TrainingError(
+        f"{what} at step {step}; the last good checkpoint is kept. A lower learning rate may help.",
+        reason="LOSS_NOT_FINITE",
+    )
 
 
 def _batches(batch: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
@@ -274,7 +316,8 @@ def _update(
 
 
 def _scored(state: LoopState, value: float) -> LoopState:
-    if value > float(state.best_score):
+    # As float32, in which scores are kept: an equal one would else be a better one half of the time.
+    if np.float32(value) > np.float32(state.best_score):
         return replace(
             state,
             best=state.average,
@@ -298,11 +341,7 @@ def _means(losses: list[dict[str, np.ndarray]], done: int) -> dict[str, float]:
     for number, parts in enumerate(losses):
         for name, what in (("loss", "loss"), ("gradient_norm", "gradient's length")):
             if not np.isfinite(parts[name]):
-                raise TrainingError(
-                    f"The {what} is {parts[name]} at step {done - len(losses) + number + 1}; the last good checkpoint "
-                    "is kept. A lower learning rate may help.",
-                    reason="LOSS_NOT_FINITE",
-                )
+                raise _blown_up(f"The {what} is {parts[name]}", done - len(losses) + number + 1)
     names = ["loss", *(name for name in losses[0] if name != "loss")]
     return {name: float(np.mean([parts[name] for parts in losses])) for name in names}
 

@@ -1,15 +1,20 @@
-"""How a run goes, told on the terminal and kept for TensorBoard."""
+"""How a run goes, told on the terminal and kept for its report and for TensorBoard."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
+
+from twinsight_core.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,6 +47,10 @@ class LogProgress:
     def on_score(self, step: int, score: float) -> None:
         """Logs the score."""
         _LOG.info("step %d: validation %.4f", step, score)
+
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Logs why."""
+        _LOG.info("step %d: %s", step, _why_ended(step, best_step))
 
 
 class BarProgress:
@@ -77,44 +86,98 @@ class BarProgress:
         del step
         self._bar.update(self._task, score=f"{score:.4f}")
 
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Says why above the bar."""
+        self._bar.console.print(f"step {step}: {_why_ended(step, best_step)}")
+
     def close(self) -> None:
         """Leaves the terminal as it was."""
         self._bar.stop()
 
 
 class History:
-    """Losses and scores by step: kept in memory for the report, and written for TensorBoard.
+    """Losses, rates and scores by step: kept for the report, also over interruptions, and written for TensorBoard.
+
+    A file beside the checkpoints has a line of JSON for each report, in their order. What was reported after the
+    checkpoint that a run goes on from is dropped then, since it comes again.
 
     Args:
         folder: of TensorBoard's event files.
+        kept: the file; None: a run that goes on has the history since then alone.
 
     Attributes:
         losses: step and whole loss.
+        rates: step and steps a second since the run began, or went on.
         scores: step and validation score.
+        early_end: step after which training ended early, and the step whose weights are kept; None where it did not.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: Path | None = None) -> None:
         self._writer = SummaryWriter(str(folder))
+        self._kept = kept
+        self._first, self._began_s = 0, 0.0
         self.losses: list[tuple[int, float]] = []
+        self.rates: list[tuple[int, float]] = []
         self.scores: list[tuple[int, float]] = []
+        self.early_end: tuple[int, int] | None = None
 
     def on_start(self, step: int, steps: int) -> None:
-        """Nothing to keep yet."""
+        """Takes up the history before, and starts the clock."""
+        del steps
+        self._first, self._began_s = step, time.monotonic()
+        if self._kept is None:
+            return
+        before = [(reported, line) for reported, line in _reports(self._kept) if reported["step"] <= step]
+        for reported, _ in before:
+            self._remember(reported)
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._kept, b"".join(line + b"\n" for _, line in before))
 
     def on_steps(self, step: int, losses: dict[str, float]) -> None:
-        """Keeps the losses."""
-        self.losses.append((step, losses["loss"]))
+        """Keeps the losses and the rate."""
+        rate = (step - self._first) / max(time.monotonic() - self._began_s, 1e-9)
+        self._report({"step": step, "loss": losses["loss"], "steps_per_s": rate})
         for name, value in losses.items():
             self._writer.add_scalar(f"train/{name}", value, step)
 
     def on_score(self, step: int, score: float) -> None:
         """Keeps the score."""
-        self.scores.append((step, score))
+        self._report({"step": step, "validation": score})
         self._writer.add_scalar("validation/score", score, step)
+
+    def on_early_end(self, step: int, best_step: int) -> None:
+        """Keeps the steps."""
+        self.early_end = (step, best_step)
 
     def close(self) -> None:
         """Writes what is left."""
         self._writer.close()
+
+    def _report(self, reported: dict[str, float]) -> None:
+        self._remember(reported)
+        if self._kept is not None:
+            with self._kept.open("ab") as file:
+                file.write(json.dumps(reported).encode() + b"\n")
+
+    def _remember(self, reported: dict[str, float]) -> None:
+        step = int(reported["step"])
+        for name, values in (("loss", self.losses), ("steps_per_s", self.rates), ("validation", self.scores)):
+            if name in reported:
+                values.append((step, reported[name]))
+
+
+def _reports(kept: Path) -> Iterator[tuple[dict[str, float], bytes]]:
+    """Yields the reports of a history's file, each with its line; none where there is no file."""
+    for line in kept.read_bytes().splitlines() if kept.exists() else ():
+        with contextlib.suppress(ValueError):  # a line that a kill cut short
+            yield json.loads(line), line
+
+
+def _why_ended(step: int, best_step: int) -> str:
+    return (
+        f"no better validation for {step - best_step} steps; training ends, and the weights of step {best_step} are "
+        "kept"
+    )
 
 
 def terminal_progress() -> LogProgress | BarProgress:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from twinsight_core.training.data import LabelledImages, read_class_folders
 from twinsight_core.training.distillation import Distillation
 from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
+from twinsight_core.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Run:
         licence: for the card.
         training_data: for the card.
         distillation: model to learn from beside the labels, and how much; None: none.
+        patience: validations without a better score after which training ends; 0: it never ends early. No step depends
+            on it, so a run may go on with another.
     """
 
     data: Path
@@ -89,11 +92,17 @@ class Run:
     licence: str
     training_data: str
     distillation: Distillation | None = None
+    patience: int = 0
 
     @property
     def work(self) -> Path:
         """Folder of what a run leaves beside its package."""
         return self.out.parent / f".{self.out.name}.training"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.work / "checkpoints"
 
     def check(self) -> ModelPackage | None:
         """Returns the package to start from, None for none, before anything takes long.
@@ -104,21 +113,34 @@ class Run:
         check_replaceable(self.out)
         return None if self.start == NO_START else find_package(self.start)
 
-    def begin(self, options: Mapping[str, object], files: Sequence[str], start: ModelPackage | None) -> None:
+    def begin(
+        self,
+        options: Mapping[str, object],
+        *,
+        data: Mapping[str, str],
+        network: Config,
+        start: ModelPackage | None,
+    ) -> None:
         """Remembers what run this is; where it goes on, checks that it is the same.
+
+        It comes after all other checks: unless this run goes on, the checkpoints of the one before are deleted here.
+        They go before the record is replaced, so that a record never stands beside another run's checkpoints.
 
         Args:
             options: the command's own.
-            files: paths of all pictures in their parts.
+            data: digests of the data by what they are of; see `digests`.
+            network: what is trained.
             start: the package that it starts from.
 
         Raises:
-            TrainingError: the run to go on from had other options, pictures or first weights, or another teacher.
+            TrainingError: the run to go on from had other options, data or first weights, another network or teacher;
+                or what it was is not known.
         """
         mine = {name: str(getattr(self, name)) for name in _DECIDING} | {
             name: str(value) for name, value in options.items()
         }
-        mine["pictures"] = hashlib.sha256("\n".join(files).encode()).hexdigest()
+        mine |= data
+        mine["network"] = json.dumps(network.to_json(), sort_keys=True)
         mine["first weights"] = start.digest if start else NO_START
         if (how := self.distillation) is not None:
             mine |= {
@@ -126,9 +148,8 @@ class Run:
                 "distillation weight": str(how.weight),
                 "distillation temperature": str(how.temperature),
             }
-        record = self.work / "run.json"
-        if self.resume and record.exists():
-            before = json.loads(record.read_text("utf-8"))
+        before = self._recorded() if self.resume else None
+        if before is not None:
             changed = sorted(name for name in mine.keys() | before.keys() if mine.get(name) != before.get(name))
             if changed:
                 raise TrainingError(
@@ -136,8 +157,28 @@ class Run:
                     "without --resume.",
                     reason="RUN_MISMATCH",
                 )
+            return
         self.work.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(mine, indent=2) + "\n", "utf-8")
+        _discard(self.checkpoints)
+        write_whole(self._record, (json.dumps(mine, indent=2) + "\n").encode())
+
+    @property
+    def _record(self) -> Path:
+        return self.work / "run.json"
+
+    def _recorded(self) -> dict[str, str] | None:
+        """Returns what the run was that left checkpoints; None where there was none."""
+        if not self._record.exists() and not self.checkpoints.exists():
+            return None
+        try:
+            before: dict[str, str] = json.loads(self._record.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise TrainingError(
+                f"The run in {self.work} can't be gone on with: {self._record.name}, which says what it was, can't be "
+                f"read ({error}). Start anew without --resume.",
+                reason="RUN_MISMATCH",
+            ) from error
+        return before
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -154,6 +195,7 @@ class Run:
             warmup_steps=max(10, self.steps // 20),
             average=min(0.998, 1 - 10 / max(self.steps, 20)),
             checkpoint_every=every,
+            patience=self.patience,
             seed=self.seed,
         )
 
@@ -193,7 +235,7 @@ class Watching:
 
     def __init__(self, run: Run) -> None:
         self._progress = terminal_progress()
-        self.history = History(run.work / "events")
+        self.history = History(run.work / "events", run.work / "history.jsonl")
 
     @property
     def watchers(self) -> tuple[Watcher, ...]:
@@ -205,6 +247,16 @@ class Watching:
         if isinstance(self._progress, BarProgress):
             self._progress.close()
         self.history.close()
+
+
+def _discard(checkpoints: Path) -> None:
+    """Deletes checkpoints; renamed first, so that none is there half."""
+    discarded = checkpoints.with_name(f".{checkpoints.name}-discarded")
+    if discarded.exists():  # a deletion was cut short
+        shutil.rmtree(discarded)
+    if checkpoints.exists():
+        checkpoints.rename(discarded)
+        shutil.rmtree(discarded)
 
 
 def _without(read: LabelledImages, exclude: Path) -> LabelledImages:

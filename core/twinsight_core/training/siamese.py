@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,6 +43,8 @@ from twinsight_core.training.loop import Batch, LoopConfig, Trained, Watcher, tr
 from twinsight_core.training.parts import LabelledBatch, Parts
 from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
+_LOG = logging.getLogger(__name__)
+
 LossName = Literal["supervised_contrastive", "arcface", "contrastive", "triplet", "triplet_semi_hard"]
 LOSSES: tuple[LossName, ...] = ("supervised_contrastive", "arcface", "contrastive", "triplet", "triplet_semi_hard")
 TEMPERATURES: dict[LossName, float] = {"supervised_contrastive": 0.1, "arcface": 0.03}
@@ -51,6 +54,8 @@ CENTRES = "centres"
 TURNS = 8
 """Ways to see a picture by quarter turns and mirroring."""
 ONE_SHOT_WAYS = 20
+_NAMED = 10
+"""Of classes that are left out more are counted and not named."""
 
 ValueAndParts = tuple[jax.Array, Arrays]
 """A loss, scalar, and its parts by name."""
@@ -144,9 +149,10 @@ class Sampler:
 
     Attributes:
         classes: labels that the batches hold: the classes, times their turns where those count.
+        left_out: names of the classes of one picture, which are in no batch.
 
     Raises:
-        TrainingError: there are fewer classes than a batch wants, or classes of one picture.
+        TrainingError: there are fewer classes of two pictures or more than a batch wants.
     """
 
     def __init__(self, pictures: LabelledImages, rows: np.ndarray, how: SiameseTraining) -> None:
@@ -154,10 +160,9 @@ class Sampler:
         self._how = how
         labels = pictures.labels[rows]
         self._rows = {int(label): rows[labels == label] for label in np.unique(labels)}
-        lonely = [pictures.classes[label] for label, of in self._rows.items() if len(of) < 2]
-        if lonely:
-            # They make no pair; as other pictures' opposites they still count in the loss.
-            self._rows = {label: of for label, of in self._rows.items() if len(of) > 1}
+        # One picture makes no pair with another; drawn again and again, it would be one with itself.
+        self.left_out = tuple(pictures.classes[label] for label, of in self._rows.items() if len(of) < 2)
+        self._rows = {label: of for label, of in self._rows.items() if len(of) > 1}
         if len(self._rows) < max(2, how.classes):
             raise TrainingError(
                 f"There are {len(self._rows)} classes with two pictures or more to train on; a batch wants "
@@ -294,6 +299,14 @@ def train_siamese(
     """
     parts = split(pictures, how)
     sampler = Sampler(pictures, parts.train, how)
+    if left_out := sampler.left_out:
+        more = ", ..." if len(left_out) > _NAMED else ""
+        _LOG.warning(
+            "%d classes have one picture to train on, which makes no pair, and are left out: %s%s",
+            len(left_out),
+            ", ".join(left_out[:_NAMED]),
+            more,
+        )
     beside: Arrays = {}
     if how.loss == "arcface":
         # The directions of the training classes are trained beside the network, which leaves them out.

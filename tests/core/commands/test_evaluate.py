@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from flax import nnx
 from PIL import Image as Pillow
 
+from twinsight_core.commands.calibrate import calibrate
 from twinsight_core.commands.evaluate import evaluate
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.classifier import Classifier
@@ -77,6 +78,9 @@ def test_pictures_of_a_list_that_can_not_be_read_are_left_out_where_that_is_aske
     done = run(*arguments, "--skip-bad")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["protocol"].startswith("2 same and 2 different pairs, as listed.")
+    done = CliRunner().invoke(calibrate, [str(one) for one in (*arguments[:-1], "--skip-bad")])
+    assert "which --skip-bad leaves out" not in done.stderr  # so few pairs can't be fitted
+    assert done.exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -98,5 +102,22 @@ def test_an_option_without_effect_is_refused(
     model: str, options: tuple[str, ...], message: str, models: Path, tmp_path: Path
 ) -> None:
     done = run("--model", models / model, "--data", tmp_path, *options)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("classification", ("--pairs", "x"), "--pairs must not be given with `classification`: a classifier's temper"),
+        ("classification", ("--seed", "1"), "--seed must not be given with `classification`: "),
+        ("embedding", ("--pairs", "x", "--groups"), "--groups must not be given with --pairs: a list of pairs has no"),
+    ],
+)
+def test_calibrate_refuses_options_without_effect(
+    model: str, options: tuple[str, ...], message: str, models: Path, tmp_path: Path
+) -> None:
+    words = ["--model", str(models / model), "--data", str(tmp_path), "--out", str(tmp_path / "out"), *options]
+    done = CliRunner().invoke(calibrate, words)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())

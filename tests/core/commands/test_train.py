@@ -13,9 +13,8 @@ from click.testing import CliRunner, Result
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from twinsight_core.commands.calibrate import calibrate
+from twinsight_core.commands.calibrate import CALIBRATED, calibrate
 from twinsight_core.commands.evaluate import evaluate
-from twinsight_core.commands.finishing import recipe
 from twinsight_core.commands.train import train
 from twinsight_core.packages import load_package, load_packages
 
@@ -87,6 +86,31 @@ def test_a_finished_run_that_is_resumed_ends_with_the_same_weights(embedding: Pa
     assert load_package(embedding).digest == before.digest
 
 
+def test_weights_that_blow_up_end_in_a_message_and_no_checkpoint(classes: Path, tmp_path: Path) -> None:
+    done = run(train, "cnn", "--data", classes, "--out", tmp_path / "kinds", *SMALL, "--steps", "2", "--batch-size",
+               "8", "--learning-rate", "1e30")  # fmt: skip
+    assert done.exit_code == 1
+    assert " at step 2; the last good checkpoint is kept. A lower learning rate may help." in done.stderr
+    assert not list((tmp_path / ".kinds.training" / "checkpoints").glob("[0-9]*"))
+    assert not (tmp_path / "kinds").exists()
+
+
+def test_training_ends_once_validation_gets_no_better_and_the_report_says_so(
+    labelling: Path, classes: Path, tmp_path: Path
+) -> None:
+    # With a start its statistics stay, with this rate its weights, too: no validation is better than the first.
+    out = tmp_path / "kinds"
+    done = run(train, "cnn", "--data", classes, "--out", out, *SMALL, "--steps", "100", "--batch-size", "8",
+               "--learning-rate", "1e-30", "--patience", "1", "--start", labelling)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    told = (
+        "Training ended early, after 40 of 100 steps: for 20 steps no validation was better than at step 20, whose "
+        "weights these are."
+    )
+    assert told in done.stderr
+    assert told in (out / "report.html").read_text()
+
+
 KILLED = """
 import sys
 from twinsight_core.commands.train import train
@@ -113,6 +137,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(labelling: Path, class
     done = run(train, *arguments, "--resume")
     assert done.exit_code == 0, done.output
     assert load_package(out).digest == load_package(labelling).digest
+    of_both = [(one.parent / f".{one.name}.training" / "history.jsonl").read_text() for one in (out, labelling)]
+    steps = [[json.loads(line)["step"] for line in kept.splitlines()] for kept in of_both]
+    assert steps[0] == steps[1] == [10, 20, 20, 30, 40, 40, 50, 60, 60]
 
 
 def test_evaluation_over_folders_and_pairs_says_its_protocol(embedding: Path, groups: Path, tmp_path: Path) -> None:
@@ -144,6 +171,7 @@ def test_calibration_writes_operating_points_and_changes_the_digest(
     assert package.card.calibration is not None
     assert package.card.calibration.meaning == "One shape."
     assert package.card.calibration.operating_points
+    assert (out / "report.html").read_text() == f"{(embedding / 'report.html').read_text()}\n{CALIBRATED}"
     assert "target FMR" in done.stdout
 
 
@@ -151,6 +179,11 @@ def test_a_classifiers_calibration_sets_its_temperature(labelling: Path, classes
     out = tmp_path / "calibrated"
     done = run(calibrate, "--model", labelling, "--data", classes, "--out", out)
     assert done.exit_code == 0, done.output
+    report = (labelling / "report.html").read_text()
+    assert (out / "report.html").read_text() == f"{report}\n{CALIBRATED}"
+    again = run(calibrate, "--model", out, "--data", classes)  # in place
+    assert again.exit_code == 0, again.output
+    assert (out / "report.html").read_text() == f"{report}\n{CALIBRATED}"
     before, after = (load_package(one).build() for one in (labelling, out))
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), np.uint8))
     np.testing.assert_array_equal(np.argmax(before(images), axis=1), np.argmax(after(images), axis=1))
@@ -188,13 +221,32 @@ def test_a_folder_that_holds_other_things_is_never_written_over(classes: Path, t
     assert not (tmp_path / ".pets.training").exists()
 
 
-def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(labelling: Path, classes: Path, groups: Path) -> None:
+def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(
+    labelling: Path, classes: Path, groups: Path, tmp_path: Path
+) -> None:
     arguments = ["cnn", "--out", str(labelling), *SMALL, "--batch-size", "24", "--resume"]
     done = run(train, *arguments, "--data", classes, "--steps", "61", "--learning-rate", "3e-3")
     assert done.exit_code == 1
     assert "can't be gone on with: it had other steps. Start anew without --resume." in done.stderr
     done = run(train, *arguments, "--data", groups, "--steps", "60", "--learning-rate", "3e-3")
+    assert "it had other classes, network, pictures. " in done.stderr
+    with zipfile.ZipFile(classes) as before, zipfile.ZipFile(tmp_path / "classes.zip", "w") as edited:
+        for name in before.namelist():
+            edited.writestr(name, before.read("class00/1.png" if name == "class00/0.png" else name))
+    done = run(train, *arguments, "--data", tmp_path / "classes.zip", "--steps", "60", "--learning-rate", "3e-3")
     assert "it had other pictures. " in done.stderr
+
+
+def test_a_mistaken_command_leaves_a_run_that_can_be_gone_on_with(labelling: Path, classes: Path) -> None:
+    before = load_package(labelling).digest
+    arguments = ["cnn", "--data", str(classes), "--out", str(labelling), *SMALL, "--steps", "60", "--batch-size", "24",
+                 "--learning-rate", "3e-3"]  # fmt: skip
+    mistaken = run(train, *arguments, "--start", "base")
+    assert mistaken.exit_code == 1
+    assert "The model `base` does not have the backbone that is trained" in mistaken.stderr
+    done = run(train, *arguments, "--resume")
+    assert done.exit_code == 0, done.output
+    assert load_package(labelling).digest == before
 
 
 def test_blocks_drawn_at_random_are_not_frozen(classes: Path, tmp_path: Path) -> None:
@@ -388,20 +440,9 @@ def test_a_detector_is_trained_measured_and_evaluated_again(boxes: Path, tmp_pat
     assert run(calibrate, "--model", out, "--data", boxes).exit_code == 1
 
 
-def test_a_recipe_is_the_command_without_paths_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["twinsight", "train", "cnn", "--data", "/home/me/x", "--out=/tmp/y", "--steps", "5", "--resume",
-             "--description", "some words", "--licence=MIT", "--skip-bad", "--pairs", "/home/me/list"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", words)
-    assert recipe() == "twinsight train cnn --data DATA --out OUT --steps 5 --skip-bad --pairs PAIRS"
-
-
-@pytest.mark.parametrize("name", ["exclude", "annotations"])
-def test_a_recipe_tells_no_other_file_of_the_machine_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["twinsight", "train", f"--{name}", "/home/me/file", f"--{name}=/home/me/other"])
-    assert recipe() == f"twinsight train --{name} {name.upper()} --{name} {name.upper()}"
-
-
-def test_a_recipe_names_a_model_by_its_folder_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["twinsight", "train", "cnn", "--start", "/home/me/models/first", "--teacher=/home/me/models/large/"]
-    monkeypatch.setattr(sys, "argv", words)
-    assert recipe() == "twinsight train cnn --start first --teacher large"
+def test_a_batch_of_more_pictures_than_there_are_begins_no_run(boxes: Path, tmp_path: Path) -> None:
+    done = run(train, "rcnn", "--data", boxes, "--out", tmp_path / "x", "--start", "none", "--backbone", "glyphs",
+               "--size", "64", "--frozen-blocks", "0", "--batch-size", "40")  # fmt: skip
+    assert done.exit_code == 1
+    assert "pictures to train on; a batch wants 40." in done.stderr
+    assert not (tmp_path / ".x.training").exists()

@@ -180,6 +180,8 @@ class Losses:
 
     def on_score(self, step: int, score: float) -> None: ...
 
+    def on_early_end(self, step: int, best_step: int) -> None: ...
+
 
 def test_a_resumed_run_with_a_teacher_has_the_losses_of_one_that_was_not_interrupted(
     pictures: LabelledImages, tmp_path: Path

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.training.evaluate import copy_recall, in_batches
 
@@ -74,3 +75,11 @@ def test_batches_are_of_one_size_and_the_filling_is_cut_off() -> None:
     images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(3, axis=3)
     np.testing.assert_array_equal(in_batches(run, images, batch=2)[:, 0], [0, 1, 2, 3, 4])
     assert seen == [2, 2, 2]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_not_finite_are_refused(value: float) -> None:
+    answers = np.ones((3, 2), np.float32)
+    answers[2, 1] = value
+    with pytest.raises(TrainingError, match=r"^The network's answers are not finite; its weights are too large\.$"):
+        in_batches(lambda part: answers[: len(part)], np.zeros((3, 4, 4, 3), np.uint8), batch=3)

@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import LoopConfig, Trained, train
-from twinsight_core.training.progress import History, LogProgress
+from twinsight_core.training.progress import BarProgress, History, LogProgress
 from twinsight_core.training.trainable import Arrays
 
 CONFIG = LoopConfig(steps=12, learning_rate=0.05, warmup_steps=2, checkpoint_every=4, report_every=5)
@@ -69,6 +70,7 @@ class Scores:
     def __init__(self, *values: float) -> None:
         self._values = list(values)
         self.told: list[float] = []
+        self.early_end: tuple[int, int] | None = None
 
     def __call__(self, params: Arrays, stats: Arrays) -> float:
         del params, stats
@@ -81,6 +83,9 @@ class Scores:
     def on_score(self, step: int, score: float) -> None:
         del step
         self.told.append(score)
+
+    def on_early_end(self, step: int, best_step: int) -> None:
+        self.early_end = (step, best_step)
 
 
 def test_a_resumed_run_ends_with_the_same_weights_and_losses(tmp_path: Path) -> None:
@@ -138,13 +143,83 @@ def test_the_best_average_is_kept_and_training_ends_when_it_gets_no_better(tmp_p
         START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, score=scores, watchers=(scores,)
     )
     assert scores.told == [0.5, 0.9, 0.7, 0.8]
+    assert scores.early_end == (16, 8)
     assert trained.step == 16
     assert trained.score == pytest.approx(0.9)
     assert float(trained.stats["seen"]) == 8
+    ended = Scores()
     shorter = train(
-        START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, resume=True, score=Scores()
+        START,
+        STATS,
+        loss=loss,
+        batch=batch,
+        config=config,
+        checkpoints=tmp_path,
+        resume=True,
+        score=ended,
+        watchers=(ended,),
     )
     np.testing.assert_array_equal(shorter.params["slope"], trained.params["slope"])
+    assert ended.early_end == (16, 8)
+
+
+def test_a_score_that_is_equal_is_no_better_one(tmp_path: Path) -> None:
+    # 0.9 is larger than what float32 makes of it.
+    config = replace(CONFIG, steps=40, patience=2)
+    scores = Scores(0.9, 0.9, 0.9)
+    trained = train(START, STATS, loss=loss, batch=batch, config=config, checkpoints=tmp_path, score=scores)
+    assert trained.step == 12
+    assert float(trained.stats["seen"]) == 4
+
+
+def test_a_resumed_run_still_counts_the_scores_before(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=40, patience=2)
+
+    def interrupt(step: int) -> np.ndarray:
+        if step == 10:
+            raise Interrupted
+        return batch(step)
+
+    with pytest.raises(Interrupted):
+        train(START, STATS, loss=loss, batch=interrupt, config=config, checkpoints=tmp_path, score=Scores(0.9, 0.5))
+    scores = Scores(0.6)
+    trained = train(
+        START,
+        STATS,
+        loss=loss,
+        batch=batch,
+        config=config,
+        checkpoints=tmp_path,
+        resume=True,
+        score=scores,
+        watchers=(scores,),
+    )
+    assert (trained.step, scores.early_end) == (12, (12, 4))
+    assert float(trained.stats["seen"]) == 4
+
+
+def test_that_training_ended_early_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(CONFIG, steps=40, patience=1)
+    history, bar = History(tmp_path / "events"), BarProgress()
+    with caplog.at_level("INFO", "twinsight_core"):
+        train(
+            START,
+            STATS,
+            loss=loss,
+            batch=batch,
+            config=config,
+            checkpoints=tmp_path,
+            score=Scores(0.9, 0.5),
+            watchers=(LogProgress(), bar, history),
+        )
+    bar.close()
+    history.close()
+    told = "step 8: no better validation for 4 steps; training ends, and the weights of step 4 are kept"
+    assert caplog.messages[-1] == told
+    assert told.split("; ", maxsplit=1)[0] in " ".join(capsys.readouterr().err.split())
+    assert history.early_end == (8, 4)
 
 
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
@@ -166,6 +241,52 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(
     resumed = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
     whole = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "whole")
     np.testing.assert_array_equal(resumed.params["slope"], whole.params["slope"])
+
+
+@pytest.mark.parametrize("broken", ["weights", "statistics"])
+def test_weights_that_are_not_finite_are_neither_scored_nor_kept(tmp_path: Path, broken: str) -> None:
+    def breaking(
+        params: Arrays, stats: Arrays, batch: np.ndarray, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
+        value, (counted, parts) = loss(params, stats, batch, key)
+        spoilt = jnp.where(stats["seen"] == 7, jnp.inf, counted["seen"])
+        return value, ({"seen": spoilt} if broken == "statistics" else counted, parts)
+
+    # The loss of the last step is of the weights before it.
+    config = replace(CONFIG, steps=2, warmup_steps=1, learning_rate=1e30) if broken == "weights" else CONFIG
+    scores = Scores(0.5)
+    last = config.steps if broken == "weights" else 8
+    with pytest.raises(
+        TrainingError,
+        match=rf"^The length of weights and statistics is inf at step {last}; the last good checkpoint is",
+    ) as told:
+        train(
+            START,
+            STATS,
+            loss=breaking,
+            batch=batch,
+            config=config,
+            checkpoints=tmp_path,
+            score=scores,
+            watchers=(scores,),
+        )
+    assert told.value.reason == "LOSS_NOT_FINITE"
+    assert scores.told == ([] if broken == "weights" else [0.5])
+    assert not (tmp_path / str(last)).exists()
+
+
+def test_answers_that_are_not_finite_end_the_run_at_their_step(tmp_path: Path) -> None:
+    def score(params: Arrays, stats: Arrays) -> float:
+        del params
+        answers = np.array([[0.0 if stats["seen"] < 8 else np.inf]], np.float32)
+        return float(in_batches(lambda _: answers, np.zeros((1, 1, 1, 3), np.uint8), batch=1).mean())
+
+    with pytest.raises(
+        TrainingError, match=r"^The network's answers to validation data are no longer finite at step 8"
+    ):
+        train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, score=score)
+    assert (tmp_path / "4").exists()
+    assert not (tmp_path / "8").exists()
 
 
 def test_a_disk_that_takes_no_checkpoint_is_told_of_and_the_one_before_is_kept(

@@ -1,13 +1,28 @@
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pytest
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.training.runs import Run
+from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.training.runs import BACKBONES, Run
 
 Drawn = Callable[..., None]
+NETWORK = ClassifierConfig(backbone=BACKBONES["glyphs"], classes=2)
+
+
+class Given(TypedDict):
+    data: dict[str, str]
+    network: ClassifierConfig
+    start: None
+
+
+DATA = Given(data={"pictures": "1f"}, network=NETWORK, start=None)
 
 
 @pytest.fixture
@@ -59,3 +74,77 @@ def test_something_must_be_left_to_train_on(run: Callable[..., Run]) -> None:
     every = run().pictures()
     with pytest.raises(TrainingError, match=r"^No class is left to train on\.$"):
         run(*every.classes).pictures()
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ends what changes the disk before its change of this number, and a deletion after a part of it, too."""
+    left = [number]
+
+    def counted(change: Callable[..., object]) -> Callable[..., object]:
+        def killed(path: Path, *others: object) -> object:
+            if left[0] == 0:
+                if change is shutil.rmtree:
+                    next(path.rglob("*.array")).unlink()
+                raise Killed
+            left[0] -= 1
+            return change(path, *others)
+
+        return killed
+
+    for owner, name in ((Path, "rename"), (Path, "replace"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_kill_never_leaves_checkpoints_beside_another_runs_record(
+    number: int, run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run()
+    first.begin({}, **DATA)
+    for step in (20, 40):
+        (first.checkpoints / str(step)).mkdir(parents=True)
+        (first.checkpoints / str(step) / "one.array").write_bytes(b"one")
+    other = replace(first, learning_rate=0.5)
+    killed = False
+    with monkeypatch.context() as patch:
+        kill_at(patch, number)
+        try:
+            other.begin({}, **DATA)
+        except Killed:
+            killed = True
+    assert killed == (number < 3)
+    is_first = json.loads((first.work / "run.json").read_text())["learning_rate"] == "0.001"
+    assert is_first == killed
+    left = sorted(one.relative_to(first.checkpoints).as_posix() for one in first.checkpoints.rglob("*.array"))
+    assert left in ([], ["20/one.array", "40/one.array"] if is_first else [])
+    replace(first if is_first else other, resume=True).begin({}, **DATA)
+    other.begin({}, **DATA)
+    assert [one.name for one in first.work.iterdir()] == ["run.json"]
+
+
+def test_checkpoints_of_a_run_that_is_not_known_are_not_gone_on_from(run: Callable[..., Run]) -> None:
+    going_on = replace(run(), resume=True)
+    going_on.begin({}, **DATA)
+    (going_on.work / "run.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"can't be gone on with: run\.json, which says what it was, can't be read"):
+        going_on.begin({}, **DATA)
+    (going_on.work / "run.json").unlink()
+    going_on.checkpoints.mkdir()
+    with pytest.raises(TrainingError, match=r"can't be read .* Start anew without --resume\.$"):
+        going_on.begin({}, **DATA)
+    replace(going_on, resume=False).begin({}, **DATA)
+    assert not going_on.checkpoints.exists()
+
+
+def test_a_run_with_another_network_is_not_gone_on_with(run: Callable[..., Run]) -> None:
+    going_on = replace(run(), resume=True)
+    going_on.begin({}, **DATA)
+    deeper = replace(NETWORK, backbone=BACKBONES["resnet"])
+    with pytest.raises(TrainingError, match=r"can't be gone on with: it had other network\. Start anew"):
+        going_on.begin({}, data=DATA["data"], network=deeper, start=None)
+    with pytest.raises(TrainingError, match=r"it had other classes, pictures\. "):
+        going_on.begin({}, data={"pictures": "2e", "classes": "3d"}, network=NETWORK, start=None)

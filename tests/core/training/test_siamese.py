@@ -69,6 +69,33 @@ def test_too_few_classes_are_refused(write_drawings: Callable[..., None], tmp_pa
         Sampler(pictures, np.arange(len(pictures)), HOW)
 
 
+def test_classes_of_one_picture_are_in_no_batch_and_are_told_of(
+    grouped: LabelledImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = split(grouped, HOW).train
+    lonely = np.unique(grouped.labels[rows])[[0, 3]]
+    first = np.array([np.flatnonzero(grouped.labels == label)[0] for label in lonely])
+    kept = ~np.isin(grouped.labels, lonely) | np.isin(np.arange(len(grouped)), first)
+    fewer = replace(
+        grouped,
+        images=grouped.images[kept],
+        labels=grouped.labels[kept],
+        files=tuple(file for file, one in zip(grouped.files, kept, strict=True) if one),
+    )
+    names = tuple(grouped.classes[label] for label in lonely)
+    sampler = Sampler(fewer, split(fewer, HOW).train, HOW)
+    assert sampler.left_out == names
+    alone = [fewer.images[fewer.labels == label][0] for label in lonely]
+    for step in range(8):
+        assert not any((image == one).all() for image in sampler.batch(step).images for one in alone)
+    how = replace(HOW, loop=LoopConfig(steps=1, learning_rate=1e-3))
+    with caplog.at_level("WARNING", "twinsight_core"):
+        train_siamese(SiameseNetwork(config=how.network, rngs=nnx.Rngs(0)), fewer, how, checkpoints=tmp_path)
+    assert caplog.messages == [
+        "2 classes have one picture to train on, which makes no pair, and are left out: " + ", ".join(names)
+    ]
+
+
 def test_a_batch_holds_pictures_of_some_classes_and_is_the_same_for_a_step(grouped: LabelledImages) -> None:
     sampler = Sampler(grouped, split(grouped, HOW).train, HOW)
     batch = sampler.batch(3)
@@ -147,6 +174,9 @@ def test_arcface_trains_directions_that_the_network_leaves_out(grouped: Labelled
             seen.append((step, losses["loss"]))
 
         def on_score(self, step: int, score: float) -> None:
+            pass
+
+        def on_early_end(self, step: int, best_step: int) -> None:
             pass
 
     first = SiameseNetwork(config=how.network, rngs=nnx.Rngs(0))

@@ -184,6 +184,9 @@ def test_training_tells_pairs_apart_that_it_never_saw(pictures: PairPictures, tm
         def on_score(self, step: int, score: float) -> None:
             scores[step] = score
 
+        def on_early_end(self, step: int, best_step: int) -> None:
+            pass
+
     first = SiameseNetwork(config=NETWORK, rngs=nnx.Rngs(0))
     trained, parts, ended = train_on_pairs(first, pictures, HOW, checkpoints=tmp_path, watchers=(Scores(),))
     first.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
