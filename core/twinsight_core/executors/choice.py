@@ -28,6 +28,7 @@ import numpy as np
 from twinsight_core.accelerators import has_accelerator
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
+from twinsight_core.executors.kept_files import keep, read_kept
 from twinsight_core.executors.openvino import OpenVinoExecutor, load_openvino, supported_precisions
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting.agreement import Agreement, agreement, trial_pictures
@@ -194,15 +195,14 @@ class _Exported:
         versions = "-".join(version(name) for name in _EXPORTERS)
         network = package.digest.rpartition(":")[2][:32]
         stem = f"{network}-{versions}"
-        kept = cache_dir / f"{stem}.onnx"
-        try:
-            content = kept.read_bytes()
-        except FileNotFoundError:
+        kept = cache_dir / f"{stem}.network"
+        content = read_kept(kept)
+        if content is None:
             from twinsight_core.exporting.onnx import to_onnx  # noqa: PLC0415 - see above
 
             content = to_onnx(package.build(), package.card.preprocessing, batch=None)
             cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_whole(kept, content, mode=0o600)
+            keep(kept, content)
         return cls(
             package=package,
             onnx=content,

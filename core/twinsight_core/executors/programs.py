@@ -11,10 +11,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinsight_core.whole_files import write_whole
+from twinsight_core.executors.kept_files import keep, read_kept
 
 _LOG = logging.getLogger(__name__)
-_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -38,22 +37,13 @@ class KeptPrograms:
             environment: what a program depends on beside the network: the compiler, the machine.
             form: names the program among those of the network, in letters, digits and hyphens.
         """
-        file = self._file(environment, form)
-        try:
-            content = file.read_bytes()
-        except OSError:
-            return None
-        program = content[_DIGEST_BYTES:]
-        if hashlib.sha256(program).digest() != content[:_DIGEST_BYTES]:
-            _LOG.warning("%s is damaged; the network is compiled anew", file)
-            return None
-        return program
+        return read_kept(self._file(environment, form))
 
     def keep(self, environment: str, form: str, program: bytes) -> None:
         """Keeps a program, in place of those of other exports and environments; without room it does not."""
         file = self._file(environment, form)
         try:
-            write_whole(file, hashlib.sha256(program).digest() + program, mode=0o600)
+            keep(file, program)
             for other in self.folder.glob(f"{self.network}.*.program"):
                 if not other.name.startswith(self._prefix(environment)):
                     other.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,22 @@ def test_a_damaged_record_is_made_anew(embedding: ModelPackage, cache: Path, tmp
     assert json.loads(record.read_text("utf-8"))
 
 
+@pytest.mark.parametrize("damaged", [b"", b"no network"])
+def test_a_damaged_network_is_exported_anew(
+    embedding: ModelPackage, cache: Path, tmp_path: Path, damaged: bytes
+) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(cache, folder)
+    for program in folder.glob("*.program"):
+        program.unlink()
+    (network,) = folder.glob("*.network")
+    good = network.read_bytes()
+    network.write_bytes(damaged)
+    for _ in range(2):
+        assert choose_executor(embedding, "auto", cache_dir=folder).name.startswith("openvino:cpu:")
+    assert len(network.read_bytes()) == pytest.approx(len(good), rel=0.1)
+
+
 def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(
     embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,11 +146,12 @@ def test_nothing_is_chosen_before_a_size_is_prepared(embedding: ModelPackage, ca
 SIGNALLED = """
 import signal, sys
 from pathlib import Path
+from twinsight_core.executors.kept_files import read_kept
 from twinsight_core.executors.openvino import OpenVinoExecutor
 from twinsight_core.images import Preprocessing
 
 signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
-onnx, size = Path(sys.argv[1]).read_bytes(), Preprocessing(height_px=32, width_px=48)
+onnx, size = read_kept(Path(sys.argv[1])), Preprocessing(height_px=32, width_px=48)
 first = OpenVinoExecutor(onnx, size, precision="f32")
 first.prepare(1)
 second = OpenVinoExecutor(onnx, size, precision="f32")
@@ -146,7 +164,7 @@ signal.raise_signal(signal.SIGTERM)
 def test_a_signal_is_heard_after_executors_are_gone(cache: Path) -> None:
     # Each core of OpenVINO gives its thread a stack for signals; two that went in the order they came left one that was
     # unmapped, and SIGTERM ended the process with SIGSEGV.
-    (onnx,) = cache.glob("*.onnx")
+    (onnx,) = cache.glob("*.network")
     done = subprocess.run([sys.executable, "-c", SIGNALLED, str(onnx)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 

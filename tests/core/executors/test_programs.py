@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twinsight_core.executors import openvino, programs
+from twinsight_core.executors import kept_files, openvino
 from twinsight_core.executors.choice import choose_executor
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting.agreement import trial_pictures
@@ -66,7 +66,7 @@ def test_without_room_a_program_is_not_kept(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(programs, "write_whole", full)
+    monkeypatch.setattr(kept_files, "write_whole", full)
     kept = KeptPrograms(tmp_path, "network", "today")
     kept.keep("here", "f32-1-1", b"program")
     assert kept.load("here", "f32-1-1") is None
