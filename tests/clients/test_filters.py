@@ -80,7 +80,7 @@ def test_one_condition_is_this_message() -> None:
 @pytest.mark.parametrize("bound", [2**53 + 1, -(2**53) - 1, 1_700_000_000_000_000_001, 2**63 - 1])
 def test_integers_that_no_float_holds_are_exact_bounds(bound: int) -> None:
     between = (field("t") > bound).message.condition.range
-    assert between == types_pb2.Range(gt_integer=bound)
+    assert between == types_pb2.Range(gt=float(bound), gt_integer=bound)
     for value in (bound - 1, bound, min(bound + 1, 2**63 - 1)):
         metadata = metadata_messages({"t": value})
         for condition, right in (

@@ -130,9 +130,12 @@ class Field:
             if isinstance(bound, bool) or not isinstance(bound, int | float):
                 raise _invalid(f"`{word}` on `{self._name}` ({bound!r}) must be a number.")
             try:
-                # A float holds the integers up to 2^53 alone: of larger ones it may be its neighbour.
-                exact = isinstance(bound, int) and float(bound) != bound
-                setattr(between, f"{word}_integer" if exact else word, bound)
+                near = float(bound)
+                setattr(between, word, near)
+                # A float holds the integers up to 2^53 alone: of larger ones it may be its neighbour. A server that
+                # knows no other bounds goes by that.
+                if isinstance(bound, int) and near != bound:
+                    setattr(between, f"{word}_integer", bound)
             except (OverflowError, ValueError) as error:
                 raise _invalid(f"`{word}` on `{self._name}` must fit in 64 bits.") from error
         return self._condition(types_pb2.Condition(range=between))

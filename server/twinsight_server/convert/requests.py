@@ -244,7 +244,7 @@ def _condition(message: pb.Condition, field: str) -> Filter:
             members = (value(one, field=f"{field}.in.values[{n}]") for n, one in enumerate(values.values))
             return In(message.field, tuple(members))
         case "range":
-            gt, gte, lt, lte = (_bound(message.range, name, f"{field}.range") for name in ("gt", "gte", "lt", "lte"))
+            gt, gte, lt, lte = (_bound(message.range, name) for name in ("gt", "gte", "lt", "lte"))
             return Range(message.field, gt=gt, gte=gte, lt=lt, lte=lte)
         case "exists":
             return Exists(message.field, message.exists)
@@ -252,15 +252,13 @@ def _condition(message: pb.Condition, field: str) -> Filter:
             raise InvalidInput(f"`{field}` has no test.", reason="FILTER_INVALID", field=field)
 
 
-def _bound(message: pb.Range, name: str, field: str) -> int | float | None:
-    """Returns a bound, which is either a double or an integer."""
-    given = [one for one in (name, f"{name}_integer") if message.HasField(one)]  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    if len(given) > 1:
-        raise InvalidInput(
-            f"`{field}` must have `{name}` or `{name}_integer`, not both.", reason="FILTER_INVALID", field=field
-        )
-    bound: int | float | None = getattr(message, given[0]) if given else None
-    return bound
+def _bound(message: pb.Range, name: str) -> int | float | None:
+    """Returns a bound: the integer where one is set, else the double."""
+    for one in (f"{name}_integer", name):
+        if message.HasField(one):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            bound: int | float = getattr(message, one)
+            return bound
+    return None
 
 
 def metric(message: collections_pb.Metric.ValueType) -> Metric:

@@ -55,6 +55,11 @@ def _number(value: types_pb2.Value) -> float | int | None:
     return None
 
 
-def _within(number: float, bounds: types_pb2.Range) -> bool:
+def bounds_of(message: types_pb2.Range) -> dict[str, float]:
+    """Returns the bounds that count: an integer in place of the double beside it, which comes before it."""
+    return {one.name.removesuffix("_integer"): bound for one, bound in message.ListFields()}
+
+
+def _within(number: float, between: types_pb2.Range) -> bool:
     tests = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
-    return all(tests[one.name.removesuffix("_integer")](number, bound) for one, bound in bounds.ListFields())
+    return all(tests[name](number, bound) for name, bound in bounds_of(between).items())

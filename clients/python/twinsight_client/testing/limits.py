@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sized
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import types_pb2
+from twinsight_client.testing.conditions import bounds_of
 from twinsight_client.testing.pictures import refused
 
 MAX_IMAGES = 256
@@ -146,10 +147,9 @@ def _check_condition(condition: types_pb2.Condition, path: str) -> None:
             for place, one in enumerate(values):
                 _value_bytes(one, field=f"{path}.in.values[{place}]", reason="FILTER_INVALID")
         case "range":
-            bounds = condition.range.ListFields()
-            names = {one.name.removesuffix("_integer") for one, _ in bounds}
-            if not bounds or len(names) < len(bounds) or any(math.isnan(bound) for _, bound in bounds):
-                message = f"`{path}.range` must have at least one bound, none NaN, and none of them twice."
+            bounds = bounds_of(condition.range).values()
+            if not bounds or any(math.isnan(bound) for bound in bounds):
+                message = f"`{path}.range` must have at least one bound, and none NaN."
                 raise refused("FILTER_INVALID", f"{path}.range", message)
         case None:
             raise refused("FILTER_INVALID", path, f"`{path}` has no test.")
@@ -161,7 +161,7 @@ def _value_bytes(value: types_pb2.Value, *, field: str, reason: str) -> int:
         case "string_value":
             return len(value.string_value.encode())
         case "string_list":
-            return sum(len(one.encode()) for one in value.string_list.values)
+            return sum(8 + len(one.encode()) for one in value.string_list.values)
         case "float_value":
             if not math.isfinite(value.float_value):
                 raise refused(reason, field, f"`{field}` (={value.float_value}) must be finite.")
