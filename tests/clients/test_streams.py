@@ -39,7 +39,7 @@ def test_things_are_cut_by_number_and_batches_are_numbered_from_one() -> None:
 
 
 def test_things_are_cut_by_bytes_and_what_is_larger_travels_alone() -> None:
-    half = b"x" * (BATCH_BYTES // 2 - 3)  # and 3 for the id
+    half = b"x" * (BATCH_BYTES // 2 - 1)  # and 1 for the id
     items = [NewItem("a", half), NewItem("b", half), NewItem("c", b"y"), NewItem("d", b"z" * BATCH_BYTES)]
     assert cut(ingest(10), items) == [(1, ["a", "b"]), (2, ["c"]), (3, ["d"])]
 

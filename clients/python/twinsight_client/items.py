@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight_client.images import Content, content_message, size_bytes
-from twinsight_client.metadata import metadata_messages
+from twinsight_client.metadata import metadata_messages, metadata_size_bytes
 from twinsight_client.results import MetadataValue
 
 
@@ -34,14 +34,12 @@ class NewItem:
 
 
 def item_size_bytes(item: NewItem) -> int:
-    """Returns about how many bytes `item` takes in a message, without reading any file.
+    """Returns about how many bytes `item` takes in a message, without making one or reading any file.
 
     Raises:
-        InvalidArgument: metadata of a type that the contract can't carry.
         OSError: the file is not there.
     """
-    rest = collections_pb.NewItem(id=item.id, metadata=metadata_messages(item.metadata))
-    return size_bytes(item.content) + rest.ByteSize()
+    return size_bytes(item.content) + len(item.id.encode()) + metadata_size_bytes(item.metadata)
 
 
 def item_message(item: NewItem) -> collections_pb.NewItem:

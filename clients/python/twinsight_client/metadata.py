@@ -8,6 +8,9 @@ from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import MetadataValue
 
+_PER_FIELD, _PER_ENTRY = 12, 4
+"""Bytes of tags and lengths, about."""
+
 
 def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
     """Returns the message of one value; `name` is the field's, for the error.
@@ -40,6 +43,23 @@ def metadata_messages(metadata: Mapping[str, MetadataValue]) -> dict[str, types_
         InvalidArgument: as for `value_message`.
     """
     return {name: value_message(value, name=name) for name, value in metadata.items()}
+
+
+def metadata_size_bytes(metadata: Mapping[str, MetadataValue]) -> int:
+    """Returns about how many bytes fields take in a message, without making one."""
+    return sum(_PER_FIELD + _text_bytes(name) + _value_bytes(value) for name, value in metadata.items())
+
+
+def _value_bytes(value: MetadataValue) -> int:
+    if isinstance(value, str):
+        return _text_bytes(value)
+    if isinstance(value, Sequence):
+        return sum(_PER_ENTRY + _text_bytes(one) for one in value if isinstance(one, str))
+    return 8
+
+
+def _text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def metadata_values(messages: Mapping[str, types_pb2.Value]) -> dict[str, MetadataValue]:
