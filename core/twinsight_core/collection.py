@@ -193,19 +193,13 @@ class Collection:
         with self._guarded():
             return self._writer.last_batch(ingest_id)
 
-    def get(
-        self, ids: Sequence[str], *, include_vectors: bool = False, max_bytes: int | None = None
-    ) -> list[Item | None]:
-        """Returns the items of ids, None where there is none, all as of one moment.
-
-        Raises:
-            AnswerTooLarge: their contents have more than `max_bytes`.
-        """
+    def get(self, ids: Sequence[str], *, include_vectors: bool = False) -> list[Item | None]:
+        """Returns the items of ids, None where there is none, all as of one moment."""
         with self._guarded():
             found = self._store.by_id(list(ids))
             if [None if stored is None else stored.seq for stored in found] != [self._ids.get(one) for one in ids]:
                 self._catch_up()
-        return items_of(found, include_vectors=include_vectors, max_bytes=max_bytes)
+        return items_of(found, include_vectors=include_vectors)
 
     def page(
         self,
@@ -214,7 +208,6 @@ class Collection:
         limit: int,
         filter: Filter | None = None,  # noqa: A002
         include_vectors: bool = False,
-        max_bytes: int | None = None,
     ) -> tuple[list[Item], int | None]:
         """Returns items in the order of writing, and what `after` to pass for the next page; None: this is the last.
 
@@ -223,11 +216,9 @@ class Collection:
             limit: items on the page, at least 1. An item that is deleted meanwhile leaves a gap.
             filter: only items that meet it.
             include_vectors: return the vectors too.
-            max_bytes: of their contents, at most.
 
         Raises:
             InvalidInput: the filter is against the rules.
-            AnswerTooLarge: the page has more than `max_bytes`.
         """
         with self._guarded():
             if filter is None:
@@ -238,7 +229,7 @@ class Collection:
             else:
                 check_filter(filter)
                 page, last, more = self._filtered_page(filter, after, limit)
-        items = items_of(page, include_vectors=include_vectors, max_bytes=max_bytes)
+        items = items_of(page, include_vectors=include_vectors)
         return [item for item in items if item is not None], last if more else None
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:

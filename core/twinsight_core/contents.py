@@ -4,35 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twinsight_core.items import Item, answer_too_large
+from twinsight_core.items import Item
 from twinsight_core.metadata import decode_metadata
 from twinsight_core.records import StoredItem, vector_of
 
 
 def content_bytes(stored: StoredItem, *, metadata: bool, vector: bool) -> int:
-    """Returns how many bytes an answer with an item's metadata, or its vector, holds of it."""
+    """Returns how many bytes there are on disk of an item's metadata, and of its vector."""
     return len(stored.metadata) * metadata + len(stored.vector) * vector
 
 
-def items_of(
-    stored: Sequence[StoredItem | None], *, include_vectors: bool, max_bytes: int | None = None
-) -> list[Item | None]:
-    """Returns items with their metadata; None stays None.
+def items_of(stored: Sequence[StoredItem | None], *, include_vectors: bool) -> list[Item | None]:
+    """Returns items with their metadata; None stays None. An item that is there several times is decoded once.
 
     Args:
         stored: as they were read.
         include_vectors: with their vectors, too.
-        max_bytes: of their contents, those of an item counting as often as it is there; None: any number.
-
-    Raises:
-        AnswerTooLarge: they have more; nothing was decoded.
     """
-    sizes = (content_bytes(one, metadata=True, vector=include_vectors) for one in stored if one is not None)
-    if max_bytes is not None and sum(sizes) > max_bytes:
-        raise answer_too_large()
-    return [
-        None
-        if one is None
-        else Item(one.id, vector_of(one) if include_vectors else None, decode_metadata(one.metadata))
-        for one in stored
-    ]
+    items = {one.seq: one for one in stored if one is not None}
+    decoded = {seq: _item(one, include_vectors) for seq, one in items.items()}
+    return [None if one is None else decoded[one.seq] for one in stored]
+
+
+def _item(stored: StoredItem, include_vector: bool) -> Item:
+    return Item(stored.id, vector_of(stored) if include_vector else None, decode_metadata(stored.metadata))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from google.rpc import status_pb2
@@ -11,7 +11,7 @@ from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
-from twinsight_core.items import Checkpoint, Item, NewItem, check_id
+from twinsight_core.items import Checkpoint, Item, NewItem, answer_too_large, check_id
 from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls import Call
 from twinsight_server.convert import answers, requests
@@ -108,13 +108,12 @@ class ItemReader:
         """Reads items by id."""
         collection = self._catalog.get(request.collection, visible=call.caller.may_read)
         check_count(len(request.ids), self._max_items, field="ids")
-        items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
-        return pb.GetItemsResponse(
-            results=[
-                pb.ItemResult(error=_missing(collection, n, one)) if item is None else _item_result(item)
-                for n, (one, item) in enumerate(zip(request.ids, items, strict=True))
-            ]
+        items = collection.get(request.ids, include_vectors=request.include_vectors)
+        results = (
+            pb.ItemResult(error=_missing(collection, n, one)) if item is None else _item_result(item)
+            for n, (one, item) in enumerate(zip(request.ids, items, strict=True))
         )
+        return pb.GetItemsResponse(results=self._fitting(results))
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Reads a page; the token is the sequence number after which the next one starts."""
@@ -137,11 +136,20 @@ class ItemReader:
             limit=request.page_size or DEFAULT_PAGE,
             filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
             include_vectors=request.include_vectors,
-            max_bytes=self._max_bytes,
         )
         return pb.ListItemsResponse(
-            results=[_item_result(item) for item in items], next_page_token="" if after is None else str(after)
+            results=self._fitting(_item_result(item) for item in items),
+            next_page_token="" if after is None else str(after),
         )
+
+    def _fitting(self, results: Iterable[pb.ItemResult]) -> Iterator[pb.ItemResult]:
+        """Yields results until they are more than an answer may hold; they are made no further then."""
+        size = 0
+        for one in results:
+            size += one.ByteSize()
+            if size > self._max_bytes:
+                raise answer_too_large()
+            yield one
 
 
 def _check_own_faults(items: Sequence[NewItem | TwinsightError]) -> None:
