@@ -68,7 +68,7 @@ def voc_pictures(files: Files, image_set: str | None) -> tuple[list[MarkedPictur
     written = _by_lower_suffix(files.names)
     pictures: list[MarkedPicture] = []
     flaws: list[str] = []
-    for name in _voc_names(files, root, image_set):
+    for name in _voc_names(files, root, image_set, written):
         try:
             pictures.append(_voc_picture(files, root, name, written, flaws))
         except ValueError as error:
@@ -123,7 +123,7 @@ def _voc_root(files: Files) -> str:
     return roots.pop()
 
 
-def _voc_names(files: Files, root: str, image_set: str | None) -> list[str]:
+def _voc_names(files: Files, root: str, image_set: str | None, written: Mapping[str, str]) -> list[str]:
     if image_set is None:
         folder = f"{root}Annotations/"
         return sorted(
@@ -141,13 +141,13 @@ def _voc_names(files: Files, root: str, image_set: str | None) -> list[str]:
     except ValueError as error:
         raise TrainingError(f"{files.path}: {listing}: {error}", reason="DATA_UNREADABLE") from error
     lines = content.decode("utf-8-sig", errors="replace").splitlines()
-    return list(dict.fromkeys(_voc_name(files, root, line.strip()) for line in lines if line.strip()))
+    return list(dict.fromkeys(_voc_name(written, root, line.strip()) for line in lines if line.strip()))
 
 
-def _voc_name(files: Files, root: str, line: str) -> str:
+def _voc_name(written: Mapping[str, str], root: str, line: str) -> str:
     """Returns the name in a line of a list; those of one class say after it whether the class is there: 1, 0 or -1."""
     name, *flag = line.rsplit(maxsplit=1)
-    has_flag = flag in (["1"], ["0"], ["-1"]) and f"{root}Annotations/{line}.xml" not in files.names
+    has_flag = flag in (["1"], ["0"], ["-1"]) and f"{root}Annotations/{line}.xml" not in written
     return name if has_flag else line
 
 

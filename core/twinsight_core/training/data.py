@@ -36,8 +36,8 @@ OTHER_PICTURE_SUFFIXES = frozenset(
 """What pictures are called that are not accepted: more likely forgotten than meant to be left out."""
 # macOS packs a folder of its own into zips.
 _NOT_OF_THE_SET = "__MACOSX"
-# Raised when the cache's layout changes, so that an old cache is not read.
-CACHE_VERSION = 4
+# Raised when the cache's layout or what pictures are decoded to changes, so that an old cache is not read.
+CACHE_VERSION = 5
 # More are counted and not named.
 _NAMED_FILES = 50
 

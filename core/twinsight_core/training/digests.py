@@ -30,7 +30,9 @@ def boxed_digests(parts: Sequence[BoxedImages]) -> dict[str, str]:
     return {
         "pictures": _digest([pictures_digest(one.files, one.images) for one in parts]),
         "classes": _digest([list(one.classes) for one in parts]),
-        "boxes": _digest([], [array for one in parts for array in (one.boxes, one.labels, one.valid, one.sizes)]),
+        "boxes": _digest(
+            [], [array for one in parts for array in (one.boxes, one.labels, one.valid, one.ignored, one.sizes)]
+        ),
     }
 
 

@@ -13,7 +13,7 @@ from PIL import ImageDraw
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score
-from twinsight_core.evaluation.detection import detection_score
+from twinsight_core.evaluation.detection import FoundBoxes, TrueBoxes, detection_score
 from twinsight_core.evaluation.one_shot import one_shot_score
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.evaluation.verification import Roc, roc_curve, verification_score
@@ -26,6 +26,8 @@ ONE_SHOT_WAYS, ONE_SHOT_TRIALS = 20, 40_000
 """With so many trials chance moves an accuracy of 0.9 by 0.0015 (standard error)."""
 SURE = 0.5
 """Score from which a detection is shown as one."""
+OVERLAP = 0.5
+"""Of a detection with a thing that it is, and share of it in a region to be ignored."""
 PAIRS_OF_A_KIND = 20_000
 MOST_LISTED_PAIRS = 4_000_000
 """Up to so many pairs are listed and drawn from; of more, random ones are drawn until enough are distinct."""
@@ -272,18 +274,19 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
     for name, value in zip(data.classes, score.class_ap_50, strict=True):
         if value is not None:
             scores[f"ap_50_{name}"] = value
-    wrong = []
-    for row, (one, other) in enumerate(zip(truth, found, strict=True)):
-        sure = other.scores >= SURE
-        wrong.append((abs(len(one.labels) - int(sure.sum())), row))
+    counted = [_counted(one, other) for one, other in zip(truth, found, strict=True)]
+    wrong = [
+        (abs(len(one.labels) - int(sure.sum())), row)
+        for row, (one, sure) in enumerate(zip(truth, counted, strict=True))
+    ]
     mistakes = []
     for _, row in sorted(wrong, reverse=True)[:WORST]:
-        sure = found[row].scores >= SURE
-        pictures = (
-            _with_boxes(data.images[row], truth[row].boxes, "lime"),
-            _with_boxes(data.images[row], found[row].boxes[sure], "red"),
-        )
-        caption = f"{data.files[row]}: {len(truth[row].labels)} things (green), {int(sure.sum())} found (red)"
+        one, sure = truth[row], counted[row]
+        pixels = _with_boxes(data.images[row], one.ignored_boxes, "yellow")
+        pictures = (_with_boxes(pixels, one.boxes, "lime"), _with_boxes(pixels, found[row].boxes[sure], "red"))
+        caption = f"{data.files[row]}: {len(one.labels)} things (green), {int(sure.sum())} found (red)"
+        if len(one.ignored_labels):
+            caption += f", {len(one.ignored_labels)} regions ignored (yellow)"
         mistakes.append(Mistake(pictures, caption))
     return Findings(
         protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision; "
@@ -302,6 +305,29 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
         },
         mistakes=mistakes,
     )
+
+
+def _counted(truth: TrueBoxes, found: FoundBoxes) -> np.ndarray:
+    """Returns which detections are sure and count, [count] bool: in a region to be ignored the things alone."""
+    own = _common(found.boxes, truth.boxes)
+    union = _areas(found.boxes)[:, None] + _areas(truth.boxes) - own
+    is_thing = ((own >= OVERLAP * union) & (found.labels[:, None] == truth.labels)).any(axis=1)
+    within = _common(found.boxes, truth.ignored_boxes) >= OVERLAP * _areas(found.boxes)[:, None]
+    is_ignored = (within & (found.labels[:, None] == truth.ignored_labels)).any(axis=1)
+    counted: np.ndarray = (found.scores >= SURE) & (is_thing | ~is_ignored)
+    return counted
+
+
+def _common(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Returns the area that boxes have in common, [n, m] of [n, 4] and [m, 4]."""
+    least, most = np.maximum(left[:, None, :2], right[:, :2]), np.minimum(left[:, None, 2:], right[:, 2:])
+    common: np.ndarray = np.maximum(most - least, 0.0).prod(axis=2)
+    return common
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    areas: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return areas
 
 
 def _with_boxes(pixels: np.ndarray, boxes: np.ndarray, colour: str) -> np.ndarray:

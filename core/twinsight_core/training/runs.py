@@ -178,6 +178,12 @@ class Run:
                 f"read ({error}). Start anew without --resume.",
                 reason="RUN_MISMATCH",
             ) from error
+        if "network" not in before:  # it told pictures by their paths alone
+            raise TrainingError(
+                f"The run in {self.work} can't be gone on with: an earlier version of twinsight began it. Go on with "
+                "that version, or start anew without --resume.",
+                reason="RUN_MISMATCH",
+            )
         return before
 
     @property

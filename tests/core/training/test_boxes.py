@@ -117,6 +117,12 @@ def test_suffixes_may_be_in_any_case(write: Write) -> None:
     }
     data = read_voc(write(files), preprocessing=SIZE)
     assert data.files == ("JPEGImages/A1.JPG", "JPEGImages/c.Jpg")
+    numbered = {
+        "Annotations/street 1.XML": annotation(("cat", 1, 1, 5, 5), name="street 1.jpg"),
+        "JPEGImages/street 1.JPG": picture(),
+        "ImageSets/Main/val.txt": b"street 1\n",
+    }
+    assert read_voc(write(numbered), preprocessing=SIZE, image_set="val").files == ("JPEGImages/street 1.JPG",)
 
 
 def test_a_picture_may_hold_nothing(write: Write) -> None:

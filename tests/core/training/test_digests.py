@@ -59,6 +59,7 @@ def boxed() -> BoxedImages:
         boxes=np.tile(np.array([0.1, 0.1, 0.5, 0.5], np.float32), (2, 1, 1)),
         labels=np.zeros((2, 1), np.int32),
         valid=np.ones((2, 1), np.bool_),
+        ignored=np.zeros((2, 1), np.bool_),
         sizes=np.full((2, 2), 8, np.int32),
         classes=("cat", "dog"),
         files=("a.png", "b.png"),
@@ -74,6 +75,7 @@ def test_of_a_detectors_data_it_is_told_what_is_other() -> None:
             replace(one, boxes=one.boxes * 0.5),
             replace(one, labels=one.labels + 1),
             replace(one, valid=~one.valid),
+            replace(one, ignored=~one.ignored),
         ],
     }
     before = boxed_digests([one, one])

@@ -4,7 +4,8 @@ import pytest
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
 from twinsight_core.training import findings
-from twinsight_core.training.findings import WORST, class_pairs, group_pairs, pair_findings
+from twinsight_core.training.boxes import BoxedImages
+from twinsight_core.training.findings import WORST, class_pairs, detection_findings, group_pairs, pair_findings
 
 
 def unit(rows: int) -> np.ndarray:
@@ -63,3 +64,26 @@ def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_mo
     ]
     assert len(found.mistakes) == WORST
     assert [[int(picture[0, 0, 0]) for picture in one.pictures] for one in found.mistakes[:2]] == [[38, 39], [34, 35]]
+
+
+def test_what_is_found_in_regions_to_be_ignored_is_no_mistake() -> None:
+    pytest.importorskip("pycocotools")
+    thing, region = [0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]
+    data = BoxedImages(
+        images=np.zeros((2, 20, 20, 3), np.uint8),
+        boxes=np.array([[thing, region], [thing, region]], np.float32),
+        labels=np.zeros((2, 2), np.int32),
+        valid=np.array([[True, False]] * 2),
+        ignored=np.array([[False, True], [False, False]]),
+        sizes=np.full((2, 2), 20, np.int32),
+        classes=("cell",),
+        files=("crowd.png", "miss.png"),
+    )
+    answers = np.zeros((2, 4, 6), np.float32)
+    # Box, score and label: of the thing, and of two in the region, of which one is not sure.
+    answers[0, :3] = [[*thing, 0.9, 0], [0.6, 0.6, 0.8, 0.8, 0.9, 0], [0.6, 0.6, 0.8, 0.8, 0.4, 0]]
+    mistakes = detection_findings(answers, data, which="two").mistakes
+    assert [one.caption for one in mistakes] == [
+        "miss.png: 1 things (green), 0 found (red)",
+        "crowd.png: 1 things (green), 1 found (red), 1 regions ignored (yellow)",
+    ]

@@ -140,6 +140,16 @@ def test_checkpoints_of_a_run_that_is_not_known_are_not_gone_on_from(run: Callab
     assert not going_on.checkpoints.exists()
 
 
+def test_a_run_of_an_earlier_version_is_told_as_that(run: Callable[..., Run]) -> None:
+    going_on = replace(run(), resume=True)
+    going_on.begin({}, **DATA)
+    record = going_on.work / "run.json"
+    kept = json.loads(record.read_text())
+    record.write_text(json.dumps({name: value for name, value in kept.items() if name not in {"network", "classes"}}))
+    with pytest.raises(TrainingError, match=r"an earlier version of twinsight began it\. Go on with that version"):
+        going_on.begin({}, **DATA)
+
+
 def test_a_run_with_another_network_is_not_gone_on_with(run: Callable[..., Run]) -> None:
     going_on = replace(run(), resume=True)
     going_on.begin({}, **DATA)
