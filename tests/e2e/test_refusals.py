@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.clients.refusals import COLLECTION, REFUSED, prepare, refusal
 
+from clients.refusals import COLLECTION, REFUSED, prepare, refusal
 from twinsight_client import Client
 from twinsight_server.app import Server
 
