@@ -6,7 +6,6 @@ import dataclasses
 import signal
 import sys
 import threading
-import tomllib
 from pathlib import Path
 from types import FrameType
 from typing import Literal, cast, get_args, get_origin, get_type_hints
@@ -15,6 +14,7 @@ import click
 
 from twinsight_core.errors import StartupError
 from twinsight_server.config import ServerConfig
+from twinsight_server.config_file import read_settings
 from twinsight_server.logs import set_up_logs
 
 Value = str | int | float | bool | Path | None
@@ -88,13 +88,9 @@ def _read_file(context: click.Context, parameter: click.Parameter, path: Path | 
     if path is None:
         return None
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"{path}: can't be read as TOML: {error}") from error
-    known = {field.name for field in dataclasses.fields(ServerConfig)}
-    if unknown := sorted(set(values) - known):
-        raise click.UsageError(f"{path}: unknown settings: {', '.join(unknown)}. `serve --help` names them all.")
-    context.default_map = values
+        context.default_map = read_settings(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     return path
 
 

@@ -122,6 +122,41 @@ def test_a_file_that_is_not_toml_is_told(tmp_path: Path) -> None:
     assert "can't be read as TOML" in serve("--config", str(file))
 
 
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ('data_dir = ["a"]', "`data_dir` (=['a']) must be text."),
+        ("data_dir = 5", "`data_dir` (=5) must be text."),
+        ("api_keys = false", "`api_keys` (=False) must be text."),
+        ("audit_log = 2026-01-01", "`audit_log` (=datetime.date(2026, 1, 1)) must be text."),
+        ('data_dir = "a\\u0000b"', "`data_dir` must not have a null character."),
+        ("max_collections = 0.5", "`max_collections` (=0.5) must be a whole number."),
+        ("max_calls = true", "`max_calls` (=True) must be a whole number."),
+        ("listen = 50051", "`listen` (=50051) must be text."),
+        ("drain_s = true", "`drain_s` (=True) must be a number."),
+        ("batch_wait_ms = [1]", "`batch_wait_ms` (=[1]) must be a number or text."),
+        ('reflection = "yes"', "`reflection` (='yes') must be true or false."),
+        ("log_level = 3", "`log_level` (=3) must be text."),
+    ],
+)
+def test_a_value_of_another_type_in_the_file_is_told(
+    tmp_path: Path, started: list[ServerConfig], line: str, rule: str
+) -> None:
+    file = tmp_path / "twinsight.toml"
+    file.write_text(f"{line}\n")
+    assert rule in " ".join(serve("--config", str(file)).split())
+    assert not started
+
+
+def test_a_whole_number_may_stand_for_a_number_in_the_file(tmp_path: Path, started: list[ServerConfig]) -> None:
+    file = tmp_path / "twinsight.toml"
+    file.write_text("drain_s = 3\nmodels_dir = 'm'\nvectors_on_disk = true\nvector_copy = 'int8'\n")
+    serve("--config", str(file))
+    (config,) = started
+    assert (config.drain_s, config.models_dir, config.vectors_on_disk) == (3.0, Path("m"), True)
+    assert config.vector_copy == "int8"
+
+
 def test_the_help_names_every_setting_with_its_variable() -> None:
     text = serve("--help")
     for name in ServerConfig.__dataclass_fields__:
