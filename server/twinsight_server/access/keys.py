@@ -29,7 +29,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import OPTIONAL, JsonFields
-from twinsight_core.whole_files import write_whole
+from twinsight_core.whole_files import behind_links, rewrite_whole
 from twinsight_server.access.principals import Grant, Principal, Share, read_grants
 
 PREFIX = "tws_"
@@ -115,20 +115,21 @@ def read_keys(content: bytes, *, path: Path) -> dict[str, ApiKey]:
 def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
     """Gives the keys of a file to be changed, and writes them when the block ends without an error.
 
-    Two at a time wait for one another. The new file is on disk before it takes the place of the old.
+    Two at a time wait for one another. The new file is on disk before it takes the place of the old, whose owner, group
+    and mode it has. Behind a symbolic link the file that it leads to is written.
 
     Raises:
         StartupError: the file is not right.
-        OSError: it can't be read or written.
+        OSError: it can't be read or written, or not for those to whom it belongs.
     """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    file = behind_links(path)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        keys = read_keys(path.read_bytes(), path=path) if path.exists() else {}
+        keys = read_keys(file.read_bytes(), path=path) if file.exists() else {}
         yield keys
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
         # Durably: a key that was revoked must not come back with the power.
-        write_whole(path, _written(keys), mode=mode, durable=True)
+        rewrite_whole(file, _written(keys))
         os.fsync(folder)
     finally:
         os.close(folder)

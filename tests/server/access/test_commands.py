@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from twinsight_server.access.commands import keys
@@ -48,3 +50,25 @@ def test_what_is_wrong_is_told_in_a_line_and_changes_nothing(tmp_path: Path) -> 
     file.write_text("{")
     assert "is no file of keys" in run(file, "list").output
     assert "No such file" in run(tmp_path / "none", "list").output
+
+
+def test_a_file_behind_a_link_is_rewritten_where_it_is_with_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    file, link = tmp_path / "real" / "keys.json", tmp_path / "keys.json"
+    assert run(file, "new", "--name", "a", "--rights", "read").exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    link.symlink_to(file)
+    assert run(link, "revoke", "--name", "a").exit_code == 0
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert read_keys(file.read_bytes(), path=file) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_servers_file_that_root_changes_stays_the_servers(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    run(file, "new", "--name", "a", "--rights", "read")
+    os.chown(file, 64_001, 64_002)
+    assert run(file, "revoke", "--name", "a").exit_code == 0
+    assert (file.stat().st_uid, file.stat().st_gid) == (64_001, 64_002)
