@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.errors import StartupError
-from twinsight_server.access.keys import ApiKey, changing, check_name, digest, new_key, read_keys
+from twinsight_server.access.keys import MOST, ApiKey, changing, check_name, digest, new_key, read_keys
 from twinsight_server.access.principals import RIGHTS, Grant, Share
 
 _file = click.option(
@@ -47,10 +47,12 @@ def keys() -> None:
     help="Ids of collections, with commas between; * and ? stand for others. None: only the models.",
 )
 @click.option("--days", type=click.IntRange(min=1, max=36_500), help="Days after which it is refused.")
-@click.option("--calls-per-s", type=click.FloatRange(min=0), help="Its rate of calls; 0: no limit.")
-@click.option("--items-per-s", type=click.FloatRange(min=0), help="Its rate of pictures, queries, items and ids.")
-@click.option("--max-calls", type=click.IntRange(min=0), help="Calls that it may have in work at once.")
-@click.option("--max-streams", type=click.IntRange(min=0), help="Streams that it may have open at once.")
+@click.option("--calls-per-s", type=click.FloatRange(min=0, max=MOST), help="Its rate of calls; 0: no limit.")
+@click.option(
+    "--items-per-s", type=click.FloatRange(min=0, max=MOST), help="Its rate of pictures, queries, items and ids."
+)
+@click.option("--max-calls", type=click.IntRange(min=0, max=MOST), help="Calls that it may have in work at once.")
+@click.option("--max-streams", type=click.IntRange(min=0, max=MOST), help="Streams that it may have open at once.")
 def new(
     *,
     path: Path,

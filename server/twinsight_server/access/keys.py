@@ -37,7 +37,8 @@ PREFIX = "tws_"
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_MOST = 10**9
+MOST = 10**9
+"""Largest rate and largest count of a share."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,9 @@ def read_keys(content: bytes, *, path: Path) -> dict[str, ApiKey]:
         StartupError: it is not right; the message says where, and holds nothing of a digest.
     """
     try:
-        top = JsonFields(json.loads(content), names=("keys",)).object("keys")
-        keys = {name: _key(name, top) for name in top.names()}
-        if len({one.sha256 for one in keys.values()}) < len(keys):
-            raise ValueError("two keys are the same.")
+        return _parsed(content)
     except (ValueError, RecursionError) as error:
         raise StartupError(f"{path}: is no file of keys: {error}", reason="KEY_FILE_INVALID") from None
-    return keys
 
 
 @contextmanager
@@ -120,6 +117,7 @@ def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
 
     Raises:
         StartupError: the file is not right.
+        ValueError: the changed keys could not be read again; the file is as it was.
         OSError: it can't be read or written, or not for those to whom it belongs.
     """
     file = behind_links(path)
@@ -128,11 +126,22 @@ def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
         fcntl.flock(folder, fcntl.LOCK_EX)
         keys = read_keys(file.read_bytes(), path=path) if file.exists() else {}
         yield keys
+        content = _written(keys)
+        _parsed(content)
         # Durably: a key that was revoked must not come back with the power.
-        rewrite_whole(file, _written(keys))
+        rewrite_whole(file, content)
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _parsed(content: bytes) -> dict[str, ApiKey]:
+    """Reads the content of a key file; raises ValueError or RecursionError where it is not right."""
+    top = JsonFields(json.loads(content), names=("keys",)).object("keys")
+    keys = {name: _key(name, top) for name in top.names()}
+    if len({one.sha256 for one in keys.values()}) < len(keys):
+        raise ValueError("two keys are the same.")
+    return keys
 
 
 def _key(name: str, keys: JsonFields) -> ApiKey:
@@ -165,12 +174,12 @@ def _share(fields: JsonFields) -> Share:
         if name not in fields:
             return None
         value = fields.number(name)
-        if not 0 <= value <= _MOST:
-            raise ValueError(f"`{name}` (={value}) must be 0 to {_MOST:,}.")
+        if not 0 <= value <= MOST:
+            raise ValueError(f"`{name}` (={value}) must be 0 to {MOST:,}.")
         return value
 
     def count(name: str) -> int | None:
-        return fields.integer(name, least=0, most=_MOST) if name in fields else None
+        return fields.integer(name, least=0, most=MOST) if name in fields else None
 
     return Share(rate("calls_per_s"), rate("items_per_s"), count("max_calls"), count("max_streams"))
 
