@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import replace
@@ -115,3 +116,20 @@ def test_keys_that_could_not_be_read_again_are_not_written(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="two keys are the same"), changing(file) as known:
         known["b"] = known["a"]
     assert file.read_bytes() == before
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys.json"
+    run(file, "new", "--name", "a", "--rights", "read")
+    before = file.read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for arguments in (("new", "--name", "b", "--rights", "read"), ("revoke", "--name", "a")):
+        done = run(file, *arguments)
+        assert done.exit_code == 1
+        assert done.output == f"twinsight: {file}: No space left on device\n"
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
