@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -17,17 +19,35 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644, durable: bool 
         durable: whether it is on disk before it takes the place of the old; what can be made again need not be. Its
             name is durable once its folder is synced.
     """
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        Path(partial).chmod(mode)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    _write(path, content, mode=mode, durable=durable, there=None)
+
+
+def rewrite_whole(path: Path, content: bytes) -> None:
+    """Writes a secret file whole and durably, for those to whom the one that was there belonged.
+
+    Owner, group and permissions stay, so that a server still reads what root rewrites; access control lists don't. A
+    file that was not there is its writer's alone (0600). Its name is durable once its folder is synced.
+
+    Args:
+        path: in a folder that is there; no symbolic link (`behind_links`), which would be replaced.
+        content: all of it.
+
+    Raises:
+        PermissionError: the new file can't be given to the old one's owner and group; the old one is as it was.
+        OSError: it can't be written.
+    """
+    there = path.stat() if path.exists() else None
+    mode = 0o600 if there is None else stat.S_IMODE(there.st_mode) & 0o777
+    _write(path, content, mode=mode, durable=True, there=there)
+
+
+def behind_links(path: Path) -> Path:
+    """Returns where a path leads without its symbolic links; the last part need not be there.
+
+    Raises:
+        OSError: a link leads to nothing, or in a circle.
+    """
+    return Path(os.path.realpath(path, strict=os.path.lexists(path)))
 
 
 def sync_file(file: Path) -> None:
@@ -43,3 +63,46 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write(path: Path, content: bytes, *, mode: int, durable: bool, there: os.stat_result | None) -> None:
+    """Writes a file beside its place and puts it there; `there`: whose owner and group it takes."""
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if there is not None:
+                _give(file.fileno(), path, there)
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        Path(partial).chmod(mode)
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _give(descriptor: int, path: Path, there: os.stat_result) -> None:
+    """Gives an open file to the owner and group of the one that is at `path`."""
+    mine = os.fstat(descriptor)
+    if (mine.st_uid, mine.st_gid) == (there.st_uid, there.st_gid):
+        return
+    try:
+        os.fchown(descriptor, there.st_uid, there.st_gid)
+    except OSError as error:
+        user, group = _name(path.owner, there.st_uid), _name(path.group, there.st_gid)
+        others = f", or as {user} in the group {group}" if there.st_uid else ""
+        raise PermissionError(
+            error.errno,
+            f"belongs to {user}:{group}, to whom a new file can't be given ({error.strerror}); nothing was written. "
+            f"Run this as root{others}.",
+            str(path),
+        ) from error
+
+
+def _name(find: Callable[[], str], number: int) -> str:
+    """Returns the name of a user or a group; its number where it has none."""
+    try:
+        return find()
+    except KeyError:
+        return str(number)

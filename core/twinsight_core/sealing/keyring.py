@@ -24,7 +24,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.whole_files import write_whole
+from twinsight_core.whole_files import behind_links, rewrite_whole
 
 ENVIRONMENT = "env:"
 """Begins the source of a keyring that is the content of an environment variable."""
@@ -111,9 +111,10 @@ def read_keyring(source: str) -> Keyring:
 
 
 def change_keyring(path: Path, change: Callable[[Keyring | None], Keyring]) -> None:
-    """Writes what becomes of a keyring's file, so that only its owner may read it; it is on disk when this returns.
+    """Writes what becomes of a keyring's file; it is on disk when this returns.
 
-    Two at a time wait for one another.
+    A new file is its owner's alone; one that was there keeps its owner, group and mode. Behind a symbolic link the file
+    that it leads to is written. Two at a time wait for one another.
 
     Args:
         path: the file.
@@ -121,14 +122,15 @@ def change_keyring(path: Path, change: Callable[[Keyring | None], Keyring]) -> N
 
     Raises:
         StartupError: the file that is there is not right.
-        OSError: it can't be written.
+        OSError: it can't be written, or not for those to whom it belongs.
     """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    file = behind_links(path)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        keyring = change(read_keyring(str(path)) if os.path.lexists(path) else None)
+        keyring = change(read_keyring(str(path)) if os.path.lexists(file) else None)
         # Durably: what is sealed with a key that is lost is lost.
-        write_whole(path, _written(keyring), mode=0o600, durable=True)
+        rewrite_whole(file, _written(keyring))
         os.fsync(folder)
     finally:
         os.close(folder)

@@ -5,13 +5,15 @@
 
 It says who did what to what. Vectors, pictures, metadata, ids of items and tokens are never in it. Each line is written
 at once and whole, so that several threads, or processes, may share a file; one that was moved away is opened anew, so
-that the usual tools may rotate it without a signal.
+that the usual tools may rotate it without a signal. A line of which a full disk took only a part is lost, and stays as
+a line that is no JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +62,7 @@ class AuditLog:
         self._failing = False
         try:
             self._file = _opened(path)
+            self._torn = _is_torn(self._file, path)
         except OSError as error:
             raise StartupError(
                 f"{path}: can't be written ({error.strerror}).", reason="AUDIT_LOG_UNWRITABLE"
@@ -92,7 +95,11 @@ class AuditLog:
         with self._writing:
             try:
                 self._follow()
+                # Others may have written since, so the fragment can't be cut off.
+                line = b"\n" + line if self._torn else line
                 written = os.write(self._file, line)
+                if written:
+                    self._torn = not line[:written].endswith(b"\n")
                 if written < len(line):
                     raise OSError(f"only {written} of {len(line)} bytes were taken")
             except OSError as error:
@@ -124,10 +131,23 @@ class AuditLog:
         fresh = _opened(self._path)
         os.close(self._file)
         self._file = fresh
+        self._torn = _is_torn(fresh, self._path)
 
 
 def _opened(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _is_torn(file: int, path: Path) -> bool:
+    """Whether a file that was opened for writing ends within a line, as a full disk and then a restart leave it."""
+    size = os.fstat(file).st_size
+    if not size or not stat.S_ISREG(os.fstat(file).st_mode):
+        return False
+    try:
+        with path.open("rb") as content:
+            return os.pread(content.fileno(), 1, size - 1) != b"\n"
+    except OSError:  # it may be written, but not read
+        return False
 
 
 def _line(fields: Mapping[str, str | int | None]) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.errors import StartupError
-from twinsight_server.access.keys import ApiKey, changing, check_name, digest, new_key, read_keys
+from twinsight_server.access.keys import MOST, ApiKey, changing, check_name, digest, new_key, read_keys
 from twinsight_server.access.principals import RIGHTS, Grant, Share
 
 _file = click.option(
@@ -47,10 +47,12 @@ def keys() -> None:
     help="Ids of collections, with commas between; * and ? stand for others. None: only the models.",
 )
 @click.option("--days", type=click.IntRange(min=1, max=36_500), help="Days after which it is refused.")
-@click.option("--calls-per-s", type=click.FloatRange(min=0), help="Its rate of calls; 0: no limit.")
-@click.option("--items-per-s", type=click.FloatRange(min=0), help="Its rate of pictures, queries, items and ids.")
-@click.option("--max-calls", type=click.IntRange(min=0), help="Calls that it may have in work at once.")
-@click.option("--max-streams", type=click.IntRange(min=0), help="Streams that it may have open at once.")
+@click.option("--calls-per-s", type=click.FloatRange(min=0, max=MOST), help="Its rate of calls; 0: no limit.")
+@click.option(
+    "--items-per-s", type=click.FloatRange(min=0, max=MOST), help="Its rate of pictures, queries, items and ids."
+)
+@click.option("--max-calls", type=click.IntRange(min=0, max=MOST), help="Calls that it may have in work at once.")
+@click.option("--max-streams", type=click.IntRange(min=0, max=MOST), help="Streams that it may have open at once.")
 def new(
     *,
     path: Path,
@@ -65,7 +67,7 @@ def new(
 ) -> None:
     """Make a key, and print it: this once, since the file keeps only its digest."""
     key, now = new_key(), datetime.now(UTC)
-    with _told():
+    with _told(path):
         check_name(name)
         named = set(_split(rights))
         grant = Grant(frozenset(one for one in RIGHTS if one in named), _split(collections))
@@ -88,7 +90,7 @@ def new(
 @_file
 def list_(path: Path) -> None:
     """List the keys: names, rights and times."""
-    with _told():
+    with _told(path):
         known = read_keys(path.read_bytes(), path=path)
     for name, one in known.items():
         grants = "; ".join(
@@ -103,7 +105,7 @@ def list_(path: Path) -> None:
 @click.option("--name", required=True, help="Of the key.")
 def revoke(path: Path, name: str) -> None:
     """Remove a key: it is refused from the next second on, in open streams, too."""
-    with _told(), changing(path) as known:
+    with _told(path), changing(path) as known:
         if known.pop(name, None) is None:
             raise ValueError(f"There is no key `{name}`.")
 
@@ -113,14 +115,15 @@ def _split(words: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turns what can be wrong into one line."""
+def _told(path: Path) -> Iterator[None]:
+    """Turns what can be wrong with the file of keys into one line."""
     try:
         yield
     except StartupError as error:
         message = error.message
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}"
+        # A write that fails names no file.
+        message = f"{error.filename or path}: {error.strerror or error}"
     except ValueError as error:
         message = str(error)
     else:

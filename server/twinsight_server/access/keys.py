@@ -29,7 +29,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import OPTIONAL, JsonFields
-from twinsight_core.whole_files import write_whole
+from twinsight_core.whole_files import behind_links, rewrite_whole
 from twinsight_server.access.principals import Grant, Principal, Share, read_grants
 
 PREFIX = "tws_"
@@ -37,7 +37,8 @@ PREFIX = "tws_"
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_MOST = 10**9
+MOST = 10**9
+"""Largest rate and largest count of a share."""
 
 
 @dataclass(frozen=True)
@@ -102,36 +103,45 @@ def read_keys(content: bytes, *, path: Path) -> dict[str, ApiKey]:
         StartupError: it is not right; the message says where, and holds nothing of a digest.
     """
     try:
-        top = JsonFields(json.loads(content), names=("keys",)).object("keys")
-        keys = {name: _key(name, top) for name in top.names()}
-        if len({one.sha256 for one in keys.values()}) < len(keys):
-            raise ValueError("two keys are the same.")
+        return _parsed(content)
     except (ValueError, RecursionError) as error:
         raise StartupError(f"{path}: is no file of keys: {error}", reason="KEY_FILE_INVALID") from None
-    return keys
 
 
 @contextmanager
 def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
     """Gives the keys of a file to be changed, and writes them when the block ends without an error.
 
-    Two at a time wait for one another. The new file is on disk before it takes the place of the old.
+    Two at a time wait for one another. The new file is on disk before it takes the place of the old, whose owner, group
+    and mode it has. Behind a symbolic link the file that it leads to is written.
 
     Raises:
         StartupError: the file is not right.
-        OSError: it can't be read or written.
+        ValueError: the changed keys could not be read again; the file is as it was.
+        OSError: it can't be read or written, or not for those to whom it belongs.
     """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    file = behind_links(path)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        keys = read_keys(path.read_bytes(), path=path) if path.exists() else {}
+        keys = read_keys(file.read_bytes(), path=path) if file.exists() else {}
         yield keys
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        content = _written(keys)
+        _parsed(content)
         # Durably: a key that was revoked must not come back with the power.
-        write_whole(path, _written(keys), mode=mode, durable=True)
+        rewrite_whole(file, content)
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _parsed(content: bytes) -> dict[str, ApiKey]:
+    """Reads the content of a key file; raises ValueError or RecursionError where it is not right."""
+    top = JsonFields(json.loads(content), names=("keys",)).object("keys")
+    keys = {name: _key(name, top) for name in top.names()}
+    if len({one.sha256 for one in keys.values()}) < len(keys):
+        raise ValueError("two keys are the same.")
+    return keys
 
 
 def _key(name: str, keys: JsonFields) -> ApiKey:
@@ -164,12 +174,12 @@ def _share(fields: JsonFields) -> Share:
         if name not in fields:
             return None
         value = fields.number(name)
-        if not 0 <= value <= _MOST:
-            raise ValueError(f"`{name}` (={value}) must be 0 to {_MOST:,}.")
+        if not 0 <= value <= MOST:
+            raise ValueError(f"`{name}` (={value}) must be 0 to {MOST:,}.")
         return value
 
     def count(name: str) -> int | None:
-        return fields.integer(name, least=0, most=_MOST) if name in fields else None
+        return fields.integer(name, least=0, most=MOST) if name in fields else None
 
     return Share(rate("calls_per_s"), rate("items_per_s"), count("max_calls"), count("max_streams"))
 

@@ -98,3 +98,17 @@ def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         change_keyring(file, fail)
     assert file.read_bytes() == before
     assert [one.name for one in tmp_path.iterdir()] == ["keyring.json"]
+
+
+def test_a_change_keeps_the_mode_and_the_link_that_leads_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    file = _written(tmp_path / "real" / "keyring.json", Keyring(new_key()))
+    file.chmod(0o640)
+    link = tmp_path / "keyring.json"
+    link.symlink_to(file)
+    added = new_key()
+    change_keyring(link, lambda there: there.with_primary(added) if there else Keyring(added))
+    assert link.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert read_keyring(str(file)).primary == added
+    assert list((tmp_path / "real").iterdir()) == [file]

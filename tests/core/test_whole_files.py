@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from twinsight_core.whole_files import behind_links, rewrite_whole
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+
+
+def test_a_new_file_is_its_writers_alone_and_a_rewritten_one_keeps_its_mode(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    rewrite_whole(file, b"old")
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    rewrite_whole(file, b"new")
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@as_root
+def test_what_root_rewrites_stays_its_owners_and_its_groups(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(b"old")
+    os.chown(file, 64_001, 64_002)
+    rewrite_whole(file, b"new")
+    assert (file.stat().st_uid, file.stat().st_gid) == (64_001, 64_002)
+    assert file.read_bytes() == b"new"
+
+
+@as_root
+def test_a_file_that_cant_be_given_to_its_owner_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(b"old")
+    os.chown(file, 64_001, 64_002)
+
+    def refuse(_: int, user: int, group: int) -> None:
+        assert (user, group) == (64_001, 64_002)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(PermissionError, match="belongs to 64001:64002, to whom a new file can't be given") as refused:
+        rewrite_whole(file, b"new")
+    assert refused.value.filename == str(file)
+    assert "Run this as root, or as 64001 in the group 64002." in str(refused.value)
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_links_are_followed_to_their_end_which_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    file = tmp_path / "real" / "keys.json"
+    assert behind_links(file) == file
+    file.touch()
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "link").symlink_to("folder/keys.json")
+    assert behind_links(tmp_path / "link") == file
+    (tmp_path / "nowhere").symlink_to("real/none")
+    (tmp_path / "circle").symlink_to("circle")
+    for link, said in (("nowhere", "No such file"), ("circle", "Too many levels")):
+        with pytest.raises(OSError, match=said):
+            behind_links(tmp_path / link)
