@@ -12,7 +12,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from twinsight_core.collection import Collection, CollectionOptions
-from twinsight_core.data_folder import COLLECTIONS, DELETED, NEW, collection_folders, remove_leftovers, taken
+from twinsight_core.data_folder import (
+    COLLECTIONS,
+    DELETED,
+    NEW,
+    collection_folders,
+    make_durable,
+    remove_leftovers,
+    taken,
+)
 from twinsight_core.errors import (
     AlreadyExists,
     DataLoss,
@@ -61,7 +69,7 @@ class Catalog:
                 reason="DATA_DIR_UNUSABLE",
             ) from None
         try:
-            _make_durable(self._root)
+            make_durable(self._root)
             self._lock = taken(data_dir)
         except OSError as error:
             raise StartupError(
@@ -242,12 +250,3 @@ class Catalog:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("The data folder is closed.", reason="CATALOG_CLOSED")
-
-
-def _make_durable(root: Path) -> None:
-    """Makes the folder of collections, and those above it, so that a power cut takes none of their names away."""
-    above = [one for one in root.parents if not one.exists()]
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)  # vectors and metadata are the server's alone to read
-    # The folder's own name also where an earlier start made it, which may have been killed before this.
-    for parent in {root.parent, *(one.parent for one in above)}:
-        sync_folder(parent)

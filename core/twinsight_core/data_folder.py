@@ -24,6 +24,19 @@ COLLECTIONS = "collections"
 NEW, DELETED, REPLACED = ".new-", ".deleted-", ".replaced-"
 
 
+def make_durable(root: Path) -> None:
+    """Makes the folder `collections`, and those above it, so that a power cut takes none of their names away.
+
+    Raises:
+        OSError: one can't be made.
+    """
+    above = [one for one in root.parents if not one.exists()]
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)  # vectors and metadata are the server's alone to read
+    # The folder's own name also where an earlier run made it, which may have been killed before this.
+    for parent in {root.parent, *(one.parent for one in above)}:
+        sync_folder(parent)
+
+
 def taken(data_dir: Path) -> int:
     """Takes a data folder, and returns the descriptor to close to give it back.
 

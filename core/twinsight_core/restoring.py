@@ -1,6 +1,6 @@
 """Putting a backup's collections into a data folder that no server uses.
 
-1. The data folder is taken, as a server takes it.
+1. The data folder is made, if there is none, and taken, both as a server does it.
 2. Every collection is copied beside its place, and the copy's digest and rows are checked, before any is put in place.
 3. Each is renamed into place. What it takes the place of is set aside first and removed last, so that a crash leaves
    the old or the new.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twinsight_core.backups import BackupEntry, backup_damaged, digest_of, entry_of, read_manifest
-from twinsight_core.data_folder import COLLECTIONS, NEW, put_in_place, remove_leftovers, taken
+from twinsight_core.data_folder import COLLECTIONS, NEW, make_durable, put_in_place, remove_leftovers, taken
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
 from twinsight_core.store import FILE_NAME
 
@@ -45,7 +45,7 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
             raise NotFound.among("Collection", name, by_id, reason="COLLECTION_NOT_FOUND")
     entries = [by_id[name] for name in dict.fromkeys(only or by_id)]
     root = data_dir / COLLECTIONS
-    root.mkdir(parents=True, exist_ok=True)
+    make_durable(root)
     lock = taken(data_dir)
     try:
         remove_leftovers(root)

@@ -255,7 +255,7 @@ def test_a_replacement_that_was_cut_short_leaves_the_old_or_the_new(
     syncs = iter(range(renamed - 1))
 
     def cut(folder: Path) -> None:
-        if next(syncs, None) is None:
+        if folder.name == "collections" and next(syncs, None) is None:
             raise KeyboardInterrupt(folder)
 
     monkeypatch.setattr(data_folder, "sync_folder", cut)
