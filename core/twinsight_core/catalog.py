@@ -202,7 +202,7 @@ class Catalog:
             if self._closed:
                 return
             self._closed = True
-            closing.callback(os.close, self._lock)
+            closing.callback(self._lock.close)
             for found in self._open.values():
                 if isinstance(found, Collection):
                     closing.callback(found.close)

@@ -1,6 +1,6 @@
 """The data folder, which belongs to one process at a time, and the names in it.
 
-    LOCK                         held as long as the folder is in use
+    LOCK                         held, as the folder itself is, as long as it is in use
     collections/<id>/store.db    the record (`twinsight_core.store`)
     collections/<id>/graph-*     copies of the graph (`twinsight_core.snapshots`)
     collections/.new-*           being created, restored or encrypted anew: not there yet
@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 from twinsight_core.errors import StartupError
@@ -37,22 +38,27 @@ def make_durable(root: Path) -> None:
         sync_folder(parent)
 
 
-def taken(data_dir: Path) -> int:
-    """Takes a data folder, and returns the descriptor to close to give it back.
+def taken(data_dir: Path) -> ExitStack:
+    """Takes a data folder, and returns what gives it back when it is closed.
 
-    The system gives it back when the process ends, however it ends.
+    The folder itself is locked, since a file in it may be removed by who tidies up; `LOCK` as well, which is what
+    older releases go by. The system gives both back when the process ends, however it ends.
 
     Raises:
         StartupError: another process has it.
         OSError: the folder is not there, or not writable.
     """
-    descriptor = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StartupError(f"Data folder `{data_dir}` is in use by another server.", reason="DATA_DIR_IN_USE") from None
-    return descriptor
+    with ExitStack() as held:
+        for path, flags in ((data_dir, os.O_RDONLY | os.O_DIRECTORY), (data_dir / "LOCK", os.O_RDWR | os.O_CREAT)):
+            descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+            held.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StartupError(
+                    f"Data folder `{data_dir}` is in use by another server.", reason="DATA_DIR_IN_USE"
+                ) from None
+        return held.pop_all()
 
 
 def collection_folders(root: Path) -> list[Path]:

@@ -9,7 +9,6 @@ a run that was killed left of it.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -79,8 +78,7 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
         raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
     key = None if decrypt else keyring.primary
     done: list[Rekeyed | Failed] = []
-    lock = taken(data_dir)
-    try:
+    with taken(data_dir):
         remove_leftovers(root)
         for folder in collection_folders(root):
             try:
@@ -90,8 +88,6 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
         # Again, since here it matters that what was replaced is gone.
         remove_leftovers(root)
         sync_folder(root)
-    finally:
-        os.close(lock)
     return done
 
 

@@ -46,8 +46,7 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
     entries = [by_id[name] for name in dict.fromkeys(only or by_id)]
     root = data_dir / COLLECTIONS
     make_durable(root)
-    lock = taken(data_dir)
-    try:
+    with taken(data_dir):
         remove_leftovers(root)
         for entry in entries:
             if not replace and os.path.lexists(root / entry.id):
@@ -63,8 +62,6 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
             raise
         for entry in entries:
             put_in_place(root, entry.id)
-    finally:
-        os.close(lock)
     return entries
 
 
