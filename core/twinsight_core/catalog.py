@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -16,8 +15,11 @@ from twinsight_core.data_folder import (
     COLLECTIONS,
     DELETED,
     NEW,
+    check_no_link,
     collection_folders,
+    discard,
     make_durable,
+    remove,
     remove_leftovers,
     taken,
 )
@@ -81,7 +83,8 @@ class Catalog:
     def load(self) -> None:
         """Opens the collections.
 
-        One that is damaged, or that the server may not read and write, stays closed and as it is; the others open.
+        One that is damaged, whose folder is a link, or that the server may not read and write, stays closed and as it
+        is; the others open.
 
         Raises:
             StartupError: the folder is not writable or out of room, or a collection is encrypted, and its key is not at
@@ -135,7 +138,7 @@ class Catalog:
                 sync_folder(self._root)
                 collection = Collection(folder, self._options)
             except BaseException as error:
-                shutil.rmtree(made, ignore_errors=True)
+                discard(made)
                 if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                     raise StorageFull(
                         f"The disk has no room for collection `{spec.id}`.", reason="DISK_FULL"
@@ -175,26 +178,29 @@ class Catalog:
 
         Raises:
             NotFound: there is none of that id.
+            DataLoss: its folder is a symbolic link; it stays as it is.
+            OSError: something of it can't be removed; deleting it may be tried again.
         """
         with self._changing:
             self._check_open()
-            found = self._open.pop(collection_id, None)
+            found = self._open.get(collection_id)
             if found is None:
                 raise self._not_found(collection_id, visible)
-            doomed = self._root / f"{DELETED}{collection_id}"
+            folder, doomed = self._root / collection_id, self._root / f"{DELETED}{collection_id}"
+            check_no_link(folder)
+            del self._open[collection_id]
             try:
                 if isinstance(found, Collection):
                     found.close(snapshot=False)
-                shutil.rmtree(doomed, ignore_errors=True)
+                remove(doomed)
                 with suppress(FileNotFoundError):  # somebody else was quicker
-                    (self._root / collection_id).rename(doomed)
+                    folder.rename(doomed)
+                sync_folder(self._root)
+                remove(doomed)
             except BaseException:
-                # It is closed, and there; deleting it may be tried again.
+                # It is closed, and some of it is there; deleting it may be tried again, and the next start removes it.
                 self._open[collection_id] = found
                 raise
-            sync_folder(self._root)
-            # What this leaves, the next start removes.
-            shutil.rmtree(doomed, ignore_errors=True)
 
     def close(self) -> None:
         """Closes all collections, whichever of them fails at it, and gives the folder back."""
@@ -209,6 +215,7 @@ class Catalog:
 
     def _opened(self, folder: Path) -> Collection | DataLoss:
         try:
+            check_no_link(folder)
             collection = Collection(folder, self._options)
         except DataLoss as error:
             _log.error("%s", error.message)

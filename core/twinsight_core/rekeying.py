@@ -9,13 +9,21 @@ a run that was killed left of it.
 from __future__ import annotations
 
 import logging
-import shutil
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinsight_core import snapshots
-from twinsight_core.data_folder import COLLECTIONS, NEW, collection_folders, put_in_place, remove_leftovers, taken
+from twinsight_core.data_folder import (
+    COLLECTIONS,
+    NEW,
+    check_no_link,
+    collection_folders,
+    discard,
+    put_in_place,
+    remove_leftovers,
+    taken,
+)
 from twinsight_core.errors import DataLoss, FailedPrecondition, NotFound, TwinsightError
 from twinsight_core.records import Changes
 from twinsight_core.sealing.keyring import Key, Keyring
@@ -49,7 +57,7 @@ class Failed:
 
     Attributes:
         id: its id.
-        error: why: it is damaged, or its key is not at hand.
+        error: why: it is damaged, its folder is a link, or its key is not at hand.
     """
 
     id: str
@@ -92,6 +100,7 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
 
 
 def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rekeyed:
+    check_no_link(folder)
     with closing(Store(folder / FILE_NAME, keyring=keyring)) as store:
         if store.spec.id != folder.name:
             raise damaged(folder / FILE_NAME, f"it is the file of collection `{store.spec.id}`")
@@ -107,7 +116,7 @@ def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rek
                 _copy_graph(folder, store, unfinished, new)
             sync_folder(unfinished)
         except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            discard(unfinished)
             raise
     put_in_place(root, folder.name)
     return done
