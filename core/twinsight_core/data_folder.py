@@ -100,7 +100,7 @@ def discard(path: Path) -> None:
     try:
         remove(path)
     except OSError as error:
-        _log.warning("`%s` can't be removed, which the next start tries again: %s", path, error)
+        _log.warning("`%s` can't be removed: %s", path, error)
 
 
 def remove_leftovers(root: Path) -> None:
