@@ -10,12 +10,15 @@
    that was deleted.
 3. Each row of the copy is checked against its checksum; a backup that can't be restored is none. That needs no key: of
    an encrypted collection the backup is encrypted with the same one.
-4. Files and manifest are synced, and the folder is renamed into place.
+4. Files and manifest are synced, and the folder is renamed into place. Until then it is `.NAME.unfinished` beside it,
+   which a run that ends removes, and the next one to the same place where a run was killed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -23,13 +26,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
-from twinsight_core.data_folder import COLLECTIONS, collection_folders
+from twinsight_core.data_folder import COLLECTIONS, collection_folders, discard, remove
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightError
 from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
@@ -40,6 +43,7 @@ from twinsight_core.whole_files import sync_file, sync_folder
 
 FORMAT_VERSION = 1
 MANIFEST = "backup.json"
+_STEPS = 1000  # of SQLite's machine between two calls, some 0.1 ms
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
         only: ids of the collections; none: all.
 
     Raises:
-        AlreadyExists: `out` is there.
+        AlreadyExists: `out` is there, or is being made.
         NotFound: there is no such collection, or no data folder.
         DataLoss: a collection is damaged; the message names it.
         StorageFull: the disk has no room.
@@ -112,19 +116,25 @@ def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
 def made_whole(out: Path) -> Iterator[Path]:
     """Yields a new folder beside `out`, which is renamed to it at the end, or removed if that is not reached.
 
+    It has the name that an earlier run for `out` gave it, and is emptied of what such a run left that was killed.
+
     Raises:
-        AlreadyExists: `out` is there.
-        OSError: the folder around it can't be written.
+        AlreadyExists: `out` is there, or is being made.
+        OSError: the folder around it can't be written, or what was left can't be removed.
     """
-    if os.path.lexists(out):
-        raise AlreadyExists(f"`{out}` is there already; nothing was written.", reason="BACKUP_EXISTS")
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield folder
-        folder.rename(out)
-        sync_folder(out.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    _check_absent(out)
+    with ExitStack() as held:
+        folder = _unfinished(out, held)
+        try:
+            _check_absent(out)  # made since by who had the folder before
+            for left in folder.iterdir():
+                remove(left)
+            yield folder
+            folder.rename(out)
+            sync_folder(out.parent)
+        except BaseException:
+            discard(folder)
+            raise
 
 
 def entry_of(file: Path) -> BackupEntry:
@@ -214,6 +224,7 @@ def _copied(source: Path, target: Path) -> BackupEntry:
             # A connection that can only read never folds the log into the file and never removes it.
             connection = connect(file, apsw.SQLITE_OPEN_READONLY, None)
             try:
+                connection.set_progress_handler(_go_on, _STEPS)
                 connection.execute("VACUUM INTO ?", (str(target / FILE_NAME),))
             finally:
                 connection.close()
@@ -231,6 +242,49 @@ def _copied(source: Path, target: Path) -> BackupEntry:
     if entry.id != source.name:
         raise damaged(file, f"it is the file of collection `{entry.id}`")
     return entry
+
+
+def _check_absent(out: Path) -> None:
+    if os.path.lexists(out):
+        raise AlreadyExists(f"`{out}` is there already; nothing was written.", reason="BACKUP_EXISTS")
+
+
+def _unfinished(out: Path, held: ExitStack) -> Path:
+    """Makes the folder that becomes `out`, or takes the one that a killed run left, and holds it until `held` ends.
+
+    Raises:
+        AlreadyExists: a run that goes on has it.
+        OSError: it can't be made, is no folder, or is another user's, who could change what is put there.
+    """
+    folder = out.parent / f".{out.name}.unfinished"
+    while True:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError), ExitStack() as opened:  # removed by who had it: made again
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            opened.callback(os.close, descriptor)
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "Belongs to another user", str(folder))
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyExists(
+                    f"`{out}` is being made already; nothing was written.", reason="BACKUP_RUNS"
+                ) from None
+            except OSError:
+                # Network file systems lock no folders. A name of its own disturbs nobody, and nobody finds it.
+                with suppress(OSError):
+                    folder.rmdir()
+                return Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            if os.path.samestat(os.fstat(descriptor), folder.lstat()):
+                os.fchmod(descriptor, 0o700)
+                held.push(opened.pop_all())
+                return folder
+
+
+def _go_on() -> bool:
+    """Says to SQLite that a copy goes on; being called lets Python heed signals meanwhile."""
+    return False
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from twinsight_core.collection import Collection, CollectionOptions
-from twinsight_core.data_folder import COLLECTIONS, DELETED, NEW, collection_folders, remove_leftovers, taken
+from twinsight_core.data_folder import (
+    COLLECTIONS,
+    DELETED,
+    NEW,
+    check_no_link,
+    collection_folders,
+    discard,
+    make_durable,
+    remove,
+    remove_leftovers,
+    taken,
+)
 from twinsight_core.errors import (
     AlreadyExists,
     DataLoss,
@@ -61,7 +71,7 @@ class Catalog:
                 reason="DATA_DIR_UNUSABLE",
             ) from None
         try:
-            _make_durable(self._root)
+            make_durable(self._root)
             self._lock = taken(data_dir)
         except OSError as error:
             raise StartupError(
@@ -73,7 +83,8 @@ class Catalog:
     def load(self) -> None:
         """Opens the collections.
 
-        One that is damaged, or that the server may not read and write, stays closed and as it is; the others open.
+        One that is damaged, whose folder is a link, or that the server may not read and write, stays closed and as it
+        is; the others open.
 
         Raises:
             StartupError: the folder is not writable or out of room, or a collection is encrypted, and its key is not at
@@ -127,7 +138,7 @@ class Catalog:
                 sync_folder(self._root)
                 collection = Collection(folder, self._options)
             except BaseException as error:
-                shutil.rmtree(made, ignore_errors=True)
+                discard(made)
                 if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                     raise StorageFull(
                         f"The disk has no room for collection `{spec.id}`.", reason="DISK_FULL"
@@ -167,26 +178,29 @@ class Catalog:
 
         Raises:
             NotFound: there is none of that id.
+            DataLoss: its folder is a symbolic link; it stays as it is.
+            OSError: something of it can't be removed; deleting it may be tried again.
         """
         with self._changing:
             self._check_open()
-            found = self._open.pop(collection_id, None)
+            found = self._open.get(collection_id)
             if found is None:
                 raise self._not_found(collection_id, visible)
-            doomed = self._root / f"{DELETED}{collection_id}"
+            folder, doomed = self._root / collection_id, self._root / f"{DELETED}{collection_id}"
+            check_no_link(folder)
+            del self._open[collection_id]
             try:
                 if isinstance(found, Collection):
                     found.close(snapshot=False)
-                shutil.rmtree(doomed, ignore_errors=True)
+                remove(doomed)
                 with suppress(FileNotFoundError):  # somebody else was quicker
-                    (self._root / collection_id).rename(doomed)
+                    folder.rename(doomed)
+                sync_folder(self._root)
+                remove(doomed)
             except BaseException:
-                # It is closed, and there; deleting it may be tried again.
+                # It is closed, and some of it is there; deleting it may be tried again, and the next start removes it.
                 self._open[collection_id] = found
                 raise
-            sync_folder(self._root)
-            # What this leaves, the next start removes.
-            shutil.rmtree(doomed, ignore_errors=True)
 
     def close(self) -> None:
         """Closes all collections, whichever of them fails at it, and gives the folder back."""
@@ -194,13 +208,14 @@ class Catalog:
             if self._closed:
                 return
             self._closed = True
-            closing.callback(os.close, self._lock)
+            closing.callback(self._lock.close)
             for found in self._open.values():
                 if isinstance(found, Collection):
                     closing.callback(found.close)
 
     def _opened(self, folder: Path) -> Collection | DataLoss:
         try:
+            check_no_link(folder)
             collection = Collection(folder, self._options)
         except DataLoss as error:
             _log.error("%s", error.message)
@@ -242,12 +257,3 @@ class Catalog:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("The data folder is closed.", reason="CATALOG_CLOSED")
-
-
-def _make_durable(root: Path) -> None:
-    """Makes the folder of collections, and those above it, so that a power cut takes none of their names away."""
-    above = [one for one in root.parents if not one.exists()]
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)  # vectors and metadata are the server's alone to read
-    # The folder's own name also where an earlier start made it, which may have been killed before this.
-    for parent in {root.parent, *(one.parent for one in above)}:
-        sync_folder(parent)

@@ -9,14 +9,21 @@ a run that was killed left of it.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinsight_core import snapshots
-from twinsight_core.data_folder import COLLECTIONS, NEW, collection_folders, put_in_place, remove_leftovers, taken
+from twinsight_core.data_folder import (
+    COLLECTIONS,
+    NEW,
+    check_no_link,
+    collection_folders,
+    discard,
+    put_in_place,
+    remove_leftovers,
+    taken,
+)
 from twinsight_core.errors import DataLoss, FailedPrecondition, NotFound, TwinsightError
 from twinsight_core.records import Changes
 from twinsight_core.sealing.keyring import Key, Keyring
@@ -50,7 +57,7 @@ class Failed:
 
     Attributes:
         id: its id.
-        error: why: it is damaged, or its key is not at hand.
+        error: why: it is damaged, its folder is a link, or its key is not at hand.
     """
 
     id: str
@@ -79,8 +86,7 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
         raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
     key = None if decrypt else keyring.primary
     done: list[Rekeyed | Failed] = []
-    lock = taken(data_dir)
-    try:
+    with taken(data_dir):
         remove_leftovers(root)
         for folder in collection_folders(root):
             try:
@@ -90,12 +96,11 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
         # Again, since here it matters that what was replaced is gone.
         remove_leftovers(root)
         sync_folder(root)
-    finally:
-        os.close(lock)
     return done
 
 
 def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rekeyed:
+    check_no_link(folder)
     with closing(Store(folder / FILE_NAME, keyring=keyring)) as store:
         if store.spec.id != folder.name:
             raise damaged(folder / FILE_NAME, f"it is the file of collection `{store.spec.id}`")
@@ -111,7 +116,7 @@ def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rek
                 _copy_graph(folder, store, unfinished, new)
             sync_folder(unfinished)
         except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            discard(unfinished)
             raise
     put_in_place(root, folder.name)
     return done

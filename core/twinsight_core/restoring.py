@@ -1,6 +1,6 @@
 """Putting a backup's collections into a data folder that no server uses.
 
-1. The data folder is taken, as a server takes it.
+1. The data folder is made, if there is none, and taken, both as a server does it.
 2. Every collection is copied beside its place, and the copy's digest and rows are checked, before any is put in place.
 3. Each is renamed into place. What it takes the place of is set aside first and removed last, so that a crash leaves
    the old or the new.
@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from twinsight_core.backups import BackupEntry, backup_damaged, digest_of, entry_of, read_manifest
-from twinsight_core.data_folder import COLLECTIONS, NEW, put_in_place, remove_leftovers, taken
+from twinsight_core.data_folder import (
+    COLLECTIONS,
+    NEW,
+    check_no_link,
+    discard,
+    make_durable,
+    put_in_place,
+    remove_leftovers,
+    taken,
+)
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
 from twinsight_core.store import FILE_NAME
 
@@ -35,9 +44,10 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
         StartupError: a server uses the data folder.
         NotFound: the folder is no backup, or has no such collection.
         AlreadyExists: a collection is there, and `replace` does not say that it goes.
-        DataLoss: the backup is damaged, or of a later version; nothing was put in place.
+        DataLoss: the backup is damaged, or of a later version, or what is to be replaced is a symbolic link; nothing
+            was put in place.
         StorageFull: the disk has no room; nothing was put in place.
-        OSError: a folder can't be read or written.
+        OSError: a folder can't be read or written; or what was replaced can't be removed, and all is in place.
     """
     by_id = {entry.id: entry for entry in read_manifest(backup).collections}
     for name in only:
@@ -45,26 +55,25 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
             raise NotFound.among("Collection", name, by_id, reason="COLLECTION_NOT_FOUND")
     entries = [by_id[name] for name in dict.fromkeys(only or by_id)]
     root = data_dir / COLLECTIONS
-    root.mkdir(parents=True, exist_ok=True)
-    lock = taken(data_dir)
-    try:
+    make_durable(root)
+    with taken(data_dir):
         remove_leftovers(root)
         for entry in entries:
             if not replace and os.path.lexists(root / entry.id):
                 raise AlreadyExists(
                     f"Collection `{entry.id}` exists already; nothing was restored.", reason="COLLECTION_EXISTS"
                 )
+            check_no_link(root / entry.id)
         try:
             for entry in entries:
                 _copy(backup, entry, root / f"{NEW}{entry.id}")
         except BaseException:
             for entry in entries:
-                shutil.rmtree(root / f"{NEW}{entry.id}", ignore_errors=True)
+                discard(root / f"{NEW}{entry.id}")
             raise
         for entry in entries:
             put_in_place(root, entry.id)
-    finally:
-        os.close(lock)
+        remove_leftovers(root)  # or tells what of the replaced can't be removed
     return entries
 
 

@@ -1,6 +1,10 @@
+import errno
+import fcntl
 import json
+import os
 import random
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,15 +14,17 @@ import apsw
 import numpy as np
 import pytest
 from benchmarks.torture.children import child
+from click import Command
 from click.testing import CliRunner
 
 from benchmarks.torture import killed_writer as writer
-from twinsight_core import backups, data_folder
+from twinsight_core import backups, data_folder, salvaging
 from twinsight_core.backups import MANIFEST, back_up, digest_of, read_manifest
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.commands.backup import backup as backup_command
 from twinsight_core.commands.restore import restore as restore_command
+from twinsight_core.commands.salvage import salvage as salvage_command
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, StartupError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Checkpoint, CollectionSpec, Item, NewItem, SearchOptions
@@ -209,6 +215,82 @@ def test_a_backup_of_a_damaged_collection_is_refused_and_leaves_nothing(data: Pa
     back_up(tmp_path / "idle", tmp_path / "backup", only=["a"])
 
 
+def test_what_a_killed_backup_left_is_removed_by_the_next(data: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".backup.unfinished"
+    for name in ("a", "gone"):
+        (left / name).mkdir(parents=True)
+        (left / name / FILE_NAME).write_bytes(b"secret")
+    left.chmod(0o755)
+    (left / "link").symlink_to(data)
+    back_up(data, tmp_path / "backup")
+    assert sorted(one.name for one in (tmp_path / "backup").iterdir()) == ["a", "b", MANIFEST]
+    assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o700
+    assert not left.exists()
+    assert len(restore(tmp_path / "backup", tmp_path / "other")) == 2
+
+
+def test_a_backup_that_runs_is_not_disturbed_by_another(data: Path, tmp_path: Path) -> None:
+    with backups.made_whole(tmp_path / "backup") as folder:
+        (folder / "file").touch()
+        with pytest.raises(AlreadyExists, match="backup` is being made already; nothing was written"):
+            back_up(data, tmp_path / "backup")
+        back_up(data, tmp_path / "more")
+    assert [one.name for one in (tmp_path / "backup").iterdir()] == ["file"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["backup", "data", "more"]
+
+
+def test_a_backup_may_lie_where_folders_can_not_be_locked(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlockable(descriptor: int, _: int) -> None:
+        raise OSError(errno.EBADF, f"{descriptor} is not open for writing")
+
+    monkeypatch.setattr(fcntl, "flock", unlockable)
+    back_up(data, tmp_path / "backup")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["backup", "data"]
+
+
+def test_an_unfinished_backup_of_another_user_is_not_taken(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".backup.unfinished").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(PermissionError, match=r"Belongs to another user: .*\.backup\.unfinished"):
+        back_up(data, tmp_path / "backup")
+
+
+@pytest.mark.parametrize("command", [backup_command, salvage_command])
+def test_sigterm_ends_a_command_that_removes_what_it_began(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    def ending(file: Path) -> backups.BackupEntry:
+        assert file.exists()
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    for module in (backups, salvaging):
+        monkeypatch.setattr(module, "entry_of", ending)
+    before = signal.getsignal(signal.SIGTERM)
+    names = ["a"] if command is salvage_command else []
+    done = CliRunner().invoke(command, [*names, "--data-dir", str(data), "--out", str(tmp_path / "backup")])
+    assert done.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [one.name for one in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_copy_is_broken_off_in_its_midst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(Catalog(tmp_path / "data")) as catalog:
+        _fill(catalog.create(CollectionSpec("a", 4)), 2000)
+
+    def ending() -> bool:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(backups, "_go_on", ending)
+    with pytest.raises(SystemExit):
+        back_up(tmp_path / "data", tmp_path / "backup")
+    assert [one.name for one in tmp_path.iterdir()] == ["data"]
+
+
 def test_a_collection_that_is_deleted_while_it_is_copied_is_left_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +337,7 @@ def test_a_replacement_that_was_cut_short_leaves_the_old_or_the_new(
     syncs = iter(range(renamed - 1))
 
     def cut(folder: Path) -> None:
-        if next(syncs, None) is None:
+        if folder.name == "collections" and next(syncs, None) is None:
             raise KeyboardInterrupt(folder)
 
     monkeypatch.setattr(data_folder, "sync_folder", cut)

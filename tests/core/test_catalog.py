@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twinsight_core import catalog as catalogs
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection
 from twinsight_core.errors import AlreadyExists, DataLoss, InvalidInput, NotFound, StartupError, Unavailable
@@ -59,23 +58,6 @@ def test_a_catalog_may_take_its_folder_now_and_open_its_collections_later(catalo
     later.load()
     assert [name for name, _ in later.list()] == ["a"]
     later.close()
-
-
-def test_the_names_of_new_folders_are_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[Path] = []
-    monkeypatch.setattr(catalogs, "sync_folder", synced.append)
-    Catalog(tmp_path / "new" / "data").close()
-    assert set(synced) == {tmp_path, tmp_path / "new", tmp_path / "new" / "data"}
-    synced.clear()
-    # Made, perhaps, by a start that was killed before it had made the name durable.
-    Catalog(tmp_path / "new" / "data").close()
-    assert synced == [tmp_path / "new" / "data"]
-
-
-def test_what_is_stored_is_for_the_server_alone_to_read(catalog: Catalog, tmp_path: Path) -> None:
-    del catalog
-    (collections,) = tmp_path.rglob("collections")
-    assert collections.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_taken_id_is_refused(catalog: Catalog) -> None:

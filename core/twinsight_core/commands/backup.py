@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.backups import back_up
-from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
 
 
@@ -29,7 +29,7 @@ from twinsight_core.commands.folders import data_dir_option
 @click.option("--collection", "-c", "only", multiple=True, metavar="NAME", help="This one alone; may be repeated.")
 def backup(*, data_dir: Path, out: Path, only: tuple[str, ...]) -> None:
     """Backs up as the options say."""
-    with exit_on_failure():
+    with exit_on_failure(), clean_up_at_sigterm():
         made = back_up(data_dir, out, only=only)
     for entry in made.collections:
         click.echo(f"{out / entry.id}: {entry.item_count} items, {entry.size} bytes")

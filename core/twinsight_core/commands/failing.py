@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import click
 
@@ -23,3 +25,21 @@ def exit_on_failure() -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"twinsight: {where}{error.strerror or error}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def clean_up_at_sigterm() -> Iterator[None]:
+    """Has SIGTERM raise SystemExit with status 143, so that what is unfinished is removed; a second one is passed over.
+
+    In the main thread.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

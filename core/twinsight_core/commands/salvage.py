@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
 from twinsight_core.salvaging import salvage as salvaged
 
@@ -28,7 +28,7 @@ from twinsight_core.salvaging import salvage as salvaged
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the backup to make.")
 def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
     """Salvages as the options say."""
-    with exit_on_failure():
+    with exit_on_failure(), clean_up_at_sigterm():
         done = salvaged(data_dir, collection, out)
     lost = done.item_count - done.entry.item_count
     click.echo(f"{out / collection}: {done.entry.item_count} of {done.item_count} items, {lost} lost")
