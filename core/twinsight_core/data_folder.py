@@ -60,6 +60,9 @@ def taken(data_dir: Path) -> ExitStack:
                 raise StartupError(
                     f"Data folder `{data_dir}` is in use by another server.", reason="DATA_DIR_IN_USE"
                 ) from None
+            except OSError:
+                if path != data_dir:  # some network file systems lock files alone
+                    raise
         return held.pop_all()
 
 

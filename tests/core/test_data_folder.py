@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -68,6 +71,24 @@ def test_a_folder_in_use_is_refused_also_where_its_lock_file_is_gone(tmp_path: P
         with pytest.raises(StartupError, match=r"data` is in use by another server\."):
             use(data)
     use(data)
+
+
+def test_where_folders_can_not_be_locked_the_lock_file_alone_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, refused = fcntl.flock, list[bool]()
+
+    def files_alone(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refused.append(True)
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", files_alone)
+    with data_folder.taken(tmp_path), pytest.raises(StartupError, match="is in use by another server"):
+        data_folder.taken(tmp_path)
+    assert len(refused) == 2
+    data_folder.taken(tmp_path).close()
 
 
 def test_releases_that_go_by_the_lock_file_keep_a_folder_and_are_kept_out(tmp_path: Path, use: Using) -> None:
