@@ -108,6 +108,8 @@ def _times(prefix: str, milliseconds: Column) -> dict[str, float]:
 
 def _send(load: Load, address: str, pid: int) -> dict[str, float]:
     watch = CpuWatch(pid)
+    if not load.warm_up_s:
+        watch.begin()  # a short load on a busy machine may be over before it is told of
 
     def on_tick(tick: Tick) -> None:
         if tick.elapsed_s >= load.warm_up_s:

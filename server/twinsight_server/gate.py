@@ -167,8 +167,13 @@ class Gate:
 
         It is counted, logged and noted as any other.
         """
-        with self._answered(context, About("call", method)) as call, self._turn(call, 0):
-            raise error
+        try:
+            with self._answered(context, About("call", method)) as call, self._turn(call, 0):
+                raise error
+        finally:
+            # Its traceback has this frame: both would keep the call, and its place in the connection, until garbage is
+            # looked for. Nor may a caller keep it.
+            del error
 
     def answered(self, stream: Call) -> None:
         """To be called when the answer to a message has left; raises as `check_stream` does."""

@@ -25,7 +25,7 @@ ResponseT = TypeVar("ResponseT")
 AnswerT = TypeVar("AnswerT")
 
 _OURS = "/twinsight."
-Refuse = Callable[[grpc.ServicerContext, InvalidInput], None]
+Refuse = Callable[[grpc.ServicerContext], None]
 
 
 class Malformed:
@@ -57,9 +57,9 @@ class MalformedMessages(grpc.ServerInterceptor):
         self, handler: grpc.RpcMethodHandler[RequestT, ResponseT], path: str
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
         if not path.startswith(_OURS):
-            return _wrapped(handler, _refuse)
+            return _wrapped(handler, lambda context: _refuse(context, _malformed()))
         method = path.rpartition("/")[2]
-        return _wrapped(handler, lambda context, error: self._gate.refuse(context, method, error))
+        return _wrapped(handler, lambda context: self._gate.refuse(context, method, _malformed()))
 
 
 def _wrapped(
@@ -104,7 +104,7 @@ def _checked(
     # Health's watch takes more than others do, and says so by an attribute.
     def checked(request: RequestT, context: grpc.ServicerContext, *more: object) -> AnswerT:
         if isinstance(request, Malformed):
-            refuse(context, _malformed())
+            refuse(context)
         return answer(request, context, *more)
 
     return update_wrapper(checked, answer)
