@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from twinsight_core.contents import content_bytes
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Match, SearchOptions, answer_too_large
 from twinsight_core.metadata import decode_metadata
@@ -32,10 +31,7 @@ def contents_of(answer: Answer, options: SearchOptions, store: Store) -> Mapping
     rows = np.unique(np.concatenate([found.rows for found in answer.found])) if answer.found else np.empty(0, int)
     stored = store.by_seq(answer.view.labels[rows].tolist(), max_bytes=options.max_content_bytes)
     contents = dict(zip(rows.tolist(), stored, strict=True))
-    metadata, vector = options.include_metadata, options.include_vectors
-    sizes = {
-        row: content_bytes(item, metadata=metadata, vector=vector) for row, item in contents.items() if item is not None
-    }
+    sizes = {row: _content_bytes(item, options) for row, item in contents.items() if item is not None}
     if sum(sizes.get(row, 0) for found in answer.found for row in found.rows.tolist()) > options.max_content_bytes:
         raise answer_too_large()
     return contents
@@ -75,3 +71,7 @@ def matches_of(
                 matches.append(Match(ids[row], score, metric.distance(score), metadata, vector))
         results.append(matches)
     return results
+
+
+def _content_bytes(item: StoredItem, options: SearchOptions) -> int:
+    return len(item.metadata) * options.include_metadata + len(item.vector) * options.include_vectors

@@ -30,6 +30,8 @@ from twinsight_client.results import CollectionInfo, ItemError
 
 CHUNK = 500
 """Ids in one question to the server, which takes 1000."""
+_LOOK_S = 0.5
+"""After which the main thread looks up: a Ctrl-C that comes just as it begins to wait does not wake it."""
 
 T = TypeVar("T")
 
@@ -132,20 +134,20 @@ class Indexer:
             while under_way:
                 self._settle(under_way)
             self.report.finished = True
-        except KeyboardInterrupt:
-            self._interrupted(self._stop())
+        except BaseException as error:
+            # What waits is dropped; what is on its way is let arrive, for it may be on the server's disk already. The
+            # pool can't say what that is: it loses a thread whose start Ctrl-C interrupts.
+            in_work = self._stop()
+            if isinstance(error, KeyboardInterrupt):
+                self._interrupted(in_work)  # from here on another one leaves at once
+            with self._turn:
+                while not self._turn.wait_for(lambda: self._in_work == 0, _LOOK_S):
+                    pass
             raise
         finally:
-            try:
-                # What waits is dropped; what is on its way is let arrive, for it may be on the server's disk already.
-                # The pool can't say what that is: it loses a thread whose start Ctrl-C interrupts.
-                self._stop()
-                pool.shutdown(wait=False, cancel_futures=True)
-                with self._turn:
-                    self._turn.wait_for(lambda: self._in_work == 0)
-            finally:
-                self._count_arrived()
-                self.report.seconds = time.monotonic() - started
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._count_arrived()
+            self.report.seconds = time.monotonic() - started
 
     def prune(self, listing: Listing, *, purge: bool = False) -> None:
         """Deletes the items that were written from the same folder and whose file is gone; erases them with `purge`.
