@@ -21,7 +21,6 @@ import numpy as np
 
 from twinsight_core import snapshots
 from twinsight_core.combining import Combiner, Searched
-from twinsight_core.contents import items_of
 from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.fingerprints import fingerprints_of
@@ -46,7 +45,7 @@ from twinsight_core.items import (
 )
 from twinsight_core.matches import contents_of, matches_of
 from twinsight_core.metadata import decode_metadata
-from twinsight_core.records import StoredItem
+from twinsight_core.records import StoredItem, vector_of
 from twinsight_core.rows import RowBatch, Rows
 from twinsight_core.sealing.keyring import Keyring
 from twinsight_core.search import search
@@ -199,7 +198,9 @@ class Collection:
             found = self._store.by_id(list(ids))
             if [None if stored is None else stored.seq for stored in found] != [self._ids.get(one) for one in ids]:
                 self._catch_up()
-        return items_of(found, include_vectors=include_vectors)
+        distinct = {stored.seq: stored for stored in found if stored is not None}  # one may be asked for many times
+        items = {seq: _item(stored, include_vectors) for seq, stored in distinct.items()}
+        return [None if stored is None else items[stored.seq] for stored in found]
 
     def page(
         self,
@@ -229,8 +230,7 @@ class Collection:
             else:
                 check_filter(filter)
                 page, last, more = self._filtered_page(filter, after, limit)
-        items = items_of(page, include_vectors=include_vectors)
-        return [item for item in items if item is not None], last if more else None
+        return [_item(stored, include_vectors) for stored in page], last if more else None
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
         """Deletes ids and returns of each whether it was there. On disk when it returns.
@@ -423,6 +423,10 @@ def _read(store: Store, places: RowPlaces) -> Rows:
         )
         rows.apply(batch, nothing)
     return rows
+
+
+def _item(stored: StoredItem, include_vector: bool) -> Item:
+    return Item(stored.id, vector_of(stored) if include_vector else None, decode_metadata(stored.metadata))
 
 
 @contextmanager
