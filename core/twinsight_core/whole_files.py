@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,7 +31,7 @@ def rewrite_whole(path: Path, content: bytes) -> None:
     file that was not there is its writer's alone (0600). Its name is durable once its folder is synced.
 
     Args:
-        path: in a folder that is there; no symbolic link (`behind_links`), which would be replaced.
+        path: in a folder that is there; no symbolic link, which would be replaced: see `rewriting`.
         content: all of it.
 
     Raises:
@@ -39,6 +41,25 @@ def rewrite_whole(path: Path, content: bytes) -> None:
     there = path.stat() if path.exists() else None
     mode = 0o600 if there is None else stat.S_IMODE(there.st_mode) & 0o777
     _write(path, content, mode=mode, durable=True, there=there)
+
+
+@contextmanager
+def rewriting(path: Path) -> Iterator[Path]:
+    """Yields where a file lies without symbolic links, for one process at a time to rewrite.
+
+    Two at a time wait for one another. What `rewrite_whole` did has a durable name at the end.
+
+    Raises:
+        OSError: a link leads to nothing, or in a circle; or there is no such folder.
+    """
+    file = behind_links(path)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield file
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def behind_links(path: Path) -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.whole_files import behind_links, rewrite_whole
+from twinsight_core.whole_files import rewrite_whole, rewriting
 
 ENVIRONMENT = "env:"
 """Begins the source of a keyring that is the content of an environment variable."""
@@ -124,16 +123,10 @@ def change_keyring(path: Path, change: Callable[[Keyring | None], Keyring]) -> N
         StartupError: the file that is there is not right.
         OSError: it can't be written, or not for those to whom it belongs.
     """
-    file = behind_links(path)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with rewriting(path) as file:
         keyring = change(read_keyring(str(path)) if os.path.lexists(file) else None)
         # Durably: what is sealed with a key that is lost is lost.
         rewrite_whole(file, _written(keyring))
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _written(keyring: Keyring) -> bytes:

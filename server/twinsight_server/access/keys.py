@@ -15,10 +15,8 @@ go on from there, so the key itself is never compared byte by byte.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -29,7 +27,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import OPTIONAL, JsonFields
-from twinsight_core.whole_files import behind_links, rewrite_whole
+from twinsight_core.whole_files import rewrite_whole, rewriting
 from twinsight_server.access.principals import Grant, Principal, Share, read_grants
 
 PREFIX = "tws_"
@@ -120,19 +118,13 @@ def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
         ValueError: the changed keys could not be read again; the file is as it was.
         OSError: it can't be read or written, or not for those to whom it belongs.
     """
-    file = behind_links(path)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with rewriting(path) as file:
         keys = read_keys(file.read_bytes(), path=path) if file.exists() else {}
         yield keys
         content = _written(keys)
         _parsed(content)
         # Durably: a key that was revoked must not come back with the power.
         rewrite_whole(file, content)
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _parsed(content: bytes) -> dict[str, ApiKey]:
