@@ -19,10 +19,9 @@ from twinsight_core.commands.labelled import (
     SKIP_BAD_OPTION,
     class_pictures,
     labelled_pictures,
-    refuse_options,
     scored_pairs,
 )
-from twinsight_core.commands.options import told
+from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score, fit_temperature
 from twinsight_core.fitting import cross_fit_calibration, fit_calibration
@@ -112,7 +111,6 @@ def calibrate(
             else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
         )
     else:
-        refuse_options(("groups",), why="--pairs: a list of pairs has no groups")
         scored, listed, _ = scored_pairs(package, data, pairs, skip_bad=skip_bad)
         parts = pair_halves(listed, seed=seed)
         if told_of := caveats(listed, sum(int(half.sum()) for half in parts)):

@@ -15,10 +15,9 @@ from twinsight_core.commands.labelled import (
     SKIP_BAD_OPTION,
     class_pictures,
     labelled_pictures,
-    refuse_options,
     scored_pairs,
 )
-from twinsight_core.commands.options import told
+from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.errors import TrainingError
 from twinsight_core.packages import ModelPackage, find_package
 from twinsight_core.training.boxes import read_coco, read_voc
@@ -71,7 +70,7 @@ def evaluate(
     also the accuracy over its folds. A detector: COCO's average precision.
     """
     package = find_package(model, models_dir)
-    _check_options(package, pairs, annotations)
+    _check_options(package, annotations)
     try:
         if package.card.task == "detection":
             findings = _detections(package, data, annotations, image_set=image_set, skip_bad=skip_bad)
@@ -90,7 +89,7 @@ def evaluate(
         write_report(report, package, findings)
 
 
-def _check_options(package: ModelPackage, pairs: Path | None, annotations: Path | None) -> None:
+def _check_options(package: ModelPackage, annotations: Path | None) -> None:
     """Refuses options that mean nothing to the model's task.
 
     Raises:
@@ -103,8 +102,6 @@ def _check_options(package: ModelPackage, pairs: Path | None, annotations: Path 
         case "embedding":
             boxed = ("annotations", "image_set")
             refuse_options(boxed, why=f"`{package.name}`: an embedding is measured on class folders or pairs")
-            if pairs is not None:
-                refuse_options(("groups",), why="--pairs: a list of pairs has no groups")
         case "detection":
             refuse_options(("pairs", "groups"), why=f"`{package.name}`: a detector is measured on boxes")
             if annotations is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,15 +10,13 @@ import click
 import numpy as np
 
 from twinsight_core.calibration import ScoredPairs
-from twinsight_core.commands.options import given
+from twinsight_core.commands.options import refuse_options
 from twinsight_core.errors import TrainingError
 from twinsight_core.packages import ModelPackage
-from twinsight_core.training.data import LabelledImages, read_class_folders
+from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.pairs import PairList
 from twinsight_core.training.siamese_pairs import read_pair_pictures
-
-_LOG = logging.getLogger(__name__)
 
 DATA_OPTION = click.option(
     "--data", type=click.Path(path_type=Path), required=True, help="Folder or zip with the pictures."
@@ -39,25 +35,10 @@ PAIRS_OPTION = click.option(
 SKIP_BAD_OPTION = click.option("--skip-bad", is_flag=True, help="Leave out what can't be read instead of stopping.")
 
 
-def refuse_options(names: Sequence[str], *, why: str) -> None:
-    """Refuses options that were given and would be without effect.
-
-    Args:
-        names: of the command's parameters.
-        why: for the message: with what they have none, and why.
-
-    Raises:
-        click.UsageError: one of them was given.
-    """
-    for name in names:
-        if given(name):
-            raise click.UsageError(f"--{name.replace('_', '-')} must not be given with {why}.")
-
-
 def class_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> LabelledImages:
     """Reads class folders at the size of a model; tells what is left out."""
     read = read_class_folders(data, preprocessing=package.card.preprocessing, skip_bad=skip_bad)
-    _tell(read.skipped)
+    tell_skipped(read.skipped)
     return read
 
 
@@ -103,16 +84,13 @@ def scored_pairs(package: ModelPackage, data: Path, listed: Path, *, skip_bad: b
         skip_bad: leave out pictures that can't be read, with the pairs that need them.
 
     Raises:
+        click.UsageError: --groups was given.
         TrainingError: see `read_pair_pictures`.
     """
+    refuse_options(("groups",), why="--pairs: a list of pairs has no groups")
     read = read_pair_pictures(data, listed, preprocessing=package.card.preprocessing, skip_bad=skip_bad)
-    _tell(read.skipped)
+    tell_skipped(read.skipped)
     pairs = read.pairs
     embeddings = embedder(package.build())(read.images)
     cosine = np.sum(embeddings[pairs.left] * embeddings[pairs.right], axis=1)
     return ListedPairs(ScoredPairs(cosine=cosine, same=pairs.same), pairs, read.images)
-
-
-def _tell(skipped: Sequence[str]) -> None:
-    for file in skipped:
-        _LOG.warning("skipped %s", file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec
 
@@ -53,6 +53,21 @@ def given(name: str) -> bool:
     """Returns whether an option of the running command was given, and not left to its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+
+def refuse_options(names: Sequence[str], *, why: str) -> None:
+    """Refuses options that were given and would be without effect.
+
+    Args:
+        names: of the command's parameters.
+        why: for the message: with what they have none, and why.
+
+    Raises:
+        click.UsageError: one of them was given.
+    """
+    for name in names:
+        if given(name):
+            raise click.UsageError(f"--{name.replace('_', '-')} must not be given with {why}.")
 
 
 def _teacher_options(temperature: float) -> list[_Decorator]:

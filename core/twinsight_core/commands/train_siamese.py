@@ -15,13 +15,14 @@ from flax import nnx
 
 from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
-from twinsight_core.commands.options import given, run_options
+from twinsight_core.commands.options import given, refuse_options, run_options
 from twinsight_core.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training import siamese, siamese_pairs
 from twinsight_core.training.augment import PRESETS
+from twinsight_core.training.data import tell_skipped
 from twinsight_core.training.digests import labelled_digests, pictures_digest
 from twinsight_core.training.distillation import Teacher, embedding_teacher
 from twinsight_core.training.evaluate import embedder
@@ -169,9 +170,7 @@ def _check_options(pairs: Path | None, loss: siamese.LossName) -> None:
         if given("pairs_in_batch"):
             raise click.UsageError("--pairs-in-batch must be given with --pairs only: class folders have no pairs.")
         return
-    for name in CLASSES_ALONE:
-        if given(name):
-            raise click.UsageError(f"--{name} must not be given with --pairs: a list of pairs has no classes.")
+    refuse_options(CLASSES_ALONE, why="--pairs: a list of pairs has no classes")
     if given("loss") and loss != "contrastive":
         raise click.UsageError(f"--loss (={loss}) must be contrastive with --pairs: the others need classes.")
 
@@ -234,8 +233,7 @@ def _train_on_pairs(
     teacher: Teacher | None,
 ) -> None:
     read = siamese_pairs.read_pair_pictures(run.data, listed, preprocessing=run.preprocessing, skip_bad=run.skip_bad)
-    for file in read.skipped:
-        _LOG.warning("skipped %s", file)
+    tell_skipped(read.skipped)
     _LOG.info("%d pairs of %d pictures", len(read.pairs.same), len(read.pairs.files))
     siamese_pairs.split(read.pairs, how)  # says what is wrong before a network is made
     network = _first_network(run, config, start)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,8 @@ import numpy as np
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
 from twinsight_core.training.files import Files, check_names, in_chunks
+
+_LOG = logging.getLogger(__name__)
 
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -175,6 +178,12 @@ def classes_of(files: Sequence[str]) -> list[str]:
     shared = next((n for n in range(depth) if len({parts[n] for parts in folders}) > 1), depth)
     kept = [[part for part in parts[shared:] if part.lower() not in SPLIT_NAMES] for parts in folders]
     return ["/".join(parts) or whole[-1] for parts, whole in zip(kept, folders, strict=True)]
+
+
+def tell_skipped(skipped: Iterable[str]) -> None:
+    """Logs what was left out, a line each."""
+    for file in skipped:
+        _LOG.warning("skipped %s", file)
 
 
 def _suffix(name: str) -> str:

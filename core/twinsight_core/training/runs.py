@@ -17,7 +17,7 @@ from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.packages import ModelCard, ModelPackage, check_replaceable, find_package
-from twinsight_core.training.data import LabelledImages, read_class_folders
+from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
 from twinsight_core.training.distillation import Distillation
 from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
@@ -214,8 +214,7 @@ class Run:
         read = read_class_folders(
             self.data, preprocessing=self.preprocessing, cache_dir=self.work / "cache", skip_bad=self.skip_bad
         )
-        for file in read.skipped:
-            _LOG.warning("skipped %s", file)
+        tell_skipped(read.skipped)
         if self.exclude is not None:
             read = _without(read, self.exclude)
         _LOG.info("%d pictures of %d classes", len(read), len(read.classes))
