@@ -35,6 +35,9 @@ from twinsight_server.status import abort_status, code_of, internal, status_of
 _RETRY_AFTER_S = 0.1
 """A call takes tens of milliseconds: sooner would be refused again, later would leave the server idle."""
 
+OURS = "/twinsight."
+"""Begins the paths of the methods whose calls go through the gate: the product's own."""
+
 _LOGGER = "twinsight.calls"
 log = structlog.stdlib.get_logger(_LOGGER)
 

@@ -17,14 +17,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from twinsight_core.errors import InvalidInput
-from twinsight_server.gate import Gate
+from twinsight_server.gate import OURS, Gate
 from twinsight_server.status import abort_status, status_of
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 AnswerT = TypeVar("AnswerT")
 
-_OURS = "/twinsight."
 Refuse = Callable[[grpc.ServicerContext], None]
 
 
@@ -56,7 +55,7 @@ class MalformedMessages(grpc.ServerInterceptor):
     def _wrap(
         self, handler: grpc.RpcMethodHandler[RequestT, ResponseT], path: str
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
-        if not path.startswith(_OURS):
+        if not path.startswith(OURS):
             return _wrapped(handler, lambda context: _refuse(context, _malformed()))
         method = path.rpartition("/")[2]
         return _wrapped(handler, lambda context: self._gate.refuse(context, method, _malformed()))

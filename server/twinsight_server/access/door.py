@@ -20,12 +20,10 @@ import grpc
 
 from twinsight_core.errors import InvalidInput, Unauthenticated
 from twinsight_server.access.guard import Guard
-from twinsight_server.gate import Gate
+from twinsight_server.gate import OURS, Gate
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
-
-_OURS = "/twinsight."
 
 
 class Door(grpc.ServerInterceptor):
@@ -50,7 +48,7 @@ class Door(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if (
             handler is None
-            or not handler_call_details.method.startswith(_OURS)
+            or not handler_call_details.method.startswith(OURS)
             or self._guard.knows(handler_call_details.invocation_metadata)
         ):
             return handler
