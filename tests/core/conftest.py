@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -43,3 +46,23 @@ class WriteDrawings(Protocol):
 def write_drawings() -> WriteDrawings:
     """Writes a zip of class folders."""
     return _write
+
+
+@pytest.fixture
+def evaluated_by_pycocotools(tmp_path: Path) -> Callable[[object, Sequence[object]], Any]:
+    """Returns pycocotools' evaluation of boxes found, both in COCO's format, from `truth.json` and `found.json`."""
+    coco = pytest.importorskip("pycocotools.coco", reason="the extra `train` is not installed")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+
+    def evaluated(truth: object, found: Sequence[object]) -> Any:
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        (tmp_path / "found.json").write_text(json.dumps(found))
+        with contextlib.redirect_stdout(io.StringIO()):
+            known = coco.COCO(str(tmp_path / "truth.json"))
+            evaluation = cocoeval.COCOeval(known, known.loadRes(str(tmp_path / "found.json")), "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return evaluation
+
+    return evaluated

@@ -7,7 +7,7 @@ from twinsight_server.status import status_of
 
 
 def test_a_fault_of_the_servers_own_keeps_its_reason_and_hides_its_text() -> None:
-    status = status_of(TwinsightError("CUDA error at /root/x.py", reason="COMPUTE_FAILED"), request_id="r")
+    status = status_of(TwinsightError("CUDA error at secret/x.py", reason="COMPUTE_FAILED"), request_id="r")
     details, request = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo()
     assert status.details[0].Unpack(details)
     assert status.details[1].Unpack(request)

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,20 +44,22 @@ def test_the_installed_command_talks_to_a_real_server(wire: WireServer, album: P
     assert refused.stderr == "Error: Collection `none` does not exist; there is `photos`. [COLLECTION_NOT_FOUND]\n"
 
 
-def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: WireServer, album: Path) -> None:
+@contextmanager
+def interrupted(wire: WireServer, album: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs `twinsight index`, a picture at a time, and sends Ctrl-C while the server holds the first."""
     with Client(wire.address) as client:
         client.create_collection("photos", model="fake")
     wire.held = "UpsertItems"
-    process = subprocess.Popen(
-        [*COMMAND, wire.address, "index", str(album), "--jobs", "1", "--batch-size", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    command = [*COMMAND, wire.address, "index", str(album), "--jobs", "1", "--batch-size", "1", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while wire.arrived.get(timeout=60) != "UpsertItems":
             pass
         process.send_signal(signal.SIGINT)
+        yield process
+
+
+def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: WireServer, album: Path) -> None:
+    with interrupted(wire, album) as process:
         wire.may_answer.set()
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
@@ -67,19 +71,7 @@ def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: Wir
 
 
 def test_a_second_ctrl_c_gives_batches_under_way_up_and_the_report_is_kept(wire: WireServer, album: Path) -> None:
-    with Client(wire.address) as client:
-        client.create_collection("photos", model="fake")
-    wire.held = "UpsertItems"
-    process = subprocess.Popen(
-        [*COMMAND, wire.address, "index", str(album), "--jobs", "1", "--batch-size", "1", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        while wire.arrived.get(timeout=60) != "UpsertItems":
-            pass
-        process.send_signal(signal.SIGINT)
+    with interrupted(wire, album, "--json") as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "Waiting for the batches in work (1); another Ctrl-C gives them up.\n"
         process.send_signal(signal.SIGINT)

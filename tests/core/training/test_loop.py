@@ -88,6 +88,21 @@ class Scores:
         self.early_end = (step, best_step)
 
 
+def gone_on(checkpoints: Path, config: LoopConfig, scores: Scores) -> Trained:
+    """Goes on with a run, scored and watched by the same."""
+    return train(
+        START,
+        STATS,
+        loss=loss,
+        batch=batch,
+        config=config,
+        checkpoints=checkpoints,
+        resume=True,
+        score=scores,
+        watchers=(scores,),
+    )
+
+
 def test_a_resumed_run_ends_with_the_same_weights_and_losses(tmp_path: Path) -> None:
     def run(
         folder: Path, batch_of: Callable[[int], np.ndarray], scores: Scores, *, resume: bool = False
@@ -148,17 +163,7 @@ def test_the_best_average_is_kept_and_training_ends_when_it_gets_no_better(tmp_p
     assert trained.score == pytest.approx(0.9)
     assert float(trained.stats["seen"]) == 8
     ended = Scores()
-    shorter = train(
-        START,
-        STATS,
-        loss=loss,
-        batch=batch,
-        config=config,
-        checkpoints=tmp_path,
-        resume=True,
-        score=ended,
-        watchers=(ended,),
-    )
+    shorter = gone_on(tmp_path, config, ended)
     np.testing.assert_array_equal(shorter.params["slope"], trained.params["slope"])
     assert ended.early_end == (16, 8)
 
@@ -183,17 +188,7 @@ def test_a_resumed_run_still_counts_the_scores_before(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(START, STATS, loss=loss, batch=interrupt, config=config, checkpoints=tmp_path, score=Scores(0.9, 0.5))
     scores = Scores(0.6)
-    trained = train(
-        START,
-        STATS,
-        loss=loss,
-        batch=batch,
-        config=config,
-        checkpoints=tmp_path,
-        resume=True,
-        score=scores,
-        watchers=(scores,),
-    )
+    trained = gone_on(tmp_path, config, scores)
     assert (trained.step, scores.early_end) == (12, (12, 4))
     assert float(trained.stats["seen"]) == 4
 
