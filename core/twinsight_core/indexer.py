@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinsight_core.allocation import give_back_freed
+from twinsight_core.cores import use_all_cores
 from twinsight_core.errors import TwinsightError
 from twinsight_core.generation import NOTHING_COVERED, Coverage, Generation
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
@@ -152,6 +153,7 @@ class Indexer:
                 self._save(self.generation.graph)
 
     def _run(self) -> None:
+        use_all_cores()
         try:
             while not self._stopping:
                 if not self._round():

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
+from twinsight_core.cores import on_all_cores
 from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
 from twinsight_core.index.exact import NOTHING, ExactView, Found, closest, in_order
@@ -32,6 +34,8 @@ _WIDEN_BY = 4
 _DOT_WIDTHS = 2
 # So few are scored in float64 at once: to choose among them in float32 first takes longer (0.16 ms against 0.04).
 _FEW_OUTSIDE = 64
+_FEW_WALKS = 16  # of queries: 1.5 ms
+_FEW_PRODUCTS = 4 << 20  # of components: 1 ms
 _SCORED_COMPONENTS = 4 << 20  # of float64 at a time
 
 
@@ -57,12 +61,20 @@ def search(generation: Generation, queries: np.ndarray, options: SearchOptions, 
         options: what is wanted; `min_score` and what to include are left to the caller.
         ef: width of a walk without a filter.
     """
-    graph = generation.graph
-    if graph is None or options.exact:
+    graph = None if options.exact else generation.graph
+    with on_all_cores() if _is_long(generation.rows.view, graph, queries, options) else nullcontext():
+        if graph is not None:
+            return _graph_search(generation, graph, queries, options, ef)
         view = generation.rows.view
         allowed = _allowed(generation, view, options)
         return Answer(view, view.nearest(queries, options.top_k, allowed=allowed))
-    return _graph_search(generation, graph, queries, options, ef)
+
+
+def _is_long(view: ExactView, graph: HnswIndex | None, queries: np.ndarray, options: SearchOptions) -> bool:
+    """Returns whether most of a search is outside the interpreter, and that is a millisecond or more."""
+    if graph is not None:
+        return options.filter is not None or len(queries) > _FEW_WALKS
+    return len(view) * queries.size > _FEW_PRODUCTS
 
 
 def _graph_search(

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from twinsight_core.cores import use_all_cores
 from twinsight_core.errors import StorageFull, TwinsightError, Unavailable
 from twinsight_core.filters import Filter
 from twinsight_core.index.locks import ReadWriteLock
@@ -174,6 +175,7 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
+        use_all_cores()
         while group := self._next_group():
             try:
                 self._write(group)

@@ -34,6 +34,7 @@ from twinsight_core.allocation import give_back_freed, no_garbage_collection
 from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
+from twinsight_core.cores import keeping_to, one_core, usable_cores
 from twinsight_core.errors import StartupError
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
@@ -135,6 +136,7 @@ class Server:
                 self.metrics, max_calls=config.max_calls, max_streams=config.max_streams, access=self._access
             )
             self.canary = Canary(self.models.all(), SERVICES, self.metrics)
+            self._cores = one_core() if config.one_core else usable_cores()
             self._grpc = self._services()
             self.port = _bind(self._grpc, config)
             self.metrics_address = self.metrics.serve(config.metrics_listen) if config.metrics_listen else ""
@@ -161,7 +163,8 @@ class Server:
             StartupError: a model fails its first inference, or the collections can't be opened.
         """
         stopped = stopped or threading.Event()
-        self._grpc.start()
+        with keeping_to(self._cores):
+            self._grpc.start()  # starts a thread, in which all others that answer calls are started
         failed = threading.Event()
         with no_garbage_collection(), ThreadPoolExecutor(1, thread_name_prefix="warm-up") as threads:
             warming = threads.submit(self.models.warm_up, lambda: stopped.is_set() or failed.is_set())
@@ -210,7 +213,7 @@ class Server:
     def _services(self) -> grpc.Server:
         config = self._config
         count = config.max_calls + config.max_streams + _SPARE_THREADS
-        threads = CallThreads(count)
+        threads = CallThreads(count, cores=self._cores)
         server = grpc.server(
             threads,
             maximum_concurrent_rpcs=count + _MOST_WAITING,

@@ -36,6 +36,7 @@ from contextlib import contextmanager
 import numpy as np
 import structlog
 
+from twinsight_core.cores import on_all_cores, use_all_cores
 from twinsight_core.engine import Engine
 from twinsight_core.errors import Overloaded, Unavailable
 from twinsight_server.batch_wait import BatchWait, FixedWait, TunedWait
@@ -235,7 +236,8 @@ class Batcher:
                 return False
             one = Waiting(0.0, 0, load, call, future, time.monotonic())
             turn = self._turns[threading.get_ident()] = Turn(None, [one], one.since)
-        self._serve(turn, lambda images: [self._engine.infer_alone(image) for image in images])
+        with on_all_cores():
+            self._serve(turn, lambda images: [self._engine.infer_alone(image) for image in images])
         return True
 
     def give_up_hung(self, limit_s: float) -> int:
@@ -316,6 +318,7 @@ class Batcher:
         return thread
 
     def _run(self, lane: int) -> None:
+        use_all_cores()
         infer = self._engine.lane(lane)
         while turn := self._next_turn(lane):
             if not self._serve(turn, infer):

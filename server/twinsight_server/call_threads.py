@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
+
+from twinsight_core.cores import keep_to
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -16,10 +19,11 @@ class CallThreads(ThreadPoolExecutor):
 
     Args:
         count: how many threads there are at most.
+        cores: that they keep to.
     """
 
-    def __init__(self, count: int) -> None:
-        super().__init__(count, thread_name_prefix="call")
+    def __init__(self, count: int, *, cores: frozenset[int]) -> None:
+        super().__init__(count, thread_name_prefix="call", initializer=partial(keep_to, cores))
         self._count = count
         self._in_work = deque[None]()  # as many as there are calls: adding and taking away need no lock
 

@@ -119,6 +119,11 @@ class ServerConfig:
         512
     )
     decode_threads: Annotated[int, "Threads that decode pictures for a GPU or TPU; 0: one a core."] = 0
+    one_core: Annotated[
+        bool,
+        "Keep the threads that answer calls to one core (on Linux): the interpreter runs one of them at a time, and is "
+        "handed on faster there. What computes has all cores.",
+    ] = True
     max_calls: Annotated[int, "Calls worked on at once; more are refused, and streams wait."] = 64
     max_streams: Annotated[int, "Streams open at once; more are refused."] = 16
 

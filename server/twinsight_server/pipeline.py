@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 
 from twinsight_core import images
+from twinsight_core.cores import use_all_cores
 from twinsight_core.errors import TwinsightError
 from twinsight_core.images import Limits, Region
 from twinsight_server.calls import Call, deadline_exceeded
@@ -59,7 +60,7 @@ class Pipeline:
             decoders: how many.
             limits: which pictures are refused.
         """
-        self._pool = FairPool(decoders, "decode")
+        self._pool = FairPool(decoders, "decode", initializer=use_all_cores)
         self._aside = FairPool(max(1, decoders // 2), "decode-slow", initializer=_give_way)
         self._limits = limits
 
@@ -139,6 +140,7 @@ class Pipeline:
 
 def _give_way() -> None:
     """Lets this thread have what others leave of the cores."""
+    use_all_cores()
     if sys.platform == "linux":  # elsewhere it would be the whole process
         os.nice(_NICE)
 

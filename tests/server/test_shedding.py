@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from twinsight_core.cores import usable_cores
 from twinsight_server.call_threads import CallThreads
 from twinsight_server.gate import Gate
 from twinsight_server.metrics import Metrics
@@ -28,7 +29,7 @@ class House:
         self.gate = Gate(self.metrics, max_calls=places, max_streams=1)
         self.read: list[int] = []
         self.inside, self.go = threading.Event(), threading.Event()
-        self.threads = CallThreads(threads)
+        self.threads = CallThreads(threads, cores=usable_cores())
         self._server = grpc.server(
             self.threads,
             interceptors=[LoadShedding(self.gate, self.threads, ["/twinsight.v1.InferenceService/Embed"])],

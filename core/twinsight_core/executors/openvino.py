@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
+from twinsight_core.cores import usable_cores
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting import INPUT
@@ -103,7 +103,7 @@ def _core() -> _Core:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return len(usable_cores())
 
 
 @cache

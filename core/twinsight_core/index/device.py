@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from twinsight_core.compilation import begin_compiling
+from twinsight_core.cores import use_all_cores
 from twinsight_core.index.base import Metric
 
 _LOG = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class DeviceCopy:
         self._block_rows = block_rows or max(_GROUP, BLOCK_BYTES // (2 * dimension) // _GROUP * _GROUP)
         self._step_rows = step_rows
         self._lock = threading.Lock()
-        self._copier = ThreadPoolExecutor(1, thread_name_prefix="device-copy")
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="device-copy", initializer=use_all_cores)
         self._copying = False
         self._refused = False
         self._blocks = _Blocks()

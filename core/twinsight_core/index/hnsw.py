@@ -24,6 +24,9 @@ LIBRARY = f"hnswlib {importlib.metadata.version('hnswlib')}"
 # Threads that insert into an empty graph don't see one another's points and may leave some without links.
 _FIRST_ALONE = 256
 
+# The library starts its threads anew for each call, which takes as long as a walk; waking another core for it, too.
+_QUERIES_PER_THREAD = 8
+
 
 class _Native(Protocol):
     """The part of `hnswlib.Index` that is used; the library has no types."""
@@ -182,8 +185,9 @@ class GraphReader:
         width = min(width, self._live)
         if not width:
             return np.empty((len(queries), 0), np.int64)
+        threads = min(self._threads, max(1, len(queries) // _QUERIES_PER_THREAD))
         try:
-            labels, _ = self._native.knn_query(queries, width, self._threads if len(queries) > 1 else 1)
+            labels, _ = self._native.knn_query(queries, width, threads)
         except RuntimeError:
             # Fewer than `width` points can be reached from where one of the walks ended.
             return np.concatenate([self._search_one(query[None], width) for query in queries])
