@@ -11,6 +11,8 @@ import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
+from twinsight_core.cores import on_all_cores
+
 _PLATFORMS = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 _PLUGINS = "jax_plugins"
 _LIBRARIES = ("PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH")
@@ -22,7 +24,8 @@ def has_accelerator() -> bool:
         return False
     import jax  # noqa: PLC0415 - see above
 
-    return jax.default_backend() != "cpu"
+    with on_all_cores():  # the first time it starts JAX's threads
+        return jax.default_backend() != "cpu"
 
 
 def may_have_accelerator() -> bool:
