@@ -137,14 +137,18 @@ class Combiner:
 
     def _do(self, together: list[_Waiting]) -> None:
         """Does the searches, and wakes those who wait for them."""
+        queries = [one.queries for one in together]
         try:
-            found = self._search(np.concatenate([one.queries for one in together]), together[0].options)
+            found = self._search(queries[0] if len(queries) == 1 else np.concatenate(queries), together[0].options)
         except Exception as error:  # noqa: BLE001 - raised again by the one that it is of
             if len(together) == 1:
                 together[0].end(error)
                 return
             for one in together:
                 self._do([one])
+            return
+        if len(together) == 1:
+            together[0].end(found)
             return
         start = 0
         for one in together:

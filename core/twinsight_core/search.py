@@ -178,7 +178,8 @@ class _Scope:
     def _scored(self, queries: np.ndarray, rows: np.ndarray) -> list[Found]:
         """Returns the k best of `rows: [n, m] int64`, and of those beside, with their scores, closest first."""
         if len(self.beside):
-            rows = np.concatenate([rows, np.broadcast_to(self.beside, (len(rows), len(self.beside)))], axis=1)
+            walked, rows = rows, np.empty((len(rows), rows.shape[1] + len(self.beside)), np.int64)
+            rows[:, : walked.shape[1]], rows[:, walked.shape[1] :] = walked, self.beside
         found: list[Found] = []
         step = max(1, _SCORED_COMPONENTS // max(1, rows.shape[1] * queries.shape[1]))
         for first in range(0, len(rows), step):

@@ -83,5 +83,5 @@ def scores(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarr
     if metric is Metric.COSINE:
         # Vectors of length 1 in float32 are so only to seven digits.
         product /= np.sqrt(np.vecdot(wide, wide) * np.vecdot(query, query))
-        np.clip(product, -1.0, 1.0, out=product)
+        np.minimum(np.maximum(product, -1.0, out=product), 1.0, out=product)  # np.clip takes twice as long
     return product.astype(np.float32)
