@@ -99,6 +99,9 @@ def _write(path: Path, content: bytes, *, mode: int, durable: bool, there: os.st
                 os.fsync(file.fileno())
         Path(partial).chmod(mode)
         Path(partial).replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk's names no file, others the one beside it
+        raise
     finally:
         Path(partial).unlink(missing_ok=True)
 

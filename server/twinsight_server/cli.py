@@ -116,9 +116,10 @@ def wait_until(stopped: threading.Event) -> None:
 
 
 def run(config: ServerConfig) -> None:
-    """Serves until SIGTERM or SIGINT; prints `serving on HOST:PORT` once health says SERVING, then `metrics on`.
+    """Serves until SIGTERM, SIGINT or SIGHUP; prints `serving on HOST:PORT` once health says so, then `metrics on`.
 
-    A signal that comes before ends the start after the model that is being compiled.
+    A signal that comes before ends the start after the model that is being compiled. SIGHUP, the end of the terminal,
+    is ignored where the process was started so, as `nohup` does.
 
     Raises:
         StartupError: the server can't start.
@@ -129,8 +130,9 @@ def run(config: ServerConfig) -> None:
         del number, frame
         stopped.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
 
     # It takes seconds, which `--help` need not wait for, and in which a signal should count.
     from twinsight_server.app import Server  # noqa: PLC0415
@@ -154,8 +156,8 @@ serve = click.Command(
     params=_options(),
     help="""Serve models and collections over gRPC.
 
-    Compiles every model for every batch size, tests it, and then prints `serving on HOST:PORT`. SIGTERM or Ctrl-C
-    drains: health turns NOT_SERVING, calls in flight finish, collections are closed.
+    Compiles every model for every batch size, tests it, and then prints `serving on HOST:PORT`. SIGTERM, Ctrl-C or
+    the end of the terminal drains: health turns NOT_SERVING, calls in flight finish, collections are closed.
 
     Each setting is a flag, an environment variable or a key of the TOML file; the first that is given counts.
 

@@ -46,11 +46,15 @@ def in_a_thread(work: Callable[[], None]) -> None:
 def test_a_thread_and_what_it_starts_keep_to_a_core_until_they_are_let_go() -> None:
     seen: list[frozenset[int]] = []
 
+    def let_go() -> None:
+        use_all_cores()
+        seen.append(mine())
+
     def work() -> None:
         keep_to(one_core())
         seen.append(mine())
         in_a_thread(lambda: seen.append(mine()))
-        in_a_thread(lambda: (use_all_cores(), seen.append(mine()))[0])
+        in_a_thread(let_go)
         use_all_cores()
         seen.append(mine())
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -19,6 +20,18 @@ def test_a_new_file_is_its_writers_alone_and_a_rewritten_one_keeps_its_mode(tmp_
     assert file.stat().st_mode & 0o777 == 0o640
     assert file.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_full_disk_keeps_from_being_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    file = tmp_path / "keys.json"
+    with pytest.raises(OSError, match=str(file)) as caught:
+        rewrite_whole(file, b"new")
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
 
 
 @as_root

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,12 +28,12 @@ DIMENSION = 32
 class Process:
     """`twinsight serve` on a free port."""
 
-    def __init__(self, data_dir: Path, cache_dir: Path, *flags: str) -> None:
+    def __init__(self, data_dir: Path, cache_dir: Path, *flags: str, by: Sequence[str] = ()) -> None:
         where = ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--cache-dir", str(cache_dir)]
         self._log = data_dir.parent / "serve.log"
         self._errors = self._log.open("ab")
         self.process = subprocess.Popen(
-            [TWINSIGHT, "serve", *where, "--models", "base", "--batch-size", "2", *flags],
+            [*by, TWINSIGHT, "serve", *where, "--models", "base", "--batch-size", "2", *flags],
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -66,8 +66,10 @@ class Process:
 
 
 @contextmanager
-def serving(data_dir: Path, cache_dir: Path, *flags: str) -> Iterator[tuple[Process, Reflected]]:
-    process = Process(data_dir, cache_dir, *flags)
+def serving(
+    data_dir: Path, cache_dir: Path, *flags: str, by: Sequence[str] = ()
+) -> Iterator[tuple[Process, Reflected]]:
+    process = Process(data_dir, cache_dir, *flags, by=by)
     api = Reflected(process.address)
     try:
         yield process, api
@@ -112,6 +114,15 @@ def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path, cache_dir: Path, p
         assert len(in_flight.result().results) == len(images)
         watch.cancel()
         assert process.process.wait(60) == 0
+
+
+def test_the_end_of_the_terminal_is_a_stop_unless_it_is_ignored(tmp_path: Path, cache_dir: Path) -> None:
+    with serving(tmp_path / "data", cache_dir) as (process, _):
+        assert process.end(signal.SIGHUP) == 0
+    with serving(tmp_path / "data", cache_dir, by=["nohup"]) as (process, api):
+        process.process.send_signal(signal.SIGHUP)
+        assert api.call("ModelService", "ListModels").models
+        assert process.end(signal.SIGTERM) == 0
 
 
 def test_a_data_folder_serves_one_server(tmp_path: Path, cache_dir: Path) -> None:
