@@ -3,16 +3,18 @@
 An interpreter runs one of its threads at a time. Where those that answer calls are spread over the cores, each that
 hands the interpreter on wakes another core for it, which on a virtual machine takes tens of microseconds, and Python's
 objects move from cache to cache: an answer of 75 us of Python cost a server on two cores 0.87 ms of processor, and
-0.43 ms with its threads on one of them. They lose nothing by keeping to it: what computes outside the interpreter has
-threads of its own, on all cores, or leaves the one for as long as it takes (`on_all_cores`).
+0.43 ms with its threads on one of them. They lose little by keeping to it: what computes outside the interpreter for a
+millisecond or more has threads of its own, on all cores, or leaves the one for as long as it takes (`on_all_cores`).
 
 Threads inherit their cores from the thread that starts them. So whatever is started in a thread that keeps to one core,
-and shall not, begins with `use_all_cores`.
+and shall not, begins with `use_all_cores`. What was inherited is not known here: a thread that is to leave its core by
+`on_all_cores` has called `keep_to` itself.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,14 +33,13 @@ _kept = _Kept()
 
 
 def usable_cores() -> frozenset[int]:
-    """Returns the cores that the process may use: as it was started, whatever its threads keep to since."""
+    """Returns the cores that the process may use: those it had when this was imported, whatever happened since."""
     return _USABLE
 
 
 def one_core() -> frozenset[int]:
-    """Returns one of the usable cores; several processes of a machine get different ones, as a rule."""
-    cores = sorted(_USABLE)
-    return frozenset({cores[os.getpid() % len(cores)]})
+    """Returns one of the usable cores, the same for all of the process, and any for each: containers are all alike."""
+    return _ONE
 
 
 def keep_to(cores: frozenset[int]) -> None:
@@ -56,11 +57,13 @@ def use_all_cores() -> None:
 @contextmanager
 def keeping_to(cores: frozenset[int]) -> Iterator[None]:
     """Keeps the calling thread, and what it starts meanwhile, to some cores for the time of the block."""
+    kept, ran_on = _kept.cores, _runs_on()
     keep_to(cores)
     try:
         yield
     finally:
-        use_all_cores()
+        _run_on(ran_on)
+        _kept.cores = kept
 
 
 @contextmanager
@@ -90,10 +93,11 @@ def _run_on(cores: frozenset[int]) -> bool:
     return True
 
 
-def _usable() -> frozenset[int]:
+def _runs_on() -> frozenset[int]:
     if CAN_CHOOSE:
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
-_USABLE = _usable()
+_USABLE = _runs_on()
+_ONE = frozenset({secrets.choice(sorted(_USABLE))})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from twinsight_core.cores import on_all_cores
 from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
 from twinsight_core.index.exact import NOTHING, ExactView, Found, closest, in_order
-from twinsight_core.index.hnsw import HnswIndex
+from twinsight_core.index.hnsw import STEPS_PER_THREAD, HnswIndex
 from twinsight_core.items import SearchOptions
 
 # A walk of width w takes as long as comparing with about this many times w vectors (20,000 x 256: 2.8 us for each step
@@ -34,8 +34,7 @@ _WIDEN_BY = 4
 _DOT_WIDTHS = 2
 # So few are scored in float64 at once: to choose among them in float32 first takes longer (0.16 ms against 0.04).
 _FEW_OUTSIDE = 64
-_FEW_WALKS = 16  # of queries: 1.5 ms
-_FEW_PRODUCTS = 4 << 20  # of components: 1 ms
+_FEW_PRODUCTS = 4 << 20  # a millisecond
 _SCORED_COMPONENTS = 4 << 20  # of float64 at a time
 
 
@@ -61,20 +60,13 @@ def search(generation: Generation, queries: np.ndarray, options: SearchOptions, 
         options: what is wanted; `min_score` and what to include are left to the caller.
         ef: width of a walk without a filter.
     """
-    graph = None if options.exact else generation.graph
-    with on_all_cores() if _is_long(generation.rows.view, graph, queries, options) else nullcontext():
-        if graph is not None:
-            return _graph_search(generation, graph, queries, options, ef)
+    graph = generation.graph
+    if graph is None or options.exact:
         view = generation.rows.view
         allowed = _allowed(generation, view, options)
-        return Answer(view, view.nearest(queries, options.top_k, allowed=allowed))
-
-
-def _is_long(view: ExactView, graph: HnswIndex | None, queries: np.ndarray, options: SearchOptions) -> bool:
-    """Returns whether most of a search is outside the interpreter, and that is a millisecond or more."""
-    if graph is not None:
-        return options.filter is not None or len(queries) > _FEW_WALKS
-    return len(view) * queries.size > _FEW_PRODUCTS
+        with _cores_for(products=_available(view, allowed) * queries.size):
+            return Answer(view, view.nearest(queries, options.top_k, allowed=allowed))
+    return _graph_search(generation, graph, queries, options, ef)
 
 
 def _graph_search(
@@ -89,11 +81,12 @@ def _graph_search(
         view = generation.rows.view
         allowed = _allowed(generation, view, options)
         scope = _scope(view, coverage, view.alive if allowed is None else allowed, options.top_k)
-        available = view.live if allowed is None else int(np.count_nonzero(allowed))
+        available = _available(view, allowed)
         width = _width(options, ef, view, available)
         while pending and coverage.end and _worth_walking(available, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
-            labels = reader.search(asked, width)
+            with _cores_for(steps=len(asked) * width):
+                labels = reader.search(asked, width)
             trusted = labels.shape[1] if allowed is None else math.ceil(labels.shape[1] * _TRUSTED_SHARE)
             taken = scope.taken(asked, labels, trusted)
             walked |= {number: found for number, found in zip(pending, taken, strict=True) if found is not None}
@@ -101,10 +94,14 @@ def _graph_search(
             width *= _WIDEN_BY
     if walked and scope.parts:
         numbers = list(walked)
-        for number, rest in zip(numbers, scope.rest(queries[numbers]), strict=True):
+        with _cores_for(products=scope.scanned * queries[numbers].size):
+            more = scope.rest(queries[numbers])
+        for number, rest in zip(numbers, more, strict=True):
             walked[number] = closest(walked[number], rest, options.top_k)
     if pending:
-        walked.update(zip(pending, view.nearest(queries[pending], options.top_k, allowed=allowed), strict=True))
+        with _cores_for(products=available * queries[pending].size):
+            found = view.nearest(queries[pending], options.top_k, allowed=allowed)
+        walked.update(zip(pending, found, strict=True))
     return Answer(view, [walked[number] for number in range(len(queries))])
 
 
@@ -153,6 +150,11 @@ class _Scope:
                 taken[number] = found
         return taken
 
+    @property
+    def scanned(self) -> int:
+        """How many rows `parts` have."""
+        return sum(len(range(len(self.view))[one]) if isinstance(one, slice) else len(one) for one in self.parts)
+
     def rest(self, queries: np.ndarray) -> list[Found]:
         """Returns each query's k best allowed rows of `parts`."""
         found = [NOTHING] * len(queries)
@@ -198,6 +200,20 @@ def _scope(view: ExactView, coverage: Coverage, allowed: np.ndarray, k: int) -> 
         parts.append(beside)
         beside = beside[:0]
     return _Scope(view, coverage, allowed, k, beside, parts)
+
+
+def _cores_for(*, steps: int = 0, products: int = 0) -> AbstractContextManager[None]:
+    """Lets the calling thread have all cores for what takes a millisecond or more outside the interpreter.
+
+    Args:
+        steps: widths of all walks.
+        products: of components.
+    """
+    return on_all_cores() if steps > STEPS_PER_THREAD or products > _FEW_PRODUCTS else nullcontext()
+
+
+def _available(view: ExactView, allowed: np.ndarray | None) -> int:
+    return view.live if allowed is None else int(np.count_nonzero(allowed))
 
 
 def _allowed(generation: Generation, view: ExactView, options: SearchOptions) -> np.ndarray | None:

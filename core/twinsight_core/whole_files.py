@@ -88,22 +88,23 @@ def sync_folder(folder: Path) -> None:
 
 def _write(path: Path, content: bytes, *, mode: int, durable: bool, there: os.stat_result | None) -> None:
     """Writes a file beside its place and puts it there; `there`: whose owner and group it takes."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            if there is not None:
-                _give(file.fileno(), path, there)
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        Path(partial).chmod(mode)
-        Path(partial).replace(path)
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                if there is not None:
+                    _give(file.fileno(), path, there)
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            Path(partial).chmod(mode)
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
     except OSError as error:
-        error.filename = str(path)  # a full disk's names no file, others the one beside it
-        raise
-    finally:
-        Path(partial).unlink(missing_ok=True)
+        # A full disk's names no file, others the one beside it.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _give(descriptor: int, path: Path, there: os.stat_result) -> None:

@@ -23,6 +23,7 @@ class CallThreads(ThreadPoolExecutor):
     """
 
     def __init__(self, count: int, *, cores: frozenset[int]) -> None:
+        # They inherit them, too, but `on_all_cores` has to know.
         super().__init__(count, thread_name_prefix="call", initializer=partial(keep_to, cores))
         self._count = count
         self._in_work = deque[None]()  # as many as there are calls: adding and taking away need no lock

@@ -116,7 +116,7 @@ def wait_until(stopped: threading.Event) -> None:
 
 
 def run(config: ServerConfig) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP; prints `serving on HOST:PORT` once health says so, then `metrics on`.
+    """Serves until SIGTERM, SIGINT or SIGHUP; prints `serving on HOST:PORT` once it does, then `metrics on`.
 
     A signal that comes before ends the start after the model that is being compiled. SIGHUP, the end of the terminal,
     is ignored where the process was started so, as `nohup` does.

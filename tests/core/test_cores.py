@@ -71,6 +71,9 @@ def test_a_block_keeps_to_a_core_and_one_within_it_has_all() -> None:
             with on_all_cores():
                 assert mine() == usable_cores()
             assert mine() == one_core()
+            with keeping_to(usable_cores()):
+                assert mine() == usable_cores()
+            assert mine() == one_core()
             with pytest.raises(ZeroDivisionError), on_all_cores():
                 raise ZeroDivisionError
             assert mine() == one_core()
@@ -145,8 +148,10 @@ def test_what_a_kept_thread_starts_in_a_collection_has_all_cores(collection: Col
     ("count", "options", "expected"),
     [
         (1, SearchOptions(top_k=3), one_core()),
-        (16, SearchOptions(top_k=3), one_core()),
-        (64, SearchOptions(top_k=3), usable_cores()),
+        (5, SearchOptions(top_k=3), one_core()),
+        (6, SearchOptions(top_k=3), usable_cores()),
+        (16, SearchOptions(top_k=3, ef=32), one_core()),
+        (4, SearchOptions(top_k=3, ef=150), usable_cores()),
         (1, SearchOptions(top_k=3, exact=True), one_core()),
         (64, SearchOptions(top_k=3, exact=True), usable_cores()),
     ],

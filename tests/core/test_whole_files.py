@@ -28,10 +28,12 @@ def test_what_a_full_disk_keeps_from_being_written_is_named(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "fsync", full)
     file = tmp_path / "keys.json"
-    with pytest.raises(OSError, match=str(file)) as caught:
+    file.write_bytes(b"old")
+    with pytest.raises(OSError, match="No space") as caught:
         rewrite_whole(file, b"new")
-    assert caught.value.errno == errno.ENOSPC
-    assert list(tmp_path.iterdir()) == []
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(file))
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @as_root

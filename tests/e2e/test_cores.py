@@ -1,4 +1,4 @@
-"""Which cores the threads of a server in this process run on, once it has done some of everything."""
+"""Which cores the threads of a server in this process run on, once it has embedded, written and searched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -55,45 +55,42 @@ def use(server: Server, photo: bytes) -> None:
     client.close()
 
 
-def cores_of(thread: int) -> frozenset[int]:
-    return frozenset(os.sched_getaffinity(thread))
+def threads() -> dict[int, str]:
+    """Returns Python's threads, which are all that the product starts, with their names."""
+    return {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
 
 
-def kept_threads() -> set[int]:
-    """Returns the threads of this process, those that are not Python's too, that may not run on every core."""
-    kept = set[int]()
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            if cores_of(int(task.name)) != usable_cores():
-                kept.add(int(task.name))
-        except ProcessLookupError:  # it has ended meanwhile
-            continue
-    return kept
+def cores_of_new(before: dict[int, str]) -> dict[str, frozenset[int]]:
+    """Returns by name on which cores threads run that were not there before."""
+    found = dict[str, frozenset[int]]()
+    for thread, name in threads().items():
+        if thread not in before:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                found[name] = frozenset(os.sched_getaffinity(thread))
+    return found
 
 
-def answering_threads() -> set[int]:
-    return {
-        thread.native_id or 0
-        for thread in threading.enumerate()
-        if thread.name.startswith("call_") or "_serve" in thread.name
-    }
+def answers(name: str) -> bool:
+    return name.startswith("call_") or "_serve" in name
 
 
 def test_threads_that_answer_keep_to_one_core_and_all_others_have_all(
     tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
 ) -> None:
-    before = answering_threads()
+    before = threads()
     with served(tmp_path, cache_dir) as server:
         use(server, photos["coffee"])
-        answering = answering_threads()
-        assert len(answering - before) >= 2  # the one that takes calls, and one at least that answers
-        assert {cores_of(thread) for thread in answering - before} == {one_core()}
-        assert kept_threads() <= answering
-    assert cores_of(0) == usable_cores()
+        found = cores_of_new(before)
+    kept = {name for name, cores in found.items() if cores == one_core()}
+    assert kept == set(filter(answers, found))
+    assert len(kept) >= 2  # the one that takes calls, and one at least that answers
+    assert {cores for name, cores in found.items() if name not in kept} == {usable_cores()}
+    assert {"lane-base-0", "decode-slow_0", "twinsight-index-new", "twinsight-write-new"} <= set(found)
+    assert os.sched_getaffinity(0) == usable_cores()
 
 
 def test_without_it_every_thread_has_all_cores(tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]) -> None:
-    before = kept_threads()
+    before = threads()
     with served(tmp_path, cache_dir, one_core=False) as server:
         use(server, photos["coffee"])
-        assert kept_threads() <= before
+        assert set(cores_of_new(before).values()) == {usable_cores()}

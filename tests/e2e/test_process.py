@@ -117,9 +117,13 @@ def test_sigterm_lets_a_call_in_flight_finish(tmp_path: Path, cache_dir: Path, p
 
 
 def test_the_end_of_the_terminal_is_a_stop_unless_it_is_ignored(tmp_path: Path, cache_dir: Path) -> None:
-    with serving(tmp_path / "data", cache_dir) as (process, _):
+    # These tests may themselves run under `nohup`.
+    with serving(tmp_path / "data", cache_dir, by=["env", "--default-signal=HUP"]) as (process, _):
         assert process.end(signal.SIGHUP) == 0
     with serving(tmp_path / "data", cache_dir, by=["nohup"]) as (process, api):
+        status = Path(f"/proc/{process.process.pid}/status").read_text()
+        ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+        assert ignored >> (signal.SIGHUP - 1) & 1
         process.process.send_signal(signal.SIGHUP)
         assert api.call("ModelService", "ListModels").models
         assert process.end(signal.SIGTERM) == 0

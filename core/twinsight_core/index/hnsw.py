@@ -24,8 +24,8 @@ LIBRARY = f"hnswlib {importlib.metadata.version('hnswlib')}"
 # Threads that insert into an empty graph don't see one another's points and may leave some without links.
 _FIRST_ALONE = 256
 
-# The library starts its threads anew for each call, which takes as long as a walk; waking another core for it, too.
-_QUERIES_PER_THREAD = 8
+STEPS_PER_THREAD = 512
+"""Width of all walks together that is worth a thread, about a millisecond: the library starts threads for each call."""
 
 
 class _Native(Protocol):
@@ -185,7 +185,7 @@ class GraphReader:
         width = min(width, self._live)
         if not width:
             return np.empty((len(queries), 0), np.int64)
-        threads = min(self._threads, max(1, len(queries) // _QUERIES_PER_THREAD))
+        threads = min(self._threads, max(1, len(queries) * width // STEPS_PER_THREAD))
         try:
             labels, _ = self._native.knn_query(queries, width, threads)
         except RuntimeError:
