@@ -40,6 +40,8 @@ class Searched:
 
     def part(self, start: int, stop: int) -> Searched:
         """Returns what was found for some of the queries."""
+        if stop - start == len(self.answer.found):
+            return self
         return replace(self, answer=replace(self.answer, found=self.answer.found[start:stop]))
 
 
@@ -146,9 +148,6 @@ class Combiner:
                 return
             for one in together:
                 self._do([one])
-            return
-        if len(together) == 1:
-            together[0].end(found)
             return
         start = 0
         for one in together:

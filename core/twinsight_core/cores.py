@@ -17,7 +17,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 CAN_CHOOSE = hasattr(os, "sched_setaffinity")
 """Whether threads can be told where to run here; elsewhere nothing in this module does anything."""
@@ -66,21 +66,12 @@ def keeping_to(cores: frozenset[int]) -> Iterator[None]:
         _kept.cores = kept
 
 
-@contextmanager
-def on_all_cores() -> Iterator[None]:
+def on_all_cores() -> AbstractContextManager[None]:
     """Lets the calling thread, and what it starts meanwhile, run anywhere for the time of the block.
 
     For work outside the interpreter that takes a millisecond or more: going back costs tens of microseconds.
     """
-    cores = _kept.cores
-    if cores is None or cores == _USABLE:
-        yield
-        return
-    use_all_cores()
-    try:
-        yield
-    finally:
-        keep_to(cores)
+    return nullcontext() if _kept.cores in {None, _USABLE} else keeping_to(_USABLE)
 
 
 def _run_on(cores: frozenset[int]) -> bool:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,8 @@ def mine() -> frozenset[int]:
 
 def in_a_thread(work: Callable[[], None]) -> None:
     """Leaves this thread's cores as they are."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - raised again here
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(work).result()
 
 
 def test_a_thread_and_what_it_starts_keep_to_a_core_until_they_are_let_go() -> None:

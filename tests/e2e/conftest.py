@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Server]:
-    made = Server(
-        ServerConfig(
-            listen="127.0.0.1:0",
-            data_dir=tmp_path_factory.mktemp("data"),
-            cache_dir=cache_dir,
-            models="base",
-            batch_size=8,
-            drain_s=5,
-        )
-    )
-    made.start()
-    yield made
-    made.stop()
+    with running(config(tmp_path_factory.mktemp("data"), cache_dir, batch_size=8, drain_s=5)) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -161,6 +151,17 @@ def config(folder: Path, cache_dir: Path, **more: object) -> ServerConfig:
     return ServerConfig(**settings)  # type: ignore[arg-type]
 
 
+@contextmanager
+def running(settings: ServerConfig) -> Iterator[Server]:
+    """A server that serves, and is stopped at the end."""
+    made = Server(settings)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
 def counted(server: Server, name: str, **labels: str) -> float:
     return server.metrics.registry.get_sample_value(name, labels) or 0.0
 
@@ -168,14 +169,9 @@ def counted(server: Server, name: str, **labels: str) -> float:
 @pytest.fixture
 def own(tmp_path: Path, cache_dir: Path) -> Iterator[Server]:
     """A server whose insides a test may break; its canary runs when the test says."""
-    made = Server(
-        config(
-            tmp_path, cache_dir, canary_s=3600.0, queue_size=4, max_images=4, max_calls=2, metrics_listen="127.0.0.1:0"
-        )
-    )
-    made.start()
-    yield made
-    made.stop()
+    limits = {"queue_size": 4, "max_images": 4, "max_calls": 2}
+    with running(config(tmp_path, cache_dir, canary_s=3600.0, metrics_listen="127.0.0.1:0", **limits)) as made:
+        yield made
 
 
 @pytest.fixture

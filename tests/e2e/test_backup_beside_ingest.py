@@ -6,17 +6,12 @@ from pathlib import Path
 
 from benchmarks.torture.backup import backups
 
-from e2e.conftest import config
-from twinsight_server.app import Server
+from e2e.conftest import config, running
 
 
 def test_backups_beside_ingesting_streams_hold_what_was_acknowledged(tmp_path: Path, cache_dir: Path) -> None:
-    made = Server(config(tmp_path / "data", cache_dir))
-    made.start()
-    try:
+    with running(config(tmp_path / "data", cache_dir)) as made:
         flaws, counts = backups(made.address, tmp_path / "data", tmp_path, 4, seed=3)
-    finally:
-        made.stop()
     assert flaws == []
     assert counts["batches"] >= 4
     assert counts["damaged and refused"] == 4

@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from e2e.conftest import Reflected, config, to_bytes, until
+from e2e.conftest import Reflected, config, running, to_bytes, until
 from twinsight_core import cores
 from twinsight_core.cores import one_core, usable_cores
 from twinsight_server.app import Server
@@ -21,16 +20,6 @@ from twinsight_server.app import Server
 pytestmark = pytest.mark.skipif(
     not cores.CAN_CHOOSE or len(usable_cores()) < 2, reason="threads have no choice of cores here"
 )
-
-
-@contextmanager
-def served(folder: Path, cache_dir: Path, **settings: object) -> Iterator[Server]:
-    made = Server(config(folder, cache_dir, **settings))
-    made.start()
-    try:
-        yield made
-    finally:
-        made.stop()
 
 
 def slow_picture() -> bytes:
@@ -82,7 +71,7 @@ def test_threads_that_answer_keep_to_one_core_and_all_others_have_all(
     def kept() -> set[str]:
         return {name for name, cores in cores_of_new(before).items() if cores != usable_cores()}
 
-    with served(tmp_path, cache_dir) as server:
+    with running(config(tmp_path, cache_dir)) as server:
         use(server, photos["coffee"])
         # A thread that has not had its turn yet has not left the core of the one that started it.
         until(lambda: all(map(answers, kept())))
@@ -95,6 +84,6 @@ def test_threads_that_answer_keep_to_one_core_and_all_others_have_all(
 
 def test_without_it_every_thread_has_all_cores(tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]) -> None:
     before = threads()
-    with served(tmp_path, cache_dir, one_core=False) as server:
+    with running(config(tmp_path, cache_dir, one_core=False)) as server:
         use(server, photos["coffee"])
         assert set(cores_of_new(before).values()) == {usable_cores()}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from benchmarks.torture.hostile_messages import try_server
 
-from e2e.conftest import config
-from twinsight_server.app import Server
+from e2e.conftest import config, running
 
 
 def test_fuzzed_messages_get_documented_codes_and_leave_nothing_around_the_data(
@@ -15,12 +14,8 @@ def test_fuzzed_messages_get_documented_codes_and_leave_nothing_around_the_data(
 ) -> None:
     data_dir = tmp_path / "srv" / "twinsight" / "data"
     data_dir.parent.mkdir(parents=True)
-    made = Server(config(data_dir, cache_dir))
-    made.start()
-    try:
+    with running(config(data_dir, cache_dir)) as made:
         outcome = try_server(made.address, data_dir, 0, 400)
-    finally:
-        made.stop()
     assert outcome.failures == []
     assert outcome.figures["OK"] != 0
     assert outcome.figures["INVALID_ARGUMENT"] != 0

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from e2e.conftest import Reflected, from_bytes
-from twinsight_server.app import Server
+from e2e.conftest import Reflected, from_bytes, running
 from twinsight_server.config import ServerConfig
 
 
@@ -20,12 +19,10 @@ from twinsight_server.config import ServerConfig
 def api(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Reflected]:
     """A server as it comes, but for the size of its batches."""
     data_dir = tmp_path_factory.mktemp("data")
-    made = Server(ServerConfig(listen="127.0.0.1:0", data_dir=data_dir, cache_dir=cache_dir, batch_size=1))
-    made.start()
-    client = Reflected(made.address)
-    yield client
-    client.close()
-    made.stop()
+    with running(ServerConfig(listen="127.0.0.1:0", data_dir=data_dir, cache_dir=cache_dir, batch_size=1)) as made:
+        client = Reflected(made.address)
+        yield client
+        client.close()
 
 
 def as_png(picture: Pillow.Image) -> bytes:

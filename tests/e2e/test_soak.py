@@ -11,16 +11,13 @@ from benchmarks.serving import Served
 from benchmarks.torture.soak import COMPUTED, left_at_once, soaked
 from benchmarks.torture.soak_calls import fill
 
-from e2e.conftest import config
-from twinsight_server.app import Server
+from e2e.conftest import config, running
 
 
 @pytest.fixture
 def served(tmp_path: Path, cache_dir: Path) -> Iterator[Served]:
-    made = Server(config(tmp_path / "data", cache_dir, canary_s=3600.0, metrics_listen="127.0.0.1:0"))
-    made.start()
-    yield Served(made.address, 0.0, os.getpid(), made.metrics_address)
-    made.stop()
+    with running(config(tmp_path / "data", cache_dir, canary_s=3600.0, metrics_listen="127.0.0.1:0")) as made:
+        yield Served(made.address, 0.0, os.getpid(), made.metrics_address)
 
 
 def test_calls_of_all_kinds_end_as_they_should_when_many_are_given_up(served: Served) -> None:
