@@ -1,6 +1,5 @@
 """After a purge no byte of what was deleted is in the collection's folder, whatever happened before or meanwhile."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -10,6 +9,7 @@ import apsw
 import numpy as np
 import pytest
 
+from live_copies import copied_in_use
 from twinsight_core import snapshots
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.errors import StorageFull, Unavailable
@@ -248,7 +248,7 @@ def test_a_purge_that_is_cut_short_is_finished_at_the_next_start(
                 patch.setattr(Store, {"forget": "forget_snapshots", "erase": "erase"}[step], failing)
             with pytest.raises(StorageFull, match=r"are deleted, but not erased from the disk yet\. The disk has no"):
                 collection.delete(["person-00008"], purge=True)
-        killed = Path(shutil.copytree(folder, tmp_path / "killed" / "things"))
+        killed = copied_in_use(folder, tmp_path / "killed" / "things")
     assert _traces(killed, 8)
     with closing(_opened(killed)) as again:
         assert _traces(killed, 8) == set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +10,7 @@ import apsw
 import numpy as np
 import pytest
 
+from live_copies import copied_in_use
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.errors import DataLoss, FailedPrecondition
 from twinsight_core.index.base import Metric
@@ -251,6 +251,6 @@ def test_a_purge_erases_what_was_sealed(folder: Path) -> None:
     assert holding(folder) == {FILE_NAME}
     with closing(Collection(folder, OPTIONS)) as collection:
         assert collection.delete(["i7"], purge=True) == [True]
-        assert holding(Path(shutil.copytree(folder, folder.parent / "copy"))) == set()
+        assert holding(copied_in_use(folder, folder.parent / "copy")) == set()
         assert collection.get(["i7", "i8"])[0] is None
     assert holding(folder) == set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import threading
@@ -12,6 +11,7 @@ import numpy as np
 
 from e2e.conftest import to_bytes, until
 from e2e.test_process import DIMENSION, TWINSIGHT, fill, serving
+from live_copies import copied_in_use
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -56,7 +56,7 @@ def test_what_a_server_purged_is_not_in_its_data_folder(tmp_path: Path, cache_di
         api.call("CollectionService", "UpsertItems", collection="people", items=items)
         done = run("--target", process.address, "collections", "delete-items", "people", "person-0007", "--purge")
         assert (done.returncode, done.stderr) == (0, "Deleted 1 items, and erased them.\n")
-        folder = Path(shutil.copytree(data, tmp_path / "copy"))  # as it is at this moment
+        folder = copied_in_use(data, tmp_path / "copy")  # as it is at this moment
         assert process.end(signal.SIGTERM) == 0
     for place in (folder, data):
         content = b"".join(file.read_bytes() for file in place.rglob("*") if file.is_file())
