@@ -43,7 +43,7 @@ from twinsight_core.items import (
     check_queries,
     check_vector,
 )
-from twinsight_core.matches import contents_of, matches_of
+from twinsight_core.matches import Content, contents_of, matches_of
 from twinsight_core.metadata import decode_metadata
 from twinsight_core.records import StoredItem, vector_of
 from twinsight_core.rows import RowBatch, Rows
@@ -275,8 +275,8 @@ class Collection:
             ready = prepared(queries, self.spec.metric)
             searched, contents = self._searched(ready, options)
             if None in contents.values():
-                # What was found is being rewritten: it is gone from the disk, and what replaces it may not be in memory
-                # yet. Between two writes it is in both, so that it is not missed.
+                # What was found is being rewritten: it is gone from the disk, whence it is wanted, and what replaces it
+                # may not be in memory yet. Between two writes it is in both, so that it is not missed.
                 with self._writer.settled():
                     searched, contents = self._searched(ready, options)
             ids = searched.generation.rows.ids
@@ -380,12 +380,10 @@ class Collection:
         with self._writer.settled():
             pass
 
-    def _searched(
-        self, queries: np.ndarray, options: SearchOptions
-    ) -> tuple[Searched, Mapping[int, StoredItem | None]]:
-        """Returns what is found in memory, and the contents of it on disk."""
+    def _searched(self, queries: np.ndarray, options: SearchOptions) -> tuple[Searched, Mapping[int, Content | None]]:
+        """Returns what is found, and its contents."""
         searched = self._combiners[options.exact].search(queries, options)
-        return searched, contents_of(searched.answer, options, self._store)
+        return searched, contents_of(searched.answer, options, searched.generation.rows, self._store)
 
     def _save(self, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
         snapshots.save(graph, last_seq, outside, self._folder, self._store)

@@ -1,7 +1,8 @@
 """Metadata in columns, so that a filter becomes a mask over all rows without a call for each.
 
 Each field has its distinct values, numbered, and the numbers of its rows. A condition is decided once for each distinct
-value, or found by a look-up, and then spread over the rows by NumPy.
+value, or found by a look-up, and then spread over the rows by NumPy. What a row has is found the other way round, as it
+was written, its number's type too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from twinsight_core.metadata import Metadata, MetadataValue
 _EXACT_IN_FLOAT64 = 2**53
 _Compare = Callable[[Any, Any], Any]  # of `operator`, for numbers and arrays alike
 _FEW_VALUES = 4
+_Key = tuple[type, MetadataValue]
 
 
 class Columns:
@@ -26,6 +28,11 @@ class Columns:
 
     def __init__(self) -> None:
         self._columns: dict[str, _Column] = {}
+
+    @property
+    def field_count(self) -> int:
+        """How many different fields the rows have."""
+        return len(self._columns)
 
     def append(self, first_row: int, metadata: Sequence[Metadata]) -> None:
         """Adds the metadata of rows `first_row` and up."""
@@ -56,11 +63,12 @@ class Columns:
         return mask
 
     def metadata(self, rows: np.ndarray) -> list[Metadata]:
-        """Returns the metadata of rows, `[n] int64`, rising. Equal numbers may have changed type: it is for filters."""
+        """Returns what each of `rows: [n] int64` has, as it was appended but for the order of the fields."""
         gathered: list[dict[str, MetadataValue]] = [{} for _ in rows]
         for name, column in list(self._columns.items()):
-            for place, value in column.values_at(rows):
-                gathered[place][name] = value
+            for fields, value in zip(gathered, column.values_at(rows), strict=True):
+                if value is not None:
+                    fields[name] = value
         return list(gathered)
 
     def compacted(self, alive: np.ndarray) -> Columns:
@@ -87,7 +95,7 @@ class _Column:
         # Replaced as one, so that a reader never sees rows without codes; the values of the codes are there before.
         self.entries = (self._rows[:0], self._codes[:0])
         self._values: list[MetadataValue] = []
-        self._code_of: dict[tuple[str, MetadataValue], int] = {}
+        self._code_of: dict[_Key, int] = {}
         self._numbers = np.empty(16, np.float64)  # by code; NaN where the value is no number
         self._wide: list[int] = []  # codes of integers that float64 does not hold
         self._lists_with: dict[str, list[int]] = {}  # codes of the lists that hold a string
@@ -126,13 +134,18 @@ class _Column:
         found: np.ndarray = rows[hits]
         return found
 
-    def values_at(self, wanted: np.ndarray) -> list[tuple[int, MetadataValue]]:
-        """Returns the values of rows that have the field, each with its row's place in `wanted: [n] int64`, rising."""
+    def values_at(self, wanted: np.ndarray) -> list[MetadataValue | None]:
+        """Returns what each of the rows `wanted: [n] int64` has here, None where it has nothing."""
         rows, codes = self.entries
-        places = np.searchsorted(wanted, rows)
-        np.minimum(places, len(wanted) - 1, out=places)
-        hits = np.flatnonzero(wanted[places] == rows) if len(wanted) else places[:0]
-        return [(int(places[hit]), self._values[codes[hit]]) for hit in hits.tolist()]
+        if not len(rows):
+            return [None] * len(wanted)
+        last = len(rows) - 1
+        # Where all rows up to the last have the field, as they mostly do, each row is its own place.
+        places = wanted if rows[last] == last else np.searchsorted(rows, wanted.astype(rows.dtype))
+        places = np.minimum(places, last)
+        values = [self._values[code] for code in codes[places].tolist()]
+        found = (rows[places] == wanted).tolist()
+        return [value if has_it else None for value, has_it in zip(values, found, strict=True)]
 
     def compacted(self, alive: np.ndarray, numbers: np.ndarray) -> _Column | None:
         rows, codes = self.entries
@@ -158,8 +171,7 @@ class _Column:
         code = len(self._values)
         if code == len(self._numbers):
             self._numbers = _grown(self._numbers, code * 2)
-        kind = key[0]
-        self._numbers[code] = value if kind == "number" else np.nan
+        self._numbers[code] = value if _is_number(value) else np.nan
         # Before any look-up has the code, since readers size their tables by the values.
         self._values.append(value)
         if isinstance(value, int) and abs(value) > _EXACT_IN_FLOAT64:
@@ -173,9 +185,7 @@ class _Column:
     def _equal(self, values: Iterable[MetadataValue]) -> set[int]:
         codes: set[int] = set()
         for value in values:
-            code = self._code_of.get(_key(value))
-            if code is not None:
-                codes.add(code)
+            codes.update(code for key in _equal_keys(value) if (code := self._code_of.get(key)) is not None)
             if isinstance(value, str):
                 codes.update(self._lists_with.get(value, ()))
         return codes
@@ -216,13 +226,24 @@ def _of_floats(compare: _Compare, bound: float) -> tuple[_Compare, float]:
     return (operator.ge if near > bound else operator.gt), near
 
 
-def _key(value: MetadataValue) -> tuple[str, MetadataValue]:
-    """Returns what two values have in common exactly when they are equal; 1 and 1.0 are, and True is not."""
-    if isinstance(value, bool):
-        return ("bool", value)
-    if isinstance(value, int | float):
-        return ("number", value)
-    return ("text", value) if isinstance(value, str) else ("list", value)
+def _is_number(value: MetadataValue) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _key(value: MetadataValue) -> _Key:
+    """Returns what two values have in common exactly when they were written alike: 1, 1.0 and True were not."""
+    if isinstance(value, float) and value == 0:
+        return (float, str(value))  # -0.0 is equal, but written otherwise
+    return (type(value), value)
+
+
+def _equal_keys(value: MetadataValue) -> tuple[_Key, ...]:
+    """Returns the keys of all values that equal one: 1 and 1.0 do, and True does not."""
+    if not _is_number(value):
+        return (_key(value),)
+    if value == 0:
+        return ((int, 0), _key(0.0), _key(-0.0))
+    return ((int, value), (float, value))
 
 
 def _grown(array: np.ndarray, capacity: int) -> np.ndarray:

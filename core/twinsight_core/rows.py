@@ -82,6 +82,15 @@ class Rows:
         mask &= view.alive
         return mask
 
+    def metadata(self, rows: np.ndarray) -> list[Metadata]:
+        """Returns what each of `rows: [n] int64` has, as it was written."""
+        return self._columns.metadata(rows)
+
+    @property
+    def field_count(self) -> int:
+        """How many different fields the rows have."""
+        return self._columns.field_count
+
     def compacted(self, view: ExactView) -> Rows:
         """Returns the live rows of a view as new ones, without the removed."""
         room = max(1024, view.live * 5 // 4)

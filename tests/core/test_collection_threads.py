@@ -216,17 +216,19 @@ class Between:
             return answer.result(30)
 
 
+@pytest.mark.parametrize(("with_vectors", "version"), [(True, 2), (False, 1)])
 def test_an_item_that_is_being_rewritten_is_found_with_its_contents(
-    collection: Collection, request: pytest.FixtureRequest
+    collection: Collection, request: pytest.FixtureRequest, with_vectors: bool, version: int
 ) -> None:
+    """Metadata is in memory beside what is searched; the disk has the vector as it was written no more."""
     vector = np.ones(DIMENSION, np.float32)
     collection.upsert([NewItem("a", vector, {"version": 1})])
     between: Between = request.getfixturevalue("between")
     found = between.read(
         NewItem("a", vector, {"version": 2}),
-        lambda: collection.search(vector[None], SearchOptions(1, include_metadata=True)),
+        lambda: collection.search(vector[None], SearchOptions(1, include_metadata=True, include_vectors=with_vectors)),
     )
-    assert [(one.id, one.metadata) for one in found[0]] == [("a", {"version": 2})]
+    assert [(one.id, one.metadata) for one in found[0]] == [("a", {"version": version})]
 
 
 def test_an_item_that_is_being_rewritten_is_on_the_page_of_a_filter(

@@ -105,7 +105,14 @@ def test_masks_are_what_the_filter_means(
     compact.append(len(kept), rows)
     assert compact.mask(filter_, len(kept) + len(rows))[len(kept) :].tolist() == expected
 
-    assert columns.metadata(np.flatnonzero(alive)) == kept
+    # 1, 1.0 and True are equal to Python, and so are 0.0 and -0.0, but were not written alike.
+    assert _written(columns.metadata(np.flatnonzero(alive))) == _written(kept)
+    assert _written(compact.metadata(np.arange(len(kept))[::-1])) == _written(kept[::-1])
+    assert _written(compact.metadata(np.arange(len(kept) + len(rows)))) == _written([*kept, *rows])
+
+
+def _written(metadata: list[Metadata]) -> list[str]:
+    return [repr(sorted(fields.items())) for fields in metadata]
 
 
 def test_a_filter_on_a_field_that_no_item_has_is_met_only_by_its_absence() -> None:

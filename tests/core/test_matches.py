@@ -1,0 +1,78 @@
+"""What is shown of matches: metadata from memory or from disk, the same either way, and no more than there is room."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from twinsight_core import matches
+from twinsight_core.collection import Collection
+from twinsight_core.errors import AnswerTooLarge
+from twinsight_core.index.base import Metric
+from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
+from twinsight_core.metadata import Metadata, encode_metadata
+from twinsight_core.store import FILE_NAME, Store
+
+METADATA: list[Metadata] = [
+    {"a": 1, "b": "x", "c": ("x", "y")},
+    {},
+    {"a": 1.0, "only here": True},
+    {"a": -0.0, "b": ""},
+    {"a": 0.0, "c": ()},
+    {"a": 2**62 + 1, "b": 'é"\n'},
+    {"a": True, "b": "1"},
+]
+QUERIES = np.eye(2, dtype=np.float32)
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Iterator[Collection]:
+    Store.create(tmp_path / FILE_NAME, CollectionSpec("things", 2, Metric.EUCLIDEAN))
+    made = Collection(tmp_path)
+    made.upsert([NewItem(f"i{n}", np.full(2, n, np.float32), fields) for n, fields in enumerate(METADATA)])
+    yield made
+    made.close()
+
+
+def _shown(collection: Collection, options: SearchOptions) -> list[list[tuple[str, str]]]:
+    """Returns ids and metadata, whose types count, in the order found."""
+    found = collection.search(QUERIES, options)
+    return [[(one.id, repr(sorted((one.metadata or {}).items()))) for one in matches] for matches in found]
+
+
+def test_metadata_comes_from_memory_and_from_disk_as_it_was_written(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = [(f"i{n}", repr(sorted(fields.items()))) for n, fields in enumerate(METADATA)]
+    reads: list[int] = []
+    by_seq = Store.by_seq
+
+    def counting(store: Store, seqs: list[int], *, max_bytes: int | None = None) -> object:
+        reads.append(len(seqs))
+        return by_seq(store, seqs, max_bytes=max_bytes)
+
+    monkeypatch.setattr(Store, "by_seq", counting)
+    options = SearchOptions(len(METADATA), include_metadata=True)
+    assert [sorted(one) for one in _shown(collection, options)] == [written, written]
+    assert reads == []
+    both = SearchOptions(len(METADATA), include_metadata=True, include_vectors=True)
+    assert [sorted(one) for one in _shown(collection, both)] == [written, written]
+    assert reads == [len(METADATA)]
+    # To look through many fields for a few items takes longer than to read these.
+    monkeypatch.setattr(matches, "_FIELDS_PER_ITEM", 0)
+    assert [sorted(one) for one in _shown(collection, options)] == [written, written]
+    assert reads == [len(METADATA), len(METADATA)]
+
+
+@pytest.mark.parametrize("fields_per_item", [0, 10])
+def test_more_metadata_than_there_is_room_for_is_refused(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, fields_per_item: int
+) -> None:
+    monkeypatch.setattr(matches, "_FIELDS_PER_ITEM", fields_per_item)
+    room = 2 * sum(len(encode_metadata(fields)) for fields in METADATA)  # each is the match of both queries
+    most = SearchOptions(len(METADATA), include_metadata=True, max_content_bytes=room)
+    assert len(collection.search(QUERIES, most)[1]) == len(METADATA)
+    less = SearchOptions(len(METADATA), include_metadata=True, max_content_bytes=room - 1)
+    with pytest.raises(AnswerTooLarge):
+        collection.search(QUERIES, less)
