@@ -20,7 +20,7 @@ from twinsight_core.cores import on_all_cores
 from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
 from twinsight_core.index.exact import NOTHING, ExactView, Found, closest, in_order
-from twinsight_core.index.hnsw import STEPS_PER_THREAD, HnswIndex
+from twinsight_core.index.hnsw import STEPS_PER_THREAD, HnswIndex, steps
 from twinsight_core.items import SearchOptions
 
 # A walk of width w takes as long as comparing with about this many times w vectors (20,000 x 256: 2.8 us for each step
@@ -85,7 +85,7 @@ def _graph_search(
         width = _width(options, ef, view, available)
         while pending and coverage.end and _worth_walking(available, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
-            with _cores_for(steps=len(asked) * width):
+            with _cores_for(walking=steps(len(asked), width)):
                 labels = reader.search(asked, width)
             trusted = labels.shape[1] if allowed is None else math.ceil(labels.shape[1] * _TRUSTED_SHARE)
             taken = scope.taken(asked, labels, trusted)
@@ -202,14 +202,14 @@ def _scope(view: ExactView, coverage: Coverage, allowed: np.ndarray, k: int) -> 
     return _Scope(view, coverage, allowed, k, beside, parts)
 
 
-def _cores_for(*, steps: int = 0, products: int = 0) -> AbstractContextManager[None]:
+def _cores_for(*, walking: int = 0, products: int = 0) -> AbstractContextManager[None]:
     """Lets the calling thread have all cores for what takes a millisecond or more outside the interpreter.
 
     Args:
-        steps: widths of all walks.
+        walking: `steps` of all walks.
         products: of components.
     """
-    return on_all_cores() if steps > STEPS_PER_THREAD or products > _FEW_PRODUCTS else nullcontext()
+    return on_all_cores() if walking > STEPS_PER_THREAD or products > _FEW_PRODUCTS else nullcontext()
 
 
 def _available(view: ExactView, allowed: np.ndarray | None) -> int:
