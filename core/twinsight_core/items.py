@@ -198,9 +198,11 @@ def are_fit(vectors: np.ndarray, spec: CollectionSpec) -> bool:
     """Returns whether `check_vector` would let each of `vectors: [n, dimension] float32` pass."""
     if vectors.shape[1:] != (spec.dimension,) or vectors.dtype != np.float32:
         return False
-    squares = np.vecdot(vectors, vectors, dtype=np.float64)
-    fit = squares > 0.0 if spec.metric is Metric.COSINE else squares <= MAX_LENGTH**2
-    return bool((fit & (squares < math.inf)).all())
+    squares: list[float] = np.vecdot(vectors, vectors, dtype=np.float64).tolist()
+    # NaN is in neither range.
+    if spec.metric is Metric.COSINE:
+        return all(0.0 < square < math.inf for square in squares)
+    return all(square <= MAX_LENGTH**2 for square in squares)
 
 
 def check_queries(queries: np.ndarray, spec: CollectionSpec) -> None:

@@ -80,16 +80,17 @@ def matches_of(
     """
     results: list[list[Match]] = []
     for found in answer.found:
-        near = list(zip(found.rows.tolist(), found.scores.tolist(), strict=True))
+        rows, scores = found.rows.tolist(), found.scores.tolist()
         if options.min_score is not None:
-            near = near[: sum(score >= options.min_score for _, score in near)]
+            scores = [score for score in scores if score >= options.min_score]  # falling: the first ones
+        near = zip(rows, scores, metric.distances(scores), strict=False)
         if not contents:
-            results.append([Match(ids[row], score, metric.distance(score)) for row, score in near])
+            results.append([Match(ids[row], score, distance) for row, score, distance in near])
             continue
         results.append(
             [
-                Match(ids[row], score, metric.distance(score), *content)
-                for row, score in near
+                Match(ids[row], score, distance, *content)
+                for row, score, distance in near
                 if (content := contents.get(row)) is not None
             ]
         )

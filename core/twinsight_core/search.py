@@ -19,7 +19,7 @@ import numpy as np
 from twinsight_core.cores import on_all_cores
 from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
-from twinsight_core.index.exact import NOTHING, ExactView, Found, closest, in_order
+from twinsight_core.index.exact import NOTHING, ExactView, Found, are_below, closest, in_order
 from twinsight_core.index.hnsw import STEPS_PER_THREAD, HnswIndex, steps
 from twinsight_core.items import SearchOptions
 
@@ -133,7 +133,7 @@ class _Scope:
             None where a walk fell short.
         """
         head = self.view.rows_of(labels[:, : self.k])
-        if head.shape[1] == self.k and self._usable(head).all():
+        if head.shape[1] == self.k and self._all_usable(head):
             return list(self._scored(queries, head))
         needed = min(self.k, self._answered())
         lines: dict[int, np.ndarray] = {}
@@ -169,6 +169,14 @@ class _Scope:
         if len(self.coverage.outside):
             allowed = allowed & self.coverage.answered
         return int(np.count_nonzero(allowed))
+
+    def _all_usable(self, rows: np.ndarray) -> bool:
+        """Returns whether `_usable` holds for all, as it mostly does, in less time."""
+        return (
+            are_below(rows, self.coverage.end)
+            and bool(self.allowed[rows].all())
+            and (not len(self.coverage.outside) or bool(self.coverage.answered[rows].all()))
+        )
 
     def _usable(self, rows: np.ndarray) -> np.ndarray:
         # Rows from the coverage's end on may have come into the graph meanwhile; they are scanned.

@@ -6,7 +6,6 @@ doing it for them: so they hold a typed `Call`, and unary calls and the messages
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -48,13 +47,13 @@ class Call:
         self.started = time.monotonic()
         self._deadline = deadline
         self._check_waiting = check_waiting
-        self._gone = threading.Event()
+        self._gone = False
         self._stages: dict[str, float] = {}
         self.outcomes: Counter[str] = Counter()
 
     def cancel(self) -> None:
         """The caller is gone; work for it stops at the next check."""
-        self._gone.set()
+        self._gone = True
 
     def check_alive(self) -> None:
         """Raises when nobody waits for the answer any more.
@@ -65,7 +64,7 @@ class Call:
         """
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise deadline_exceeded()
-        if self._gone.is_set():
+        if self._gone:
             raise Cancelled("The caller is gone.", reason="CANCELLED")
 
     @property

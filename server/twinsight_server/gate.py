@@ -40,6 +40,7 @@ OURS = "/twinsight."
 
 _LOGGER = "twinsight.calls"
 log = structlog.stdlib.get_logger(_LOGGER)
+_plain_log = logging.getLogger(_LOGGER)
 
 
 class Gate:
@@ -52,6 +53,7 @@ class Gate:
         self._access = access or AccessControl()
         self._calls = Slots(max_calls)
         self._streams = Slots(max_streams)
+        metrics.in_flight.set_function(lambda: self._calls.taken + self._streams.taken)
         self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
         self._idle = IdleStreams[Call]()
         # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.
@@ -229,11 +231,9 @@ class Gate:
     def _slot(self, slots: Slots, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
         if not slots.take() and not (waiting and _turn_came(slots, waiting)):
             raise self._full(reason)
-        self._metrics.in_flight.inc()
         try:
             yield
         finally:
-            self._metrics.in_flight.dec()
             slots.give_back()
 
     def _full(self, reason: str) -> Overloaded:
@@ -296,14 +296,8 @@ class Gate:
 
     def _note(self, method: str, call: Call, stages: Mapping[str, float], name: str) -> None:
         """Counts the call and logs it."""
-        self._metrics.calls.labels(method, name).inc()
-        for outcome, count in call.outcomes.items():
-            self._metrics.items.labels(method, outcome).inc(count)
-        self._metrics.call_seconds.labels(method).observe(stages["total"])
-        for stage, seconds in stages.items():
-            if stage != "total":
-                self._metrics.stage_seconds.labels(stage).observe(seconds)
-        if logging.getLogger(_LOGGER).isEnabledFor(logging.INFO):
+        self._metrics.answered(method, name, stages=stages, outcomes=call.outcomes)
+        if _plain_log.isEnabledFor(logging.INFO):
             log.info(
                 "call",
                 method=method,

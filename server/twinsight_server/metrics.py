@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -18,16 +19,19 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         one = self.registry
-        self.calls = Counter("twinsight_calls", "Calls answered.", ["method", "code"], registry=one)
-        self.call_seconds = Histogram(
+        calls = Counter("twinsight_calls", "Calls answered.", ["method", "code"], registry=one)
+        call_seconds = Histogram(
             "twinsight_call_seconds", "Time of a call in the server.", ["method"], buckets=_SECONDS, registry=one
         )
-        self.stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "twinsight_stage_seconds", "Time of a stage in a call.", ["stage"], buckets=_SECONDS, registry=one
         )
+        items = Counter("twinsight_items", "Items answered, by outcome.", ["method", "outcome"], registry=one)
+        # The library takes longer to find the one of some labels than to count.
+        self._calls, self._call_seconds = cache(calls.labels), cache(call_seconds.labels)
+        self._stage_seconds, self._items = cache(stage_seconds.labels), cache(items.labels)
         self.in_flight = Gauge("twinsight_calls_in_flight", "Calls being worked on.", registry=one)
         self.refused = Counter("twinsight_refused", "Calls refused for load.", ["reason"], registry=one)
-        self.items = Counter("twinsight_items", "Items answered, by outcome.", ["method", "outcome"], registry=one)
         self.queued = Gauge("twinsight_queued_images", "Pictures that calls have in work.", ["model"], registry=one)
         self.batch_size = Histogram(
             "twinsight_batch_size",
@@ -56,6 +60,21 @@ class Metrics:
             "twinsight_collection_items", "Items in all collections that can be read.", registry=one
         )
         self._http: WSGIServer | None = None
+
+    def answered(self, method: str, code: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]) -> None:
+        """Counts a call.
+
+        Args:
+            method: its name.
+            code: the name of its status.
+            stages: seconds of each, and `total`.
+            outcomes: how many items were answered with what.
+        """
+        self._calls(method, code).inc()
+        for outcome, count in outcomes.items():
+            self._items(method, outcome).inc(count)
+        for stage, seconds in stages.items():
+            (self._call_seconds(method) if stage == "total" else self._stage_seconds(stage)).observe(seconds)
 
     def watch(self, *, compilations: Callable[[], float], items: Callable[[], float]) -> None:
         """Reads these when the metrics are asked for."""

@@ -14,8 +14,13 @@ class Slots:
         Args:
             count: how many there are.
         """
-        self._free = count
+        self._count = self._free = count
         self._freed = threading.Condition(threading.Lock())
+
+    @property
+    def taken(self) -> int:
+        """How many are taken."""
+        return self._count - self._free
 
     @property
     def are_taken(self) -> bool:

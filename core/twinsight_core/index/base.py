@@ -15,9 +15,9 @@ class Metric(StrEnum):
     EUCLIDEAN = "euclidean"  # score = -distance
     DOT = "dot"  # score = inner product, distance = -score
 
-    def distance(self, score: float) -> float:
-        """Returns the metric's own distance for a score."""
-        return 1.0 - score if self is Metric.COSINE else -score
+    def distances(self, scores: list[float]) -> list[float]:
+        """Returns the metric's own distances for scores."""
+        return [1.0 - score for score in scores] if self is Metric.COSINE else [-score for score in scores]
 
 
 class VectorIndex(Protocol):

@@ -100,7 +100,7 @@ class ExactView:
         first = self.labels[0]
         if self.labels[-1] - first == count - 1:  # no label is missing between
             rows = labels - first
-            return np.where((rows >= 0) & (rows < count), rows, -1)
+            return rows if are_below(rows, count) else np.where((rows >= 0) & (rows < count), rows, -1)
         rows = np.searchsorted(self.labels, labels)
         np.minimum(rows, count - 1, out=rows)
         return np.where(self.labels[rows] == labels, rows, -1)
@@ -395,6 +395,12 @@ class ExactIndex:
         if self.metric is Metric.EUCLIDEAN:
             self._square_norms = _grown(self._square_norms, capacity)
         self._alive = _grown(self._alive, capacity)
+
+
+def are_below(rows: np.ndarray, end: int) -> bool:
+    """Returns whether all of `rows`, int64, are 0 to `end` - 1."""
+    # As unsigned numbers those below 0 are beyond any row: one look is enough.
+    return not rows.size or int(rows.view(np.uint64).max()) < end
 
 
 def _grown(array: np.ndarray, capacity: int) -> np.ndarray:

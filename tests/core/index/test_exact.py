@@ -34,9 +34,9 @@ def test_scores_worked_by_hand() -> None:
 
 
 def test_distances_follow_from_scores() -> None:
-    assert Metric.COSINE.distance(0.25) == 0.75
-    assert Metric.EUCLIDEAN.distance(-2.0) == 2.0
-    assert Metric.DOT.distance(3.0) == -3.0
+    assert Metric.COSINE.distances([0.25, 1.0]) == [0.75, 0.0]
+    assert Metric.EUCLIDEAN.distances([-2.0]) == [2.0]
+    assert Metric.DOT.distances([3.0, -1.0]) == [-3.0, 1.0]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
