@@ -73,8 +73,9 @@ def scores(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarr
     Returns:
         `[n, k] float32`, higher is closer. Cosine similarities lie in -1..1, and equal vectors score exactly 1.
     """
-    wide = vectors.astype(np.float64)
-    query = queries.astype(np.float64)[:, None, :]
+    # In this order, since a sum of numbers that lie apart may differ in its last bits.
+    wide = vectors.astype(np.float64, order="C")
+    query = queries.astype(np.float64, order="C")[:, None, :]
     if metric is Metric.EUCLIDEAN:
         wide -= query
         distances: np.ndarray = np.sqrt(np.vecdot(wide, wide))

@@ -33,6 +33,17 @@ def test_scores_worked_by_hand() -> None:
     assert scores(query, vectors, Metric.COSINE)[0] == pytest.approx([1, 0, 0.8])
 
 
+def test_scores_do_not_depend_on_how_the_vectors_lie() -> None:
+    # Products that nearly cancel out, of which little is left but the order of the sum.
+    whole = np.random.default_rng(3).integers(-2, 3, (500, 33)).astype(np.float32)
+    vectors = prepared(whole + np.float32(1e-16), Metric.COSINE)
+    spread = np.broadcast_to(vectors, (2, *vectors.shape))  # as float64 it would lie by columns
+    for metric in Metric:
+        expected = scores(vectors[:2], spread.copy(), metric).tobytes()
+        assert scores(vectors[:2], spread, metric).tobytes() == expected
+        assert scores(np.asfortranarray(vectors[:2]), np.asfortranarray(spread), metric).tobytes() == expected
+
+
 def test_distances_follow_from_scores() -> None:
     assert Metric.COSINE.distances([0.25, 1.0]) == [0.75, 0.0]
     assert Metric.EUCLIDEAN.distances([-2.0]) == [2.0]
