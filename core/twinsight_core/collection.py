@@ -9,7 +9,6 @@ graph. Opening reads the store into `rows`, takes the graph from a snapshot (`sn
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 
 from twinsight_core import snapshots
 from twinsight_core.combining import Combiner, Searched
+from twinsight_core.cores import core_count
 from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.fingerprints import fingerprints_of
@@ -74,7 +74,7 @@ class CollectionOptions:
         keyring: opens collections that are encrypted, and its primary key encrypts new ones; None: they lie plainly.
     """
 
-    graph: GraphParameters = field(default_factory=lambda: GraphParameters(threads=os.cpu_count() or 1))
+    graph: GraphParameters = field(default_factory=lambda: GraphParameters(threads=core_count()))
     policy: IndexPolicy = field(default_factory=IndexPolicy)
     ef: int = 96
     vfs: str | None = None
@@ -131,7 +131,7 @@ class Collection:
             snapshot=self._save,
         )
         # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
-        self._combiners = {exact: Combiner(self._search, at_once=os.cpu_count() or 1) for exact in (False, True)}
+        self._combiners = {exact: Combiner(self._search, at_once=core_count()) for exact in (False, True)}
         self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching, erase=self._erase)
 
     @property

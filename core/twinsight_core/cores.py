@@ -13,11 +13,15 @@ and shall not, begins with `use_all_cores`. What was inherited is not known here
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+
+from twinsight_core.cpu_quota import cpu_quota
 
 CAN_CHOOSE = hasattr(os, "sched_setaffinity")
 """Whether threads can be told where to run here; elsewhere nothing in this module does anything."""
@@ -35,6 +39,15 @@ _kept = _Kept()
 def usable_cores() -> frozenset[int]:
     """Returns the cores that the process may use: those it had when this was imported, whatever happened since."""
     return _USABLE
+
+
+@cache
+def core_count() -> int:
+    """Returns how many threads may compute at once: one for each usable core, fewer where a quota has no time for all.
+
+    What a quota leaves beside whole cores is for the threads that answer calls.
+    """
+    return max(1, math.floor(min(len(_USABLE), cpu_quota())))
 
 
 def one_core() -> frozenset[int]:

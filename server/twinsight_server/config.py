@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
+from twinsight_core.cores import core_count
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.choice import ExecutorKind
 from twinsight_core.images import Limits
@@ -233,7 +234,7 @@ class ServerConfig:
     @property
     def decoders(self) -> int:
         """Number of decoding threads."""
-        return self.decode_threads or os.cpu_count() or 1
+        return self.decode_threads or core_count()
 
     @property
     def buckets(self) -> tuple[int, ...]:

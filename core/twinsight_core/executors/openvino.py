@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from twinsight_core.cores import usable_cores
+from twinsight_core.cores import core_count
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting import INPUT
@@ -102,15 +102,11 @@ def _core() -> _Core:
     return load_openvino().Core()
 
 
-def _cores() -> int:
-    return len(usable_cores())
-
-
 @cache
 def _environment() -> str:
     """What a compiled network depends on: another OpenVINO or another machine compiles it otherwise."""
     machine = [_core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((load_openvino().__version__, machine, _cores()))
+    return repr((load_openvino().__version__, machine, core_count()))
 
 
 def supported_precisions() -> tuple[Precision, ...]:
@@ -162,7 +158,7 @@ class OpenVinoExecutor:
 
     def lanes(self) -> Sequence[Lane]:
         """Returns one executor for each core."""
-        count = min(_cores(), MOST_LANES)
+        count = min(core_count(), MOST_LANES)
         programs: dict[int, _Compiled] = {}
         return [Lane(self, count, programs) for _ in range(count)]
 
@@ -185,7 +181,7 @@ class OpenVinoExecutor:
         Raises:
             StartupError: OpenVINO can't compile the network.
         """
-        with _told(), ThreadPoolExecutor(_cores(), thread_name_prefix="compile") as pool:
+        with _told(), ThreadPoolExecutor(core_count(), thread_name_prefix="compile") as pool:
             programs = pool.map(partial(self._program, streams=streams), batch_sizes)
             return dict(zip(batch_sizes, programs, strict=True))
 

@@ -15,7 +15,6 @@ what is found in them is not wrong, and training does not take what lies in them
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from twinsight_core.cores import core_count
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import Preprocessing, decode, upright_size
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
@@ -195,7 +195,7 @@ def _decoded(
     images = np.empty((len(marked), size.height_px, size.width_px, 3), np.uint8)
     kept: list[_Checked] = []
     done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         for chunk in in_chunks(files, [one.file for one in marked]):
             part = marked[done : done + len(chunk)]
             done += len(chunk)

@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from twinsight_core.cores import core_count
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
 from twinsight_core.training.files import Files, check_names, in_chunks
@@ -281,7 +281,7 @@ def _decoded(
             return error.message
 
     done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(core_count()) as pool:
         for chunk in in_chunks(source, files):
             part = files[done : done + len(chunk)]
             done += len(chunk)
