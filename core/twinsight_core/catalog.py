@@ -93,11 +93,7 @@ class Catalog:
         try:
             remove_leftovers(self._root)
             for folder in collection_folders(self._root):
-                if folder.name.isascii():
-                    self._open[folder.name] = self._opened(folder)
-                else:
-                    # A name that is no UTF-8 can be neither opened nor listed.
-                    _log.error("Folder %a is passed over: no collection has such an id.", folder.name)
+                self._open[folder.name] = self._opened(folder)
         except BaseException as error:
             self.close()
             if isinstance(error, FailedPrecondition):

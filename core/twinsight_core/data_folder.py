@@ -20,6 +20,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from twinsight_core.errors import DataLoss, StartupError
+from twinsight_core.items import is_collection_id
 from twinsight_core.whole_files import sync_folder
 
 COLLECTIONS = "collections"
@@ -67,8 +68,19 @@ def taken(data_dir: Path) -> ExitStack:
 
 
 def collection_folders(root: Path) -> list[Path]:
-    """Returns the folders under `collections` that hold a collection each, sound or not, and links, by name."""
-    return sorted(one for one in root.iterdir() if (one.is_dir() or one.is_symlink()) and not one.name.startswith("."))
+    """Returns the folders under `collections` that hold a collection each, sound or not, and links, by name.
+
+    What has a name that no collection can have (`lost+found`, say) is somebody else's.
+    """
+    found: list[Path] = []
+    for one in sorted(root.iterdir()):
+        if one.name.startswith(".") or not (one.is_dir() or one.is_symlink()):
+            continue
+        if is_collection_id(one.name):
+            found.append(one)
+        else:
+            _log.warning("Folder %a is passed over: no collection has such an id.", one.name)
+    return found
 
 
 def check_no_link(folder: Path) -> None:

@@ -65,6 +65,12 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     catalog.close()
 
 
+def test_a_folder_that_can_be_no_collections_is_not_backed_up(data: Path, tmp_path: Path) -> None:
+    (data / "collections" / "lost+found").mkdir()
+    assert [entry.id for entry in back_up(data, tmp_path / "backup").collections] == ["a", "b"]
+    assert sorted(file.name for file in (tmp_path / "backup").iterdir()) == ["a", "b", MANIFEST]
+
+
 def test_what_is_restored_elsewhere_is_what_was_backed_up(data: Path, tmp_path: Path) -> None:
     made = back_up(data, tmp_path / "backup")
     found = [(entry.id, entry.item_count, entry.next_seq) for entry in made.collections]

@@ -112,6 +112,12 @@ def test_a_plain_folder_becomes_encrypted_and_nothing_plain_is_left(data: Path) 
         _opened(data, None)
 
 
+def test_a_folder_that_can_be_no_collections_is_left_alone(data: Path) -> None:
+    (data / "collections" / "lost+found").mkdir()
+    assert [done.id for done in rekey(data, FIRST) if isinstance(done, Rekeyed)] == list(NAMES)
+    assert (data / "collections" / "lost+found").is_dir()
+
+
 def test_after_a_rotation_the_old_key_is_needed_no_more(data: Path) -> None:
     rekey(data, FIRST)
     assert {one.after for one in rekey(data, SECOND) if isinstance(one, Rekeyed)} == {SECOND.primary.id}
