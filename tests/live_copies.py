@@ -19,6 +19,7 @@ def copied_in_use(folder: Path, target: Path) -> Path:
 
     Raises:
         shutil.Error: something else can not be copied.
+        TimeoutError: it changed each time.
     """
     for _ in range(20):
         try:

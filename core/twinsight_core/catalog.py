@@ -93,7 +93,11 @@ class Catalog:
         try:
             remove_leftovers(self._root)
             for folder in collection_folders(self._root):
-                self._open[folder.name] = self._opened(folder)
+                if folder.name.isascii():
+                    self._open[folder.name] = self._opened(folder)
+                else:
+                    # A name that is no UTF-8 can be neither opened nor listed.
+                    _log.error("Folder %a is passed over: no collection has such an id.", folder.name)
         except BaseException as error:
             self.close()
             if isinstance(error, FailedPrecondition):

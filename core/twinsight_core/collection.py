@@ -48,7 +48,7 @@ from twinsight_core.metadata import decode_metadata
 from twinsight_core.records import StoredItem, vector_of
 from twinsight_core.rows import RowBatch, Rows
 from twinsight_core.sealing.keyring import Keyring
-from twinsight_core.search import search
+from twinsight_core.search import Answer, search
 from twinsight_core.store import FILE_NAME, Store
 from twinsight_core.writer import Delete, DeleteWhere, Upsert, Writer
 
@@ -273,14 +273,13 @@ class Collection:
         check_queries(queries, self.spec)
         with self._guarded():
             ready = prepared(queries, self.spec.metric)
-            searched, contents = self._searched(ready, options)
+            rows, answer, contents = self._searched(ready, options)
             if None in contents.values():
                 # What was found is being rewritten: it is gone from the disk, whence it is wanted, and what replaces it
                 # may not be in memory yet. Between two writes it is in both, so that it is not missed.
                 with self._writer.settled():
-                    searched, contents = self._searched(ready, options)
-            ids = searched.generation.rows.ids
-            return matches_of(searched.answer, contents, options, ids=ids, metric=self.spec.metric)
+                    rows, answer, contents = self._searched(ready, options)
+            return matches_of(answer, contents, ids=rows.ids, metric=self.spec.metric)
 
     def check_usable(self) -> None:
         """Raises what every call but `status` would.
@@ -380,10 +379,13 @@ class Collection:
         with self._writer.settled():
             pass
 
-    def _searched(self, queries: np.ndarray, options: SearchOptions) -> tuple[Searched, Mapping[int, Content | None]]:
-        """Returns what is found, and its contents."""
+    def _searched(
+        self, queries: np.ndarray, options: SearchOptions
+    ) -> tuple[Rows, Answer, Mapping[int, Content | None]]:
+        """Returns the rows that were searched, what is found among them, and its contents."""
         searched = self._combiners[options.exact].search(queries, options)
-        return searched, contents_of(searched.answer, options, searched.generation.rows, self._store)
+        rows, answer = searched.generation.rows, searched.answer.at_least(options.min_score)
+        return rows, answer, contents_of(answer, options, rows, self._store)
 
     def _save(self, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
         snapshots.save(graph, last_seq, outside, self._folder, self._store)

@@ -20,11 +20,12 @@ from twinsight_core.metadata import Metadata, MetadataValue
 _EXACT_IN_FLOAT64 = 2**53
 _Compare = Callable[[Any, Any], Any]  # of `operator`, for numbers and arrays alike
 _FEW_VALUES = 4
+_KINDS = (str, bool, int, float, tuple)  # bool before int, which it is
 _Key = tuple[type, MetadataValue]
 
 
 class Columns:
-    """The metadata of rows that are appended in order. One thread appends; others evaluate filters meanwhile."""
+    """The metadata of rows that are appended in order. One thread appends; others read and filter meanwhile."""
 
     def __init__(self) -> None:
         self._columns: dict[str, _Column] = {}
@@ -63,12 +64,11 @@ class Columns:
         return mask
 
     def metadata(self, rows: np.ndarray) -> list[Metadata]:
-        """Returns what each of `rows: [n] int64` has, as it was appended but for the order of the fields."""
-        gathered: list[dict[str, MetadataValue]] = [{} for _ in rows]
+        """Returns what each of `rows: [n] int64`, rising, has, as it was appended but for the order of the fields."""
+        gathered: list[dict[str, MetadataValue]] = [{} for _ in range(len(rows))]
         for name, column in list(self._columns.items()):
-            for fields, value in zip(gathered, column.values_at(rows), strict=True):
-                if value is not None:
-                    fields[name] = value
+            for place, value in column.values_at(rows):
+                gathered[place][name] = value
         return list(gathered)
 
     def compacted(self, alive: np.ndarray) -> Columns:
@@ -134,18 +134,24 @@ class _Column:
         found: np.ndarray = rows[hits]
         return found
 
-    def values_at(self, wanted: np.ndarray) -> list[MetadataValue | None]:
-        """Returns what each of the rows `wanted: [n] int64` has here, None where it has nothing."""
+    def values_at(self, wanted: np.ndarray) -> list[tuple[int, MetadataValue]]:
+        """Returns the values of rows that have the field, each with its row's place in `wanted: [n] int64`, rising."""
         rows, codes = self.entries
-        if not len(rows):
-            return [None] * len(wanted)
+        if not len(rows) or not len(wanted):
+            return []
         last = len(rows) - 1
-        # Where all rows up to the last have the field, as they mostly do, each row is its own place.
-        places = wanted if rows[last] == last else np.searchsorted(rows, wanted.astype(rows.dtype))
-        places = np.minimum(places, last)
-        values = [self._values[code] for code in codes[places].tolist()]
-        found = (rows[places] == wanted).tolist()
-        return [value if has_it else None for value, has_it in zip(values, found, strict=True)]
+        if len(wanted) > len(rows):
+            found = np.minimum(np.searchsorted(wanted, rows), len(wanted) - 1)
+            hits = np.flatnonzero(wanted[found] == rows)
+            places = found[hits]
+        else:
+            # Where all rows up to the last have the field, as they mostly do, each row is its own place.
+            found = wanted if rows[last] == last else np.searchsorted(rows, wanted.astype(rows.dtype))
+            found = np.minimum(found, last)
+            places = np.flatnonzero(rows[found] == wanted)
+            hits = found[places]
+        values = [self._values[code] for code in codes[hits].tolist()]
+        return list(zip(places.tolist(), values, strict=True))
 
     def compacted(self, alive: np.ndarray, numbers: np.ndarray) -> _Column | None:
         rows, codes = self.entries
@@ -234,7 +240,7 @@ def _key(value: MetadataValue) -> _Key:
     """Returns what two values have in common exactly when they were written alike: 1, 1.0 and True were not."""
     if isinstance(value, float) and value == 0:
         return (float, str(value))  # -0.0 is equal, but written otherwise
-    return (type(value), value)
+    return (next(kind for kind in _KINDS if isinstance(value, kind)), value)
 
 
 def _equal_keys(value: MetadataValue) -> tuple[_Key, ...]:

@@ -24,7 +24,7 @@ def cpu_quota(cgroups: Path = _CGROUPS, own: Path = _OWN) -> float:
         own: says which of them are the process's.
     """
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(errors="surrogateescape").splitlines()  # groups have names of any bytes
     except OSError:  # not Linux
         return math.inf
     return min((quota for line in lines for quota in _quotas(cgroups, line)), default=math.inf)
@@ -40,7 +40,8 @@ def _quotas(cgroups: Path, line: str) -> Iterator[float]:
         return
     _, controllers, path = parts
     within = [] if ".." in path else path.strip("/").split("/")
-    roots = [cgroups / controllers] if controllers else [cgroups, cgroups / "unified"]
+    # Kernels name the controllers in another order than their folder has them; `cpu` leads there, too.
+    roots = [cgroups / controllers, cgroups / "cpu"] if controllers else [cgroups, cgroups / "unified"]
     for root in roots:
         for depth in range(len(within), -1, -1):
             folder = root.joinpath(*within[:depth])

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from twinsight_core.errors import DataLoss, StartupError
 from twinsight_core.items import is_collection_id
+from twinsight_core.store import FILE_NAME
 from twinsight_core.whole_files import sync_folder
 
 COLLECTIONS = "collections"
@@ -70,16 +71,16 @@ def taken(data_dir: Path) -> ExitStack:
 def collection_folders(root: Path) -> list[Path]:
     """Returns the folders under `collections` that hold a collection each, sound or not, and links, by name.
 
-    What has a name that no collection can have (`lost+found`, say) is somebody else's.
+    What has a name that no collection can have, and holds none (`lost+found`, say), is somebody else's.
     """
     found: list[Path] = []
     for one in sorted(root.iterdir()):
         if one.name.startswith(".") or not (one.is_dir() or one.is_symlink()):
             continue
-        if is_collection_id(one.name):
+        if is_collection_id(one.name) or (one / FILE_NAME).exists():
             found.append(one)
         else:
-            _log.warning("Folder %a is passed over: no collection has such an id.", one.name)
+            _log.warning("Folder %a is passed over: it holds no collection, and none has such an id.", one.name)
     return found
 
 

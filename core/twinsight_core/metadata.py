@@ -15,6 +15,8 @@ Metadata = Mapping[str, MetadataValue]
 MAX_FIELDS = 64
 MAX_NAME_BYTES = 128
 MAX_BYTES = 64 << 10
+MAX_ENCODED_BYTES = 6 * MAX_BYTES + 8 * MAX_FIELDS
+"""On disk: a control character takes six bytes there, a field a few more than its name and value."""
 _BYTES_OF_ENTRY = 8  # of a list, beside its text: millions of empty strings would count nothing
 INTEGER_RANGE = range(-(2**63), 2**63)
 

@@ -83,7 +83,7 @@ class Rows:
         return mask
 
     def metadata(self, rows: np.ndarray) -> list[Metadata]:
-        """Returns what each of `rows: [n] int64` has, as it was written."""
+        """Returns what each of `rows: [n] int64`, rising, has, as it was written but for the order of the fields."""
         return self._columns.metadata(rows)
 
     @property

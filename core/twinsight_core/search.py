@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,10 @@ class Answer:
 
     view: ExactView
     found: list[Found]
+
+    def at_least(self, score: float | None) -> Answer:
+        """Returns it without what has a lower score; None: all of it."""
+        return self if score is None else replace(self, found=[one.at_least(score) for one in self.found])
 
 
 def search(generation: Generation, queries: np.ndarray, options: SearchOptions, *, ef: int) -> Answer:

@@ -119,7 +119,9 @@ class ServerConfig:
     queue_size: Annotated[int, "Pictures being decoded or waiting for a model; more are refused, and streams wait."] = (
         512
     )
-    decode_threads: Annotated[int, "Threads that decode pictures for a GPU or TPU; 0: one a core."] = 0
+    decode_threads: Annotated[
+        int, "Threads that decode pictures for a GPU or TPU; 0: one a core that there is time for."
+    ] = 0
     one_core: Annotated[
         bool,
         "Keep the threads that answer calls to one core (on Linux): the interpreter runs one of them at a time, and is "

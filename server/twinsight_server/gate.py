@@ -53,7 +53,7 @@ class Gate:
         self._access = access or AccessControl()
         self._calls = Slots(max_calls)
         self._streams = Slots(max_streams)
-        metrics.in_flight.set_function(lambda: self._calls.taken + self._streams.taken)
+        metrics.watch_calls(lambda: self._calls.taken + self._streams.taken)
         self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
         self._idle = IdleStreams[Call]()
         # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.

@@ -287,18 +287,22 @@ def test_a_folder_whose_path_is_not_utf_8_is_refused_and_not_made(tmp_path: Path
     assert not data.exists()
 
 
-@pytest.mark.parametrize(("name", "shown"), [(b"caf\xe9", "caf\\udce9"), (b"lost+found", "lost+found")])
 def test_a_folder_of_a_name_that_is_no_id_is_passed_over(
-    catalog: Catalog, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: bytes, shown: str
+    catalog: Catalog, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _fill(catalog.create(CollectionSpec("a", 2)))
     catalog.close()
     root = tmp_path / "data" / "collections"
-    odd = root / os.fsdecode(name)
+    odd = root / os.fsdecode(b"caf\xe9")
     shutil.copytree(root / "a", odd)
+    (root / "lost+found").mkdir()
+    shutil.copytree(root / "a", root / "a (copy)")
     again = Catalog(tmp_path / "data")
-    assert [name for name, _ in again.list()] == ["a"]
-    assert f"Folder '{shown}' is passed over: no collection has such an id." in caplog.messages
+    listed = dict(again.list())
+    assert listed.keys() == {"a", "a (copy)"}
+    assert isinstance(listed["a (copy)"], DataLoss)  # it holds a store, which must not be lost from sight
+    assert "Folder 'caf\\udce9' is passed over: no collection has such an id." in caplog.messages
+    assert "Folder 'lost+found' is passed over: it holds no collection, and none has such an id." in caplog.messages
     assert (odd / "store.db").exists()
     again.close()
 

@@ -1,4 +1,6 @@
 import math
+from enum import StrEnum
+from http import HTTPStatus
 from itertools import pairwise
 
 import numpy as np
@@ -107,12 +109,34 @@ def test_masks_are_what_the_filter_means(
 
     # 1, 1.0 and True are equal to Python, and so are 0.0 and -0.0, but were not written alike.
     assert _written(columns.metadata(np.flatnonzero(alive))) == _written(kept)
-    assert _written(compact.metadata(np.arange(len(kept))[::-1])) == _written(kept[::-1])
+    assert _written(compact.metadata(np.arange(0, len(kept), 2))) == _written(kept[::2])
     assert _written(compact.metadata(np.arange(len(kept) + len(rows)))) == _written([*kept, *rows])
 
 
 def _written(metadata: list[Metadata]) -> list[str]:
     return [repr(sorted(fields.items())) for fields in metadata]
+
+
+def test_what_a_row_has_among_many_fields_is_found() -> None:
+    columns = Columns()
+    columns.append(0, [{f"field{n}": n, "all": f"v{n}"} for n in range(300)])
+    few, many = np.array([3, 4, 299]), np.arange(400)  # fewer rows than most fields have, and more
+    assert columns.metadata(few) == [{f"field{n}": n, "all": f"v{n}"} for n in few.tolist()]
+    assert columns.metadata(many)[:300] == [{f"field{n}": n, "all": f"v{n}"} for n in range(300)]
+    assert columns.metadata(many)[300:] == [{}] * 100
+    assert columns.metadata(many[:0]) == []
+    assert columns.field_count == 301
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+def test_values_of_kinds_that_are_more_special_equal_plain_ones() -> None:
+    columns = Columns()
+    columns.append(0, [{"a": np.float64(1.0)}, {"a": Colour.RED}, {"a": HTTPStatus.OK}, {"a": True}])
+    for value, expected in ((1.0, [0]), (1, [0]), ("red", [1]), (200, [2]), (True, [3])):
+        assert np.flatnonzero(columns.mask(Equals("a", value), 4)).tolist() == expected
 
 
 def test_a_filter_on_a_field_that_no_item_has_is_met_only_by_its_absence() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 
 from twinsight_core import cores
-from twinsight_core.cores import core_count, usable_cores
+from twinsight_core.cores import core_count
 from twinsight_core.cpu_quota import cpu_quota
 
 HYBRID = "4:memory:/pods/a\n1:cpu,cpuacct:/pods/a\n0::/pods/a\n"
@@ -31,6 +32,8 @@ HYBRID = "4:memory:/pods/a\n1:cpu,cpuacct:/pods/a\n0::/pods/a\n"
             {"cpu,cpuacct/pods/a/cpu.cfs_quota_us": "-1", "cpu,cpuacct/pods/a/cpu.cfs_period_us": "100000"},
             math.inf,
         ),
+        ("2:cpuacct,cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "300000", "cpu/a/cpu.cfs_period_us": "100000"}, 3),
+        ("0::/caf\udce9\n", {"cpu.max": "100000 100000"}, 1),
         (HYBRID, {"memory/pods/a/cpu.cfs_quota_us": "1", "memory/pods/a/cpu.cfs_period_us": "1"}, math.inf),
         ("0::/\n", {"cpu.max": "torn"}, math.inf),
         ("0::/\n", {"cpu.max": "100000 0"}, math.inf),
@@ -46,17 +49,18 @@ def test_the_least_limit_of_a_group_and_those_around_it_counts(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     if own is not None:
-        (tmp_path / "own").write_text(own)
+        (tmp_path / "own").write_bytes(os.fsencode(own))
     assert cpu_quota(tmp_path / "cgroup", tmp_path / "own") == expected
 
 
 @pytest.mark.parametrize(
-    ("quota", "expected"), [(math.inf, len(usable_cores())), (0.5, 1), (1.9, 1), (10_000.0, len(usable_cores()))]
+    ("quota", "expected"), [(math.inf, 8), (0.5, 1), (1.9, 1), (2.0, 2), (3.5, 3), (8.0, 8), (10_000.0, 8)]
 )
 def test_no_more_threads_compute_than_there_is_time_for(
     monkeypatch: pytest.MonkeyPatch, quota: float, expected: int
 ) -> None:
     monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(cores, "_USABLE", frozenset(range(8)))
     core_count.cache_clear()
     try:
         assert core_count() == expected

@@ -112,10 +112,14 @@ def test_a_plain_folder_becomes_encrypted_and_nothing_plain_is_left(data: Path) 
         _opened(data, None)
 
 
-def test_a_folder_that_can_be_no_collections_is_left_alone(data: Path) -> None:
+def test_a_folder_that_can_be_no_collections_is_left_alone_and_a_copy_of_one_is_told(data: Path) -> None:
     (data / "collections" / "lost+found").mkdir()
     assert [done.id for done in rekey(data, FIRST) if isinstance(done, Rekeyed)] == list(NAMES)
     assert (data / "collections" / "lost+found").is_dir()
+    # It needs the first key, whatever the others are encrypted with.
+    shutil.copytree(data / "collections" / NAMES[0], data / "collections" / f"{NAMES[0]} (copy)")
+    done = rekey(data, SECOND)
+    assert [one.id for one in done if isinstance(one, Failed)] == [f"{NAMES[0]} (copy)"]
 
 
 def test_after_a_rotation_the_old_key_is_needed_no_more(data: Path) -> None:

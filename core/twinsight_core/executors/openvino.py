@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from twinsight_core.cores import core_count
+from twinsight_core.cores import core_count, usable_cores
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting import INPUT
@@ -106,7 +106,7 @@ def _core() -> _Core:
 def _environment() -> str:
     """What a compiled network depends on: another OpenVINO or another machine compiles it otherwise."""
     machine = [_core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((load_openvino().__version__, machine, core_count()))
+    return repr((load_openvino().__version__, machine, len(usable_cores()), core_count()))
 
 
 def supported_precisions() -> tuple[Precision, ...]:
@@ -187,6 +187,8 @@ class OpenVinoExecutor:
 
     def _program(self, batch_size: int, streams: int) -> _Compiled:
         options = {"INFERENCE_PRECISION_HINT": self._precision, "NUM_STREAMS": str(streams)}
+        if core_count() < len(usable_cores()):  # a quota, of which OpenVINO does not know
+            options["INFERENCE_NUM_THREADS"] = str(core_count())
         form = f"{self._precision}-{batch_size}-{streams}"
         known = self._kept.load(_environment(), form) if self._kept else None
         if known is not None:

@@ -42,6 +42,11 @@ class Found:
     rows: np.ndarray
     scores: np.ndarray
 
+    def at_least(self, score: float) -> Found:
+        """Returns what has no lower score."""
+        count = int(np.count_nonzero(self.scores >= np.float64(score)))  # as float32 it might be a little less
+        return Found(self.rows[:count], self.scores[:count])
+
 
 NOTHING = Found(np.empty(0, np.int64), np.empty(0, np.float32))
 

@@ -25,7 +25,7 @@ LIBRARY = f"hnswlib {importlib.metadata.version('hnswlib')}"
 _FIRST_ALONE = 256
 
 STEPS_PER_THREAD = 512
-"""What is worth a thread, about a millisecond: the library starts threads for each call."""
+"""Of walks (`steps`), worth a thread, a millisecond and more: the library starts threads for each call."""
 # A walk of width w takes 17 + 3.2 w us (30,000 x 256): before it widens it comes down the layers.
 _STEPS_DOWN = 5
 

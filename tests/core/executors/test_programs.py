@@ -93,10 +93,11 @@ def prepared(package: ModelPackage, cache: Path) -> np.ndarray:
 
 
 class Core:
-    """OpenVINO's core, of which it is known how often it compiled."""
+    """OpenVINO's core, of which it is known how often it compiled, and for how many threads."""
 
     def __init__(self, core: openvino._Core) -> None:
         self.compiled = 0
+        self.threads: set[str | None] = set()
         self._core = core
         self.read_model = core.read_model
         self.import_model = core.import_model
@@ -104,6 +105,7 @@ class Core:
 
     def compile_model(self, model: openvino._Model, device: str, options: Mapping[str, str]) -> openvino._Compiled:
         self.compiled += 1
+        self.threads.add(options.get("INFERENCE_NUM_THREADS"))
         return self._core.compile_model(model, device, options)
 
 
@@ -112,6 +114,27 @@ def core(monkeypatch: pytest.MonkeyPatch) -> Core:
     counting = Core(openvino._core())
     monkeypatch.setattr(openvino, "_core", lambda: counting)
     return counting
+
+
+@needs_openvino
+@pytest.mark.parametrize(("count", "threads"), [(2, None), (1, "1")])
+def test_a_quota_bounds_the_threads_that_compute(
+    embedding: ModelPackage,
+    tmp_path: Path,
+    core: Core,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    threads: str | None,
+) -> None:
+    monkeypatch.setattr(openvino, "usable_cores", lambda: frozenset(range(2)))
+    monkeypatch.setattr(openvino, "core_count", lambda: count)
+    openvino._environment.cache_clear()
+    try:
+        answers = prepared(embedding, tmp_path)
+    finally:
+        openvino._environment.cache_clear()
+    assert len(answers) == 2 * (1 + count)  # of the executor and of each lane
+    assert core.threads == {threads}
 
 
 @needs_openvino

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from twinsight_core.index import exact
 from twinsight_core.index.base import Metric, prepared, scores
-from twinsight_core.index.exact import ExactIndex
+from twinsight_core.index.exact import ExactIndex, are_below
 
 
 def _index(vectors: np.ndarray, metric: Metric) -> ExactIndex:
@@ -42,6 +42,13 @@ def test_scores_do_not_depend_on_how_the_vectors_lie() -> None:
         expected = scores(vectors[:2], spread.copy(), metric).tobytes()
         assert scores(vectors[:2], spread, metric).tobytes() == expected
         assert scores(np.asfortranarray(vectors[:2]), np.asfortranarray(spread), metric).tobytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "below"), [([], True), ([0, 4], True), ([4, 5], False), ([-1, 2], False), ([[3], [1]], True)]
+)
+def test_whether_all_rows_are_below_an_end(rows: list[int], below: bool) -> None:
+    assert are_below(np.array(rows, np.int64), 5) is below
 
 
 def test_distances_follow_from_scores() -> None:
