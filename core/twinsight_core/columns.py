@@ -140,14 +140,14 @@ class _Column:
         if not len(rows) or not len(wanted):
             return []
         last = len(rows) - 1
+        if rows[last] == last >= wanted[-1]:  # all rows up to there have the field, as they mostly do
+            return list(enumerate(self._values[code] for code in codes[wanted].tolist()))
         if len(wanted) > len(rows):
             found = np.minimum(np.searchsorted(wanted, rows), len(wanted) - 1)
             hits = np.flatnonzero(wanted[found] == rows)
             places = found[hits]
         else:
-            # Where all rows up to the last have the field, as they mostly do, each row is its own place.
-            found = wanted if rows[last] == last else np.searchsorted(rows, wanted.astype(rows.dtype))
-            found = np.minimum(found, last)
+            found = np.minimum(np.searchsorted(rows, wanted.astype(rows.dtype)), last)
             places = np.flatnonzero(rows[found] == wanted)
             hits = found[places]
         values = [self._values[code] for code in codes[hits].tolist()]
