@@ -220,6 +220,7 @@ def tables(results: Path) -> str:
         f"{e['compiled_p50_ms']:.2f} ms | **{e['added_p50_ms']:.2f} ms** | {e['bare_grpc_p50_ms']:.2f} ms |",
         f"| Search by vector, {search.get('count', 20_000):,} x 256 | {s['call_p50_ms']:.2f} ms | hnswlib "
         f"{s['index_p50_ms']:.2f} ms | **{s['added_p50_ms']:.2f} ms** | {s['bare_grpc_p50_ms']:.2f} ms |",
+        f"| the same with its ten matches' metadata, four fields each | {s['with_metadata_p50_ms']:.2f} ms | | | |",
         "",
         "| items that meet the filter | " + " | ".join(search["filters"]) + " |",
         "| --- |" + " ---: |" * len(search["filters"]),

@@ -1,4 +1,4 @@
-"""What the server adds to a Search call, and what filters cost, over 100,000 vectors of 256 components.
+"""What the server adds to a Search call, and what filters and metadata cost, over 100,000 vectors of 256 components.
 
 The index's own time is that of hnswlib's `knn_query` in this process, over the same vectors, built and searched with
 the same parameters, measured in turns with the calls. The vectors lie in clusters, as embeddings do. Searches under
@@ -110,15 +110,17 @@ def _overhead(
     times = interleaved_ms(
         {
             "call": lambda: _search(client, mine),
+            "with_metadata": lambda: _search(client, mine, with_metadata=True),
             "index": lambda: index.knn_query(next(theirs), k=TOP_K, num_threads=1),
             "bare_grpc": lambda: bare(bytes(4 * DIMENSION)),
         },
         count=CALLS,
     )
-    call, raw, grpc = (summary(times[name]) for name in ("call", "index", "bare_grpc"))
+    call, shown, raw, grpc = (summary(times[name]) for name in ("call", "with_metadata", "index", "bare_grpc"))
     return {
         "call_p50_ms": call["p50"],
         "call_p99_ms": call["p99"],
+        "with_metadata_p50_ms": shown["p50"],
         "index_p50_ms": raw["p50"],
         "bare_grpc_p50_ms": grpc["p50"],
         "added_p50_ms": round(call["p50"] - raw["p50"], 3),
@@ -126,8 +128,10 @@ def _overhead(
     }
 
 
-def _search(client: Client, queries: Iterator[np.ndarray], where: Filter | None = None) -> object:
-    return client.search("bench", [next(queries)], top_k=TOP_K, where=where, include_metadata=False)
+def _search(
+    client: Client, queries: Iterator[np.ndarray], where: Filter | None = None, *, with_metadata: bool = False
+) -> object:
+    return client.search("bench", [next(queries)], top_k=TOP_K, where=where, include_metadata=with_metadata)
 
 
 def _filtered(client: Client, queries: np.ndarray, under: Mapping[str, Filter | None]) -> dict[str, dict[str, float]]:

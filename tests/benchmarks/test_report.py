@@ -141,7 +141,7 @@ def test_int8_is_shown_by_what_it_gains_and_loses(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_what_has_to_hold(results: Path) -> None:
-    calls = ("call", "decode", "compiled", "bare_grpc", "index")
+    calls = ("call", "decode", "compiled", "bare_grpc", "index", "with_metadata")
     median = {f"{name}_p50_ms": 1.0 for name in calls} | {"added_p50_ms": 0.5, "warm_s": 4.75}
     for name in ("embed", "startup", "search"):
         write(results, name, median=median, cold_s=20.0, upserts_per_s=9999, count=1000, filters={})
