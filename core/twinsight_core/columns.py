@@ -58,7 +58,7 @@ class Columns:
         mask = np.zeros(count, np.bool_)
         column = self._columns.get(filter_.field)
         if column is not None:
-            mask[column.rows(filter_, count)] = True
+            column.mark(filter_, mask)
         if isinstance(filter_, Exists) and not filter_.exists:
             np.logical_not(mask, out=mask)
         return mask
@@ -111,14 +111,17 @@ class _Column:
         self._codes[count:total] = [self._code(value) for _, value in values]
         self.entries = (self._rows[:total], self._codes[:total])
 
-    def rows(self, condition: Condition, count: int) -> np.ndarray:
-        """Returns the rows below `count` that meet a condition, `[m] int32`; of `Exists`, all with the field."""
+    def mark(self, condition: Condition, mask: np.ndarray) -> None:
+        """Sets `mask: [count] bool`, all false, where a row meets a condition; for `Exists` where it has the field."""
         rows, codes = self.entries
-        if len(rows) and rows[-1] >= count:
-            end = int(np.searchsorted(rows, count))
+        if len(rows) and rows[-1] >= len(mask):
+            end = int(np.searchsorted(rows, len(mask)))
             rows, codes = rows[:end], codes[:end]
+        if not len(rows):
+            return
         if isinstance(condition, Exists):
-            return rows
+            mask[rows] = True
+            return
         if isinstance(condition, Range):
             hits = self._in_range(condition)[codes]
         else:
@@ -131,8 +134,10 @@ class _Column:
                 table = np.zeros(len(self._values), np.bool_)
                 table[list(wanted)] = True
                 hits = table[codes]
-        found: np.ndarray = rows[hits]
-        return found
+        if rows[-1] == len(rows) - 1:  # all rows up to there have the field
+            mask[: len(rows)] = hits
+        else:
+            mask[rows[hits]] = True
 
     def values_at(self, wanted: np.ndarray) -> list[tuple[int, MetadataValue]]:
         """Returns the values of rows that have the field, each with its row's place in `wanted: [n] int64`, rising."""

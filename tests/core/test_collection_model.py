@@ -41,6 +41,7 @@ def few_items_are_many() -> Iterator[None]:
     """Lets searches walk the graph where comparing with all would be faster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("twinsight_core.search._ROWS_PER_WIDTH", 1)
+        patch.setattr("twinsight_core.search._SCATTERED_PER_WIDTH", 1)
         yield
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from twinsight_core import search
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.filters import AllOf, Equals, Filter, Not, Range
 from twinsight_core.index.base import Metric
+from twinsight_core.index.exact import ExactIndex
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.index.row_memory import VectorCopy
 from twinsight_core.indexer import IndexPolicy
@@ -86,6 +88,18 @@ def test_a_filter_by_chance_costs_no_recall(indexed: Collection, share: float) -
 def test_a_filter_on_where_items_lie_costs_no_recall(indexed: Collection, clusters: int) -> None:
     # Queries lie in all clusters: for most, whatever may be found is far away.
     assert _recall(indexed, Clustered(0).queries(100), Range("cluster", lt=clusters)) >= RECALL
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_a_walk_under_a_filter_by_chance_seldom_falls_short(k: int, share: float) -> None:
+    view = replace(ExactIndex(4, Metric.COSINE).view, live=100_000)
+    width = search._width(SearchOptions(k, Equals("a", 1)), 1, view, int(share * view.live))
+    trusted = int(width * search._TRUSTED_SHARE)
+    found = np.random.default_rng(0).binomial(trusted, share, 20_000)
+    assert np.mean(found >= k) > 0.95
+    # Nor is it much wider than that takes.
+    assert trusted * share <= k + 2.1 * k**0.5
 
 
 def test_a_filter_that_leaves_a_handful_finds_all_of_it(indexed: Collection) -> None:

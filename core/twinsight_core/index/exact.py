@@ -26,6 +26,8 @@ _UNIT_ROUNDOFF = 2.0**-24  # of float32
 _LEAST_NORMAL = 2.0**-126  # of float32
 _BLOCK_BYTES = 64 << 20  # of vectors, and of scores, in one step of a scan
 _PART_BYTES = 1 << 20  # of vectors that are read from a file
+SCATTERED_SHARE = 0.25
+"""Of rows: where fewer are allowed they are gathered, which costs about as much as scanning four times as many."""
 # So many that the int8 copy left are scored in float64 at once: to choose among more in float32 first is faster.
 _FEW_LEFT = 1024
 
@@ -212,8 +214,7 @@ class ExactView:
             chosen = int(np.count_nonzero(mask))
             if chosen == len(mask):
                 yield block, None
-            elif chosen * 4 < len(mask):
-                # Gathering a row costs about as much as scanning four.
+            elif chosen < len(mask) * SCATTERED_SHARE:
                 if chosen:
                     yield np.flatnonzero(mask) + first, None
             else:
