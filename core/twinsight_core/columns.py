@@ -245,7 +245,10 @@ def _key(value: MetadataValue) -> _Key:
     """Returns what two values have in common exactly when they were written alike: 1, 1.0 and True were not."""
     if isinstance(value, float) and value == 0:
         return (float, str(value))  # -0.0 is equal, but written otherwise
-    return (next(kind for kind in _KINDS if isinstance(value, kind)), value)
+    kind: type = type(value)
+    if kind not in _KINDS:  # what is more special (an enumeration, numpy's float) counts as what it is one of
+        kind = next(one for one in _KINDS if isinstance(value, one))
+    return (kind, value)
 
 
 def _equal_keys(value: MetadataValue) -> tuple[_Key, ...]:

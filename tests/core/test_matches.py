@@ -43,6 +43,20 @@ def collection(tmp_path: Path) -> Iterator[Collection]:
     made.close()
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many items each read of the disk was of."""
+    counts: list[int] = []
+    by_seq = Store.by_seq
+
+    def counting(store: Store, seqs: list[int], *, max_bytes: int | None = None) -> object:
+        counts.append(len(seqs))
+        return by_seq(store, seqs, max_bytes=max_bytes)
+
+    monkeypatch.setattr(Store, "by_seq", counting)
+    return counts
+
+
 def _shown(collection: Collection, options: SearchOptions) -> list[list[tuple[str, str]]]:
     """Returns ids and metadata, whose types count, in the order found."""
     found = collection.search(QUERIES, options)
@@ -50,17 +64,9 @@ def _shown(collection: Collection, options: SearchOptions) -> list[list[tuple[st
 
 
 def test_metadata_comes_from_memory_and_from_disk_as_it_was_written(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, reads: list[int]
 ) -> None:
     written = [(f"i{n}", repr(fields and sorted(fields.items()))) for n, fields in enumerate(METADATA)]
-    reads: list[int] = []
-    by_seq = Store.by_seq
-
-    def counting(store: Store, seqs: list[int], *, max_bytes: int | None = None) -> object:
-        reads.append(len(seqs))
-        return by_seq(store, seqs, max_bytes=max_bytes)
-
-    monkeypatch.setattr(Store, "by_seq", counting)
     options = SearchOptions(len(METADATA), include_metadata=True)
     assert [sorted(one) for one in _shown(collection, options)] == [written, written]
     assert reads == []
@@ -73,19 +79,11 @@ def test_metadata_comes_from_memory_and_from_disk_as_it_was_written(
     assert reads == [len(METADATA), len(METADATA)]
 
 
-def test_what_a_least_score_leaves_out_is_not_read(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[list[int]] = []
-    by_seq = Store.by_seq
-
-    def noting(store: Store, seqs: list[int], *, max_bytes: int | None = None) -> object:
-        read.append(seqs)
-        return by_seq(store, seqs, max_bytes=max_bytes)
-
-    monkeypatch.setattr(Store, "by_seq", noting)
+def test_what_a_least_score_leaves_out_is_not_read(collection: Collection, reads: list[int]) -> None:
     query = np.zeros((1, 2), np.float32)
     (found,) = collection.search(query, SearchOptions(5, min_score=-1.5, include_vectors=True, include_metadata=True))
     assert [(one.id, one.metadata) for one in found] == [("i0", METADATA[0]), ("i1", METADATA[1])]
-    assert [len(seqs) for seqs in read] == [2]
+    assert reads == [2]
     assert collection.search(query, SearchOptions(5, min_score=1.0, include_metadata=True)) == [[]]
     # A score is a float32: one that is a little less than the least does not pass for it.
     of_the_second = float(np.float32(-(2.0**0.5)))
