@@ -24,9 +24,9 @@ from twinsight_core.index.exact import (
     SCATTERED_SHARE,
     ExactView,
     Found,
+    all_in_order,
     are_below,
     closest,
-    in_order,
 )
 from twinsight_core.index.hnsw import STEPS_PER_THREAD, HnswIndex, steps
 from twinsight_core.items import SearchOptions
@@ -208,7 +208,7 @@ class _Scope:
         for first in range(0, len(rows), step):
             part = rows[first : first + step]
             scores = self.view.score(queries[first : first + step], part)
-            found += [in_order(*one, self.k) for one in zip(part, scores, strict=True)]
+            found += all_in_order(part, scores, self.k)
         return found
 
 

@@ -62,8 +62,20 @@ def closest(one: Found, other: Found, k: int) -> Found:
 
 def in_order(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
     """Returns rows and their scores closest first, equal scores in the order of rows: the first k."""
-    if (scores[:-1] > scores[1:]).all():  # as a graph finds them; sorting would hand the interpreter to other threads
-        return Found(rows[:k], scores[:k])
+    return all_in_order(rows[None], scores[None], k)[0]
+
+
+def all_in_order(rows: np.ndarray, scores: np.ndarray, k: int) -> list[Found]:
+    """Returns `in_order` of each line of `rows: [n, m] int64` and `scores: [n, m] float32`."""
+    # As a graph finds them, most lines are in order; sorting would hand the interpreter to other threads.
+    falling: list[bool] = np.all(scores[:, :-1] > scores[:, 1:], axis=1).tolist()
+    return [
+        Found(line[:k], score[:k]) if is_falling else _sorted(line, score, k)
+        for line, score, is_falling in zip(rows, scores, falling, strict=True)
+    ]
+
+
+def _sorted(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
     order = np.lexsort((rows, -scores))[:k]
     return Found(rows[order], scores[order])
 

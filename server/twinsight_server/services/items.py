@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from google.rpc import status_pb2
@@ -109,11 +109,15 @@ class ItemReader:
         collection = self._catalog.get(request.collection, visible=call.caller.may_read)
         check_count(len(request.ids), self._max_items, field="ids")
         items = collection.get(request.ids, include_vectors=request.include_vectors)
-        results = (
-            pb.ItemResult(error=_missing(collection, n, one)) if item is None else _item_result(item)
-            for n, (one, item) in enumerate(zip(request.ids, items, strict=True))
+        response = pb.GetItemsResponse()
+        self._write(
+            response,
+            (
+                _missing(collection, number, one) if item is None else item
+                for number, (one, item) in enumerate(zip(request.ids, items, strict=True))
+            ),
         )
-        return pb.GetItemsResponse(results=self._fitting(results))
+        return response
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Reads a page; the token is the sequence number after which the next one starts."""
@@ -137,19 +141,24 @@ class ItemReader:
             filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
             include_vectors=request.include_vectors,
         )
-        return pb.ListItemsResponse(
-            results=self._fitting(_item_result(item) for item in items),
-            next_page_token="" if after is None else str(after),
-        )
+        response = pb.ListItemsResponse(next_page_token="" if after is None else str(after))
+        self._write(response, items)
+        return response
 
-    def _fitting(self, results: Iterable[pb.ItemResult]) -> Iterator[pb.ItemResult]:
-        """Yields results until they are more than an answer may hold; they are made no further then."""
+    def _write(
+        self, response: pb.GetItemsResponse | pb.ListItemsResponse, found: Iterable[Item | status_pb2.Status]
+    ) -> None:
+        """Writes results into a response, until they are more than an answer may hold; no more are made then."""
         size = 0
-        for one in results:
-            size += one.ByteSize()
+        for one in found:
+            result = response.results.add()
+            if isinstance(one, Item):
+                answers.write_item(result.item, one)
+            else:
+                result.error.CopyFrom(one)
+            size += result.ByteSize()
             if size > self._max_bytes:
                 raise answer_too_large()
-            yield one
 
 
 def _check_own_faults(items: Sequence[NewItem | TwinsightError]) -> None:
@@ -157,10 +166,6 @@ def _check_own_faults(items: Sequence[NewItem | TwinsightError]) -> None:
     for item in items:
         if isinstance(item, TwinsightError) and not isinstance(item, InvalidInput):
             raise item
-
-
-def _item_result(item: Item) -> pb.ItemResult:
-    return pb.ItemResult(item=answers.item_message(item))
 
 
 def _missing(collection: Collection, number: int, one: str) -> status_pb2.Status:
