@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +10,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from twinsight_core.errors import TrainingError
+
+_LOG = logging.getLogger(__name__)
 
 KEPT = 2
 
@@ -37,36 +40,50 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            kept = self._manager.latest_step()
-            last = "there is none before it" if kept in {None, step} else f"the last good one is of step {kept}"
             raise TrainingError(
-                f"{self._folder}: the checkpoint of step {step} can't be written ({error}); {last}.",
+                f"{self._folder}: the checkpoint of step {step} can't be written ({error}); {self.kept(before=step)}.",
                 reason="CHECKPOINT_UNWRITABLE",
             ) from error
 
+    def kept(self, *, before: int) -> str:
+        """Returns words for what a run that ended at a step may go on from."""
+        steps = [step for step in self._manager.all_steps() if step < before]
+        return f"the last good checkpoint, of step {max(steps)}, is kept" if steps else "there is no checkpoint yet"
+
     def latest(self, like: StateT) -> StateT | None:
-        """Returns the newest state; None where there is none.
+        """Returns the newest state that can be read; None where there is none. Newer ones that can't be are deleted.
 
         Args:
             like: a state of the same shapes.
 
+        Returns:
+            Arrays in the process's memory, which may be put on any devices, whichever the run was on before.
+
         Raises:
-            TrainingError: it is of other weights, or can't be read.
+            TrainingError: they are of other weights, or none can be read.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        try:
-            restored: StateT = self._manager.restore(  # pyright: ignore[reportAssignmentType]  # as `shapes` is
-                step, args=ocp.args.StandardRestore(shapes)
-            )
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
+        failures: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                failures[step] = error
+                continue
+            for damaged, error in failures.items():
+                _LOG.warning("The checkpoint of step %d can't be read: that of %d is taken (%s)", damaged, step, error)
+                self._manager.delete(damaged)
+            found: StateT = jax.device_get(restored)
+            return found
+        if failures:
+            steps = " and ".join(str(step) for step in sorted(failures))
             raise TrainingError(
-                f"{self._folder}: the checkpoint is of other weights or can't be read; start without --resume.",
+                f"{self._folder}: the checkpoints (step {steps}) are of other weights or can't be read; start without "
+                "--resume.",
                 reason="CHECKPOINT_MISMATCH",
-            ) from error
-        return restored
+            ) from failures[max(failures)]
+        return None
 
     def clear(self) -> None:
         """Deletes all of them."""

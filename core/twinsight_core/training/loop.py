@@ -227,7 +227,7 @@ def _run(
         losses.append(parts)
         pausing = done % config.checkpoint_every == 0 or done == config.steps
         if done % config.report_every == 0 or pausing:
-            means = _means(jax.device_get(losses), done)
+            means = _means(jax.device_get(losses), done, kept)
             losses = []
             for one in watchers:
                 one.on_steps(done, means)
@@ -235,9 +235,9 @@ def _run(
             # The loss of this step is of the weights before it.
             length = float(_length((state.params, state.average, state.stats)))
             if not np.isfinite(length):
-                raise _blown_up(f"The length of weights and statistics is {length}", done)
+                raise _blown_up(f"The length of weights and statistics is {length}", done, kept)
             if score is not None:
-                value = _validated(score, state, done)
+                value = _validated(score, state, done, kept)
                 state = _scored(state, value)
                 for one in watchers:
                     one.on_score(done, value)
@@ -249,7 +249,7 @@ def _run(
     return state
 
 
-def _validated(score: Callable[[Arrays, Arrays], float], state: LoopState, step: int) -> float:
+def _validated(score: Callable[[Arrays, Arrays], float], state: LoopState, step: int, kept: Checkpoints) -> float:
     """Returns the score of the running average.
 
     Raises:
@@ -260,10 +260,10 @@ def _validated(score: Callable[[Arrays, Arrays], float], state: LoopState, step:
     except TrainingError as error:
         if error.reason != ANSWERS_NOT_FINITE:
             raise
-        raise _blown_up("The network's answers to validation data are no longer finite", step) from error
+        raise _blown_up("The network's answers to validation data are no longer finite", step, kept) from error
     if not np.isfinite(value):
         raise TrainingError(
-            f"The validation score is {value} at step {step}; the last good checkpoint is kept.",
+            f"The validation score is {value} at step {step}; {kept.kept(before=step)}.",
             reason="SCORE_NOT_FINITE",
         )
     return value
@@ -276,9 +276,9 @@ def _length(arrays: object) -> jax.Array:
     return length
 
 
-def _blown_up(what: str, step: int) -> TrainingError:
+def _blown_up(what: str, step: int, kept: Checkpoints) -> TrainingError:
     return TrainingError(
-        f"{what} at step {step}; the last good checkpoint is kept. A lower learning rate may help.",
+        f"{what} at step {step}; {kept.kept(before=step)}. A lower learning rate may help.",
         reason="LOSS_NOT_FINITE",
     )
 
@@ -332,7 +332,7 @@ def _ended_early(state: LoopState, config: LoopConfig) -> bool:
     return config.patience > 0 and int(state.since_best) >= config.patience
 
 
-def _means(losses: list[dict[str, np.ndarray]], done: int) -> dict[str, float]:
+def _means(losses: list[dict[str, np.ndarray]], done: int, kept: Checkpoints) -> dict[str, float]:
     """Returns the means of the loss and its parts over the last steps.
 
     Raises:
@@ -341,7 +341,7 @@ def _means(losses: list[dict[str, np.ndarray]], done: int) -> dict[str, float]:
     for number, parts in enumerate(losses):
         for name, what in (("loss", "loss"), ("gradient_norm", "gradient's length")):
             if not np.isfinite(parts[name]):
-                raise _blown_up(f"The {what} is {parts[name]}", done - len(losses) + number + 1)
+                raise _blown_up(f"The {what} is {parts[name]}", done - len(losses) + number + 1, kept)
     names = ["loss", *(name for name in losses[0] if name != "loss")]
     return {name: float(np.mean([parts[name] for parts in losses])) for name in names}
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
+from twinsight_core.errors import TrainingError
+from twinsight_core.training.events import Events
 from twinsight_core.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class History:
     """
 
     def __init__(self, folder: Path, kept: Path | None = None) -> None:
-        self._writer = SummaryWriter(str(folder))
+        self._events = Events(folder)
         self._kept = kept
         self._first, self._began_s = 0, 0.0
         self.losses: list[tuple[int, float]] = []
@@ -137,13 +138,12 @@ class History:
         """Keeps the losses and the rate."""
         rate = (step - self._first) / max(time.monotonic() - self._began_s, 1e-9)
         self._report({"step": step, "loss": losses["loss"], "steps_per_s": rate})
-        for name, value in losses.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
+        self._events.add({f"train/{name}": value for name, value in losses.items()}, step)
 
     def on_score(self, step: int, score: float) -> None:
         """Keeps the score."""
         self._report({"step": step, "validation": score})
-        self._writer.add_scalar("validation/score", score, step)
+        self._events.add({"validation/score": score}, step)
 
     def on_early_end(self, step: int, best_step: int) -> None:
         """Keeps the steps."""
@@ -151,13 +151,19 @@ class History:
 
     def close(self) -> None:
         """Writes what is left."""
-        self._writer.close()
+        self._events.close()
 
     def _report(self, reported: dict[str, float]) -> None:
         self._remember(reported)
         if self._kept is not None:
-            with self._kept.open("ab") as file:
-                file.write(json.dumps(reported).encode() + b"\n")
+            try:
+                with self._kept.open("ab") as file:
+                    file.write(json.dumps(reported).encode() + b"\n")
+            except OSError as error:
+                raise TrainingError(
+                    f"{self._kept}: the history can't be written ({error}); checkpoints are kept.",
+                    reason="HISTORY_UNWRITABLE",
+                ) from error
 
     def _remember(self, reported: dict[str, float]) -> None:
         step = int(reported["step"])

@@ -16,6 +16,7 @@ from twinsight_core.models.configs.backbones import BackboneConfig
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.precision import best_precision
 from twinsight_core.packages import ModelCard, ModelPackage, check_replaceable, find_package
 from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
 from twinsight_core.training.distillation import Distillation
@@ -141,6 +142,7 @@ class Run:
         }
         mine |= data
         mine["network"] = json.dumps(network.to_json(), sort_keys=True)
+        mine["precision"] = best_precision()
         mine["first weights"] = start.digest if start else NO_START
         if (how := self.distillation) is not None:
             mine |= {
@@ -151,16 +153,20 @@ class Run:
         before = self._recorded() if self.resume else None
         if before is not None:
             changed = sorted(name for name in mine.keys() | before.keys() if mine.get(name) != before.get(name))
-            if changed:
+            forbidden = [name for name in changed if not _may_change(name, before.get(name, ""), mine.get(name, ""))]
+            if forbidden:
                 raise TrainingError(
-                    f"The run in {self.work} can't be gone on with: it had other {', '.join(changed)}. Start anew "
+                    f"The run in {self.work} can't be gone on with: it had other {', '.join(forbidden)}. Start anew "
                     "without --resume.",
                     reason="RUN_MISMATCH",
                 )
+            for name in changed:
+                _LOG.warning("The run goes on with %s %s; it was %s", name, mine[name], before[name])
+            write_whole(self._record, _json(mine))
             return
         self.work.mkdir(parents=True, exist_ok=True)
         _discard(self.checkpoints)
-        write_whole(self._record, (json.dumps(mine, indent=2) + "\n").encode())
+        write_whole(self._record, _json(mine))
 
     @property
     def _record(self) -> Path:
@@ -178,7 +184,7 @@ class Run:
                 f"read ({error}). Start anew without --resume.",
                 reason="RUN_MISMATCH",
             ) from error
-        if "network" not in before:  # it told pictures by their paths alone
+        if "precision" not in before:
             raise TrainingError(
                 f"The run in {self.work} can't be gone on with: an earlier version of twinsight began it. Go on with "
                 "that version, or start anew without --resume.",
@@ -252,6 +258,24 @@ class Watching:
         if isinstance(self._progress, BarProgress):
             self._progress.close()
         self.history.close()
+
+
+def _may_change(name: str, before: str, now: str) -> bool:
+    """Returns whether a run may go on with another value of what it was recorded to be.
+
+    A lower learning rate lets a run go on that broke down; the precision is that of the device at hand.
+    """
+    match name:
+        case "learning_rate":
+            return float(now) < float(before)
+        case "precision":
+            return True
+        case _:
+            return False
+
+
+def _json(record: Mapping[str, str]) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()
 
 
 def _discard(checkpoints: Path) -> None:

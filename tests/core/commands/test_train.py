@@ -90,7 +90,7 @@ def test_weights_that_blow_up_end_in_a_message_and_no_checkpoint(classes: Path, 
     done = run(train, "cnn", "--data", classes, "--out", tmp_path / "kinds", *SMALL, "--steps", "2", "--batch-size",
                "8", "--learning-rate", "1e30")  # fmt: skip
     assert done.exit_code == 1
-    assert " at step 2; the last good checkpoint is kept. A lower learning rate may help." in done.stderr
+    assert " at step 2; there is no checkpoint yet. A lower learning rate may help." in done.stderr
     assert not list((tmp_path / ".kinds.training" / "checkpoints").glob("[0-9]*"))
     assert not (tmp_path / "kinds").exists()
 

@@ -1,9 +1,11 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,19 +109,18 @@ def test_a_resumed_run_ends_with_the_same_weights_and_losses(tmp_path: Path) -> 
     def run(
         folder: Path, batch_of: Callable[[int], np.ndarray], scores: Scores, *, resume: bool = False
     ) -> tuple[Trained, list[tuple[int, float]]]:
-        history = History(tmp_path / "events")
-        trained = train(
-            START,
-            STATS,
-            loss=loss,
-            batch=batch_of,
-            config=replace(CONFIG, report_every=1),
-            checkpoints=folder,
-            resume=resume,
-            score=scores,
-            watchers=(history,),
-        )
-        history.close()
+        with closing(History(tmp_path / "events")) as history:
+            trained = train(
+                START,
+                STATS,
+                loss=loss,
+                batch=batch_of,
+                config=replace(CONFIG, report_every=1),
+                checkpoints=folder,
+                resume=resume,
+                score=scores,
+                watchers=(history,),
+            )
         return trained, history.losses
 
     whole, losses = run(tmp_path / "whole", batch, Scores(0.1, 0.3, 0.2))
@@ -220,8 +221,32 @@ def test_that_training_ended_early_is_told(
 def test_a_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
     train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
     other = {"slope": jnp.zeros((3, 1)), "offset": jnp.zeros(1)}
-    with pytest.raises(TrainingError, match=r"the checkpoint is of other weights or can't be read; start without"):
+    with pytest.raises(TrainingError, match=r"the checkpoints \(step 8 and 12\) are of other weights or can't be"):
         train(other, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
+    for file in (tmp_path / str(CONFIG.steps)).rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    seen: list[int] = []
+
+    def watched(step: int) -> np.ndarray:
+        seen.append(step)
+        return batch(step)
+
+    with caplog.at_level("WARNING", "twinsight_core"):
+        resumed = train(START, STATS, loss=loss, batch=watched, config=CONFIG, checkpoints=tmp_path, resume=True)
+    told = [one.getMessage() for one in caplog.records if one.name.startswith("twinsight")]
+    assert [one.split(" (")[0] for one in told] == [
+        f"The checkpoint of step {CONFIG.steps} can't be read: that of {CONFIG.steps - 4} is taken"
+    ]
+    assert seen == list(range(CONFIG.steps - 4, CONFIG.steps))
+    np.testing.assert_array_equal(resumed.params["slope"], whole.params["slope"])
+    assert train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True).step == 12
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
@@ -231,7 +256,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint_before(
         value, aside = loss(params, stats, batch, key)
         return jnp.where(stats["seen"] == 6, jnp.nan, value), aside
 
-    with pytest.raises(TrainingError, match=r"^The loss is nan at step 7; the last good checkpoint is kept\."):
+    with pytest.raises(TrainingError, match=r"^The loss is nan at step 7; the last good checkpoint, of step 4, is k"):
         train(START, STATS, loss=breaking, batch=batch, config=CONFIG, checkpoints=tmp_path)
     resumed = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
     whole = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "whole")
@@ -251,9 +276,10 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_kept(tmp_path: Path,
     config = replace(CONFIG, steps=2, warmup_steps=1, learning_rate=1e30) if broken == "weights" else CONFIG
     scores = Scores(0.5)
     last = config.steps if broken == "weights" else 8
+    kept = "there is no checkpoint yet" if broken == "weights" else "the last good checkpoint, of step 4, is kept"
     with pytest.raises(
         TrainingError,
-        match=rf"^The length of weights and statistics is inf at step {last}; the last good checkpoint is",
+        match=rf"^The length of weights and statistics is inf at step {last}; {kept}\.",
     ) as told:
         train(
             START,
@@ -296,7 +322,7 @@ def test_a_disk_that_takes_no_checkpoint_is_told_of_and_the_one_before_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", full)
-        with pytest.raises(TrainingError, match=r"the checkpoint of step 8 can't be written .* is of step 4\."):
+        with pytest.raises(TrainingError, match=r"the checkpoint of step 8 can't be written .* of step 4, is kept\."):
             train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
     resumed = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
     assert float(resumed.stats["seen"]) == CONFIG.steps
@@ -311,17 +337,18 @@ seen = []
 def watched(params, stats, batch, key):
     jax.debug.inspect_array_sharding(batch, callback=lambda sharding: seen.append(len(sharding.device_set)))
     return loss(params, stats, batch, key)
-trained = train(START, STATS, loss=watched, batch=batch, config=CONFIG, checkpoints=Path(sys.argv[1]))
+folder, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
+trained = train(START, STATS, loss=watched, batch=batch, config=CONFIG, checkpoints=folder, resume=resume)
 assert 2 in seen, seen
 print(trained.params["slope"].ravel().tolist())
 """
 
 
-def test_two_devices_share_a_batch_and_end_where_one_does(tmp_path: Path) -> None:
-    alone = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "one")
+def on_two_devices(checkpoints: Path, how: str) -> np.ndarray:
+    """Returns the weights that a run on two devices ends with; how: "anew" or "resume"."""
     tests = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(tmp_path / "two")],
+        [sys.executable, "-c", TWO_DEVICES, str(checkpoints), how],
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": tests},
         capture_output=True,
         text=True,
@@ -329,4 +356,32 @@ def test_two_devices_share_a_batch_and_end_where_one_does(tmp_path: Path) -> Non
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    np.testing.assert_allclose(json.loads(done.stdout), alone.params["slope"].ravel(), atol=1e-5)
+    return np.array(json.loads(done.stdout))
+
+
+def test_two_devices_share_a_batch_and_end_where_one_does(tmp_path: Path) -> None:
+    alone = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "one")
+    shared = on_two_devices(tmp_path / "two", "anew")
+    np.testing.assert_allclose(shared, alone.params["slope"].ravel(), atol=1e-5)
+
+
+def test_a_run_goes_on_on_another_number_of_devices(tmp_path: Path) -> None:
+    alone = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path / "one")
+
+    def one_device(*, resume: bool, steps: int) -> Trained:
+        def interrupt(step: int) -> np.ndarray:
+            if step == steps:
+                raise Interrupted
+            return batch(step)
+
+        return train(
+            START, STATS, loss=loss, batch=interrupt, config=CONFIG, checkpoints=tmp_path / "moved", resume=resume
+        )
+
+    with pytest.raises(Interrupted):
+        one_device(resume=False, steps=6)
+    on_two = on_two_devices(tmp_path / "moved", "resume")
+    np.testing.assert_allclose(on_two, alone.params["slope"].ravel(), atol=1e-5)
+    shutil.rmtree(tmp_path / "moved" / str(CONFIG.steps))  # as after an interruption
+    back = one_device(resume=True, steps=CONFIG.steps)
+    np.testing.assert_allclose(back.params["slope"], alone.params["slope"], atol=1e-5)

@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import pytest
+
+from twinsight_core.errors import TrainingError
 from twinsight_core.training.progress import History
 
 
@@ -52,3 +55,12 @@ def test_without_a_file_the_history_is_that_of_the_process(tmp_path: Path) -> No
     assert alone.losses == [(30, 0.25)]
     assert alone.rates[0][1] > 0
     assert [one.name for one in tmp_path.iterdir()] == ["events"]
+
+
+def test_a_history_that_can_t_be_written_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    full = history(tmp_path, 0)
+    (tmp_path / "history.jsonl").unlink()
+    (tmp_path / "history.jsonl").mkdir()  # stands for a full disk
+    with pytest.raises(TrainingError, match=r"history\.jsonl: the history can't be written \(.*\); checkpoints are k"):
+        full.on_score(20, 0.5)
+    full.close()

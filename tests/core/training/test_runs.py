@@ -145,7 +145,7 @@ def test_a_run_of_an_earlier_version_is_told_as_that(run: Callable[..., Run]) ->
     going_on.begin({}, **DATA)
     record = going_on.work / "run.json"
     kept = json.loads(record.read_text())
-    record.write_text(json.dumps({name: value for name, value in kept.items() if name not in {"network", "classes"}}))
+    record.write_text(json.dumps({name: value for name, value in kept.items() if name != "precision"}))
     with pytest.raises(TrainingError, match=r"an earlier version of twinsight began it\. Go on with that version"):
         going_on.begin({}, **DATA)
 
@@ -158,3 +158,23 @@ def test_a_run_with_another_network_is_not_gone_on_with(run: Callable[..., Run])
         going_on.begin({}, data=DATA["data"], network=deeper, start=None)
     with pytest.raises(TrainingError, match=r"it had other classes, pictures\. "):
         going_on.begin({}, data={"pictures": "2e", "classes": "3d"}, network=NETWORK, start=None)
+
+
+def test_a_run_may_go_on_with_a_lower_learning_rate_and_on_another_device_which_is_told(
+    run: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    going_on = replace(run(), resume=True)
+    going_on.begin({}, **DATA)
+    with pytest.raises(TrainingError, match=r"it had other learning_rate\."):
+        replace(going_on, learning_rate=2e-3).begin({}, **DATA)
+    record = going_on.work / "run.json"
+    kept = json.loads(record.read_text()) | {"precision": "bf16"}
+    record.write_text(json.dumps(kept))
+    lower = replace(going_on, learning_rate=5e-4)
+    with caplog.at_level("WARNING", "twinsight_core"):
+        for _ in range(2):  # the second time it is the same run
+            lower.begin({}, **DATA)
+    assert caplog.messages == [
+        "The run goes on with learning_rate 0.0005; it was 0.001",
+        "The run goes on with precision f32; it was bf16",
+    ]

@@ -1,0 +1,72 @@
+"""Scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
+
+_LOG = logging.getLogger(__name__)
+
+_FLUSH_S = 10.0
+
+
+class Events:
+    """An event file, written by the thread that adds to it.
+
+    tensorboardX's own `SummaryWriter` hands what it writes to a thread, through a queue of ten. Where that thread dies,
+    on a full disk say, whoever adds an eleventh waits for ever. Here it is told once, and no more is written: what was
+    measured is in the run's history too.
+
+    Args:
+        folder: of the file, made where absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}"  # as TensorBoard looks for
+        self._writer: RecordWriter | None = RecordWriter(str(self._folder / name))
+        self._flushed_s = now
+        self._write(Event(wall_time=now, file_version="brain.Event:2"))
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Writes values by their names, measured after a step."""
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def close(self) -> None:
+        """Writes what is left, and closes the file."""
+        if self._writer is not None:
+            with self._told():
+                self._writer.close()
+            self._writer = None
+
+    def _write(self, event: Event) -> None:
+        if self._writer is None:
+            return
+        with self._told():
+            self._writer.write(event.SerializeToString())
+            if event.wall_time > self._flushed_s + _FLUSH_S:
+                self._flushed_s = event.wall_time
+                self._writer.flush()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says that the file can't be written, where it can't, and gives it up."""
+        try:
+            yield
+        except OSError as error:
+            _LOG.warning("%s: no more events can be written for TensorBoard (%s)", self._folder, error)
+            writer, self._writer = self._writer, None
+            with contextlib.suppress(OSError):  # it tries once more, and is closed whatever comes of it
+                if writer is not None:
+                    writer.close()
