@@ -247,7 +247,7 @@ class Server:
             CollectionService(gate, self._catalog, models, pipeline, config), server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(gate, models), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.canary.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.canary.service, server)
         if config.reflection:
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import structlog
-from grpc_health.v1 import health, health_pb2
 
 from twinsight_core.errors import StartupError, TwinsightError
 from twinsight_core.models.tasks import Task
 from twinsight_server.calls import Call
+from twinsight_server.health_service import HealthService
 from twinsight_server.metrics import Metrics
 from twinsight_server.models import ServedModel
 
@@ -56,9 +56,8 @@ class Canary:
             services: full names of the services whose health this is, besides the server's own ("").
             metrics: where `healthy` is shown.
         """
-        self.servicer = health.HealthServicer(experimental_non_blocking=True)
+        self.service = HealthService(("", *services))
         self._models = models
-        self._services = ("", *services)
         self._metrics = metrics
         self._expected: dict[str, np.ndarray] = {}
         self._full_batch_s: dict[str, float] = {}
@@ -66,8 +65,6 @@ class Canary:
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
         self._serving = False
-        for service in self._services:
-            self.servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     def learn(self) -> None:
         """Tests each model, and remembers what it answers and how long it takes.
@@ -101,7 +98,7 @@ class Canary:
     def stop(self) -> None:
         """Turns health off for good; a test under way is not waited for."""
         self._stopped.set()
-        self.servicer.enter_graceful_shutdown()
+        self.service.stop()
         self._metrics.healthy.set(0)
 
     def join(self) -> None:
@@ -170,9 +167,7 @@ class Canary:
             return
         self._serving = serving
         self._metrics.healthy.set(int(serving))
-        state = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in self._services:
-            self.servicer.set(service, state)
+        self.service.tell(serving=serving)
 
 
 def _is_same(answer: np.ndarray, expected: np.ndarray, task: Task) -> bool:

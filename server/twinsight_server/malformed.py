@@ -79,6 +79,12 @@ def _wrapped(
             request_deserializer=read,
             response_serializer=handler.response_serializer,
         )
+    if handler.stream_unary is not None:
+        return grpc.stream_unary_rpc_method_handler(
+            partial(_one_answer, handler.stream_unary),
+            request_deserializer=read,
+            response_serializer=handler.response_serializer,
+        )
     if handler.stream_stream is not None:
         return grpc.stream_stream_rpc_method_handler(
             partial(_answered, handler.stream_stream),
@@ -107,6 +113,18 @@ def _checked(
         return answer(request, context, *more)
 
     return update_wrapper(checked, answer)
+
+
+def _one_answer(
+    answer: Callable[[Iterator[RequestT], grpc.ServicerContext], ResponseT],
+    requests: Iterator[RequestT],
+    context: grpc.ServicerContext,
+) -> ResponseT:
+    try:
+        return answer(_messages(requests), context)
+    except InvalidInput as error:
+        _refuse(context, error)
+        raise
 
 
 def _answered(

@@ -43,29 +43,30 @@ class PromptHealth(grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(_HEALTH):
             return handler
-        answer: Callable[[Iterator[RequestT], grpc.ServicerContext], Iterator[ResponseT]]
+        reading, writing = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary is not None:
-            answer = partial(self._answered, handler.unary_unary)
-        elif handler.unary_stream is not None:
+            # The one answer leaves with the status, for which no thread waits.
+            return grpc.stream_unary_rpc_method_handler(
+                partial(self._answered, handler.unary_unary), request_deserializer=reading, response_serializer=writing
+            )
+        if handler.unary_stream is not None:
             # grpcio gives such a servicer a function that sends, instead of taking an iterator from it.
-            answer = cast("Callable[..., Iterator[ResponseT]]", _Watch(self, handler.unary_stream))
-        else:
-            return handler
-        return grpc.stream_stream_rpc_method_handler(
-            answer,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+            watch = cast("Callable[..., Iterator[ResponseT]]", _Watch(self, handler.unary_stream))
+            return grpc.stream_stream_rpc_method_handler(
+                watch, request_deserializer=reading, response_serializer=writing
+            )
+        return handler
 
-    def message(self, requests: Iterator[RequestT], context: grpc.ServicerContext) -> RequestT | None:
-        """Waits for the message of a call; None: the call is over."""
+    def message(self, requests: Iterator[RequestT], context: grpc.ServicerContext) -> RequestT:
+        """Waits for the message of a call; leaves by `context.abort` where none comes."""
         with self._lock:
             self._waiting[context] = time.monotonic()
             self._thin_later()
         try:
-            return next(requests, None)
-        except grpc.RpcError:
-            return None
+            return next(requests)
+        except (StopIteration, grpc.RpcError):
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "A question after health is one message, and none came.")
+            raise
         finally:
             with self._lock:
                 self._waiting.pop(context, None)
@@ -95,9 +96,8 @@ class PromptHealth(grpc.ServerInterceptor):
         answer: Callable[[RequestT, grpc.ServicerContext], ResponseT],
         requests: Iterator[RequestT],
         context: grpc.ServicerContext,
-    ) -> Iterator[ResponseT]:
-        if (message := self.message(requests, context)) is not None:
-            yield answer(message, context)
+    ) -> ResponseT:
+        return answer(self.message(requests, context), context)
 
 
 class _Watch(Generic[RequestT, ResponseT]):
@@ -115,7 +115,4 @@ class _Watch(Generic[RequestT, ResponseT]):
         context: grpc.ServicerContext,
         send_response_callback: Callable[[ResponseT | None], None],
     ) -> None:
-        if (message := self._prompt.message(requests, context)) is None:
-            send_response_callback(None)
-        else:
-            self._answer(message, context, send_response_callback)
+        self._answer(self._prompt.message(requests, context), context, send_response_callback)

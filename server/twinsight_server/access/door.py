@@ -6,7 +6,7 @@ themselves by never sending one. (Streams are asked before their first message; 
 
 1. `intercept_service` is called in the one thread in which all calls come in, and does there only what costs a digest:
    a caller that is known by it goes on as if nothing stood here.
-2. Any other call is answered as a stream of one message is, whose servicer runs before that has come. There, in a
+2. Any other call is answered as a stream of messages is, whose servicer runs before that has come. There, in a
    thread of its own, the token is checked in full, and the call refused, or its message waited for.
 """
 
@@ -59,7 +59,8 @@ class Door(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
         if handler.unary_unary is None:
             return handler
-        return grpc.stream_stream_rpc_method_handler(
+        # The one answer leaves with the status, for which no thread waits: a caller may take nothing.
+        return grpc.stream_unary_rpc_method_handler(
             partial(self._answered, method, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
@@ -71,13 +72,12 @@ class Door(grpc.ServerInterceptor):
         answer: Callable[[RequestT, grpc.ServicerContext], ResponseT],
         requests: Iterator[RequestT],
         context: grpc.ServicerContext,
-    ) -> Iterator[ResponseT]:
+    ) -> ResponseT:
         try:
             self._guard.identify(context.invocation_metadata())
             request = next(requests, None)
         except (InvalidInput, Unauthenticated) as error:
             self._gate.refuse(context, method, error)
-            return
         if request is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} takes one message, and none came.")
-        yield answer(request, context)
+        return answer(request, context)
