@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NoReturn
+from typing import Literal, NoReturn, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -29,7 +29,7 @@ MOST_WATCHERS = 256
 _SENDERS = 16
 _SEND_S = 1.0
 
-_Status = health_pb2.HealthCheckResponse.ServingStatus.ValueType
+_Status: TypeAlias = Literal[1, 2, 3]  # `HealthCheckResponse.ServingStatus`, for which the stubs have no type
 
 
 @dataclass(eq=False)
@@ -85,14 +85,6 @@ class HealthService(health_pb2_grpc.HealthServicer):
         if request.service not in self._services:
             _abort(context, grpc.StatusCode.NOT_FOUND, "There is no such service here.")
         return health_pb2.HealthCheckResponse(status=self._status(knows=True))
-
-    def List(
-        self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext
-    ) -> health_pb2.HealthListResponse:
-        """Answers for all services."""
-        del request, context
-        answer = health_pb2.HealthCheckResponse(status=self._status(knows=True))
-        return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._services, answer))
 
     def Watch(  # type: ignore[override]  # grpcio hands in what sends, where the servicer asks for that
         self,

@@ -71,8 +71,8 @@ class Checkpoints:
             except (ValueError, KeyError, TypeError, OSError) as error:
                 failures[step] = error
                 continue
-            for damaged, error in failures.items():
-                _LOG.warning("The checkpoint of step %d can't be read: that of %d is taken (%s)", damaged, step, error)
+            for damaged, why in failures.items():
+                _LOG.warning("The checkpoint of step %d can't be read: that of %d is taken (%s)", damaged, step, why)
                 self._manager.delete(damaged)
             found: StateT = jax.device_get(restored)
             return found

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
+from google.protobuf.message import Message
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
 from tensorboardX.record_writer import RecordWriter
 
 _LOG = logging.getLogger(__name__)
@@ -36,12 +37,13 @@ class Events:
         name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}"  # as TensorBoard looks for
         self._writer: RecordWriter | None = RecordWriter(str(self._folder / name))
         self._flushed_s = now
-        self._write(Event(wall_time=now, file_version="brain.Event:2"))
+        self._write(Event(wall_time=now, file_version="brain.Event:2"), now)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Writes values by their names, measured after a step."""
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        self._write(Event(wall_time=time.time(), step=step, summary=summary))
+        now = time.time()
+        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(Event(wall_time=now, step=step, summary=Summary(value=shown)), now)
 
     def close(self) -> None:
         """Writes what is left, and closes the file."""
@@ -50,13 +52,13 @@ class Events:
                 self._writer.close()
             self._writer = None
 
-    def _write(self, event: Event) -> None:
+    def _write(self, event: Message, now: float) -> None:
         if self._writer is None:
             return
         with self._told():
             self._writer.write(event.SerializeToString())
-            if event.wall_time > self._flushed_s + _FLUSH_S:
-                self._flushed_s = event.wall_time
+            if now > self._flushed_s + _FLUSH_S:
+                self._flushed_s = now
                 self._writer.flush()
 
     @contextlib.contextmanager

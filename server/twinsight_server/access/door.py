@@ -78,6 +78,7 @@ class Door(grpc.ServerInterceptor):
             request = next(requests, None)
         except (InvalidInput, Unauthenticated) as error:
             self._gate.refuse(context, method, error)
+            raise
         if request is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} takes one message, and none came.")
         return answer(request, context)

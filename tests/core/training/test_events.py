@@ -1,18 +1,19 @@
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import RecordWriter
 
 from twinsight_core.training import events
 from twinsight_core.training.events import Events
 
 
-def read(folder: Path) -> list[Event]:
+def read(folder: Path) -> list[Any]:
     """The events of a folder's one file: each after its length and a checksum of it, before its own checksum."""
     (file,) = folder.glob("events.out.tfevents.*")
-    content, found = file.read_bytes(), list[Event]()
+    content, found = file.read_bytes(), list[Any]()
     while content:
         (length,) = struct.unpack("<Q", content[:8])
         found.append(Event.FromString(content[12 : 12 + length]))
