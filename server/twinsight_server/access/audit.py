@@ -27,6 +27,8 @@ from twinsight_core.errors import StartupError
 
 log = structlog.stdlib.get_logger("twinsight.access")
 
+_CLOSED = -1  # in the place of a file
+
 _LONGEST_NAME = 80
 """Characters of a collection's id: what is longer can't be one, but may have been asked for."""
 
@@ -93,6 +95,9 @@ class AuditLog:
             }
         )
         with self._writing:
+            if self._file == _CLOSED:
+                log.error("an entry came after the audit log was closed, and is lost", file=str(self._path))
+                return
             try:
                 self._follow()
                 # Others may have written since, so the fragment can't be cut off.
@@ -114,9 +119,11 @@ class AuditLog:
                 log.warning("the audit log is written again", file=str(self._path))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file; what is written later is lost, which is told."""
         with self._writing:
-            os.close(self._file)
+            # Its number is soon another file's.
+            file, self._file = self._file, _CLOSED
+            os.close(file)
 
     def _follow(self) -> None:
         """Opens the file anew where another has its name, or none."""

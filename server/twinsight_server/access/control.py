@@ -45,5 +45,7 @@ class AccessControl:
             config.max_calls_per_key,
             config.max_streams_per_key,
         )
-        limiter = Limiter(Share(config.calls_per_s, config.items_per_s), each)
+        limiter = Limiter(
+            Share(config.calls_per_s, config.items_per_s), each, most_items=max(config.max_images, config.max_items)
+        )
         return cls(guard, limiter, AuditLog(config.audit_log) if config.audit_log else None)

@@ -80,17 +80,26 @@ class Limiter:
     """Lets callers have their share, and all together the server's. May be used from any thread."""
 
     def __init__(
-        self, server: Share, each: Share, *, place_wait_s: float = 0.1, clock: Callable[[], float] = time.monotonic
+        self,
+        server: Share,
+        each: Share,
+        *,
+        most_items: int | None = None,
+        place_wait_s: float = 0.1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes the limits.
 
         Args:
             server: rates of all callers together; its places are the gate's.
             each: share of a caller whose key has none of its own.
+            most_items: things that a call may have. One that has more is refused further in, and counts as one of so
+                many: what others wait for must not be as large as anybody likes. None: as many as it has.
             place_wait_s: after which to try again where a caller has all its places.
             clock: monotonic seconds.
         """
         self._each = each
+        self._most_items = most_items
         self._place_wait_s = place_wait_s
         self._clock = clock
         self._changed = threading.Condition()
@@ -109,6 +118,7 @@ class Limiter:
         if self._is_free(caller):
             return None
         share = caller.share.over(self._each)
+        items = items if self._most_items is None else min(items, self._most_items)
         with self._changed:
             now = self._clock()
             state = self._state(caller, share, now)
@@ -197,7 +207,8 @@ class _Rates:
     def refusals(self, items: int, now: float) -> Iterator[Refusal]:
         """Yields what has to be waited for."""
         for what, (bucket, reason, message) in self._buckets.items():
-            if (wait_s := bucket.wait_s(_count(what, items), now)) > 0:
+            count = _count(what, items)
+            if count and (wait_s := bucket.wait_s(count, now)) > 0:
                 yield Refusal(reason, message, max(_LEAST_WAIT_S, wait_s))
 
     def take(self, items: int) -> None:

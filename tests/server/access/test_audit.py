@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,3 +82,19 @@ def test_a_start_goes_on_after_what_was_cut_off_before(tmp_path: Path, there: by
     lines = path.read_text().splitlines()
     assert request_id(lines[-1]) == "after"
     assert lines[:-1] == there.decode().splitlines()
+
+
+def test_what_comes_after_the_end_is_lost_and_told_and_closes_no_other_file(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    number = log._file
+    log.close()
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    os.dup2(other, number)  # as the next file that is opened has the number
+    with structlog.testing.capture_logs() as told:
+        write(log, "late")
+    os.fstat(number)
+    os.close(number)
+    if other != number:
+        os.close(other)
+    assert [one["event"] for one in told] == ["an entry came after the audit log was closed, and is lost"]
+    assert (tmp_path / "audit.jsonl").read_bytes() == b""

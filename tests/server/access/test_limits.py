@@ -54,6 +54,22 @@ def test_what_is_larger_than_a_second_holds_leaves_a_debt() -> None:
     assert refusal(limiter, a, 1) is None
 
 
+def test_more_things_than_a_call_may_have_count_as_so_many() -> None:
+    clock = Clock()
+    limiter = Limiter(Share(items_per_s=10), Share(), most_items=20, clock=clock)
+    a, b = caller("a"), caller("b")
+    assert refusal(limiter, a, 1_000_000) is None, "it is refused further in, for what it has too many of"
+    assert refusal(limiter, b, 1) == ("SERVER_ITEM_RATE", 1.1)
+
+
+def test_what_has_no_things_waits_for_nobodys() -> None:
+    limiter = Limiter(Share(items_per_s=10), Share(), clock=Clock())
+    a = caller("a")
+    assert refusal(limiter, a, 50) is None
+    assert refusal(limiter, a, 0) is None
+    assert refusal(limiter, a, 1) == ("SERVER_ITEM_RATE", 4.1)
+
+
 def test_a_refused_call_takes_nothing_and_the_longest_wait_is_told() -> None:
     clock = Clock()
     limiter = Limiter(Share(items_per_s=5), Share(calls_per_s=2), clock=clock)
