@@ -41,7 +41,7 @@ from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
 from twinsight_server.call_threads import CallThreads
-from twinsight_server.config import ServerConfig
+from twinsight_server.config import ServerConfig, is_loopback
 from twinsight_server.gate import Gate
 from twinsight_server.health import Canary
 from twinsight_server.malformed import MalformedMessages
@@ -184,6 +184,9 @@ class Server:
         self.compilations.reset()
         self.gate.open()
         self.canary.start(self._config.canary_s)
+        config = self._config
+        if not (is_loopback(config.listen) or config.asks_for_tokens or config.tls_client_ca):
+            log.warning("whoever reaches the server may call it: it asks for no token", listen=config.listen)
         log.info(
             "serving",
             address=self.address,
@@ -192,8 +195,8 @@ class Server:
         )
         return True
 
-    def stop(self) -> None:
-        """Drains and closes; calls in flight have `drain_s` to finish."""
+    def stop(self) -> bool:
+        """Drains and closes; calls in flight have `drain_s` to finish. Returns whether their threads have, too."""
         log.info("draining", seconds=self._config.drain_s)
         ends = time.monotonic() + self._config.drain_s
         self.canary.stop()
@@ -208,12 +211,16 @@ class Server:
         self._opened.close()
         self.canary.join()
         gc.unfreeze()
+        all_ended = self._threads.wait_idle(_LAST_WORDS_S)
+        if not all_ended:
+            log.error("calls hang, and their threads can't be ended")
         log.info("stopped")
+        return all_ended
 
     def _services(self) -> grpc.Server:
         config = self._config
         count = config.max_calls + config.max_streams + _SPARE_THREADS
-        threads = CallThreads(count, cores=self._cores)
+        threads = self._threads = CallThreads(count, cores=self._cores)
         server = grpc.server(
             threads,
             maximum_concurrent_rpcs=count + _MOST_WAITING,

@@ -51,6 +51,7 @@ Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
 _MIN_RETRY_S = 0.05
 _LOOKS = 3
 _CLOSING_S = 10.0
+_RENEW_AGAIN_S = 5.0
 """For what waits when the server ends: more than any batch takes, and no end where one hangs."""
 
 
@@ -95,6 +96,7 @@ class Batcher:
         self._turns: dict[int, Turn] = {}  # by thread
         self._hung = 0
         self._alone_hangs = False
+        self._missing: set[int] = set()  # lanes that are being made anew
         self._closed = False
         self._seconds_per_image = 0.0  # moving average, of one lane
         self._longest_turn_s = 0.0
@@ -133,8 +135,8 @@ class Batcher:
 
     @property
     def is_broken(self) -> bool:
-        """Whether as many turns as it has lanes hang: their threads hold cores or the device."""
-        return self._hung >= self._engine.lanes
+        """Whether as many turns as it has lanes hang, whose threads hold cores or the device, or no lane is there."""
+        return max(self._hung, len(self._missing)) >= self._engine.lanes
 
     @contextmanager
     def room(self, count: int, call: Call) -> Iterator[None]:
@@ -179,8 +181,10 @@ class Batcher:
         with self._changed:
             self._decoding += 1
 
-    def give_up(self) -> None:
-        """Says that an announced picture does not come."""
+    def give_up(self, *, is_dropped: bool = False) -> None:
+        """Says that an announced picture does not come; `is_dropped`: since nobody waits for it any more."""
+        if is_dropped:
+            self._dropped.inc()
         with self._changed:
             self._decoding -= 1
             self._changed.notify()
@@ -243,8 +247,10 @@ class Batcher:
     def give_up_hung(self, limit_s: float) -> int:
         """Gives up turns that the model has had for longer than a limit; returns how many there were.
 
-        Their pictures fail with Unavailable, and their lanes are made anew: those that hang can't be ended. To be asked
-        again and again: what it did not find at work several times may have stood still with the whole process.
+        Their pictures fail with Unavailable, and their lanes are made anew, in threads of their own: those that hang
+        can't be ended. A picture that hangs in its caller's own thread can't be answered there: the call is cut off.
+        To be asked again and again: what it did not find at work several times may have stood still with the whole
+        process.
         """
         with self._changed:
             now = time.monotonic()
@@ -257,15 +263,33 @@ class Batcher:
                 del self._turns[thread]
                 self._alone_hangs = self._alone_hangs or turn.lane is None
             self._hung += len(hung)
+            renewed = [turn.lane for turn in hung.values() if turn.lane is not None and not self._closed]
+            self._missing.update(renewed)
             self._changed.notify()
         for turn in hung.values():
             log.error("a turn hangs", model=self._name, lane=turn.lane, size=len(turn.batch), limit_s=round(limit_s, 3))
             for one in turn.batch:
                 answer(one.future, Unavailable("The model hangs on this batch.", reason="MODEL_HUNG"))
-            if turn.lane is not None and not self._closed:
-                self._engine.renew(turn.lane)
-                self._lanes[turn.lane] = self._started(turn.lane)
+                if turn.lane is None and one.call.cut_off:
+                    one.call.cut_off()
+        for lane in renewed:  # it may take seconds, or for ever on a device that is sick
+            threading.Thread(target=self._renew, args=(lane,), name=f"renew-{self._name}", daemon=True).start()
         return len(hung)
+
+    def _renew(self, lane: int) -> None:
+        """Makes a lane anew, and tries again until it can be made."""
+        use_all_cores()
+        while not self._closed:
+            try:
+                self._engine.renew(lane)
+            except Exception:
+                log.exception("a lane can't be made anew", model=self._name, lane=lane)
+                time.sleep(_RENEW_AGAIN_S)
+                continue
+            with self._changed:
+                self._missing.discard(lane)
+                self._lanes[lane] = self._started(lane)
+            return
 
     def longest_turn_s(self) -> float:
         """Returns the longest time that a lane was busy at a stretch since this was last asked."""
@@ -292,7 +316,7 @@ class Batcher:
     def _check_hope(self, call: Call) -> None:
         """Refuses a call whose deadline will have passed when its turn comes: its work would be thrown away."""
         remaining_s = call.remaining_s()
-        if remaining_s is None or not self._waiting:
+        if remaining_s is None or not self._waiting or call.is_patient:  # a stream is not refused for load
             return
         due = due_of(call)
         wait_s = self._wait_of(self._decoding + sum(one.due <= due for one in self._waiting))

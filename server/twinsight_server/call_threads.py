@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,8 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from twinsight_core.cores import keep_to
+
+_LOOK_S = 0.01
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -32,6 +35,13 @@ class CallThreads(ThreadPoolExecutor):
     def are_taken(self) -> bool:
         """Whether a call that came now would wait for a thread."""
         return len(self._in_work) >= self._count
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until no call has a thread; returns whether that came about."""
+        ends = time.monotonic() + timeout_s
+        while self._in_work and time.monotonic() < ends:
+            time.sleep(_LOOK_S)
+        return not self._in_work
 
     def submit(self, fn: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs) -> Future[ResultT]:
         """Has a call answered as soon as a thread is free."""

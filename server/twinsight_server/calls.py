@@ -50,6 +50,8 @@ class Call:
         self._gone = False
         self._stages: dict[str, float] = {}
         self.outcomes: Counter[str] = Counter()
+        self.cut_off: Callable[[], object] | None = None
+        """Ends the call towards its caller, who sees CANCELLED, where the thread that works on it can't be ended."""
 
     def cancel(self) -> None:
         """The caller is gone; work for it stops at the next check."""

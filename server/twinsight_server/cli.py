@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 import signal
 import sys
 import threading
@@ -23,11 +25,25 @@ _LOOK_S = 0.5
 """How often the main thread looks whether a signal was put down without waking it."""
 
 
+class _Setting(click.Option):
+    """An option whose variable is not passed over where it is empty: `TWINSIGHT_API_KEYS=` must let nobody in."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Returns the variable's value; None where there is none.
+
+        Raises:
+            BadParameter: it is empty, and that is not the default.
+        """
+        if self.default != "" and isinstance(self.envvar, str) and os.environ.get(self.envvar) == "":
+            raise click.BadParameter(f"{self.envvar} is empty: give it a value, or leave it out.", ctx=ctx, param=self)
+        return super().resolve_envvar_value(ctx)
+
+
 def _options() -> list[click.Parameter]:
     """One option for each field of ServerConfig."""
     hints = get_type_hints(ServerConfig, include_extras=True)
     options: list[click.Parameter] = [
-        click.Option(
+        _Setting(
             ["--config"],
             type=click.Path(dir_okay=False, path_type=Path),
             callback=_read_file,
@@ -41,7 +57,7 @@ def _options() -> list[click.Parameter]:
         hint, about = get_args(hints[field.name])
         flag = "--" + field.name.replace("_", "-")
         options.append(
-            click.Option(
+            _Setting(
                 [f"{flag}/--no-{flag[2:]}" if hint is bool else flag],
                 type=_click_type(hint),
                 default=cast("Value", field.default),
@@ -147,7 +163,11 @@ def run(config: ServerConfig) -> None:
                 click.echo(f"metrics on {server.metrics_address}")
             wait_until(stopped)
     finally:
-        server.stop()
+        if not server.stop():
+            # At its end Python would wait for their threads, which for a model that hangs is for ever.
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(0)
 
 
 serve = click.Command(

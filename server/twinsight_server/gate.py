@@ -53,7 +53,7 @@ class Gate:
         self._access = access or AccessControl()
         self._calls = Slots(max_calls)
         self._streams = Slots(max_streams)
-        metrics.watch_calls(lambda: self._calls.taken + self._streams.taken)
+        metrics.watch_calls(lambda: self._calls.taken, lambda: self._streams.taken)
         self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
         self._idle = IdleStreams[Call]()
         # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.
@@ -120,6 +120,7 @@ class Gate:
         ):
             self._idle.add(call, context)
             try:
+                self._check_open()  # what closed before it was there to be ended
                 yield call
                 # gRPC may end the requests of a caller that is gone as if it had finished, a moment before it says
                 # that it is gone: such a stream, all of whose messages were answered, then counts as OK.
@@ -251,6 +252,7 @@ class Gate:
         metadata, method = context.invocation_metadata(), about.method
         call = Call(request_id_of(metadata), deadline_of(context), check_waiting=check_waiting, metadata=metadata)
         call.peer = context.peer()
+        call.cut_off = context.cancel
         self._in_flight.add(call)
 
         def over() -> None:

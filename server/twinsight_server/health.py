@@ -108,7 +108,11 @@ class Canary:
 
     def check(self) -> bool:
         """Tests every model now; returns whether all are well, and tells health."""
-        sick = [model.name for model in self._models if not self._is_well(model)]
+        sick: list[str] = []
+        for model in self._models:
+            if not self._is_well(model):
+                sick.append(model.name)
+                self._tell(serving=False)  # before the others are tested, which may take as long
         if (sick or not self._serving) and not self._stopped.is_set():
             log.log(40 if sick else 20, "health", serving=not sick, failing=sick)
         self._tell(serving=not sick)

@@ -30,7 +30,8 @@ class Metrics:
         # The library takes longer to find the one of some labels than to count.
         self._calls, self._call_seconds = cache(calls.labels), cache(call_seconds.labels)
         self._stage_seconds, self._items = cache(stage_seconds.labels), cache(items.labels)
-        self._in_flight = Gauge("twinsight_calls_in_flight", "Calls being worked on.", registry=one)
+        self._in_flight = Gauge("twinsight_calls_in_flight", "Calls and messages of streams in work.", registry=one)
+        self._streams = Gauge("twinsight_open_streams", "Streams that are open, in work or not.", registry=one)
         self.refused = Counter("twinsight_refused", "Calls refused for load.", ["reason"], registry=one)
         self.queued = Gauge("twinsight_queued_images", "Pictures that calls have in work.", ["model"], registry=one)
         self.batch_size = Histogram(
@@ -76,9 +77,10 @@ class Metrics:
         for stage, seconds in stages.items():
             (self._call_seconds(method) if stage == "total" else self._stage_seconds(stage)).observe(seconds)
 
-    def watch_calls(self, in_flight: Callable[[], float]) -> None:
-        """Reads how many calls are being worked on when the metrics are asked for."""
+    def watch_calls(self, in_flight: Callable[[], float], streams: Callable[[], float]) -> None:
+        """Reads how many calls are in work, and streams open, when the metrics are asked for."""
         self._in_flight.set_function(in_flight)
+        self._streams.set_function(streams)
 
     def watch(self, *, compilations: Callable[[], float], items: Callable[[], float]) -> None:
         """Reads these when the metrics are asked for."""

@@ -18,7 +18,7 @@ import structlog
 
 from twinsight_core import images
 from twinsight_core.cores import use_all_cores
-from twinsight_core.errors import TwinsightError
+from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
 from twinsight_core.images import Limits, Region
 from twinsight_server.calls import Call, deadline_exceeded
 from twinsight_server.fair_pool import FairPool
@@ -82,6 +82,8 @@ class Pipeline:
             Overloaded: the queue has no room for them, and the call does not wait for it.
             Cancelled, DeadlineExceeded: nobody waits for the answer any more.
         """
+        if not pictures:
+            return []
         at_once = min(len(pictures), model.batcher.at_once)
         answers: list[Answer] = []
         in_work: deque[Future[Answer]] = deque()
@@ -165,7 +167,7 @@ def _decode(
         call.check_alive()
         pixels = load()
     except TwinsightError as error:
-        model.batcher.give_up()
+        model.batcher.give_up(is_dropped=isinstance(error, (Cancelled, DeadlineExceeded)))
         future.set_result(error)
         return
     call.record("queue", start - since)

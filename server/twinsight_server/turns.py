@@ -83,6 +83,7 @@ def loaded(one: Waiting, dropped: Counter) -> np.ndarray | None:
     try:
         image = one.load()
     except (Cancelled, DeadlineExceeded) as error:
+        dropped.inc()
         fail(one.future, error)
         return None
     except TwinsightError as error:

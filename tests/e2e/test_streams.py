@@ -72,8 +72,9 @@ def test_messages_of_a_stream_wait_where_a_call_would_be_refused(
         call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
         assert busy.wait(60)
         streams = [pool.submit(lambda: list(open_stream(iter([message] * 2), timeout=60))) for _ in range(2)]
-        # The call, both streams, and the message for which there is a slot but no room.
-        until(lambda: counted(own, "twinsight_calls_in_flight") == 4)
+        # The call, and the message for which there is a slot but no room.
+        until(lambda: counted(own, "twinsight_calls_in_flight") == 2)
+        until(lambda: counted(own, "twinsight_open_streams") == 2)
         go.set()
         assert len(call.result(60).results) == 1
         for stream in streams:
@@ -104,7 +105,7 @@ def test_a_stream_that_waits_for_its_turn_is_told_that_the_server_drains(
         call = pool.submit(api.call, "InferenceService", "Embed", images=[image])
         assert busy.wait(60)
         stream = pool.submit(lambda: list(api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)))
-        until(lambda: counted(made, "twinsight_calls_in_flight") == 2)
+        until(lambda: counted(made, "twinsight_open_streams") == 1)
         stopped = pool.submit(made.stop)
         with pytest.raises(grpc.RpcError) as caught:
             stream.result(30)
@@ -155,8 +156,9 @@ def test_a_stream_whose_caller_leaves_between_messages_frees_its_place(own: Serv
 
     stream = api.stream("InferenceService", "EmbedStream")(one_and_then_silence(), timeout=60)
     next(stream)
-    assert counted(own, "twinsight_calls_in_flight") == 1
+    assert counted(own, "twinsight_open_streams") == 1
+    assert counted(own, "twinsight_calls_in_flight") == 0
     stream.cancel()
-    until(lambda: counted(own, "twinsight_calls_in_flight") == 0)
+    until(lambda: counted(own, "twinsight_open_streams") == 0)
     over.set()
     api.close()

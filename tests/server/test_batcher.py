@@ -283,6 +283,21 @@ def noted(red: int, reds: list[int]) -> Callable[[], np.ndarray]:
     return load
 
 
+def test_a_message_of_a_stream_whose_deadline_would_pass_waits_all_the_same(
+    batcher: Batcher, executor: GatedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "_wait_of", lambda _: 100.0)
+    hold(batcher, executor)
+    futures = [submit(batcher, n) for n in range(3)]
+    ends = time.monotonic() + 50.0
+    with pytest.raises(Overloaded), batcher.room(1, Call("unary", deadline=ends)):
+        pass
+    with batcher.room(1, Call("stream", deadline=ends, check_waiting=lambda: None)):
+        executor.go.set()
+        for future in futures:
+            future.result(30)
+
+
 def test_a_call_whose_deadline_would_pass_before_its_turn_is_refused(
     batcher: Batcher, executor: GatedExecutor, metrics: Metrics
 ) -> None:

@@ -109,6 +109,28 @@ def test_no_flags_mean_the_defaults(started: list[ServerConfig]) -> None:
     assert started == [ServerConfig()]
 
 
+@pytest.mark.parametrize("name", ["API_KEYS", "TLS_CERT", "MODELS_DIR", "MAX_TOP_K", "CONFIG"])
+def test_an_empty_variable_is_not_passed_over(started: list[ServerConfig], name: str) -> None:
+    assert f"TWINSIGHT_{name} is empty: give it a value, or leave it out." in serve(env={f"TWINSIGHT_{name}": ""})
+    assert not started
+
+
+def test_an_empty_variable_of_a_setting_that_is_empty_by_default_says_nothing(started: list[ServerConfig]) -> None:
+    serve(env={"TWINSIGHT_METRICS_LISTEN": ""})
+    assert started == [ServerConfig()]
+
+
+def test_the_process_ends_without_calls_that_hang(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("twinsight_server.app.Server.start", lambda _, stopped: stopped is None)
+    monkeypatch.setattr("twinsight_server.app.Server.stop", lambda _: len(ended) > 0)
+    monkeypatch.setattr("twinsight_server.app.Server.__init__", lambda *_: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    for _ in range(2):  # the second time all calls have ended
+        cli.run(ServerConfig(listen="127.0.0.1:0", data_dir=tmp_path))
+    assert ended == [0]
+
+
 def test_an_unknown_key_in_the_file_is_named(tmp_path: Path, started: list[ServerConfig]) -> None:
     file = tmp_path / "twinsight.toml"
     file.write_text("max_topk = 1\n")

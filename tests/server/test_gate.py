@@ -94,6 +94,23 @@ def test_a_message_of_a_stream_waits_for_its_turn(gate: Gate, waits: threading.E
         assert message.result(30) == "in work"
 
 
+def test_a_stream_that_comes_just_as_draining_begins_is_not_left_open(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = gate._idle.add
+
+    def late(stream: Call, context: grpc.ServicerContext) -> None:
+        gate.close()  # its streams that have nothing in work were just ended
+        add(stream, context)
+
+    monkeypatch.setattr(gate._idle, "add", late)
+    of = Context()
+    with pytest.raises(Aborted):
+        one_message(gate, of)
+    assert of.status is not None
+    assert of.status.code is grpc.StatusCode.UNAVAILABLE
+
+
 def one_answered_message(gate: Gate, of: Context, *, closed_before_answer: bool) -> None:
     with gate.stream(context(of), "EmbedStream") as stream:
         with gate.message(stream, "EmbedStream"):

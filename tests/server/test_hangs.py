@@ -94,6 +94,35 @@ def test_a_turn_that_hangs_is_given_up_and_its_lane_made_anew(hanging: tuple[Bat
     assert red_of(submit(batcher, 3)) == 3
 
 
+def test_all_that_hang_are_answered_before_a_lane_is_made_anew_and_that_is_tried_again(
+    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_server.batcher._RENEW_AGAIN_S", 0.0)
+    batcher, executor = hanging
+    engine, renewed, may = batcher._engine, list[int](), threading.Event()
+    renew = engine.renew
+
+    def fails_once(lane: int) -> None:
+        assert may.wait(60)
+        renewed.append(lane)
+        if len(renewed) == 1:
+            raise RuntimeError("the device is sick")
+        renew(lane)
+
+    monkeypatch.setattr(engine, "renew", fails_once)
+    stuck = submit(batcher, POISON)
+    assert executor.busy.wait(30)
+    assert watched(batcher, 0) == 1
+    assert isinstance(stuck.result(10), Unavailable)
+    executor.go.set()
+    until(lambda: batcher._hung == 0)
+    assert batcher.is_broken, "its one lane is not there yet"
+    may.set()
+    assert red_of(submit(batcher, 5)) == 5
+    assert renewed == [0, 0]
+    assert not batcher.is_broken
+
+
 def test_a_turn_that_stood_still_with_the_whole_process_is_not_given_up(
     hanging: tuple[Batcher, HangingExecutor],
 ) -> None:
@@ -117,16 +146,19 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_a_caller_whose_lone_picture_hangs_is_answered_and_nobody_follows_it(
+def test_a_caller_whose_lone_picture_hangs_is_cut_off_and_nobody_follows_it(
     hanging: tuple[Batcher, HangingExecutor],
 ) -> None:
     batcher, executor = hanging
     future: Future[Answer] = Future()
+    call, ended = Call("test", None), list[str]()
+    call.cut_off = lambda: ended.append("caller")
     with ThreadPoolExecutor(1) as pool:
-        stuck = pool.submit(batcher.infer_alone, lambda: pixel(POISON), Call("test", None), future)
+        stuck = pool.submit(batcher.infer_alone, lambda: pixel(POISON), call, future)
         assert executor.busy.wait(30)
         assert watched(batcher, 0) == 1
         assert isinstance(future.result(10), Unavailable)
+        assert ended == ["caller"], "its thread can't answer it"
         assert batcher.is_idle
         assert not batcher.infer_alone(lambda: pixel(1), Call("test", None), Future())
         assert red_of(submit(batcher, 4)) == 4

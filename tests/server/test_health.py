@@ -66,7 +66,8 @@ class Bench:
         engine = Engine(self.executor, INPUT, answer_shape=answer.shape, buckets=(1, 4))
         self.batcher = Batcher("m", engine, self.metrics, queue_size=8, wait_s=0)
         self.batcher.start()
-        self.canary = Canary([ServedModel(package, engine, self.batcher)], ["twinsight.Service"], self.metrics)
+        self.model = ServedModel(package, engine, self.batcher)
+        self.canary = Canary([self.model], ["twinsight.Service"], self.metrics)
 
     def hold(self) -> None:
         """Makes the worker compute a picture until `go`."""
@@ -204,3 +205,19 @@ def test_stopping_does_not_wait_for_the_test_under_way(
     classifier.batcher.close()
     classifier.canary.join()
     assert "the test inference failed" not in caplog.text
+
+
+def test_one_sick_model_is_told_before_the_next_is_tested(classifier: Bench, detector: Bench) -> None:
+    other = replace(detector.model, package=replace(detector.model.package, name="other"))
+    both = Canary([classifier.model, other], [], classifier.metrics)
+    both.learn()
+    both._tell(serving=True)
+    classifier.executor.answer = classifier.executor.answer[::-1].copy()
+    detector.executor.go.clear()
+    detector.executor.busy.clear()
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(both.check)
+        assert detector.executor.busy.wait(30)
+        assert classifier.metrics.registry.get_sample_value("twinsight_healthy") == 0
+        detector.executor.go.set()
+        assert not checked.result(30)

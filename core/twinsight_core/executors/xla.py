@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -64,9 +65,12 @@ class XlaExecutor:
         return str(self._device.platform) == "cpu"
 
     def lanes(self) -> Sequence[XlaExecutor]:
-        """Returns two for each device of this kind."""
-        others = [self._on(number) for number in range(1, len(jax.devices()))]
-        return [self, *others] * IN_FLIGHT
+        """Returns two for each device of this kind, the same ones each time: a program may run in several threads."""
+        return [self, *self._others] * IN_FLIGHT
+
+    @cached_property
+    def _others(self) -> list[XlaExecutor]:
+        return [self._on(number) for number in range(1, len(jax.devices()))]
 
     def prepare(self, *batch_sizes: int) -> None:
         """Compiles for each size, or loads it from the persistent cache; does nothing where it did before."""

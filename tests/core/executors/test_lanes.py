@@ -9,6 +9,7 @@ import sys
 ON_TWO_DEVICES = """
 import jax, numpy as np
 from flax import nnx
+from twinsight_core.compilation import CompilationCounter
 from twinsight_core.engine import Engine
 from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.images import Preprocessing
@@ -26,6 +27,10 @@ engine.warm_up()
 picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 answers = [engine.lane(lane)([picture, picture]) for lane in range(engine.lanes)]
 np.testing.assert_allclose(answers, [[engine.infer_alone(picture)] * 2] * engine.lanes, atol=2e-6)
+compiled = CompilationCounter()
+for lane in range(engine.lanes):  # as after one that hung
+    engine.renew(lane)
+assert compiled.count == 0, compiled.count
 print(engine.lanes, sorted({str(device) for one in engine._lanes for device in one.dispatch(picture[None]).devices()}))
 """
 
