@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as Pillow
 
 from twinsight_core.errors import InvalidImage
+from twinsight_core.image_files import exif
 from twinsight_core.images import Limits, Preprocessing, Region, decode
 
 SMALL = Preprocessing(height_px=8, width_px=8)
@@ -153,3 +154,28 @@ def test_xmp_says_which_way_is_up_where_exif_does_not(kind: str) -> None:
     else:
         data = encoded(quadrants(), kind, xmp=xmp)
     assert corners(decode(data, SMALL)) == [WHITE, BLUE, GREEN, RED]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_of_many_exif_blocks_the_first_is_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bytes] = []
+
+    def spy(block: bytes) -> None:
+        looked_at.append(block)
+
+    monkeypatch.setattr(exif, "orientation_of_exif", spy)
+    block = exif_with_entries(1024)
+    if kind == "PNG":
+        whole = encoded(quadrants())
+        data = whole[:33] + png_chunk(b"eXIf", block) * 50 + whole[33:]
+    elif kind == "JPEG":
+        whole = encoded(quadrants(), "JPEG")
+        segment = b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block
+        data = whole[:2] + segment * 50 + whole[2:]
+    else:
+        whole = encoded(quadrants(), "WEBP", exif=b"Exif\0\0" + block)
+        chunk = b"EXIF" + struct.pack("<I", len(block)) + block
+        data = whole + chunk * 50
+    assert decode(data, SMALL).shape == (8, 8, 3)
+    assert len({bytes(one) for one in looked_at}) == 1
+    assert len(looked_at) <= 2  # once in checking, once in decoding

@@ -17,6 +17,32 @@ _IN_XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _MOST_XMP = 1 << 20
 
 
+class Orientation:
+    """The orientation of a file: of its first EXIF block, or else of its first XMP packet.
+
+    No more are looked at: a file may have a thousand, each of which takes a part of a millisecond.
+    """
+
+    def __init__(self) -> None:
+        self._exif: int | None = None  # 0: there was a block, which had none
+        self._xmp: int | None = None
+
+    def see_exif(self, block: bytes | memoryview) -> None:
+        """Comes to an EXIF block."""
+        if self._exif is None:
+            self._exif = orientation_of_exif(bytes(block)) or 0
+
+    def see_xmp(self, packet: bytes | memoryview) -> None:
+        """Comes to an XMP packet."""
+        if self._xmp is None:
+            self._xmp = orientation_of_xmp(bytes(packet)) or 0
+
+    @property
+    def value(self) -> int:
+        """1..8; 1 where there is none, or none that can be read."""
+        return self._exif or self._xmp or 1
+
+
 def orientation_of_exif(block: bytes) -> int | None:
     """Returns the orientation 1..8 in an EXIF block, with or without its `Exif` header; None: none that can be read."""
     tiff = memoryview(block)[6 if block.startswith(b"Exif\0\0") else 0 :]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from twinsight_core.image_files.exif import orientation_of_exif, orientation_of_xmp
+from twinsight_core.image_files.exif import Orientation
 from twinsight_core.image_files.file import MAX_SEGMENTS, ImageFile, Unreadable
 
 SIGNATURE = b"\xff\xd8\xff"
@@ -51,7 +51,7 @@ def read(encoded: bytes) -> ImageFile:
     view = memoryview(encoded)
     kept: list[memoryview] = [view[:2]]
     frame: _Frame | None = None
-    exif = xmp = None
+    orientation = Orientation()
     dropped = False
     place = 2
     for _ in range(MAX_SEGMENTS):
@@ -75,7 +75,7 @@ def read(encoded: bytes) -> ImageFile:
                 b"".join([*kept, data]) if dropped or len(data) < len(encoded) - start else encoded,
                 frame.width,
                 frame.height,
-                exif or xmp or 1,
+                orientation.value,
                 bytes_per_pixel=frame.samples_per_pixel * _COEFFICIENT_BYTES if passes else 0.0,
                 passes=passes or 1,
                 is_scalable=True,
@@ -89,9 +89,9 @@ def read(encoded: bytes) -> ImageFile:
             continue
         dropped = True
         if _is(marker, body, _EXIF):
-            exif = exif or orientation_of_exif(bytes(body))
+            orientation.see_exif(body)
         elif _is(marker, body, _XMP):
-            xmp = xmp or orientation_of_xmp(bytes(body))
+            orientation.see_xmp(body)
     raise Unreadable("no scan follows the header")
 
 

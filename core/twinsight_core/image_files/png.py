@@ -5,7 +5,7 @@ Source: W3C Portable Network Graphics, third edition, sections 5 and 11.
 
 from __future__ import annotations
 
-from twinsight_core.image_files.exif import orientation_of_exif, orientation_of_xmp
+from twinsight_core.image_files.exif import Orientation
 from twinsight_core.image_files.file import MAX_SEGMENTS, ImageFile, Unreadable
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -23,7 +23,7 @@ def read(encoded: bytes) -> ImageFile:
     kept: list[memoryview] = []
     since = 0  # what is needed and not kept yet starts here: neighbours are kept together
     place = 33
-    exif = xmp = None
+    orientation = Orientation()
     for _ in range(MAX_SEGMENTS):
         kind = encoded[place + 4 : place + 8]
         end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")
@@ -31,13 +31,13 @@ def read(encoded: bytes) -> ImageFile:
         if end > len(encoded) or kind == b"IEND":
             kept.append(view[since : min(end, len(encoded))])
             data = encoded if not since and end >= len(encoded) else b"".join(kept)
-            return ImageFile(data, width, height, exif or xmp or 1)
+            return ImageFile(data, width, height, orientation.value)
         if kind not in _NEEDED:
             kept.append(view[since:place])
             since = end
             if kind == b"eXIf":
-                exif = exif or orientation_of_exif(bytes(view[place + 8 : end - 4]))
+                orientation.see_exif(view[place + 8 : end - 4])
             elif kind == b"iTXt" and encoded[place + 8 : place + 8 + len(_XMP)] == _XMP:
-                xmp = xmp or orientation_of_xmp(bytes(view[place + 8 : end - 4]))
+                orientation.see_xmp(view[place + 8 : end - 4])
         place = end
     raise Unreadable("there are too many chunks")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from twinsight_core.image_files.exif import orientation_of_exif, orientation_of_xmp
+from twinsight_core.image_files.exif import Orientation
 from twinsight_core.image_files.file import MAX_SEGMENTS, ImageFile, Unreadable
 
 _EXIF_FLAG, _XMP_FLAG = 0x08, 0x04
@@ -23,7 +23,7 @@ def read(encoded: bytes) -> ImageFile:
     head = encoded[start : start + 10]
     if len(head) < 10:
         raise Unreadable("there is no header")
-    exif = xmp = None
+    orientation = Orientation()
     lossless = kind == b"VP8L"
     if kind == b"VP8X":
         width, height = 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
@@ -31,16 +31,16 @@ def read(encoded: bytes) -> ImageFile:
             # A frame of an animation holds a picture of either kind.
             lossless |= inner in {b"VP8L", b"ANMF"}
             if inner == b"EXIF" and head[0] & _EXIF_FLAG:
-                exif = exif or orientation_of_exif(encoded[start:end])
+                orientation.see_exif(encoded[start:end])
             elif inner == b"XMP " and head[0] & _XMP_FLAG:
-                xmp = xmp or orientation_of_xmp(encoded[start:end])
+                orientation.see_xmp(encoded[start:end])
     elif lossless:
         bits = int.from_bytes(head[1:5], "little")
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     else:
         width, height = (int.from_bytes(head[n : n + 2], "little") & 0x3FFF for n in (6, 8))
     each = _LOSSLESS_BYTES if lossless else _LOSSY_BYTES
-    return ImageFile(encoded, width, height, exif or xmp or 1, bytes_per_pixel=each)
+    return ImageFile(encoded, width, height, orientation.value, bytes_per_pixel=each)
 
 
 def _chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
