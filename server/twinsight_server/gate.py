@@ -22,7 +22,7 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unauthenticated, Unavailable
+from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavailable
 from twinsight_server.access.audit import About
 from twinsight_server.access.control import AccessControl
 from twinsight_server.calls import Call
@@ -155,18 +155,6 @@ class Gate:
                 self._slot(self._calls, "CALLS_FULL", waiting=stream),
             ):
                 yield stream
-
-    def admit(self, context: grpc.ServicerContext, method: str) -> None:
-        """Lets a call of another service in, which then goes its own way; whom it does not know, it aborts."""
-        about = About("stream", method)
-        call = Call(request_id_of(context.invocation_metadata()), None, metadata=context.invocation_metadata())
-        call.peer = context.peer()
-        try:
-            with self._audited(call, about):
-                call.caller = self._access.guard.identify(call.metadata)
-        except Unauthenticated as error:
-            trailing = (("x-request-id", call.request_id),)
-            context.abort_with_status(abort_status(status_of(error, request_id=call.request_id), trailing))
 
     def refuse(self, context: grpc.ServicerContext, method: str, error: TwinsightError) -> None:
         """Ends a call of which no message reached its servicer; its caller has a share of these, too.

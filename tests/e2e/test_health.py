@@ -209,7 +209,7 @@ def test_unary_calls_of_bytes_that_are_no_message_hold_no_thread(tmp_path: Path,
 
 
 def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Path) -> None:
-    made = Server(config(tmp_path, cache_dir, max_calls=2, max_streams=2))
+    made = Server(config(tmp_path, cache_dir, max_calls=1, max_streams=3))
     made.start()
     # Channels of one process share a connection unless they are told not to.
     greedy, modest = (
@@ -223,7 +223,7 @@ def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Pa
         over.wait(60)
 
     look = stub(greedy).ServerReflectionInfo
-    # More than the server has threads; as many as it lets in at once are answered.
+    # More than the server has threads; as many as it has places for streams are answered, the others refused.
     looks = [look(one_question_and_then_silence(), timeout=60) for _ in range(100)]
     answered: queue.SimpleQueue[object] = queue.SimpleQueue()
 
@@ -233,7 +233,7 @@ def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Pa
     with ThreadPoolExecutor(100) as pool:
         for one in looks:
             pool.submit(read, one)
-        for _ in range(4):
+        for _ in range(3):
             answered.get(timeout=30)
         for _ in range(20):
             request = health_pb2.HealthCheckRequest()

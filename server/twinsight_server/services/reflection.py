@@ -11,7 +11,7 @@ from twinsight_server.gate import Gate
 
 
 class GuardedReflection(reflection.ReflectionServicer):
-    """Describes the services to callers whose token is good. Health alone needs none."""
+    """Describes the services to callers whose token is good, in a stream as any other. Health alone needs none."""
 
     def __init__(self, gate: Gate, service_names: Sequence[str]) -> None:
         super().__init__(service_names)
@@ -21,5 +21,5 @@ class GuardedReflection(reflection.ReflectionServicer):
         self, request_iterator: Iterator[reflection_pb2.ServerReflectionRequest], context: grpc.ServicerContext
     ) -> Iterator[reflection_pb2.ServerReflectionResponse]:
         """Answers questions about the services."""
-        self._gate.admit(context, "ServerReflectionInfo")
-        yield from super().ServerReflectionInfo(request_iterator, context)
+        with self._gate.stream(context, "ServerReflectionInfo"):
+            yield from super().ServerReflectionInfo(request_iterator, context)
