@@ -25,6 +25,7 @@ from google.rpc import status_pb2
 from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavailable
 from twinsight_server.access.audit import About
 from twinsight_server.access.control import AccessControl
+from twinsight_server.access.guard import Metadata
 from twinsight_server.calls import Call
 from twinsight_server.idle_streams import IdleStreams
 from twinsight_server.invocation import deadline_of, request_id_of
@@ -79,6 +80,10 @@ class Gate:
     def takes_calls(self) -> bool:
         """Whether a call that came now would be worked on."""
         return not (self._closed or self._calls.are_taken)
+
+    def knows(self, metadata: Metadata) -> bool:
+        """Whether a digest tells that a caller may come in: the thread that receives calls has time for no more."""
+        return self._access.guard.knows(metadata)
 
     def turn_away(self, context: grpc.ServicerContext, method: str) -> NoReturn:
         """The life of a unary call that came while none is taken, and whose message nobody reads.

@@ -132,3 +132,17 @@ def test_before_it_serves_and_while_it_drains_calls_are_told_why(house: House) -
 
 def test_calls_of_other_services_pass(house: House) -> None:
     assert house.call(b"aside", "other.v1.InferenceService") == b"aside"
+
+
+def test_who_is_not_known_at_once_is_asked_in_a_thread_of_its_own(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.gate.open()
+    monkeypatch.setattr(house.gate, "knows", lambda _: False)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(house.call, b"x" * 20)
+        assert house.inside.wait(60)
+        assert refused(house, b"y" * 30) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CALLS_FULL")
+        assert house.read == [20, 30], "it went the way of any call"
+        house.go.set()
+        first.result(60)
