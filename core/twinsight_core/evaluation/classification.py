@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ import numpy as np
 from twinsight_core.fitting import ECE_BINS
 from twinsight_core.fitting import expected_calibration_error as binned_gap
 
-# A classifier that is never wrong would have its temperature go to 0.
+_LOG = logging.getLogger(__name__)
+
 LEAST_TEMPERATURE = 0.01
 MOST_TEMPERATURE = 100.0
 _BISECTIONS = 60
@@ -188,42 +190,64 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, *, temperatu
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the temperature whose probabilities have the lowest negative log-likelihood.
+    """Returns the temperature whose probabilities have the lowest cross-entropy with the smoothed labels.
 
-    The likelihood is concave in 1 / temperature, so bisection of its slope finds the only optimum. Dividing by it
-    leaves every prediction as it was.
+    Of `count` pictures' labels each is taken to be right with probability (count + 1) / (count + 2), the rest going to
+    the other classes alike. Where all pictures are named rightly the plain likelihood would have the temperature go to
+    0 and every probability to 1; so the mean confidence stays near that share instead, 0.93 of 12 pictures and 0.999 of
+    1,000, of which the temperature hardly moves (by less than 2 % where one in eight is wrong).
 
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2 (temperature scaling).
+    The loss is convex in 1 / temperature, so bisection of its slope finds the only optimum. Dividing by it leaves every
+    prediction as it was.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2 (temperature scaling); Platt,
+    "Probabilistic Outputs for Support Vector Machines", 1999 (the smoothed targets: Laplace's rule of
+    succession).
 
     Args:
         logits: [count, classes] float, of pictures that the network was not trained on.
         labels: [count] integer, 0..classes - 1.
 
     Returns:
-        LEAST_TEMPERATURE..MOST_TEMPERATURE; an end where the optimum lies beyond.
+        LEAST_TEMPERATURE..MOST_TEMPERATURE; an end where the optimum lies beyond, which is logged.
 
     Raises:
         ValueError: shapes differ, there is no picture, or a value breaks its rule.
     """
     _check(logits, labels)
     values = logits.astype(np.float64)
+    count, classes = values.shape
     own = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+    others = (values.sum(axis=1) - own) / max(1, classes - 1)
+    wrong = 1.0 / (count + 2)
+    wanted = (1.0 - wrong) * own + wrong * others
 
     def slope(inverse: float) -> float:
-        """Returns the derivative of the negative log-likelihood by 1 / temperature; it rises."""
+        """Returns the derivative of the loss by 1 / temperature; it rises."""
         expected = np.sum(np.exp(_log_softmax(values * inverse)) * values, axis=1)
-        return float(np.mean(expected - own))
+        return float(np.mean(expected - wanted))
 
     # In the logarithm of 1 / temperature.
     low, high = -np.log(MOST_TEMPERATURE), -np.log(LEAST_TEMPERATURE)
     if slope(float(np.exp(low))) >= 0:
-        return MOST_TEMPERATURE
+        return _told_end(MOST_TEMPERATURE, count)
     if slope(float(np.exp(high))) <= 0:
-        return LEAST_TEMPERATURE
+        return _told_end(LEAST_TEMPERATURE, count)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(float(np.exp(middle))) < 0 else (low, middle)
     return float(np.exp(-(low + high) / 2))
+
+
+def _told_end(temperature: float, count: int) -> float:
+    _LOG.warning(
+        "no temperature in %g..%g fits the logits of %d pictures; %g is taken, and probabilities mean little",
+        LEAST_TEMPERATURE,
+        MOST_TEMPERATURE,
+        count,
+        temperature,
+    )
+    return temperature
 
 
 def _shares(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:

@@ -67,9 +67,39 @@ def test_nothing_is_left_to_chance_where_all_is_certain() -> None:
 
 
 def test_a_temperature_worked_by_hand() -> None:
-    # Logits say 9 to 1; three of four are right, so 3 to 1 is likeliest: log 9 / T = log 3.
+    # Logits say 9 to 1; three of four are right. Smoothed, each label has 5/6 of its picture: class 0 has 3 x 5/6 + 1/6
+    # of four, so 2 to 1 fits best: log 9 / T = log 2.
     logits = np.tile([np.log(9.0), 0.0], (4, 1))
-    assert fit_temperature(logits, np.array([0, 0, 0, 1])) == pytest.approx(2.0, rel=1e-6)
+    labels = np.array([0, 0, 0, 1])
+    assert fit_temperature(logits, labels) == pytest.approx(np.log(9.0) / np.log(2.0), rel=1e-6)
+    # Of many the smoothing hardly counts: 3 to 1.
+    assert fit_temperature(np.tile(logits, (250, 1)), np.tile(labels, 250)) == pytest.approx(2.0, rel=0.004)
+
+
+def fooled(count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Confident logits of ten classes, of which one in eight is taken for another."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(10, size=count)
+    seen = np.where(rng.random(count) < 0.125, rng.integers(10, size=count), labels)
+    return rng.normal(size=(count, 10)) + 6.0 * np.eye(10)[seen], labels
+
+
+def test_a_few_pictures_that_are_all_right_do_not_make_every_probability_1() -> None:
+    logits, labels = fooled(400, seed=0)
+    right = np.flatnonzero(logits.argmax(axis=1) == labels)[:12]
+    temperature = fit_temperature(logits[right], labels[right])
+    confidence = np.exp(-negative_log_likelihood(logits[right], labels[right], temperature=temperature))
+    assert confidence == pytest.approx(13 / 14, abs=0.03)
+    others = fooled(2000, seed=1)
+    assert negative_log_likelihood(*others, temperature=temperature) < negative_log_likelihood(*others) + 0.05
+
+
+def test_the_smoothing_hardly_counts_among_a_thousand_pictures() -> None:
+    logits, labels = fooled(1000, seed=2)
+    plain = min(
+        np.geomspace(0.5, 5.0, 2000), key=lambda one: negative_log_likelihood(logits, labels, temperature=float(one))
+    )
+    assert fit_temperature(logits, labels) == pytest.approx(float(plain), rel=0.02)
 
 
 def sampled(temperature: float, *, seed: int, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +120,18 @@ def test_the_fit_finds_the_temperature_that_made_the_logits(temperature: float) 
 @given(seed=st.integers(0, 2**31 - 1), scale=st.floats(0.2, 5.0))
 def test_no_other_temperature_has_a_lower_loss(seed: int, scale: float) -> None:
     logits, labels = sampled(scale, seed=seed, count=30)
-    best = fit_temperature(logits, labels)
-    loss = negative_log_likelihood(logits, labels, temperature=best)
+
+    def loss(temperature: float) -> float:
+        """Each label has 31/32 of its picture, each of the four other classes a quarter of the rest."""
+        of_classes = [
+            negative_log_likelihood(logits, np.full(30, label), temperature=temperature) for label in range(5)
+        ]
+        of_labels = negative_log_likelihood(logits, labels, temperature=temperature)
+        return 31 / 32 * of_labels + 1 / 32 / 4 * (sum(of_classes) - of_labels)
+
+    best = loss(fit_temperature(logits, labels))
     for other in (1.0, *np.geomspace(LEAST_TEMPERATURE, MOST_TEMPERATURE, 20)):
-        assert loss <= negative_log_likelihood(logits, labels, temperature=float(other)) + 1e-9
+        assert best <= loss(float(other)) + 1e-9
 
 
 def test_a_fitted_temperature_lowers_the_calibration_error_on_other_pictures() -> None:
@@ -107,10 +145,17 @@ def test_a_fitted_temperature_lowers_the_calibration_error_on_other_pictures() -
     assert after.confusion == before.confusion
 
 
-def test_temperatures_end_where_the_optimum_lies_beyond() -> None:
+def test_temperatures_end_where_the_optimum_lies_beyond_and_that_is_told(caplog: pytest.LogCaptureFixture) -> None:
     logits = np.eye(3) * 2.0
-    assert fit_temperature(logits, np.arange(3)) == LEAST_TEMPERATURE
+    # All right: 4/5 to 1/10 each fits best, exp(2 / T) = 8.
+    assert fit_temperature(logits, np.arange(3)) == pytest.approx(2.0 / np.log(8.0))
+    assert not caplog.messages
+    assert fit_temperature(logits * 1e-3, np.arange(3)) == LEAST_TEMPERATURE
     assert fit_temperature(logits, np.array([1, 2, 0])) == MOST_TEMPERATURE
+    assert caplog.messages == [
+        f"no temperature in 0.01..100 fits the logits of 3 pictures; {end} is taken, and probabilities mean little"
+        for end in ("0.01", "100")
+    ]
 
 
 def test_a_score_holds_all_measures() -> None:
