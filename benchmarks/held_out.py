@@ -57,6 +57,8 @@ class HeldOut:
 
 
 ALL = Amount()
+LEAST_PROBABILITY = 1e-12
+"""Added to what a model answers, so that its logarithm is finite."""
 
 
 def base(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
@@ -125,7 +127,8 @@ def garments(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
     images, labels = pictures.images[rows], pictures.labels[rows]
 
     def scores(probabilities: np.ndarray) -> dict[str, float]:
-        return classification_findings(probabilities, labels, images, pictures.classes, which=WHICH).scores
+        logits = np.log(probabilities + LEAST_PROBABILITY)
+        return classification_findings(logits, labels, images, pictures.classes, which=WHICH).scores
 
     return HeldOut(pictures.images[evenly(parts.train, amount.training)], images, scores)
 

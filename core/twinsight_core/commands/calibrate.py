@@ -30,7 +30,7 @@ from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import at_temperature
 from twinsight_core.training.data import LabelledImages
-from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, group_pairs
 from twinsight_core.training.pairs import caveats
 from twinsight_core.training.pairs import halves as pair_halves
@@ -39,7 +39,6 @@ SAME_CLASS = "The two pictures are of one class in the sense of the data that it
 FALSE_MATCH_RATE = 0.01
 CALIBRATED = "<p>After this report the model was calibrated anew; its digest is another since.</p>"
 """Last line of the report that a calibrated model keeps."""
-_LEAST_PROBABILITY = 1e-30
 
 
 @click.command()
@@ -182,8 +181,7 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
     fitted[order[::2]] = True
     if fitted.all() or not fitted.any():
         raise TrainingError("There is one picture; calibration wants two at least.", reason="PICTURES_TOO_FEW")
-    # Softmax loses only a constant of each row's logits, which softmax does not see.
-    logits = np.log(np.maximum(embedder(network)(read.images), _LEAST_PROBABILITY)) * config.temperature
+    logits = logits_of(network)(read.images)
     temperature = fit_temperature(logits[fitted], read.labels[fitted])
     measured = classification_score(logits[~fitted] / temperature, read.labels[~fitted])
     scores = package.card.scores | {

@@ -19,9 +19,10 @@ from twinsight_core.commands.labelled import (
 )
 from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.errors import TrainingError
+from twinsight_core.models.classifier import Classifier
 from twinsight_core.packages import ModelPackage, find_package
 from twinsight_core.training.boxes import read_coco, read_voc
-from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import (
     classification_findings,
     detection_findings,
@@ -118,9 +119,11 @@ def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad
         embeddings = embedder(package.build())(read.images)
         return embedding_findings(embeddings, read.labels, grouped, read.images, read.classes, which=AS_GIVEN)
     read = labelled_pictures(package, data, skip_bad=skip_bad)
-    return classification_findings(
-        embedder(package.build())(read.images), read.labels, read.images, package.card.labels, which=AS_GIVEN
-    )
+    network = package.build()
+    if not isinstance(network, Classifier):
+        raise TypeError("A package for classification is a classifier.")
+    logits = logits_of(network)(read.images) / network.temperature
+    return classification_findings(logits, read.labels, read.images, package.card.labels, which=AS_GIVEN)
 
 
 def _detections(

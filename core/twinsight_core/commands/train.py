@@ -27,7 +27,7 @@ from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
 from twinsight_core.training.digests import boxed_digests, labelled_digests
 from twinsight_core.training.distillation import check_teacher, label_teacher
-from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import classification_findings, detection_findings
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import start_from
@@ -99,8 +99,9 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
             watchers=watching.watchers,
         )
     images = pictures.images[parts.test]
+    logits = logits_of(trained)(images) / trained.temperature
     findings = classification_findings(
-        embedder(trained)(images), pictures.labels[parts.test], images, pictures.classes, which=held_out_from(run)
+        logits, pictures.labels[parts.test], images, pictures.classes, which=held_out_from(run)
     )
     card = run.card(replace(config, temperature=trained.temperature), recipe())
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)

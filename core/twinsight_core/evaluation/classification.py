@@ -59,7 +59,7 @@ def classification_score(logits: np.ndarray, labels: np.ndarray, *, ks: Sequence
     _check(logits, labels)
     classes = logits.shape[1]
     confusion = confusion_matrix(labels, np.argmax(logits, axis=1), classes=classes)
-    probabilities = np.exp(_log_softmax(logits))
+    probabilities = np.exp(log_softmax(logits))
     return ClassificationScore(
         top_k={k: top_k_accuracy(logits, labels, k=k) for k in ks if k <= classes},
         balanced_accuracy=balanced_accuracy(confusion),
@@ -185,8 +185,15 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, *, temperatu
         ValueError: shapes differ, there is no picture, or a value breaks its rule.
     """
     _check(logits, labels)
-    log_probability = _log_softmax(logits.astype(np.float64) / temperature)
+    log_probability = log_softmax(logits.astype(np.float64) / temperature)
     return float(-np.take_along_axis(log_probability, labels[:, None], axis=1).mean())
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the probabilities that softmax makes, [count, classes] float; none is lost to 0."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -201,8 +208,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     prediction as it was.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2 (temperature scaling); Platt,
-    "Probabilistic Outputs for Support Vector Machines", 1999 (the smoothed targets: Laplace's rule of
-    succession).
+    "Probabilistic Outputs for Support Vector Machines", 1999 (the smoothed targets, by Laplace's
+    rule of succession).
 
     Args:
         logits: [count, classes] float, of pictures that the network was not trained on.
@@ -224,7 +231,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     def slope(inverse: float) -> float:
         """Returns the derivative of the loss by 1 / temperature; it rises."""
-        expected = np.sum(np.exp(_log_softmax(values * inverse)) * values, axis=1)
+        expected = np.sum(np.exp(log_softmax(values * inverse)) * values, axis=1)
         return float(np.mean(expected - wanted))
 
     # In the logarithm of 1 / temperature.
@@ -252,12 +259,6 @@ def _told_end(temperature: float, count: int) -> float:
 
 def _shares(parts: np.ndarray, wholes: np.ndarray) -> tuple[float | None, ...]:
     return tuple(float(part / whole) if whole else None for part, whole in zip(parts, wholes, strict=True))
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 def _check(scores: np.ndarray, labels: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.models.classifier import Classifier
 
 ANSWERS_NOT_FINITE = "ANSWERS_NOT_FINITE"
 """Reason of the error where a network answers with something else than numbers."""
@@ -52,6 +53,16 @@ def embedder(network: nnx.Module, *, batch: int = 64) -> Embed:
     """Returns a network in evaluation mode as a jitted function over any number of pictures, `batch` at once."""
     graph, state = nnx.split(network)
     run = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    return lambda images: in_batches(lambda part: run(state, part), images, batch=batch)
+
+
+def logits_of(network: Classifier, *, batch: int = 64) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what gives a classifier's logits, before its temperature: as `embedder`, [count, classes] float32.
+
+    Its answers are probabilities in float32, of which the small ones are 0 alike where its temperature is low.
+    """
+    graph, state = nnx.split(network)
+    run = jax.jit(lambda state, images: nnx.merge(graph, state).logits(images))
     return lambda images: in_batches(lambda part: run(state, part), images, batch=batch)
 
 

@@ -12,7 +12,7 @@ from PIL import ImageDraw
 
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
-from twinsight_core.evaluation.classification import classification_score
+from twinsight_core.evaluation.classification import classification_score, log_softmax
 from twinsight_core.evaluation.detection import FoundBoxes, TrueBoxes, detection_score
 from twinsight_core.evaluation.one_shot import one_shot_score
 from twinsight_core.evaluation.retrieval import retrieval_scores
@@ -32,22 +32,22 @@ PAIRS_OF_A_KIND = 20_000
 MOST_LISTED_PAIRS = 4_000_000
 """Up to so many pairs are listed and drawn from; of more, random ones are drawn until enough are distinct."""
 _DRAWS = 20
-_TINY = 1e-12
 
 
 def classification_findings(
-    probabilities: np.ndarray, labels: np.ndarray, images: np.ndarray, classes: Sequence[str], *, which: str
+    logits: np.ndarray, labels: np.ndarray, images: np.ndarray, classes: Sequence[str], *, which: str
 ) -> Findings:
     """Returns what a classifier is worth.
 
     Args:
-        probabilities: [count, classes] float32.
+        logits: [count, classes] float, at the model's temperature; logarithms of probabilities will do.
         labels: [count] integer.
         images: [count, height, width, 3] uint8, RGB, 0..255.
         classes: names.
         which: which pictures they are, for the protocol.
     """
-    score = classification_score(np.log(probabilities + _TINY), labels)
+    log_probability = log_softmax(logits.astype(np.float64))
+    score = classification_score(log_probability, labels)
     scores = {f"top{k}_accuracy": value for k, value in score.top_k.items()} | {
         "balanced_accuracy": score.balanced_accuracy,
         "expected_calibration_error": score.expected_calibration_error,
@@ -55,13 +55,14 @@ def classification_findings(
         "negative_log_likelihood": score.negative_log_likelihood,
     }
     scores |= {f"recall_{name}": value for name, value in zip(classes, score.recall, strict=True) if value is not None}
-    predicted = probabilities.argmax(axis=1)
+    predicted = log_probability.argmax(axis=1)
+    confidence = np.exp(log_probability.max(axis=1))
     wrong = np.flatnonzero(predicted != labels)
-    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:WORST]
+    worst = wrong[np.argsort(-confidence[wrong])][:WORST]
     mistakes = []
     for row in worst.tolist():
         true, taken = int(labels[row]), int(predicted[row])
-        caption = f"{classes[true]}, taken for {classes[taken]} ({probabilities[row, taken]:.0%})"
+        caption = f"{classes[true]}, taken for {classes[taken]} ({confidence[row]:.0%})"
         mistakes.append(Mistake((np.asarray(images[row]),), caption))
     return Findings(
         protocol=f"{len(labels)} pictures, {which}.",
@@ -69,7 +70,7 @@ def classification_findings(
         figures={
             "Confusion": confusion_figure(score.confusion, classes),
             "Precision and recall": lines_figure(
-                {name: _precision_recall(probabilities[:, n], labels == n) for n, name in enumerate(classes[:10])},
+                {name: _precision_recall(log_probability[:, n], labels == n) for n, name in enumerate(classes[:10])},
                 x="recall",
                 y="precision",
             ),

@@ -5,7 +5,14 @@ from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
 from twinsight_core.training import findings
 from twinsight_core.training.boxes import BoxedImages
-from twinsight_core.training.findings import WORST, class_pairs, detection_findings, group_pairs, pair_findings
+from twinsight_core.training.findings import (
+    WORST,
+    class_pairs,
+    classification_findings,
+    detection_findings,
+    group_pairs,
+    pair_findings,
+)
 
 
 def unit(rows: int) -> np.ndarray:
@@ -64,6 +71,17 @@ def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_mo
     ]
     assert len(found.mistakes) == WORST
     assert [[int(picture[0, 0, 0]) for picture in one.pictures] for one in found.mistakes[:2]] == [[38, 39], [34, 35]]
+
+
+def test_classes_whose_probabilities_float32_can_not_hold_are_told_apart() -> None:
+    # Of each picture all classes but the first have a probability that float32 takes for 0; the label is the fifth.
+    logits = np.array([[0, -500, -400, -300, -200, -700, -600]], np.float32)
+    images = np.zeros((1, 2, 2, 3), np.uint8)
+    scores = classification_findings(logits, np.array([1]), images, "abcdefg", which="one").scores
+    assert (scores["top1_accuracy"], scores["top5_accuracy"]) == (0.0, 1.0)
+    assert scores["negative_log_likelihood"] == pytest.approx(500)
+    missed = classification_findings(logits, np.array([5]), images, "abcdefg", which="one").scores
+    assert (missed["top5_accuracy"], missed["negative_log_likelihood"]) == (0.0, pytest.approx(700))
 
 
 def test_what_is_found_in_regions_to_be_ignored_is_no_mistake() -> None:
