@@ -36,6 +36,7 @@ from twinsight_core.training.pairs import caveats
 from twinsight_core.training.pairs import halves as pair_halves
 
 SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
+SAME_PAIR = "The two pictures are a same pair in the sense of the list that it was calibrated on."
 FALSE_MATCH_RATE = 0.01
 CALIBRATED = "<p>After this report the model was calibrated anew; its digest is another since.</p>"
 """Last line of the report that a calibrated model keeps."""
@@ -48,7 +49,11 @@ CALIBRATED = "<p>After this report the model was calibrated anew; its digest is 
 @PAIRS_OPTION
 @SKIP_BAD_OPTION
 @click.option("--groups", is_flag=True, help="Pairs are drawn within groups (folders of class folders).")
-@click.option("--meaning", default=SAME_CLASS, show_default=True, help="What the probability is a probability of.")
+@click.option(
+    "--meaning",
+    help="What the probability is a probability of, a sentence.  [default: that the two are of one class, or with "
+    "--pairs a same pair, in the sense of the data]",
+)
 @click.option(
     "--false-match-rate",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -62,7 +67,11 @@ CALIBRATED = "<p>After this report the model was calibrated anew; its digest is 
     help="Package to write; else the model's own, unless it ships with the program.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Number that the choice of halves and pairs follows from."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number that the choice of halves and pairs follows from.",
 )
 @told
 def calibrate(
@@ -73,7 +82,7 @@ def calibrate(
     pairs: Path | None,
     skip_bad: bool,
     groups: bool,
-    meaning: str,
+    meaning: str | None,
     false_match_rate: float,
     out: Path | None,
     seed: int,
@@ -102,23 +111,19 @@ def calibrate(
         return
     if package.card.task != "embedding":
         raise TrainingError(f"A model for {package.card.task} has nothing to calibrate.", reason="MODEL_TASK")
-    if pairs is None:
-        read = class_pictures(package, data, skip_bad=skip_bad)
-        fit = (
-            partial(cross_fit_calibration, _pairs_of_groups(package, read, seed=seed))
-            if groups
-            else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
-        )
-    else:
-        scored, listed, _ = scored_pairs(package, data, pairs, skip_bad=skip_bad)
-        parts = pair_halves(listed, seed=seed)
-        if told_of := caveats(listed, sum(int(half.sum()) for half in parts)):
-            click.echo(told_of.strip(), err=True)
-        first, second = (ScoredPairs(cosine=scored.cosine[half], same=scored.same[half]) for half in parts)
-        fit = _fit_of_halves(first, second)
+    meaning = meaning or (SAME_CLASS if pairs is None else SAME_PAIR)
     try:
+        if pairs is None:
+            read = class_pictures(package, data, skip_bad=skip_bad)
+            fit = (
+                partial(cross_fit_calibration, _pairs_of_groups(package, read, seed=seed))
+                if groups
+                else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
+            )
+        else:
+            fit = _fit_of_halves(*_pairs_of_list(package, data, pairs, skip_bad=skip_bad, seed=seed))
         calibration = fit(meaning=meaning, false_match_rate=false_match_rate)
-    except ValueError as error:
+    except ValueError as error:  # of one kind of pairs there are none, or the cosine says nothing about them
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
     card = replace(package.card, calibration=calibration)
     written = save_package(out or package.folder, card, network, report=_report(package))
@@ -151,6 +156,20 @@ def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, seed: int)
         return class_pairs(embeddings[rows], read.labels[rows], None, each=PAIRS_OF_A_KIND, seed=seed + number)[0]
 
     return pairs(half, 1), pairs(~half, 2)
+
+
+def _pairs_of_list(
+    package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool, seed: int
+) -> tuple[ScoredPairs, ScoredPairs]:
+    """Pairs of one half of a list to fit on, and of the other to measure on; tells what is in neither."""
+    scored, pairs, _ = scored_pairs(package, data, listed, skip_bad=skip_bad)
+    first, second = pair_halves(pairs, seed=seed)
+    if told_of := caveats(pairs, int(first.sum() + second.sum())):
+        click.echo(told_of.strip(), err=True)
+    return (
+        ScoredPairs(cosine=scored.cosine[first], same=scored.same[first]),
+        ScoredPairs(cosine=scored.cosine[second], same=scored.same[second]),
+    )
 
 
 def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> Callable[..., Calibration]:
@@ -186,10 +205,14 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
     measured = classification_score(logits[~fitted] / temperature, read.labels[~fitted])
     scores = package.card.scores | {
         "expected_calibration_error": round(measured.expected_calibration_error, 4),
+        "calibration_error_by_chance": round(measured.calibration_error_by_chance, 4),
         "negative_log_likelihood": round(measured.negative_log_likelihood, 4),
     }
     card = replace(package.card, config=replace(config, temperature=temperature), scores=scores)
     written = save_package(out, card, at_temperature(network, config, temperature), report=_report(package))
     click.echo(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
-    click.echo(f"expected calibration error  {measured.expected_calibration_error:.4f}")
+    click.echo(
+        f"expected calibration error  {measured.expected_calibration_error:.4f} "
+        f"(of which chance {measured.calibration_error_by_chance:.4f})"
+    )
     click.echo(f"wrote {written.folder} ({written.digest})", err=True)

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +10,23 @@ from click.testing import CliRunner, Result
 from flax import nnx
 from PIL import Image as Pillow
 
-from twinsight_core.commands.calibrate import calibrate
+from twinsight_core.commands.calibrate import SAME_CLASS, SAME_PAIR, calibrate
 from twinsight_core.commands.evaluate import evaluate
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.registry import Network
+from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelCard, load_package, save_package
 from twinsight_core.training.classifier import at_temperature
 
+N = TypeVar("N", Classifier, SiameseNetwork)
+
 BACKBONE = ResNetConfig(depths=(1,), widths=(4,), stem="small")
 CLASSIFIER = ClassifierConfig(backbone=BACKBONE, classes=2)
+EMBEDDING = SiameseConfig(backbone=BACKBONE, dimension=8)
 SIZE = Preprocessing(height_px=8, width_px=8)
 
 
@@ -28,19 +34,32 @@ def run(command: object, *arguments: str | Path) -> Result:
     return CliRunner().invoke(command, [str(one) for one in arguments])  # type: ignore[arg-type]  # a click command
 
 
-def card(config: ClassifierConfig) -> ModelCard:
+def card(config: ClassifierConfig | SiameseConfig) -> ModelCard:
+    is_classifier = isinstance(config, ClassifierConfig)
     return ModelCard(
-        architecture="classifier",
+        architecture="classifier" if is_classifier else "siamese",
         config=config,
         task=config.TASK,
         preprocessing=SIZE,
-        dimension=0,
+        dimension=0 if isinstance(config, ClassifierConfig) else config.dimension,
         licence="",
         training_data="",
         description="",
-        labels=("dark", "light"),
+        labels=("dark", "light") if is_classifier else (),
         scores={"expected_calibration_error": 0.5, "calibration_error_by_chance": 0.4, "top1_accuracy": 0.9},
     )
+
+
+def drawn(make: Callable[[], N], *, least: float) -> N:
+    """A network in evaluation mode whose weights are drawn from `least`..1."""
+    rng = np.random.default_rng(0)
+    graph, state = nnx.split(nnx.eval_shape(make))
+    weights = nnx.map_state(
+        lambda _, leaf: jnp.asarray(rng.uniform(least if leaf.ndim > 1 else 0.1, 1.0, leaf.shape), jnp.float32), state
+    )
+    network = nnx.merge(graph, weights)
+    network.eval()
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +78,7 @@ def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     """Tells dark from light, too sure of itself by far."""
-    rng = np.random.default_rng(0)
-    graph, state = nnx.split(nnx.eval_shape(lambda: Classifier(config=CLASSIFIER, rngs=nnx.Rngs(0))))
-    drawn = nnx.map_state(lambda _, leaf: jnp.asarray(rng.uniform(0.1, 1.0, leaf.shape), jnp.float32), state)
-    network = nnx.merge(graph, drawn)
-    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+    network = drawn(lambda: Classifier(config=CLASSIFIER, rngs=nnx.Rngs(0)), least=0.1)
     greys = jnp.asarray(np.array([90, 160])[:, None, None, None] * np.ones((1, 8, 8, 3)), jnp.uint8)
     dark, light = network.features(greys)
     across = (light - dark) / jnp.sum((light - dark) ** 2)
@@ -101,6 +116,11 @@ def test_a_temperature_is_fitted_to_the_logits_whatever_it_was_before(
     assert isinstance(config, ClassifierConfig)
     assert config.temperature > 2
     assert found[1] == found[0]
+    # Both figures are of the new temperature: one is nothing without the other.
+    scores = found[0].scores
+    assert scores["expected_calibration_error"] < 0.25
+    assert scores["calibration_error_by_chance"] < 0.25
+    assert scores["top1_accuracy"] == 0.9
 
 
 def test_the_likelihood_of_a_sure_classifier_is_measured_and_not_that_of_what_float32_holds(
@@ -114,3 +134,60 @@ def test_the_likelihood_of_a_sure_classifier_is_measured_and_not_that_of_what_fl
     # What is wrong costs its gap between logits / temperature: 100 and more, of which exp is no float32.
     assert values[0] > 0.1
     assert values[1] == pytest.approx(100 * values[0], rel=0.3)
+
+
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of an embedding with random weights."""
+    folder = tmp_path_factory.mktemp("models") / "random"
+    save_package(folder, card(EMBEDDING), drawn(lambda: SiameseNetwork(config=EMBEDDING, rngs=nnx.Rngs(0)), least=-1.0))
+    return folder
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Path:
+    """Class folders of 12 colours, three pictures each, and a list of pairs of them, of one colour and of two."""
+    rng = np.random.default_rng(1)
+    lines = []
+    for number in range(12):
+        folder = tmp_path / "things" / f"{number:02}"
+        folder.mkdir(parents=True)
+        colour = rng.integers(0, 256, 3)
+        for one in range(3):
+            pixels = (colour + rng.normal(0, 4, (8, 8, 3))).clip(0, 255).astype(np.uint8)
+            Pillow.fromarray(pixels).save(folder / f"{one}.png")
+        lines += [f"{number:02}/0.png,{number:02}/1.png,1,{number % 2}"]
+        lines += [f"{number:02}/0.png,{(number + 2) % 12:02}/1.png,0,{number % 2}"]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_the_meaning_is_of_classes_or_of_the_list_as_the_data_is(embedding: Path, things: Path) -> None:
+    data = ("--model", embedding, "--data", things / "things")
+    for options, meaning in (
+        ((), SAME_CLASS),
+        (("--pairs", things / "pairs.csv"), SAME_PAIR),
+        (("--meaning", "One colour."), "One colour."),
+    ):
+        done = run(calibrate, *data, *options, "--out", things / "out")
+        assert done.exit_code == 0, done.output
+        calibration = load_package(things / "out").card.calibration
+        assert calibration is not None
+        assert calibration.meaning == meaning
+
+
+def test_a_seed_below_0_is_refused(embedding: Path, things: Path) -> None:
+    done = run(calibrate, "--model", embedding, "--data", things / "things", "--out", things / "out", "--seed", "-1")
+    assert done.exit_code == 2
+    assert "Invalid value for '--seed': -1 is not in the range x>=0." in done.stderr
+
+
+def test_a_list_that_is_left_with_pairs_of_one_kind_is_refused(embedding: Path, things: Path) -> None:
+    for number in range(12):
+        (things / "things" / f"{number:02}" / "1.png").write_bytes(b"no picture")
+    lines = (f"{number:02}/0.png,{number:02}/{1 + number % 2}.png,{number % 2},{number % 2}" for number in range(12))
+    (things / "pairs.csv").write_text("\n".join(lines))
+    done = run(calibrate, "--model", embedding, "--data", things / "things", "--pairs", things / "pairs.csv",
+               "--out", things / "out", "--skip-bad")  # fmt: skip
+    assert done.exit_code == 1, done.output
+    assert "no calibration can be fitted: `same` must hold pairs of both kinds." in done.stderr
