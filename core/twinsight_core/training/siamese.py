@@ -264,7 +264,9 @@ def validation_score(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndar
     """Returns what the weights are chosen by, 0..1: MAP@R, or with groups the accuracy of one-shot trials."""
     if not how.groups:
         return retrieval_scores(embeddings, labels).map_at_r
-    largest = max(len(np.unique(labels[groups == one])) for one in np.unique(groups))
+    # A class of one picture makes no trial.
+    several = np.isin(labels, np.flatnonzero(np.bincount(labels) > 1))
+    largest = max(len(np.unique(labels[several & (groups == one)])) for one in np.unique(groups))
     ways = min(ONE_SHOT_WAYS, largest)
     return one_shot_score(
         embeddings, labels, protocol="within_alphabet", alphabets=groups, ways=ways, trials=4000

@@ -192,3 +192,8 @@ def test_the_score_is_map_at_r_or_one_shot_accuracy_in_groups() -> None:
     assert validation_score(embeddings, labels, groups, HOW) == 1.0
     assert validation_score(embeddings[[0, 2, 1, 3]], labels, groups, HOW) == 0.0
     assert validation_score(embeddings, labels, groups, GROUPED) == 1.0
+
+
+def test_classes_of_one_picture_do_not_count_as_ways_of_a_trial() -> None:
+    embeddings = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0.6, 0.8]], np.float32)
+    assert validation_score(embeddings, np.array([0, 0, 1, 1, 2]), np.zeros(5, np.int32), GROUPED) == 1.0
