@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from twinsight_core.calibration import Calibration, ScoredPairs
+from twinsight_core.commands.folders import package_option
 from twinsight_core.commands.labelled import (
     DATA_OPTION,
     MODEL_OPTION,
@@ -61,11 +62,7 @@ CALIBRATED = "<p>After this report the model was calibrated anew; its digest is 
     show_default=True,
     help="False match rate of the default operating point.",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Package to write; else the model's own, unless it ships with the program.",
-)
+@package_option("Package to write; else the model's own, unless it ships with the program.", required=False)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),

@@ -1,7 +1,8 @@
-"""The options that name a server's data folder, and the keys of what is in it."""
+"""The options that name a server's data folder, the keys of what is in it, and a package to write."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -21,6 +22,22 @@ def data_dir_option(about: str = "The server's data folder.") -> Callable[[Calla
         envvar="TWINSIGHT_DATA_DIR",
         show_envvar=True,
         help=about,
+    )
+
+
+def package_option(about: str, *, required: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Returns a decorator that gives a command `--out`, the folder of a package to write, as an absolute path.
+
+    A package has the name of its folder, and what is written with it lies beside: `.` has neither name nor beside.
+    Links stay as they are.
+    """
+
+    def absolute(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+        del context, parameter
+        return None if value is None else Path(os.path.abspath(value))  # noqa: PTH100 - `resolve` follows links
+
+    return click.option(
+        "--out", type=click.Path(path_type=Path, file_okay=False), required=required, callback=absolute, help=about
     )
 
 

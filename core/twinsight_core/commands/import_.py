@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.folders import package_option
 from twinsight_core.errors import StartupError
 from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STATED, Importable, import_package
 
@@ -37,12 +38,7 @@ from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STAT
     required=True,
     help="The file: safetensors, or PyTorch's (.pt, .pth, .ckpt, .bin), which needs the extra `torch`.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Folder of the package; its name is the model's. One that is there is replaced.",
-)
+@package_option("Folder of the package; its name is the model's. One that is there is replaced.")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.folders import package_option
 from twinsight_core.packages import find_package
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.distillation import Distillation
@@ -21,7 +22,6 @@ from twinsight_core.training.runs import BACKBONES, NO_START, Run
 P = ParamSpec("P")
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
 _EXCLUDE = click.option(
     "--exclude",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
@@ -144,7 +144,7 @@ def run_options(
             required=True,
             help="Folder or zip with the pictures.",
         ),
-        click.option("--out", type=_FOLDER, required=True, help="Folder of the model package to write."),
+        package_option("Folder of the model package to write."),
         click.option(
             "--start",
             default=start,

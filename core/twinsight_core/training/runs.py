@@ -56,7 +56,7 @@ class Run:
 
     Attributes:
         data: the pictures.
-        out: the package's folder.
+        out: the package's folder, an absolute path: its name is the package's.
         start: model whose weights training starts from; `none`: none.
         backbone: name in `BACKBONES`.
         size: side of the input in pixels.

@@ -176,6 +176,19 @@ def test_the_meaning_is_of_classes_or_of_the_list_as_the_data_is(embedding: Path
         assert calibration.meaning == meaning
 
 
+def test_a_package_is_written_to_the_folder_that_one_is_in(
+    embedding: Path, things: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(things)
+    (things / "mine").mkdir()
+    for _ in range(2):  # into an empty folder, and in place of a package
+        monkeypatch.chdir(things / "mine")
+        done = run(calibrate, "--model", embedding, "--data", things / "things", "--out", ".")
+        assert done.exit_code == 0, done.output
+        assert load_package(things / "mine").name == "mine"
+    assert sorted(one.name for one in things.iterdir()) == ["mine", "pairs.csv", "things"]
+
+
 def test_a_seed_below_0_is_refused(embedding: Path, things: Path) -> None:
     done = run(calibrate, "--model", embedding, "--data", things / "things", "--out", things / "out", "--seed", "-1")
     assert done.exit_code == 2

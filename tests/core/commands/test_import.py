@@ -48,6 +48,17 @@ def test_a_package_is_written_with_the_labels_of_the_file_and_what_is_said_of_it
     assert (package.card.licence, package.card.training_data) == ("MIT", "Pets.")
 
 
+def test_a_package_is_named_for_the_folder_that_it_is_written_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    residual_network(tmp_path / "w.safetensors")
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path / "tiny")
+    done = CliRunner().invoke(import_, [*arguments(tmp_path)[:-1], "."])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"{tmp_path / 'tiny'}: classifier, classification, 2 classes\n")
+
+
 def test_weights_that_do_not_fit_are_one_line_and_status_one(tmp_path: Path) -> None:
     save_file({"conv1.weight": np.ones((2, 3, 5, 5), np.float32)}, tmp_path / "w.safetensors")
     done = CliRunner().invoke(import_, arguments(tmp_path))
