@@ -52,7 +52,11 @@ def train(data: Path, out: Path) -> None:
 
 
 def scores(data: Path, out: Path) -> dict[str, float]:
-    """Returns verification on the fold's pairs; trains first where `out` holds no package yet."""
+    """Returns verification on the fold's pairs; trains first where `out` holds no package yet.
+
+    `accuracy_at_probability_half` is of the package's own decision, fitted on other people's pictures;
+    `verification_accuracy` is at the best threshold on these very pairs.
+    """
     if not (out / PACKAGE / "model.json").exists():
         train(data, out)
     package = load_package(out / PACKAGE)

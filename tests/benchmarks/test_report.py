@@ -92,6 +92,15 @@ def test_the_section_tells_what_was_measured_and_only_that(results: Path) -> Non
     assert "### Ingest" not in told
 
 
+def test_an_accuracy_at_a_threshold_that_was_chosen_on_its_pairs_says_so_and_comes_second() -> None:
+    told = report.models(report.ROOT / "benchmarks/results")
+    assert (
+        "apart with accuracy 0.862 where its calibration says one half (0.912 at the best threshold on these pairs;"
+    ) in told
+    assert "accuracy 0.964 at the best threshold on these pairs |" in told
+    assert told in report.README.read_text("utf-8")
+
+
 def test_there_may_be_no_results(tmp_path: Path) -> None:
     assert performance.section(tmp_path, "images") == "Not measured yet: `make bench` does it."
     assert plots.draw(tmp_path, tmp_path / "images") == []

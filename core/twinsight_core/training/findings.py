@@ -120,7 +120,7 @@ def embedding_findings(
         protocol=f"{len(labels)} pictures of {kinds}, {which}. Retrieval: each among all others. "
         f"Verification: {int(pairs.same.sum())} pairs of one class and {int((~pairs.same).sum())} of two"
         + (" of one group" if groups is not None else "")
-        + ", drawn at random; the accuracy is at its best threshold on these pairs.",
+        + ", drawn at random; verification_accuracy is at the best threshold on these pairs.",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
         mistakes=_worst_pairs(pairs, rows, images, [classes[int(label)] for label in labels]),
@@ -159,7 +159,8 @@ def pair_findings(
             }
     roc = roc_curve(pairs)
     return Findings(
-        protocol=protocol + "Intervals are of 95 %.",
+        protocol=f"{protocol}verification_accuracy is at the best threshold on these pairs. Intervals are of 95 % and "
+        "take the pairs for independent.",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
         mistakes=_worst_pairs(pairs, rows, images, files),

@@ -312,8 +312,9 @@ def test_an_embedding_is_trained_on_a_list_of_pairs_and_calibrated(paired: tuple
 
 def test_the_protocol_says_which_pairs_were_held_out(paired: tuple[Path, Result]) -> None:
     told = (
-        "15 same and 15 different pairs, as listed. Intervals are of 95 %. The pairs are those of fold 3 of pairs.csv, "
-        "held out from this training. Those of fold 2 chose the weights and fitted the calibration."
+        "15 same and 15 different pairs, as listed. verification_accuracy is at the best threshold on these pairs. "
+        "Intervals are of 95 % and take the pairs for independent. The pairs are those of fold 3 of pairs.csv, held "
+        "out from this training. Those of fold 2 chose the weights and fitted the calibration."
     )
     assert told in paired[1].stderr
     report = (paired[0] / "report.html").read_text()
@@ -349,9 +350,10 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     assert not (tmp_path / ".alike.training").exists()
     done = run(train, *arguments, "--out", tmp_path / "alike", "--skip-bad")
     assert done.exit_code == 0, done.output
+    assert "15 same and 15 different pairs, as listed." in done.stderr
     told = (
-        "15 same and 15 different pairs, as listed. Intervals are of 95 %. The pairs are those of pairs.csv that share "
-        "no picture and no identity's folder with the others, held out from this training. Another 30 such pairs chose"
+        "take the pairs for independent. The pairs are those of pairs.csv that share no picture and no identity's "
+        "folder with the others, held out from this training. Another 30 such pairs chose"
     )
     assert told in done.stderr
 

@@ -70,6 +70,10 @@ def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_mo
         *(f"the same, cosine {cosine[n]:.2f}: {2 * n}.png / {2 * n + 1}.png" for n in (0, 2, 4, 6, 8, 10)),
     ]
     assert len(found.mistakes) == WORST
+    assert found.protocol == (
+        "10 same and 10 different pairs, as listed. verification_accuracy is at the best threshold on these pairs. "
+        "Intervals are of 95 % and take the pairs for independent."
+    )
     assert [[int(picture[0, 0, 0]) for picture in one.pictures] for one in found.mistakes[:2]] == [[38, 39], [34, 35]]
 
 
