@@ -65,8 +65,9 @@ class OperatingPoint:
 class Calibration:
     """How one model's cosine similarities are read.
 
-    The rates are those of held-out pairs, half of them the same and half different, or as `meaning` says: in a
-    collection where the same picture is rare the probability is too high by as much as the odds differ.
+    The rates are those of held-out pairs. The probability is at even odds, as of pairs half of which are the same and
+    half different, or as `meaning` says: in a collection where the same thing is rare it is too high by as much as the
+    odds differ.
 
     Attributes:
         meaning: what the probability is a probability of, one sentence.
@@ -75,7 +76,7 @@ class Calibration:
         threshold: cosine at and above which a pair is called the same, -1..1.
         false_match_rate: share of different pairs that pass the threshold, 0..1.
         false_non_match_rate: share of same pairs that fail it, 0..1.
-        expected_calibration_error: mean gap between the probability and the share of same pairs, 0..1.
+        expected_calibration_error: mean gap between the probability and the share of same pairs at even odds, 0..1.
         pairs_fitted: pairs that scale, offset and threshold were fitted on.
         pairs_measured: pairs that the rates were measured on.
         false_match_rate_low: lower end of the rate's 95 % interval; None, as the following three, in cards without.

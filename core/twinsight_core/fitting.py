@@ -2,7 +2,8 @@
 
 1. Pairs of pictures that are known to be the same or different are embedded; their cosine similarities are kept.
 2. On some pairs a logistic curve is fitted (Platt scaling) and thresholds are chosen: the default one, and one for each
-   stated false match rate that there are pairs enough for.
+   stated false match rate that there are pairs enough for. Of the two kinds of pairs each counts alike, however many
+   there are of it: a probability is at even odds, and does not hang on how many pictures were held out.
 3. On others the error rates at those thresholds, with their intervals, and the calibration error of the curve are
    measured. Where pairs come in groups that differ (the alphabets of characters, say), each group is measured by what
    is fitted on all others, and what is kept is fitted on all.
@@ -130,6 +131,7 @@ def _calibration(
     default = _rates(false_match_rate, reading.threshold, [(one.threshold, pairs) for one, pairs in measured])
     probability = np.concatenate([one.probability(pairs) for one, pairs in measured])
     same = np.concatenate([pairs.same for _, pairs in measured])
+    error = expected_calibration_error(probability, same, weights=_even_weights(same))
     return Calibration(
         meaning=meaning,
         scale=reading.scale,
@@ -137,7 +139,7 @@ def _calibration(
         threshold=default.threshold,
         false_match_rate=default.false_match_rate,
         false_non_match_rate=default.false_non_match_rate,
-        expected_calibration_error=expected_calibration_error(probability, same),
+        expected_calibration_error=error,
         pairs_fitted=reading.pairs,
         pairs_measured=len(same),
         false_match_rate_low=default.false_match_rate_low,
@@ -159,24 +161,29 @@ def _together(groups: Sequence[ScoredPairs]) -> ScoredPairs:
 
 
 def fit_logistic(pairs: ScoredPairs) -> tuple[float, float]:
-    """Returns scale and offset of the logistic curve with the highest likelihood, by Newton's method.
+    """Returns scale and offset of the logistic curve with the highest likelihood at even odds, by Newton's method.
 
-    Targets are smoothed as Platt advises, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that the curve stays finite.
+    Targets are smoothed as Platt advises, (n+ + 1) / (n+ + 2) and 1 / (n- + 2), so that the curve stays finite. Same
+    and different pairs weigh alike together: where a share s of the pairs is the same, the curve that holds for them
+    has the offset found here plus log(s / (1 - s)).
+
+    Source: King and Zeng, "Logistic Regression in Rare Events Data", 2001 (weighting).
     """
     x = np.stack([pairs.cosine.astype(np.float64), np.ones(len(pairs.same))], axis=1)
     positive = int(pairs.same.sum())
     negative = len(pairs.same) - positive
     target = np.where(pairs.same, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    count = _even_weights(pairs.same)
 
     def loss(weights: np.ndarray) -> float:
         logit = x @ weights
-        return float(np.sum(np.logaddexp(0.0, logit) - target * logit) + 0.5 * _RIDGE * weights @ weights)
+        return float(count @ (np.logaddexp(0.0, logit) - target * logit) + 0.5 * _RIDGE * weights @ weights)
 
     weights = np.zeros(2)
     for _ in range(_NEWTON_STEPS):
         p = logistic(x @ weights)
-        gradient = x.T @ (p - target) + _RIDGE * weights
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(2)
+        gradient = x.T @ (count * (p - target)) + _RIDGE * weights
+        curvature = (x * (count * p * (1 - p))[:, None]).T @ x + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         size = 1.0
         while size > 1e-10 and loss(weights - size * step) > loss(weights):
@@ -187,20 +194,31 @@ def fit_logistic(pairs: ScoredPairs) -> tuple[float, float]:
     return float(weights[0]), float(weights[1])
 
 
-def expected_calibration_error(probability: np.ndarray, same: np.ndarray, *, bins: int = ECE_BINS) -> float:
+def expected_calibration_error(
+    probability: np.ndarray, same: np.ndarray, *, bins: int = ECE_BINS, weights: np.ndarray | None = None
+) -> float:
     """Returns the mean gap between probability and frequency over bins of equal width, weighted by their pairs.
 
     Args:
         probability: [count] float, 0..1.
         same: [count] bool.
         bins: number of bins.
+        weights: [count] float, how many pairs each stands for; None: one each.
     """
+    count = np.ones(len(same)) if weights is None else weights
     place = np.minimum((probability * bins).astype(np.int64), bins - 1)
     gap = np.abs(
-        np.bincount(place, weights=probability, minlength=bins)
-        - np.bincount(place, weights=same.astype(np.float64), minlength=bins)
+        np.bincount(place, weights=count * probability, minlength=bins)
+        - np.bincount(place, weights=count * same, minlength=bins)
     )
-    return float(gap.sum() / len(same))
+    return float(gap.sum() / count.sum())
+
+
+def _even_weights(same: np.ndarray) -> np.ndarray:
+    """Returns how much each pair counts where both kinds count alike together, [count] float64; 1 on average."""
+    positive = int(same.sum())
+    weights: np.ndarray = np.where(same, len(same) / (2 * positive), len(same) / (2 * (len(same) - positive)))
+    return weights
 
 
 def _threshold_at(different: np.ndarray, rate: float) -> float:

@@ -87,9 +87,31 @@ def test_extreme_curves_do_not_overflow() -> None:
 
 
 def test_the_fit_finds_the_curve_that_made_the_pairs() -> None:
-    scale, offset = fit_logistic(logistic_pairs(20_000, seed=0))
+    pairs = logistic_pairs(20_000, seed=0)
+    scale, offset = fit_logistic(pairs)
     assert scale == pytest.approx(12.0, rel=0.05)
-    assert offset == pytest.approx(-6.0, rel=0.05)
+    # The curve is at even odds; of these pairs fewer are the same.
+    assert offset + np.log(pairs.same.sum() / (~pairs.same).sum()) == pytest.approx(-6.0, rel=0.05)
+
+
+def test_a_probability_does_not_hang_on_how_many_pairs_there_are_of_each_kind() -> None:
+    even = far_apart(4000, seed=3)
+    # A tenth of the same pairs: as where few pictures of each class were held out.
+    kept = np.flatnonzero(~even.same | (np.arange(8000) % 10 == 0))
+    rare = ScoredPairs(cosine=even.cosine[kept], same=even.same[kept])
+    of_even, of_rare = (
+        fit_calibration(fit=one, measure=one, meaning="Same.", false_match_rate=0.01) for one in (even, rare)
+    )
+    cosine = np.linspace(0.2, 0.6, 9)
+    np.testing.assert_allclose(of_rare.probability(cosine), of_even.probability(cosine), atol=0.06)
+    assert of_rare.expected_calibration_error < 0.02
+
+
+def test_calibration_error_with_weights_worked_by_hand() -> None:
+    # The last pair stands for two: |0.6 - 1| + 2 x |0.9 - 0| over four.
+    probability, same = np.array([0.2, 0.4, 0.9]), np.array([True, False, False])
+    error = expected_calibration_error(probability, same, bins=2, weights=np.array([1.0, 1.0, 2.0]))
+    assert error == pytest.approx((0.4 + 2 * 0.9) / 4)
 
 
 def test_the_fit_stays_finite_where_pairs_separate() -> None:

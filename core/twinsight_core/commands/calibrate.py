@@ -36,8 +36,8 @@ from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, group
 from twinsight_core.training.pairs import caveats
 from twinsight_core.training.pairs import halves as pair_halves
 
-SAME_CLASS = "The two pictures are of one class in the sense of the data that it was calibrated on."
-SAME_PAIR = "The two pictures are a same pair in the sense of the list that it was calibrated on."
+SAME_CLASS = "The two pictures are of one class in the sense of the data it was calibrated on, at even odds beforehand."
+SAME_PAIR = "The two pictures are a same pair in the sense of the list it was calibrated on, at even odds beforehand."
 FALSE_MATCH_RATE = 0.01
 CALIBRATED = "<p>After this report the model was calibrated anew; its digest is another since.</p>"
 """Last line of the report that a calibrated model keeps."""
@@ -88,8 +88,9 @@ def calibrate(
 
     An embedding: from pairs, listed or drawn from class folders; the pictures are parted in halves, one to fit and one
     to measure on, and no class is in both. With --groups all are fitted on, and each group is measured by a fit on the
-    others. A classifier: the temperature of its softmax. Calibrate on data like that which the model will see, and that
-    it was not trained on. The model's digest changes, since its answers do.
+    others. Same and different pairs count alike, however many there are of each: probabilities are at even odds. A
+    classifier: the temperature of its softmax. Calibrate on data like that which the model will see, and that it was
+    not trained on. The model's digest changes, since its answers do.
     """
     package = find_package(model, models_dir)
     if out is None and package.is_shipped:

@@ -40,8 +40,8 @@ from twinsight_core.training.starts import start_from
 
 _LOG = logging.getLogger(__name__)
 
-SAME_CLASS = "The two pictures are of one class in the sense of the training data."
-SAME_PAIR = "The two pictures are a same pair in the sense of the list that was trained on."
+SAME_CLASS = "The two pictures are of one class in the sense of the training data, at even odds beforehand."
+SAME_PAIR = "The two pictures are a same pair in the sense of the list that was trained on, at even odds beforehand."
 CALIBRATION_FMR = 0.01
 CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclude")
 """Options that mean nothing to a list of pairs."""
