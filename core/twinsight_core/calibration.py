@@ -18,6 +18,9 @@ MAX_PAIRS = 2**53
 class OperatingPoint:
     """A threshold for a stated false match rate, and what held-out pairs say about it.
 
+    The intervals are of pictures of other classes where the pairs' classes are known, and else take the pairs for
+    independent of each other, which those that share pictures are not; see `fitting`.
+
     Attributes:
         target_fmr: the false match rate that the threshold was chosen for, 0..1.
         threshold: cosine at and above which a pair is called the same, -1..1.
@@ -229,10 +232,13 @@ class ScoredPairs:
     Attributes:
         cosine: [count] float, -1..1.
         same: [count] bool, whether the pair is the same.
+        classes: [count, 2] integer, the classes of each pair's pictures; None where they are not known, and each pair
+            is taken for independent of the others.
     """
 
     cosine: np.ndarray
     same: np.ndarray
+    classes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Checks the shapes and that both kinds are there.
@@ -240,6 +246,8 @@ class ScoredPairs:
         Raises:
             ValueError: shapes differ, a cosine is not finite, or one kind is missing.
         """
+        if self.classes is not None and self.classes.shape != (*self.same.shape, 2):
+            raise ValueError(f"`classes` {self.classes.shape} must be {(*self.same.shape, 2)}, two a pair.")
         if self.cosine.shape != self.same.shape or self.cosine.ndim != 1:
             raise ValueError(f"`cosine` {self.cosine.shape} and `same` {self.same.shape} must be [count].")
         if not np.isfinite(self.cosine).all():

@@ -7,6 +7,9 @@
 3. On others the error rates at those thresholds, with their intervals, and the calibration error of the curve are
    measured. Where pairs come in groups that differ (the alphabets of characters, say), each group is measured by what
    is fitted on all others, and what is kept is fitted on all.
+4. Intervals are Wilson's, which takes pairs for independent; where pairs are drawn from classes, which share pictures,
+   they are as wide as those over resampled classes, too. (Of 20 classes of 20 pictures that differ in spread, Wilson's
+   alone held the false non-match rate in a fifth of 100 simulations and not in 95 %.)
 
 Source: Platt, "Probabilistic Outputs for Support Vector Machines", 1999; expected calibration error as in Guo et al.,
 "On Calibration of Modern Neural Networks", ICML 2017, eq. 3, with 15 bins of equal width; one group left out at a time
@@ -21,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinsight_core.calibration import Calibration, OperatingPoint, ScoredPairs, logistic
-from twinsight_core.evaluation.intervals import wilson_interval
+from twinsight_core.evaluation.intervals import class_bootstrap_interval, wilson_interval
 
 ECE_BINS = 15
 TARGET_FMRS = (0.1, 0.01, 0.001)
@@ -240,8 +243,11 @@ def _rates(target_fmr: float, threshold: float, measured: Sequence[tuple[float, 
     is_same = np.concatenate([pairs.same for _, pairs in measured])
     same, different = int(is_same.sum()), int((~is_same).sum())
     matched, missed = int(passes[~is_same].sum()), int((~passes[is_same]).sum())
-    match_low, match_high = wilson_interval(matched, different)
-    miss_low, miss_high = wilson_interval(missed, same)
+    classes = [pairs.classes for _, pairs in measured]
+    known = [one for one in classes if one is not None]
+    of_pairs = np.concatenate(known) if len(known) == len(classes) else None
+    match_low, match_high = _interval(passes, of_pairs, ~is_same)
+    miss_low, miss_high = _interval(~passes, of_pairs, is_same)
     return OperatingPoint(
         target_fmr=target_fmr,
         threshold=threshold,
@@ -252,3 +258,12 @@ def _rates(target_fmr: float, threshold: float, measured: Sequence[tuple[float, 
         false_non_match_rate_low=miss_low,
         false_non_match_rate_high=miss_high,
     )
+
+
+def _interval(wrong: np.ndarray, classes: np.ndarray | None, of: np.ndarray) -> tuple[float, float]:
+    """Returns the ends of the 95 % interval of a share of some pairs; the wider ones where there are two intervals."""
+    low, high = wilson_interval(int(wrong[of].sum()), int(of.sum()))
+    if classes is None:
+        return low, high
+    other_low, other_high = class_bootstrap_interval(wrong[of], classes[of])
+    return min(low, other_low), max(high, other_high)

@@ -132,6 +132,10 @@ def calibrate(
         non_match_rate = (one.false_non_match_rate, one.false_non_match_rate_low, one.false_non_match_rate_high)
         rates = "   ".join("{:.4f} ({:.4f} to {:.4f})".format(*rate) for rate in (match_rate, non_match_rate))
         click.echo(f"{one.target_fmr:<12g} {one.threshold:<11.4f} {rates}")
+    if pairs is None:
+        click.echo("The intervals are those over pictures of other classes.")
+    else:
+        click.echo("The intervals take the pairs for independent; where these share pictures, they are too narrow.")
     click.echo(f"wrote {written.folder} ({written.digest})", err=True)
 
 

@@ -187,7 +187,8 @@ def class_pairs(
     """Returns distinct random pairs of one class and of two, and the rows of their pictures, [count, 2] int64.
 
     No pair comes twice, so rates over them are of as many pairs as they say; but pairs share pictures, and intervals
-    that take them for independent are narrower than those over other pictures would be.
+    that take them for independent are narrower than those over other pictures would be. So they come with their
+    classes.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
@@ -208,7 +209,7 @@ def class_pairs(
         raise TrainingError(f"There are no two pictures of {which} to compare.", reason="PAIRS_TOO_FEW")
     rows = np.concatenate([same, different])
     cosine = np.sum(embeddings[rows[:, 0]] * embeddings[rows[:, 1]], axis=1)
-    return ScoredPairs(cosine=cosine, same=np.arange(len(rows)) < len(same)), rows
+    return ScoredPairs(cosine=cosine, same=np.arange(len(rows)) < len(same), classes=labels[rows]), rows
 
 
 def group_pairs(
@@ -234,7 +235,8 @@ def group_pairs(
             kept = np.concatenate(
                 [rng.choice(np.flatnonzero(kind), fewer, replace=False) for kind in (drawn.same, ~drawn.same)]
             )
-            found.append(ScoredPairs(cosine=drawn.cosine[kept], same=drawn.same[kept]))
+            classes = None if drawn.classes is None else drawn.classes[kept]
+            found.append(ScoredPairs(cosine=drawn.cosine[kept], same=drawn.same[kept], classes=classes))
     return found
 
 

@@ -174,6 +174,7 @@ def test_the_meaning_is_of_classes_or_of_the_list_as_the_data_is(embedding: Path
         calibration = load_package(things / "out").card.calibration
         assert calibration is not None
         assert calibration.meaning == meaning
+        assert ("take the pairs for independent" in done.stdout) == ("--pairs" in options)
 
 
 def test_a_package_is_written_to_the_folder_that_one_is_in(

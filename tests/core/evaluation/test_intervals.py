@@ -1,10 +1,11 @@
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinsight_core.evaluation.intervals import wilson_interval
+from twinsight_core.evaluation.intervals import class_bootstrap_interval, wilson_interval
 
 
 def test_the_interval_worked_by_hand() -> None:
@@ -38,3 +39,27 @@ def test_the_interval_holds_the_share_within_0_and_1(trials: int, share: float, 
 def test_a_wrong_value_names_its_rule(successes: int, confidence: float, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         wilson_interval(successes, 10, confidence=confidence)
+
+
+def test_classes_are_drawn_and_not_pairs() -> None:
+    # All of one class go wrong and none of the other: a fourth of the resamples has the one alone, a fourth the other.
+    wrong, classes = np.repeat([True, False], 50), np.repeat([[3, 3], [8, 8]], 50, axis=0)
+    assert class_bootstrap_interval(wrong, classes) == (0.0, 1.0)
+    # The half in the middle.
+    assert class_bootstrap_interval(wrong, classes, confidence=0.4) == (0.5, 0.5)
+
+
+def test_a_pair_of_two_classes_counts_as_often_as_both_were_drawn() -> None:
+    # Of three draws, without those of one class thrice: a fourth has all three (1/3 wrong), a fourth the first two
+    # alone (1), a half the third and another (0).
+    wrong, classes = np.array([True, False, False]), np.array([[0, 1], [2, 0], [1, 2]])
+    assert class_bootstrap_interval(wrong, classes) == (0.0, 1.0)
+    assert class_bootstrap_interval(wrong, classes, confidence=0.3) == (0.0, pytest.approx(1 / 3))
+
+
+def test_an_interval_over_many_classes_that_are_alike_is_that_of_as_many_trials() -> None:
+    wrong = np.random.default_rng(0).random(2000) < 0.3
+    classes = np.repeat(np.arange(2000), 2).reshape(-1, 2)
+    found = class_bootstrap_interval(wrong, classes)
+    assert found == pytest.approx(wilson_interval(int(wrong.sum()), 2000), abs=0.003)
+    assert class_bootstrap_interval(wrong, classes) == found

@@ -29,6 +29,8 @@ def test_pairs_are_distinct_and_of_what_they_say(most_listed: int, monkeypatch: 
     assert (pairs.same.sum(), len(rows)) == (100, 200)
     assert len({tuple(sorted(pair)) for pair in rows.tolist()}) == 200
     np.testing.assert_array_equal(labels[rows[:, 0]] == labels[rows[:, 1]], pairs.same)
+    assert pairs.classes is not None
+    np.testing.assert_array_equal(pairs.classes, labels[rows])
     assert (groups[rows[:, 0]] == groups[rows[:, 1]]).all()
     np.testing.assert_allclose(pairs.cosine, np.sum(unit(60)[rows[:, 0]] * unit(60)[rows[:, 1]], axis=1))
 
@@ -56,6 +58,8 @@ def test_pairs_of_groups_stay_within_them_and_are_half_of_one_class() -> None:
     for pairs in found:
         assert pairs.same.sum() == (~pairs.same).sum() == 40
         np.testing.assert_array_equal(pairs.cosine, 1.0)
+        assert pairs.classes is not None
+        np.testing.assert_array_equal(pairs.classes[:, 0] == pairs.classes[:, 1], pairs.same)
 
 
 def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_most_certain_first() -> None:
