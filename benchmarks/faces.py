@@ -20,7 +20,8 @@ from twinsight_core.calibration import ScoredPairs
 from twinsight_core.commands.labelled import scored_pairs
 from twinsight_core.evaluation.verification import roc_curve
 from twinsight_core.packages import load_package
-from twinsight_core.training.data import PictureSource, classes_of
+from twinsight_core.training.class_folders import classes_of
+from twinsight_core.training.data import PictureSource
 from twinsight_core.training.findings import pair_findings
 from twinsight_core.training.pairs import read_pairs
 

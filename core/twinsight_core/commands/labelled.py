@@ -19,7 +19,10 @@ from twinsight_core.training.pairs import PairList
 from twinsight_core.training.siamese_pairs import read_pair_pictures
 
 DATA_OPTION = click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder or zip with the pictures."
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder or zip with the pictures; of data in parts (train/, val/, test/) one of them: DIR/test.",
 )
 MODEL_OPTION = click.option(
     "--model", required=True, help="A shipped model, a package's folder, or a name in --models-dir."
@@ -36,8 +39,12 @@ SKIP_BAD_OPTION = click.option("--skip-bad", is_flag=True, help="Leave out what 
 
 
 def class_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> LabelledImages:
-    """Reads class folders at the size of a model; tells what is left out."""
-    read = read_class_folders(data, preprocessing=package.card.preprocessing, skip_bad=skip_bad)
+    """Reads class folders at the size of a model; tells what is left out.
+
+    Raises:
+        TrainingError: see `read_class_folders`; or the data come in parts, of which the model may have seen some.
+    """
+    read = read_class_folders(data, preprocessing=package.card.preprocessing, skip_bad=skip_bad, one_part=True)
     tell_skipped(read.skipped)
     return read
 

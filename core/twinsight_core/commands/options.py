@@ -142,7 +142,8 @@ def run_options(
             "--data",
             type=click.Path(path_type=Path),
             required=True,
-            help="Folder or zip with the pictures.",
+            help="Folder or zip with the pictures"
+            + ("; of data in parts (train/, val/, test/) one of them: DIR/train." if class_folders else "."),
         ),
         package_option("Folder of the model package to write."),
         click.option(

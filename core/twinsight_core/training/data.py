@@ -27,11 +27,11 @@ import numpy as np
 from twinsight_core.cores import core_count
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
+from twinsight_core.training.class_folders import check_one_part, classes_of
 from twinsight_core.training.files import Files, check_names, in_chunks
 
 _LOG = logging.getLogger(__name__)
 
-SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 OTHER_PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tif", ".tiff"}
@@ -171,15 +171,6 @@ class PictureSource(Files):
         return super().read(name, most_bytes=most_bytes)
 
 
-def classes_of(files: Sequence[str]) -> list[str]:
-    """Returns the class of each picture; see the module."""
-    folders = [PurePosixPath(file).parent.parts for file in files]
-    depth = min(len(parts) for parts in folders) - 1
-    shared = next((n for n in range(depth) if len({parts[n] for parts in folders}) > 1), depth)
-    kept = [[part for part in parts[shared:] if part.lower() not in SPLIT_NAMES] for parts in folders]
-    return ["/".join(parts) or whole[-1] for parts, whole in zip(kept, folders, strict=True)]
-
-
 def tell_skipped(skipped: Iterable[str]) -> None:
     """Logs what was left out, a line each."""
     for file in skipped:
@@ -302,7 +293,12 @@ def unreadable_pictures(path: Path, flaws: dict[str, str]) -> TrainingError:
 
 
 def read_class_folders(
-    path: Path, *, preprocessing: Preprocessing, cache_dir: Path | None = None, skip_bad: bool = False
+    path: Path,
+    *,
+    preprocessing: Preprocessing,
+    cache_dir: Path | None = None,
+    skip_bad: bool = False,
+    one_part: bool = False,
 ) -> LabelledImages:
     """Reads every picture below a folder or in a zip.
 
@@ -311,12 +307,15 @@ def read_class_folders(
         preprocessing: how pictures become pixels.
         cache_dir: keeps the decoded pixels there and maps them on the next call; made where absent.
         skip_bad: leave out pictures that can't be read.
+        one_part: refuse data that come with parts of their own; see `check_one_part`.
 
     Raises:
         TrainingError: there is no picture, a class folder holds none, or pictures can't be read and are not to be left
             out; all of them are named.
     """
     source = PictureSource(path)
+    if one_part:
+        check_one_part(path, source.files)
     if cache_dir is None:
         images, flaws = decode_readable(source, source.files, preprocessing)
     else:

@@ -215,10 +215,14 @@ class Run:
         """Reads the pictures.
 
         Raises:
-            TrainingError: they can't be read, or a class to leave out is not there.
+            TrainingError: they can't be read, come in parts of their own, or a class to leave out is not there.
         """
         read = read_class_folders(
-            self.data, preprocessing=self.preprocessing, cache_dir=self.work / "cache", skip_bad=self.skip_bad
+            self.data,
+            preprocessing=self.preprocessing,
+            cache_dir=self.work / "cache",
+            skip_bad=self.skip_bad,
+            one_part=True,
         )
         tell_skipped(read.skipped)
         if self.exclude is not None:

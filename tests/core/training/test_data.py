@@ -19,7 +19,6 @@ from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
 from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.training.data import (
     PictureSource,
-    classes_of,
     decode_files,
     read_class_folders,
     split_classes,
@@ -295,20 +294,6 @@ def test_few_bytes_are_held_at_a_time(tmp_path: Path) -> None:
     files = Files(tmp_path / "set.zip")
     chunks = in_chunks(files, ["a/large.png"] * 6 + ["a/small.png"] * 70)
     assert [len(chunk) for chunk in chunks] == [4, 64, 8]
-
-
-@pytest.mark.parametrize(
-    ("files", "classes"),
-    [
-        (["train/cat/1.png", "val/cat/2.png", "val/dog/3.png"], ["cat", "cat", "dog"]),
-        (["Greek/alpha/1.png", "Greek/beta/1.png", "Latin/a/1.png"], ["Greek/alpha", "Greek/beta", "Latin/a"]),
-        (["set/images/cat/1.png", "set/images/dog/1.png"], ["cat", "dog"]),
-        (["cat/1.png"], ["cat"]),
-        (["train/1.png", "cat/1.png"], ["train", "cat"]),
-    ],
-)
-def test_a_class_is_named_by_what_its_path_does_not_share(files: list[str], classes: list[str]) -> None:
-    assert classes_of(files) == classes
 
 
 def test_classes_in_one_folder_are_of_one_group(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,15 @@ def run(write_drawings: Drawn, tmp_path: Path) -> Callable[..., Run]:
         )
 
     return make
+
+
+def test_a_run_on_all_parts_of_its_data_is_refused(run: Callable[..., Run], tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip") as whole:
+        for name in whole.namelist():
+            for part in ("train", "test"):
+                whole.extract(name, tmp_path / "parts" / part)
+    with pytest.raises(TrainingError, match="the data come in parts"):
+        replace(run(), data=tmp_path / "parts").pictures()
 
 
 def test_classes_that_are_named_are_left_out_of_everything(run: Callable[..., Run]) -> None:

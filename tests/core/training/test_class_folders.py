@@ -1,0 +1,82 @@
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.images import Preprocessing
+from twinsight_core.training.class_folders import classes_of
+from twinsight_core.training.data import read_class_folders
+
+SMALL = Preprocessing(height_px=8, width_px=8)
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (10, 12)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def written(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "classes"),
+    [
+        (["train/cat/1.png", "val/cat/2.png", "val/dog/3.png"], ["cat", "cat", "dog"]),
+        (["Greek/alpha/1.png", "Greek/beta/1.png", "Latin/a/1.png"], ["Greek/alpha", "Greek/beta", "Latin/a"]),
+        (["set/images/cat/1.png", "set/images/dog/1.png"], ["cat", "dog"]),
+        (["cat/1.png"], ["cat"]),
+        (["train/1.png", "cat/1.png"], ["train", "cat"]),
+    ],
+)
+def test_a_class_is_named_by_what_its_path_does_not_share(files: list[str], classes: list[str]) -> None:
+    assert classes_of(files) == classes
+
+
+@pytest.mark.parametrize(
+    ("names", "parts", "train"),
+    [
+        (("train/cat/1.png", "val/cat/2.png", "test/cat/3.png"), "test, train, val", "train"),
+        (("Training/cat/1.png", "Validation/dog/2.png"), "Training, Validation", "Training"),
+        (("sets/train/cat/1.png", "sets/test/2/cat/2.png"), "test, train", "sets/train"),
+    ],
+)
+def test_data_that_come_in_parts_are_not_mixed(names: tuple[str, ...], parts: str, train: str, tmp_path: Path) -> None:
+    data = written(tmp_path / "set", *names)
+    with pytest.raises(TrainingError) as raised:
+        read_class_folders(data, preprocessing=SMALL, one_part=True)
+    assert raised.value.reason == "DATA_IN_PARTS"
+    assert raised.value.message == (
+        f"{(data / train).parent}: the data come in parts ({parts}), which would be mixed. Name one: train on `--data "
+        f"{data / train}`, of which training holds out pictures itself, and measure on another by `twinsight evaluate`."
+    )
+    assert len(read_class_folders(data / train, preprocessing=SMALL, one_part=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/1.png", "test/2.png", "bus/3.png"),  # vehicles, and what is done to them
+        ("train/cat/1.png", "train/dog/2.png"),
+        ("val/cat/1.png", "test/cat/2.png"),
+        ("a/train/cat/1.png", "b/test/cat/2.png"),
+    ],
+)
+def test_classes_are_no_parts_and_one_part_is_not_mixed(names: tuple[str, ...], tmp_path: Path) -> None:
+    data = written(tmp_path / "set", *names)
+    assert len(read_class_folders(data, preprocessing=SMALL, one_part=True)) == len(names)
+
+
+def test_parts_of_a_zip_are_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("train/cat/1.png", "test/cat/2.png"):
+            archive.writestr(name, png())
+    with pytest.raises(TrainingError, match="` of the unpacked zip, of which training"):
+        read_class_folders(tmp_path / "set.zip", preprocessing=SMALL, one_part=True)
