@@ -65,7 +65,7 @@ def voc_pictures(files: Files, image_set: str | None) -> tuple[list[MarkedPictur
         TrainingError: the layout is another, or there is no such list.
     """
     root = _voc_root(files)
-    written = _by_lower_suffix(files.names)
+    written = _by_lower_suffix(files.shown)
     pictures: list[MarkedPicture] = []
     flaws: list[str] = []
     for name in _voc_names(files, root, image_set, written):
@@ -110,13 +110,13 @@ def voc_lists(files: Files) -> frozenset[str]:
     """Returns the names of the lists that a set in the layout of Pascal VOC has; see `voc_pictures`."""
     folder = f"{_voc_root(files)}ImageSets/Main/"
     return frozenset(
-        name[len(folder) : -4] for name in files.names if name.startswith(folder) and name.endswith(".txt")
+        name[len(folder) : -4] for name in files.shown if name.startswith(folder) and name.endswith(".txt")
     )
 
 
 def _voc_root(files: Files) -> str:
     """Returns the path of the folder that holds `Annotations/`, with a slash behind it; empty at the top."""
-    roots = {name[: name.index("Annotations/")] for name in files.names if f"/{name}".count("/Annotations/") == 1}
+    roots = {name[: name.index("Annotations/")] for name in files.shown if f"/{name}".count("/Annotations/") == 1}
     if len(roots) != 1:
         what = f"several: {', '.join(sorted(roots))}" if roots else "none"
         raise TrainingError(f"{files.path}: one folder `Annotations` is wanted; there is {what}.", reason="DATA_LAYOUT")
@@ -127,11 +127,11 @@ def _voc_names(files: Files, root: str, image_set: str | None, written: Mapping[
     if image_set is None:
         folder = f"{root}Annotations/"
         return sorted(
-            name[len(folder) : -4] for name in files.names if name.startswith(folder) and name.lower().endswith(".xml")
+            name[len(folder) : -4] for name in files.shown if name.startswith(folder) and name.lower().endswith(".xml")
         )
     folder = f"{root}ImageSets/Main/"
     listing = f"{folder}{image_set}.txt"
-    if listing not in files.names:
+    if listing not in files.shown:
         raise TrainingError(
             f"{files.path}: there is no list `{image_set}`; there is {', '.join(sorted(voc_lists(files))) or 'none'}.",
             reason="DATA_MISSING",
@@ -186,7 +186,7 @@ def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str],
     of_name = [f"{root}JPEGImages/{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
     exact = f"{root}JPEGImages/{named}"
     candidates = (*of_name, exact, *(written.get(one) for one in (*of_name, _with_lower_suffix(exact))))
-    picture = next((one for one in candidates if one in files.names), None)
+    picture = next((one for one in candidates if one in files.shown), None)
     if picture is None:
         raise ValueError(f"{file}: its picture {root}JPEGImages/{named or name + '.jpg'} is missing.")
     size = tree.find("size")

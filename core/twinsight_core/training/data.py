@@ -28,7 +28,7 @@ from twinsight_core.cores import core_count
 from twinsight_core.errors import InvalidImage, TrainingError
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
 from twinsight_core.training.class_folders import check_one_part, classes_of
-from twinsight_core.training.files import Files, check_names, in_chunks
+from twinsight_core.training.files import Files, check_names, in_chunks, is_shown
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ OTHER_PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tif", ".tiff"}
 )
 """What pictures are called that are not accepted: more likely forgotten than meant to be left out."""
-# macOS packs a folder of its own into zips.
-_NOT_OF_THE_SET = "__MACOSX"
 # Raised when the cache's layout or what pictures are decoded to changes, so that an old cache is not read.
 CACHE_VERSION = 5
 # More are counted and not named.
@@ -149,16 +147,16 @@ class PictureSource(Files):
     def __init__(self, path: Path, *, class_folders: bool = True) -> None:
         super().__init__(path)
         least = 2 if class_folders else 1
-        names = [name for name in self.names if _is_shown(name) and len(PurePosixPath(name).parts) >= least]
+        names = [name for name in self.shown if len(PurePosixPath(name).parts) >= least]
         accepted = [name for name in names if _suffix(name) in PICTURE_SUFFIXES]
         if class_folders:
-            _check_folders(path, [one for one in self.folders if _is_shown(one)], accepted)
+            _check_folders(path, [one for one in self.folders if is_shown(one)], accepted)
         if not accepted:
             where = " in a class folder" if class_folders else ""
             raise TrainingError(f"{path} holds no picture{where}.", reason="DATA_EMPTY")
         others = [name for name in names if _suffix(name) in OTHER_PICTURE_SUFFIXES]
         # A link at the top may have been a class.
-        self.files = tuple(sorted([*accepted, *others, *(name for name in self.dangling if _is_shown(name))]))
+        self.files = tuple(sorted([*accepted, *others, *(name for name in self.dangling if is_shown(name))]))
         check_names(path, self.files)
 
     def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
@@ -179,11 +177,6 @@ def tell_skipped(skipped: Iterable[str]) -> None:
 
 def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
-
-
-def _is_shown(name: str) -> bool:
-    """Returns whether neither a file nor a folder that it lies in is hidden."""
-    return not any(part.startswith(".") or part == _NOT_OF_THE_SET for part in PurePosixPath(name).parts)
 
 
 def _check_folders(path: Path, folders: Sequence[str], pictures: Sequence[str]) -> None:

@@ -19,6 +19,8 @@ from twinsight_core.images import DEFAULT_LIMITS
 _CHUNK_FILES, _CHUNK_BYTES = 64, 64 * 1024 * 1024
 # More names are counted and not told.
 _NAMED = 50
+# macOS packs a folder of its own into zips.
+_NOT_OF_THE_SET = "__MACOSX"
 _ENCRYPTED = 1  # PKWARE, APPNOTE 6.3.10, section 4.4.4
 # What `zipfile` raises, depending on where an archive is damaged; NotImplementedError is a RuntimeError.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
@@ -35,6 +37,7 @@ class Files:
     Attributes:
         path: the same.
         names: paths of all files, with `/` between their parts.
+        shown: those that are not hidden; see `is_shown`.
         folders: paths of all folders, likewise.
         dangling: paths of links that lead to nothing.
 
@@ -61,6 +64,7 @@ class Files:
         except _ZIP_ERRORS as error:
             raise TrainingError(f"{path}: neither a folder nor a zip.", reason="DATA_UNREADABLE") from error
         self.names, self.folders, self.dangling = (frozenset(one) for one in found)
+        self.shown = frozenset(name for name in self.names if is_shown(name))
 
     def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
         """Returns a file's content.
@@ -112,6 +116,11 @@ class Files:
         with archive.open(entry) as packed:
             # An entry may hold more than its header says; what is asked for is all that gets unpacked.
             return packed.read(max(1, entry.file_size))
+
+
+def is_shown(name: str) -> bool:
+    """Returns whether neither a file nor a folder that it lies in is hidden."""
+    return not any(part.startswith(".") or part == _NOT_OF_THE_SET for part in PurePosixPath(name).parts)
 
 
 def check_names(path: Path, names: Iterable[str]) -> None:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing
-from twinsight_core.training.box_formats import MAX_XML_BYTES
+from twinsight_core.training.box_formats import MAX_XML_BYTES, voc_lists
 from twinsight_core.training.boxes import read_coco, read_voc
+from twinsight_core.training.files import Files
 
 SIZE = Preprocessing(height_px=24, width_px=32)
 BCCD = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "bccd_trainval.zip"
@@ -68,6 +69,22 @@ GOOD = {
     "ImageSets/Main/train.txt": b"a\n",
     "ImageSets/Main/val.txt": b"b  1\n\n",
 }
+
+
+def test_what_macos_packs_into_a_zip_of_its_own_is_passed_over(write: Write) -> None:
+    data = write(
+        {
+            "set/Annotations/a.xml": annotation(("cell", 1, 1, 20, 20)),
+            "set/JPEGImages/a.jpg": picture(),
+            "set/ImageSets/Main/train.txt": b"a\n",
+            "__MACOSX/set/Annotations/._a.xml": b"\x00\x05",
+            "__MACOSX/set/ImageSets/Main/._train.txt": b"\x00\x05",
+            "set/Annotations/._a.xml": b"\x00\x05",
+            "set/ImageSets/Main/._val.txt": b"\x00\x05",
+        }
+    )
+    assert read_voc(data, preprocessing=SIZE).files == ("set/JPEGImages/a.jpg",)
+    assert voc_lists(Files(data)) == {"train"}
 
 
 def test_boxes_are_fractions_padded_to_the_most(write: Write) -> None:
