@@ -4,7 +4,8 @@
    either axis and, where the picture is square, its axes may change places. All of it keeps boxes upright, so sampling
    is a matrix along each axis.
 2. Brightness, contrast, saturation and the balance of the channels change.
-3. Boxes move with the picture and are cut at the view's edge; those of which too little is left do not count.
+3. Boxes move with the picture and are cut at the view's edge. Things of which too little is left are not to be found,
+   but no background either: they are ignored. Of regions to be ignored all that is left stays so.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class BoxAugmentation:
         transpose: share whose axes change places; square pictures only. With both mirrors these are all quarter turns.
         colour: share whose colour changes.
         strength: most that brightness, contrast and saturation change by, as a share, 0..1.
-        visible: least share of a box's area that must be left for it to count, 0..1.
+        visible: least share of a thing's area that must be left for it to be one to be found, 0..1.
         untouched: share that stays as it is, whatever the rest says.
 
     Raises:
@@ -69,12 +70,14 @@ class BoxedView(NamedTuple):
     Attributes:
         images: [batch, height, width, 3] float32, RGB, whole numbers in 0..255.
         boxes: [batch, boxes, 4] float32, fractions of the view, 0..1; zeros where there is none.
-        valid: [batch, boxes] bool, which of them are there.
+        valid: [batch, boxes] bool, which of them are things to be found.
+        ignored: [batch, boxes] bool, which of the others are no background.
     """
 
     images: jax.Array
     boxes: jax.Array
     valid: jax.Array
+    ignored: jax.Array
 
 
 class _Window(NamedTuple):
@@ -94,7 +97,7 @@ class _Window(NamedTuple):
 
 
 def boxed_views(
-    key: jax.Array, images: jax.Array, boxes: jax.Array, valid: jax.Array, *, how: BoxAugmentation
+    key: jax.Array, images: jax.Array, boxes: jax.Array, valid: jax.Array, ignored: jax.Array, *, how: BoxAugmentation
 ) -> BoxedView:
     """Returns one random view of each picture, and its boxes.
 
@@ -102,7 +105,8 @@ def boxed_views(
         key: random key; equal keys give equal views.
         images: [batch, height, width, 3] uint8 (or float in the same range), RGB, 0..255.
         boxes: [batch, boxes, 4] float32, x_min, y_min, x_max, y_max in fractions of the picture, 0..1.
-        valid: [batch, boxes] bool, which of them are there.
+        valid: [batch, boxes] bool, which of them are things to be found.
+        ignored: [batch, boxes] bool, which of the others are regions that are no background.
         how: how strong the views are.
 
     Raises:
@@ -114,8 +118,15 @@ def boxed_views(
     geometry, colour = jax.random.split(key)
     window = _draw_window(geometry, len(images), how)
     pixels = _recolour(colour, _resample(images.astype(jnp.float32), window, turns=how.transpose > 0), how)
-    moved, there = _move(boxes, valid, window, how.visible)
-    return BoxedView(images=jnp.round(jnp.clip(pixels, 0.0, 255.0)), boxes=moved, valid=there)
+    cut, share = _move(boxes, window)
+    there = (valid | ignored) & (share > 0)
+    found = valid & there & (share >= how.visible * (1.0 - 1e-5))
+    return BoxedView(
+        images=jnp.round(jnp.clip(pixels, 0.0, 255.0)),
+        boxes=jnp.where(there[..., None], cut, 0.0),
+        valid=found,
+        ignored=there & ~found,
+    )
 
 
 def _draw_window(key: jax.Array, batch: int, how: BoxAugmentation) -> _Window:
@@ -168,16 +179,16 @@ def _axis(start: jax.Array, size: jax.Array, mirrored: jax.Array, cells: int) ->
     return weights / jnp.sum(weights, axis=-1, keepdims=True), inside
 
 
-def _move(boxes: jax.Array, valid: jax.Array, window: _Window, visible: float) -> tuple[jax.Array, jax.Array]:
+def _move(boxes: jax.Array, window: _Window) -> tuple[jax.Array, jax.Array]:
+    """Returns where boxes are in the view, cut at its edge, and the share of each that is left, [batch, boxes]."""
     boxes = jnp.where(window.transposed[:, None, None], boxes[..., jnp.array([1, 0, 3, 2])], boxes)
     start, size = jnp.tile(window.start, 2)[:, None], jnp.tile(window.size, 2)[:, None]
     moved = (boxes - start) / size
     mirrored = jnp.tile(window.mirrored, 2)[:, None]
     moved = jnp.where(mirrored, 1.0 - moved[..., jnp.array([2, 3, 0, 1])], moved)
     cut = jnp.clip(moved, 0.0, 1.0)
-    whole, left = _area(moved), _area(cut)
-    there = valid & (left > 0) & (left >= visible * whole * (1.0 - 1e-5))
-    return jnp.where(there[..., None], cut, 0.0), there
+    # Boxes that are not there have no area.
+    return cut, _area(cut) / jnp.maximum(_area(moved), 1e-12)
 
 
 def _area(boxes: jax.Array) -> jax.Array:

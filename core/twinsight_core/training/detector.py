@@ -131,8 +131,7 @@ def detector_loss(
     view, draw = jax.random.split(key)
     images, boxes, labels, valid, ignored = (jnp.asarray(one) for one in batch)
     if augmentation is not None:
-        images, boxes, there = boxed_views(view, images, boxes, valid | ignored, how=augmentation)
-        valid, ignored = valid & there, ignored & there
+        images, boxes, valid, ignored = boxed_views(view, images, boxes, valid, ignored, how=augmentation)
     losses = network.losses(images, boxes, labels, valid, draw, sampling=sampling, ignored=ignored)
     parts = {name: jnp.mean(value) for name, value in losses._asdict().items()}
     return sum(parts.values(), jnp.zeros(())), parts

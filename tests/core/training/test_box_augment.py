@@ -22,13 +22,13 @@ def compiled(how: BoxAugmentation) -> Callable[..., BoxedView]:
     return jax.jit(partial(boxed_views, how=how))
 
 
-def pictures(size: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pictures(size: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     images = np.full((len(CORNERS), size, size, 3), 20, np.uint8)
     for image, (x_min, y_min, x_max, y_max) in zip(images, CORNERS, strict=True):
         image[y_min:y_max, x_min:x_max] = 240
     boxes = np.zeros((len(CORNERS), 2, 4), np.float32)
     boxes[:, 0] = CORNERS / size
-    return images, boxes, np.tile([True, False], (len(CORNERS), 1))
+    return images, boxes, np.tile([True, False], (len(CORNERS), 1)), np.zeros((len(CORNERS), 2), bool)
 
 
 def seen(how: BoxAugmentation, seed: int = 0) -> BoxedView:
@@ -43,7 +43,7 @@ def bright_box(image: np.ndarray) -> np.ndarray:
 
 
 def test_with_every_share_at_zero_pictures_and_boxes_stay() -> None:
-    images, boxes, valid = pictures()
+    images, boxes, valid, _ = pictures()
     view = seen(STILL)
     np.testing.assert_array_equal(view.images, images)
     np.testing.assert_allclose(view.boxes, boxes, atol=1e-6)
@@ -51,7 +51,7 @@ def test_with_every_share_at_zero_pictures_and_boxes_stay() -> None:
 
 
 def test_mirrors_and_the_exchange_of_axes_take_the_boxes_along() -> None:
-    images, boxes, _ = pictures()
+    images, boxes, *_ = pictures()
     across = seen(replace(STILL, mirror_x=1.0))
     np.testing.assert_array_equal(across.images, images[:, :, ::-1])
     x_min, y_min, x_max, y_max = boxes[:, 0].T
@@ -68,7 +68,7 @@ def test_mirrors_and_the_exchange_of_axes_take_the_boxes_along() -> None:
 def test_boxes_stay_around_what_they_mark(seed: int) -> None:
     how = replace(STILL, zoom=(0.6, 1.6), aspect=1.4, shift=0.1, mirror_x=0.5, mirror_y=0.5, transpose=0.5, visible=0.5)
     view = seen(how, seed)
-    for image, boxes, valid in zip(*(np.asarray(one) for one in view), strict=True):
+    for image, boxes, valid, _ in zip(*(np.asarray(one) for one in view), strict=True):
         if valid[0]:
             # The edge of the rectangle is blurred over a pixel of the view.
             np.testing.assert_allclose(boxes[0], bright_box(image), atol=1.2 / 32)
@@ -93,6 +93,24 @@ def test_a_box_of_which_too_little_is_left_does_not_count() -> None:
     assert 0.05 < strict_share < loose_share < 0.95
 
 
+def test_what_is_cut_too_far_is_ignored_and_never_background() -> None:
+    strict, loose = (replace(STILL, zoom=(2.0, 2.0), visible=visible) for visible in (0.9, 0.0))
+    images, boxes, valid, _ = (jnp.asarray(one) for one in pictures())
+    several = 0
+    for seed in range(10):
+        found, every = seen(strict, seed), seen(loose, seed)
+        np.testing.assert_array_equal(found.valid | found.ignored, every.valid)
+        np.testing.assert_array_equal(found.boxes, every.boxes)
+        assert not (found.valid & found.ignored).any()
+        several += int(found.ignored.sum())
+        # A region to be ignored stays one however little of it is left.
+        of_region = compiled(strict)(jax.random.key(seed), images, boxes, jnp.zeros_like(valid), valid)
+        np.testing.assert_array_equal(of_region.ignored, every.valid)
+        np.testing.assert_array_equal(of_region.boxes, every.boxes)
+        assert not of_region.valid.any()
+    assert several > 3
+
+
 def test_what_lies_beyond_the_picture_is_grey() -> None:
     view = seen(replace(STILL, zoom=(0.5, 0.5)))
     assert {128} < set(np.unique(np.asarray(view.images)).astype(int).tolist())
@@ -101,7 +119,7 @@ def test_what_lies_beyond_the_picture_is_grey() -> None:
 
 
 def test_colours_change_by_picture_and_boxes_do_not() -> None:
-    images, boxes, _ = pictures()
+    images, boxes, *_ = pictures()
     view = seen(replace(STILL, colour=1.0, strength=0.3))
     np.testing.assert_allclose(view.boxes, boxes, atol=1e-6)
     changes = np.abs(np.asarray(view.images) - images).mean(axis=(1, 2, 3))
@@ -127,6 +145,7 @@ def test_axes_may_change_places_in_square_pictures_only() -> None:
             jax.random.key(0),
             jnp.zeros((1, 8, 16, 3)),
             jnp.zeros((1, 1, 4)),
+            jnp.zeros((1, 1), bool),
             jnp.zeros((1, 1), bool),
             how=replace(STILL, transpose=0.5),
         )
