@@ -78,6 +78,9 @@ class DetectorBatch(NamedTuple):
 class DetectorSampler:
     """The batches: functions of the step alone; every picture comes once before any comes again.
 
+    They are cut from one stream of random orders of all pictures; a batch may hold the end of one and the start of the
+    next, and a picture twice there.
+
     Args:
         data: the pictures to train on.
         batch: pictures in a step.
@@ -96,10 +99,11 @@ class DetectorSampler:
 
     def batch(self, step: int) -> DetectorBatch:
         """Returns the pictures of a step."""
-        each = len(self._data) // self._batch
-        order = np.random.default_rng([self._seed, step // each]).permutation(len(self._data))
-        rows = np.sort(order[step % each * self._batch :][: self._batch])
         data = self._data
+        start, count = step * self._batch, len(data)
+        first, last = start // count, (start + self._batch - 1) // count
+        orders = [np.random.default_rng([self._seed, turn]).permutation(count) for turn in range(first, last + 1)]
+        rows = np.sort(np.concatenate(orders)[start - first * count :][: self._batch])
         return DetectorBatch(
             images=data.images[rows],
             boxes=data.boxes[rows],

@@ -124,6 +124,19 @@ def test_every_picture_comes_once_before_any_comes_again() -> None:
     np.testing.assert_array_equal(sampler.batch(4).images, DetectorSampler(data, batch=2, seed=5).batch(4).images)
 
 
+@pytest.mark.parametrize("batch", [2, 3, 4, 5, 7])
+def test_no_picture_is_left_out_where_the_batch_does_not_divide_the_set(batch: int) -> None:
+    data = rectangles(7)
+    sampler = DetectorSampler(data, batch=batch, seed=5)
+    count = dict.fromkeys((image.tobytes() for image in data.images), 0)
+    for step in range(4 * 7):
+        for image in sampler.batch(step).images:
+            count[image.tobytes()] += 1
+        # None comes again before all came.
+        assert max(count.values()) - min(count.values()) <= (1 if (step + 1) * batch % 7 else 0)
+    assert set(count.values()) == {4 * batch}
+
+
 def test_too_few_pictures_and_other_classes_are_told(tmp_path: Path) -> None:
     data = rectangles(2)
     with pytest.raises(TrainingError, match="There are 2 pictures to train on; a batch wants 3"):
