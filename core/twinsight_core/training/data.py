@@ -39,8 +39,6 @@ OTHER_PICTURE_SUFFIXES = frozenset(
 """What pictures are called that are not accepted: more likely forgotten than meant to be left out."""
 # Raised when the cache's layout or what pictures are decoded to changes, so that an old cache is not read.
 CACHE_VERSION = 5
-# More are counted and not named.
-_NAMED_FILES = 50
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class LabelledImages:
         labels: [count] int32, index into `classes`.
         classes: names of the classes, sorted.
         files: [count] path of each picture inside its source.
-        skipped: paths of pictures that can't be read and were left out.
+        skipped: what can't be read and was left out: the path of each and what is wrong with it.
     """
 
     images: np.ndarray
@@ -191,12 +189,7 @@ def _check_folders(path: Path, folders: Sequence[str], pictures: Sequence[str]) 
     parents = {str(PurePosixPath(folder).parent) for folder in folders}
     empty = sorted(set(folders) - filled - parents)
     if empty:
-        raise TrainingError(f"{path}: these folders hold no picture: {_listed(empty)}.", reason="CLASS_EMPTY")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
-    return ", ".join(names[:_NAMED_FILES]) + more
+        raise TrainingError(f"{path}: these folders hold no picture: {', '.join(empty)}.", reason="CLASS_EMPTY")
 
 
 def decode_files(
@@ -277,12 +270,17 @@ def _decoded(
 
 
 def unreadable_pictures(path: Path, flaws: dict[str, str]) -> TrainingError:
-    """Returns the error that names pictures that can't be read, with what is wrong with each."""
-    listed = _listed([f"{file} ({flaw})" for file, flaw in flaws.items()])
+    """Returns the error that names all pictures that can't be read, with what is wrong with each, a line each."""
+    listed = "\n".join(f"  {one}" for one in told_flaws(flaws))
     return TrainingError(
-        f"{path}: {len(flaws)} pictures can't be read, which --skip-bad leaves out: {listed}",
+        f"{path}: {len(flaws)} pictures can't be read, which --skip-bad leaves out:\n{listed}",
         reason="PICTURES_UNREADABLE",
     )
+
+
+def told_flaws(flaws: dict[str, str]) -> tuple[str, ...]:
+    """Returns the path of each picture that can't be read, and what is wrong with it."""
+    return tuple(f"{file}: {flaw}" for file, flaw in flaws.items())
 
 
 def read_class_folders(
@@ -320,7 +318,7 @@ def read_class_folders(
     classes = tuple(sorted(set(named)))
     places = {name: number for number, name in enumerate(classes)}
     labels = np.array([places[name] for name in named], np.int32)
-    return LabelledImages(images=images, labels=labels, classes=classes, files=files, skipped=tuple(flaws))
+    return LabelledImages(images=images, labels=labels, classes=classes, files=files, skipped=told_flaws(flaws))
 
 
 def _kept_pixels(

@@ -24,7 +24,7 @@ from twinsight_core.evaluation.verification import area_under, roc_curve
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import Augmentation, views
-from twinsight_core.training.data import PictureSource, decode_readable, unreadable_pictures
+from twinsight_core.training.data import PictureSource, decode_readable, told_flaws, unreadable_pictures
 from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher
 from twinsight_core.training.pairs import PairList, deal, read_pairs, without
@@ -70,7 +70,7 @@ class PairPictures:
     Attributes:
         images: [files, height, width, 3] uint8, RGB, 0..255; in the order of `pairs.files`.
         pairs: the list.
-        skipped: paths of pictures that can't be read and were left out with their pairs.
+        skipped: what can't be read and was left out with its pairs: the path of each and what is wrong with it.
     """
 
     images: np.ndarray
@@ -132,7 +132,7 @@ def read_pair_pictures(
         raise unreadable_pictures(source.path, flaws)
     # A picture that can be read may be in no pair any more.
     needed = np.isin([file for file in pairs.files if file not in flaws], kept.files)
-    return PairPictures(images=images[needed], pairs=kept, skipped=tuple(flaws))
+    return PairPictures(images=images[needed], pairs=kept, skipped=told_flaws(flaws))
 
 
 def split(pairs: PairList, how: PairTraining) -> Parts:

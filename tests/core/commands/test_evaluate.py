@@ -74,7 +74,7 @@ def test_pictures_of_a_list_that_can_not_be_read_are_left_out_where_that_is_aske
     arguments = ("--model", models / "embedding", "--data", tmp_path, "--pairs", pairs, "--json")
     done = run(*arguments)
     assert done.exit_code == 1
-    assert "1 pictures can't be read, which --skip-bad leaves out: 5.png (" in done.stderr
+    assert "1 pictures can't be read, which --skip-bad leaves out:\n  5.png: " in done.stderr
     done = run(*arguments, "--skip-bad")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["protocol"].startswith("2 same and 2 different pairs, as listed.")

@@ -346,7 +346,7 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     arguments = ("siamese", "--data", listed / "set.zip", "--pairs", tmp_path / "pairs.csv", *ON_PAIRS, "--steps", "2")
     done = run(train, *arguments, "--out", tmp_path / "alike")
     assert done.exit_code == 1
-    assert "1 pictures can't be read, which --skip-bad leaves out: class00/5.png" in done.stderr
+    assert "1 pictures can't be read, which --skip-bad leaves out:\n  class00/5.png: " in done.stderr
     assert not (tmp_path / ".alike.training").exists()
     done = run(train, *arguments, "--out", tmp_path / "alike", "--skip-bad")
     assert done.exit_code == 0, done.output

@@ -196,12 +196,24 @@ def test_every_picture_that_can_not_be_read_is_named_or_left_out(tmp_path: Path,
         (tmp_path / "set" / name).write_bytes(content)
     cache = tmp_path / "cache" if cached else None
     for _ in range(2):
-        with pytest.raises(TrainingError, match=r"2 pictures can't be read.*: cat/2\.png \(.*\), dog/3\.png \("):
+        with pytest.raises(TrainingError, match=r"2 pictures can't be read.*:\n  cat/2\.png: .*\n  dog/3\.png: "):
             read_class_folders(tmp_path / "set", preprocessing=SMALL, cache_dir=cache)
         good = read_class_folders(tmp_path / "set", preprocessing=SMALL, cache_dir=cache, skip_bad=True)
-        assert (good.files, good.skipped) == (("cat/1.png", "dog/4.png"), ("cat/2.png", "dog/3.png"))
+        assert good.files == ("cat/1.png", "dog/4.png")
+        assert [one.partition(": ")[0] for one in good.skipped] == ["cat/2.png", "dog/3.png"]
+        assert all(one.partition(": ")[2] for one in good.skipped)
         np.testing.assert_array_equal(good.images[1], decode(png(4), SMALL))
         np.testing.assert_array_equal(good.labels, [0, 1])
+
+
+def test_of_many_bad_pictures_none_is_only_counted(tmp_path: Path) -> None:
+    data = written(tmp_path / "set", "cat/good.png")
+    names = [f"cat/{number:03}.png" for number in range(120)]
+    for name in names:
+        (data / name).write_bytes(b"no picture")
+    with pytest.raises(TrainingError) as raised:
+        read_class_folders(data, preprocessing=SMALL)
+    assert [line.split(":")[0].strip() for line in raised.value.message.splitlines()[1:]] == names
 
 
 def zeros(size: int) -> bytes:
@@ -246,11 +258,11 @@ def test_damaged_and_crafted_entries_are_flaws_of_their_pictures(hostile: Path, 
         read_class_folders(hostile, preprocessing=SMALL, cache_dir=cache)
     for flaw in (
         "5 pictures can't be read",
-        "cat/bomb.png (The file has 16,777,217 bytes; at most 16,777,216 are accepted.)",
-        "cat/crc.png (The zip's entry can't be read (Bad CRC-32 for file 'cat/crc.png').)",
-        "cat/method.png (The zip's entry can't be read (its compression is another than deflate).)",
-        "cat/secret.png (The zip's entry can't be read (it is encrypted).)",
-        "cat/torn.png (The zip's entry can't be read (Error -3 while decompressing data: invalid block type).)",
+        "cat/bomb.png: The file has 16,777,217 bytes; at most 16,777,216 are accepted.",
+        "cat/crc.png: The zip's entry can't be read (Bad CRC-32 for file 'cat/crc.png').",
+        "cat/method.png: The zip's entry can't be read (its compression is another than deflate).",
+        "cat/secret.png: The zip's entry can't be read (it is encrypted).",
+        "cat/torn.png: The zip's entry can't be read (Error -3 while decompressing data: invalid block type).",
     ):
         assert flaw in raised.value.message
     good = read_class_folders(hostile, preprocessing=SMALL, cache_dir=cache, skip_bad=True)
@@ -282,7 +294,7 @@ def test_a_file_of_a_folder_that_is_too_large_or_locked_is_a_flaw(tmp_path: Path
     (tmp_path / "cat" / "2.png").unlink()
     with pytest.raises(ValueError, match=r"^The file can't be read \(No such file or directory\)\.$"):
         source.read("cat/2.png")
-    with pytest.raises(TrainingError, match=r"1 pictures can't be read, .*: cat/2\.png \(The file can't be read"):
+    with pytest.raises(TrainingError, match=r"1 pictures can't be read, .*:\n  cat/2\.png: The file can't be read"):
         decode_files(source, source.files, preprocessing=SMALL)
 
 
@@ -389,12 +401,12 @@ def test_pictures_of_another_format_and_dangling_links_are_named_or_left_out(tmp
     other = "Its format is not accepted; names must end in .jpeg, .jpg, .png or .webp."
     nothing = "It is a link that leads to nothing."
     assert raised.value.message.endswith(
-        f"5 pictures can't be read, which --skip-bad leaves out: cat/2.gif ({other}), "
-        f"cat/3.png ({nothing}), dog/2.JFIF ({other}), dog/self ({nothing}), owl ({nothing})"
+        f"5 pictures can't be read, which --skip-bad leaves out:\n  cat/2.gif: {other}\n  cat/3.png: {nothing}\n"
+        f"  dog/2.JFIF: {other}\n  dog/self: {nothing}\n  owl: {nothing}"
     )
     good = read_class_folders(data, preprocessing=SMALL, cache_dir=cache, skip_bad=True)
     assert good.files == ("cat/1.png", "dog/1.jpeg")
-    assert good.skipped == ("cat/2.gif", "cat/3.png", "dog/2.JFIF", "dog/self", "owl")
+    assert "\n".join(f"  {one}" for one in good.skipped) == raised.value.message.partition("\n")[2]
 
 
 def test_hidden_files_and_those_that_are_no_pictures_are_passed_over(tmp_path: Path) -> None:
