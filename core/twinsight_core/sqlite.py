@@ -26,6 +26,9 @@ DAMAGE = (
 )
 """What SQLite, or reading what it gives, says of a file that is no database or does not hold what we wrote."""
 
+BUSY_MS = 5000
+"""How long a lock is waited for. Only another program can hold one against us: a backup, say."""
+
 _READ_ERRORS = frozenset(
     {
         apsw.SQLITE_IOERR,  # says no more
@@ -60,8 +63,7 @@ def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
     """
     connection = apsw.Connection(str(file), flags=flags, vfs=vfs)
     connection.execute("PRAGMA synchronous = FULL")
-    # Only another program can hold a lock against us: a backup, say.
-    connection.set_busy_timeout(5000)
+    connection.set_busy_timeout(BUSY_MS)
     return connection
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, starmap
@@ -23,10 +24,18 @@ from twinsight_core.layout import INSERT_INGEST, INSERT_ITEM, check_count, lay_o
 from twinsight_core.records import Changes, SnapshotRecord, StoredItem
 from twinsight_core.sealing.cipher import Cipher
 from twinsight_core.sealing.keyring import Key, Keyring
-from twinsight_core.sqlite import Readers, connect, damaged, transaction, translated
+from twinsight_core.sqlite import BUSY_MS, Readers, connect, damaged, transaction, translated
 from twinsight_core.whole_files import sync_file
 
 FILE_NAME = "store.db"
+
+# Beyond this the log is folded into the file and cut. SQLite folds it too, each 1,000 pages, but starts it over only
+# where a commit finds no read under way: beside three threads that read it grew by 180 KB a commit, without end.
+_LOG_BYTES = 32 << 20
+# To fold 32 MiB took 60 to 230 ms beside three threads that read. Reads that began before are waited for so long, with
+# writes held up; a backup takes longer, and is left alone for a while.
+_FOLD_MS = 500
+_FOLD_AGAIN_S = 10.0
 
 # Whole rows: what is in them is the form's.
 _SELECT_ALL = "SELECT * FROM items ORDER BY seq"
@@ -63,6 +72,8 @@ class Store:
         self._file = file
         self._readers = Readers(file, vfs)
         self._writing = threading.Lock()
+        self._log_file = file.with_name(f"{file.name}-wal")
+        self._fold_from_s = 0.0
         with self._translated():
             self._writer = connect(file, apsw.SQLITE_OPEN_READWRITE, vfs)
             try:
@@ -199,6 +210,38 @@ class Store:
         self._head = self._head._replace(next_seq=changes.next_seq, item_count=changes.item_count)
         self.purging |= changes.purge
 
+    def fold_log(self) -> None:
+        """Folds the log into the file and cuts it, where it is large. What was committed is on disk either way.
+
+        Never raises: what keeps it from that, a long read or a full disk, is tried again by a later call, some seconds
+        later at the earliest.
+        """
+        now = time.monotonic()
+        if now < self._fold_from_s or not self._log_is_large():
+            return
+        try:
+            with self._writing:
+                self._writer.set_busy_timeout(_FOLD_MS)
+                try:
+                    blocked = self._empty_log()
+                finally:
+                    self._writer.set_busy_timeout(BUSY_MS)
+        except Exception:  # noqa: BLE001 - what was committed does not depend on it
+            _log.exception("Collection `%s`: its log could not be folded into its file.", self.spec.id)
+            blocked = True
+        if blocked:
+            self._fold_from_s = now + _FOLD_AGAIN_S
+
+    def _log_is_large(self) -> bool:
+        try:
+            return self._log_file.stat().st_size > _LOG_BYTES
+        except OSError:  # of a file system that is not the platform's
+            return False
+
+    def _empty_log(self) -> bool:
+        """Folds the log into the file and cuts it; returns whether a read keeps it from that."""
+        return bool(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0])
+
     def erase(self) -> None:
         """Leaves no byte in the file and its log of anything that was deleted or replaced, whenever that was.
 
@@ -215,12 +258,12 @@ class Store:
         with self._translated(), self._writing:
             self._writer.execute("VACUUM")
             # Copies the new pages over the old, cuts the file to its new length, syncs it, and empties the log.
-            if self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]:
+            if self._empty_log():
                 raise Unavailable(
                     "A long read, a backup perhaps, still needs what was deleted.", reason="PURGE_BLOCKED"
                 )
             # SQLite does not: a log of the old length might come back with the power.
-            sync_file(self._file.with_name(f"{self._file.name}-wal"))
+            sync_file(self._log_file)
             self._writer.execute("PRAGMA user_version = 0")
         self.purging = False
 

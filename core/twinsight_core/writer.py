@@ -7,6 +7,7 @@
 5. It answers the requests. Acknowledged therefore means durable and visible.
 6. Deletions that purge are answered after one more step, done once for the whole group: what is left on disk of all
    that was deleted is erased.
+7. Where the store's log has become large it is folded into the file: nobody but the next group waits for that.
 """
 
 from __future__ import annotations
@@ -183,12 +184,13 @@ class Writer:
                 # One large request must not take the small ones of its group down with it.
                 if len(group) == 1:
                     group[0].answer.set_exception(error)
-                    continue
-                for request in group:
-                    self._write_alone(request)
+                else:
+                    for request in group:
+                        self._write_alone(request)
             except BaseException as error:  # noqa: BLE001 - the callers must hear of it, whatever it is
                 for request in group:
                     request.answer.set_exception(error)
+            self._store.fold_log()
 
     def _write_alone(self, request: Request) -> None:
         try:

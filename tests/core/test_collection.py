@@ -163,6 +163,15 @@ def test_pages_follow_the_order_of_writing(collection: Collection) -> None:
     assert ([item.id for item in last], end) == (["5"], None)
 
 
+def test_a_large_log_is_folded_after_a_write(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twinsight_core.store._LOG_BYTES", 1 << 16)
+    for number in range(10):
+        collection.upsert([_item("a", 1, 1, text="x" * 60_000, n=number)])
+    collection.upsert([])  # answered after what follows the write before
+    assert collection._store._log_file.stat().st_size <= 1 << 16
+    assert [_plain(item) for item in collection.get(["a"])] == [("a", None, {"text": "x" * 60_000, "n": 9})]
+
+
 def test_a_batch_is_written_once_under_its_checkpoint(collection: Collection, tmp_path: Path) -> None:
     collection.upsert([_item("a", 0, 0, n=1)], checkpoint=Checkpoint("bulk", 5))
     collection.upsert([_item("a", 0, 0, n=2)], checkpoint=Checkpoint("bulk", 5))
