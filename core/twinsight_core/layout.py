@@ -4,12 +4,16 @@ There are two layouts, which differ in what a row of `items` and `ingests` holds
 plainly. In version 2 they are sealed with a key that is not in the folder (`sealing`), and what a row is found by is a
 pseudonym. In both a row of `items` ends with the checksum of all that is before it, so that a file can be checked,
 copied and salvaged without the key.
+
+The rows that say how the collection stands, its head and how far bulk writes got, have no column for a checksum. One of
+all of them lies in the number that SQLite keeps for the application in the file's header, and is written with them.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +114,7 @@ def lay_out(connection: apsw.Connection, spec: CollectionSpec, seal: Seal | None
     )
     if seal is not None:
         connection.execute("INSERT INTO seal VALUES (?, ?, ?, ?)", (*seal, checksum(0, *seal)))
+    write_state_sum(connection, state_sum(connection))
 
 
 def prepare(connection: apsw.Connection) -> None:
@@ -177,6 +182,59 @@ def checksum(seq: int, name: str, *contents: bytes) -> int:
     return crc
 
 
+def state_sum(connection: apsw.Connection, names: Sequence[str] | None = None) -> int:
+    """Returns the checksum of a file's head and of its bulk writes.
+
+    It is a sum, modulo 2^32, so that it can be kept by what the rows that change add to it before and afterwards. (Of
+    checksums that are combined by XOR, one bit changed in two rows leaves no trace.)
+
+    Args:
+        connection: to the file.
+        names: only of the bulk writes that are found by these, and the head; None: of all.
+
+    Raises:
+        apsw.Error: the file is damaged.
+    """
+    total = _sum_of(connection.execute("SELECT * FROM collection"))
+    if names is None:
+        total += _sum_of(connection.execute("SELECT * FROM ingests"))
+    elif names:
+        found = "SELECT * FROM ingests WHERE id IN (SELECT value FROM json_each(?))"
+        total += _sum_of(connection.execute(found, (json.dumps(names),)))
+    return total & 0xFFFFFFFF
+
+
+def _sum_of(rows: Iterable[Sequence[object]]) -> int:
+    # As they lie: what is written may be read with another type.
+    return sum(zlib.crc32(ascii(tuple(row)).encode()) for row in rows)
+
+
+def write_state_sum(connection: apsw.Connection, total: int) -> None:
+    """Puts the checksum of `state_sum` on record, within the transaction that changes what it is of."""
+    connection.execute(f"PRAGMA application_id = {_signed(total)}")
+
+
+def check_state(connection: apsw.Connection, file: Path) -> int:
+    """Checks a file's head and its bulk writes against their checksum, and returns it as it has to be.
+
+    A file that was made before there was one has none until it is next written to.
+
+    Raises:
+        DataLoss: they are not what was written.
+        apsw.Error: the file is damaged.
+    """
+    ((recorded,),) = connection.execute("PRAGMA application_id").fetchall()
+    total = state_sum(connection)
+    if recorded not in {0, _signed(total)}:
+        raise damaged(file, "its head, or the record of its bulk writes, does not match the checksum")
+    return total
+
+
+def _signed(total: int) -> int:
+    """Returns a checksum as SQLite's number, of 32 bits and signed; never 0, which says that there is none."""
+    return int.from_bytes((total or 1).to_bytes(4, "little"), "little", signed=True)
+
+
 def is_sound(row: Sequence[object], head: Head) -> bool:
     """Returns whether a row of `items` is what was written, as far as that can be told without a key."""
     match row:
@@ -189,12 +247,13 @@ def is_sound(row: Sequence[object], head: Head) -> bool:
 
 
 def check_rows(connection: apsw.Connection, file: Path, head: Head) -> None:
-    """Checks every row of a file against its checksum, and their number; no key is needed for it.
+    """Checks all rows of a file against their checksums, and the number of its items; no key is needed for it.
 
     Raises:
         DataLoss: a row, or the number of rows, is not what was written.
         apsw.Error: the file is damaged.
     """
+    check_state(connection, file)
     count, last = 0, 0
     for row in connection.execute("SELECT * FROM items ORDER BY seq"):
         if not is_sound(row, head) or not isinstance(row[0], int):

@@ -1,9 +1,10 @@
 """What can still be read of a damaged collection, as a backup to restore.
 
-Rows are read by ranges of their sequence numbers, through SQLite's own tree. A range that can't be read is halved until
-the rows that fail stand alone; of those that can be read, the checksum decides. Pages are never read past the tree,
-where rows that were deleted long ago would come back. What hangs on a damaged inner page of the tree is therefore lost,
-hundreds of pages at once, and without the head, which says what the vectors are, nothing can be salvaged.
+Rows are read in the order of their sequence numbers, through SQLite's own tree. Where that fails, the range that is
+left is halved until the rows that fail stand alone; of those that can be read, the checksum decides. Pages are never
+read past the tree, where rows that were deleted long ago would come back. What hangs on a damaged inner page of the
+tree is therefore lost, hundreds of pages at once, and without the head, which says what the vectors are, nothing can be
+salvaged. A head that can be read and does not match its checksum is taken, since there is no other, and that is told.
 
 Rows are copied as they lie, so that no key is needed for those of an encrypted collection.
 """
@@ -18,13 +19,29 @@ import apsw
 
 from twinsight_core.backups import BackupEntry, entry_of, made_whole, write_manifest
 from twinsight_core.data_folder import COLLECTIONS
-from twinsight_core.errors import NotFound
-from twinsight_core.layout import INSERT_INGEST, INSERT_ITEM, Head, is_sound, lay_out, prepare, read_head
+from twinsight_core.errors import DataLoss, NotFound
+from twinsight_core.layout import (
+    INSERT_INGEST,
+    INSERT_ITEM,
+    Head,
+    check_state,
+    is_sound,
+    lay_out,
+    prepare,
+    read_head,
+    state_sum,
+    write_state_sum,
+)
 from twinsight_core.sqlite import DAMAGE, connect, damaged, transaction, translated
 from twinsight_core.store import FILE_NAME
 
-_SELECT_RANGE = "SELECT * FROM items WHERE seq >= ? AND seq < ? ORDER BY seq"
 _STEP = 1024
+_SELECT_RANGE = "SELECT * FROM items WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"
+# From the table's last row, which may be the damaged one, and from the index of ids, which has the numbers too.
+_SELECT_LAST = (
+    "SELECT max(seq) FROM items",
+    "SELECT max(seq) FROM items INDEXED BY sqlite_autoindex_items_1",
+)
 
 Row = tuple[int | float | bytes | str | None, ...]
 
@@ -38,12 +55,15 @@ class Salvaged:
         item_count: how many items there were.
         mismatched: rows that could be read, and were not what was written.
         forgotten: bulk writes whose record was dropped, so that resuming one writes again what may be lost of it.
+        state_sound: whether the head, which says what the collection is, and the record of bulk writes are what was
+            written, as far as there is a checksum of them.
     """
 
     entry: BackupEntry
     item_count: int
     mismatched: int
     forgotten: int
+    state_sound: bool
 
 
 def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
@@ -75,22 +95,23 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
             head = read_head(source, file)
             if head.spec.id != collection_id:
                 raise damaged(file, f"it is the file of collection `{head.spec.id}`")
+            state_sound = _is_state_sound(source, file)
             rows = _Rows(source, head)
             target = unfinished / collection_id / FILE_NAME
             target.parent.mkdir()
-            with _Target(target, head) as copy:
-                for sound in rows.up_to(head.next_seq):
+            with _Target(target, head if state_sound else head._replace(next_seq=1)) as copy:
+                for sound in rows.all():
                     copy.write(sound)
                 ingests = _ingests(source)
                 kept = len(copy.seqs)
-                if kept == head.item_count and not rows.mismatched:
+                if state_sound and kept == head.item_count and not rows.mismatched:
                     copy.write_ingests(ingests)
                     ingests = []
         finally:
             source.close()
         entry = entry_of(target)
         write_manifest(unfinished, [entry])
-    return Salvaged(entry, head.item_count, rows.mismatched, len(ingests))
+    return Salvaged(entry, head.item_count, rows.mismatched, len(ingests), state_sound)
 
 
 class _Rows:
@@ -101,22 +122,45 @@ class _Rows:
         self._head = head
         self.mismatched = 0
 
-    def up_to(self, end: int) -> Iterator[list[tuple[int, str, Row]]]:
-        """Yields the sound rows of numbers below `end`, rising, many at a time."""
-        for first in range(1, end, _STEP):
-            ranges = [(first, min(first + _STEP, end))]
-            while ranges:
-                low, high = ranges.pop()
-                try:
-                    rows = self._source.execute(_SELECT_RANGE, (low, high)).fetchall()
-                except (*DAMAGE, apsw.IOError):
-                    if high - low > 1:
-                        middle = (low + high) // 2
-                        ranges += [(middle, high), (low, middle)]
-                    continue
-                sound = [found for row in rows if (found := self._checked(row)) is not None]
-                self.mismatched += len(rows) - len(sound)
-                yield sound
+    def all(self) -> Iterator[list[tuple[int, str, Row]]]:
+        """Yields the sound rows in the order of their numbers, many at a time."""
+        ranges = [(1, self._end())]
+        while ranges:
+            low, high = ranges.pop()
+            rows, whole = self._read(low, high)
+            if not whole:
+                # On from the last that is sound: the number of another may lead past others, or back.
+                while rows and self._checked(rows[-1]) is None:
+                    rows.pop()
+            sound = [found for row in rows if (found := self._checked(row)) is not None]
+            if not whole and (not sound or sound[-1][0] < low):
+                if high - low > 1:
+                    middle = (low + high) // 2
+                    ranges += [(middle, high), (low, middle)]
+                continue
+            self.mismatched += len(rows) - len(sound)
+            yield sound
+            if not whole:
+                ranges.append((sound[-1][0] + 1, high))
+
+    def _read(self, low: int, high: int) -> tuple[list[Row], bool]:
+        """Returns the first rows from number `low` on and below `high`, and whether these are all."""
+        rows: list[Row] = []
+        try:
+            rows.extend(self._source.execute(_SELECT_RANGE, (low, high, _STEP)))
+        except (*DAMAGE, apsw.IOError):
+            return rows, False
+        return rows, len(rows) < _STEP
+
+    def _end(self) -> int:
+        """Returns the number after the last row's. The head's, if it is wrong, may be beyond counting."""
+        last: list[int] = []
+        for query in _SELECT_LAST:
+            try:
+                last += [row[0] or 0 for row in self._source.execute(query) if isinstance(row[0], int | None)]
+            except (*DAMAGE, apsw.IOError):
+                continue
+        return max(last) + 1 if last else self._head.next_seq
 
     def _checked(self, row: Row) -> tuple[int, str, Row] | None:
         match row:
@@ -135,6 +179,7 @@ class _Target:
 
     def __init__(self, file: Path, head: Head) -> None:
         self._head = head
+        self._next_seq = head.next_seq
         self.seqs: dict[str, int] = {}
         self._connection = connect(file, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, None)
         prepare(self._connection)
@@ -156,14 +201,25 @@ class _Target:
                     self._connection.execute("DELETE FROM items WHERE seq = ?", (self.seqs[name],))
                 self.seqs[name] = seq
                 self._connection.execute(INSERT_ITEM[self._head.version], row)
+                self._next_seq = max(self._next_seq, seq + 1)
             self._connection.execute(
-                "UPDATE collection SET next_seq = ?, item_count = ?", (self._head.next_seq, len(self.seqs))
+                "UPDATE collection SET next_seq = ?, item_count = ?", (self._next_seq, len(self.seqs))
             )
+            write_state_sum(self._connection, state_sum(self._connection))
 
     def write_ingests(self, rows: Iterable[Row]) -> None:
         """Adds the record of bulk writes."""
         with transaction(self._connection):
             self._connection.executemany(INSERT_INGEST[self._head.version], rows)
+            write_state_sum(self._connection, state_sum(self._connection))
+
+
+def _is_state_sound(source: apsw.Connection, file: Path) -> bool:
+    try:
+        check_state(source, file)
+    except (*DAMAGE, apsw.IOError, DataLoss):
+        return False
+    return True
 
 
 def _ingests(source: apsw.Connection) -> list[Row]:

@@ -1,7 +1,8 @@
 """The durable record of a collection: one SQLite file, written by one connection, read by others beside it.
 
-What a transaction has committed is on disk (WAL, synchronous=FULL). Every row carries a checksum, and the number of
-rows is kept apart from them, so that a damaged file is noticed. Nothing here ever deletes or repairs a damaged file.
+What a transaction has committed is on disk (WAL, synchronous=FULL). Every item carries a checksum, the number of items
+is kept apart from them, and what is said of the collection and its bulk writes has one checksum (`layout`), so that a
+damaged file is noticed. Nothing here ever deletes or repairs a damaged file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ import apsw
 from twinsight_core.errors import DataLoss, Unavailable
 from twinsight_core.forms import form_of, new_seal
 from twinsight_core.items import CollectionSpec, answer_too_large
-from twinsight_core.layout import INSERT_INGEST, INSERT_ITEM, check_count, lay_out, mismatch, prepare, read_head
+from twinsight_core.layout import (
+    INSERT_INGEST,
+    INSERT_ITEM,
+    check_count,
+    check_state,
+    lay_out,
+    mismatch,
+    prepare,
+    read_head,
+    state_sum,
+    write_state_sum,
+)
 from twinsight_core.records import Changes, SnapshotRecord, StoredItem
 from twinsight_core.sealing.cipher import Cipher
 from twinsight_core.sealing.keyring import Key, Keyring
@@ -125,6 +137,7 @@ class Store:
         return self._head.seal.key_id if self._head.seal is not None else None
 
     def _read_state(self) -> None:
+        self._state_sum = check_state(self._writer, self._file)
         # SQLite keeps this number for the application. It is no column, so that the format is what it was.
         self.purging = self._writer.execute("PRAGMA user_version").fetchall() != [(0,)]
         self.ingests: dict[str, int] = {}
@@ -194,19 +207,23 @@ class Store:
             StorageFull: the disk has no room.
             DataLoss: the file is damaged.
         """
+        ingests = list(starmap(self.form.ingest_row, changes.ingests.items()))
+        names = self.form.names(list(changes.ingests))
         with self._transaction():
+            state = self._state_sum - state_sum(self._writer, names)
             self._writer.executemany(
                 "DELETE FROM items WHERE seq IN (SELECT value FROM json_each(?))", ((seq,) for seq in changes.removed)
             )
             self._writer.executemany(INSERT_ITEM[self._head.version], map(self.form.row, changes.added))
-            self._writer.executemany(
-                INSERT_INGEST[self._head.version], starmap(self.form.ingest_row, changes.ingests.items())
-            )
+            self._writer.executemany(INSERT_INGEST[self._head.version], ingests)
             self._writer.execute(
                 "UPDATE collection SET next_seq = ?, item_count = ?", (changes.next_seq, changes.item_count)
             )
             if changes.purge:
                 self._writer.execute("PRAGMA user_version = 1")
+            state = (state + state_sum(self._writer, names)) & 0xFFFFFFFF
+            write_state_sum(self._writer, state)
+        self._state_sum = state
         self._head = self._head._replace(next_seq=changes.next_seq, item_count=changes.item_count)
         self.purging |= changes.purge
 

@@ -14,6 +14,7 @@ from twinsight_core.commands.salvage import salvage as salvage_command
 from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
+from twinsight_core.records import Changes
 from twinsight_core.restoring import restore
 from twinsight_core.salvaging import salvage
 from twinsight_core.sealing.keyring import Keyring, new_key
@@ -136,6 +137,24 @@ def test_a_row_that_was_changed_is_left_out(data: Path, tmp_path: Path) -> None:
     assert (done.entry.item_count, done.mismatched) == (len(ALL) - 2, 2)
     restore(tmp_path / "saved", data, replace=True)
     assert _served(data) == ALL - {"i7", "i8"}
+
+
+@pytest.mark.parametrize("ruined", [False, True])
+def test_numbers_that_lie_far_apart_are_passed_over(data: Path, tmp_path: Path, ruined: bool) -> None:
+    """As those of a collection whose items are replaced all the time."""
+    with closing(Store(_file(data), keyring=KEYRING)) as store:
+        (last,) = store.by_id([f"i{COUNT - 1}"])
+        assert last is not None
+        moved = last._replace(seq=2**45)
+        store.commit(Changes([last.seq], [moved], {}, next_seq=2**45 + 1, item_count=store.item_count))
+    if ruined:
+        _ruin(_file(data), _leaves(_file(data))[1:3])
+    done = salvage(data, "things", tmp_path / "saved")
+    restore(tmp_path / "saved", data, replace=True)
+    there = _served(data)
+    assert f"i{COUNT - 1}" in there
+    assert len(there) == done.entry.item_count
+    assert (there == ALL) is not ruined
 
 
 def test_a_file_that_was_cut_off_gives_what_is_before(data: Path, tmp_path: Path) -> None:

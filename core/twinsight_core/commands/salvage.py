@@ -32,6 +32,10 @@ def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
         done = salvaged(data_dir, collection, out)
     lost = done.item_count - done.entry.item_count
     click.echo(f"{out / collection}: {done.entry.item_count} of {done.item_count} items, {lost} lost")
+    if not done.state_sound:
+        click.echo(
+            "What the collection says of itself is not what was written: check its model and its time of creation."
+        )
     if done.forgotten:
         click.echo(
             f"{done.forgotten} bulk writes are no longer on record: run them again, and what is lost is written."
