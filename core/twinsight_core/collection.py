@@ -196,8 +196,12 @@ class Collection:
         """Returns the items of ids, None where there is none, all as of one moment."""
         with self._guarded():
             found = self._store.by_id(list(ids))
-            if [None if stored is None else stored.seq for stored in found] != [self._ids.get(one) for one in ids]:
-                self._catch_up()
+            if not self._agree(ids, found):
+                # A write is between disk and memory: what is read here must be found by every later search.
+                with self._writer.settled():
+                    found = self._store.by_id(list(ids))
+                    if not self._agree(ids, found):
+                        raise self._store.damaged("what is found by an id is not what is held of it")
         distinct = {stored.seq: stored for stored in found if stored is not None}  # one may be asked for many times
         items = {seq: _item(stored, include_vectors) for seq, stored in distinct.items()}
         return [None if stored is None else items[stored.seq] for stored in found]
@@ -279,6 +283,8 @@ class Collection:
                 # may not be in memory yet. Between two writes it is in both, so that it is not missed.
                 with self._writer.settled():
                     rows, answer, contents = self._searched(ready, options)
+                    if None in contents.values():
+                        raise self._store.damaged("an item that was found is missing")
             return matches_of(answer, contents, ids=rows.ids, metric=self.spec.metric)
 
     def check_usable(self) -> None:
@@ -371,8 +377,17 @@ class Collection:
             start = int(np.searchsorted(view.labels, after, side="right"))
             seqs = view.labels[start + np.flatnonzero(rows.mask(filter_, view)[start:])[: limit + 1]].tolist()
             page = [stored for stored in self._store.by_seq(seqs[:limit]) if stored is not None]
+            if len(page) < len(seqs[:limit]):
+                raise self._store.damaged("an item of the page is missing")
         more = len(seqs) > limit
         return page, seqs[limit - 1] if more else 0, more
+
+    def _agree(self, ids: Sequence[str], found: Sequence[StoredItem | None]) -> bool:
+        """Returns whether memory has the items of ids as they were found on disk."""
+        return all(
+            (None if stored is None else stored.seq) == self._ids.get(one)
+            for one, stored in zip(ids, found, strict=True)
+        )
 
     def _catch_up(self) -> None:
         """Waits until memory has what is on disk now, so that no later search finds less than a read has told."""
