@@ -94,7 +94,7 @@ class Collection:
     """An open collection. Every method may be called from any thread.
 
     Every method but `status`, the checks and `close` raises `DataLoss` once the store has been found damaged, and
-    `Unavailable` once the collection is closed.
+    `Unavailable` once the collection is closed, or must be opened again since a write failed between disk and memory.
     """
 
     def __init__(self, folder: Path, options: CollectionOptions | None = None) -> None:
@@ -143,7 +143,7 @@ class Collection:
         """Returns the collection's state and size."""
         generation = self._indexer.generation
         state = CollectionState.READY
-        if self._damage is not None:
+        if self._damage is not None or self._writer.is_broken:
             state = CollectionState.DAMAGED
         elif self._indexer.wants_graph():
             state = CollectionState.REBUILDING
@@ -292,12 +292,13 @@ class Collection:
 
         Raises:
             DataLoss: the store has been found damaged.
-            Unavailable: the collection is closed.
+            Unavailable: the collection is closed, or must be opened again.
         """
         if self._damage is not None:
             raise DataLoss(self._damage.message, reason=self._damage.reason)
         if self._closed:
             raise Unavailable(f"Collection `{self.spec.id}` is closed.", reason="COLLECTION_CLOSED")
+        self._writer.check_whole()
 
     def wait_indexed(self, timeout_s: float) -> bool:
         """Waits until the graph holds every item that it will; returns whether that came about."""
@@ -310,7 +311,8 @@ class Collection:
                 self._closed = True
                 try:
                     self._writer.close()
-                    self._indexer.close(snapshot=snapshot and self._damage is None)
+                    whole = self._damage is None and not self._writer.is_broken
+                    self._indexer.close(snapshot=snapshot and whole)
                 finally:
                     self._store.close()
 

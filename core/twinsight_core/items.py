@@ -52,7 +52,7 @@ class CollectionState(StrEnum):
 
     READY = "ready"  # searches are as fast as they get
     REBUILDING = "rebuilding"  # the graph is being built anew; searches are exact, and slower
-    DAMAGED = "damaged"  # the file can't be read; calls raise DataLoss
+    DAMAGED = "damaged"  # the file can't be read; calls raise DataLoss. Or it must be opened again: Unavailable
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from twinsight_core.cores import use_all_cores
-from twinsight_core.errors import StorageFull, TwinsightError, Unavailable
+from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Filter
 from twinsight_core.index.locks import ReadWriteLock
 from twinsight_core.items import Checkpoint, NewItem
@@ -139,7 +139,7 @@ class Writer:
         self._writing = ReadWriteLock()
         self._closing = threading.Lock()
         self._closed = False
-        self._broken: TwinsightError | None = None
+        self._broken = False
         self._thread = threading.Thread(target=self._run, name=f"twinsight-write-{store.spec.id}", daemon=True)
         self._thread.start()
 
@@ -149,7 +149,7 @@ class Writer:
         Raises:
             StorageFull: the disk has no room; nothing of the request was written.
             DataLoss: the store is damaged.
-            Unavailable: the collection is closed.
+            Unavailable: the collection is closed, or must be opened again.
         """
         with self._closing:
             if self._closed:
@@ -159,9 +159,25 @@ class Writer:
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Waits for the write that is going on, at most, and holds up the next: disk and memory agree meanwhile."""
+        """Waits for the write that is going on, at most, and holds up the next: disk and memory agree meanwhile.
+
+        Raises:
+            Unavailable: they do not, since a write failed between the two.
+        """
         with self._writing.read():
+            self.check_whole()
             yield
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether disk and memory do not agree any more, since a write failed between the two."""
+        return self._broken
+
+    def check_whole(self) -> None:
+        """Raises Unavailable where `is_broken`."""
+        if self._broken:
+            # A new one each time: one that is raised again keeps all that its first and later callers held.
+            raise Unavailable(f"Collection `{self._store.spec.id}` must be opened again.", reason="COLLECTION_BROKEN")
 
     def last_batch(self, ingest_id: str) -> int:
         """Returns the highest batch on disk of a bulk write; 0 where there is none."""
@@ -222,8 +238,7 @@ class Writer:
         return group
 
     def _write(self, group: Sequence[Request]) -> None:
-        if self._broken is not None:
-            raise self._broken
+        self.check_whole()
         plan = Plan(self._ids, self._ingests, self._next_seq)
         answers = [self._planned(plan, request) for request in group]
         added = sorted(plan.added.values(), key=lambda one: one[0])
@@ -262,13 +277,11 @@ class Writer:
         try:
             self._remember(plan, added)
         except BaseException:  # noqa: BLE001 - raised again in other words
-            # Disk is ahead of memory now, by what nobody was told is written. Searches go on; a further write would be
-            # planned on what is no longer so.
+            # Disk is ahead of memory now, by what nobody was told is written. A further write would be planned on what
+            # is no longer so, and reads from the disk would tell what no search finds.
             _log.exception("Collection `%s` must be opened again.", self._store.spec.id)
-            self._broken = Unavailable(
-                f"Collection `{self._store.spec.id}` must be opened again.", reason="COLLECTION_BROKEN"
-            )
-            raise self._broken from None
+            self._broken = True
+        self.check_whole()
 
     def _planned(self, plan: Plan, request: Request) -> list[bool]:
         if isinstance(request, Upsert):
