@@ -2,8 +2,8 @@
 
 A write goes through these modules: `items` checks it, `writer` groups it with others, `store` makes it durable, `rows`
 makes it visible, and it is answered. Later `indexer` brings it into the graph. A search (`search`) reads `rows` and the
-graph. Opening reads the store into `rows`, takes the graph from a snapshot (`snapshots`) and leaves the rest to
-`indexer`.
+graph. Opening (`opening`) reads the store into `rows`, takes the graph from a snapshot (`snapshots`) and leaves the
+rest to `indexer`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,6 @@ from twinsight_core.combining import Combiner, Searched
 from twinsight_core.cores import core_count
 from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
-from twinsight_core.fingerprints import fingerprints_of
-from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import prepared
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.index.row_memory import IN_MEMORY, RowPlaces, VectorCopy
@@ -44,7 +43,7 @@ from twinsight_core.items import (
     check_vector,
 )
 from twinsight_core.matches import Content, contents_of, matches_of
-from twinsight_core.metadata import decode_metadata
+from twinsight_core.opening import read_rows, restored
 from twinsight_core.records import StoredItem, vector_of
 from twinsight_core.rows import RowBatch, Rows
 from twinsight_core.sealing.keyring import Keyring
@@ -52,7 +51,6 @@ from twinsight_core.search import Answer, search
 from twinsight_core.store import FILE_NAME, Store
 from twinsight_core.writer import Delete, DeleteWhere, Upsert, Writer
 
-_RESTORED_ROWS = 4096  # whose vectors are read at a time
 _log = logging.getLogger("twinsight.collection")
 
 
@@ -113,8 +111,9 @@ class Collection:
             self.spec = self._store.spec
             if self._store.purging:
                 self._finish_purge()
-            rows = _read(self._store, self._options.places(folder) if self._store.key_id is None else IN_MEMORY)
-            generation = self._restored(rows)
+            rows = read_rows(self._store, self._options.places(folder) if self._store.key_id is None else IN_MEMORY)
+            graph_from = self._options.policy.graph_from
+            generation = restored(rows, folder, self._store, self._options.graph, graph_from=graph_from)
         except BaseException:
             self._store.close()
             raise
@@ -192,14 +191,26 @@ class Collection:
         with self._guarded():
             return self._writer.last_batch(ingest_id)
 
-    def get(self, ids: Sequence[str], *, include_vectors: bool = False) -> list[Item | None]:
-        """Returns the items of ids, None where there is none, all as of one moment."""
+    def get(
+        self, ids: Sequence[str], *, include_vectors: bool = False, max_bytes: int | None = None
+    ) -> list[Item | None]:
+        """Returns the items of ids, None where there is none, all as of one moment.
+
+        Args:
+            ids: which.
+            include_vectors: return the vectors too.
+            max_bytes: of metadata, as it lies on disk, and of vectors that are returned; None: any number.
+
+        Raises:
+            AnswerTooLarge: they have more.
+        """
+        read = partial(self._store.by_id, list(ids), max_bytes=max_bytes, with_vectors=include_vectors)
         with self._guarded():
-            found = self._store.by_id(list(ids))
+            found = read()
             if not self._agree(ids, found):
                 # A write is between disk and memory: what is read here must be found by every later search.
                 with self._writer.settled():
-                    found = self._store.by_id(list(ids))
+                    found = read()
                     if not self._agree(ids, found):
                         raise self._store.damaged("what is found by an id is not what is held of it")
         distinct = {stored.seq: stored for stored in found if stored is not None}  # one may be asked for many times
@@ -213,6 +224,7 @@ class Collection:
         limit: int,
         filter: Filter | None = None,  # noqa: A002
         include_vectors: bool = False,
+        max_bytes: int | None = None,
     ) -> tuple[list[Item], int | None]:
         """Returns items in the order of writing, and what `after` to pass for the next page; None: this is the last.
 
@@ -221,19 +233,22 @@ class Collection:
             limit: items on the page, at least 1. An item that is deleted meanwhile leaves a gap.
             filter: only items that meet it.
             include_vectors: return the vectors too.
+            max_bytes: as in `get`.
 
         Raises:
             InvalidInput: the filter is against the rules.
+            AnswerTooLarge: as in `get`.
         """
         with self._guarded():
             if filter is None:
-                found = self._store.after(after, limit + 1)
-                self._catch_up()
-                page, more = found[:limit], len(found) > limit
+                page = self._store.after(after, limit, max_bytes=max_bytes, with_vectors=include_vectors)
                 last = page[-1].seq if page else 0
+                more = len(page) == limit and bool(self._store.after(last, 1))
+                self._catch_up()
             else:
                 check_filter(filter)
-                page, last, more = self._filtered_page(filter, after, limit)
+                read = partial(self._store.by_seq, max_bytes=max_bytes, with_vectors=include_vectors)
+                page, last, more = self._filtered_page(filter, after, limit, read)
         return [_item(stored, include_vectors) for stored in page], last if more else None
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
@@ -370,7 +385,9 @@ class Collection:
         view = rows.view
         return [rows.ids[row] for row in np.flatnonzero(rows.mask(filter_, view)).tolist()]
 
-    def _filtered_page(self, filter_: Filter, after: int, limit: int) -> tuple[list[StoredItem], int, bool]:
+    def _filtered_page(
+        self, filter_: Filter, after: int, limit: int, read: Callable[[list[int]], list[StoredItem | None]]
+    ) -> tuple[list[StoredItem], int, bool]:
         """Returns the items of a page, the last sequence number looked at, and whether there are more."""
         # As in a search, what is being rewritten must not be missed.
         with self._writer.settled():
@@ -378,7 +395,7 @@ class Collection:
             view = rows.view
             start = int(np.searchsorted(view.labels, after, side="right"))
             seqs = view.labels[start + np.flatnonzero(rows.mask(filter_, view)[start:])[: limit + 1]].tolist()
-            page = [stored for stored in self._store.by_seq(seqs[:limit]) if stored is not None]
+            page = [stored for stored in read(seqs[:limit]) if stored is not None]
             if len(page) < len(seqs[:limit]):
                 raise self._store.damaged("an item of the page is missing")
         more = len(seqs) > limit
@@ -407,43 +424,9 @@ class Collection:
     def _save(self, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
         snapshots.save(graph, last_seq, outside, self._folder, self._store)
 
-    def _restored(self, rows: Rows) -> Generation:
-        """Returns the rows with the graph of the last sound snapshot."""
-        snapshots.clean(self._folder, self._store)
-        if rows.view.live < self._options.policy.graph_from:
-            return Generation(rows)
-        view = rows.view
-        loaded = snapshots.load(self._folder, self._store, self._options.graph, alive=view.labels)
-        if loaded is None:
-            return Generation(rows)
-        graph, last_seq, outside = loaded
-        end = int(np.searchsorted(view.labels, last_seq, side="right"))
-        held = np.isin(view.labels[:end], graph.labels()) & ~np.isin(view.labels[:end], outside)
-        generation = Generation(rows, graph, Coverage(end, np.flatnonzero(~held)))
-        covered = np.flatnonzero(held)
-        for first in range(0, len(covered), _RESTORED_ROWS):
-            generation.fingerprints.added(fingerprints_of(view.read(covered[first : first + _RESTORED_ROWS])))
-        return generation
-
-
-def _read(store: Store, places: RowPlaces) -> Rows:
-    """Returns all items of a store as rows, with their vectors where they shall lie."""
-    room = max(1024, store.item_count * 5 // 4)
-    rows = Rows(store.spec.dimension, store.spec.metric, capacity=room, places=places)
-    nothing = np.empty(0, np.int64)
-    for items in store.scan():
-        batch = RowBatch(
-            seqs=np.array([item.seq for item in items], np.int64),
-            ids=[item.id for item in items],
-            vectors=np.frombuffer(b"".join(item.vector for item in items), "<f4").reshape(len(items), -1),
-            metadata=[decode_metadata(item.metadata) for item in items],
-        )
-        rows.apply(batch, nothing)
-    return rows
-
 
 def _item(stored: StoredItem, include_vector: bool) -> Item:
-    return Item(stored.id, vector_of(stored) if include_vector else None, decode_metadata(stored.metadata))
+    return Item(stored.id, vector_of(stored) if include_vector else None, stored.metadata)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from twinsight_core.errors import AnswerTooLarge, InvalidInput
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.index.base import Metric
-from twinsight_core.metadata import Metadata, check_metadata, check_text
+from twinsight_core.metadata import Metadata, check_metadata, check_text, decode_metadata
 
 MAX_DIMENSION = 4096
 MAX_ID_BYTES = 256
@@ -82,11 +82,22 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Item:
-    """An item as stored; `vector` is `[dimension] float32` as written, or None where it was not asked for."""
+    """An item as stored.
+
+    Attributes:
+        id: its id.
+        vector: `[dimension] float32` as written, or None where it was not asked for.
+        encoded_metadata: its fields as they lie on disk.
+    """
 
     id: str
     vector: np.ndarray | None
-    metadata: Metadata
+    encoded_metadata: bytes
+
+    @property
+    def metadata(self) -> Metadata:
+        """Its fields, decoded anew each time: decoded they take some ten times the memory."""
+        return decode_metadata(self.encoded_metadata)
 
 
 class Match(NamedTuple):

@@ -161,44 +161,71 @@ class Store:
                 yield items
         check_count(self._file, self._head, count, last)
 
-    def by_id(self, ids: list[str]) -> list[StoredItem | None]:
+    def by_id(
+        self, ids: list[str], *, max_bytes: int | None = None, with_vectors: bool = True
+    ) -> list[StoredItem | None]:
         """Returns the items of ids, None where there is none, all as of one moment.
 
-        Raises:
-            DataLoss: the file is damaged.
-        """
-        found = {item.id: item for item in self._select(_SELECT_BY_ID, json.dumps(self.form.names(ids)))}
-        return [found.get(one) for one in ids]
-
-    def by_seq(self, seqs: list[int], *, max_bytes: int | None = None) -> list[StoredItem | None]:
-        """Returns the items of sequence numbers, None where there is none, all as of one moment.
+        Args:
+            ids: which.
+            max_bytes: of contents that are read; None: any number.
+            with_vectors: whether vectors count among them.
 
         Raises:
             AnswerTooLarge: their contents have more than `max_bytes`; no more than that were read.
             DataLoss: the file is damaged.
         """
-        found: dict[int, StoredItem] = {}
-        read = 0
-        with self._reader() as reader:
-            for row in reader.execute(_SELECT_BY_SEQ, (json.dumps(seqs),)):
-                item = self._checked(row)
-                found[item.seq] = item
-                read += len(item.metadata) + len(item.vector)
-                if max_bytes is not None and read > max_bytes:
-                    raise answer_too_large()
-        return [found.get(one) for one in seqs]
+        names = json.dumps(self.form.names(ids))
+        items = self._select(_SELECT_BY_ID, names, max_bytes=max_bytes, with_vectors=with_vectors)
+        found = {item.id: item for item in items}
+        return [found.get(one) for one in ids]
 
-    def after(self, seq: int, limit: int) -> list[StoredItem]:
-        """Returns up to `limit` items after a sequence number, in order.
+    def by_seq(
+        self, seqs: list[int], *, max_bytes: int | None = None, with_vectors: bool = True
+    ) -> list[StoredItem | None]:
+        """Returns the items of sequence numbers, None where there is none, all as of one moment.
+
+        Args:
+            seqs: which.
+            max_bytes: as in `by_id`.
+            with_vectors: as in `by_id`.
 
         Raises:
+            AnswerTooLarge: as in `by_id`.
             DataLoss: the file is damaged.
         """
-        return self._select(_SELECT_AFTER, seq, limit)
+        items = self._select(_SELECT_BY_SEQ, json.dumps(seqs), max_bytes=max_bytes, with_vectors=with_vectors)
+        found = {item.seq: item for item in items}
+        return [found.get(one) for one in seqs]
 
-    def _select(self, query: str, *bound: str | int) -> list[StoredItem]:
+    def after(
+        self, seq: int, limit: int, *, max_bytes: int | None = None, with_vectors: bool = True
+    ) -> list[StoredItem]:
+        """Returns up to `limit` items after a sequence number, in order.
+
+        Args:
+            seq: the number.
+            limit: how many items.
+            max_bytes: as in `by_id`.
+            with_vectors: as in `by_id`.
+
+        Raises:
+            AnswerTooLarge: as in `by_id`.
+            DataLoss: the file is damaged.
+        """
+        return self._select(_SELECT_AFTER, seq, limit, max_bytes=max_bytes, with_vectors=with_vectors)
+
+    def _select(self, query: str, *bound: str | int, max_bytes: int | None, with_vectors: bool) -> list[StoredItem]:
+        items: list[StoredItem] = []
+        read = 0
         with self._reader() as reader:
-            return [self._checked(row) for row in reader.execute(query, bound)]
+            for row in reader.execute(query, bound):
+                item = self._checked(row)
+                items.append(item)
+                read += len(item.metadata) + with_vectors * len(item.vector)
+                if max_bytes is not None and read > max_bytes:
+                    raise answer_too_large()
+        return items
 
     def commit(self, changes: Changes) -> None:
         """Writes changes in one transaction. When this returns they are on disk; when it raises nothing is written.

@@ -1,5 +1,6 @@
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 
 from twinsight_core.collection import Collection, CollectionOptions
-from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
-from twinsight_core.filters import AllOf, Equals, Exists, Range
+from twinsight_core.errors import AnswerTooLarge, DataLoss, InvalidInput, StorageFull, Unavailable
+from twinsight_core.filters import AllOf, Equals, Exists, Filter, Range
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Checkpoint, CollectionSpec, CollectionState, Item, Match, NewItem, SearchOptions
-from twinsight_core.metadata import Metadata
+from twinsight_core.metadata import Metadata, decode_metadata
+from twinsight_core.records import StoredItem
 from twinsight_core.store import FILE_NAME, Store
 
 
@@ -45,7 +47,58 @@ def _plain(item: Item | None) -> tuple[str, list[float] | None, Metadata] | None
     return None if item is None else (item.id, None if item.vector is None else item.vector.tolist(), item.metadata)
 
 
-def test_an_item_that_is_asked_for_often_is_decoded_once(collection: Collection) -> None:
+@pytest.mark.parametrize("filter_", [None, Exists("text")])
+def test_items_with_more_contents_than_an_answer_may_have_are_refused(
+    collection: Collection, filter_: Filter | None
+) -> None:
+    """`{"text":"xx...x"}` has 11 bytes beside its text, a vector 8."""
+    collection.upsert([_item(name, 1, 2, text="x" * 89) for name in "abc"])
+    for include_vectors, most in ((False, 200), (True, 216)):
+        read = partial(collection.get, ["a", "b", "a"], include_vectors=include_vectors)
+        page = partial(collection.page, after=0, limit=2, filter=filter_, include_vectors=include_vectors)
+        assert [one.id for one in read(max_bytes=most) if one] == ["a", "b", "a"]
+        assert [one.id for one in page(max_bytes=most)[0]] == ["a", "b"]
+        assert page(max_bytes=most)[1] is not None
+        for refused in (read, page):
+            with pytest.raises(AnswerTooLarge, match="The answer is larger than a message may be"):
+                refused(max_bytes=most - 1)
+
+
+def test_contents_are_read_no_further_than_an_answer_may_have(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.upsert([_item(f"i{n}", 1, 2, text="x" * 89) for n in range(50)])
+    checked = Store._checked
+    read: list[int] = []
+
+    def counted(self: Store, row: Sequence[object]) -> StoredItem:
+        item = checked(self, row)
+        read.append(item.seq)
+        return item
+
+    monkeypatch.setattr(Store, "_checked", counted)
+    with pytest.raises(AnswerTooLarge):
+        collection.page(after=0, limit=50, max_bytes=500)
+    with pytest.raises(AnswerTooLarge):
+        collection.get([f"i{n}" for n in range(50)], max_bytes=500)
+    assert len(read) == 12
+
+
+def test_of_a_page_only_what_is_looked_at_is_decoded(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection.upsert([_item(f"i{n}", 1, 2, n=n) for n in range(50)])
+    decoded: list[bytes] = []
+
+    def counted(encoded: bytes) -> Metadata:
+        decoded.append(encoded)
+        return decode_metadata(encoded)
+
+    monkeypatch.setattr("twinsight_core.items.decode_metadata", counted)
+    page, _ = collection.page(after=0, limit=50)
+    assert page[3].metadata == {"n": 3}
+    assert decoded == [b'{"n":3}']
+
+
+def test_an_item_that_is_asked_for_often_is_read_once(collection: Collection) -> None:
     collection.upsert([_item("a", 1, 2, text="x"), _item("b", 3, 4)])
     found = collection.get(["a", "b", "z", "a"], include_vectors=True)
     assert [None if one is None else one.id for one in found] == ["a", "b", None, "a"]

@@ -108,7 +108,7 @@ class ItemReader:
         """Reads items by id."""
         collection = self._catalog.get(request.collection, visible=call.caller.may_read)
         check_count(len(request.ids), self._max_items, field="ids")
-        items = collection.get(request.ids, include_vectors=request.include_vectors)
+        items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
         response = pb.GetItemsResponse()
         self._write(
             response,
@@ -140,6 +140,7 @@ class ItemReader:
             limit=request.page_size or DEFAULT_PAGE,
             filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
             include_vectors=request.include_vectors,
+            max_bytes=self._max_bytes,
         )
         response = pb.ListItemsResponse(next_page_token="" if after is None else str(after))
         self._write(response, items)
