@@ -33,7 +33,7 @@ from twinsight_core.errors import (
     Unavailable,
 )
 from twinsight_core.items import CollectionSpec, check_spec
-from twinsight_core.sqlite import unreadable
+from twinsight_core.sqlite import locked, unreadable
 from twinsight_core.store import FILE_NAME, Store
 from twinsight_core.whole_files import sync_folder
 
@@ -83,8 +83,8 @@ class Catalog:
     def load(self) -> None:
         """Opens the collections.
 
-        One that is damaged, whose folder is a link, or that the server may not read and write, stays closed and as it
-        is; the others open.
+        One that is damaged, whose folder is a link, that another program holds locked, or that the server may not read
+        and write, stays closed and as it is; the others open.
 
         Raises:
             StartupError: the folder is not writable or out of room, or a collection is encrypted, and its key is not at
@@ -221,10 +221,11 @@ class Catalog:
             _log.error("%s", error.message)
             return error
         except (PermissionError, Unavailable) as error:
-            if isinstance(error, Unavailable) and error.reason != "COLLECTION_READ_ONLY":
+            if isinstance(error, Unavailable) and error.reason not in {"COLLECTION_BUSY", "COLLECTION_READ_ONLY"}:
                 raise
             _log.exception("Collection `%s`", folder.name)
-            return unreadable(folder / FILE_NAME)
+            busy = isinstance(error, Unavailable) and error.reason == "COLLECTION_BUSY"
+            return (locked if busy else unreadable)(folder / FILE_NAME)
         if collection.spec.id == folder.name:
             self._tell_key(collection)
             return collection

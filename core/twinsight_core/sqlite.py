@@ -62,8 +62,8 @@ def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
         vfs: name of the SQLite file system; None: the platform's.
     """
     connection = apsw.Connection(str(file), flags=flags, vfs=vfs)
+    connection.set_busy_timeout(BUSY_MS)  # first: the next statement needs a lock
     connection.execute("PRAGMA synchronous = FULL")
-    connection.set_busy_timeout(BUSY_MS)
     return connection
 
 
@@ -143,6 +143,15 @@ def unreadable(file: Path) -> DataLoss:
         f"Collection `{file.parent.name}` can't be opened: the server may not read and write all of its folder. "
         "Nothing was deleted; give it the right and restart it.",
         reason="COLLECTION_UNREADABLE",
+    )
+
+
+def locked(file: Path) -> DataLoss:
+    """Returns the error for a collection whose file another program held locked when it should have been opened."""
+    return DataLoss(
+        f"Collection `{file.parent.name}` can't be opened: another program has locked its file. Nothing was deleted; "
+        "end that program and restart the server.",
+        reason="COLLECTION_LOCKED",
     )
 
 

@@ -3,9 +3,12 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import apsw
 import numpy as np
 import pytest
 
@@ -58,6 +61,49 @@ def test_a_catalog_may_take_its_folder_now_and_open_its_collections_later(catalo
     later.load()
     assert [name for name, _ in later.list()] == ["a"]
     later.close()
+
+
+def _locked(file: Path) -> apsw.Connection:
+    """Returns a connection that keeps all others out."""
+    connection = apsw.Connection(str(file))
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("BEGIN IMMEDIATE; PRAGMA user_version = 0; COMMIT")
+    return connection
+
+
+def test_a_collection_that_another_program_locks_stays_closed_alone(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        _fill(catalog.create(CollectionSpec(name, 2)))
+    catalog.close()
+    monkeypatch.setattr("twinsight_core.sqlite.BUSY_MS", 1)
+    file = tmp_path / "data" / "collections" / "a" / "store.db"
+    with closing(_locked(file)), closing(Catalog(tmp_path / "data")) as again:
+        assert again.get("b").status().item_count == 1
+        with pytest.raises(DataLoss) as refused:
+            again.get("a")
+        assert refused.value.reason == "COLLECTION_LOCKED"
+        assert refused.value.message == (
+            "Collection `a` can't be opened: another program has locked its file. Nothing was deleted; end that "
+            "program and restart the server."
+        )
+    with closing(Catalog(tmp_path / "data")) as again:
+        assert again.get("a").status().item_count == 1
+
+
+def test_a_lock_that_is_held_for_a_moment_is_waited_for(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(catalog.create(CollectionSpec("a", 2)))
+    catalog.close()
+    monkeypatch.setattr("twinsight_core.sqlite.BUSY_MS", 60_000)
+    other = _locked(tmp_path / "data" / "collections" / "a" / "store.db")
+    letting_go = threading.Timer(0.1, other.close)
+    letting_go.start()
+    with closing(Catalog(tmp_path / "data")) as again:
+        assert again.get("a").status().item_count == 1
+    letting_go.join()
 
 
 def test_a_taken_id_is_refused(catalog: Catalog) -> None:
