@@ -24,6 +24,7 @@ from twinsight_core.combining import Combiner, Searched
 from twinsight_core.cores import core_count
 from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
+from twinsight_core.generation import Generation
 from twinsight_core.index.base import prepared
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.index.row_memory import IN_MEMORY, RowPlaces, VectorCopy
@@ -112,8 +113,11 @@ class Collection:
             if self._store.purging:
                 self._finish_purge()
             rows = read_rows(self._store, self._options.places(folder) if self._store.key_id is None else IN_MEMORY)
-            graph_from = self._options.policy.graph_from
-            generation = restored(rows, folder, self._store, self._options.graph, graph_from=graph_from)
+            if self._store.purging:
+                generation = Generation(rows)  # a graph may hold what is to be erased, and would be saved again
+            else:
+                graph_from = self._options.policy.graph_from
+                generation = restored(rows, folder, self._store, self._options.graph, graph_from=graph_from)
         except BaseException:
             self._store.close()
             raise
@@ -373,8 +377,8 @@ class Collection:
 
     def _finish_purge(self) -> None:
         """Does what a purge left to be done when the process ended in the midst of it."""
-        snapshots.drop(self._folder, self._store)
         try:
+            snapshots.drop(self._folder, self._store)
             self._store.erase()
         except (StorageFull, Unavailable) as error:
             # It can be searched all the same, and the next purge or start tries again.

@@ -257,20 +257,33 @@ def test_a_purge_that_is_cut_short_is_finished_at_the_next_start(
     assert _traces(killed, 8) == set()
 
 
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("forget_snapshots", StorageFull("The disk has no room.", reason="DISK_FULL")),
+        ("erase", Unavailable("A long read still needs what was deleted.", reason="PURGE_BLOCKED")),
+    ],
+)
 def test_a_purge_that_can_not_be_finished_at_the_start_keeps_nobody_from_searching(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
+    error: StorageFull | Unavailable,
 ) -> None:
     def failing(_: Store) -> None:
-        raise Unavailable("A long read still needs what was deleted.", reason="PURGE_BLOCKED")
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "erase", failing)
-        with closing(_opened(folder)) as collection, pytest.raises(Unavailable):
+        patch.setattr(Store, step, failing)
+        with closing(_opened(folder)) as collection, pytest.raises(type(error)):
             collection.delete(["person-00008"], purge=True)
+        patch.setattr(HnswIndex, "load", None)  # a graph that holds the item is not taken up again
         with closing(_opened(folder)) as again:
             _check_rest(again, range(11, 600, 49))
             assert again.wait_indexed(60)
-        assert "Collection `things`: A long read still needs what was deleted." in caplog.text
-    assert _traces(folder, 8) == {FILE_NAME}
+        assert f"Collection `things`: {error.message}" in caplog.text
+    traces = _traces(folder, 8)
+    assert traces == {FILE_NAME} if step == "erase" else FILE_NAME in traces
     _opened(folder).close()
     assert _traces(folder, 8) == set()
