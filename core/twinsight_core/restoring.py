@@ -29,7 +29,10 @@ from twinsight_core.store import FILE_NAME
 
 
 def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: bool = False) -> list[BackupEntry]:
-    """Puts collections of a backup into a data folder, which is made if there is none. All or none of them.
+    """Puts collections of a backup into a data folder, which is made if there is none.
+
+    None is put in place unless all could be copied and are sound. They are put there one after another: after an error
+    at that some are restored and the others, from the next start on, as they were. With `replace` it can be done again.
 
     Args:
         backup: the backup's folder.
@@ -47,7 +50,8 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
         DataLoss: the backup is damaged, or of a later version, or what is to be replaced is a symbolic link; nothing
             was put in place.
         StorageFull: the disk has no room; nothing was put in place.
-        OSError: a folder can't be read or written; or what was replaced can't be removed, and all is in place.
+        OSError: a folder can't be read or written, and nothing was put in place unless it failed at that; or what was
+            replaced can't be removed, and all is in place.
     """
     by_id = {entry.id: entry for entry in read_manifest(backup).collections}
     for name in only:
