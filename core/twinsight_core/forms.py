@@ -5,13 +5,15 @@ A store holds one form, from its making to its end: `rekeying` changes it by wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 from twinsight_core.errors import FailedPrecondition
 from twinsight_core.layout import Head, Seal, checksum, is_sound
+from twinsight_core.memory_files import memory_file, memory_has_room
 from twinsight_core.records import StoredItem
 from twinsight_core.sealing.cipher import Cipher
 from twinsight_core.sealing.files import opened_file, sealed_file
@@ -44,12 +46,16 @@ class Form(Protocol):
         """Returns a bulk write and its last batch; None if the row is not what was written there."""
         ...
 
-    def writing(self, file: Path, place: bytes) -> AbstractContextManager[Path]:
+    def writing(self, file: Path, place: bytes, size: int) -> AbstractContextManager[Path]:
         """Gives the path to write a new file's content to; the file has it, in this form, when the block ends.
 
         Args:
             file: the file to make.
             place: what the content belongs to; it can be read only with the same.
+            size: of the content, in bytes.
+
+        Raises:
+            OSError: the file can't be written.
         """
         ...
 
@@ -98,10 +104,20 @@ class PlainForm:
             case _:
                 return None
 
-    def writing(self, file: Path, place: bytes) -> AbstractContextManager[Path]:
-        """Gives the file itself."""
+    @contextmanager
+    def writing(self, file: Path, place: bytes, size: int) -> Iterator[Path]:
+        """Gives a path in memory, from where the content is copied to the file; without memory for it the file itself.
+
+        The graph's library keeps the interpreter for as long as it writes, and all threads stand still meanwhile. To
+        write 314 MB to the disk took 1.17 s, to memory 0.18 s.
+        """
         del place
-        return nullcontext(file)
+        if not memory_has_room(size):
+            yield file
+            return
+        with memory_file() as (_, path):
+            yield path
+            shutil.copyfile(path, file)
 
     def reading(self, file: Path, place: bytes) -> AbstractContextManager[Path]:
         """Gives the file itself."""
@@ -157,8 +173,9 @@ class SealedForm:
             case _:
                 return None
 
-    def writing(self, file: Path, place: bytes) -> AbstractContextManager[Path]:
+    def writing(self, file: Path, place: bytes, size: int) -> AbstractContextManager[Path]:
         """Gives a path in memory; what was written there is sealed into the file when the block ends."""
+        del size
         return sealed_file(file, self._cipher, b"file " + place)
 
     def reading(self, file: Path, place: bytes) -> AbstractContextManager[Path]:

@@ -6,8 +6,10 @@ digest is the one on record, since a damaged graph file can crash the process or
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +45,7 @@ def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, sto
     """
     beside = outside.astype("<i8").tobytes()
     drafted = SnapshotRecord("", 0, "", last_seq, LIBRARY, graph.parameters.links, graph.parameters.build_width, beside)
-    _write(graph.save, drafted, folder, store)
+    _write(graph.save, graph.file_size(), drafted, folder, store)
     clean(folder, store)
 
 
@@ -59,39 +61,55 @@ def carry_over(folder: Path, store: Store, new_folder: Path, new_store: Store) -
         file = folder / record.file
         if _damage(file, record) is None:
             with store.form.reading(file, _place(record)) as content:
-                _write(partial(_copied, content), record, new_folder, new_store)
+                _write(partial(_copied, content), content.stat().st_size, record, new_folder, new_store)
             return
 
 
-def _write(write: Callable[[Path], int], drafted: SnapshotRecord, folder: Path, store: Store) -> None:
+def _write(write: Callable[[Path], int], size: int, drafted: SnapshotRecord, folder: Path, store: Store) -> None:
     """Makes a graph's file and puts it on record.
 
     Args:
         write: writes the content to a path and returns how many bytes there must be.
+        size: how many that will be.
         drafted: what goes on record; name, size and digest are still to come.
         folder: the collection's folder.
         store: where it goes on record.
     """
+    _check_room(folder, size)
     number = 1 + max((_number(record.file) for record in store.snapshots()), default=0)
     file = folder / f"{_PREFIX}{number:012d}{_SUFFIX}"
     record = drafted._replace(file=file.name)
     unfinished = file.with_name(file.name + _UNFINISHED)
     try:
-        with store.form.writing(unfinished, _place(record)) as path:
+        with store.form.writing(unfinished, _place(record), size) as path:
             expected = write(path)
-            size = path.stat().st_size
-            if size != expected:
+            written = path.stat().st_size
+            if written != expected:
                 # The library reports success on a full disk.
                 raise StorageFull(
-                    f"A snapshot of {expected} bytes was cut at {size}; the disk has no room.", reason="DISK_FULL"
+                    f"A snapshot of {expected} bytes was cut at {written}; the disk has no room.", reason="DISK_FULL"
                 )
         record = record._replace(size=unfinished.stat().st_size, sha256=digest_of(unfinished, record.outside))
         sync_file(unfinished)
         unfinished.rename(file)
         sync_folder(folder)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise StorageFull(f"A snapshot of {size} bytes found no room on the disk.", reason="DISK_FULL") from error
     finally:
         unfinished.unlink(missing_ok=True)
     store.record_snapshot(record, keep=KEPT)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    """Raises `StorageFull` where a file can't fit, before what is left of the disk is filled with the half of it."""
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if disk.f_blocks and free < size:  # some file systems do not say
+        raise StorageFull(
+            f"A snapshot of {size} bytes does not fit: the disk has {free} bytes left.", reason="DISK_FULL"
+        )
 
 
 def load(

@@ -15,11 +15,12 @@ from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Equals
 from twinsight_core.index.base import Metric, prepared
-from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.metadata import Metadata
 from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.whole_files import sync_file
 from twinsight_core.writer import Delete, Upsert
 
 DIMENSION = 64
@@ -171,16 +172,14 @@ def test_a_snapshot_that_is_being_written_does_not_outlive_the_purge(
     folder: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go = threading.Event(), threading.Event()
-    save = HnswIndex.save
 
-    def slow(self: HnswIndex, file: Path) -> int:
-        size = save(self, file)
+    def slow(file: Path) -> None:
+        sync_file(file)
         begun.set()
         assert go.wait(60)
-        return size
 
     with monkeypatch.context() as patch:
-        patch.setattr(HnswIndex, "save", slow)
+        patch.setattr(snapshots, "sync_file", slow)
         collection.upsert([_item(number) for number in range(1000, 1100)])
         assert begun.wait(60)
         assert any(name.endswith(".tmp") for name in _traces(folder, 8))

@@ -1,6 +1,8 @@
 """A graph's file may be lost or damaged in any way: the answers stay right, and the graph comes back."""
 
 import dataclasses
+import errno
+import os
 import random
 import shutil
 import threading
@@ -201,6 +203,63 @@ def test_a_snapshot_that_a_full_disk_cut_short_is_given_up(
     collection = Collection(folder, OPTIONS)
     _check_answers(collection)
     collection.close(snapshot=False)
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 0])
+def test_the_library_which_keeps_the_interpreter_writes_to_memory_if_there_is_any(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, memory: float
+) -> None:
+    monkeypatch.setattr("twinsight_core.memory_files.memory_left", lambda: memory)
+    whole, in_memory = HnswIndex.save, list[bool]()
+
+    def save(self: HnswIndex, file: Path) -> int:
+        size = whole(self, file)
+        in_memory.append(file.resolve().parent != folder)
+        return size
+
+    monkeypatch.setattr(HnswIndex, "save", save)
+    collection = Collection(folder, OPTIONS)
+    sealed = collection.key_id is not None
+    collection.upsert([NewItem("new", np.full(DIMENSION, 9, np.float32))])
+    assert collection.wait_indexed(30)
+    collection.close()
+    assert in_memory == [memory > 0 or sealed]
+    monkeypatch.setattr(HnswIndex, "add", None)  # nothing is left to be added
+    collection = Collection(folder, OPTIONS)
+    assert collection.status().indexed_count == COUNT + 1
+    _check_answers(collection)
+    collection.close(snapshot=False)
+
+
+def test_a_snapshot_that_does_not_fit_is_not_begun(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = Collection(folder, OPTIONS)
+    collection.upsert([NewItem("new", np.full(DIMENSION, 9, np.float32))])
+    assert collection.wait_indexed(30)
+    monkeypatch.setattr(HnswIndex, "save", None)
+    full = list(os.statvfs(folder))
+    full[4] = 1  # blocks left
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(full))
+    collection.close()
+    assert "does not fit: the disk has" in caplog.text
+    assert _graphs(folder) == ["graph-000000000001.hnsw"]
+
+
+def test_a_disk_that_fills_up_while_a_snapshot_is_written_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:  # a file system that gives out room late says so at the sync
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    collection = Collection(folder, OPTIONS)
+    collection.upsert([NewItem("new", np.full(DIMENSION, 9, np.float32))])
+    assert collection.wait_indexed(30)
+    monkeypatch.setattr(snapshots, "sync_file", full)
+    collection.close()
+    assert "no snapshot was written: A snapshot of" in caplog.text
+    assert "found no room on the disk" in caplog.text
+    assert _graphs(folder) == ["graph-000000000001.hnsw"]
 
 
 def test_a_snapshot_that_failed_is_tried_again_though_nobody_writes(

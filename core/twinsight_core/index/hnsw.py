@@ -164,10 +164,16 @@ class HnswIndex:
         finally:
             self._lock.release_read()
 
+    def file_size(self) -> int:
+        """Returns how many bytes `save` would write now."""
+        with self._lock.read():
+            return self._native.index_file_size()
+
     def save(self, file: Path) -> int:
         """Writes the index to a file and returns how many bytes the file must have.
 
-        The library notices no full disk and does not sync: the caller checks the size and makes the file durable.
+        The library keeps the interpreter meanwhile, so the file should lie in memory. It notices no full disk and does
+        not sync: the caller checks the size and makes the file durable.
         """
         with self._lock.read():
             self._native.save_index(str(file))

@@ -1,8 +1,7 @@
 """Files sealed piece by piece, and their contents in memory meanwhile.
 
-The graph's library reads and writes paths. It is given one of a file in memory (`memfd_create`, which has no name in
-any file system and is gone when it is closed), so that nothing plain touches a disk. It takes as much memory as the
-content has, for as long as it takes to write or read it.
+The graph's library reads and writes paths. It is given one of a file in memory (`memory_files`), so that nothing plain
+touches a disk. It takes as much memory as the content has, for as long as it takes to write or read it.
 
 A sealed file is its pieces of 4 MiB, sealed, one behind the other. The associated data of each has its number and how
 many there are, so that a file that was cut, or whose pieces were exchanged, can't be opened.
@@ -10,13 +9,12 @@ many there are, so that a file that was cut, or whose pieces were exchanged, can
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from twinsight_core.errors import DataLoss
+from twinsight_core.memory_files import memory_file
 from twinsight_core.sealing.cipher import OVERHEAD, Cipher
 
 PIECE = 4 << 20
@@ -29,7 +27,7 @@ def sealed_file(file: Path, cipher: Cipher, place: bytes) -> Iterator[Path]:
     Raises:
         OSError: the file can't be written.
     """
-    with _in_memory() as (plain, path):
+    with memory_file() as (plain, path):
         yield path
         count = _pieces(path.stat().st_size, PIECE)
         with file.open("wb") as out:
@@ -45,7 +43,7 @@ def opened_file(file: Path, cipher: Cipher, place: bytes) -> Iterator[Path]:
         DataLoss: the file is not what was sealed for this place.
         OSError: it can't be read.
     """
-    with file.open("rb") as sealed, _in_memory() as (plain, path):
+    with file.open("rb") as sealed, memory_file() as (plain, path):
         count = _pieces(file.stat().st_size, PIECE + OVERHEAD)
         for number in range(count):
             content = cipher.opened(sealed.read(PIECE + OVERHEAD), _place(place, number, count))
@@ -54,14 +52,6 @@ def opened_file(file: Path, cipher: Cipher, place: bytes) -> Iterator[Path]:
             plain.write(content)
         plain.flush()
         yield path
-
-
-@contextmanager
-def _in_memory() -> Iterator[tuple[BinaryIO, Path]]:
-    """Gives an empty file in memory, and a path that leads to it while it is open."""
-    descriptor = os.memfd_create("twinsight")
-    with os.fdopen(descriptor, "r+b") as file:
-        yield file, Path(f"/proc/self/fd/{descriptor}")
 
 
 def _pieces(size: int, piece: int) -> int:
