@@ -3,9 +3,9 @@
 In each round it does the first of these that is due:
 
 1. Tell the graph of removed items.
-2. Build a new generation: the first graph, one without the dead when they are many or were purged, or, while searches
-   come in, one for a tail that is large beside the graph. It is built unseen, with all threads, and then takes the
-   place of the old.
+2. Build a new generation: the first graph, one without the dead when they are many or were purged, one for vectors of
+   other lengths than the graph can hold, or, while searches come in, one for a tail that is large beside the graph. It
+   is built unseen, with all threads, and then takes the place of the old.
 3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
 4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
 5. Write a snapshot, when enough has changed, and give back the memory that the changes took. A graph with a purged item
@@ -27,7 +27,7 @@ from twinsight_core.allocation import give_back_freed
 from twinsight_core.cores import use_all_cores
 from twinsight_core.errors import TwinsightError
 from twinsight_core.generation import NOTHING_COVERED, Coverage, Generation
-from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
 
 # Rows added between two looks at whether to stop, when nobody waits.
 _BUILD_STEP = 1024
@@ -217,6 +217,8 @@ class Indexer:
             return True
         if graph is None:
             return view.live >= policy.graph_from
+        if not is_fit(graph.exponent, view.metric, view.longest):
+            return True
         if self._stale(generation) and time.monotonic() >= self._purged_not_before_s:
             return True
         if graph.dead > policy.patience and graph.dead > policy.dead_share * (graph.dead + len(graph)):
@@ -242,7 +244,11 @@ class Indexer:
         seen = len(start)
         if start.live >= self._policy.graph_from:
             graph = HnswIndex(
-                start.vectors.shape[1], start.metric, self._parameters, capacity=start.live + start.live // 4
+                start.vectors.shape[1],
+                start.metric,
+                self._parameters,
+                capacity=start.live + start.live // 4,
+                exponent=exponent_for(start.metric, rows.view.longest),
             )
             coverage, end = NOTHING_COVERED, len(rows.view)
             while coverage.end < end:

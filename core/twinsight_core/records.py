@@ -26,7 +26,7 @@ class SnapshotRecord(NamedTuple):
         size: its bytes.
         sha256: digest of the file and `outside` behind it, hexadecimal.
         last_seq: of the items up to this number the graph holds all that it will; later ones are not in it.
-        library: the library and version that wrote it.
+        library: the library and version that wrote it, and what the vectors in it were multiplied by, if anything.
         links: `GraphParameters.links`.
         build_width: `GraphParameters.build_width`.
         outside: sequence numbers up to `last_seq` for which the graph must not be asked, little-endian int64.

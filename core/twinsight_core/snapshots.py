@@ -24,6 +24,7 @@ from twinsight_core.store import Store
 from twinsight_core.whole_files import sync_file, sync_folder
 
 KEPT = 2
+_TIMES = ", vectors times 2**"
 _PREFIX, _SUFFIX, _UNFINISHED = "graph-", ".hnsw", ".tmp"
 
 _log = logging.getLogger("twinsight.collection")
@@ -44,7 +45,8 @@ def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, sto
         OSError: the file can't be written for another reason.
     """
     beside = outside.astype("<i8").tobytes()
-    drafted = SnapshotRecord("", 0, "", last_seq, LIBRARY, graph.parameters.links, graph.parameters.build_width, beside)
+    library, built = _library(graph.exponent), graph.parameters
+    drafted = SnapshotRecord("", 0, "", last_seq, library, built.links, built.build_width, beside)
     _write(graph.save, graph.file_size(), drafted, folder, store)
     clean(folder, store)
 
@@ -130,7 +132,14 @@ def load(
         if flaw is None:
             try:
                 with store.form.reading(folder / record.file, _place(record)) as path:
-                    graph = HnswIndex.load(path, store.spec.dimension, store.spec.metric, parameters, alive=alive)
+                    graph = HnswIndex.load(
+                        path,
+                        store.spec.dimension,
+                        store.spec.metric,
+                        parameters,
+                        alive=alive,
+                        exponent=_exponent(record.library) or 0,
+                    )
             except (RuntimeError, DataLoss, OSError) as error:
                 flaw = str(error)
             else:
@@ -159,11 +168,30 @@ def clean(folder: Path, store: Store) -> None:
 
 
 def _flaw(file: Path, record: SnapshotRecord, parameters: GraphParameters) -> str | None:
-    if record.library != LIBRARY:
+    if _exponent(record.library) is None:
         return f"it was written by {record.library}, and this is {LIBRARY}"
     if (record.links, record.build_width) != (parameters.links, parameters.build_width):
         return "it was built with other parameters"
     return _damage(file, record)
+
+
+def _library(exponent: int) -> str:
+    """Returns what goes on record as the library of a graph that was built with an exponent.
+
+    A release that knows of no exponents takes it for another library, and builds the graph anew.
+    """
+    return f"{LIBRARY}{_TIMES}{exponent}" if exponent else LIBRARY
+
+
+def _exponent(library: str) -> int | None:
+    """Returns the exponent of a graph by its library on record; None if that is not this one."""
+    name, _, exponent = library.partition(_TIMES)
+    if name != LIBRARY:
+        return None
+    try:
+        return int(exponent or 0)
+    except ValueError:
+        return None
 
 
 def _damage(file: Path, record: SnapshotRecord) -> str | None:

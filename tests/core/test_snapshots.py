@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from twinsight_core import indexer, snapshots
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.generation import Coverage, Generation
 from twinsight_core.index.base import Metric
-from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.hnsw import LIBRARY, GraphParameters, HnswIndex
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import Keyring, new_key
@@ -304,3 +305,53 @@ def test_snapshots_are_written_as_the_collection_grows(folder: Path) -> None:
     assert collection.wait_indexed(60)
     assert _graphs(folder) == ["graph-000000000001.hnsw", "graph-000000000002.hnsw"]
     collection.close()
+
+
+def test_a_graph_of_short_vectors_is_taken_as_it_was_built_or_built_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "short"
+    folder.mkdir()
+    Store.create(folder / FILE_NAME, CollectionSpec("short", DIMENSION, Metric.DOT))
+    vectors = _vectors(0) * np.float32(1e-4)
+    collection = Collection(folder, OPTIONS)
+    collection.upsert([NewItem(f"i{i}", vector) for i, vector in enumerate(vectors)])
+
+    def graph() -> HnswIndex | None:
+        return collection._indexer.generation.graph
+
+    def check() -> None:
+        assert collection.wait_indexed(30)
+        now = graph()
+        assert now is not None
+        assert now.exponent == 40
+        truth = collection.search(vectors[::10], SearchOptions(5, exact=True))
+        found = collection.search(vectors[::10], SearchOptions(5, ef=40))
+        assert np.mean([one == other for one, other in zip(found, truth, strict=True)]) > 0.95
+
+    check()
+    collection.close()
+    collection = Collection(folder, OPTIONS)
+    assert collection._store.snapshots()[0].library == f"{LIBRARY}, vectors times 2**40"
+    loaded = graph()
+    check()
+    assert graph() is loaded is not None
+    # As an earlier release wrote it: the vectors as they were.
+    old = HnswIndex(DIMENSION, Metric.DOT, OPTIONS.graph)
+    old.add(np.arange(1, COUNT + 1), vectors)
+    snapshots.save(old, COUNT, np.empty(0, np.int64), folder, collection._store)
+    assert collection._store.snapshots()[0].library == LIBRARY
+    collection.close()
+    collection = Collection(folder, OPTIONS)
+    check()
+    collection.close()
+
+
+@pytest.mark.parametrize("library", ["hnswlib 0.7.0", f"{LIBRARY}, vectors times 2**many", f"{LIBRARY}, smaller"])
+def test_a_graph_of_another_library_is_built_anew(folder: Path, library: str, caplog: pytest.LogCaptureFixture) -> None:
+    connection = sqlite3.connect(folder / FILE_NAME)
+    connection.execute("UPDATE snapshots SET library = ?", (library,))
+    connection.commit()
+    connection.close()
+    collection = Collection(folder, OPTIONS)
+    assert f"it was written by {library}, and this is {LIBRARY}" in caplog.text
+    _check_answers(collection)
+    collection.close(snapshot=False)

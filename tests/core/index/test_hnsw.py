@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.index.base import Metric
-from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
 
 PARAMETERS = GraphParameters(threads=2)
 
@@ -100,3 +100,40 @@ def test_adding_removing_and_growing_beside_searches() -> None:
         thread.join()
     assert not failures
     assert len(graph) == 6000 - 116 * 5
+
+
+@pytest.mark.parametrize("of_vectors", [1e-30, 1e-4, 1e-3, 1.0, 1e15])
+@pytest.mark.parametrize("of_queries", [1e-30, 1.0, 1e15])
+def test_how_long_vectors_and_queries_are_costs_no_recall(tmp_path: Path, of_vectors: float, of_queries: float) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, 16)) / 4
+    drawn = (centres[rng.integers(20, size=1550)] + 0.1 * rng.normal(size=(1550, 16))).astype(np.float32)
+    vectors, queries = drawn[:1500] * np.float32(of_vectors), drawn[1500:] * np.float32(of_queries)
+    exponent = exponent_for(Metric.DOT, float(np.linalg.norm(vectors.astype(np.float64), axis=1).max()))
+    graph = HnswIndex(16, Metric.DOT, PARAMETERS, exponent=exponent)
+    graph.add(np.arange(1500), vectors)
+    truth = np.argsort(-queries.astype(np.float64) @ vectors.T.astype(np.float64))[:, :10]
+    found = graph.search(queries, 100)
+    shared = [len(set(a) & set(b)) for a, b in zip(truth.tolist(), found[:, :10].tolist(), strict=True)]
+    assert np.mean(shared) >= 9.8
+    graph.save(tmp_path / "graph")
+    loaded = HnswIndex.load(tmp_path / "graph", 16, Metric.DOT, PARAMETERS, alive=np.arange(1500), exponent=exponent)
+    assert np.array_equal(loaded.search(queries, 100), found)
+    loaded.add(np.array([1500]), vectors[:1] * np.float32(2))
+    assert loaded.search(vectors[:1], 100)[0, 0] == 1500
+
+
+def test_a_graph_is_fit_for_vectors_of_many_lengths_and_not_of_all() -> None:
+    exponent = exponent_for(Metric.DOT, 1.0)
+    assert exponent == 29
+    assert [is_fit(exponent, Metric.DOT, length) for length in (0.0, 1e-11, 1e-9, 1.0, 1e9, 1e11)] == [
+        *(True, False),
+        *(True, True, True, False),
+    ]
+    assert not is_fit(0, Metric.DOT, 1e-3)  # of an earlier release
+    assert is_fit(0, Metric.DOT, 1.0)
+    assert exponent_for(Metric.COSINE, 1e-3) == exponent_for(Metric.EUCLIDEAN, 1e-3) == 0
+    assert is_fit(0, Metric.EUCLIDEAN, 1e-30)
+    for length in (1e-45, 1e-4, 1.0, 1e15):
+        assert is_fit(exponent_for(Metric.DOT, length), Metric.DOT, length)
+    assert exponent_for(Metric.DOT, 0.0) == 0
