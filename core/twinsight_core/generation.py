@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from twinsight_core.fingerprints import Fingerprints, fingerprints_of
+from twinsight_core.hubs import Hubs
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.rows import Rows
@@ -53,6 +54,7 @@ class Generation:
         graph: the graph, whose labels are sequence numbers; None: every search is exact.
         coverage: replaced only after the graph holds what it says.
         fingerprints: of the vectors in the graph, dead ones too.
+        hubs: of the graph; None: there are none, or they are still to be found.
         dying: sequence numbers of removed items that the graph may not know of yet.
         purges: how many purges had been done when it was begun: it may hold what a later one erases.
     """
@@ -64,6 +66,7 @@ class Generation:
         self.graph = graph
         self.coverage = coverage
         self.fingerprints = Fingerprints()
+        self.hubs: Hubs | None = None
         self.dying: deque[int] = deque()
         self.purges = purges
 
@@ -89,6 +92,24 @@ class Generation:
             found = graph.search(view.read(lost), step)
             lost = lost[~(found == view.labels[lost, None]).any(axis=1)]
         return Coverage(coverage.end, np.union1d(coverage.outside, lost))
+
+    def find_hubs(self) -> None:
+        """Looks for the graph's hubs: where it has grown, and where walks seem to lead to them no more."""
+        view, graph, hubs, end = self.rows.view, self.graph, self.hubs, self.coverage.end
+        if graph is None:
+            return
+        if hubs is None or hubs.is_outgrown(end) or (end > hubs.end and self.misleads):
+            self.hubs = Hubs.of(view, end, len(graph) + graph.dead)
+
+    def leads_to(self, allowed: np.ndarray, available: int) -> bool:
+        """Returns whether walks lead to the rows `allowed: [count] bool`, of which there are `available`."""
+        return self.hubs is None or self.hubs.lead_to(allowed, available)
+
+    @property
+    def misleads(self) -> bool:
+        """Whether walks do not lead to all that is alive."""
+        view = self.rows.view
+        return self.graph is not None and not self.leads_to(view.alive, view.live)
 
     def bury(self) -> int:
         """Tells the graph of removed items, and returns of how many."""

@@ -3,9 +3,9 @@
 In each round it does the first of these that is due:
 
 1. Tell the graph of removed items.
-2. Build a new generation: the first graph, one without the dead when they are many or were purged, one for vectors of
-   other lengths than the graph can hold, or, while searches come in, one for a tail that is large beside the graph. It
-   is built unseen, with all threads, and then takes the place of the old.
+2. Build a new generation: the first graph, one without the dead when they are many, were purged or were the hubs, one
+   for vectors of other lengths than the graph can hold, or, while searches come in, one for a tail that is large beside
+   the graph. It is built unseen, with all threads, and then takes the place of the old.
 3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
 4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
 5. Write a snapshot, when enough has changed, and give back the memory that the changes took. A graph with a purged item
@@ -54,7 +54,8 @@ class IndexPolicy:
         audit_width: width of the walk that must find a point for its own vector. Narrower than searches', so that they
             find it too.
         audit_rest: time between two audits of the whole graph, as a multiple of the time that one takes.
-        purge_rest: time from a build to the next that only a purge asks for, as a multiple of the time that it took.
+        purge_rest: time from a build to the next that only a purge, or lost hubs, ask for, as a multiple of the time
+            that it took.
     """
 
     graph_from: int = 2048
@@ -107,7 +108,7 @@ class Indexer:
         self._audit_not_before_s = 0.0
         self._rows_per_second = 1000.0
         self._purges = 0
-        self._purged_not_before_s = 0.0
+        self._rebuilt_not_before_s = 0.0
         self._saving = threading.Lock()
         self._stopping = False
         self._failed = False
@@ -176,8 +177,8 @@ class Indexer:
             resumed_s = [self._audit_not_before_s] if self._unaudited else []
             if self._snapshot_wanted(self.generation):
                 resumed_s.append(self._snapshot_not_before_s)
-            if self._stale(self.generation):
-                resumed_s.append(self._purged_not_before_s)
+            if self._stale(self.generation) or self.generation.misleads:
+                resumed_s.append(self._rebuilt_not_before_s)
             timeout_s = max(0.0, min(resumed_s) - time.monotonic()) if resumed_s else None
             self._awake.wait_for(lambda: self._stopping or not self._idle, timeout_s)
 
@@ -195,6 +196,7 @@ class Indexer:
         if generation.dying:
             self._unsaved += generation.bury()
             return True
+        generation.find_hubs()
         if self._rebuild_due(generation):
             self._rebuild(generation)
             return True
@@ -219,7 +221,7 @@ class Indexer:
             return view.live >= policy.graph_from
         if not is_fit(graph.exponent, view.metric, view.longest):
             return True
-        if self._stale(generation) and time.monotonic() >= self._purged_not_before_s:
+        if (self._stale(generation) or generation.misleads) and time.monotonic() >= self._rebuilt_not_before_s:
             return True
         if graph.dead > policy.patience and graph.dead > policy.dead_share * (graph.dead + len(graph)):
             return True
@@ -260,6 +262,7 @@ class Indexer:
                     return
                 coverage = self._audited(new, graph, coverage, first, min(first + _BUILD_STEP, end))
             new.graph, new.coverage = graph, coverage
+            new.find_hubs()
         if compacting:
             # Most of what came in meanwhile is carried over before the writer is held up for the rest.
             seen = rows.adopt(old.rows, seen)
@@ -272,7 +275,7 @@ class Indexer:
         self._unsaved = max(1, len(new.graph)) if new.graph is not None else 0
         self._unaudited = self._audited_end = 0
         ended = time.monotonic()
-        self._purged_not_before_s = ended + self._policy.purge_rest * (ended - begun)
+        self._rebuilt_not_before_s = ended + self._policy.purge_rest * (ended - begun)
 
     def _add_piece(self, generation: Generation, graph: HnswIndex) -> None:
         hold_s = _BUSY_HOLD_S if self._is_busy() else _IDLE_HOLD_S

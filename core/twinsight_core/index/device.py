@@ -131,7 +131,7 @@ class DeviceCopy:
 
         Args:
             vectors: `[count, dimension] float32`, all rows so far; they do not change any more.
-            square_norms: `[count] float32` under the Euclidean metric; else empty.
+            square_norms: `[count] float32`; empty under cosine.
         """
         missing = len(vectors) - self._blocks.count
         with self._lock:

@@ -88,7 +88,7 @@ class ExactView:
         metric: the metric.
         labels: `[count] int64`, rising.
         vectors: `[count, dimension] float32`, prepared.
-        square_norms: `[count] float32`, under the Euclidean metric; empty otherwise.
+        square_norms: `[count] float32`; empty under cosine, where all are 1.
         alive: `[count] bool`, false where the row was removed.
         live: how many rows are alive.
         longest: no vector's Euclidean norm is greater.
@@ -321,7 +321,7 @@ class ExactIndex:
         # Where the vectors are in memory after all, for want of room on the disk, they are scanned themselves.
         copied = places.scanned == "int8" and self._memory.in_file
         self._int8 = Int8Copy(dimension, capacity, folder=places.scanned_in) if copied else None
-        self._square_norms = np.empty(capacity if metric is Metric.EUCLIDEAN else 0, np.float32)
+        self._square_norms = np.empty(0 if metric is Metric.COSINE else capacity, np.float32)
         self._alive = np.ones(capacity, np.bool_)
         self.view = self._seen(count=0, live=0, longest=0.0)
 
@@ -369,7 +369,7 @@ class ExactIndex:
             if len(labels):
                 squares = np.vecdot(vectors, vectors, dtype=np.float64)
                 longest = max(longest, float(np.sqrt(squares.max())))
-                if self.metric is Metric.EUCLIDEAN:
+                if self.metric is not Metric.COSINE:
                     self._square_norms[count:total] = squares
             live = view.live + len(labels)
             if len(removed):
@@ -410,7 +410,7 @@ class ExactIndex:
             self._int8 = None
         elif self._int8 is not None:
             self._int8.grow(capacity)
-        if self.metric is Metric.EUCLIDEAN:
+        if self.metric is not Metric.COSINE:
             self._square_norms = _grown(self._square_norms, capacity)
         self._alive = _grown(self._alive, capacity)
 
