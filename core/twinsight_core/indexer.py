@@ -27,6 +27,7 @@ from twinsight_core.allocation import give_back_freed
 from twinsight_core.cores import use_all_cores
 from twinsight_core.errors import TwinsightError
 from twinsight_core.generation import NOTHING_COVERED, Coverage, Generation
+from twinsight_core.index.exact import ExactView
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
 
 # Rows added between two looks at whether to stop, when nobody waits.
@@ -36,6 +37,9 @@ _BUSY_HOLD_S, _IDLE_HOLD_S = 0.004, 0.05
 _BUSY_FOR_S = 1.0
 _SNAPSHOT_RETRY_S = 60.0
 _AUDIT_STEP = 256
+# After rounds that failed: twice this, twice as long after each further one, and no longer than this; but at least so
+# many times as long as the round took.
+_FAILURE_REST_S, _FAILURE_REST_MOST_S, _FAILURE_REST_SHARE = 2.5, 60.0, 4.0
 
 _log = logging.getLogger("twinsight.collection")
 
@@ -69,7 +73,10 @@ class IndexPolicy:
 
 
 class Indexer:
-    """Runs the rounds until it is closed. If it fails, the collection goes on exactly, without a graph."""
+    """Runs the rounds until it is closed. Where one fails it rests, and goes on.
+
+    A graph that was being changed then is dropped: searches are exact until there is another.
+    """
 
     def __init__(
         self,
@@ -111,7 +118,7 @@ class Indexer:
         self._rebuilt_not_before_s = 0.0
         self._saving = threading.Lock()
         self._stopping = False
-        self._failed = False
+        self._failures = 0  # rounds that failed since a generation was built
         self._idle = False
         self._awake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"twinsight-index-{name}", daemon=True)
@@ -134,13 +141,13 @@ class Indexer:
     def wait_idle(self, timeout_s: float) -> bool:
         """Waits until there is nothing to do; returns whether that came about."""
         with self._awake:
-            return self._awake.wait_for(lambda: self._idle or self._failed, timeout_s)
+            return self._awake.wait_for(lambda: self._idle, timeout_s)
 
     def wants_graph(self) -> bool:
         """Returns whether the collection is large enough for a graph, has none yet, and will get one."""
         generation = self.generation
         large = generation.rows.view.live >= self._policy.graph_from
-        return large and generation.graph is None and not self._failed
+        return large and generation.graph is None
 
     def close(self, *, snapshot: bool) -> None:
         """Ends the thread after the step it is in, and saves the graph if it has changed and `snapshot` says so."""
@@ -148,24 +155,43 @@ class Indexer:
             self._stopping = True
             self._awake.notify_all()
         self._thread.join()
-        if snapshot and not self._failed and self.generation.graph is not None:
+        if snapshot and self.generation.graph is not None:
             self._unsaved += self.generation.bury()
             if self._unsaved:
                 self._save(self.generation.graph)
 
     def _run(self) -> None:
         use_all_cores()
+        while not self._stopping:
+            begun = time.monotonic()
+            try:
+                idle = not self._round()
+            except Exception:  # noqa: BLE001 - nobody waits for this thread who could be told
+                self._recover(time.monotonic() - begun)
+                continue
+            if idle:
+                self._rest()
+
+    def _recover(self, spent_s: float) -> None:
+        """Rests after a round that failed after a time: memory or files that are lacking now may be there later.
+
+        Whatever went wrong, the rows are whole: without its graph the collection answers exactly.
+        """
+        self._failures += 1
+        rest_s = max(min(_FAILURE_REST_S * 2**self._failures, _FAILURE_REST_MOST_S), _FAILURE_REST_SHARE * spent_s)
+        _log.exception("Collection `%s`: indexing failed; it goes on in %.0f s.", self._name, rest_s)
+        with self._awake:
+            self._idle = False
+            self._awake.wait_for(lambda: self._stopping, rest_s)
+
+    @contextmanager
+    def _changing(self, generation: Generation) -> Iterator[None]:
+        """Drops the graph where a change of it fails: what it holds is then not known."""
         try:
-            while not self._stopping:
-                if not self._round():
-                    self._rest()
-        except Exception:  # noqa: BLE001 - nobody waits for this thread who could be told
-            # Whatever went wrong, the rows are whole: without its graph the collection answers exactly.
-            _log.exception("Collection `%s`: indexing failed; searches are exact until it is opened again.", self._name)
-            with self._awake:
-                self._failed = True
-                self.generation.graph = None
-                self._awake.notify_all()
+            yield
+        except Exception:
+            generation.graph = None
+            raise
 
     def _rest(self) -> None:
         with self._awake:
@@ -194,7 +220,8 @@ class Indexer:
         """Does what is due first; returns whether anything was."""
         generation = self.generation
         if generation.dying:
-            self._unsaved += generation.bury()
+            with self._changing(generation):
+                self._unsaved += generation.bury()
             return True
         generation.find_hubs()
         if self._rebuild_due(generation):
@@ -214,8 +241,7 @@ class Indexer:
 
     def _rebuild_due(self, generation: Generation) -> bool:
         view, graph, policy = generation.rows.view, generation.graph, self._policy
-        dead = len(view) - view.live
-        if dead > policy.patience and dead > policy.dead_share * len(view):
+        if self._are_many_dead(view):
             return True
         if graph is None:
             return view.live >= policy.graph_from
@@ -227,6 +253,10 @@ class Indexer:
             return True
         tail = len(view) - generation.coverage.end
         return self._is_busy() and tail > policy.patience and tail > policy.tail_share * len(graph)
+
+    def _are_many_dead(self, view: ExactView) -> bool:
+        dead = len(view) - view.live
+        return dead > self._policy.patience and dead > self._policy.dead_share * len(view)
 
     def _is_busy(self) -> bool:
         """Returns whether searches are coming in, which wait while the graph is added to."""
@@ -244,7 +274,9 @@ class Indexer:
         rows = old.rows.compacted(start) if compacting else old.rows
         new = Generation(rows, purges=purges)
         seen = len(start)
-        if start.live >= self._policy.graph_from:
+        # Where graphs fail, rows are left behind without one: else the dead would grow without bound.
+        alone = self._failures > 1 and self._are_many_dead(start)
+        if start.live >= self._policy.graph_from and not alone:
             graph = HnswIndex(
                 start.vectors.shape[1],
                 start.metric,
@@ -274,6 +306,8 @@ class Indexer:
             self.generation = new
         self._unsaved = max(1, len(new.graph)) if new.graph is not None else 0
         self._unaudited = self._audited_end = 0
+        if not alone:
+            self._failures = 0
         ended = time.monotonic()
         self._rebuilt_not_before_s = ended + self._policy.purge_rest * (ended - begun)
 
@@ -282,7 +316,8 @@ class Indexer:
         size = max(1, min(_BUILD_STEP, int(self._rows_per_second * hold_s)))
         end = min(generation.coverage.end + size, len(generation.rows.view))
         added, begun = end - generation.coverage.end, time.monotonic()
-        coverage = generation.extend(graph, generation.coverage, end)
+        with self._changing(generation):
+            coverage = generation.extend(graph, generation.coverage, end)
         generation.coverage = self._audited(generation, graph, coverage, generation.coverage.end, end)
         spent = max(time.monotonic() - begun, 1e-6)
         self._rows_per_second += 0.3 * (added / spent - self._rows_per_second)

@@ -1,5 +1,8 @@
 """What a search finds when the graph is in play: recall, filters, copies, and writes that run beside it."""
 
+import errno
+import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twinsight_core import search
+from twinsight_core import indexer, search
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.filters import AllOf, Equals, Filter, Not, Range
+from twinsight_core.generation import Generation
 from twinsight_core.index.base import Metric
-from twinsight_core.index.exact import ExactIndex
+from twinsight_core.index.exact import ExactIndex, ExactView
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.index.row_memory import VectorCopy
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
+from twinsight_core.rows import Rows
 from twinsight_core.store import FILE_NAME, Store
 
 COUNT, DIMENSION, CLUSTERS = 6000, 32, 40
@@ -223,20 +228,80 @@ def test_small_collections_need_no_graph(tmp_path: Path) -> None:
     collection.close()
 
 
-def test_if_indexing_fails_answers_are_exact(
+def test_while_indexing_fails_answers_are_exact_and_then_there_is_a_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(indexer, "_FAILURE_REST_S", 0.001)
+    failed = threading.Event()
+
     def fail(*_: object) -> None:
+        failed.set()
         raise RuntimeError("no more links")
 
-    monkeypatch.setattr("twinsight_core.generation.Generation.extend", fail)
-    collection = _made(tmp_path / "failing", Metric.COSINE)
-    collection.upsert(Clustered(4).items(0, 3000))
+    with monkeypatch.context() as failing:
+        failing.setattr(Generation, "extend", fail)
+        collection = _made(tmp_path / "failing", Metric.COSINE)
+        collection.upsert(Clustered(4).items(0, 3000))
+        assert failed.wait(30)
+        assert not collection.wait_indexed(0.01)
+        status = collection.status()
+        assert (status.state, status.indexed_count) == (CollectionState.REBUILDING, 0)
+        assert _recall(collection, Clustered(4).queries(20), None) == 1.0
+        collection.upsert(Clustered(4).items(5000, 10))
+        assert collection.status().item_count == 3010
+        # The dead are left behind all the same.
+        collection.upsert(Clustered(5).items(0, 2500))
+        rows = collection._indexer.generation.rows
+        while collection._indexer.generation.rows is rows:
+            failed.clear()
+            assert failed.wait(30)
+        assert len(collection._indexer.generation.rows.view) == 3010
     assert collection.wait_indexed(30)
     status = collection.status()
-    assert (status.state, status.indexed_count) == (CollectionState.READY, 0)
-    assert "indexing failed; searches are exact until it is opened again" in caplog.text
-    assert _recall(collection, Clustered(4).queries(20), None) == 1.0
+    assert (status.state, status.indexed_count) == (CollectionState.READY, 3010)
+    assert "Collection `failing`: indexing failed; it goes on in 0 s." in caplog.text
+    collection.close()
+
+
+def test_what_fails_once_costs_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexer, "_FAILURE_REST_S", 0.001)
+    compacted, calls = Rows.compacted, list[bool]()
+    collection = _made(tmp_path / "once", Metric.COSINE)
+
+    def once(self: Rows, view: ExactView) -> Rows:
+        calls.append(collection._indexer.generation.graph is not None)
+        if len(calls) == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return compacted(self, view)
+
+    monkeypatch.setattr(Rows, "compacted", once)
+    collection.upsert(Clustered(4).items(0, 3000))
+    assert collection.wait_indexed(30)
+    collection.upsert(Clustered(5).items(0, 2500))
+    assert collection.wait_indexed(30)
+    status = collection.status()
+    assert (status.state, status.indexed_count) == (CollectionState.READY, 3000)
+    assert len(collection._indexer.generation.rows.view) == 3000
+    assert calls == [True, True]
+    collection.close()
+
+
+def test_a_graph_that_was_being_changed_when_that_failed_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexer, "_FAILURE_REST_S", 0.001)
+    collection = _made(tmp_path / "half", Metric.COSINE)
+    collection.upsert(Clustered(4).items(0, 3000))
+    assert collection.wait_indexed(30)
+    graph = collection._indexer.generation.graph
+    assert graph is not None
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(graph, "add", fail)
     collection.upsert(Clustered(4).items(5000, 10))
-    assert collection.status().item_count == 3010
+    assert collection.wait_indexed(30)
+    assert collection._indexer.generation.graph not in {None, graph}
+    assert collection.status().indexed_count == 3010
     collection.close()
