@@ -115,8 +115,15 @@ class Generation:
         """Tells the graph of removed items, and returns of how many."""
         labels = np.fromiter((self.dying.popleft() for _ in range(len(self.dying))), np.int64)
         if self.graph is not None:
-            self.graph.remove(labels)
+            self.graph.remove(labels[self._held(labels)])
         return len(labels)
+
+    def _held(self, labels: np.ndarray) -> np.ndarray:
+        """Returns which of `labels: [n] int64` the graph is asked for, `[n] bool`."""
+        rows = self.rows.view.rows_of(labels)
+        held = (rows >= 0) & (rows < self.coverage.end)
+        held[held] = self.coverage.answered[rows[held]]
+        return held
 
     def indexed_count(self) -> int:
         """Returns how many live items the graph covers, those beside it for good too; 0 without a graph."""

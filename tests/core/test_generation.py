@@ -51,3 +51,21 @@ def test_an_audit_leaves_nothing_out_under_the_inner_product() -> None:
     graph = HnswIndex(DIMENSION, Metric.DOT, SPARSE)
     coverage = generation.extend(graph, NOTHING_COVERED, COUNT)
     assert generation.audited(graph, coverage, 0, COUNT, width=WIDTH) is coverage
+
+
+def test_the_graph_is_told_only_of_what_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = _generation(Metric.COSINE)
+    copies = np.repeat(generation.rows.view.vectors[500:501], 10, axis=0)
+    generation.rows.apply(
+        RowBatch(np.arange(COUNT + 1, COUNT + 21), ["copy"] * 20, np.concatenate([copies, copies + 1]), [{}] * 20), NONE
+    )
+    graph = HnswIndex(DIMENSION, Metric.COSINE, GraphParameters())
+    generation.coverage = generation.extend(graph, NOTHING_COVERED, COUNT + 10)
+    generation.graph = graph
+    told = list[int]()
+    monkeypatch.setattr(graph, "remove", lambda labels: told.extend(labels.tolist()))
+    # In the graph; copies beside it; in the tail; of no row.
+    generation.dying.extend([500, 700, *range(COUNT + 1, COUNT + 15), COUNT + 99])
+    assert generation.bury() == 17
+    assert told == [500, 700]
+    assert not generation.dying

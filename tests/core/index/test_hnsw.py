@@ -74,6 +74,22 @@ def test_points_out_of_reach_are_left_blank_instead_of_failing() -> None:
     assert (found[0][len(reached) :] == -1).all()
 
 
+def test_searches_come_between_when_many_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = _vectors(2000)
+    graph = _graph(vectors)
+    left = list[int]()
+    release = graph._lock.release_write
+
+    def released() -> None:
+        release()
+        left.append(len(graph))
+
+    monkeypatch.setattr(graph._lock, "release_write", released)
+    graph.remove(np.arange(1000))
+    assert left[-1] == 1000
+    assert max(np.diff([-2000, *(-count for count in left)])) <= 256
+
+
 def test_adding_removing_and_growing_beside_searches() -> None:
     vectors = _vectors(6000)
     graph = HnswIndex(16, Metric.EUCLIDEAN, PARAMETERS, capacity=1)
