@@ -3,6 +3,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -159,6 +161,31 @@ def test_filters_that_differ_only_in_type_are_searched_for_apart(pool: ThreadPoo
     searches.go.set()
     assert [rows(one.result(10)) for one in asked] == [[0], [1], [2], [3]]
     assert searches.sizes == [1, 2, 1]
+
+
+@dataclass(frozen=True)
+class Costly(Equals):
+    """A filter that counts who looks at all of it, and refuses to be looked at under the combiner's lock."""
+
+    def __repr__(self) -> str:
+        assert not Costly.lock.locked()
+        Costly.looks += 1
+        return "costly"
+
+    looks: ClassVar[int] = 0
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+
+def test_a_filter_is_looked_at_once_by_who_waits_and_not_under_the_lock(pool: ThreadPoolExecutor) -> None:
+    searches = Searches()
+    combiner = Combiner(searches, at_once=1)
+    Costly.lock, Costly.looks = combiner._lock, 0
+    wanted = [(query(n), SearchOptions(top_k=3 + n % 2, filter=Costly("flag", n))) for n in range(9)]
+    asked = ask(pool, combiner, wanted)
+    searches.go.set()
+    assert [rows(one.result(10)) for one in asked] == [[n] for n in range(9)]
+    assert Costly.looks == 8  # the first goes at once
+    assert sorted(searches.sizes) == [1, 4, 4]
 
 
 def test_who_is_interrupted_while_waiting_takes_no_place_along(
