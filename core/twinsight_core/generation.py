@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from twinsight_core.fingerprints import Fingerprints, fingerprints_of
+from twinsight_core.fingerprints import MOST_EQUAL, Fingerprints, fingerprints_of
 from twinsight_core.hubs import Hubs
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
@@ -18,6 +18,7 @@ from twinsight_core.rows import Rows
 # clusters, and a third of random ones; the second finds most of the others. What they find the wide one finds, too: of
 # 120,000 vectors, in clusters and not, all.
 _GLANCES = (2, 8)
+_BURIED_AT_ONCE = 4096  # whose vectors are read at a time
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class Coverage:
     Attributes:
         end: rows from here on are not in the graph: the tail, which is scanned exactly.
         outside: `[n] int64`, rising; rows before `end` that the graph is not asked for and that are scanned too: copies
-            of a vector in the graph, since hundreds of equal points link to one another alone, and a walk finds
-            no way out (500 copies among 8,000 vectors took recall from 1.00 to 0.84); and points that no walk finds,
-            those far from all others, say, whose neighbours prefer links to their own kind.
+            of a vector that is alive in the graph, since hundreds of equal points link to one another alone, and a walk
+            finds no way out (500 copies among 8,000 vectors took recall from 1.00 to 0.84); and points that no walk
+            finds, those far from all others, say, whose neighbours prefer links to their own kind.
     """
 
     end: int
@@ -53,7 +54,7 @@ class Generation:
         rows: the items in memory.
         graph: the graph, whose labels are sequence numbers; None: every search is exact.
         coverage: replaced only after the graph holds what it says.
-        fingerprints: of the vectors in the graph, dead ones too.
+        fingerprints: of the vectors in the graph, and which of them are alive.
         hubs: of the graph; None: there are none, or they are still to be found.
         dying: sequence numbers of removed items that the graph may not know of yet.
         purges: how many purges had been done when it was begun: it may hold what a later one erases.
@@ -65,7 +66,8 @@ class Generation:
         self.rows = rows
         self.graph = graph
         self.coverage = coverage
-        self.fingerprints = Fingerprints()
+        # What was removed from a graph that was loaded is not known: one more of each vector at most may come in.
+        self.fingerprints = Fingerprints(most_equal=2 if graph is not None and graph.dead else MOST_EQUAL)
         self.hubs: Hubs | None = None
         self.dying: deque[int] = deque()
         self.purges = purges
@@ -115,14 +117,18 @@ class Generation:
         """Tells the graph of removed items, and returns of how many."""
         labels = np.fromiter((self.dying.popleft() for _ in range(len(self.dying))), np.int64)
         if self.graph is not None:
-            self.graph.remove(labels[self._held(labels)])
+            rows = self._held(labels)
+            for first in range(0, len(rows), _BURIED_AT_ONCE):
+                part = rows[first : first + _BURIED_AT_ONCE]
+                self.graph.remove(self.rows.view.labels[part])
+                self.fingerprints.removed(fingerprints_of(self.rows.view.read(part)))
         return len(labels)
 
     def _held(self, labels: np.ndarray) -> np.ndarray:
-        """Returns which of `labels: [n] int64` the graph is asked for, `[n] bool`."""
+        """Returns the rows of those of `labels: [n] int64` that the graph is asked for, `[m] int64`."""
         rows = self.rows.view.rows_of(labels)
-        held = (rows >= 0) & (rows < self.coverage.end)
-        held[held] = self.coverage.answered[rows[held]]
+        rows = rows[(rows >= 0) & (rows < self.coverage.end)]
+        held: np.ndarray = rows[self.coverage.answered[rows]]
         return held
 
     def indexed_count(self) -> int:

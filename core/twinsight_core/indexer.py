@@ -314,9 +314,12 @@ class Indexer:
     def _add_piece(self, generation: Generation, graph: HnswIndex) -> None:
         hold_s = _BUSY_HOLD_S if self._is_busy() else _IDLE_HOLD_S
         size = max(1, min(_BUILD_STEP, int(self._rows_per_second * hold_s)))
-        end = min(generation.coverage.end + size, len(generation.rows.view))
+        with self._applying:
+            end = min(generation.coverage.end + size, len(generation.rows.view))
         added, begun = end - generation.coverage.end, time.monotonic()
         with self._changing(generation):
+            # A vector that is written anew may take the place of the old, whose end is told with it: not before.
+            self._unsaved += generation.bury()
             coverage = generation.extend(graph, generation.coverage, end)
         generation.coverage = self._audited(generation, graph, coverage, generation.coverage.end, end)
         spent = max(time.monotonic() - begun, 1e-6)

@@ -170,6 +170,38 @@ def test_copies_do_not_hide_the_rest(tmp_path: Path, count: int) -> None:
     collection.close()
 
 
+def test_items_whose_metadata_is_rewritten_stay_in_the_graph(tmp_path: Path) -> None:
+    options = replace(OPTIONS, policy=IndexPolicy(patience=5000))  # no other graph is built
+    collection = _made(tmp_path / "tagged", Metric.COSINE, options)
+    items = Clustered(7).items(0, 3000)
+    collection.upsert(items)
+    queries = Clustered(7).queries(60)
+
+    def outside() -> int:
+        assert collection.wait_indexed(60)
+        return len(collection._indexer.generation.coverage.outside)
+
+    before = outside()
+    for tag in range(3):
+        collection.upsert([NewItem(item.id, item.vector, {"tag": tag}) for item in items[:600]])
+        assert outside() <= before + 5  # what an audit finds out of reach
+        assert _recall(collection, queries, None) >= RECALL
+    # One that is rewritten again and again is beside the graph in the end, where there is one of it alive.
+    for tag in range(12):
+        collection.upsert([NewItem("i0", items[0].vector, {"tag": tag})])
+        outside()
+    coverage, view = collection._indexer.generation.coverage, collection._indexer.generation.rows.view
+    assert np.count_nonzero(view.alive[coverage.outside]) <= before + 6
+    assert len(coverage.outside) >= 5
+    assert collection.search(items[0].vector[None], SearchOptions(1))[0][0].id == "i0"
+    collection.close()
+    collection = Collection(tmp_path / "tagged", options)
+    collection.upsert([NewItem(item.id, item.vector, {"tag": 9}) for item in items[:600]])
+    assert outside() <= before + 7
+    assert _recall(collection, queries, None) >= RECALL
+    collection.close()
+
+
 @pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.COSINE])
 def test_items_far_from_all_others_are_found(tmp_path: Path, metric: Metric) -> None:
     rng = np.random.default_rng(6)

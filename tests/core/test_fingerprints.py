@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from twinsight_core import fingerprints
-from twinsight_core.fingerprints import Fingerprints, fingerprints_of
+from twinsight_core.fingerprints import MOST_EQUAL, Fingerprints, fingerprints_of
 
 
 def test_equal_vectors_have_equal_fingerprints_and_others_do_not() -> None:
@@ -16,16 +18,25 @@ def test_equal_vectors_have_equal_fingerprints_and_others_do_not() -> None:
 
 
 @pytest.mark.parametrize("recent", [0, 3, 4096])
-def test_each_is_new_once_however_they_come(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most_equal", [2, MOST_EQUAL])
+def test_of_equal_ones_one_is_alive_and_a_few_are_there(
+    recent: int, most_equal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fingerprints, "_RECENT", recent)
     rng = np.random.default_rng(1)
-    seen: set[int] = set()
-    known = Fingerprints()
-    for _ in range(60):
+    alive, points = set[int](), Counter[int]()
+    known = Fingerprints(most_equal=most_equal)
+    for _ in range(300):
         some = rng.integers(0, 300, rng.integers(0, 40)).astype(np.uint64) << np.uint64(55)
         expected = []
         for one in some.tolist():
-            expected.append(one not in seen)
-            seen.add(one)
+            expected.append(one not in alive and points[one] < most_equal)
+            if expected[-1]:
+                alive.add(one)
+                points[one] += 1
         assert known.added(some).tolist() == expected
-        assert len(known) == len(seen)
+        gone = rng.integers(0, 300, rng.integers(0, 40)).astype(np.uint64) << np.uint64(55)
+        known.removed(gone)
+        alive -= set(gone.tolist())
+        assert len(known) == len(+points)
+    assert max(points.values()) == most_equal
