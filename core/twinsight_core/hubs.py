@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinsight_core.index.base import Metric
 from twinsight_core.index.exact import ExactView
 
 # Of all rows, so many are looked at as the longest.
@@ -47,9 +46,9 @@ class Hubs:
         """Returns those of a graph that covers the rows before `end` and has `points`, removed ones too.
 
         Returns:
-            None where there are none to be looked at: under other metrics, and among few rows.
+            None where there are none to be looked at: under other metrics, of one length, and among few rows.
         """
-        if view.metric is not Metric.DOT or end < _LEAST_ROWS:
+        if not view.has_hubs or end < _LEAST_ROWS:
             return None
         lengths = view.square_norms[:end]
         counts = [int(share * end) for share in _SHARES]

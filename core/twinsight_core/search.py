@@ -20,7 +20,6 @@ import numpy as np
 
 from twinsight_core.cores import on_all_cores
 from twinsight_core.generation import Coverage, Generation
-from twinsight_core.index.base import Metric
 from twinsight_core.index.exact import (
     NOTHING,
     SCATTERED_SHARE,
@@ -250,7 +249,7 @@ def _allowed(generation: Generation, view: ExactView, options: SearchOptions) ->
 def _width(options: SearchOptions, ef: int, view: ExactView, available: int) -> int:
     """Returns how wide to walk so that `top_k` allowed rows are nearly always in the trusted part."""
     width = options.ef or max(ef, math.ceil(options.top_k / _TRUSTED_SHARE))
-    if view.metric is Metric.DOT and not options.ef:
+    if view.has_hubs and not options.ef:
         width = max(_DOT_WIDTHS * width, math.ceil(_DOT_WIDTHS_DEEP * _depth(options, view, available)))
     if options.filter is None:
         return width
@@ -267,7 +266,7 @@ def _depth(options: SearchOptions, view: ExactView, available: int) -> float:
 
 def _is_too_deep(options: SearchOptions, view: ExactView, available: int) -> bool:
     """Returns whether a walk would miss much, and no width was asked for."""
-    return view.metric is Metric.DOT and not options.ef and _depth(options, view, available) > _DOT_DEPTH
+    return view.has_hubs and not options.ef and _depth(options, view, available) > _DOT_DEPTH
 
 
 def _worth_walking(view: ExactView, available: int, width: int) -> bool:

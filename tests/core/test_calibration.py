@@ -304,7 +304,7 @@ def test_the_intervals_of_pairs_that_share_classes_hold_the_rates_of_other_class
     same = np.sum(many[::2] * many[1::2], axis=1)
     different = np.concatenate([np.sum(many * np.roll(many, 2 * step, axis=0), axis=1) for step in range(1, 40)])
     fit, _ = class_pairs(*drawn(60, 10, seed=1), None, each=4000, seed=0)
-    held, held_by_wilson = [], []
+    held, held_by_wilson = list[bool](), list[bool]()
     for seed in range(30):
         pairs, _ = class_pairs(*drawn(20, 20, seed=100 + seed), None, each=20_000, seed=0)
         for of, measure in ((held, pairs), (held_by_wilson, replace(pairs, classes=None))):

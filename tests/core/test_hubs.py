@@ -13,7 +13,7 @@ from twinsight_core.filters import Filter, Range
 from twinsight_core.generation import NOTHING_COVERED, Generation
 from twinsight_core.hubs import Hubs
 from twinsight_core.index.base import Metric
-from twinsight_core.index.exact import ExactIndex
+from twinsight_core.index.exact import ExactIndex, ExactView
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
@@ -112,9 +112,24 @@ def test_hubs_lead_where_as_many_of_them_are_left_as_of_all(gone: range, leads: 
 def test_there_are_hubs_under_the_inner_product_alone() -> None:
     for metric in Metric:
         index = ExactIndex(1, metric)
-        index.add(np.arange(1000), np.ones((1000, 1), np.float32))
+        index.add(np.arange(1000), np.linspace(0.5, 1.0, 1000, dtype=np.float32)[:, None])
         assert (Hubs.of(index.view, 1000, 1000) is not None) == (metric is Metric.DOT)
         assert Hubs.of(index.view, 999, 999) is None
+
+
+def test_where_lengths_are_about_equal_walks_are_trusted_as_under_the_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = _vectors(0.0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors *= np.random.default_rng(1).uniform(0.91, 1.0, (COUNT, 1)).astype(np.float32)
+    generation = _generation(vectors)
+    assert generation.hubs is None
+    _remove(generation, _longest_first(vectors)[: COUNT // 5] + 1)
+    queries, options = vectors[:100], SearchOptions(top_k=30)
+    exact = search(generation, queries, replace(options, exact=True), ef=96)
+    monkeypatch.setattr(ExactView, "nearest", None)  # nothing is compared with all
+    found = search(generation, queries, options, ef=96)
+    hits = [len(np.intersect1d(one.rows, true.rows)) for one, true in zip(found.found, exact.found, strict=True)]
+    assert sum(hits) >= 0.99 * 30 * len(queries)
 
 
 def test_a_graph_that_lost_its_hubs_is_built_anew_also_after_a_start(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Equals
 from twinsight_core.index.base import Metric, prepared
-from twinsight_core.index.hnsw import GraphParameters
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.metadata import Metadata

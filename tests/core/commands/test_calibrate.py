@@ -58,7 +58,7 @@ def drawn(make: Callable[[], N], *, least: float) -> N:
         lambda _, leaf: jnp.asarray(rng.uniform(least if leaf.ndim > 1 else 0.1, 1.0, leaf.shape), jnp.float32), state
     )
     network = nnx.merge(graph, weights)
-    network.eval()
+    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     return network
 
 

@@ -54,7 +54,7 @@ def test_a_pair_of_two_classes_counts_as_often_as_both_were_drawn() -> None:
     # alone (1), a half the third and another (0).
     wrong, classes = np.array([True, False, False]), np.array([[0, 1], [2, 0], [1, 2]])
     assert class_bootstrap_interval(wrong, classes) == (0.0, 1.0)
-    assert class_bootstrap_interval(wrong, classes, confidence=0.3) == (0.0, pytest.approx(1 / 3))
+    assert class_bootstrap_interval(wrong, classes, confidence=0.3) == pytest.approx((0.0, 1 / 3))
 
 
 def test_an_interval_over_many_classes_that_are_alike_is_that_of_as_many_trials() -> None:
