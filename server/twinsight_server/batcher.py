@@ -247,10 +247,9 @@ class Batcher:
     def give_up_hung(self, limit_s: float) -> int:
         """Gives up turns that the model has had for longer than a limit; returns how many there were.
 
-        Their pictures fail with Unavailable, and their lanes are made anew, in threads of their own: those that hang
-        can't be ended. A picture that hangs in its caller's own thread can't be answered there: the call is cut off.
-        To be asked again and again: what it did not find at work several times may have stood still with the whole
-        process.
+        Their pictures fail with Unavailable, and their lanes are made anew: those that hang can't be ended. A picture
+        that hangs in its caller's own thread can't be answered there: its call is cut off. To be asked again and again:
+        what it did not find at work several times may have stood still with the whole process.
         """
         with self._changed:
             now = time.monotonic()

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from google.protobuf.message import Message
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]  # made when it is imported
 from tensorboardX.record_writer import RecordWriter
@@ -52,7 +51,7 @@ class Events:
                 self._writer.close()
             self._writer = None
 
-    def _write(self, event: Message, now: float) -> None:
+    def _write(self, event: Event, now: float) -> None:
         if self._writer is None:
             return
         with self._told():
