@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from twinsight_core.fingerprints import MOST_EQUAL, Fingerprints, fingerprints_of
-from twinsight_core.hubs import Hubs
+from twinsight_core.hubs import Hubs, are_outgrown
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.rows import Rows
@@ -69,6 +69,7 @@ class Generation:
         # What was removed from a graph that was loaded is not known: one more of each vector at most may come in.
         self.fingerprints = Fingerprints(most_equal=2 if graph is not None and graph.dead else MOST_EQUAL)
         self.hubs: Hubs | None = None
+        self._hubs_seen = 0  # rows that the graph covered when they were looked for
         self.dying: deque[int] = deque()
         self.purges = purges
 
@@ -97,39 +98,32 @@ class Generation:
 
     def find_hubs(self) -> None:
         """Looks for the graph's hubs: where it has grown, and where walks seem to lead to them no more."""
-        view, graph, hubs, end = self.rows.view, self.graph, self.hubs, self.coverage.end
-        if graph is None:
-            return
-        if hubs is None or hubs.is_outgrown(end) or (end > hubs.end and self.misleads):
-            self.hubs = Hubs.of(view, end, len(graph) + graph.dead)
-
-    def leads_to(self, allowed: np.ndarray, available: int) -> bool:
-        """Returns whether walks lead to the rows `allowed: [count] bool`, of which there are `available`."""
-        return self.hubs is None or self.hubs.lead_to(allowed, available)
+        graph, end, seen = self.graph, self.coverage.end, self._hubs_seen
+        if graph is not None and (are_outgrown(seen, end) or (end > seen and self.misleads)):
+            self.hubs, self._hubs_seen = Hubs.of(self.rows.view, end, len(graph) + graph.dead), end
 
     @property
     def misleads(self) -> bool:
-        """Whether walks do not lead to all that is alive."""
-        view = self.rows.view
-        return self.graph is not None and not self.leads_to(view.alive, view.live)
+        """Whether walks do not lead to all that is alive, as they would in a graph that was built anew."""
+        view, hubs = self.rows.view, self.hubs
+        if self.graph is None or hubs is None or hubs.stand_out:
+            return False
+        return not hubs.lead_to(view.alive, view.live)
 
     def bury(self) -> int:
         """Tells the graph of removed items, and returns of how many."""
         labels = np.fromiter((self.dying.popleft() for _ in range(len(self.dying))), np.int64)
         if self.graph is not None:
-            rows = self._held(labels)
+            view, coverage = self.rows.view, self.coverage
+            rows = view.rows_of(labels)
+            rows = rows[(rows >= 0) & (rows < coverage.end)]
             for first in range(0, len(rows), _BURIED_AT_ONCE):
                 part = rows[first : first + _BURIED_AT_ONCE]
-                self.graph.remove(self.rows.view.labels[part])
-                self.fingerprints.removed(fingerprints_of(self.rows.view.read(part)))
+                self.graph.remove(view.labels[part])
+                # Of those beside the graph it may hold an equal one, which is alive.
+                held = part[coverage.answered[part]]
+                self.fingerprints.removed(fingerprints_of(view.read(held)))
         return len(labels)
-
-    def _held(self, labels: np.ndarray) -> np.ndarray:
-        """Returns the rows of those of `labels: [n] int64` that the graph is asked for, `[m] int64`."""
-        rows = self.rows.view.rows_of(labels)
-        rows = rows[(rows >= 0) & (rows < self.coverage.end)]
-        held: np.ndarray = rows[self.coverage.answered[rows]]
-        return held
 
     def indexed_count(self) -> int:
         """Returns how many live items the graph covers, those beside it for good too; 0 without a graph."""

@@ -39,7 +39,9 @@ _SNAPSHOT_RETRY_S = 60.0
 _AUDIT_STEP = 256
 # After rounds that failed: twice this, twice as long after each further one, and no longer than this; but at least so
 # many times as long as the round took.
-_FAILURE_REST_S, _FAILURE_REST_MOST_S, _FAILURE_REST_SHARE = 2.5, 60.0, 4.0
+_FAILURE_REST_S, _FAILURE_DOUBLINGS, _FAILURE_REST_SHARE = 2.5, 5, 4.0
+# Builds that fail, one after the other, before the dead are left behind without a graph.
+_BUILDS_WITH_GRAPH = 2
 
 _log = logging.getLogger("twinsight.collection")
 
@@ -118,7 +120,8 @@ class Indexer:
         self._rebuilt_not_before_s = 0.0
         self._saving = threading.Lock()
         self._stopping = False
-        self._failures = 0  # rounds that failed since a generation was built
+        self._failures = 0  # rounds that failed, one after the other
+        self._builds = 0  # that were begun since one succeeded
         self._idle = False
         self._awake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"twinsight-index-{name}", daemon=True)
@@ -165,12 +168,11 @@ class Indexer:
         while not self._stopping:
             begun = time.monotonic()
             try:
-                idle = not self._round()
+                if not self._round():
+                    self._rest()
+                self._failures = 0
             except Exception:  # noqa: BLE001 - nobody waits for this thread who could be told
                 self._recover(time.monotonic() - begun)
-                continue
-            if idle:
-                self._rest()
 
     def _recover(self, spent_s: float) -> None:
         """Rests after a round that failed after a time: memory or files that are lacking now may be there later.
@@ -178,7 +180,8 @@ class Indexer:
         Whatever went wrong, the rows are whole: without its graph the collection answers exactly.
         """
         self._failures += 1
-        rest_s = max(min(_FAILURE_REST_S * 2**self._failures, _FAILURE_REST_MOST_S), _FAILURE_REST_SHARE * spent_s)
+        doubled_s = _FAILURE_REST_S * 2 ** min(self._failures, _FAILURE_DOUBLINGS)
+        rest_s = max(doubled_s, _FAILURE_REST_SHARE * spent_s)
         _log.exception("Collection `%s`: indexing failed; it goes on in %.0f s.", self._name, rest_s)
         with self._awake:
             self._idle = False
@@ -275,7 +278,8 @@ class Indexer:
         new = Generation(rows, purges=purges)
         seen = len(start)
         # Where graphs fail, rows are left behind without one: else the dead would grow without bound.
-        alone = self._failures > 1 and self._are_many_dead(start)
+        alone = self._builds >= _BUILDS_WITH_GRAPH and self._are_many_dead(start)
+        self._builds += 1
         if start.live >= self._policy.graph_from and not alone:
             graph = HnswIndex(
                 start.vectors.shape[1],
@@ -307,7 +311,7 @@ class Indexer:
         self._unsaved = max(1, len(new.graph)) if new.graph is not None else 0
         self._unaudited = self._audited_end = 0
         if not alone:
-            self._failures = 0
+            self._builds = 0
         ended = time.monotonic()
         self._rebuilt_not_before_s = ended + self._policy.purge_rest * (ended - begun)
 
@@ -321,7 +325,7 @@ class Indexer:
             # A vector that is written anew may take the place of the old, whose end is told with it: not before.
             self._unsaved += generation.bury()
             coverage = generation.extend(graph, generation.coverage, end)
-        generation.coverage = self._audited(generation, graph, coverage, generation.coverage.end, end)
+            generation.coverage = self._audited(generation, graph, coverage, generation.coverage.end, end)
         spent = max(time.monotonic() - begun, 1e-6)
         self._rows_per_second += 0.3 * (added / spent - self._rows_per_second)
         self._unsaved += added

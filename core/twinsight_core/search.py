@@ -91,16 +91,17 @@ def _graph_search(
     walked: dict[int, Found] = {}
     pending = list(range(len(queries)))
     with graph.reading() as reader:
-        # In this order: what the coverage promises is in the graph already, and what is removed from the graph was
-        # removed from the view before. An item that is being replaced is then found either as it was or as it is.
-        coverage = generation.coverage
+        # In this order: what the coverage promises is in the graph already, hubs are in the view, and what is removed
+        # from the graph was removed from the view before. An item that is being replaced is then found either as it was
+        # or as it is.
+        coverage, hubs = generation.coverage, generation.hubs
         view = generation.rows.view
         allowed = _allowed(generation, view, options)
         findable = view.alive if allowed is None else allowed
         scope = _scope(view, coverage, findable, options.top_k)
         available = _available(view, allowed)
-        width = _width(options, ef, view, available)
-        walkable = not _is_too_deep(options, view, available) and generation.leads_to(findable, available)
+        width = _width(options, ef, view, available, has_hubs=hubs is not None)
+        walkable = hubs is None or not (_is_too_deep(options, view, available) or not hubs.lead_to(findable, available))
         while pending and walkable and coverage.end and _worth_walking(view, available, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):
@@ -246,10 +247,10 @@ def _allowed(generation: Generation, view: ExactView, options: SearchOptions) ->
     return None if options.filter is None else generation.rows.mask(options.filter, view)
 
 
-def _width(options: SearchOptions, ef: int, view: ExactView, available: int) -> int:
+def _width(options: SearchOptions, ef: int, view: ExactView, available: int, *, has_hubs: bool) -> int:
     """Returns how wide to walk so that `top_k` allowed rows are nearly always in the trusted part."""
     width = options.ef or max(ef, math.ceil(options.top_k / _TRUSTED_SHARE))
-    if view.has_hubs and not options.ef:
+    if has_hubs and not options.ef:
         width = max(_DOT_WIDTHS * width, math.ceil(_DOT_WIDTHS_DEEP * _depth(options, view, available)))
     if options.filter is None:
         return width
@@ -266,7 +267,7 @@ def _depth(options: SearchOptions, view: ExactView, available: int) -> float:
 
 def _is_too_deep(options: SearchOptions, view: ExactView, available: int) -> bool:
     """Returns whether a walk would miss much, and no width was asked for."""
-    return view.has_hubs and not options.ef and _depth(options, view, available) > _DOT_DEPTH
+    return not options.ef and _depth(options, view, available) > _DOT_DEPTH
 
 
 def _worth_walking(view: ExactView, available: int, width: int) -> bool:

@@ -50,8 +50,8 @@ Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
 
 _MIN_RETRY_S = 0.05
 _LOOKS = 3
-_CLOSING_S = 10.0
 _RENEW_AGAIN_S = 5.0
+_CLOSING_S = 10.0
 """For what waits when the server ends: more than any batch takes, and no end where one hangs."""
 
 

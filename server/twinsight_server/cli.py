@@ -165,9 +165,11 @@ def run(config: ServerConfig) -> None:
     finally:
         if not server.stop():
             # At its end Python would wait for their threads, which for a model that hangs is for ever.
+            if failure := sys.exc_info()[1]:
+                logging.getLogger("twinsight").error("the server failed", exc_info=failure)
             logging.shutdown()
             sys.stdout.flush()
-            os._exit(0)
+            os._exit(1 if failure else 0)
 
 
 serve = click.Command(

@@ -99,7 +99,7 @@ def test_a_filter_on_where_items_lie_costs_no_recall(indexed: Collection, cluste
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_a_walk_under_a_filter_by_chance_seldom_falls_short(k: int, share: float) -> None:
     view = replace(ExactIndex(4, Metric.COSINE).view, live=100_000)
-    width = search._width(SearchOptions(k, Equals("a", 1)), 1, view, int(share * view.live))
+    width = search._width(SearchOptions(k, Equals("a", 1)), 1, view, int(share * view.live), has_hubs=False)
     trusted = int(width * search._TRUSTED_SHARE)
     found = np.random.default_rng(0).binomial(trusted, share, 20_000)
     assert np.mean(found >= k) > 0.95

@@ -117,6 +117,17 @@ def test_there_are_hubs_under_the_inner_product_alone() -> None:
         assert Hubs.of(index.view, 999, 999) is None
 
 
+@pytest.mark.parametrize(("times", "trusted"), [(1.5, True), (10.0, False)])
+def test_walks_are_not_trusted_where_one_vector_is_far_longer_than_all_others(times: float, trusted: bool) -> None:
+    vectors = _vectors(0.0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[77] *= times
+    generation = _generation(vectors)
+    assert (generation.hubs is None) == trusted
+    assert not generation.misleads, "to build the graph anew would not help"
+    assert _recall(generation, vectors[:60], None) == 1.0
+
+
 def test_where_lengths_are_about_equal_walks_are_trusted_as_under_the_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = _vectors(0.0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

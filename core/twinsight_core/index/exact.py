@@ -6,7 +6,6 @@ that the answers are the same to the last bit: by score as float32, and of equal
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ _BLOCK_BYTES = 64 << 20  # of vectors, and of scores, in one step of a scan
 _PART_BYTES = 1 << 20  # of vectors that are read from a file
 SCATTERED_SHARE = 0.25
 """Of rows: where fewer are allowed they are gathered, which costs about as much as scanning four times as many."""
-# Of lengths: under the inner product those that differ less are as good as equal, and it as good as the cosine.
-_EVEN = 0.9
 # So many that the int8 copy left are scored in float64 at once: to choose among more in float32 first is faster.
 _FEW_LEFT = 1024
 
@@ -95,7 +92,6 @@ class ExactView:
         alive: `[count] bool`, false where the row was removed.
         live: how many rows are alive.
         longest: no vector's Euclidean norm is greater.
-        shortest: none is smaller; infinite without vectors.
         memory: where the vectors are taken from.
         int8: a copy that is scanned instead of the vectors; None without one.
         device: a copy on an accelerator, which is asked first; None without one.
@@ -108,18 +104,12 @@ class ExactView:
     alive: np.ndarray
     live: int
     longest: float
-    shortest: float
     memory: RowMemory
     int8: Int8View | None = None
     device: DeviceCopy | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def has_hubs(self) -> bool:
-        """Whether some vectors are near to everything: the longest under the inner product, where lengths differ."""
-        return self.metric is Metric.DOT and self.shortest < _EVEN * self.longest
 
     def rows_of(self, labels: np.ndarray) -> np.ndarray:
         """Returns the rows of labels, `int64` of the same shape; -1 where there is none. Removed rows count."""
@@ -333,7 +323,7 @@ class ExactIndex:
         self._int8 = Int8Copy(dimension, capacity, folder=places.scanned_in) if copied else None
         self._square_norms = np.empty(0 if metric is Metric.COSINE else capacity, np.float32)
         self._alive = np.ones(capacity, np.bool_)
-        self.view = self._seen(count=0, live=0, longest=0.0, shortest=math.inf)
+        self.view = self._seen(count=0, live=0, longest=0.0)
 
     def __len__(self) -> int:
         return self.view.live
@@ -375,11 +365,10 @@ class ExactIndex:
             if self._int8 is not None:
                 self._int8.write(count, vectors)
             self._alive[count:total] = True
-            longest, shortest = view.longest, view.shortest
+            longest = view.longest
             if len(labels):
                 squares = np.vecdot(vectors, vectors, dtype=np.float64)
                 longest = max(longest, float(np.sqrt(squares.max())))
-                shortest = min(shortest, float(np.sqrt(squares.min())))
                 if self.metric is not Metric.COSINE:
                     self._square_norms[count:total] = squares
             live = view.live + len(labels)
@@ -392,7 +381,7 @@ class ExactIndex:
                 self._alive[rows] = False
             if self._device is not None:
                 self._device.extend(self._memory.rows[:total], self._square_norms[:total])
-            self.view = self._seen(count=total, live=live, longest=longest, shortest=shortest)
+            self.view = self._seen(count=total, live=live, longest=longest)
 
     def release(self) -> None:
         """Lets the kernel have the memory of what lies in files, until it is looked at again."""
@@ -400,7 +389,7 @@ class ExactIndex:
         if self._int8 is not None:
             self._int8.release()
 
-    def _seen(self, *, count: int, live: int, longest: float, shortest: float) -> ExactView:
+    def _seen(self, *, count: int, live: int, longest: float) -> ExactView:
         return ExactView(
             self.metric,
             self._labels[:count],
@@ -409,7 +398,6 @@ class ExactIndex:
             self._alive[:count],
             live,
             longest,
-            shortest,
             self._memory,
             None if self._int8 is None else self._int8.seen(count),
             self._device,

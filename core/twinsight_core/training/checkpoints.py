@@ -60,7 +60,7 @@ class Checkpoints:
             Arrays in the process's memory, which may be put on any devices, whichever the run was on before.
 
         Raises:
-            TrainingError: they are of other weights, or none can be read.
+            TrainingError: they are of other weights, or none can be read; or the disk fails.
         """
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like)
@@ -68,9 +68,14 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._manager.restore(step, args=ocp.args.StandardRestore(shapes))
-            except (ValueError, KeyError, TypeError, OSError) as error:
+            except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
                 failures[step] = error
                 continue
+            except OSError as error:  # it may well be whole
+                raise TrainingError(
+                    f"{self._folder}: the checkpoint of step {step} can't be read ({error}).",
+                    reason="CHECKPOINT_UNREADABLE",
+                ) from error
             for damaged, why in failures.items():
                 _LOG.warning("The checkpoint of step %d can't be read: that of %d is taken (%s)", damaged, step, why)
                 self._manager.delete(damaged)
