@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from twinsight_core.calibration import ScoredPairs
 from twinsight_core.commands.labelled import scored_pairs
 from twinsight_core.evaluation.verification import roc_curve
 from twinsight_core.packages import load_package
@@ -62,8 +61,8 @@ def scores(data: Path, out: Path) -> dict[str, float]:
         train(data, out)
     package = load_package(out / PACKAGE)
     pairs, listed, images = scored_pairs(package, data / PICTURES, _pair_list(PictureSource(data / PICTURES), out))
-    of_fold = listed.folds == FOLD - 1
-    fold = ScoredPairs(cosine=pairs.cosine[of_fold], same=pairs.same[of_fold])
+    of_fold = np.asarray(listed.folds) == FOLD - 1
+    fold = pairs.part(of_fold)
     found = pair_findings(fold, None, rows=listed.sides[of_fold], images=images, files=listed.files).scores
     if package.card.calibration is not None:
         likely = package.card.calibration.probability(fold.cosine) >= 0.5

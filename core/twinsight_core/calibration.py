@@ -255,6 +255,17 @@ class ScoredPairs:
         if self.same.all() or not self.same.any():
             raise ValueError("`same` must hold pairs of both kinds.")
 
+    def part(self, kept: np.ndarray) -> ScoredPairs:
+        """Returns some of the pairs.
+
+        Args:
+            kept: which, [count] bool, or their numbers, [m] integer.
+
+        Raises:
+            ValueError: they are of one kind.
+        """
+        return ScoredPairs(self.cosine[kept], self.same[kept], None if self.classes is None else self.classes[kept])
+
 
 def logistic(x: np.ndarray) -> np.ndarray:
     """Returns 1 / (1 + exp(-x)), [...] float64, for any finite `x`."""

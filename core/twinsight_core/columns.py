@@ -134,7 +134,7 @@ class _Column:
                 table = np.zeros(len(self._values), np.bool_)
                 table[list(wanted)] = True
                 hits = table[codes]
-        if rows[-1] == len(rows) - 1:  # all rows up to there have the field
+        if _is_gapless(rows):
             mask[: len(rows)] = hits
         else:
             mask[rows[hits]] = True
@@ -145,7 +145,7 @@ class _Column:
         if not len(rows) or not len(wanted):
             return []
         last = len(rows) - 1
-        if rows[last] == last >= wanted[-1]:  # all rows up to there have the field, as they mostly do
+        if _is_gapless(rows) and wanted[-1] <= last:  # as it mostly is
             return list(enumerate(self._values[code] for code in codes[wanted].tolist()))
         if len(wanted) > len(rows):
             found = np.minimum(np.searchsorted(wanted, rows), len(wanted) - 1)
@@ -239,6 +239,11 @@ def _of_floats(compare: _Compare, bound: float) -> tuple[_Compare, float]:
 
 def _is_number(value: MetadataValue) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_gapless(rows: np.ndarray) -> bool:
+    """Returns whether all rows up to the last of `rows: [n] int32`, rising and not empty, are among them."""
+    return bool(rows[-1] == len(rows) - 1)
 
 
 def _key(value: MetadataValue) -> _Key:

@@ -101,7 +101,7 @@ def _graph_search(
         scope = _scope(view, coverage, findable, options.top_k)
         available = _available(view, allowed)
         width = _width(options, ef, view, available, has_hubs=hubs is not None)
-        walkable = hubs is None or not (_is_too_deep(options, view, available) or not hubs.lead_to(findable, available))
+        walkable = hubs is None or (not _is_too_deep(options, view, available) and hubs.lead_to(findable, available))
         while pending and walkable and coverage.end and _worth_walking(view, available, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):

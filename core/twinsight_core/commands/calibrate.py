@@ -168,10 +168,7 @@ def _pairs_of_list(
     first, second = pair_halves(pairs, seed=seed)
     if told_of := caveats(pairs, int(first.sum() + second.sum())):
         click.echo(told_of.strip(), err=True)
-    return (
-        ScoredPairs(cosine=scored.cosine[first], same=scored.same[first]),
-        ScoredPairs(cosine=scored.cosine[second], same=scored.same[second]),
-    )
+    return scored.part(first), scored.part(second)
 
 
 def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> Callable[..., Calibration]:

@@ -187,7 +187,7 @@ def k_fold_accuracy(pairs: ScoredPairs, folds: np.ndarray) -> KFoldAccuracy:
     accuracies, thresholds = [], []
     for number in numbers:
         held = folds == number
-        threshold, _ = best_threshold(ScoredPairs(cosine=pairs.cosine[~held], same=pairs.same[~held]))
+        threshold, _ = best_threshold(pairs.part(~held))
         accepted = pairs.cosine[held].astype(np.float64) >= threshold
         accuracies.append(float((accepted == pairs.same[held]).mean()))
         thresholds.append(threshold)

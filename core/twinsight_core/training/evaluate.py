@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ ANSWERS_NOT_FINITE = "ANSWERS_NOT_FINITE"
 """Reason of the error where a network answers with something else than numbers."""
 
 _ROWS_AT_ONCE = 1024
+
+NetworkT = TypeVar("NetworkT", bound=nnx.Module)
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """[count, height, width, 3] uint8, RGB, 0..255 -> [count, dimension] float32, unit vectors."""
@@ -51,9 +54,7 @@ def in_batches(
 
 def embedder(network: nnx.Module, *, batch: int = 64) -> Embed:
     """Returns a network in evaluation mode as a jitted function over any number of pictures, `batch` at once."""
-    graph, state = nnx.split(network)
-    run = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
-    return lambda images: in_batches(lambda part: run(state, part), images, batch=batch)
+    return _jitted(network, lambda made, images: made(images), batch=batch)
 
 
 def logits_of(network: Classifier, *, batch: int = 64) -> Callable[[np.ndarray], np.ndarray]:
@@ -61,8 +62,14 @@ def logits_of(network: Classifier, *, batch: int = 64) -> Callable[[np.ndarray],
 
     Its answers are probabilities in float32, of which the small ones are 0 alike where its temperature is low.
     """
+    return _jitted(network, lambda made, images: made.logits(images), batch=batch)
+
+
+def _jitted(
+    network: NetworkT, answer: Callable[[NetworkT, jax.Array], jax.Array], *, batch: int
+) -> Callable[[np.ndarray], np.ndarray]:
     graph, state = nnx.split(network)
-    run = jax.jit(lambda state, images: nnx.merge(graph, state).logits(images))
+    run = jax.jit(lambda state, images: answer(nnx.merge(graph, state), images))
     return lambda images: in_batches(lambda part: run(state, part), images, batch=batch)
 
 

@@ -235,8 +235,7 @@ def group_pairs(
             kept = np.concatenate(
                 [rng.choice(np.flatnonzero(kind), fewer, replace=False) for kind in (drawn.same, ~drawn.same)]
             )
-            classes = None if drawn.classes is None else drawn.classes[kept]
-            found.append(ScoredPairs(cosine=drawn.cosine[kept], same=drawn.same[kept], classes=classes))
+            found.append(drawn.part(kept))
     return found
 
 

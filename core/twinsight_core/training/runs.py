@@ -162,7 +162,8 @@ class Run:
                 )
             for name in changed:
                 _LOG.warning("The run goes on with %s %s; it was %s", name, mine[name], before[name])
-            write_whole(self._record, _json(mine))
+            if changed:
+                write_whole(self._record, _json(mine))
             return
         self.work.mkdir(parents=True, exist_ok=True)
         _discard(self.checkpoints)
