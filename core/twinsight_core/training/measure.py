@@ -137,7 +137,8 @@ def copy_pairs(copies: Copies, among: Gallery, *, seed: int) -> ScoredPairs:
     """Returns pairs for the calibration, half of them the same.
 
     Each copy makes two pairs: with its original, and with another picture, by turns any of another class and any of
-    its original's own class, the hard ones.
+    its original's own class, the hard ones. A picture has a copy of every edit, and pictures of a class are mistaken
+    for each other alike, so the pairs come with the classes of their pictures.
 
     Args:
         copies: the copies.
@@ -152,6 +153,9 @@ def copy_pairs(copies: Copies, among: Gallery, *, seed: int) -> ScoredPairs:
         candidates = np.flatnonzero(alike if number % 2 else ~alike)
         others[number] = rng.choice(candidates[candidates != original])
     different = np.sum(copies.embeddings * among.embeddings[others], axis=1)
+    right = among.labels[np.concatenate([copies.originals, others])]
     return ScoredPairs(
-        cosine=np.concatenate([same, different]), same=np.repeat([True, False], [len(same), len(different)])
+        cosine=np.concatenate([same, different]),
+        same=np.repeat([True, False], [len(same), len(different)]),
+        classes=np.stack([np.tile(among.labels[copies.originals], 2), right], axis=1),
     )
