@@ -8,7 +8,9 @@
    over white. There is never a second copy of a large picture.
 5. The region is resized. Colour profiles are ignored.
 
-What these steps do to pixels is part of a model's identity: `Preprocessing.version` rises when they change.
+What these steps do to pixels is part of a model's identity: `Preprocessing.version` rises when they change. Version 1
+takes all that a scaled JPEG is decoded to for the picture in step 5: where its sides are no multiples of the scale, the
+last column and row are mostly padding, and the picture is squeezed by as much.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from twinsight_core.errors import InvalidImage, InvalidInput
 from twinsight_core.image_files import ImageFile, read
 from twinsight_core.rgb import know_transparent_colour, to_rgb
 
-PREPROCESSING_VERSION = 1
-"""Version of the steps above; a package made with another is refused."""
+PREPROCESSING_VERSION = 2
+"""Version of the steps above that new packages are made with."""
+PREPROCESSING_VERSIONS = (1, 2)
+"""Those that are known; a package made with another is refused."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -160,9 +164,10 @@ class CheckedImage:
             if picture.size != (self.file.width, self.file.height):
                 raise ValueError("the decoder sees another size than was checked")
             know_transparent_colour(picture)
-            picture.draft("RGB", self.needed)
+            drafted = picture.draft("RGB", self.needed)
             picture.load()
-            return _resize(_Upright(picture, self.file.orientation), self.region, self.to)
+            extent = drafted[1][2:] if drafted and self.to.version > 1 else None
+            return _resize(_Upright(picture, self.file.orientation, extent), self.region, self.to)
 
     def _visible(self) -> bytes:
         """Returns what decoders get to see."""
@@ -327,13 +332,30 @@ def _needed_size(file: ImageFile, part: Region, to: Preprocessing) -> tuple[int,
 
 
 class _Upright:
-    """A decoded picture as it is seen: turned upright, RGB. Made where it is looked at, never as a whole."""
+    """A decoded picture as it is seen: turned upright, RGB. Made where it is looked at, never as a whole.
 
-    def __init__(self, stored: Pillow.Image, orientation: int = 1) -> None:
+    Args:
+        stored: as it was decoded.
+        orientation: EXIF's.
+        extent: (width, height) of the picture in `stored`, from its left and upper edge, where it is not all of it.
+
+    Attributes:
+        size: (width, height) of all that was decoded, upright.
+        box: where in it the picture is, (left, top, right, bottom).
+    """
+
+    def __init__(self, stored: Pillow.Image, orientation: int = 1, extent: tuple[float, float] | None = None) -> None:
         self._stored = stored
         self._orientation = orientation
         width, height = stored.size
-        self.size = (height, width) if orientation >= 5 else (width, height)
+        across, down = extent or stored.size
+        if orientation >= 5:
+            width, height, across, down = height, width, down, across
+        self.size = width, height
+        # As in `cut`, the other way about.
+        left = width - across if orientation in {2, 3, 6, 7} else 0
+        top = height - down if orientation in {3, 4, 7, 8} else 0
+        self.box = left, top, left + across, top + down
 
     def cut(self, box: tuple[int, int, int, int]) -> Pillow.Image:
         """Returns the part in a box of (left, top, right, bottom) pixels."""
@@ -352,7 +374,8 @@ class _Upright:
 
 
 def _resize(picture: _Upright, part: Region, to: Preprocessing) -> np.ndarray:
-    width, height = picture.size
+    x, y, x_end, y_end = picture.box
+    width, height = x_end - x, y_end - y
     left, top, right, bottom = part.x_min * width, part.y_min * height, part.x_max * width, part.y_max * height
     scale_x, scale_y = to.width_px / (right - left), to.height_px / (bottom - top)
     target = (to.width_px, to.height_px)
@@ -363,7 +386,7 @@ def _resize(picture: _Upright, part: Region, to: Preprocessing) -> np.ndarray:
     elif to.fit == "pad":
         scale = min(scale_x, scale_y)
         target = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-    resized = _scaled(picture, (left, top, right, bottom), target)
+    resized = _scaled(picture, (x + left, y + top, x + right, y + bottom), target)
     if target != (to.width_px, to.height_px):
         canvas = Pillow.new("RGB", (to.width_px, to.height_px), _PAD_GREY)
         canvas.paste(resized, ((to.width_px - target[0]) // 2, (to.height_px - target[1]) // 2))

@@ -34,7 +34,7 @@ import safetensors.numpy
 
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
-from twinsight_core.images import PREPROCESSING_VERSION, Preprocessing
+from twinsight_core.images import PREPROCESSING_VERSIONS, Preprocessing
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.models.configs.architectures import ARCHITECTURES, Config
 from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
@@ -387,8 +387,9 @@ def _no_constant(name: str) -> float:
 
 def _preprocessing(fields: JsonFields) -> Preprocessing:
     version = fields.integer("version", least=0, most=2**31)
-    if version != PREPROCESSING_VERSION:
-        raise ValueError(f"`preprocessing.version` (={version}) must be {PREPROCESSING_VERSION}, the one known here.")
+    if version not in PREPROCESSING_VERSIONS:
+        known = " or ".join(str(one) for one in PREPROCESSING_VERSIONS)
+        raise ValueError(f"`preprocessing.version` (={version}) must be {known}, those known here.")
     return Preprocessing(
         height_px=fields.integer("height_px", least=1, most=MAX_INPUT_PX),
         width_px=fields.integer("width_px", least=1, most=MAX_INPUT_PX),

@@ -155,7 +155,7 @@ def test_the_folders_name_is_the_models_name_and_not_in_the_digest(saved: ModelP
         ({"config": {"backbone": {}}}, "`config.dimension` is missing."),
         (
             {"preprocessing": {"height_px": 32, "width_px": 32, "fit": "stretch", "version": 99}},
-            "`preprocessing.version` (=99) must be 1, the one known here.",
+            "`preprocessing.version` (=99) must be 1 or 2, those known here.",
         ),
         (
             {"preprocessing": {"height_px": 0, "width_px": 32, "fit": "stretch", "version": 1}},

@@ -14,6 +14,7 @@ from flax import nnx
 from twinsight_core.compilation import begin_compiling
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.bfloat16 import in_bfloat16
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.folding import fold_batch_norm
 from twinsight_core.models.precision import Precision
 
@@ -78,7 +79,8 @@ class XlaExecutor:
         for size in batch_sizes:
             if size not in self._compiled:
                 images = jax.ShapeDtypeStruct((size, *self._image_shape), jnp.uint8, sharding=here)
-                self._compiled[size] = jax.jit(self._run).lower(self._weights, images).compile()
+                run = in_float32(self._run) if self._precision == "f32" else self._run
+                self._compiled[size] = jax.jit(run).lower(self._weights, images).compile()
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""

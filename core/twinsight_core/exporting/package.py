@@ -20,6 +20,7 @@ from twinsight_core.exporting.agreement import Agreement, check
 from twinsight_core.exporting.onnx import run_onnx, to_onnx
 from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.registry import Network
 from twinsight_core.packages import ModelPackage
 from twinsight_core.whole_files import write_whole
@@ -90,7 +91,7 @@ def export_package(package: ModelPackage, *, format: Format, out: Path) -> Expor
             raise
         batch = 1
         content = way.write(network, preprocessing, batch=batch)
-    compiled = jax.jit(network)
+    compiled = jax.jit(in_float32(network))
     agreement = check(
         way.run(content),
         lambda images: np.asarray(compiled(images)),

@@ -15,6 +15,7 @@ from jax.errors import InconclusiveDimensionOperation
 
 from twinsight_core.errors import StartupError
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.folding import fold_batch_norm
 from twinsight_core.models.registry import Network
 
@@ -35,6 +36,7 @@ def to_stablehlo(network: Network, preprocessing: Preprocessing, *, batch: int |
     serving = fold_batch_norm(network)
     size = (preprocessing.height_px, preprocessing.width_px, 3)
 
+    @in_float32
     def answers(images: jax.Array) -> jax.Array:
         return serving(images)
 

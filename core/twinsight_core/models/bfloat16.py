@@ -2,7 +2,8 @@
 
 The trunk (a network's `trunk`: what comes before its head) multiplies and stores in bfloat16, half the bytes of
 float32 with its range and 8 bits of precision; products are summed in float32. The head, softmax, lengths and boxes
-stay in float32. What is said to be float32 of the maps within a trunk is bfloat16 then.
+stay in float32; in training a head's products are what JAX makes of float32 on the device (see `float32`). What is said
+to be float32 of the maps within a trunk is bfloat16 then.
 
 Source: Kalamkar et al., "A Study of BFLOAT16 for Deep Learning Training", 2019 (arXiv:1905.12322).
 """
@@ -38,15 +39,20 @@ def in_bfloat16(network: ModuleT, *, weights: bool = False) -> ModuleT:
 
     Args:
         network: one with a `trunk`; others come back as they are.
-        weights: keep the trunk's weights in bfloat16, too, for serving; an optimiser wants them in float32.
+        weights: for serving: keep the trunk's weights in bfloat16, too, which an optimiser wants in float32, and
+            round nothing that the head multiplies.
     """
     if not isinstance(network, HasTrunk):
         return network
     copy = nnx.clone(network)
-    for part in copy.trunk:
-        for _, module in nnx.iter_modules(part):
+    trunk = {id(module) for part in copy.trunk for _, module in nnx.iter_modules(part)}
+    for _, module in nnx.iter_modules(copy):
+        if id(module) in trunk:
             if isinstance(module, _TYPED):
                 module.dtype = jnp.bfloat16
+        elif weights and isinstance(module, nnx.Conv | nnx.Linear):
+            module.precision = jax.lax.Precision.HIGHEST
+    for part in copy.trunk:
         if weights:
             kept = nnx.state(part, nnx.Param)
             nnx.update(part, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), kept))

@@ -34,6 +34,7 @@ from twinsight_core.images import Preprocessing
 from twinsight_core.losses import similarity_distillation, supervised_contrastive
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.layers import l2_normalise
 from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.models.siamese import SiameseNetwork
@@ -174,7 +175,9 @@ def choose_share(first: Arrays, trained: Arrays, score: Callable[[Arrays], float
 def teacher_embedder(backbone: MobileNetV1) -> Embed:
     """Returns the teacher's features at length 1 as an embedding."""
     graph, state = nnx.split(backbone)
-    run = jax.jit(lambda state, images: l2_normalise(jnp.mean(nnx.merge(graph, state)(images), axis=(1, 2))))
+    run = jax.jit(
+        in_float32(lambda state, images: l2_normalise(jnp.mean(nnx.merge(graph, state)(images), axis=(1, 2))))
+    )
     return lambda images: in_batches(lambda part: run(state, part), images)
 
 
@@ -287,6 +290,7 @@ def train_package(recipe: Recipe, *, data: Path, out: Path, resume: bool = False
     student = trained_student(recipe, first_student(recipe.network, backbone, training.projection))
 
     @jax.jit
+    @in_float32
     def run(params: Arrays, images: jax.Array) -> jax.Array:
         return student.evaluated(params)(images)
 

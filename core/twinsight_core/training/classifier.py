@@ -26,6 +26,7 @@ from twinsight_core.images import Preprocessing
 from twinsight_core.losses import cross_entropy, effective_number_weights, focal, logit_adjusted
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.packages import check_labels
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages
@@ -52,7 +53,7 @@ class ClassifierTraining:
         batch: pictures in a batch.
         balance: what is done where classes differ in size: "none"; "sampling" draws all classes equally often;
             "effective_number" weighs the loss, "focal" and "logit_adjusted" change it (see `twinsight_core.losses`).
-        smoothing: label smoothing of the cross-entropy, 0..1.
+        smoothing: label smoothing of the cross-entropy, 0..1; "focal" and "logit_adjusted" have none.
         validation: share of each class's pictures that is held out to choose by.
         test: share of each class's pictures that is held out for the scores.
         augmentation: how strong the views are.
@@ -194,7 +195,7 @@ def train_classifier(
         value, of_value = taught(teacher, labels=labels, views=seen, answers=logits)
         return value, (trainable.stats_of(made), of_value)
 
-    run = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats).logits(images))
+    run = jax.jit(in_float32(lambda params, stats, images: trainable.evaluated(params, stats).logits(images)))
     held, labels = pictures.images[parts.validation], pictures.labels[parts.validation]
 
     def score(params: Arrays, stats: Arrays) -> float:

@@ -22,6 +22,7 @@ import numpy as np
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.detection import DetectionScore, FoundBoxes, TrueBoxes, detection_score
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training.box_augment import BoxAugmentation, boxed_views
 from twinsight_core.training.boxes import BoxedImages
@@ -208,7 +209,7 @@ def train_detector(
         value, parts = detector_loss(made, batch, key, sampling=how.sampling, augmentation=how.augmentation)
         return value, (trainable.stats_of(made), parts)
 
-    run = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats)(images))
+    run = jax.jit(in_float32(lambda params, stats, images: trainable.evaluated(params, stats)(images)))
     truth = true_boxes(validation)
 
     def measure(params: Arrays, stats: Arrays) -> DetectionScore:

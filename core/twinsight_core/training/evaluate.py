@@ -11,6 +11,7 @@ from flax import nnx
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.float32 import in_float32
 
 ANSWERS_NOT_FINITE = "ANSWERS_NOT_FINITE"
 """Reason of the error where a network answers with something else than numbers."""
@@ -69,7 +70,7 @@ def _jitted(
     network: NetworkT, answer: Callable[[NetworkT, jax.Array], jax.Array], *, batch: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     graph, state = nnx.split(network)
-    run = jax.jit(lambda state, images: answer(nnx.merge(graph, state), images))
+    run = jax.jit(in_float32(lambda state, images: answer(nnx.merge(graph, state), images)))
     return lambda images: in_batches(lambda part: run(state, part), images, batch=batch)
 
 

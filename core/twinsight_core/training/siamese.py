@@ -34,6 +34,7 @@ from twinsight_core.losses import (
     triplet_semi_hard,
 )
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.siamese import SiameseNetwork, pair_distance
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.data import LabelledImages, split_classes
@@ -381,7 +382,7 @@ def train_embedding(
         value, parts = loss(seen, params, batch, key)
         return value, (trainable.stats_of(seen), parts)
 
-    embed = jax.jit(lambda params, stats, images: trainable.evaluated(params, stats)(images))
+    embed = jax.jit(in_float32(lambda params, stats, images: trainable.evaluated(params, stats)(images)))
     ended = train(
         trainable.params | beside,
         trainable.stats,

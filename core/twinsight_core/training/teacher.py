@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.training.data import LabelledImages, PictureSource, decode_files, pixels_key
 from twinsight_core.training.evaluate import in_batches
@@ -87,6 +88,7 @@ def teacher_features(
         return stored
 
     @jax.jit
+    @in_float32
     def run(state: nnx.GraphState[jax.Array], images: jax.Array) -> jax.Array:
         return jnp.mean(nnx.merge(graph, state)(images), axis=(1, 2))
 

@@ -80,10 +80,12 @@ def test_error_rates_have_intervals_over_classes(among: Gallery, copies: Copies)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: np.ndarray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def _width(calibration: Calibration) -> float:
     low, high = calibration.false_non_match_rate_low, calibration.false_non_match_rate_high
-    assert low is not None and high is not None
+    assert low is not None
+    assert high is not None
     return high - low

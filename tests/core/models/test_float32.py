@@ -1,0 +1,75 @@
+"""Products of float32 numbers that no device may round to less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from core.models.test_bfloat16 import NETWORKS, PICTURES
+from twinsight_core.models.bfloat16 import in_bfloat16
+from twinsight_core.models.float32 import in_float32
+
+HIGHEST = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_product_of_a_network_is_float32(name: str) -> None:
+    network = NETWORKS[name]()
+    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+
+    precisions = [one.params["precision"] for one in _products(in_float32(network))]
+
+    assert precisions
+    assert set(precisions) == {HIGHEST}
+    assert None in [one.params["precision"] for one in _products(network)], "JAX rounds unless it is told"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_served_in_bfloat16_has_a_head_of_float32(name: str) -> None:
+    network = in_bfloat16(NETWORKS[name](), weights=True)
+    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+
+    products = _products(network, in_loops=False)
+    of_float32 = [
+        one.params["precision"] for one in products if "f32" in one.invars[0].aval.str_short(short_dtypes=True)
+    ]
+
+    assert of_float32
+    assert set(of_float32) == {HIGHEST}
+
+
+def test_it_can_be_called_and_keeps_the_name() -> None:
+    @in_float32
+    def doubled(x: np.ndarray, *, times: int) -> np.ndarray:
+        return x * times
+
+    assert doubled(np.array([1, 2]), times=2).tolist() == [2, 4]
+    assert doubled.__name__ == "doubled"
+
+
+def _products(network: Callable[[jax.Array], jax.Array], *, in_loops: bool = True) -> list[JaxprEqn]:
+    """Returns the matrix products and convolutions of a network.
+
+    Those in loops are of non-maximum suppression: of zeros and ones, exact in any type.
+    """
+    closed = jax.make_jaxpr(network)(jnp.asarray(PICTURES))
+    equations = _equations(closed.jaxpr, in_loops=in_loops)
+    return [one for one in equations if one.primitive.name in {"dot_general", "conv_general_dilated"}]
+
+
+def _equations(jaxpr: Jaxpr, *, in_loops: bool) -> Iterator[JaxprEqn]:
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name == "while" and not in_loops:
+            continue
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(inner, ClosedJaxpr):
+                    yield from _equations(inner.jaxpr, in_loops=in_loops)
+                elif isinstance(inner, Jaxpr):
+                    yield from _equations(inner, in_loops=in_loops)
