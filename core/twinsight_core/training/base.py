@@ -251,7 +251,7 @@ def calibrated(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> Calib
 
 
 def calibrate_package(recipe: Recipe, package: ModelPackage, *, data: Path, out: Path) -> ModelPackage:
-    """Calibrates a package of the recipe anew, its weights and scores as they are.
+    """Calibrates a package of the recipe anew, for pictures as they are decoded now, its weights and scores as they are.
 
     Args:
         recipe: says what is held out.
@@ -261,7 +261,8 @@ def calibrate_package(recipe: Recipe, package: ModelPackage, *, data: Path, out:
     """
     sets = load_sets(recipe, data, out / "cache", None)
     network = package.build()
-    card = replace(package.card, calibration=calibrated(recipe, sets, embedder(network)))
+    calibration = calibrated(recipe, sets, embedder(network))
+    card = replace(package.card, preprocessing=recipe.served, calibration=calibration)
     return save_package(out / "base", card, network)
 
 
