@@ -251,7 +251,7 @@ def calibrated(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> Calib
 
 
 def calibrate_package(recipe: Recipe, package: ModelPackage, *, data: Path, out: Path) -> ModelPackage:
-    """Calibrates a package of the recipe anew, for pictures as they are decoded now, its weights and scores as they are.
+    """Calibrates a package of the recipe anew, for pictures as they are decoded now; weights and scores stay.
 
     Args:
         recipe: says what is held out.
