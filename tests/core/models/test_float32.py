@@ -8,33 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from core.models.test_bfloat16 import NETWORKS, PICTURES
+from core.models.test_bfloat16 import NETWORKS, PICTURES, Network
 from twinsight_core.models.bfloat16 import in_bfloat16
 from twinsight_core.models.float32 import in_float32
 
+Run = Callable[[nnx.GraphState[jax.Array], jax.Array], jax.Array]
 HIGHEST = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_product_of_a_network_is_float32(name: str) -> None:
-    network = NETWORKS[name]()
-    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
-
-    precisions = [one.params["precision"] for one in _products(in_float32(network))]
+    precisions = [one.params["precision"] for one in _products(NETWORKS[name], in_float32)]
 
     assert precisions
     assert set(precisions) == {HIGHEST}
-    assert None in [one.params["precision"] for one in _products(network)], "JAX rounds unless it is told"
+    assert None in [one.params["precision"] for one in _products(NETWORKS[name])], "JAX rounds unless it is told"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_served_in_bfloat16_has_a_head_of_float32(name: str) -> None:
-    network = in_bfloat16(NETWORKS[name](), weights=True)
-    network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
-
-    products = _products(network, in_loops=False)
+    products = _products(lambda: in_bfloat16(NETWORKS[name](), weights=True), in_loops=False)
     of_float32 = [
         one.params["precision"] for one in products if "f32" in one.invars[0].aval.str_short(short_dtypes=True)
     ]
@@ -52,12 +48,21 @@ def test_it_can_be_called_and_keeps_the_name() -> None:
     assert doubled.__name__ == "doubled"
 
 
-def _products(network: Callable[[jax.Array], jax.Array], *, in_loops: bool = True) -> list[JaxprEqn]:
-    """Returns the matrix products and convolutions of a network.
+def _products(
+    make: Callable[[], Network], traced: Callable[[Run], Run] = lambda run: run, *, in_loops: bool = True
+) -> list[JaxprEqn]:
+    """Returns the matrix products and convolutions of a network, of which nothing is computed.
 
     Those in loops are of non-maximum suppression: of zeros and ones, exact in any type.
     """
-    closed = jax.make_jaxpr(network)(jnp.asarray(PICTURES))
+    graph, state = nnx.split(nnx.eval_shape(make))
+
+    def run(state: nnx.GraphState[jax.Array], images: jax.Array) -> jax.Array:
+        network = nnx.merge(graph, state)
+        network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
+        return network(images)
+
+    closed = jax.make_jaxpr(traced(run))(state, jnp.asarray(PICTURES))
     equations = _equations(closed.jaxpr, in_loops=in_loops)
     return [one for one in equations if one.primitive.name in {"dot_general", "conv_general_dilated"}]
 
