@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from google.protobuf.message import Message
+from twinsight.v1.collection_service_pb2 import DeleteItemsRequest, DeleteItemsResponse
 
 from twinsight_client import NewItem, ResourceExhausted, Results, RetryPolicy, Unavailable
-from twinsight_client.cli import main
+from twinsight_client.cli import indexing, main
 from twinsight_client.cli.index import _tell
 from twinsight_client.cli.indexing import Indexer, IndexReport
 from twinsight_client.cli.pictures import find_pictures, is_gone, stored_file
@@ -120,6 +122,39 @@ def test_prune_deletes_items_of_this_folder_whose_file_is_gone(
     assert "--purge goes with --prune." in twinsight("index", album, "--purge").stderr
     assert run_json(twinsight, album, "--prune", "--purge", exit_code=3)["pruned"] == 1
     assert stored_ids(memory) == {"other/x.jpg", "2024/summer/c.JPG"}
+
+
+def test_a_purge_is_asked_for_once_and_also_where_no_file_is_newly_gone(
+    twinsight: Twinsight, memory: MemoryServer, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, int]] = []
+    answer = memory.answer
+
+    def note(request: Message) -> Message:
+        answered = answer(request)
+        if isinstance(request, DeleteItemsRequest) and isinstance(answered, DeleteItemsResponse):
+            asked.append((request.purge, answered.deleted_count))
+        return answered
+
+    monkeypatch.setattr(memory, "answer", note)
+    monkeypatch.setattr(indexing, "CHUNK", 1)
+    run_json(twinsight, album, exit_code=3)
+    for name in ("a.jpg", "2024/b.jpg"):
+        (album / name).unlink()
+    assert run_json(twinsight, album, "--prune", exit_code=3)["pruned"] == 2
+    assert asked == [(False, 1), (False, 1)]
+    asked.clear()
+    assert run_json(twinsight, album, "--prune", "--purge", exit_code=3)["pruned"] == 0
+    assert asked == [(True, 0)]
+    assert stored_ids(memory) == {"2024/summer/c.JPG"}
+    for name in ("a.jpg", "2024/b.jpg"):
+        (album / name).write_bytes((album / "2024/summer/c.JPG").read_bytes())
+    run_json(twinsight, album, exit_code=3)
+    for name in ("a.jpg", "2024/b.jpg"):
+        (album / name).unlink()
+    asked.clear()
+    assert run_json(twinsight, album, "--prune", "--purge", exit_code=3)["pruned"] == 2
+    assert asked == [(False, 1), (False, 1), (True, 0)]
 
 
 def test_prune_on_an_empty_folder_deletes_nothing(twinsight: Twinsight, memory: MemoryServer, album: Path) -> None:

@@ -42,7 +42,11 @@ PATIENT = RetryPolicy(attempts=10)
 )
 @click.option("--prefix", default="", help="Put this before each id, to keep several folders in one collection.")
 @click.option("--prune", is_flag=True, help="Delete items of this folder whose file is gone.")
-@click.option("--purge", is_flag=True, help="With --prune: erase them from the server's disk too, which takes a while.")
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="With --prune: erase from the server's disk these and all that was deleted or replaced, which takes a while.",
+)
 @click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches sent at the same time.")
 @click.option(
     "--batch-size", type=click.IntRange(1, 256), default=16, show_default=True, help="Most pictures in a batch."

@@ -30,6 +30,8 @@ from twinsight_client.results import CollectionInfo, ItemError
 
 CHUNK = 500
 """Ids in one question to the server, which takes 1000."""
+_NOTHING = filters.field("root").exists() & filters.field("root").is_missing()
+"""A filter that no item meets."""
 _LOOK_S = 0.5
 """After which the main thread looks up: a Ctrl-C that comes just as it begins to wait does not wake it."""
 
@@ -150,7 +152,10 @@ class Indexer:
             self.report.seconds = time.monotonic() - started
 
     def prune(self, listing: Listing, *, purge: bool = False) -> None:
-        """Deletes the items that were written from the same folder and whose file is gone; erases them with `purge`.
+        """Deletes the items that were written from the same folder and whose file is gone.
+
+        With `purge` these, and whatever was deleted or replaced in the collection before, are erased: once, at the end,
+        and also where no file is newly gone, since an earlier run may have deleted without erasing.
 
         Raises:
             InvalidArgument: there are no pictures at all: more likely a disk that is not mounted than a wish.
@@ -169,7 +174,10 @@ class Indexer:
                 if isinstance(file, str) and is_gone(listing.root / file):
                     gone.append(item.id)
         for ids in _chunks(gone, CHUNK):
-            self.report.pruned += self._client.delete_items(self._collection, ids, purge=purge).deleted_count
+            self.report.pruned += self._client.delete_items(self._collection, ids).deleted_count
+        if purge:
+            # Each purge writes the whole collection anew; this one asks for nothing but that.
+            self._client.delete_items(self._collection, where=_NOTHING, purge=True)
 
     def _id(self, picture: Picture) -> str:
         return self._prefix + picture.file
