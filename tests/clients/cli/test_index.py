@@ -165,6 +165,9 @@ def test_prune_on_an_empty_folder_deletes_nothing(twinsight: Twinsight, memory: 
     assert result.exit_code == 1
     assert "There are no pictures in the folder; nothing is pruned. [FOLDER_EMPTY]" in result.stderr
     assert len(stored_ids(memory)) == 3
+    assert "Not finished: run the same command again to go on." in result.stderr
+    assert run_json(twinsight, album, "--prune", exit_code=1)["finished"] is False
+    assert run_json(twinsight, album, exit_code=0)["finished"] is True
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class IndexReport:
         moved: items that had been written from another folder and were replaced.
         pruned: items deleted because their file is gone.
         seconds: how long it took.
-        finished: whether the run came to its end.
+        finished: whether what was asked for came to its end, pruning included.
     """
 
     collection: str
@@ -161,6 +161,15 @@ class Indexer:
             InvalidArgument: there are no pictures at all: more likely a disk that is not mounted than a wish.
             TwinsightClientError: the run can't go on.
         """
+        started = time.monotonic()
+        self.report.finished = False
+        try:
+            self._prune(listing, purge=purge)
+            self.report.finished = True
+        finally:
+            self.report.seconds += time.monotonic() - started
+
+    def _prune(self, listing: Listing, *, purge: bool) -> None:
         if not listing.pictures:
             raise InvalidArgument("There are no pictures in the folder; nothing is pruned.", reason="FOLDER_EMPTY")
         kept = {self._id(picture) for picture in listing.pictures}
