@@ -110,6 +110,17 @@ def test_the_sheet_shows_query_and_matches_and_tells_of_pictures_it_lacks(
     assert "sheet.doc must end in .png or .jpg." in wrong.stderr
 
 
+@pytest.mark.parametrize("sheet", ["query.jpg", "album/2024/b.jpg"])
+def test_the_sheet_is_written_over_none_of_its_pictures(
+    twinsight: Twinsight, indexed: Path, tmp_path: Path, sheet: str
+) -> None:
+    (tmp_path / "query.jpg").write_bytes((indexed / "a.jpg").read_bytes())
+    before = (tmp_path / sheet).read_bytes()
+    result = twinsight("search", tmp_path / "query.jpg", "--sheet", tmp_path / sheet)
+    assert (result.exit_code, "is one of the pictures, which is left as it is." in result.stderr) == (2, True)
+    assert (tmp_path / sheet).read_bytes() == before
+
+
 def test_tiles_lie_row_by_row_with_their_pictures_in_the_middle(tmp_path: Path) -> None:
     Image.new("RGB", (400, 200), (0, 0, 255)).save(tmp_path / "wide.png")
     tiles = [Tile(tmp_path / "wide.png", ("one",), is_query=True, region=(0, 0, 0.5, 1)), Tile(None, ("two", "x" * 99))]

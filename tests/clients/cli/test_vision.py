@@ -227,6 +227,23 @@ def test_detect_draws_several_into_a_folder_without_writing_over_any(
     assert (file.exit_code, "must be a folder where there are several pictures" in file.stderr) == (2, True)
 
 
+def test_a_copy_under_another_name_than_its_pictures_is_written_over_nothing(
+    twinsight: Twinsight, grey: Path, tmp_path: Path
+) -> None:
+    whole = grey.read_bytes()
+    names = ("grey-2.png", "a", "a.png", "a-2.png", "b.gif.png")
+    for name in names:
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "b.gif").write_bytes(whole)
+    files = [tmp_path / one for one in ("grey.png", "a", "a-2.png", "b.gif")]
+    result = twinsight("detect", *files, "--min-score", 0, "--out", tmp_path, "--json")
+    drawn = [Path(one["drawn"]).name for one in json.loads(result.stdout)["results"]]
+    assert drawn == ["grey-3.png", "a-3.png", "a-2-2.png", "b.gif-2.png"]
+    assert all((tmp_path / name).read_bytes() == whole for name in (*names, "grey.png", "b.gif"))
+    both = twinsight("detect", tmp_path / "a", tmp_path / "a.png", "--out", tmp_path / "found", "--json")
+    assert len({one["drawn"] for one in json.loads(both.stdout)["results"]}) == 2
+
+
 def test_a_copy_of_a_picture_whose_name_says_no_format_is_a_png(
     twinsight: Twinsight, grey: Path, tmp_path: Path
 ) -> None:

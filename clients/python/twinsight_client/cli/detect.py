@@ -80,7 +80,10 @@ def detect(
 
 
 def _copies(out: Path, files: Sequence[Path]) -> dict[Path, Path]:
-    """Returns where the copy of each file goes: never where one of the files is, and no two to one place."""
+    """Returns where the copy of each file goes: never where one of the files is, and no two to one place.
+
+    A copy that can't have its file's own name is not written over anything either: nobody asked for that name.
+    """
     is_file = not out.is_dir() and out.suffix.lower() in SUFFIXES
     if is_file and len(set(files)) > 1:
         raise click.BadParameter(f"{out} must be a folder where there are several pictures.", param_hint="--out")
@@ -90,9 +93,13 @@ def _copies(out: Path, files: Sequence[Path]) -> dict[Path, Path]:
     copies: dict[Path, Path] = {}
     for file in dict.fromkeys(files):
         copy, number = (out if is_file else out / file.name), 1
-        while copy.resolve() in taken:
+        # A file's own name may tell Pillow nothing, or of a format that it can't write.
+        stem, suffix = (file.stem, file.suffix) if file.suffix.lower() in SUFFIXES else (file.name, ".png")
+        if not is_file and suffix != file.suffix:
+            copy = out / f"{stem}{suffix}"
+        while copy.resolve() in taken or (copy.name != file.name and not is_file and copy.exists()):
             number += 1
-            copy = out / f"{file.stem}-{number}{file.suffix}"
+            copy = out / f"{stem}-{number}{suffix}"
         taken.add(copy.resolve())
         copies[file] = copy
     return copies
@@ -109,12 +116,7 @@ def _draw(done: Sequence[tuple[Path, list[Detection]]], copies: dict[Path, Path]
             write_error(f"not drawn {file}: {error}")
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            picture.save(copy, quality=_JPEG_QUALITY)
-        except ValueError:
-            # A file's own name may tell Pillow nothing, or of a format that it can't write.
-            copy = copy.with_name(copy.name + ".png")
-            picture.save(copy)
+        picture.save(copy, quality=_JPEG_QUALITY)
         drawn[file] = copy
         write_error(f"Picture: {copy}")
     return drawn

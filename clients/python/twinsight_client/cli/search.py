@@ -135,6 +135,8 @@ def _write_sheet(target: Path, query: Tile, matches: Sequence[Match], root: Path
         if match.probability is not None:
             said += f"   p {percent(match.probability)}"
         tiles.append(Tile(stored_file(match.id, match.metadata, root=root), (said, match.id)))
+    if any(tile.path is not None and tile.path.resolve() == target.resolve() for tile in tiles):
+        raise click.BadParameter(f"{target} is one of the pictures, which is left as it is.", param_hint="--sheet")
     picture = contact_sheet(tiles)
     try:
         picture.save(target)
