@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from twinsight_client import Client, Comparison, ItemError, Match, NewItem
+from twinsight_client.cli.batches import cut
 from twinsight_client.cli.sheet import Tile, contact_sheet
 
 COLLECTION = "demo"
@@ -73,10 +74,11 @@ def index(client: Client, photos: Mapping[str, Path]) -> list[str]:
     """Writes the photographs to a new collection; returns the names of those that could be read."""
     client.create_collection(COLLECTION, model=client.get_model().name)
     written: list[str] = []
-    for start in range(0, len(photos), 32):
-        batch = list(photos.items())[start : start + 32]
-        results = client.upsert(COLLECTION, [NewItem(name, path) for name, path in batch])
-        for (name, _), result in zip(batch, results, strict=True):
+    names = iter(photos)
+    # Cuts the pictures into messages by their bytes: 32 of a camera's are more than one message takes.
+    for results in client.ingest(COLLECTION, (NewItem(name, path) for name, path in photos.items()), batch_size=32):
+        for result in results:
+            name = next(names)
             if isinstance(result, ItemError):
                 out.print(f"  left out: {name}: {result.message}")
             else:
@@ -127,7 +129,9 @@ def compare(client: Client, photos: Mapping[str, Path], answers: list[Answer]) -
         for one, other in zip(originals, originals[1:] + originals[:1], strict=True)
         if one != other
     ]
-    comparisons = client.compare([(left, right) for _, _, left, right in like + unlike]).values()
+    pairs = [(left, right) for _, _, left, right in like + unlike]
+    batches = cut(pairs, size_of=lambda pair: sum(file.stat().st_size for file in pair), most=16)
+    comparisons = [one for batch in batches for one in client.compare(batch).values()]
     table = Table(title="Pairs, compared")
     for title in ("left", "right", "cosine", "distance", "probability", "same"):
         table.add_column(title, justify="left" if title in {"left", "right"} else "right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 Picture = Image.Image
 
@@ -50,7 +50,7 @@ EDITS: dict[str, tuple[Callable[[Picture], Picture], int]] = {
 
 
 def edited(encoded: bytes, name: str) -> bytes:
-    """Returns an edited copy as a JPEG file of at most 640 px.
+    """Returns an edited copy, upright, as a JPEG file of at most 640 px.
 
     Args:
         encoded: a whole picture file.
@@ -58,7 +58,7 @@ def edited(encoded: bytes, name: str) -> bytes:
     """
     edit, quality = EDITS[name]
     with Image.open(io.BytesIO(encoded)) as picture:
-        copy = picture.convert("RGB")
+        copy = ImageOps.exif_transpose(picture).convert("RGB")
     copy.thumbnail((640, 640))
     out = io.BytesIO()
     edit(copy).save(out, "JPEG", quality=quality)
