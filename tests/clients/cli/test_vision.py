@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -105,6 +106,26 @@ def test_files_that_are_not_there_or_may_not_be_read_are_listed_and_the_others_a
     assert twinsight(command, album).exit_code == 2
 
 
+@pytest.mark.parametrize("command", ["classify", "detect", "embed"])
+def test_a_file_whose_reading_fails_is_listed_and_the_others_are_answered(
+    twinsight: Twinsight, album: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worn, read = album / "2024/b.jpg", Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path == worn:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    result = twinsight(command, album / "a.jpg", worn, album / "2024/summer/c.JPG", "--json")
+    assert result.exit_code == 3
+    assert result.stderr == f"skipped {worn}: {os.strerror(errno.EIO)} [FILE_UNREADABLE]\n"
+    answers = json.loads(result.stdout)["results"]
+    assert [one.get("error", {}).get("index") for one in answers] == [None, 1, None]
+    assert twinsight(command, worn).exit_code == 3
+
+
 def test_batches_end_at_a_number_of_files_or_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "BATCH_BYTES", 10)
     assert list(batches.cut([4, 6, 1, 99, 1, 1, 1, 1], size_of=int, most=3)) == [[4, 6], [1], [99], [1, 1, 1], [1]]
@@ -147,21 +168,23 @@ def test_a_server_with_smaller_messages_is_sent_smaller_ones(wired: Twinsight, t
 def test_batches_that_the_server_finds_too_large_are_halved(album: Path) -> None:
     asked: list[int] = []
 
-    def ask(files: Sequence[Path]) -> ModelResults[str]:
-        asked.append(len(files))
-        if len(files) > 1 or files[0].name == "b.jpg":
-            raise ResourceExhausted("Received message larger than max.")
-        return ModelResults([files[0].name], model=ModelReference("fake", "sha256:1"))
+    names = {(album / name).read_bytes(): name for name in ("a.jpg", "2024/b.jpg", "2024/summer/c.JPG")}
 
-    answered = batches.ask_in_batches([album / "a.jpg", album / "2024/b.jpg", album / "2024/summer/c.JPG"], ask)
+    def ask(files: Sequence[bytes]) -> ModelResults[str]:
+        asked.append(len(files))
+        if len(files) > 1 or names[files[0]] == "2024/b.jpg":
+            raise ResourceExhausted("Received message larger than max.")
+        return ModelResults([names[files[0]]], model=ModelReference("fake", "sha256:1"))
+
+    answered = batches.ask_in_batches([album / name for name in names.values()], ask)
     assert asked == [3, 1, 2, 1, 1]
     assert answered.model.name == "fake"
-    assert [answer for _, answer in answered.successes()] == ["a.jpg", "c.JPG"]
+    assert [answer for _, answer in answered.successes()] == ["a.jpg", "2024/summer/c.JPG"]
     assert answered.answers[1][1] == ItemError(
         1, "RESOURCE_EXHAUSTED", "FILE_TOO_LARGE", "Received message larger than max."
     )
 
-    def refuse(_files: Sequence[Path]) -> ModelResults[str]:
+    def refuse(_files: Sequence[bytes]) -> ModelResults[str]:
         raise ResourceExhausted("Full.", retry_after_s=1.0, reason="OVERLOADED")
 
     with pytest.raises(ResourceExhausted, match="Full"):

@@ -71,20 +71,22 @@ class Sized:
     size: int
 
 
-def ask_in_batches(files: Sequence[Path], ask: Callable[[Sequence[Path]], ModelResults[T]]) -> Answered[T]:
+def ask_in_batches(files: Sequence[Path], ask: Callable[[Sequence[bytes]], ModelResults[T]]) -> Answered[T]:
     """Returns the answers to all files.
 
     Args:
         files: pictures, at least one.
-        ask: makes one call.
+        ask: makes one call, with the files' bytes.
     """
     sendable, refused = sort_out(files)
     model = ModelReference()
     answers: dict[int, T | ItemError] = {**refused}
     for batch in cut(sendable, size_of=lambda one: one.size, most=BATCH_SIZE):
-        answered_by, found = _ask(batch, ask)
+        read, unread = _read(batch)
+        answers |= unread
+        answered_by, found = _ask(read, ask)
         model = answered_by if answered_by.digest else model
-        answers |= placed(batch, found)
+        answers |= placed([one for one, _ in read], found)
     return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)))
 
 
@@ -98,7 +100,7 @@ def sort_out(files: Sequence[Path]) -> tuple[list[Sized], dict[int, ItemError]]:
             if not os.access(file, os.R_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
-            refused[index] = ItemError(index, InvalidArgument.code, UNREADABLE, error.strerror or str(error))
+            refused[index] = _unreadable(index, error)
             continue
         if said := too_large(size):
             refused[index] = ItemError(index, InvalidArgument.code, TOO_LARGE, said)
@@ -147,17 +149,35 @@ def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Itera
         yield batch
 
 
+def _read(batch: Iterable[Sized]) -> tuple[list[tuple[Sized, bytes]], dict[int, ItemError]]:
+    """Returns the files of a batch with their bytes, and the errors of those that can't be read after all."""
+    read: list[tuple[Sized, bytes]] = []
+    unread: dict[int, ItemError] = {}
+    for one in batch:
+        try:
+            read.append((one, one.file.read_bytes()))
+        except OSError as error:
+            unread[one.index] = _unreadable(one.index, error)
+    return read, unread
+
+
+def _unreadable(index: int, error: OSError) -> ItemError:
+    return ItemError(index, InvalidArgument.code, UNREADABLE, error.strerror or str(error))
+
+
 def _ask(
-    batch: Sequence[Sized], ask: Callable[[Sequence[Path]], ModelResults[T]]
+    batch: Sequence[tuple[Sized, bytes]], ask: Callable[[Sequence[bytes]], ModelResults[T]]
 ) -> tuple[ModelReference, list[T | ItemError]]:
     """Asks about a batch; where the server's messages are smaller than the client's, in ever smaller messages."""
+    if not batch:
+        return ModelReference(), []
     try:
-        results = ask([one.file for one in batch])
+        results = ask([encoded for _, encoded in batch])
     except ResourceExhausted as error:
         if not is_too_large(error):
             raise
         if len(batch) == 1:
-            return ModelReference(), [ItemError(batch[0].index, error.code, TOO_LARGE, error.message)]
+            return ModelReference(), [ItemError(batch[0][0].index, error.code, TOO_LARGE, error.message)]
         middle = len(batch) // 2
         model, answers = _ask(batch[:middle], ask)
         later_model, later_answers = _ask(batch[middle:], ask)
