@@ -22,7 +22,7 @@ from twinsight_client import (
     TwinsightClientError,
     Unavailable,
 )
-from twinsight_client.cli.batches import is_too_large
+from twinsight_client.status import is_too_large
 from twinsight_client.transport import GrpcTransport
 from twinsight_client.transport_aio import AsyncGrpcTransport
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from twinsight_client.errors import FieldViolation, TwinsightClientError, error_of
+from twinsight_client.errors import FieldViolation, ResourceExhausted, TwinsightClientError, error_of
 from twinsight_client.results import CallInfo, ItemError, StageTimes
 
 DOMAIN = "twinsight"
@@ -66,6 +66,14 @@ def item_error(index: int, status: status_pb2.Status) -> ItemError:
         message=status.message or f"The server answered {code} and said no more.",
         field=violations[0].field if violations else "",
     )
+
+
+def is_too_large(error: TwinsightClientError) -> bool:
+    """Whether it is the message, and no load, that is too much: sent again it would fail again."""
+    if not isinstance(error, ResourceExhausted) or error.retry_after_s is not None:
+        return False
+    # gRPC gives no reason, neither where a message is over its limit nor where it takes no more calls at once.
+    return error.reason == "CLIENT_CHECK" or (not error.reason and "larger than max" in error.message)
 
 
 def call_info(metadata: Metadata, *, sent: str = "") -> CallInfo:

@@ -184,11 +184,21 @@ def test_batches_that_the_server_finds_too_large_are_halved(album: Path) -> None
         1, "RESOURCE_EXHAUSTED", "FILE_TOO_LARGE", "Received message larger than max."
     )
 
-    def refuse(_files: Sequence[bytes]) -> ModelResults[str]:
-        raise ResourceExhausted("Full.", retry_after_s=1.0, reason="OVERLOADED")
 
-    with pytest.raises(ResourceExhausted, match="Full"):
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        ResourceExhausted("Full.", retry_after_s=1.0, reason="OVERLOADED"),
+        ResourceExhausted("Concurrent RPC limit exceeded!"),
+    ],
+)
+def test_load_turned_away_is_not_taken_for_a_message_that_is_too_large(album: Path, refusal: ResourceExhausted) -> None:
+    def refuse(_files: Sequence[bytes]) -> ModelResults[str]:
+        raise refusal
+
+    with pytest.raises(ResourceExhausted) as raised:
         batches.ask_in_batches([album / "a.jpg", album / "2024/b.jpg"], refuse)
+    assert raised.value is refusal
 
 
 def test_files_are_cut_into_calls_by_their_size(

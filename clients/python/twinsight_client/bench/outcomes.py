@@ -8,6 +8,7 @@ from __future__ import annotations
 import grpc
 
 from twinsight_client.errors import ResourceExhausted, TwinsightClientError
+from twinsight_client.status import is_too_large
 
 ANSWERED = 0
 """The call as a whole; single pictures of it may have failed."""
@@ -22,8 +23,10 @@ _NAMES = {number: name for name, number in _NUMBERS.items()}
 
 def outcome_of(error: TwinsightClientError) -> int:
     """Returns the outcome of a call that ended with `error`."""
-    if isinstance(error, ResourceExhausted) and not _is_too_large(error):
-        return REFUSED
+    if isinstance(error, ResourceExhausted):
+        # A reason without a time to come again is no load: a full disk, an answer that is too large.
+        for_good = error.retry_after_s is None and (error.reason or is_too_large(error))
+        return _NUMBERS[error.code] if for_good else REFUSED
     return _NUMBERS.get(error.code, _NUMBERS["UNKNOWN"])
 
 
@@ -35,11 +38,3 @@ def is_failure(outcome: int) -> bool:
 def code_name(outcome: int) -> str:
     """Returns the name of the status code that a failed call has."""
     return _NAMES.get(outcome, "UNKNOWN")
-
-
-def _is_too_large(error: ResourceExhausted) -> bool:
-    """Whether it is the message, and no load, that is too much: sent again it would fail again."""
-    if error.retry_after_s is not None:
-        return False
-    # gRPC gives no reason, neither where a message is over its limit nor where it takes no more calls at once.
-    return bool(error.reason) or "larger than max" in error.message

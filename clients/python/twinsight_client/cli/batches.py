@@ -15,9 +15,10 @@ from typing import Generic, TypeVar
 import click
 
 from twinsight_client.cli.output import write_error
-from twinsight_client.errors import InvalidArgument, ResourceExhausted, TwinsightClientError
+from twinsight_client.errors import InvalidArgument, ResourceExhausted
 from twinsight_client.images import size_bytes
 from twinsight_client.results import ItemError, ModelReference, ModelResults
+from twinsight_client.status import is_too_large
 from twinsight_client.streams import BATCH_BYTES
 
 BATCH_SIZE = 32
@@ -120,12 +121,6 @@ def placed(files: Iterable[Sized], answers: Iterable[T | ItemError]) -> dict[int
 def too_large(size: int, *, most: int = MAX_FILE_BYTES) -> str:
     """Returns what is wrong with a file of `size` bytes; empty where it can travel."""
     return f"The file ({size} bytes) is over {most} bytes." if size > most else ""
-
-
-def is_too_large(error: TwinsightClientError) -> bool:
-    """Whether a call failed because its message is larger than the server takes."""
-    # Without a time to try again and the server's own reason, it is gRPC or this client that found it too large.
-    return isinstance(error, ResourceExhausted) and error.retry_after_s is None and error.reason in {"", "CLIENT_CHECK"}
 
 
 def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Iterator[list[S]]:

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from twinsight_client import filters
-from twinsight_client.cli.batches import TOO_LARGE, UNREADABLE, cut, is_too_large, too_large
+from twinsight_client.cli.batches import TOO_LARGE, UNREADABLE, cut, too_large
 from twinsight_client.cli.pictures import Listing, Picture, is_gone
 from twinsight_client.client import Client
 from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from twinsight_client.items import NewItem
 from twinsight_client.results import CollectionInfo, ItemError
+from twinsight_client.status import is_too_large
 
 CHUNK = 500
 """Ids in one question to the server, which takes 1000."""
