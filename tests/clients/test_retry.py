@@ -46,8 +46,11 @@ def test_errors_that_another_try_can_not_help_end_the_call(error: TwinsightClien
     assert attempts().wait_after_s(error) is None
 
 
-def test_what_is_not_safe_is_never_sent_again() -> None:
-    assert attempts(Repeat.NEVER).wait_after_s(DOWN) is None
+def test_what_is_not_safe_is_sent_again_only_where_it_was_refused() -> None:
+    assert [attempts(Repeat.NEVER).wait_after_s(error) for error in (DOWN, FULL)] == [None, None]
+    assert [attempts(Repeat.WHEN_REFUSED).wait_after_s(error) for error in (DOWN, FULL)] == [None, 0.55]
+    tries = attempts(Repeat.WHEN_REFUSED)
+    assert [tries.wait_after_s(FULL) is None for _ in range(4)] == [False, False, False, True]
 
 
 def test_a_wait_that_would_outlast_the_deadline_is_not_begun() -> None:

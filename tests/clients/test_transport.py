@@ -174,6 +174,17 @@ def test_what_must_not_happen_twice_is_sent_once(
     assert waits.slept == []
 
 
+@pytest.mark.usefixtures("collection")
+@pytest.mark.parametrize("name", ["CreateCollection", "DeleteCollection", "DeleteItems"])
+def test_what_was_refused_before_it_happened_is_sent_again(
+    attempt: Callable[[str], object], wire: WireServer, waits: Waits, new_status: NewStatus, name: str
+) -> None:
+    wire.refusals.append(new_status("RESOURCE_EXHAUSTED", "Full.", reason="KEY_CALL_RATE", retry_after_s=2))
+    attempt(name)
+    assert wire.methods() == [name] * 2
+    assert waits.slept == [pytest.approx(2.1, abs=0.1)]
+
+
 def test_tries_end_and_the_last_error_is_raised(
     attempt: Callable[[str], object], wire: WireServer, new_status: NewStatus
 ) -> None:

@@ -167,7 +167,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> CollectionInfo:
-        """Makes an empty collection, bound to a model or, with none named, to a dimension. Not tried again."""
+        """Makes an empty collection, bound to a model or else to a dimension. Retried if refused for load."""
         operation = operations.create_collection(collection, model=model, dimension=dimension, metric=metric)
         return await self._call(operation, timeout_s, request_id)
 
@@ -182,7 +182,7 @@ class AsyncClient:
         return await self._call(operations.list_collections(), timeout_s, request_id)
 
     async def delete_collection(self, collection: str, *, timeout_s: float | None = None, request_id: str = "") -> None:
-        """Deletes a collection and all it holds. Not tried again."""
+        """Deletes a collection and all it holds. Retried if refused for load."""
         await self._call(operations.delete_collection(collection), timeout_s, request_id)
 
     async def upsert(
@@ -279,7 +279,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id or by filter, and erases them from the disk with `purge`. Not tried again."""
+        """Deletes items by id or by filter, and erases them from the disk with `purge`. Retried if refused for load."""
         call = operations.delete_items(collection, ids=ids, where=where, purge=purge)
         return await self._call(call, timeout_s, request_id)
 

@@ -69,7 +69,7 @@ class Client:
         tls: None: plain text.
         token: an API key or a JWT, or what returns one at every call; needs TLS or this machine (`ChannelOptions`).
         channel: limits and habits of the connection.
-        retry: how often reads and upserts are tried.
+        retry: how often reads and upserts are tried, and all unary calls that are refused for load.
         timeout_s: deadline of every call that does not set its own, in seconds.
         transport: what sends the calls instead of gRPC; `twinsight_client.testing` has one in memory.
     """
@@ -222,7 +222,7 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> CollectionInfo:
-        """Makes an empty collection, bound to a model or, with none named, to a dimension. Not tried again.
+        """Makes an empty collection, bound to a model or, with none named, to a dimension. Retried if refused for load.
 
         Args:
             collection: its id: 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'.
@@ -246,7 +246,7 @@ class Client:
         return self._call(operations.list_collections(), timeout_s, request_id)
 
     def delete_collection(self, collection: str, *, timeout_s: float | None = None, request_id: str = "") -> None:
-        """Deletes a collection and all it holds. Not tried again."""
+        """Deletes a collection and all it holds. Retried if refused for load."""
         self._call(operations.delete_collection(collection), timeout_s, request_id)
 
     def upsert(
@@ -373,7 +373,7 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id, at most 1000 by default, or by filter; `purge` erases all traces too. Never retried."""
+        """Deletes items by id, at most 1000 by default, or filter; `purge` erases them. Retried if refused for load."""
         return self._call(operations.delete_items(collection, ids=ids, where=where, purge=purge), timeout_s, request_id)
 
     def search(

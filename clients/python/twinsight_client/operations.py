@@ -168,7 +168,7 @@ def create_collection(
         collections_pb.CreateCollectionResponse,
         answers.collection,
         timeout_s=MANAGE_S,
-        repeat=Repeat.NEVER,
+        repeat=Repeat.WHEN_REFUSED,
     )
 
 
@@ -202,7 +202,7 @@ def delete_collection(collection: str) -> Operation[collections_pb.DeleteCollect
         collections_pb.DeleteCollectionResponse,
         answers.nothing,
         timeout_s=MANAGE_S,
-        repeat=Repeat.NEVER,
+        repeat=Repeat.WHEN_REFUSED,
     )
 
 
@@ -275,7 +275,7 @@ def delete_items(
         collections_pb.DeleteItemsResponse,
         answers.deleted,
         timeout_s=PURGE_S if purge else WRITE_S,
-        repeat=Repeat.NEVER,
+        repeat=Repeat.WHEN_REFUSED,
     )
 
 

@@ -1,9 +1,10 @@
 """When a call is sent again.
 
-Only what may safely happen twice: reads, and UpsertItems, which writes the same content under the same ids. Never
-CreateCollection and DeleteCollection (the second try would answer ALREADY_EXISTS or NOT_FOUND about the first),
-DeleteItems (likewise, and by filter it could take items written in between) and streams (which a caller resumes by
-`ingest_id`).
+Only what may safely happen twice: reads, and UpsertItems, which writes the same content under the same ids.
+CreateCollection and DeleteCollection (whose second try would answer ALREADY_EXISTS or NOT_FOUND about the first) and
+DeleteItems (likewise, and by filter it could take items written in between) only where the server turned the call away
+before anything was done: RESOURCE_EXHAUSTED with a time. Never streams (which a caller resumes by `ingest_id`) and
+questions about health.
 
 Only where another try can help: UNAVAILABLE, and RESOURCE_EXHAUSTED where the server names a time (RetryInfo); without
 one the message is too large and stays so. Waits grow from try to try, are jittered so that clients refused together do
@@ -24,6 +25,8 @@ class Repeat(Enum):
     """Whether a call may be sent again."""
 
     NEVER = "never"
+    WHEN_REFUSED = "when_refused"
+    """Where nothing was done: the server refused for load and named a time."""
     WHEN_SAFE = "when_safe"
     UNTIL_DEADLINE = "until_deadline"
     """As often as it takes, for calls that wait for a server to come up."""
@@ -78,14 +81,16 @@ class Attempts:
     def wait_after_s(self, error: TwinsightClientError) -> float | None:
         """Counts a failed try; returns how long to wait before the next, or None to give up."""
         self._made += 1
-        if self._repeat is Repeat.NEVER or (self._repeat is Repeat.WHEN_SAFE and self._made >= self._policy.attempts):
+        if self._repeat is Repeat.NEVER:
+            return None
+        if self._repeat is not Repeat.UNTIL_DEADLINE and self._made >= self._policy.attempts:
             return None
         asked_s = 0.0
         if isinstance(error, ResourceExhausted):
             if error.retry_after_s is None:
                 return None
             asked_s = error.retry_after_s
-        elif not isinstance(error, Unavailable):
+        elif self._repeat is Repeat.WHEN_REFUSED or not isinstance(error, Unavailable):
             return None
         # The exponent is capped: a wait of hours would overflow nothing but sense.
         growth = self._policy.first_wait_s * 2.0 ** min(self._made - 1, 16)
