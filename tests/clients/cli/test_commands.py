@@ -17,6 +17,7 @@ from twinsight_client import (
     DataLoss,
     DeadlineExceeded,
     NotFound,
+    PermissionDenied,
     ServerError,
     TwinsightClientError,
     Unavailable,
@@ -140,8 +141,17 @@ def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight)
     )
 
 
-def test_a_damaged_collection_can_be_deleted(twinsight: Twinsight, memory: MemoryServer) -> None:
-    damaged = DataLoss("Collection `v` is damaged.", reason="COLLECTION_DAMAGED")
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        DataLoss("Collection `v` is damaged.", reason="COLLECTION_DAMAGED"),
+        Unavailable("Collection `v` takes no more writes.", reason="COLLECTION_BROKEN"),
+        PermissionDenied("The key may not read.", reason="RIGHT_MISSING"),
+    ],
+)
+def test_a_collection_that_can_not_be_counted_can_be_deleted(
+    twinsight: Twinsight, memory: MemoryServer, damaged: TwinsightClientError
+) -> None:
     assert twinsight("collections", "create", "v", "--dimension", 3).exit_code == 0
     memory.fail_next(damaged)
     refused = twinsight("collections", "delete", "v", input="n\n")
@@ -154,6 +164,45 @@ def test_a_damaged_collection_can_be_deleted(twinsight: Twinsight, memory: Memor
     memory.fail_next(damaged)
     deleted = twinsight("collections", "delete", "v", "--yes", "--json")
     assert json.loads(deleted.stdout) == {"deleted": "v", "item_count": None}
+
+
+def test_a_collection_is_not_deleted_without_a_count_where_nobody_answers(
+    twinsight: Twinsight, memory: MemoryServer
+) -> None:
+    assert twinsight("collections", "create", "v", "--dimension", 3).exit_code == 0
+    memory.fail_next(Unavailable("Nobody."))
+    assert twinsight("collections", "delete", "v", "--yes").exit_code == 4
+    assert twinsight("collections", "get", "v").exit_code == 0
+
+
+def test_a_new_collection_is_bound_to_the_only_embedder_where_the_default_does_something_else(
+    twinsight: Twinsight, memory: MemoryServer, album: Path
+) -> None:
+    make_default(memory, "fake-classifier")
+    assert twinsight("index", album).exit_code == 3
+    assert json.loads(twinsight("collections", "get", "photos", "--json").stdout)["model"] == "fake"
+    assert json.loads(twinsight("collections", "create", "more", "--json").stdout)["model"] == "fake"
+
+
+def test_of_several_embedders_the_default_is_taken_or_one_must_be_named(album: Path) -> None:
+    memory = MemoryServer(models=["b", "a"])
+
+    def run(*arguments: str) -> Result:
+        settings = Settings(connect=lambda _settings, _retry: FakeClient(memory))
+        return CliRunner().invoke(main, arguments, obj=settings)
+
+    assert json.loads(run("collections", "create", "one", "--json").stdout)["model"] == "b"
+    make_default(memory, "fake-classifier")
+    refused = run("index", str(album))
+    assert refused.exit_code == 1
+    assert refused.stderr == "Error: --model must be given: `a`, `b` do embedding. [MODEL_AMBIGUOUS]\n"
+
+
+def make_default(memory: MemoryServer, name: str) -> None:
+    cards = memory._cards
+    for card in cards.all():
+        card.is_default = card.name == name
+    cards._default = name
 
 
 def test_models_are_listed_and_have_cards(twinsight: Twinsight) -> None:

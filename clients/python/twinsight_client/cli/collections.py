@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from twinsight_client.cli import exits
+from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
-from twinsight_client.errors import DataLoss
+from twinsight_client.errors import DataLoss, PermissionDenied, Unavailable
 from twinsight_client.results import CollectionInfo, ItemError, Metric
 
 _METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPECIFIED])
@@ -72,7 +73,7 @@ def get(settings: Settings, collection: str) -> None:
     "--model",
     default="",
     metavar="NAME",
-    help="Model that embeds its pictures.  [default: the server's, unless --dimension]",
+    help="Model that embeds its pictures.  [default: the server's, or its only one for this, unless --dimension]",
 )
 @click.option("--dimension", type=click.IntRange(1, 4096), help="Take vectors made elsewhere, of this many components.")
 @click.option(
@@ -86,7 +87,7 @@ def create(settings: Settings, collection: str, model: str, dimension: int | Non
         raise click.UsageError("--model and --dimension exclude each other: a model has its own dimension.")
     with settings.client() as client:
         if not model and not dimension:
-            model = client.get_model().name
+            model = default_embedder(client)
         _tell(client.create_collection(collection, model=model, dimension=dimension or 0, metric=metric), settings)
 
 
@@ -103,7 +104,10 @@ def delete(settings: Settings, collection: str, yes: bool) -> None:
     with settings.client() as client:
         try:
             count = client.get_collection(collection).item_count
-        except DataLoss:  # a damaged collection can't be counted, but it can be deleted
+        except (DataLoss, PermissionDenied, Unavailable) as error:
+            # Damaged, broken, or not ours to read: it can't be counted, but it can be deleted.
+            if isinstance(error, Unavailable) and error.reason != "COLLECTION_BROKEN":
+                raise
             count = None
         items = "an unknown number of items" if count is None else f"{count} items"
         if not yes:

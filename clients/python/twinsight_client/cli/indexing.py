@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from twinsight_client import filters
 from twinsight_client.cli.batches import TOO_LARGE, UNREADABLE, cut, too_large
+from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.pictures import Listing, Picture, is_gone
 from twinsight_client.client import Client
 from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
@@ -306,7 +307,7 @@ class _Sent:
 
 
 def ensure_collection(client: Client, collection: str, *, model: str) -> CollectionInfo:
-    """Returns the collection, made and bound to `model` (empty: the server's default) where it is missing.
+    """Returns the collection, made and bound to `model` (empty: see `default_embedder`) where it is missing.
 
     Raises:
         FailedPrecondition: it exists, and is bound to another model or to none.
@@ -316,7 +317,7 @@ def ensure_collection(client: Client, collection: str, *, model: str) -> Collect
         found = client.get_collection(collection)
     except NotFound:
         try:
-            return client.create_collection(collection, model=model or client.get_model().name)
+            return client.create_collection(collection, model=model or default_embedder(client))
         except AlreadyExists:  # made by somebody else in the meantime
             found = client.get_collection(collection)
     if not found.model or (model and found.model != model):
