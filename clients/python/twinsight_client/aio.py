@@ -19,7 +19,7 @@ from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
 from twinsight_client.operations import Operation
-from twinsight_client.request_ids import new_request_id
+from twinsight_client.request_ids import request_id_for
 from twinsight_client.results import (
     CollectionInfo,
     Comparison,
@@ -101,7 +101,7 @@ class AsyncClient:
         """Turns any number of pictures into vectors, batch by batch, reading on as the server has room."""
         flow = EmbedFlow(model=model, batch_size=batch_size)
         return self._transport.stream(
-            flow, flow.requests_async(images), timeout_s=timeout_s, request_id=request_id or new_request_id()
+            flow, flow.requests_async(images), timeout_s=timeout_s, request_id=request_id_for(request_id)
         )
 
     async def compare(
@@ -215,7 +215,7 @@ class AsyncClient:
 
         Resumes by `ingest_id`, also after a batch that was refused, as `Client.ingest` does.
         """
-        request_id = request_id or new_request_id()
+        request_id = request_id_for(request_id)
         last_batch = 0
         if ingest_id:
             resume = ResumeFlow(collection)
@@ -336,5 +336,5 @@ class AsyncClient:
         return await self._transport.call(
             operation,
             timeout_s=operation.deadline_s(timeout_s, self._timeout_s),
-            request_id=request_id or new_request_id(),
+            request_id=request_id_for(request_id),
         )

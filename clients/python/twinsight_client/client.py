@@ -22,7 +22,7 @@ from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
 from twinsight_client.operations import Operation
-from twinsight_client.request_ids import new_request_id
+from twinsight_client.request_ids import request_id_for
 from twinsight_client.results import (
     CollectionInfo,
     Comparison,
@@ -60,7 +60,8 @@ class Client:
     or an `ImageInput` with a region. Where a vector may stand too, it is a sequence of numbers or an array of one axis.
 
     Every method takes `timeout_s`, seconds for the call with all its tries (None: the client's, else what suits the
-    kind of call; streams have none), and `request_id`, under which the server logs the call (empty: a new one).
+    kind of call; streams have none), and `request_id`, under which the server logs the call: 1 to 128 ASCII letters,
+    digits and any of `._:/+=-` (empty: a new one).
     Every method raises a `TwinsightClientError` when the call fails as a whole, `InvalidArgument` before sending where
     the client can tell, and OSError where a picture's file can't be read.
 
@@ -138,7 +139,7 @@ class Client:
         """
         flow = EmbedFlow(model=model, batch_size=batch_size)
         return self._transport.stream(
-            flow, flow.requests(images), timeout_s=timeout_s, request_id=request_id or new_request_id()
+            flow, flow.requests(images), timeout_s=timeout_s, request_id=request_id_for(request_id)
         )
 
     def compare(
@@ -300,7 +301,7 @@ class Client:
         Yields:
             What became of one batch; `ItemError.index` counts over the whole stream.
         """
-        request_id = request_id or new_request_id()
+        request_id = request_id_for(request_id)
         last_batch = 0
         if ingest_id:
             resume = ResumeFlow(collection)
@@ -443,5 +444,5 @@ class Client:
         return self._transport.call(
             operation,
             timeout_s=operation.deadline_s(timeout_s, self._timeout_s),
-            request_id=request_id or new_request_id(),
+            request_id=request_id_for(request_id),
         )

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import uuid
+
+from twinsight_client.errors import FieldViolation, InvalidArgument
+
+_PATTERN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+"""The server's own: an id that is none by it would be replaced, and a header can't carry some of the rest."""
 
 
 def new_request_id() -> str:
     """Returns an id that no other call has."""
     return uuid.uuid4().hex
+
+
+def request_id_for(given: str) -> str:
+    """Returns the id that a caller gave; a new one where that is empty.
+
+    Raises:
+        InvalidArgument: it can be no id.
+    """
+    if not given:
+        return new_request_id()
+    if not _PATTERN.fullmatch(given):
+        message = f"`request_id` (={given!r}) must be 1 to 128 ASCII letters, digits and any of `._:/+=-`."
+        raise InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation("request_id", message)])
+    return given
