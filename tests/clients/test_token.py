@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ def test_the_command_line_takes_a_token_from_a_file_or_the_environment(
     assert Settings(token_file=file).token() == KEY
     monkeypatch.delenv("TWINSIGHT_TOKEN")
     assert Settings().token() is None
+
+
+def test_a_token_file_is_read_once_so_that_it_may_be_a_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, f"{KEY}\n".encode())
+    os.close(writer)
+    try:
+        settings = Settings(target="localhost:1", token_file=Path(f"/dev/fd/{reader}"))
+        settings.client().close()
+        assert settings.bearer().metadata(request_id="1")[1] == ("authorization", f"Bearer {KEY}")
+    finally:
+        os.close(reader)
 
 
 def test_the_command_line_refuses_to_send_a_token_in_plain_text(tmp_path: Path) -> None:

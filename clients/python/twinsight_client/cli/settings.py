@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,6 +85,11 @@ class Settings:
         Raises:
             OSError: its file can't be read.
         """
+        return self._token
+
+    @cached_property
+    def _token(self) -> str | None:
+        # Read once: a pipe, as the shell's <(...) makes one, gives its content to the first reader alone.
         if self.token_file:
             return self.token_file.read_text("utf-8").strip()
         return os.environ.get(_TOKEN) or None
@@ -184,9 +189,9 @@ def _keep(context: click.Context, parameter: click.Parameter, value: str | float
     """Puts an option that was given into the settings of this command and those below it."""
     settings = context.obj if isinstance(context.obj, Settings) else Settings()
     if value is not None and parameter.name is not None:
-        fields = vars(settings).copy()
-        fields[parameter.name] = value
-        settings = Settings(**fields)
+        given = {one.name: vars(settings)[one.name] for one in fields(settings)}
+        given[parameter.name] = value
+        settings = Settings(**given)
     context.obj = settings
     # Shared with the contexts above, where errors are told.
     context.meta[_TARGET] = settings.target
