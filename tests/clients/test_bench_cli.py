@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -207,6 +209,29 @@ def test_a_wrong_command_line_is_told_before_anything_is_asked(
     assert result.exit_code == 2
     assert message in result.stderr
     assert wire.calls == []
+
+
+def test_a_report_that_can_not_be_written_is_told_before_anything_is_asked(
+    bench: Bench, wire: WireServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not by the folder's mode, which the superuser does not heed.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path or mode != os.W_OK)
+    result = bench("embed", "--json", tmp_path / "report.json")
+    assert (result.exit_code, "Permission denied" in result.stderr) == (1, True)
+    assert wire.calls == []
+
+
+def test_what_was_measured_is_shown_also_where_its_file_can_not_be_written_in_the_end(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_report: object, file: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    monkeypatch.setattr(sys.modules["twinsight_client.cli.bench"], "write_report_file", full)
+    result = bench("embed", "--json", tmp_path / "report.json")
+    assert result.exit_code == 1
+    assert os.strerror(errno.ENOSPC) in result.stderr
+    assert said(result)["call"] == "embed, 1 picture a call"
 
 
 def test_the_deadline_of_measured_calls_is_settable(bench: Bench, wire: WireServer) -> None:

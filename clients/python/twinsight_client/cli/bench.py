@@ -27,7 +27,7 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.batches import sort_out
 from twinsight_client.cli.bench_output import Meter, write_report, write_report_file
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.output import write_error, write_json
+from twinsight_client.cli.output import check_writable, write_error, write_json
 from twinsight_client.cli.pictures import find_pictures
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.client import Client
@@ -112,11 +112,14 @@ class Asked:
         """Returns a client of the server; what would spoil the run's end is told before its begin.
 
         Raises:
-            click.UsageError: the report can't be written, or TLS options do not go together.
+            OSError: the report can't be written.
+            click.UsageError: there is no folder for it, or TLS options do not go together.
         """
         file = self.json_file
         if file is not None and file != STDOUT and not file.absolute().parent.is_dir():
             raise click.BadParameter(f"{file.parent} is no folder.", param_hint="--json")
+        if file is not None and file != STDOUT:
+            check_writable(file)
         return self.settings.client()
 
 
@@ -371,12 +374,13 @@ def _measure(workload: Workload, asked: Asked, subject: Subject) -> None:
     if run.interrupted and not len(measured(run)):
         raise KeyboardInterrupt
     report = summarize(run, workload, plan, subject=subject, started=started)
-    if asked.json_file is not None and asked.json_file != STDOUT:
-        write_report_file(report, asked.json_file)
+    # The file comes last: what was measured is not lost where the disk has become full meanwhile.
     if asked.as_json:
         write_json(report)
     else:
         write_report(report)
+    if asked.json_file is not None and asked.json_file != STDOUT:
+        write_report_file(report, asked.json_file)
     if run.interrupted:
         raise KeyboardInterrupt
     if report.calls.failed or report.items.failed:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 from twinsight_client.cli import exits
 from twinsight_client.cli.batches import MAX_FILE_BYTES, PICTURE, TOO_LARGE, ask_in_batches, too_large
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.output import percent, write_error, write_fields, write_json, write_table
+from twinsight_client.cli.output import check_writable, percent, write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.errors import InvalidArgument, TwinsightClientError
 from twinsight_client.results import Embedding, ItemError, ModelReference
@@ -115,7 +113,7 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
     if out is not None and out.suffix != ".npz":
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
     if out is not None:
-        _check_writable(out)
+        check_writable(out)
     with settings.client() as client:
         answered = ask_in_batches(files, lambda batch: client.embed(batch, model=model))
     done = answered.successes()
@@ -144,14 +142,6 @@ def _result(file: Path, answer: Embedding | ItemError, *, with_vector: bool) -> 
     if isinstance(answer, ItemError):
         return {"file": str(file), "error": answer}
     return {"file": str(file), "vector": answer.vector} if with_vector else {"file": str(file)}
-
-
-def _check_writable(out: Path) -> None:
-    """Raises OSError where the archive could not be written in the end: before the work, not after it."""
-    if not out.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
 
 
 def _write_archive(out: Path, done: Sequence[tuple[Path, Embedding]], model: ModelReference) -> None:

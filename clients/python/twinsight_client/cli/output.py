@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import click
 import numpy as np
@@ -94,3 +97,11 @@ def _print(console: Console, table: Table) -> None:
 def _console() -> Console:
     # A fresh console each time: tests and pipes replace sys.stdout.
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE, highlight=False)
+
+
+def check_writable(out: Path) -> None:
+    """Raises OSError where a file could not be written in the end: before the work, not after it."""
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
+    if not os.access(out if out.exists() else out.absolute().parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
