@@ -135,6 +135,12 @@ def test_tiles_lie_row_by_row_with_their_pictures_in_the_middle(tmp_path: Path) 
     assert sheet.getpixel((middle, MARGIN_PX - 3)) == (200, 40, 40)  # the query's frame
 
 
+def test_a_part_thinner_than_a_pixel_of_the_thumbnail_is_framed(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 200), (0, 0, 255)).save(tmp_path / "wide.png")
+    thin = contact_sheet([Tile(tmp_path / "wide.png", ("one",), region=(0.5, 0, 0.501, 1))])
+    assert thin.getpixel((MARGIN_PX + THUMB_PX // 2, MARGIN_PX + THUMB_PX // 2)) == (200, 40, 40)
+
+
 @pytest.mark.parametrize("size", [(40, 30), (40, 60)])
 def test_a_picture_of_too_many_pixels_is_a_grey_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]

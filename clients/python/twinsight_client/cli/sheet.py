@@ -92,8 +92,10 @@ def _thumbnail(tile: Tile) -> Image.Image | None:
     thumb.thumbnail((THUMB_PX, THUMB_PX))
     if tile.region is not None:
         x_min, y_min, x_max, y_max = tile.region
-        frame = (x_min * thumb.width, y_min * thumb.height, x_max * thumb.width - 1, y_max * thumb.height - 1)
-        ImageDraw.Draw(thumb).rectangle(frame, outline=QUERY, width=2)
+        left, top = x_min * thumb.width, y_min * thumb.height
+        right, bottom = x_max * thumb.width - 1, y_max * thumb.height - 1
+        # A part narrower than a pixel still has one.
+        ImageDraw.Draw(thumb).rectangle((left, top, max(left, right), max(top, bottom)), outline=QUERY, width=2)
     return thumb
 
 
