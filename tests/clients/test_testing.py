@@ -62,8 +62,22 @@ def test_calls_fail_on_demand_once_each_and_then_go_on() -> None:
     with pytest.raises(Unavailable, match="Draining"):
         client.list_models()
     with pytest.raises(InvalidArgument, match="No"):
-        list(client.embed_stream([b"x"]))
+        client.get_model()
     assert len(client.list_collections()) == 0
+
+
+def test_a_message_of_an_embed_stream_fails_alone_unless_the_server_goes_away(picture: Draw) -> None:
+    client = FakeClient()
+    batches = client.embed_stream([picture(1), picture(2), picture(3)], batch_size=1)
+    client.server.fail_next(NotFound("No model.", reason="MODEL_NOT_FOUND"))
+    assert [[(one.index, one.reason) for one in batch.errors()] for batch in batches] == [
+        [(0, "MODEL_NOT_FOUND")],
+        [],
+        [],
+    ]
+    client.server.fail_next(Unavailable("Draining."))
+    with pytest.raises(Unavailable):
+        list(client.embed_stream([picture(1)]))
 
 
 def test_clients_of_one_server_see_each_others_writes() -> None:

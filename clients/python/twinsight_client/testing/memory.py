@@ -64,7 +64,7 @@ class MemoryServer:
     def fail_next(self, *errors: TwinsightClientError) -> None:
         """Makes the next calls, or messages of a stream, fail with `errors`, one each; nothing of them is done.
 
-        A batch of a bulk write that fails is answered with the error, as a server does, and the stream goes on; but
+        A message of a stream that fails is answered with the error, as a server does, and the stream goes on; but
         `Unavailable`, `DeadlineExceeded` and `Cancelled` end it.
         """
         self._failures.extend(errors)

@@ -1,10 +1,11 @@
-"""One stream of messages to a `MemoryServer`: what a refused batch of a bulk write holds back, as a server does."""
+"""One stream of messages to a `MemoryServer`: what fails alone, and what a refused batch of a bulk write holds back."""
 
 from __future__ import annotations
 
 from google.protobuf.message import Message
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight_client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -16,6 +17,9 @@ from twinsight_client.errors import (
 from twinsight_client.testing import limits
 from twinsight_client.testing.memory import MemoryServer
 from twinsight_client.testing.statuses import status_of
+
+_ENDING = (Unavailable, DeadlineExceeded, Cancelled)
+"""Errors that end a stream; any other is the answer to its message."""
 
 
 class MemoryStream:
@@ -31,6 +35,13 @@ class MemoryStream:
         Raises:
             TwinsightClientError: the stream ends.
         """
+        if isinstance(request, inference_pb.EmbedStreamRequest):
+            try:
+                return self._server.answer(request)
+            except _ENDING:
+                raise
+            except TwinsightClientError as error:
+                return inference_pb.EmbedStreamResponse(error=status_of(error))
         if not isinstance(request, collections_pb.IngestItemsRequest):
             return self._server.answer(request)
         refused = self._refused.setdefault(request.ingest_id, set())
@@ -38,7 +49,7 @@ class MemoryStream:
             if request.ingest_id and request.items:
                 self._check_order(request, refused)
             answer = self._server.answer(request)
-        except (Unavailable, DeadlineExceeded, Cancelled):
+        except _ENDING:
             raise
         except TwinsightClientError as error:
             if request.items and _is_resumable(request):
