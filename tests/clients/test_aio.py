@@ -46,7 +46,7 @@ def test_pictures_are_embedded_compared_and_found(run: Run, picture: Draw) -> No
         assert await client.health() is HealthStatus.SERVING
         await client.wait_ready()
         results = await client.embed([picture(1), b"broken"])
-        assert [error.reason for error in results.errors()] == ["IMAGE_UNREADABLE"]
+        assert [error.reason for error in results.errors()] == ["IMAGE_FORMAT_UNSUPPORTED"]
         (embedding,) = results.successes()
         (comparison,) = (await client.compare([(picture(1), embedding.vector)], target_fmr=0.1)).values()
         assert comparison.cosine_similarity == pytest.approx(1, abs=1e-6)

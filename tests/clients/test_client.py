@@ -52,9 +52,9 @@ def test_embed_answers_each_picture_on_its_own_and_in_order(client: Client, pict
     results = client.embed([picture(1), b"no picture", picture(2), picture(1)])
     broken = results[1]
     assert isinstance(broken, ItemError)
-    assert (broken.index, broken.reason, broken.field) == (1, "IMAGE_UNREADABLE", "images[1].encoded")
+    assert (broken.index, broken.reason, broken.field) == (1, "IMAGE_FORMAT_UNSUPPORTED", "images[1].encoded")
     assert [error.index for error in results.errors()] == [1]
-    with pytest.raises(InvalidArgument, match="not a whole JPEG, PNG or WebP file"):
+    with pytest.raises(InvalidArgument, match="not a JPEG, PNG or WebP file"):
         results.values()
     vectors = [one.vector for one in results.successes()]
     assert [one.dtype for one in vectors] == [np.float32] * 3

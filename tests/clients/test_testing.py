@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -38,11 +40,24 @@ def test_unlike_pictures_are_about_orthogonal_where_the_dimension_is_high() -> N
     assert np.abs(cosines - np.diag(np.diag(cosines))).max() < 0.2
 
 
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file of which no more than the size is there."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT"]
+    packed = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
         (b"", "IMAGE_UNREADABLE"),
-        (b"GIF89a", "IMAGE_UNREADABLE"),
+        (b"GIF89a", "IMAGE_FORMAT_UNSUPPORTED"),
+        (b"\x89PNG\r\n\x1a\n", "IMAGE_UNREADABLE"),
+        pytest.param(bytes(17 * 1024 * 1024), "IMAGE_TOO_LARGE", id="17 MiB"),
+        pytest.param(png_header(7_000, 7_000), "IMAGE_TOO_LARGE", id="49 megapixels"),
+        pytest.param(png_header(10_000, 10_000), "IMAGE_TOO_LARGE", id="100 megapixels"),
+        pytest.param(png_header(20_000, 20_000), "IMAGE_TOO_LARGE", id="400 megapixels"),
         (ImageInput(np.zeros((1, 1, 3), np.uint8), region=(0.5, 0, 0.5, 1)), "REGION_INVALID"),
     ],
 )

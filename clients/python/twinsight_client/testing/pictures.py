@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,9 @@ from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import Vector
 
+MAX_BYTES = 16 * 1024 * 1024
 MAX_PIXELS = 40_000_000
+_TOO_MANY_PIXELS = f"The image must have at most {MAX_PIXELS} pixels."
 DETECTIONS = 3
 """Most things that a fake detector finds in a picture."""
 
@@ -104,10 +107,20 @@ def refused(reason: str, path: str, message: str) -> InvalidArgument:
 
 
 def _check_decodes(encoded: bytes, path: str) -> None:
+    if len(encoded) > MAX_BYTES:
+        raise refused("IMAGE_TOO_LARGE", path, f"The image must have at most {MAX_BYTES} bytes.")
+    if encoded and not (encoded.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or encoded[8:12] == b"WEBP"):
+        raise refused("IMAGE_FORMAT_UNSUPPORTED", path, "The image is not a JPEG, PNG or WebP file.")
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP")) as picture:
+        # Far over the server's limit Pillow warns, and then refuses by itself.
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP")) as picture,
+        ):
             if picture.width * picture.height > MAX_PIXELS:
-                raise refused("IMAGE_TOO_LARGE", path, f"The image must have at most {MAX_PIXELS} pixels.")
+                raise refused("IMAGE_TOO_LARGE", path, _TOO_MANY_PIXELS)
             picture.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise refused("IMAGE_TOO_LARGE", path, _TOO_MANY_PIXELS) from error
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: what Pillow raises for a broken PNG
         raise refused("IMAGE_UNREADABLE", path, "The image is not a whole JPEG, PNG or WebP file.") from error
