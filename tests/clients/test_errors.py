@@ -109,6 +109,7 @@ def test_stage_times_are_read_and_nonsense_among_them_is_left_out() -> None:
         [
             ("x-request-id", "r"),
             ("twinsight-decode-ms", "1.5"),
+            ("twinsight-write-ms", "0.5"),
             ("twinsight-compute-ms", "soon"),
             ("twinsight-total-ms", "4"),
             ("some-bin", b"\0"),
@@ -117,4 +118,5 @@ def test_stage_times_are_read_and_nonsense_among_them_is_left_out() -> None:
     )
     assert info.request_id == "r"
     assert (info.times.decode_ms, info.times.compute_ms, info.times.total_ms) == (1.5, None, 4.0)
+    assert info.times.write_ms == 0.5
     assert call_info([], sent="s").request_id == "s"

@@ -75,6 +75,7 @@ class StageTimes:
     queue_ms: float | None = None
     compute_ms: float | None = None
     search_ms: float | None = None
+    write_ms: float | None = None
     total_ms: float | None = None
 
 

@@ -84,6 +84,7 @@ def call_info(metadata: Metadata, *, sent: str = "") -> CallInfo:
         queue_ms=_milliseconds(fields, "queue"),
         compute_ms=_milliseconds(fields, "compute"),
         search_ms=_milliseconds(fields, "search"),
+        write_ms=_milliseconds(fields, "write"),
         total_ms=_milliseconds(fields, "total"),
     )
     return CallInfo(request_id=fields.get(REQUEST_ID, sent), times=times)
