@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from typing import cast
 
 import pytest
 from google.protobuf.message import Message
@@ -15,6 +16,7 @@ from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight_client import CallInfo, InvalidArgument, ItemError, NewItem
 from twinsight_client.streams import BATCH_BYTES, EmbedFlow, IngestFlow
+from twinsight_client.testing import AsyncFakeClient, FakeClient
 
 pytestmark = pytest.mark.client
 
@@ -123,6 +125,28 @@ def test_a_plain_iterable_that_takes_its_time_does_not_hold_up_the_event_loop() 
 
     assert len(asyncio.run(story())) == 2
     assert in_time == [True] * 3
+
+
+@pytest.mark.parametrize("lone", ["cat.jpg", b"GIF89a"])
+def test_a_lone_path_or_file_is_refused_instead_of_being_taken_apart(lone: str | bytes) -> None:
+    # As callers without a type checker do it.
+    images, items = cast("list[bytes]", lone), cast("list[NewItem]", lone)
+    said = r"^`{}` must be a list, also where it holds one thing alone\.$"
+    with pytest.raises(TypeError, match=said.format("images")):
+        FakeClient().embed_stream(images)
+    with pytest.raises(TypeError, match=said.format("images")):
+        AsyncFakeClient().embed_stream(images)
+    with pytest.raises(TypeError, match=said.format("items")):
+        list(FakeClient().ingest("c", items))
+    with pytest.raises(TypeError, match=said.format("items")):
+        FakeClient().upsert("c", items)
+
+    async def ingested() -> None:
+        async for _ in AsyncFakeClient().ingest("c", items):
+            pass
+
+    with pytest.raises(TypeError, match=said.format("items")):
+        asyncio.run(ingested())
 
 
 def test_an_empty_batch_size_is_refused() -> None:

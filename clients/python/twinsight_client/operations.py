@@ -212,7 +212,7 @@ def upsert(
     """CollectionService.UpsertItems."""
     request = collections_pb.UpsertItemsRequest(
         collection=collection,
-        items=[item_message(item) for item in items],
+        items=[item_message(item) for item in _many(items, "items")],
         vector_model_digest=vector_model_digest,
     )
     return Operation(
@@ -403,11 +403,20 @@ def _check_int32(path: str, value: int) -> None:
 
 
 def _many(things: Iterable[A], name: str) -> Sequence[A]:
-    """Returns `things` as a sequence; a lone path, id or file's bytes would be taken apart into characters.
+    """Returns `things` as a sequence.
+
+    Raises:
+        TypeError: one thing instead of many.
+    """
+    check_many(things, name)
+    return list(things)
+
+
+def check_many(things: object, name: str) -> None:
+    """Checks that `things` are many: a lone path, id or file's bytes would be taken apart into characters.
 
     Raises:
         TypeError: one thing instead of many.
     """
     if isinstance(things, str | bytes):
         raise TypeError(f"`{name}` must be a list, also where it holds one thing alone.")
-    return list(things)

@@ -24,7 +24,7 @@ from twinsight_client import answers
 from twinsight_client.errors import InvalidArgument
 from twinsight_client.images import ImageLike, image_message, size_bytes
 from twinsight_client.items import NewItem, item_message, item_size_bytes
-from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE
+from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
 from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelResults
 
 BATCH_BYTES = 8 * 1024 * 1024
@@ -41,10 +41,12 @@ class Flow(ABC, Generic[T, R, A]):
     Attributes:
         method: gRPC's path.
         response: class of the messages that answer.
+        things: what callers know the things as.
     """
 
     method: str
     response: type[R]
+    things: str
 
     def __init__(self, *, batch_size: int) -> None:
         if batch_size < 1:
@@ -57,13 +59,29 @@ class Flow(ABC, Generic[T, R, A]):
         self._number = 0
 
     def requests(self, things: Iterable[T]) -> Iterator[Message]:
-        """Yields the messages of all `things`."""
+        """Returns the messages of all `things`, each made when it is drawn.
+
+        Raises:
+            TypeError: at once, where `things` are one thing instead of many.
+        """
+        check_many(things, self.things)
+        return self._requests(things)
+
+    def requests_async(self, things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[Message]:
+        """Returns the messages of all `things`; plain iterables are drawn, and files read, in threads.
+
+        Raises:
+            TypeError: at once, where `things` are one thing instead of many.
+        """
+        check_many(things, self.things)
+        return self._requests_async(things)
+
+    def _requests(self, things: Iterable[T]) -> Iterator[Message]:
         for thing in things:
             yield from self._add(thing)
         yield from self._close()
 
-    async def requests_async(self, things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[Message]:
-        """Yields the messages of all `things`; plain iterables are drawn, and files read, in threads."""
+    async def _requests_async(self, things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[Message]:
         if isinstance(things, AsyncIterable):
             async for thing in things:
                 for message in await asyncio.to_thread(self._add, thing):
@@ -71,7 +89,7 @@ class Flow(ABC, Generic[T, R, A]):
             for message in await asyncio.to_thread(self._close):
                 yield message
             return
-        messages = self.requests(things)
+        messages = self._requests(things)
         while (drawn := await asyncio.to_thread(next, messages, None)) is not None:
             yield drawn
 
@@ -123,6 +141,7 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
 
     method = INFERENCE_SERVICE + "EmbedStream"
     response = inference_pb.EmbedStreamResponse
+    things = "images"
 
     def __init__(self, *, model: str, batch_size: int) -> None:
         super().__init__(batch_size=batch_size)
@@ -149,6 +168,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
 
     method = COLLECTION_SERVICE + "IngestItems"
     response = collections_pb.IngestItemsResponse
+    things = "items"
 
     def __init__(
         self, collection: str, *, ingest_id: str, vector_model_digest: str, batch_size: int, last_batch: int = 0
@@ -188,6 +208,7 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
 
     method = COLLECTION_SERVICE + "IngestItems"
     response = collections_pb.IngestItemsResponse
+    things = "ingest_ids"
 
     def __init__(self, collection: str) -> None:
         super().__init__(batch_size=1)
