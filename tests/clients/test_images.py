@@ -71,6 +71,19 @@ def test_a_sixteen_bit_pillow_image_is_scaled_not_clipped() -> None:
     assert image_message(deep).raw.rgb == b"\0\0\0\x80\x80\x80"
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_grey_of_the_transparent_colour_is_white_and_integers_are_scaled_too(mode: str) -> None:
+    greys = np.array([[0, 0x80FF, 0x1234]], dtype=np.uint16)
+    encoded = io.BytesIO()
+    Image.fromarray(greys).save(encoded, format="PNG", transparency=0x1234)
+    with Image.open(encoded) as deep:
+        picture = deep if mode == "I;16" else deep.convert("I")
+        assert (picture.mode, picture.info["transparency"]) == (mode, 0x1234)
+        assert image_message(picture).raw.rgb == b"\0\0\0\x80\x80\x80\xff\xff\xff"
+    beyond = Image.fromarray(np.array([[-5, 70_000]], dtype=np.int32))
+    assert image_message(beyond).raw.rgb == b"\0\0\0\xff\xff\xff"
+
+
 def test_a_region_goes_with_its_picture(picture: Callable[[int], bytes]) -> None:
     message = image_message(ImageInput(picture(1), region=(0.25, 0, 1, 0.5)))
     assert message.region == types_pb2.Box(x_min=0.25, y_min=0, x_max=1, y_max=0.5)

@@ -138,11 +138,19 @@ def _raw(pixels: NDArray[np.generic]) -> types_pb2.RawImage:
 
 
 def _upright_rgb(image: Image.Image) -> Pixels:
-    """[height, width, 3] uint8, RGB, 0..255, as the server would decode the same file: upright, alpha over white."""
+    """[height, width, 3] uint8, RGB, 0..255: upright, 16-bit greys by their high byte, alpha over white.
+
+    That is how the server decodes the same file, but for PNGs of 2- and 4-bit greys or 16-bit colours that call one of
+    them transparent: Pillow has forgotten how the file counts it once the pixels are read. Send these as files.
+    """
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
+    if upright.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
-        grey = (np.asarray(upright, dtype=np.uint16) >> 8).astype(np.uint8)
+        greys = np.asarray(upright).astype(np.int64)
+        grey = np.clip(greys >> 8, 0, 255).astype(np.uint8)
+        clear = upright.info.get("transparency")
+        if isinstance(clear, int):
+            grey[greys == clear] = 255
         return np.repeat(grey[:, :, None], 3, axis=2)
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
