@@ -123,7 +123,7 @@ class DeadlineExceeded(TwinsightClientError):
 
 
 class Unavailable(TwinsightClientError):
-    """Nobody answers at the address, or the server starts or drains."""
+    """Nobody answers at the address, or the server starts or drains, which ends its streams."""
 
     code = "UNAVAILABLE"
 

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
-from twinsight_client.errors import Cancelled, ResourceExhausted, TwinsightClientError
+from twinsight_client.errors import Cancelled, ResourceExhausted, TwinsightClientError, Unavailable
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
 from twinsight_client.retry import Attempts, RetryPolicy
@@ -120,7 +120,7 @@ class GrpcTransport:
             for response in call:
                 yield flow.parse(response, info)
         except grpc.RpcError as error:
-            raise error_from_call(error, request_id=request_id) from None
+            raise stream_error(error, request_id=request_id, closed_here=self._closed) from None
         finally:
             # A caller that stops early leaves the server working for nobody otherwise; no effect on a finished call.
             call.cancel()
@@ -154,6 +154,26 @@ class GrpcTransport:
 def closed(*, request_id: str = "") -> Cancelled:
     """Returns the error of a call whose client was closed; `request_id` where the call had left."""
     return Cancelled("The client is closed.", reason="CLIENT_CLOSED", request_id=request_id)
+
+
+def stream_error(error: grpc.RpcError, *, request_id: str, closed_here: bool) -> TwinsightClientError:
+    """Returns the client's error for a stream that failed.
+
+    Args:
+        error: gRPC's.
+        request_id: the id it was sent with.
+        closed_here: whether this client was closed; else nobody on this side can have cancelled the stream, since
+            whoever draws its answers is drawing them now. It was the server, as one does that drains.
+    """
+    told = error_from_call(error, request_id=request_id)
+    if isinstance(told, Cancelled) and not closed_here:
+        return Unavailable(
+            f"The server ended the stream: {told.message}",
+            reason=told.reason,
+            violations=told.violations,
+            request_id=request_id,
+        )
+    return told
 
 
 def serialized(message: Message, *, most_bytes: int, request_id: str) -> bytes:

@@ -18,7 +18,7 @@ from twinsight_client.retry import Attempts, RetryPolicy
 from twinsight_client.status import call_info, error_from_call
 from twinsight_client.streams import Flow
 from twinsight_client.token import Bearer, Token
-from twinsight_client.transport import as_given, closed, serialized
+from twinsight_client.transport import as_given, closed, serialized, stream_error
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -113,7 +113,8 @@ class AsyncGrpcTransport:
                 raise closed(request_id=request_id) from None
             raise
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(await final.instead_of(error), request_id=request_id) from None
+            failure = await final.instead_of(error)
+            raise stream_error(failure, request_id=request_id, closed_here=self._closed) from None
         finally:
             # A caller that stops early leaves the server working for nobody otherwise; no effect on a finished call.
             call.cancel()
