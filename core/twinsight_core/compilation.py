@@ -6,10 +6,12 @@ calls first.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from pathlib import Path
 
+_LOG = logging.getLogger(__name__)
 _COMPILED_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
@@ -29,9 +31,14 @@ _compiled = _Compiled()
 def keep_compiled_code(folder: Path) -> None:
     """Lets XLA keep compiled programs in `folder`, so that the next start loads them.
 
-    To be called before the first compilation. The folder is trusted: what it holds is run.
+    To be called before the first compilation. The folder is trusted: what it holds is run. Where it can't be made
+    nothing is kept, and the log says so.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        _LOG.warning("%s can't be made (%s): each start compiles anew", folder, error.strerror)
+        return
     _compiled.folder = folder
     if "jax" in sys.modules:
         begin_compiling()

@@ -28,13 +28,12 @@ import numpy as np
 from twinsight_core.accelerators import has_accelerator
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
-from twinsight_core.executors.kept_files import keep, read_kept
+from twinsight_core.executors.kept_files import keep, put, read_kept
 from twinsight_core.executors.openvino import OpenVinoExecutor, load_openvino, supported_precisions
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting.agreement import Agreement, agreement, trial_pictures
 from twinsight_core.models.precision import Precision, best_precision
 from twinsight_core.packages import ModelPackage
-from twinsight_core.whole_files import write_whole
 
 if TYPE_CHECKING:
     from twinsight_core.executors.xla import XlaExecutor
@@ -201,7 +200,6 @@ class _Exported:
             from twinsight_core.exporting.onnx import to_onnx  # noqa: PLC0415 - see above
 
             content = to_onnx(package.build(), package.card.preprocessing, batch=None)
-            cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             keep(kept, content)
         return cls(
             package=package,
@@ -215,12 +213,12 @@ class _Exported:
         key = f"openvino {load_openvino().__version__} {precision}"
         try:
             known = json.loads(self.record.read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             known = {}
         if key not in known:
             found = agreement(self.package.card.task, _answers(executor, self.package), self._wanted)
             known[key] = {"measure": found.measure, "value": found.value}
-            write_whole(self.record, json.dumps(known, indent=2).encode(), mode=0o600)
+            put(self.record, json.dumps(known, indent=2).encode())
         return Agreement(known[key]["measure"], float(known[key]["value"]))
 
     @cached_property

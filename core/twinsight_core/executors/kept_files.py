@@ -25,10 +25,22 @@ def read_kept(file: Path) -> bytes | None:
     return content
 
 
-def keep(file: Path, content: bytes) -> None:
-    """Writes a file that this account alone may read.
+def keep(file: Path, content: bytes) -> bool:
+    """Writes a file that `read_kept` reads; see `put`."""
+    return put(file, hashlib.sha256(content).digest() + content)
 
-    Raises:
-        OSError: it can't be written.
+
+def put(file: Path, content: bytes) -> bool:
+    """Writes a file that this account alone may read, and its folder.
+
+    Returns:
+        Whether it could. What a full disk or one that can't be written to does not take is made anew at each start, and
+        the log says so: it keeps nothing from being served.
     """
-    write_whole(file, hashlib.sha256(content).digest() + content, mode=0o600)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_whole(file, content, mode=0o600)
+    except OSError as error:
+        _LOG.warning("%s can't be kept (%s) and will be made anew", file, error.strerror)
+        return False
+    return True

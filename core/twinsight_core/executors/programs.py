@@ -21,7 +21,7 @@ class KeptPrograms:
     """The compiled forms of one network, as files of a folder.
 
     Attributes:
-        folder: where; it exists.
+        folder: where; it is made when something is kept.
         network: names the network, in letters and digits.
         exported: by what it was exported: another export is another program, and takes the place of the one before.
     """
@@ -41,14 +41,14 @@ class KeptPrograms:
 
     def keep(self, environment: str, form: str, program: bytes) -> None:
         """Keeps a program, in place of those of other exports and environments; without room it does not."""
-        file = self._file(environment, form)
+        if not keep(self._file(environment, form), program):
+            return
         try:
-            keep(file, program)
             for other in self.folder.glob(f"{self.network}.*.program"):
                 if not other.name.startswith(self._prefix(environment)):
                     other.unlink(missing_ok=True)
         except OSError as error:
-            _LOG.warning("a compiled network can't be kept: %s", error)
+            _LOG.warning("an old compiled network can't be deleted: %s", error)
 
     def _file(self, environment: str, form: str) -> Path:
         return self.folder / f"{self._prefix(environment)}{form}.program"

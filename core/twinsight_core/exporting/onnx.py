@@ -80,7 +80,8 @@ def to_onnx(network: Network, preprocessing: Preprocessing, *, batch: int | None
         batch: the batch size; None for any.
 
     Raises:
-        StartupError: the extra `onnx` is not installed, or the network uses what ONNX has no counterpart for.
+        StartupError: the extra `onnx` is not installed, the network uses what ONNX has no counterpart for, or there is no
+            room for a temporary file.
     """
     convert: _Convert = _extra("jax2onnx").to_onnx
     size = (preprocessing.height_px, preprocessing.width_px, 3)
@@ -130,14 +131,20 @@ def _tidied(content: bytes) -> bytes:
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tidied.onnx"
-        options.optimized_model_filepath = str(path)
-        try:
-            runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except _runtime_errors() as error:
-            raise _refused(error) from error
-        tidied = onnx.load_model(path)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tidied.onnx"
+            options.optimized_model_filepath = str(path)
+            try:
+                runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            except _runtime_errors() as error:
+                raise _refused(error) from error
+            tidied = onnx.load_model(path)
+    except OSError as error:
+        said = error.strerror or error
+        raise StartupError(
+            f"The network can't be exported to ONNX: no temporary file ({said}).", reason="EXPORT_UNWRITABLE"
+        ) from error
     used = {node.domain for node in tidied.graph.node}
     for entry in [entry for entry in tidied.opset_import if entry.domain not in used]:
         # ONNX Runtime names all operator sets that it knows; others ask for them.

@@ -1,15 +1,18 @@
+import errno
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from twinsight_core.errors import StartupError
-from twinsight_core.executors import choice
+from twinsight_core.executors import choice, kept_files
 from twinsight_core.executors.choice import ChosenExecutor, choose_executor
 from twinsight_core.executors.openvino import load_openvino, supported_precisions
 from twinsight_core.exporting.agreement import trial_pictures
@@ -113,6 +116,36 @@ def test_a_damaged_network_is_exported_anew(
     for _ in range(2):
         assert choose_executor(embedding, "auto", cache_dir=folder).name.startswith("openvino:cpu:")
     assert len(network.read_bytes()) == pytest.approx(len(good), rel=0.1)
+
+
+def test_a_cache_that_takes_nothing_keeps_no_network_from_being_served(
+    embedding: ModelPackage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    executor = choose_executor(embedding, "openvino", cache_dir=tmp_path / "file" / "cache")
+    executor.prepare(1)
+    assert executor.name.startswith("openvino:cpu:")
+    for suffix in ("network", "json", "program"):
+        assert re.search(rf"\.{suffix} can't be kept \(Not a directory\) and will be made anew", caplog.text), suffix
+
+
+def test_a_full_cache_disk_keeps_no_network_from_being_served(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kept_files, "write_whole", full)
+    assert choose_executor(embedding, "openvino", cache_dir=tmp_path).name.startswith("openvino:cpu:")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_room_for_a_temporary_file_xla_serves(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert choose_executor(embedding, "auto", cache_dir=tmp_path / "cache").name == "xla:cpu:f32"
+    assert "can't be exported to ONNX: no temporary file (No such file or directory)" in caplog.text
 
 
 def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(
