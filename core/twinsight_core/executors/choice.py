@@ -18,7 +18,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +29,13 @@ from twinsight_core.accelerators import has_accelerator
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
 from twinsight_core.executors.kept_files import keep, put, read_kept
-from twinsight_core.executors.openvino import OpenVinoExecutor, load_openvino, supported_precisions
+from twinsight_core.executors.openvino import (
+    INSTALL_OPENVINO,
+    OpenVinoExecutor,
+    load_openvino,
+    openvino_told,
+    supported_precisions,
+)
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting.agreement import Agreement, agreement, trial_pictures
 from twinsight_core.models.precision import Precision, best_precision
@@ -58,7 +64,7 @@ def choose_executor(package: ModelPackage, kind: ExecutorKind, *, cache_dir: Pat
         cache_dir: folder that keeps exported networks and what was found about them; trusted.
 
     Raises:
-        StartupError: "openvino" is not installed, can't express the network or answers otherwise.
+        StartupError: "openvino" is not installed, can't be used, can't express the network or answers otherwise.
         PackageError: the weights can't be read.
     """
     if kind == "xla" or (kind == "auto" and not _openvino_fits()):
@@ -149,6 +155,7 @@ def _answers(executor: Executor, package: ModelPackage) -> np.ndarray:
 
 
 def _openvino(package: ModelPackage, cache_dir: Path) -> OpenVinoExecutor:
+    load_openvino()
     exported = _Exported.of(package, cache_dir)
     found: list[str] = []
     for precision in supported_precisions():
@@ -190,8 +197,19 @@ class _Exported:
 
     @classmethod
     def of(cls, package: ModelPackage, cache_dir: Path) -> _Exported:
-        """Reads it from the cache, or makes it and puts it there."""
-        versions = "-".join(version(name) for name in _EXPORTERS)
+        """Reads it from the cache, or makes it and puts it there.
+
+        Raises:
+            StartupError: what exports is not installed, or can't express the network.
+        """
+        try:
+            versions = "-".join(version(name) for name in _EXPORTERS)
+        except PackageNotFoundError as error:
+            raise StartupError(
+                f"The executor `openvino` needs the package `{error.name}`, which is not installed. Install it with: "
+                f"{INSTALL_OPENVINO}",
+                reason="EXTRA_MISSING",
+            ) from error
         network = package.digest.rpartition(":")[2][:32]
         stem = f"{network}-{versions}"
         kept = cache_dir / f"{stem}.network"
@@ -209,17 +227,27 @@ class _Exported:
         )
 
     def agreement(self, executor: OpenVinoExecutor, precision: Precision) -> Agreement:
-        """Returns how close an executor comes to XLA, as it was found before or now."""
+        """Returns how close an executor comes to XLA, as it was found before or now.
+
+        Raises:
+            StartupError: OpenVINO can't compile or compute the network.
+        """
         key = f"openvino {load_openvino().__version__} {precision}"
-        try:
-            known = json.loads(self.record.read_text("utf-8"))
-        except (OSError, ValueError):
-            known = {}
+        known = self._recorded()
         if key not in known:
-            found = agreement(self.package.card.task, _answers(executor, self.package), self._wanted)
-            known[key] = {"measure": found.measure, "value": found.value}
-            put(self.record, json.dumps(known, indent=2).encode())
-        return Agreement(known[key]["measure"], float(known[key]["value"]))
+            with openvino_told("compute the network"):
+                answers = _answers(executor, self.package)
+            known[key] = agreement(self.package.card.task, answers, self._wanted)
+            put(self.record, json.dumps({key: one._asdict() for key, one in known.items()}, indent=2).encode())
+        return known[key]
+
+    def _recorded(self) -> dict[str, Agreement]:
+        """What was found before; nothing where the record is missing, damaged or unreadable."""
+        try:
+            known = json.loads(self.record.read_bytes())
+            return {key: Agreement(one["measure"], float(one["value"])) for key, one in known.items()}
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return {}
 
     @cached_property
     def _wanted(self) -> np.ndarray:

@@ -73,7 +73,7 @@ def load_openvino() -> OpenVino:
     imported; a server that holds people's pictures calls nobody.
 
     Raises:
-        StartupError: the extra `openvino` is not installed.
+        StartupError: the extra `openvino` is not installed, or can't be loaded.
     """
     if _TELEMETRY not in sys.modules:
         # Python takes None for "there is no such module", and OpenVINO then uses a stub of its own.
@@ -86,6 +86,8 @@ def load_openvino() -> OpenVino:
             f"{INSTALL_OPENVINO}",
             reason="EXTRA_MISSING",
         ) from error
+    except ImportError as error:  # a library that the system lacks, or one of another version
+        raise StartupError(f"OpenVINO can't be loaded ({_said(error)}).", reason="EXECUTOR_UNUSABLE") from error
 
 
 @cache
@@ -97,9 +99,10 @@ def _core() -> _Core:
     signal ends the process.
 
     Raises:
-        StartupError: the extra `openvino` is not installed.
+        StartupError: the extra `openvino` is not installed, or can't be used.
     """
-    return load_openvino().Core()
+    with openvino_told("be used"):
+        return load_openvino().Core()
 
 
 @cache
@@ -113,9 +116,10 @@ def supported_precisions() -> tuple[Precision, ...]:
     """Returns the precisions that this CPU computes natively, the fastest first.
 
     Raises:
-        StartupError: the extra `openvino` is not installed.
+        StartupError: the extra `openvino` is not installed, or can't be used.
     """
-    found = cast("list[str]", _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    with openvino_told("be used"):
+        found = cast("list[str]", _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     return ("bf16", "f32") if "BF16" in found else ("f32",)
 
 
@@ -137,7 +141,7 @@ class OpenVinoExecutor:
             kept: compiled forms of this network; None: it is compiled anew each time.
 
         Raises:
-            StartupError: the extra `openvino` is not installed.
+            StartupError: the extra `openvino` is not installed, or can't be used.
         """
         _core()  # here, not in a thread that ends
         self._onnx = onnx
@@ -181,7 +185,10 @@ class OpenVinoExecutor:
         Raises:
             StartupError: OpenVINO can't compile the network.
         """
-        with _told(), ThreadPoolExecutor(core_count(), thread_name_prefix="compile") as pool:
+        with (
+            openvino_told("compile the network"),
+            ThreadPoolExecutor(core_count(), thread_name_prefix="compile") as pool,
+        ):
             programs = pool.map(partial(self._program, streams=streams), batch_sizes)
             return dict(zip(batch_sizes, programs, strict=True))
 
@@ -265,10 +272,20 @@ def _answers(request: _Request, images: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turns what OpenVINO raises into a message for the person at the terminal."""
+def openvino_told(task: str) -> Iterator[None]:
+    """Turns what OpenVINO raises into a message for the person at the terminal.
+
+    Args:
+        task: what it can't do then, for the message.
+
+    Raises:
+        StartupError: OpenVINO failed.
+    """
     try:
         yield
     except RuntimeError as error:  # all that OpenVINO raises
-        said = str(error).strip().rpartition("\n")[2][:200]
-        raise StartupError(f"OpenVINO can't compile the network ({said}).", reason="EXECUTOR_UNUSABLE") from error
+        raise StartupError(f"OpenVINO can't {task} ({_said(error)}).", reason="EXECUTOR_UNUSABLE") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error).strip().rpartition("\n")[2][:200]

@@ -80,8 +80,8 @@ def to_onnx(network: Network, preprocessing: Preprocessing, *, batch: int | None
         batch: the batch size; None for any.
 
     Raises:
-        StartupError: the extra `onnx` is not installed, the network uses what ONNX has no counterpart for, or there is no
-            room for a temporary file.
+        StartupError: the extra `onnx` is not installed, the network uses what ONNX has no counterpart for, or there is
+            no room for a temporary file.
     """
     convert: _Convert = _extra("jax2onnx").to_onnx
     size = (preprocessing.height_px, preprocessing.width_px, 3)
@@ -197,3 +197,6 @@ def _extra(name: str) -> ModuleType:
             f"ONNX files need the module `{error.name}`, which is not installed. Install it with: {INSTALL_ONNX}",
             reason="EXTRA_MISSING",
         ) from error
+    except ImportError as error:  # a library that the system lacks, or one of another version
+        said = str(error).strip().rpartition("\n")[2][:200]
+        raise StartupError(f"The module `{name}` can't be loaded ({said}).", reason="EXTRA_UNUSABLE") from error

@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache as cache_of
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from twinsight_core.errors import StartupError
-from twinsight_core.executors import choice, kept_files
+from twinsight_core.executors import choice, kept_files, openvino
 from twinsight_core.executors.choice import ChosenExecutor, choose_executor
 from twinsight_core.executors.openvino import load_openvino, supported_precisions
 from twinsight_core.exporting.agreement import trial_pictures
@@ -94,12 +96,19 @@ def test_where_nothing_agrees_xla_serves_and_openvino_is_refused(
         choose_executor(embedding, "openvino", cache_dir=folder)
 
 
-def test_a_damaged_record_is_made_anew(embedding: ModelPackage, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [b"{", b"[]", b"\xff", b'{"openvino": 1}', None])
+def test_a_damaged_record_is_made_anew(
+    embedding: ModelPackage, cache: Path, tmp_path: Path, damaged: bytes | None
+) -> None:
     folder = spoilt(cache, tmp_path, f32=1.0)
     (record,) = folder.glob("*.json")
-    record.write_text("{", "utf-8")
+    record.unlink()
+    if damaged is None:
+        record.mkdir()  # can be neither read nor replaced
+    else:
+        record.write_bytes(damaged)
     assert choose_executor(embedding, "openvino", cache_dir=folder).name.startswith("openvino:cpu:")
-    assert json.loads(record.read_text("utf-8"))
+    assert damaged is None or json.loads(record.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"no network"])
@@ -156,6 +165,77 @@ def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(
     monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "openvino" else find(name))
     assert choose_executor(embedding, "auto", cache_dir=tmp_path).name == "xla:cpu:f32"
     with pytest.raises(StartupError, match=r"^The executor `openvino` needs .* pip install 'twinsight\[openvino\]'"):
+        choose_executor(embedding, "openvino", cache_dir=tmp_path)
+
+
+class Unusable:
+    """OpenVINO that is there and fails."""
+
+    __version__ = "0"
+
+    def Core(self) -> object:
+        raise RuntimeError("Check 'false' failed\nno such device")
+
+
+class WithoutProcessor(Unusable):
+    def Core(self) -> object:
+        return self
+
+    def get_property(self, device: str, name: str) -> object:
+        raise RuntimeError(f"{device} has no {name}")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Unusable(), "OpenVINO can't be used (no such device)."),
+        (WithoutProcessor(), "OpenVINO can't be used (CPU has no OPTIMIZATION_CAPABILITIES)."),
+        (ImportError("libopenvino.so: cannot open"), "OpenVINO can't be loaded (libopenvino.so: cannot open)."),
+    ],
+)
+def test_where_openvino_can_not_be_used_xla_serves(
+    embedding: ModelPackage,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    module: object,
+    message: str,
+) -> None:
+    def load(name: str) -> object:
+        assert name == "openvino"
+        if isinstance(module, Exception):
+            raise module
+        return module
+
+    monkeypatch.setattr(openvino, "_core", cache_of(openvino._core.__wrapped__))
+    monkeypatch.setattr(openvino.importlib, "import_module", load)
+    with pytest.raises(StartupError, match=f"^{re.escape(message)}$"):
+        choose_executor(embedding, "openvino", cache_dir=cache)
+    assert choose_executor(embedding, "auto", cache_dir=cache).name == "xla:cpu:f32"
+    assert f"embedding is served by XLA: {message}" in caplog.text
+
+
+def test_a_network_that_openvino_fails_to_compute_is_served_by_xla(
+    embedding: ModelPackage, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> np.ndarray:
+        raise RuntimeError("no memory")
+
+    folder = spoilt(cache, tmp_path)
+    monkeypatch.setattr(openvino, "_answers", fail)
+    assert choose_executor(embedding, "auto", cache_dir=folder).name == "xla:cpu:f32"
+    with pytest.raises(StartupError, match=r"^OpenVINO can't compute the network \(no memory\)\.$"):
+        choose_executor(embedding, "openvino", cache_dir=folder)
+
+
+def test_without_what_exports_openvino_says_how_to_install_it(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(choice, "version", lacking)
+    with pytest.raises(StartupError, match=r"needs the package `twinsight`, .* pip install 'twinsight\[openvino\]'"):
         choose_executor(embedding, "openvino", cache_dir=tmp_path)
 
 
