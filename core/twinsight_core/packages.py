@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Literal
 import safetensors
 import safetensors.numpy
 
+from twinsight_core.bounded_files import FileTooLarge, read_bounded
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import PREPROCESSING_VERSIONS, Preprocessing
@@ -369,12 +370,11 @@ def _digest(card: ModelCard, weights: bytes) -> str:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """Returns a file's bytes; `limit` is checked before they are read."""
+    """Returns a file's bytes; of one that is no regular file or has more than `limit` none are read."""
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise PackageError(f"{path}: the file has {size} bytes; it may have {limit}.", reason="PACKAGE_TOO_LARGE")
-        return path.read_bytes()
+        return read_bounded(path, limit)
+    except FileTooLarge as error:
+        raise PackageError(f"{path}: {error.strerror}.", reason="PACKAGE_TOO_LARGE") from error
     except FileNotFoundError as error:
         raise PackageError(f"{path}: the file is missing.", reason="PACKAGE_MISSING") from error
     except OSError as error:

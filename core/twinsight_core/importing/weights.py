@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from twinsight_core.bounded_files import FileTooLarge, open_bounded
 from twinsight_core.errors import StartupError
 from twinsight_core.packages import MAX_WEIGHTS_BYTES
 
@@ -32,6 +33,7 @@ _PARALLEL_PREFIX = "module."
 class _Tensor(Protocol):
     """What is wanted of PyTorch's tensors."""
 
+    def detach(self) -> _Tensor: ...
     def is_floating_point(self) -> bool: ...
     def float(self) -> _Tensor: ...
     def numpy(self) -> np.ndarray: ...
@@ -47,14 +49,11 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         StartupError: the file can't be read, is too large, or is PyTorch's and PyTorch is not installed.
     """
     try:
-        size = path.stat().st_size
+        tensors = _read_pytorch(path) if path.suffix.lower() in PYTORCH_SUFFIXES else _read_safetensors(path)
+    except FileTooLarge as error:
+        raise StartupError(f"{path}: {error.strerror}.", reason="WEIGHTS_TOO_LARGE") from error
     except OSError as error:
         raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="WEIGHTS_UNREADABLE") from error
-    if size > MAX_WEIGHTS_BYTES:
-        raise StartupError(
-            f"{path}: the file has {size} bytes; it may have {MAX_WEIGHTS_BYTES}.", reason="WEIGHTS_TOO_LARGE"
-        )
-    tensors = _read_pytorch(path) if path.suffix.lower() in PYTORCH_SUFFIXES else _read_safetensors(path)
     prefix = _PARALLEL_PREFIX if tensors and all(name.startswith(_PARALLEL_PREFIX) for name in tensors) else ""
     return {
         # NumPy's own answer knows no bfloat16.
@@ -64,31 +63,45 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    with open_bounded(path, MAX_WEIGHTS_BYTES):
+        pass
     try:
-        return safetensors.numpy.load_file(path)
-    except OSError as error:
-        raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="WEIGHTS_UNREADABLE") from error
+        return safetensors.numpy.load_file(path)  # `load` knows no bfloat16
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StartupError(f"{path}: not a safetensors file ({error}).", reason="WEIGHTS_UNREADABLE") from error
 
 
 def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
-    # By name, since it is the one place that needs PyTorch and type checkers run without it.
-    try:
-        torch = importlib.import_module("torch")
-    except ModuleNotFoundError as error:
-        raise StartupError(
-            f"{path}: a PyTorch file; PyTorch, which reads it, is not installed. Install it with: {INSTALL_TORCH}",
-            reason="EXTRA_MISSING",
-        ) from error
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
-        said = str(error).partition("\n")[0][:200]
-        raise StartupError(f"{path}: not a PyTorch file of weights ({said}).", reason="WEIGHTS_UNREADABLE") from error
+    with open_bounded(path, MAX_WEIGHTS_BYTES) as file:
+        # By name, since it is the one place that needs PyTorch and type checkers run without it.
+        try:
+            torch = importlib.import_module("torch")
+        except ModuleNotFoundError as error:
+            raise StartupError(
+                f"{path}: a PyTorch file; PyTorch, which reads it, is not installed. Install it with: {INSTALL_TORCH}",
+                reason="EXTRA_MISSING",
+            ) from error
+        try:
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+            raise _no_weights(path, error) from error
     found: dict[str, _Tensor] = {name: one for name, one in _state(path, content).items() if torch.is_tensor(one)}
+    try:
+        return {name: _array(one) for name, one in found.items()}
+    except (RuntimeError, TypeError) as error:  # sparse, say
+        raise _no_weights(path, error) from error
+
+
+def _no_weights(path: Path, error: Exception) -> StartupError:
+    said = str(error).partition("\n")[0][:200]
+    return StartupError(f"{path}: not a PyTorch file of weights ({said}).", reason="WEIGHTS_UNREADABLE")
+
+
+def _array(tensor: _Tensor) -> np.ndarray:
+    # Parameters, which a state saved with `keep_vars=True` holds, give no array before they are detached.
+    values = tensor.detach()
     # NumPy has no bfloat16.
-    return {name: (one.float() if one.is_floating_point() else one).numpy() for name, one in found.items()}
+    return (values.float() if values.is_floating_point() else values).numpy()
 
 
 def _state(path: Path, content: object) -> dict[str, _Tensor]:

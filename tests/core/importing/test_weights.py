@@ -5,6 +5,7 @@ import pickle
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 from twinsight_core.errors import StartupError
 from twinsight_core.importing.weights import read_weights
+from twinsight_core.packages import MAX_WEIGHTS_BYTES
 
 
 class FakeTensor:
@@ -19,6 +21,9 @@ class FakeTensor:
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
+
+    def detach(self) -> FakeTensor:
+        return self
 
     def is_floating_point(self) -> bool:
         return self.values.dtype.kind == "f"
@@ -30,6 +35,26 @@ class FakeTensor:
         return self.values
 
 
+class FakeParameter(FakeTensor):
+    """A tensor that gradients are asked of; PyTorch gives it out as an array only once it is detached."""
+
+    def detach(self) -> FakeTensor:
+        return FakeTensor(self.values)
+
+    def float(self) -> FakeParameter:
+        return FakeParameter(self.values.astype(np.float32))
+
+    def numpy(self) -> np.ndarray:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+class FakeSparse(FakeTensor):
+    """A tensor that is no array."""
+
+    def numpy(self) -> np.ndarray:
+        raise TypeError("can't convert Sparse layout tensor to numpy.")
+
+
 class FakeTorch(ModuleType):
     """PyTorch as far as a checkpoint is read by it."""
 
@@ -37,8 +62,8 @@ class FakeTorch(ModuleType):
         super().__init__("torch")
         self.content = content
 
-    def load(self, path: Path, *, map_location: str, weights_only: bool) -> object:
-        assert path.exists()
+    def load(self, file: BinaryIO, *, map_location: str, weights_only: bool) -> object:
+        assert file.read() == b"anything"
         assert map_location == "cpu"
         assert weights_only
         if isinstance(self.content, Exception):
@@ -111,6 +136,17 @@ def test_a_checkpoint_without_names_is_refused(
         read_weights(checkpoint(tmp_path))
 
 
+def test_parameters_are_read_as_tensors_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch({"a": FakeParameter(np.array([0.5], np.float16))}))
+    np.testing.assert_array_equal(read_weights(checkpoint(tmp_path))["a"], np.array([0.5], np.float32))
+
+
+def test_a_tensor_that_is_no_array_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch({"a": FakeSparse(np.zeros(1, np.int64))}))
+    with pytest.raises(StartupError, match=r"not a PyTorch file of weights \(can't convert Sparse layout"):
+        read_weights(checkpoint(tmp_path))
+
+
 def test_what_pytorch_refuses_to_load_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", FakeTorch(pickle.UnpicklingError("Weights only load failed.\nLong talk")))
     with pytest.raises(StartupError, match=r"not a PyTorch file of weights \(Weights only load failed\.\)\.$"):
@@ -137,3 +173,20 @@ def test_a_missing_and_a_damaged_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"\x08")
     with pytest.raises(StartupError, match=r"bad\.safetensors: not a safetensors file"):
         read_weights(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
+def test_what_is_no_regular_file_or_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch({}))
+    path = tmp_path / name
+    path.symlink_to("/dev/null")
+    with pytest.raises(StartupError, match=r"can't be read \(not a regular file\)\.$"):
+        read_weights(path)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(MAX_WEIGHTS_BYTES + 1)
+    with pytest.raises(StartupError, match=r": the file has 2147483649 bytes; it may have 2147483648\.$") as raised:
+        read_weights(path)
+    assert raised.value.reason == "WEIGHTS_TOO_LARGE"
