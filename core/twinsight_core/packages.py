@@ -37,7 +37,7 @@ from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import PREPROCESSING_VERSIONS, Preprocessing
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.models.configs.architectures import ARCHITECTURES, Config
+from twinsight_core.models.configs.architectures import ARCHITECTURES, Config, check_input
 from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
 from twinsight_core.models.configs.siamese import MAX_DIMENSION, SiameseConfig
 from twinsight_core.models.tasks import TASKS, Task
@@ -139,12 +139,14 @@ class ModelCard:
         labels = card.texts("labels")
         if len(labels) != label_count(config) or len(set(labels)) != len(labels) or "" in labels:
             raise ValueError(f"`labels` must be {label_count(config)} names, none empty and no two equal.")
+        preprocessing = _preprocessing(card.object("preprocessing", Preprocessing.__dataclass_fields__))
+        check_input(config, height_px=preprocessing.height_px, width_px=preprocessing.width_px)
         calibration = card.optional_object("calibration", Calibration.__dataclass_fields__)
         return cls(
             architecture=kind,
             config=config,
             task=config.TASK,
-            preprocessing=_preprocessing(card.object("preprocessing", Preprocessing.__dataclass_fields__)),
+            preprocessing=preprocessing,
             dimension=dimension,
             labels=labels,
             calibration=None if calibration is None else Calibration.from_json(calibration),

@@ -21,8 +21,8 @@ from twinsight_core.importing.resnet import import_resnet
 from twinsight_core.importing.weights import read_weights
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
-from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
-from twinsight_core.models.mobilefacenet import STRIDE, MobileFaceNet
+from twinsight_core.models.configs.mobilefacenet import STRIDE, MobileFaceNetConfig
+from twinsight_core.models.mobilefacenet import MobileFaceNet
 from twinsight_core.packages import MAX_INPUT_PX, ModelCard, ModelPackage, label_count, save_package
 
 Importable = Literal["mobilefacenet", "mobilenet_v1", "resnet"]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.configs.mobilefacenet import STRIDE, MobileFaceNetConfig
 from twinsight_core.models.layers import l2_normalise
 from twinsight_core.models.mobilenet import DepthwiseConv
 
@@ -28,8 +28,6 @@ STAGES: tuple[tuple[int, int, int, int], ...] = (
 )
 STEM_CHANNELS = 64
 LAST_CHANNELS = 512
-STRIDE = 16
-"""Pixels of the picture that one step in the last map spans."""
 # PyTorch's values.
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9

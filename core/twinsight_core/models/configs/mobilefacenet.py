@@ -10,6 +10,9 @@ from twinsight_core.json_fields import JsonFields
 from twinsight_core.models.configs.siamese import MAX_DIMENSION, MAX_MAP
 from twinsight_core.models.tasks import Task
 
+STRIDE = 16
+"""Pixels of the picture that one step in the last map spans."""
+
 
 @dataclass(frozen=True)
 class MobileFaceNetConfig:

@@ -16,6 +16,9 @@ from twinsight_core.models.tasks import Task
 MAX_CLASSES, MAX_CHANNELS, MAX_HEAD_WIDTH = 1000, 1024, 4096
 MAX_CANDIDATES, MAX_PROPOSALS, MAX_DETECTIONS = 2000, 1000, 1000
 MAX_STRIDE, MAX_SHAPES = 128, 32
+MAX_ANCHORS = 5_000_000
+"""Of an input, on all maps: some 240 MB while they are laid out. A feature pyramid from stride 4 with three shapes has
+270,000 at 1333x800 pixels; one from stride 8 with nine, 3,100,000 at 4096x4096."""
 GROUP_CHANNELS = 8
 """Channels of the pyramid that are normalised together; its width is a multiple of it."""
 COLUMNS = 6
@@ -105,6 +108,11 @@ class FasterRCNNConfig:
     def shapes(self) -> int:
         """Anchors around each place."""
         return len(self.anchor_scales) * len(self.anchor_ratios)
+
+    def anchors(self, height_px: int, width_px: int) -> int:
+        """Returns how many anchors an input of this size has, on all maps."""
+        places = sum(-(-height_px // stride) * -(-width_px // stride) for stride in self.strides)
+        return places * self.shapes
 
     @property
     def answer_shape(self) -> tuple[int, ...]:
