@@ -24,13 +24,15 @@ class JsonFields:
         path: where the object lies (`preprocessing`), for the messages; empty at the top.
 
     Raises:
-        ValueError: it is no object, or a field is missing or unknown.
+        ValueError: it is no object, a field is missing or unknown, or a name is no Unicode text.
     """
 
     def __init__(self, values: object, *, names: Iterable[str] | None = None, path: str = "") -> None:
         self._path = path
         if not isinstance(values, dict):
             raise ValueError(f"`{path}` must be an object." if path else "an object is wanted.")
+        for name in values if not all(map(str.isascii, values)) else ():
+            _check_unicode(name, f"the name of a field of `{path}`" if path else "the name of a field")
         self._values: dict[str, object] = values
         if names is not None:
             self.check_names(names)
@@ -69,10 +71,11 @@ class JsonFields:
         return tuple(JsonFields(one, names=names, path=f"{place}[{number}]") for number, one in enumerate(value))
 
     def text(self, name: str) -> str:
-        """Returns a string."""
+        """Returns a string of Unicode text."""
         value = self._values[name]
         if not isinstance(value, str):
             raise ValueError(f"{self._shown(name)} must be a string.")
+        _check_unicode(value, self._quoted(name))
         return value
 
     def choice(self, name: str, choices: tuple[Choice, ...]) -> Choice:
@@ -83,10 +86,12 @@ class JsonFields:
         raise ValueError(f"{self._shown(name)} must be one of {', '.join(f'`{one}`' for one in choices)}.")
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """Returns a list of strings."""
+        """Returns a list of strings of Unicode text."""
         value = self._values[name]
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise ValueError(f"{self._shown(name)} must be a list of strings.")
+        for number, one in enumerate(value):
+            _check_unicode(one, self._quoted(f"{name}[{number}]"))
         return tuple(value)
 
     def integer(self, name: str, *, least: int, most: int) -> int:
@@ -99,9 +104,14 @@ class JsonFields:
     def number(self, name: str) -> float:
         """Returns a finite number; an integer will do."""
         value = self._values[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{self._shown(name)} must be a finite number.")
-        return float(value)
+        if not isinstance(value, bool) and isinstance(value, int | float):
+            try:
+                number = float(value)
+            except OverflowError:  # JSON's integers have no end
+                number = math.inf
+            if math.isfinite(number):
+                return number
+        raise ValueError(f"{self._shown(name)} must be a finite number.")
 
     def integers(self, name: str, *, least: int, most: int) -> tuple[int, ...]:
         """Returns a list of integers in `least`..`most`."""
@@ -129,6 +139,14 @@ class JsonFields:
 
     def _shown(self, name: str) -> str:
         return f"{self._quoted(name)} (={self._values.get(name)!r:.80})"
+
+
+def _check_unicode(text: str, place: str) -> None:
+    """Refuses half of a surrogate pair, which JSON can spell and nothing that is written as UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{place} (={text!r:.80}) must be Unicode text; half of a surrogate pair is none.") from None
 
 
 def _optional(names: Iterable[str]) -> set[str]:

@@ -29,6 +29,7 @@ def test_fields_are_read_by_their_types() -> None:
         ({"a": {"x": 10, "y": 2}}, "`a.x` (=10) must be an integer in 0..9."),
         ({"a": {"x": 1, "y": float("nan")}}, "`a.y` (=nan) must be a finite number."),
         ({"a": {"x": 1, "y": True}}, "`a.y` (=True) must be a finite number."),
+        ({"a": {"x": 1, "y": 10**400}}, f"`a.y` (=1{'0' * 79}) must be a finite number."),
     ],
 )
 def test_a_wrong_field_is_named_by_its_path(values: dict[str, object], message: str) -> None:
@@ -38,6 +39,18 @@ def test_a_wrong_field_is_named_by_its_path(values: dict[str, object], message: 
 
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         read()
+
+
+def test_half_of_a_surrogate_pair_is_no_text() -> None:
+    half = "a\ud800"
+    rule = r"must be Unicode text; half of a surrogate pair is none\.$"
+    with pytest.raises(ValueError, match=rf"^`a` \(='a\\ud800'\) {rule}"):
+        JsonFields({"a": half}).text("a")
+    with pytest.raises(ValueError, match=rf"^`a\[1\]` \(='a\\ud800'\) {rule}"):
+        JsonFields({"a": ["b", half]}).texts("a")
+    with pytest.raises(ValueError, match=rf"^the name of a field of `a` \(='a\\ud800'\) {rule}"):
+        JsonFields({"a": {half: 1}}).object("a")
+    assert JsonFields({"a": "\U0001f600"}).text("a") == "\U0001f600"
 
 
 def test_a_long_value_is_cut_in_the_message() -> None:
