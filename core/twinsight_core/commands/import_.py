@@ -30,7 +30,9 @@ from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STAT
     type=click.Choice(IMPORTABLE),
     required=True,
     help="Whose weights they are: mobilefacenet and resnet with PyTorch's names (of torchvision or timm), mobilenet_v1 "
-    "with those of Keras Applications.",
+    "with those of Keras Applications. resnet means plain ones, on pixels scaled by ImageNet's mean and standard "
+    "deviation: timm's with blur pooling (resnetblur50) have the same tensors, so that they pass, and would answer "
+    "otherwise than they were trained to.",
 )
 @click.option(
     "--weights",

@@ -36,6 +36,10 @@ _IMPORTERS: dict[
         [Mapping[str, np.ndarray]], tuple[ClassifierConfig, Classifier] | tuple[MobileFaceNetConfig, MobileFaceNet]
     ],
 ] = {"mobilefacenet": import_mobilefacenet, "mobilenet_v1": import_keras_mobilenet, "resnet": import_resnet}
+_TAKEN_FOR: dict[Importable, str] = {
+    "resnet": " The weights were taken for those of a plain ResNet without blur pooling, on pixels scaled by "
+    "ImageNet's mean and standard deviation; a file does not say.",
+}
 IMPORTABLE: tuple[Importable, ...] = tuple(_IMPORTERS)
 
 
@@ -54,14 +58,15 @@ def import_package(
 
     Args:
         architecture: whose weights they are: "mobilefacenet" and "resnet" with PyTorch's names, "mobilenet_v1" with
-            those of Keras Applications.
+            those of Keras Applications. Blur pooling has no tensors: such a network passes for a plain "resnet".
         weights: the file: safetensors, or PyTorch's.
         out: the package's folder; its name is the model's.
         labels: names of the classes by number; None names them by their numbers. Only for classifiers.
         input_px: side of the input, 32..4096; None for the 224 of ImageNet's classifiers. Only for classifiers.
         licence: licence of the weights.
         training_data: what they were trained on.
-        description: what the model is for; empty names the architecture and the file.
+        description: what the model is for; empty names the architecture and the file, and
+            what the file does not say.
 
     Raises:
         StartupError: the file can't be read or is of another network, or an argument does not fit it.
@@ -79,7 +84,7 @@ def import_package(
         dimension=config.dimension if isinstance(config, MobileFaceNetConfig) else 0,
         licence=licence,
         training_data=training_data,
-        description=description or f"{architecture}, imported from {weights.name}.",
+        description=description or f"{architecture}, imported from {weights.name}.{_TAKEN_FOR.get(architecture, '')}",
         labels=_labels(labels, label_count(config)),
         recipe=f"twinsight import --architecture {architecture} --weights {weights.name}",
     )

@@ -1,4 +1,8 @@
-"""Residual networks with the names that torchvision and timm give them (`layer1.0.downsample.0.weight`)."""
+"""Residual networks with the names that torchvision and timm give them (`layer1.0.downsample.0.weight`).
+
+Of plain ones, on pixels scaled by ImageNet's mean and standard deviation. Names and shapes do not tell them from timm's
+with blur pooling, which would be computed without it.
+"""
 
 from __future__ import annotations
 

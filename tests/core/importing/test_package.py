@@ -76,7 +76,10 @@ def test_classes_without_names_are_named_by_number(tmp_path: Path, resnet_tensor
     package = import_package(architecture="resnet", weights=weights, out=tmp_path / "out")
     assert package.card.labels == ("class 0", "class 1", "class 2")
     assert package.card.preprocessing == Preprocessing(height_px=224, width_px=224, fit="crop")
-    assert package.card.description == "resnet, imported from weights.safetensors."
+    assert package.card.description == (
+        "resnet, imported from weights.safetensors. The weights were taken for those of a plain ResNet without blur "
+        "pooling, on pixels scaled by ImageNet's mean and standard deviation; a file does not say."
+    )
 
 
 @pytest.mark.parametrize(
