@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from twinsight_core.errors import StartupError
-from twinsight_core.exporting.agreement import Agreement, check
+from twinsight_core.exporting.agreement import Agreement, Run, check
 from twinsight_core.exporting.onnx import run_onnx, to_onnx
 from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.float32 import in_float32
-from twinsight_core.models.registry import Network
+from twinsight_core.models.registry import Network, telling_all
 from twinsight_core.packages import ModelPackage
 from twinsight_core.whole_files import write_whole
 
@@ -91,14 +91,24 @@ def export_package(package: ModelPackage, *, format: Format, out: Path) -> Expor
             raise
         batch = 1
         content = way.write(network, preprocessing, batch=batch)
-    compiled = jax.jit(in_float32(network))
+
+    def told() -> tuple[Run, Run]:
+        every = telling_all(network)
+        return way.run(way.write(every, preprocessing, batch=batch)), _run(every)
+
     agreement = check(
         way.run(content),
-        lambda images: np.asarray(compiled(images)),
+        _run(network),
         task=package.card.task,
         preprocessing=preprocessing,
         batch=batch,
+        telling_all=told,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, content)
     return ExportedFile(path=out, format=format, size_bytes=len(content), batch=batch, agreement=agreement)
+
+
+def _run(network: Network) -> Run:
+    compiled = jax.jit(in_float32(network))
+    return lambda images: np.asarray(compiled(images))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import cache as cache_of
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -14,10 +15,14 @@ import numpy as np
 import pytest
 
 from twinsight_core.errors import StartupError
-from twinsight_core.executors import choice, kept_files, openvino
+from twinsight_core.executors import choice, kept_files, openvino, xla
 from twinsight_core.executors.choice import ChosenExecutor, choose_executor
 from twinsight_core.executors.openvino import load_openvino, supported_precisions
+from twinsight_core.exporting import onnx
 from twinsight_core.exporting.agreement import trial_pictures
+from twinsight_core.images import Preprocessing
+from twinsight_core.models import registry
+from twinsight_core.models.precision import Precision
 from twinsight_core.packages import ModelPackage
 
 pytestmark = pytest.mark.skipif(
@@ -277,9 +282,47 @@ signal.raise_signal(signal.SIGTERM)
 def test_a_signal_is_heard_after_executors_are_gone(cache: Path) -> None:
     # Each core of OpenVINO gives its thread a stack for signals; two that went in the order they came left one that was
     # unmapped, and SIGTERM ended the process with SIGSEGV.
-    (onnx,) = cache.glob("*.network")
-    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(onnx)], capture_output=True, text=True, check=False)
+    (network,) = cache.glob("*.network")
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(network)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+class Quiet:
+    """A detector's executor. It finds nothing; in float32 it would tell something without a least score."""
+
+    def __init__(self, network: str, preprocessing: Preprocessing, *, precision: Precision = "f32") -> None:
+        del preprocessing
+        self.name = precision
+        self._tells = network == "telling all" and precision == "f32"
+
+    def prepare(self, *batch_sizes: int) -> None:
+        """There is nothing to compile."""
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        answers = np.zeros((len(images), 4, 6), np.float32)
+        answers[:, 0] = (0, 0, 1, 1, 0.04, 0) if self._tells else 0
+        return answers
+
+
+def blind(content: bytes, preprocessing: Preprocessing, *, precision: Precision, kept: object = None) -> Quiet:
+    """An executor that would find nothing in any picture."""
+    del content, kept
+    return Quiet("quiet", preprocessing, precision=precision)
+
+
+def test_a_detector_that_finds_nothing_is_compared_without_its_least_score(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = replace(embedding, card=replace(embedding.card, task="detection"))
+    monkeypatch.setattr(ModelPackage, "build", lambda _: "quiet")
+    monkeypatch.setattr(registry, "telling_all", lambda _: "telling all")
+    monkeypatch.setattr(onnx, "to_onnx", lambda *_, **__: b"")
+    monkeypatch.setattr(xla, "XlaExecutor", Quiet)
+    monkeypatch.setattr(choice, "OpenVinoExecutor", blind)
+    with pytest.raises(StartupError, match=r"does not answer under OpenVINO .*f32: largest difference 4\.00e-02"):
+        choose_executor(detector, "openvino", cache_dir=tmp_path)
+    monkeypatch.setattr(choice, "best_precision", lambda: "bf16")
+    assert choose_executor(detector, "xla", cache_dir=tmp_path).name == "f32"
 
 
 def test_an_accelerator_computes_in_bfloat16_where_that_answers_alike(

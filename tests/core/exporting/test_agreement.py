@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.errors import StartupError
-from twinsight_core.exporting.agreement import Agreement, agreement, check, trial_pictures
+from twinsight_core.exporting.agreement import Agreement, Run, agreement, check, compares_nothing, trial_pictures
 from twinsight_core.images import Preprocessing
 
 INPUT = Preprocessing(height_px=8, width_px=4)
@@ -60,8 +60,34 @@ def test_of_fifty_detections_one_is_left_aside_and_of_fewer_none() -> None:
         assert agreement("detection", less, whole).value == pytest.approx(value)
 
 
-def test_answers_without_detections_agree() -> None:
-    assert agreement("detection", detections(), detections()).value == 0.0
+def test_where_neither_side_has_detections_nothing_is_compared() -> None:
+    some = detections((0.8, 0, 0.1))
+    assert compares_nothing("detection", detections(), detections())
+    assert not compares_nothing("detection", detections(), some)
+    assert not compares_nothing("detection", some, detections())
+    assert not compares_nothing("classification", np.zeros((1, 2)), np.zeros((1, 2)))
+
+
+def test_a_file_that_finds_nothing_is_judged_by_what_it_would_tell() -> None:
+    def none(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([detections()] * len(images))
+
+    def some(images: np.ndarray) -> np.ndarray:
+        return np.concatenate([detections((0.04, 0, 0.1))] * len(images))
+
+    def found(telling: Run) -> Agreement:
+        return check(
+            none,
+            none,
+            task="detection",
+            preprocessing=INPUT,
+            batch=None,
+            telling_all=lambda: (telling, some),
+        )
+
+    assert found(some).value == 0.0
+    with pytest.raises(StartupError, match=r"largest difference 4\.00e-02 on test pictures"):
+        found(none)
 
 
 def test_a_detection_that_is_not_a_number_does_not_agree() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from twinsight_core.exporting.package import FORMATS, Format, export_package
 from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.rcnn import FasterRCNN
 from twinsight_core.models.registry import Network
-from twinsight_core.packages import ModelPackage
+from twinsight_core.packages import CARD_FILE, ModelPackage, load_package
 
 Packaged = Callable[[str], ModelPackage]
 
@@ -131,3 +133,27 @@ def test_a_network_that_wants_a_fixed_batch_is_written_for_one_picture(
     done = export_package(packaged("classifier"), format="stablehlo", out=tmp_path / "model.bin")
     assert done.batch == 1
     assert done.agreement.enough
+
+
+def test_a_detector_that_finds_nothing_is_compared_without_its_least_score(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+
+    def write(network: Network, preprocessing: Preprocessing, *, batch: int | None) -> bytes:
+        del preprocessing, batch
+        assert isinstance(network, FasterRCNN)
+        written.append(b"quiet" if network._config.least_score else b"telling")
+        return written[-1]
+
+    def run(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+        assert content in written
+        return lambda images: np.zeros((len(images), 21, 6), np.float32)
+
+    card = packaged("faster_rcnn").folder / CARD_FILE
+    values = json.loads(card.read_text())
+    card.write_text(json.dumps(values | {"config": values["config"] | {"least_score": 0.99}}))
+    monkeypatch.setitem(exporting._WAYS, "stablehlo", exporting._Way(write, run))
+    with pytest.raises(StartupError, match="does not answer as the package does: largest difference"):
+        export_package(load_package(card.parent), format="stablehlo", out=tmp_path / "model.bin")
+    assert written == [b"quiet", b"telling"]

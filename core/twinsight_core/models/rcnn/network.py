@@ -13,6 +13,7 @@ pyramid: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -101,6 +102,12 @@ class FasterRCNN(nnx.Module):
         self.box_head = BoxHead(
             channels=config.pyramid_channels, width=config.head_width, classes=config.classes, rngs=rngs
         )
+
+    def telling_all(self) -> FasterRCNN:
+        """Returns a copy on the same weights that leaves out no detection for its score."""
+        copy = nnx.merge(*nnx.split(self))
+        copy._config = replace(self._config, least_score=0.0)
+        return copy
 
     @property
     def trunk(self) -> tuple[nnx.Module, ...]:
