@@ -24,12 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinsight_core.calibration import Calibration, OperatingPoint, ScoredPairs, logistic
+from twinsight_core.evaluation.error_rates import STATED_RATES, pairs_allowed, pairs_needed
 from twinsight_core.evaluation.intervals import class_bootstrap_interval, wilson_interval
 
 ECE_BINS = 15
-TARGET_FMRS = (0.1, 0.01, 0.001)
-# With none of 3 / rate different pairs passing, the rate is below the stated one with 95 % confidence (rule of three).
-PAIRS_FOR_RATE = 3.0
 _NEWTON_STEPS = 100
 # Keeps the curve finite where the pairs separate perfectly: a weak normal prior on both coefficients.
 _RIDGE = 1e-3
@@ -112,7 +110,7 @@ def _fitted(pairs: ScoredPairs, false_match_rate: float) -> _Reading:
     if scale <= 0:
         raise ValueError(f"the fitted `scale` (={scale:.3g}) must be above 0: same pairs are no closer than others.")
     different = np.sort(pairs.cosine[~pairs.same].astype(np.float64))[::-1]
-    targets = sorted({*TARGET_FMRS, false_match_rate}, reverse=True)
+    targets = sorted({*STATED_RATES, false_match_rate}, reverse=True)
     return _Reading(
         scale=scale,
         offset=offset,
@@ -120,8 +118,7 @@ def _fitted(pairs: ScoredPairs, false_match_rate: float) -> _Reading:
         thresholds={
             target: _threshold_at(different, target)
             for target in targets
-            # A little less: 3 / 0.001 is above 3,000.
-            if target > 0 and len(different) >= PAIRS_FOR_RATE / target - 1e-6
+            if target > 0 and len(different) >= pairs_needed(target)
         },
         pairs=len(pairs.same),
     )
@@ -231,7 +228,7 @@ def _threshold_at(different: np.ndarray, rate: float) -> float:
         different: [count] float64, cosines of different pairs, falling.
         rate: 0..1.
     """
-    allowed = int(rate * len(different))
+    allowed = pairs_allowed(rate, len(different))
     # Just above the highest cosine that must fail.
     threshold = float(np.nextafter(different[allowed], np.inf)) if allowed < len(different) else -1.0
     return min(max(threshold, -1.0), 1.0)

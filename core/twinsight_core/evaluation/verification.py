@@ -13,11 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from twinsight_core.calibration import ScoredPairs
+from twinsight_core.evaluation.error_rates import STATED_RATES, pairs_allowed, pairs_needed
 from twinsight_core.evaluation.intervals import wilson_interval
-
-FARS = (1e-1, 1e-2, 1e-3)
-# With none of 3 / FAR different pairs accepted, the FAR is below the stated one with 95 % confidence (rule of three).
-PAIRS_FOR_FAR = 3.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class VerificationScore:
 
 
 def verification_score(
-    pairs: ScoredPairs, *, folds: np.ndarray | None = None, fars: Sequence[float] = FARS
+    pairs: ScoredPairs, *, folds: np.ndarray | None = None, fars: Sequence[float] = STATED_RATES
 ) -> VerificationScore:
     """Returns all measures of scored pairs.
 
@@ -213,12 +210,10 @@ def tar_at_far(pairs: ScoredPairs, *, far: float) -> TarAtFar:
         raise ValueError(f"`far` (={far}) must be above 0 and at most 1.")
     thresholds, accepted_same, accepted_different = _accepted(pairs)
     same, different = int(accepted_same[-1]), int(accepted_different[-1])
-    # Less a little: 3 / 1e-3 is above 3,000.
-    needed = math.ceil(PAIRS_FOR_FAR / far - 1e-6)
+    needed = pairs_needed(far)
     if different < needed:
         return TarAtFar(far, None, None, None, None, different, needed)
-    # More by a little: 0.29 x 100 is below 29.
-    allowed = math.floor(far * different + 1e-6)
+    allowed = pairs_allowed(far, different)
     last = int(np.searchsorted(accepted_different, allowed, side="right")) - 1
     accepted = int(accepted_same[last])
     low, high = wilson_interval(accepted, same)

@@ -16,6 +16,7 @@ from twinsight_core.evaluation.verification import (
     tar_at_far,
     verification_score,
 )
+from twinsight_core.fitting import fit_calibration
 
 
 def pairs(same: list[float], different: list[float]) -> ScoredPairs:
@@ -135,3 +136,13 @@ def test_folds_that_choose_nothing_are_refused(folds: list[int], message: str) -
 def test_a_wrong_rate_names_its_rule() -> None:
     with pytest.raises(ValueError, match=r"^`far` \(=0\.0\) must be above 0 and at most 1\.$"):
         tar_at_far(pairs([0.9], [0.1]), far=0.0)
+
+
+def test_calibrations_and_measures_let_as_many_pairs_pass_at_a_rate() -> None:
+    # 0.29 x 100 is a little below 29 in binary.
+    same, different = np.linspace(0.95, 0.99, 100), np.linspace(0.9, -0.9, 100)
+    both = pairs(list(same), list(different))
+    calibration = fit_calibration(fit=both, measure=both, meaning="The two are the same.", false_match_rate=0.29)
+    (point,) = [one for one in calibration.operating_points if one.target_fmr == 0.29]
+    assert (different >= point.threshold).sum() == 29
+    assert (different >= (tar_at_far(both, far=0.29).threshold or 0.0)).sum() == 29
