@@ -36,6 +36,7 @@ from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.cores import keeping_to, one_core, usable_cores
 from twinsight_core.errors import StartupError
+from twinsight_core.executors.kept_files import forget_unused
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door
@@ -181,6 +182,8 @@ class Server:
             return False
         gc.freeze()  # what is there stays, and need not be looked through again
         give_back_freed()
+        for kept in ("exported", "xla"):
+            forget_unused(self._config.cache / kept)
         self.compilations.reset()
         self.gate.open()
         self.canary.start(self._config.canary_s)

@@ -28,7 +28,7 @@ import numpy as np
 from twinsight_core.accelerators import has_accelerator
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
-from twinsight_core.executors.kept_files import keep, put, read_kept
+from twinsight_core.executors.kept_files import forget_others, keep, put, read_kept, touch
 from twinsight_core.executors.openvino import (
     INSTALL_OPENVINO,
     OpenVinoExecutor,
@@ -225,6 +225,8 @@ class _Exported:
 
             content = to_onnx(package.build(), package.card.preprocessing, batch=None)
             keep(kept, content)
+            for kind in ("network", "json"):  # of other versions
+                forget_others(kept, f"{network}-*.{kind}")
         return cls(
             package=package,
             onnx=content,
@@ -256,6 +258,7 @@ class _Exported:
         """What was found before; nothing where the record is missing, damaged or unreadable."""
         try:
             known = json.loads(self.record.read_bytes())
+            touch(self.record)
             return {key: Agreement(one["measure"], float(one["value"])) for key, one in known.items()}
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return {}

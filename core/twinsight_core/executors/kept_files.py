@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from twinsight_core.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
+UNUSED_DAYS = 90
+"""Longer than most servers run, so that a restart finds what it left."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -18,6 +24,7 @@ def read_kept(file: Path) -> bytes | None:
         kept = file.read_bytes()
     except OSError:
         return None
+    touch(file)
     content = kept[_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != kept[:_DIGEST_BYTES]:
         _LOG.warning("%s is damaged; what it held is made anew", file)
@@ -44,3 +51,32 @@ def put(file: Path, content: bytes) -> bool:
         _LOG.warning("%s can't be kept (%s) and will be made anew", file, error.strerror)
         return False
     return True
+
+
+def touch(file: Path) -> None:
+    """Notes that a file was used, where this account may, for `forget_unused`."""
+    with suppress(OSError):
+        os.utime(file)
+
+
+def forget_unused(folder: Path) -> None:
+    """Deletes the files of a folder that nothing has used for UNUSED_DAYS: models no longer served, versions left.
+
+    To be called once what is served has been read. Another server that is using such a file has read it, and makes it
+    anew when it starts; what can't be deleted stays.
+    """
+    oldest = time.time() - UNUSED_DAYS * 24 * 3600
+    with suppress(OSError):
+        for file in folder.iterdir():
+            with suppress(OSError):
+                found = file.lstat()
+                if stat.S_ISREG(found.st_mode) and max(found.st_atime, found.st_mtime) < oldest:
+                    file.unlink()
+
+
+def forget_others(kept: Path, pattern: str) -> None:
+    """Deletes the files beside one that match a pattern and have another stem; what can't be deleted stays."""
+    with suppress(OSError):
+        for other in kept.parent.glob(pattern):
+            if other.stem != kept.stem:
+                other.unlink(missing_ok=True)

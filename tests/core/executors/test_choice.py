@@ -1,4 +1,5 @@
 import errno
+import importlib
 import importlib.util
 import json
 import re
@@ -17,6 +18,7 @@ import pytest
 from twinsight_core.errors import StartupError
 from twinsight_core.executors import choice, kept_files, openvino, xla
 from twinsight_core.executors.choice import ChosenExecutor, choose_executor
+from twinsight_core.executors.kept_files import read_kept
 from twinsight_core.executors.openvino import load_openvino, supported_precisions
 from twinsight_core.exporting import onnx
 from twinsight_core.exporting.agreement import trial_pictures
@@ -64,11 +66,11 @@ print(executor.name.partition(":")[0], answers.shape[0], *({"jax", "flax", "jax2
 
 
 def test_a_second_start_neither_exports_nor_compares_nor_imports_jax(embedding: ModelPackage, cache: Path) -> None:
-    files = {file.name: file.stat().st_mtime_ns for file in cache.iterdir() if file.suffix != ".program"}
+    files = {file.name: file.stat().st_ino for file in cache.iterdir() if file.suffix != ".program"}
     command = [sys.executable, "-c", SECOND_START, str(embedding.folder), str(cache)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "openvino 1\n"), done.stderr
-    assert {file.name: file.stat().st_mtime_ns for file in cache.iterdir() if file.suffix != ".program"} == files
+    assert {file.name: file.stat().st_ino for file in cache.iterdir() if file.suffix != ".program"} == files
 
 
 def spoilt(cache: Path, tmp_path: Path, **values: float) -> Path:
@@ -206,14 +208,17 @@ def test_where_openvino_can_not_be_used_xla_serves(
     module: object,
     message: str,
 ) -> None:
-    def load(name: str) -> object:
-        assert name == "openvino"
+    imported = importlib.import_module
+
+    def load(name: str, package: str | None = None) -> object:
+        if name != "openvino":
+            return imported(name, package)
         if isinstance(module, Exception):
             raise module
         return module
 
     monkeypatch.setattr(openvino, "_core", cache_of(openvino._core.__wrapped__))
-    monkeypatch.setattr(openvino.importlib, "import_module", load)
+    monkeypatch.setattr(importlib, "import_module", load)
     with pytest.raises(StartupError, match=f"^{re.escape(message)}$"):
         choose_executor(embedding, "openvino", cache_dir=cache)
     assert choose_executor(embedding, "auto", cache_dir=cache).name == "xla:cpu:f32"
@@ -285,6 +290,20 @@ def test_a_signal_is_heard_after_executors_are_gone(cache: Path) -> None:
     (network,) = cache.glob("*.network")
     done = subprocess.run([sys.executable, "-c", SIGNALLED, str(network)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_an_upgrade_leaves_nothing_of_the_version_before(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = embedding.digest.rpartition(":")[2][:32]
+    others = [tmp_path / f"{'0' * 32}-0.1-9.network", tmp_path / "notes.txt"]
+    for file in (tmp_path / f"{digest}-0.0-9.network", tmp_path / f"{digest}-0.0-9.json", *others):
+        file.touch()
+    monkeypatch.setattr(onnx, "to_onnx", lambda *_, **__: b"network")
+    choice._Exported.of(embedding, tmp_path)
+    (made,) = set(tmp_path.iterdir()) - set(others)
+    assert made.suffix == ".network"
+    assert read_kept(made) == b"network"
 
 
 class Quiet:
