@@ -1,7 +1,7 @@
 """One-shot classification: a picture of a character is named from one example of each of N characters.
 
 Source: Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction",
-Science 2015 (20-way within an alphabet, 20 runs of two drawers); Vinyals et al., "Matching Networks for One Shot
+Science 2015 (20-way within an alphabet); Vinyals et al., "Matching Networks for One Shot
 Learning", NeurIPS 2016 (characters of all alphabets alike).
 """
 
@@ -15,11 +15,6 @@ import numpy as np
 from twinsight_core.evaluation.intervals import wilson_interval
 
 Protocol = Literal["within_alphabet", "unstructured"]
-
-RUNS = 20
-RUN_CHARACTERS = 20
-# Draws of two drawers before an alphabet is given up on.
-_DRAWS = 100
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class OneShotScore:
         trials: pictures that were named.
     """
 
-    protocol: str
+    protocol: Protocol
     ways: int
     accuracy: float
     low: float
@@ -86,79 +81,6 @@ def one_shot_score(
     return _score(protocol, ways, right, trials)
 
 
-def runs_score(references: np.ndarray, tests: np.ndarray, answers: np.ndarray) -> OneShotScore:
-    """Returns the accuracy over given runs, such as the 20 that come with Omniglot.
-
-    Args:
-        references: [runs, ways, dimension] float32, unit vectors of one example a character.
-        tests: [runs, tests, dimension] float32, unit vectors of the pictures to be named.
-        answers: [runs, tests] integer, number of the right reference in the run.
-
-    Raises:
-        ValueError: shapes differ or there is no run.
-    """
-    if references.ndim != 3 or tests.ndim != 3 or answers.shape != tests.shape[:2] or not answers.size:
-        raise ValueError(
-            f"`references` {references.shape}, `tests` {tests.shape} and `answers` {answers.shape} must be "
-            "[runs, ways, dimension], [runs, tests, dimension] and [runs, tests], at least one."
-        )
-    named = np.argmax(np.einsum("rtd,rwd->rtw", tests, references), axis=2)
-    return _score("runs", references.shape[1], int((named == answers).sum()), answers.size)
-
-
-def drawer_runs_score(
-    embeddings: np.ndarray,
-    labels: np.ndarray,
-    *,
-    alphabets: np.ndarray,
-    drawers: np.ndarray,
-    runs: int = RUNS,
-    characters: int = RUN_CHARACTERS,
-    seed: int = 0,
-) -> OneShotScore:
-    """Returns the accuracy over runs in the manner of Omniglot's own 20.
-
-    A run takes one alphabet, by turns, two of its drawers and 20 of its characters that both drew; each picture of the
-    second drawer is named from the 20 of the first.
-
-    Args:
-        embeddings: [count, dimension] float32, unit vectors.
-        labels: [count] integer, character of each picture.
-        alphabets: [count] integer, alphabet of each picture.
-        drawers: [count] integer, who drew each picture, the same number for the same person within an alphabet.
-        runs: number of runs.
-        characters: characters of a run, at least 2.
-        seed: of all draws.
-
-    Raises:
-        ValueError: shapes differ, a value breaks its rule, or no alphabet has two drawers of enough characters.
-    """
-    for name, values in (("labels", labels), ("alphabets", alphabets), ("drawers", drawers)):
-        _check_rows(name, values, embeddings)
-    if characters < 2 or runs < 1:
-        raise ValueError(f"`characters` (={characters}) must be at least 2 and `runs` (={runs}) at least 1.")
-    rng = np.random.default_rng(seed)
-    usable = [one for one in map(int, np.unique(alphabets)) if len(np.unique(labels[alphabets == one])) >= characters]
-    order = [usable[int(number)] for number in rng.permutation(len(usable))]
-    references: list[np.ndarray] = []
-    tests: list[np.ndarray] = []
-    answers: list[np.ndarray] = []
-    while len(references) < runs:
-        if not order:
-            raise ValueError(f"no alphabet has {characters} characters (`characters`) that two of its drawers drew.")
-        alphabet = order.pop(0)
-        pair = _two_drawers(np.flatnonzero(alphabets == alphabet), labels, drawers, characters, rng)
-        if pair is None:
-            continue
-        order.append(alphabet)
-        mixed = rng.permutation(characters)
-        references.append(embeddings[pair[0]])
-        tests.append(embeddings[pair[1][mixed]])
-        answers.append(mixed)
-    score = runs_score(np.stack(references), np.stack(tests), np.stack(answers))
-    return OneShotScore("drawer_runs", score.ways, score.accuracy, score.low, score.high, score.trials)
-
-
 def _pools(
     embeddings: np.ndarray, labels: np.ndarray, alphabets: np.ndarray | None, *, protocol: Protocol, ways: int
 ) -> list[list[np.ndarray]]:
@@ -186,27 +108,7 @@ def _pools(
     return pools
 
 
-def _two_drawers(
-    rows: np.ndarray, labels: np.ndarray, drawers: np.ndarray, characters: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the rows of the same characters by two drawers; None where no two share enough."""
-    people = np.unique(drawers[rows])
-    for _ in range(_DRAWS if len(people) > 1 else 0):
-        first, second = rng.choice(people, 2, replace=False)
-        by_first, by_second = rows[drawers[rows] == first], rows[drawers[rows] == second]
-        shared = np.intersect1d(labels[by_first], labels[by_second])
-        if len(shared) >= characters:
-            drawn = rng.choice(shared, characters, replace=False)
-            return _of_characters(by_first, labels, drawn), _of_characters(by_second, labels, drawn)
-    return None
-
-
-def _of_characters(rows: np.ndarray, labels: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Returns one row a character: the first, where a drawer drew it more than once."""
-    return np.array([rows[labels[rows] == label][0] for label in drawn])
-
-
-def _score(protocol: str, ways: int, right: int, trials: int) -> OneShotScore:
+def _score(protocol: Protocol, ways: int, right: int, trials: int) -> OneShotScore:
     low, high = wilson_interval(right, trials)
     return OneShotScore(protocol=protocol, ways=ways, accuracy=right / trials, low=low, high=high, trials=trials)
 

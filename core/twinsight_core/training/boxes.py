@@ -33,8 +33,6 @@ from twinsight_core.training.files import Files, check_names, in_chunks
 
 _LOG = logging.getLogger(__name__)
 
-# CIPA DC-008, tag 274.
-
 SLACK_PX = 1.0
 """Tools round: a corner this far outside the picture is put back on its edge."""
 
