@@ -36,7 +36,9 @@ def make_durable(root: Path) -> None:
         OSError: one can't be made.
     """
     above = [one for one in root.parents if not one.exists()]
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)  # vectors and metadata are the server's alone to read
+    # Vectors and metadata are the server's alone to read, and the folder its alone to lock.
+    root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.mkdir(exist_ok=True, mode=0o700)
     # The folder's own name also where an earlier run made it, which may have been killed before this.
     for parent in {root.parent, *(one.parent for one in above)}:
         sync_folder(parent)
@@ -77,7 +79,8 @@ def collection_folders(root: Path) -> list[Path]:
     for one in sorted(root.iterdir()):
         if one.name.startswith(".") or not (one.is_dir() or one.is_symlink()):
             continue
-        if is_collection_id(one.name) or (one / FILE_NAME).exists():
+        # Not Path.exists, which raises where a folder may not be looked into.
+        if is_collection_id(one.name) or os.path.exists(one / FILE_NAME):  # noqa: PTH110
             found.append(one)
         else:
             _log.warning("Folder %a is passed over: it holds no collection, and none has such an id.", one.name)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST_WAIT_S = 10.0
+"""For another process to have rewritten a file."""
+_LOOK_S = 0.05
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = False) -> None:
-    """Writes a file; what was there stays until all of the new is.
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Writes a file; what was there stays until all of the new is. It can be made again, so it is not synced.
 
     Args:
         path: in a folder that is there.
         content: all of it.
         mode: the file's permissions.
-        durable: whether it is on disk before it takes the place of the old; what can be made again need not be. Its
-            name is durable once its folder is synced.
     """
-    _write(path, content, mode=mode, durable=durable, there=None)
+    _write(path, content, mode=mode, durable=False, there=None)
 
 
 def rewrite_whole(path: Path, content: bytes) -> None:
@@ -50,16 +54,16 @@ def rewriting(path: Path) -> Iterator[Path]:
     Two at a time wait for one another. What `rewrite_whole` did has a durable name at the end.
 
     Raises:
+        TimeoutError: another process keeps it for longer than `LONGEST_WAIT_S`.
         OSError: a link leads to nothing, or in a circle; or there is no such folder.
     """
     file = behind_links(path)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = _locked(file)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
         yield file
-        os.fsync(folder)
+        sync_folder(file.parent)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def behind_links(path: Path) -> Path:
@@ -83,6 +87,31 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
+        os.close(descriptor)
+
+
+def _locked(file: Path) -> int:
+    """Returns a lock on a file; on its folder, which others may keep locked for longer, only where there is no file."""
+    ends = time.monotonic() + LONGEST_WAIT_S
+    while True:
+        place = file if file.exists() else file.parent
+        descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had the lock before may have put another file in its place.
+            is_there = place == file or not file.exists()
+            if is_there and os.path.samestat(os.fstat(descriptor), place.stat()):
+                return descriptor
+        except (BlockingIOError, FileNotFoundError):
+            if time.monotonic() >= ends:
+                os.close(descriptor)
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"another process has locked {place} for {LONGEST_WAIT_S:g} s", str(file)
+                ) from None
+            time.sleep(_LOOK_S)
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

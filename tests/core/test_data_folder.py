@@ -61,7 +61,26 @@ def test_the_names_of_new_folders_are_made_durable(tmp_path: Path, use: Using, m
 
 def test_what_is_stored_is_for_the_server_alone_to_read(tmp_path: Path, use: Using) -> None:
     use(tmp_path / "data")
-    assert (tmp_path / "data" / "collections").stat().st_mode & 0o777 == 0o700
+    for folder in (tmp_path / "data", tmp_path / "data" / "collections"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_foreign_folder_that_may_not_be_looked_into_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk's own `lost+found` is root's."""
+    look = os.stat
+
+    def not_inside(path: Path | str | int, **how: bool) -> os.stat_result:
+        if "lost+found/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, **how)
+
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "photos").mkdir()
+    monkeypatch.setattr(os, "stat", not_inside)
+    assert data_folder.collection_folders(tmp_path) == [tmp_path / "photos"]
+    assert "'lost+found' is passed over" in caplog.text
 
 
 def test_a_folder_in_use_is_refused_also_where_its_lock_file_is_gone(tmp_path: Path, use: Using) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from twinsight_core.whole_files import behind_links, rewrite_whole
+from twinsight_core import whole_files
+from twinsight_core.whole_files import behind_links, rewrite_whole, rewriting
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
 
@@ -80,3 +83,46 @@ def test_links_are_followed_to_their_end_which_must_be_there(tmp_path: Path) -> 
     for link, said in (("nowhere", "No such file"), ("circle", "Too many levels")):
         with pytest.raises(OSError, match=said):
             behind_links(tmp_path / link)
+
+
+def test_a_file_in_a_folder_that_a_server_keeps_locked_is_rewritten_all_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(b"old")
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        with rewriting(file) as place:
+            rewrite_whole(place, b"new")
+    finally:
+        os.close(folder)
+    assert file.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_who_rewrites_a_file_waits_for_the_one_before(tmp_path: Path, *, is_there: bool) -> None:
+    file = tmp_path / "keys.json"
+    if is_there:
+        file.write_bytes(b"0")
+
+    def add_one() -> None:
+        with rewriting(file) as place:
+            count = int(file.read_bytes()) if file.exists() else 0
+            rewrite_whole(place, str(count + 1).encode())
+
+    threads = [threading.Thread(target=add_one) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert file.read_bytes() == b"8"
+
+
+def test_who_waits_too_long_for_a_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_files, "LONGEST_WAIT_S", 0.1)
+    file = tmp_path / "keys.json"
+    file.write_bytes(b"old")
+    with rewriting(file), pytest.raises(TimeoutError, match="another process has locked"), rewriting(file):
+        pass
+    with rewriting(file):
+        pass

@@ -180,7 +180,10 @@ def _time(fields: JsonFields, name: str) -> datetime:
     time = datetime.fromisoformat(fields.text(name))
     if time.tzinfo is None:
         raise ValueError(f"`{name}` must say its time zone (`2027-03-01T00:00:00Z`).")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"`{name}` must lie in the years 1 to 9999 in UTC, too.") from None
 
 
 def _written(keys: Mapping[str, ApiKey]) -> bytes:

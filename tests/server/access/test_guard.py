@@ -112,6 +112,7 @@ def test_a_written_file_reads_as_it_was(file: Path) -> None:
         ({"grants": [{"rights": ["read"], "collection": ["a"]}]}, "`keys.a.grants[0].collection` is unknown"),
         ({"sha256": "12"}, "`keys.a.sha256` must be 64 hexadecimal digits"),
         ({"created": "2026-01-02T00:00:00"}, "`created` must say its time zone"),
+        ({"expires": "9999-12-31T23:59:59-05:00"}, "`expires` must lie in the years 1 to 9999 in UTC"),
         ({"share": {"calls_per_s": -1}}, "`calls_per_s` (=-1.0) must be 0 to"),
     ],
 )
