@@ -102,6 +102,12 @@ class Catalog:
             self.close()
             if isinstance(error, FailedPrecondition):
                 raise StartupError(error.message, reason=error.reason) from error
+            if isinstance(error, RuntimeError) and "start new thread" in str(error):
+                raise StartupError(
+                    f"Data folder `{self._data_dir}` can't be used: the system gives no more threads, of which a "
+                    "collection takes two.",
+                    reason="THREADS_TOO_FEW",
+                ) from error
             if isinstance(error, OSError | StorageFull | Unavailable):
                 raise StartupError(
                     f"Data folder `{self._data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"

@@ -121,7 +121,7 @@ class Server:
             self.metrics = Metrics()
             opened.callback(self.metrics.close)
             self.compilations = CompilationCounter()
-            keyring = read_keyring(config.keyring) if config.keyring else None
+            keyring = None if config.keyring is None else read_keyring(config.keyring)
             options = CollectionOptions(
                 keyring=keyring, vectors_on_disk=config.vectors_on_disk, vector_copy=config.vector_copy
             )

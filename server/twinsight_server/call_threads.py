@@ -9,9 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+import structlog
+
 from twinsight_core.cores import keep_to
 
 _LOOK_S = 0.01
+log = structlog.stdlib.get_logger("twinsight.server")
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -54,3 +57,14 @@ class CallThreads(ThreadPoolExecutor):
 
         self._in_work.append(None)
         return super().submit(run)
+
+    def _adjust_thread_count(self) -> None:
+        """Starts a thread where there is room for one and none waits.
+
+        Where the system gives none, the call waits for those that there are, or for one that the next call brings
+        about: an error here would end the one thread that takes calls from gRPC.
+        """
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            log.error("no thread can be started; calls wait", error=str(error), threads=len(self._threads))

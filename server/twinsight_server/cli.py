@@ -95,7 +95,7 @@ def _click_type(hint: type) -> click.Choice[str] | click.Path | _NumberOr | type
         return click.Choice(get_args(hint))
     if hint is Path or Path in get_args(hint):
         return click.Path(path_type=Path)
-    return hint
+    return str if str in get_args(hint) else hint
 
 
 def _read_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:

@@ -91,8 +91,8 @@ class ServerConfig:
         "vectors are then in nameless files of data_dir; with vectors_on_disk the copy is, too.",
     ] = "float32"
     keyring: Annotated[
-        str, "File of the keys that encrypt what is in data_dir, made by `twinsight keyring`, or env:NAME; empty: none."
-    ] = ""
+        str | None, "File of the keys that encrypt what is in data_dir, made by `twinsight keyring`, or env:NAME."
+    ] = None
     models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
     models: Annotated[str, "Names of the models to serve, with commas between; empty: all."] = ""
     default_model: Annotated[str, "Model of calls that name none."] = "base"

@@ -401,3 +401,20 @@ def test_a_closed_catalog_says_so(catalog: Catalog) -> None:
     catalog.close()
     with pytest.raises(Unavailable, match=r"The data folder is closed\."):
         catalog.create(CollectionSpec("a", 2))
+
+
+def test_a_start_that_gets_no_thread_says_what_collections_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Catalog(tmp_path)) as catalog:
+        catalog.create(CollectionSpec(id="photos", dimension=4))
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(StartupError, match="no more threads, of which a collection takes two") as caught:
+            Catalog(tmp_path)
+    assert caught.value.reason == "THREADS_TOO_FEW"
+    Catalog(tmp_path).close()

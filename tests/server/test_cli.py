@@ -109,7 +109,7 @@ def test_no_flags_mean_the_defaults(started: list[ServerConfig]) -> None:
     assert started == [ServerConfig()]
 
 
-@pytest.mark.parametrize("name", ["API_KEYS", "TLS_CERT", "MODELS_DIR", "MAX_TOP_K", "CONFIG"])
+@pytest.mark.parametrize("name", ["API_KEYS", "KEYRING", "TLS_CERT", "MODELS_DIR", "MAX_TOP_K", "CONFIG"])
 def test_an_empty_variable_is_not_passed_over(started: list[ServerConfig], name: str) -> None:
     assert f"TWINSIGHT_{name} is empty: give it a value, or leave it out." in serve(env={f"TWINSIGHT_{name}": ""})
     assert not started

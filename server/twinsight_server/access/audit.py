@@ -62,6 +62,7 @@ class AuditLog:
         self._path = path
         self._writing = threading.Lock()
         self._failing = False
+        self._left_behind = False
         try:
             self._file = _opened(path)
             self._torn = _is_torn(self._file, path)
@@ -99,7 +100,7 @@ class AuditLog:
                 log.error("an entry came after the audit log was closed, and is lost", file=str(self._path))
                 return
             try:
-                self._follow()
+                self._follow_if_it_can()
                 # Others may have written since, so the fragment can't be cut off.
                 line = b"\n" + line if self._torn else line
                 written = os.write(self._file, line)
@@ -124,6 +125,23 @@ class AuditLog:
             # Its number is soon another file's.
             file, self._file = self._file, _CLOSED
             os.close(file)
+
+    def _follow_if_it_can(self) -> None:
+        """Opens the file anew where it was moved away; where that fails, lines go on into the one that was."""
+        try:
+            self._follow()
+        except OSError as error:
+            if not self._left_behind:
+                log.error(
+                    "the audit log was moved away and can't be made anew; entries go into the file that was moved",
+                    file=str(self._path),
+                    error=str(error),
+                )
+            self._left_behind = True
+            return
+        if self._left_behind:
+            self._left_behind = False
+            log.warning("the audit log is made anew", file=str(self._path))
 
     def _follow(self) -> None:
         """Opens the file anew where another has its name, or none."""

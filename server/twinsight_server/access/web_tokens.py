@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import jwt
+import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -24,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import JsonFields
 from twinsight_server.access.principals import Principal, read_grants
+
+log = structlog.stdlib.get_logger("twinsight.access")
 
 GRANTS = "twinsight_grants"
 """The claim that says what a token grants."""
@@ -123,10 +126,10 @@ def secret_key(content: bytes) -> list[VerificationKey]:
 
 
 def public_keys(content: bytes) -> list[VerificationKey]:
-    """Reads public keys: PEM, one or several, or a JSON Web Key Set.
+    """Reads public keys: PEM, one or several, or a JSON Web Key Set, in which keys for other tokens are passed over.
 
     Raises:
-        StartupError: none, too many, or one that is private, weak or of no known kind.
+        StartupError: none, too many, or one that is private or weak, or in PEM of no known kind.
     """
     try:
         keys = _jwks(content) if content.lstrip().startswith(b"{") else _pem(content)
@@ -147,20 +150,29 @@ def _pem(content: bytes) -> list[VerificationKey]:
     return [VerificationKey(*_checked(key)) for key in keys]
 
 
+_JWKS_PARTS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+_JWKS_CURVES = {"EC": "P-256", "OKP": "Ed25519"}
+_JWKS_ALGORITHMS: dict[str, Algorithm] = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
+
+
 def _jwks(content: bytes) -> list[VerificationKey]:
+    """Returns the keys of a set that tokens may be signed with; others are passed over (RFC 7517, section 5)."""
     found: list[VerificationKey] = []
     for one in JsonFields(json.loads(content)).objects("keys"):
-        kind = one.choice("kty", ("RSA", "EC", "OKP"))
-        if "d" in one:
+        if "d" in one or "k" in one:
             raise ValueError("a private key; the server needs, and should have, only the public one")
         if "use" in one and one.text("use") != "sig":
             continue
-        names = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}[kind]
-        parts = {name: one.text(name) if name in one else "" for name in names}
-        key, algorithm = _checked(jwt.PyJWK({"kty": kind, **parts}).key)
-        if "alg" in one and one.text("alg") != algorithm:
-            raise ValueError(f"a key's `alg` must be `{algorithm}`, which is what its kind is for")
-        found.append(VerificationKey(key, algorithm, one.text("kid") if "kid" in one else ""))
+        kind, name = one.text("kty"), one.text("kid") if "kid" in one else ""
+        curve = one.text("crv") if "crv" in one else ""
+        algorithm = _JWKS_ALGORITHMS.get(kind)
+        said = one.text("alg") if "alg" in one else algorithm
+        # EdDSA has a name of its own for this curve since RFC 9864.
+        if algorithm is None or curve != _JWKS_CURVES.get(kind, curve) or said not in {algorithm, curve or algorithm}:
+            log.info("a key for other tokens is passed over", kid=name, kty=kind, crv=curve, alg=said or "")
+            continue
+        parts = {part: one.text(part) if part in one else "" for part in _JWKS_PARTS[kind]}
+        found.append(VerificationKey(*_checked(jwt.PyJWK({"kty": kind, **parts}).key), name))
     return found
 
 

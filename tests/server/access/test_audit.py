@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
+from twinsight_server.access import audit
 from twinsight_server.access.audit import About, AuditLog
 
 
@@ -98,3 +100,31 @@ def test_what_comes_after_the_end_is_lost_and_told_and_closes_no_other_file(tmp_
         os.close(other)
     assert [one["event"] for one in told] == ["an entry came after the audit log was closed, and is lost"]
     assert (tmp_path / "audit.jsonl").read_bytes() == b""
+
+
+def test_lines_go_into_the_file_that_was_moved_where_no_new_one_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder of root's, where only the file is the server's."""
+    path, moved = tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.1"
+    log = AuditLog(path)
+    write(log, "first")
+    path.rename(moved)
+
+    def refused(_: Path) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with structlog.testing.capture_logs() as logged:
+        with monkeypatch.context() as patch:
+            patch.setattr(audit, "_opened", refused)
+            for number in range(2):
+                write(log, f"moved {number}")
+        write(log, "after")
+    log.close()
+
+    assert [request_id(line) for line in moved.read_text().splitlines()] == ["first", "moved 0", "moved 1"]
+    assert [request_id(line) for line in path.read_text().splitlines()] == ["after"]
+    assert [line["event"] for line in logged] == [
+        "the audit log was moved away and can't be made anew; entries go into the file that was moved",
+        "the audit log is made anew",
+    ]

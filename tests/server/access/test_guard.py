@@ -292,6 +292,28 @@ def test_a_token_of_which_anything_is_wrong_is_refused(tmp_path: Path, change: d
         guard.identify(bearer(jwt.encode(claims(**change), SECRET, "HS256")))
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA", "kid": "a"},
+        {"kty": "EC", "crv": "P-384", "x": "AAAA", "y": "AAAA", "kid": "b"},
+        {"kty": "OKP", "crv": "X25519", "x": "AAAA", "kid": "c"},
+        public_jwk(KEYS["RS256"]) | {"alg": "PS256", "kid": "d"},
+        public_jwk(KEYS["ES256"]) | {"use": "enc", "kid": "e"},
+    ],
+    ids=["kind", "curve", "curve of Edwards", "algorithm", "use"],
+)
+def test_keys_of_a_set_that_are_for_other_tokens_are_passed_over(tmp_path: Path, other: dict[str, str]) -> None:
+    """The issuer has them beside ours, and rotates all at once (RFC 7517, section 5)."""
+    kept = public_jwk(KEYS["EdDSA"]) | {"kid": "ours"}
+    guard = jwt_guard(tmp_path, public=json.dumps({"keys": [other, kept]}).encode())
+    token = jwt.encode(claims(), KEYS["EdDSA"], "EdDSA", {"kid": "ours"})
+    assert guard.identify(bearer(token)).kind == "jwt"
+    for name, algorithm in {"b": "ES256", "d": "RS256", "e": "ES256"}.items():
+        with pytest.raises(Unauthenticated):
+            guard.identify(bearer(jwt.encode(claims(), KEYS[algorithm], algorithm, {"kid": name})))
+
+
 def test_the_algorithm_is_the_keys_and_not_the_tokens(tmp_path: Path) -> None:
     guard = jwt_guard(tmp_path, secret=True, public=pem(KEYS["RS256"]))
     unsigned = jwt.encode(claims(), "", "none")
@@ -337,7 +359,8 @@ def test_a_secret_that_is_none_is_told(tmp_path: Path, content: bytes, said: str
     ("content", "said"),
     [
         (b"nothing", "there are 0 public keys; there must be 1 to 16"),
-        (b'{"keys": [{"kty": "oct", "k": "AAAA"}]}', "must be one of `RSA`, `EC`, `OKP`"),
+        (b'{"keys": [{"kty": "oct", "k": "AAAA"}]}', "a private key; the server needs"),
+        (b'{"keys": [{"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}]}', "there are 0 public keys"),
         (pem(ec.generate_private_key(ec.SECP384R1())), "keys must be RSA, P-256 or Ed25519"),
         (pem(rsa.generate_private_key(65537, 1024)), "an RSA key of 1024 bits"),  # noqa: S505 - it must be refused
         (
@@ -345,7 +368,7 @@ def test_a_secret_that_is_none_is_told(tmp_path: Path, content: bytes, said: str
             "a private key; the server needs, and should have, only the public one",
         ),
     ],
-    ids=["nothing", "symmetric", "another curve", "short", "private"],
+    ids=["nothing", "symmetric", "another kind alone", "another curve", "short", "private"],
 )
 def test_public_keys_that_are_none_are_told(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(StartupError, match=said):
