@@ -15,6 +15,7 @@ from twinsight_core.data_folder import (
     COLLECTIONS,
     DELETED,
     NEW,
+    TEMPORARY,
     check_no_link,
     collection_folders,
     discard,
@@ -33,7 +34,7 @@ from twinsight_core.errors import (
     Unavailable,
 )
 from twinsight_core.items import CollectionSpec, check_spec
-from twinsight_core.sqlite import locked, unreadable
+from twinsight_core.sqlite import keep_temporary_files_in, locked, unreadable
 from twinsight_core.store import FILE_NAME, Store
 from twinsight_core.whole_files import sync_folder
 
@@ -91,6 +92,7 @@ class Catalog:
                 hand; the folder is given back.
         """
         try:
+            keep_temporary_files_in(self._data_dir / TEMPORARY)
             remove_leftovers(self._root)
             for folder in collection_folders(self._root):
                 if folder.name.isascii():

@@ -25,6 +25,7 @@ from twinsight_core.store import FILE_NAME
 from twinsight_core.whole_files import sync_folder
 
 COLLECTIONS = "collections"
+TEMPORARY = "tmp"
 NEW, DELETED, REPLACED = ".new-", ".deleted-", ".replaced-"
 _log = logging.getLogger("twinsight.collection")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -65,6 +65,26 @@ def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_MS)  # first: the next statement needs a lock
     connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def keep_temporary_files_in(folder: Path) -> None:
+    """Has SQLite write its temporary files, of a purge for instance, where there is room for the collections, too.
+
+    They have no names, and end with their connection. It counts for the whole process from then on; where the
+    environment names a folder (`SQLITE_TMPDIR`) that one stays. Where this one is gone SQLite goes on to `/var/tmp`.
+
+    Args:
+        folder: made where there is none.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    if "SQLITE_TMPDIR" in os.environ:
+        return
+    folder.mkdir(exist_ok=True, mode=0o700)
+    with closing(apsw.Connection(":memory:")) as connection:
+        # The value can't be bound. SQLite calls the pragma deprecated, and has no other way for a whole process.
+        connection.execute("PRAGMA temp_store_directory = '{}'".format(str(folder.absolute()).replace("'", "''")))
 
 
 class Readers:

@@ -11,6 +11,7 @@ import pytest
 
 from live_copies import copied_in_use
 from twinsight_core import snapshots
+from twinsight_core.catalog import Catalog
 from twinsight_core.collection import Collection, CollectionOptions
 from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Equals
@@ -286,3 +287,36 @@ def test_a_purge_that_can_not_be_finished_at_the_start_keeps_nobody_from_searchi
     assert traces == {FILE_NAME} if step == "erase" else FILE_NAME in traces
     _opened(folder).close()
     assert _traces(folder, 8) == set()
+
+
+def test_what_a_purge_writes_anew_passes_through_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SQLITE_TMPDIR", raising=False)
+    data, ended, seen = tmp_path / "it's", threading.Event(), set[str]()
+
+    def look() -> None:
+        while not ended.is_set():
+            for one in Path("/proc/self/fd").iterdir():
+                with suppress(OSError):
+                    seen.add(str(one.readlink()))
+
+    with closing(Catalog(data)) as catalog:
+        catalog.create(CollectionSpec("people", DIMENSION)).upsert([_item(number) for number in range(20_000)])
+        looking = threading.Thread(target=look)
+        looking.start()
+        try:
+            catalog.get("people").delete(["person-00000"], purge=True)
+        finally:
+            ended.set()
+            looking.join()
+    assert [one for one in seen if one.startswith(str(data / "tmp")) and one.endswith("(deleted)")]
+    assert list((data / "tmp").iterdir()) == []
+
+
+def test_a_folder_for_temporary_files_that_the_user_names_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
+    Catalog(tmp_path / "data").close()
+    assert not (tmp_path / "data" / "tmp").exists()
