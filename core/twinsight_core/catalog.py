@@ -88,8 +88,8 @@ class Catalog:
         and write, stays closed and as it is; the others open.
 
         Raises:
-            StartupError: the folder is not writable or out of room, or a collection is encrypted, and its key is not at
-                hand; the folder is given back.
+            StartupError: the folder is not writable or out of room, a collection is encrypted, and its key is not at
+                hand, or no more threads can be started; the folder is given back.
         """
         try:
             keep_temporary_files_in(self._data_dir / TEMPORARY)
@@ -104,15 +104,15 @@ class Catalog:
             self.close()
             if isinstance(error, FailedPrecondition):
                 raise StartupError(error.message, reason=error.reason) from error
-            if isinstance(error, RuntimeError) and "start new thread" in str(error):
-                raise StartupError(
-                    f"Data folder `{self._data_dir}` can't be used: the system gives no more threads, of which a "
-                    "collection takes two.",
-                    reason="THREADS_TOO_FEW",
-                ) from error
             if isinstance(error, OSError | StorageFull | Unavailable):
                 raise StartupError(
                     f"Data folder `{self._data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
+                ) from error
+            if isinstance(error, RuntimeError) and "new thread" in str(error):  # Python has no class of its own for it
+                raise StartupError(
+                    f"After {len(self._open)} collections no more threads can be started, of which each takes two: the "
+                    "limit of processes and threads (`ulimit -u`, or `pids.max` of the container) is reached.",
+                    reason="NO_THREADS",
                 ) from error
             raise
 

@@ -1,4 +1,8 @@
-"""Threads that answer calls, and know how many of them are taken."""
+"""Threads that answer calls, and know how many of them are taken.
+
+One starts with the pool, the others as they are needed. Where the system gives no more of them, calls wait for those
+that there are, and each call tries again: an error would end the one thread in which gRPC takes calls.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from twinsight_core.cores import keep_to
+from twinsight_core.errors import StartupError
+
+log = structlog.stdlib.get_logger("twinsight.calls")
 
 _LOOK_S = 0.01
-log = structlog.stdlib.get_logger("twinsight.server")
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -26,6 +32,9 @@ class CallThreads(ThreadPoolExecutor):
     Args:
         count: how many threads there are at most.
         cores: that they keep to.
+
+    Raises:
+        StartupError: the system gives not one.
     """
 
     def __init__(self, count: int, *, cores: frozenset[int]) -> None:
@@ -33,6 +42,14 @@ class CallThreads(ThreadPoolExecutor):
         super().__init__(count, thread_name_prefix="call", initializer=partial(keep_to, cores))
         self._count = count
         self._in_work = deque[None]()  # as many as there are calls: adding and taking away need no lock
+        self._is_short = False
+        super().submit(int)
+        if not self._threads:
+            raise StartupError(
+                "No thread can be started to answer calls: the limit of processes and threads (`ulimit -u`, or "
+                "`pids.max` of the container) is reached.",
+                reason="NO_THREADS",
+            )
 
     @property
     def are_taken(self) -> bool:
@@ -56,15 +73,21 @@ class CallThreads(ThreadPoolExecutor):
                 self._in_work.pop()
 
         self._in_work.append(None)
-        return super().submit(run)
+        try:
+            return super().submit(run)
+        except RuntimeError:  # it was shut down
+            self._in_work.pop()
+            raise
 
     def _adjust_thread_count(self) -> None:
-        """Starts a thread where there is room for one and none waits.
-
-        Where the system gives none, the call waits for those that there are, or for one that the next call brings
-        about: an error here would end the one thread that takes calls from gRPC.
-        """
+        """Starts a thread where none is free; the work is queued before, and stays so where that fails."""
+        if len(self._in_work) > len(self._threads):
+            # The pool counts a thread as idle after each call, also after those that had waited for it.
+            while self._idle_semaphore.acquire(blocking=False):
+                pass
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:
-            log.error("no thread can be started; calls wait", error=str(error), threads=len(self._threads))
+            if not self._is_short:
+                self._is_short = True
+                log.error("threads can't be started; calls wait for others", threads=len(self._threads), why=str(error))

@@ -403,18 +403,22 @@ def test_a_closed_catalog_says_so(catalog: Catalog) -> None:
         catalog.create(CollectionSpec("a", 2))
 
 
-def test_a_start_that_gets_no_thread_says_what_collections_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_start_without_threads_for_all_collections_says_so(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(Catalog(tmp_path)) as catalog:
-        catalog.create(CollectionSpec(id="photos", dimension=4))
+    for name in "ab":
+        catalog.create(CollectionSpec(name, 2, Metric.COSINE))
+    catalog.close()
+    start, left = threading.Thread.start, [None] * 3
 
-    def refused(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    def limited(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refused)
-        with pytest.raises(StartupError, match="no more threads, of which a collection takes two") as caught:
-            Catalog(tmp_path)
-    assert caught.value.reason == "THREADS_TOO_FEW"
-    Catalog(tmp_path).close()
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", limited)
+        with pytest.raises(StartupError, match="After 1 collections no more threads can be started"):
+            Catalog(tmp_path / "data")
+    Catalog(tmp_path / "data").close()

@@ -1,4 +1,4 @@
-"""The threads that answer calls, where the system gives no more of them."""
+"""Threads that answer calls, where the system gives no more of them."""
 
 from __future__ import annotations
 
@@ -8,38 +8,35 @@ import pytest
 import structlog.testing
 
 from twinsight_core.cores import usable_cores
+from twinsight_core.errors import StartupError
 from twinsight_server.call_threads import CallThreads
 
 
-def test_calls_wait_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    goes_on, start = threading.Event(), threading.Thread.start
-    with CallThreads(4, cores=usable_cores()) as threads:
-        first = threads.submit(goes_on.wait)
-
-        def refused(_: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logged:
-            patch.setattr(threading.Thread, "start", refused)
-            second = threads.submit(lambda: "answered")
-        assert [line["event"] for line in logged] == ["no thread can be started; calls wait"]
-        assert threading.Thread.start is start
-        goes_on.set()
-        assert first.result(10)
-        assert second.result(10) == "answered"
-        assert threads.wait_idle(10)
-        assert not threads.are_taken
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
-def test_a_call_without_any_thread_is_answered_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    with CallThreads(4, cores=usable_cores()) as threads:
+def test_calls_wait_for_the_threads_there_are_where_no_more_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, go = CallThreads(2, cores=usable_cores()), threading.Event()
+    calls = []
+    with monkeypatch.context() as short, structlog.testing.capture_logs() as logged:
+        short.setattr(threading.Thread, "start", no_thread)
+        calls += [threads.submit(go.wait, 30) for _ in range(3)]
+    assert [line["event"] for line in logged] == ["threads can't be started; calls wait for others"]
+    assert threads.are_taken
+    at_once = threading.Barrier(2)
+    go.set()
+    assert [call.result(30) for call in calls] == [True] * 3
+    for call in [threads.submit(at_once.wait, 30) for _ in range(2)]:  # there is a second thread now
+        call.result(30)
+    assert threads.wait_idle(30)
+    threads.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        threads.submit(int)
+    assert threads.wait_idle(0.1)
 
-        def refused(_: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", refused)
-            waiting = threads.submit(lambda: 1)
-        assert not waiting.done()
-        assert threads.submit(lambda: 2).result(10) == 2
-        assert waiting.result(10) == 1
+def test_a_pool_without_a_single_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(StartupError, match="No thread can be started to answer calls"):
+        CallThreads(2, cores=usable_cores())
