@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
 from twinsight_server.access.guard import Metadata
-from twinsight_server.access.principals import ANYONE
+from twinsight_server.access.principals import NOBODY
 from twinsight_server.status import code_of
 
 _WAIT_STEP_S = 0.1
@@ -43,7 +43,7 @@ class Call:
         self.request_id = request_id
         self.metadata = metadata
         self.peer = ""
-        self.caller = ANYONE
+        self.caller = NOBODY
         self.started = time.monotonic()
         self._deadline = deadline
         self._check_waiting = check_waiting

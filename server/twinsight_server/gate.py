@@ -26,6 +26,7 @@ from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavail
 from twinsight_server.access.audit import About
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
+from twinsight_server.access.principals import ANYONE
 from twinsight_server.calls import Call
 from twinsight_server.idle_streams import IdleStreams
 from twinsight_server.invocation import deadline_of, request_id_of
@@ -152,8 +153,8 @@ class Gate:
             Unavailable: the server drains.
         """
         self._idle.begin(stream)
-        self.check_stream(stream)
         with self._audited(stream, About("message", method, collection, items)):
+            self.check_stream(stream)
             self._access.guard.check(stream.caller, method, collection)
             with (
                 self._turn(stream, items, waiting=stream),
@@ -244,6 +245,8 @@ class Gate:
     ) -> Iterator[Call]:
         metadata, method = context.invocation_metadata(), about.method
         call = Call(request_id_of(metadata), deadline_of(context), check_waiting=check_waiting, metadata=metadata)
+        if self._access.guard.is_open:
+            call.caller = ANYONE
         call.peer = context.peer()
         call.cut_off = context.cancel
         self._in_flight.add(call)
@@ -319,9 +322,8 @@ class Gate:
 
     def _audit(self, call: Call, about: About, code: str, reason: str) -> None:
         if self._access.audit:
-            caller = "" if code == "UNAUTHENTICATED" else str(call.caller)
             self._access.audit.write(
-                about, caller=caller, peer=call.peer, code=code, reason=reason, request_id=call.request_id
+                about, caller=str(call.caller), peer=call.peer, code=code, reason=reason, request_id=call.request_id
             )
 
 

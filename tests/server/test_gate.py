@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import cast
 
 import grpc
 import pytest
 
-from twinsight_core.errors import Overloaded
+from twinsight_core.errors import Overloaded, Unauthenticated
+from twinsight_server.access.audit import AuditLog
+from twinsight_server.access.control import AccessControl
+from twinsight_server.access.guard import Guard, Metadata
+from twinsight_server.access.principals import RIGHTS, Grant, Principal
 from twinsight_server.calls import Call
 from twinsight_server.gate import Gate
 from twinsight_server.metrics import Metrics
@@ -182,3 +188,55 @@ def test_a_failed_message_leaves_its_place(gate: Gate) -> None:
         for _ in range(2):
             with pytest.raises(Overloaded), gate.message(stream, "EmbedStream"):
                 raise Overloaded("No.", retry_after_s=0.1)
+
+
+class Keys(Guard):
+    """Asks for tokens, and knows everybody, until `withdrawn`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = False
+        self.withdrawn = False
+
+    def identify(self, metadata: Metadata) -> Principal:
+        del metadata
+        if self.withdrawn:
+            raise Unauthenticated("No.", reason="CREDENTIALS_INVALID")
+        return Principal("key", "phone", (Grant(frozenset(RIGHTS), ("*",)),))
+
+
+def noted(path: Path) -> list[tuple[str, str, str]]:
+    """What the audit log says of each: event, caller and code."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(line["event"], line["caller"], line["code"]) for line in lines]
+
+
+@pytest.mark.parametrize(("guard", "caller"), [(Keys(), ""), (Guard(), "anyone")])
+def test_a_call_that_ends_before_it_is_known_whose_it_is_is_nobodys_where_tokens_are_asked_for(
+    tmp_path: Path, guard: Guard, caller: str
+) -> None:
+    gate = Gate(Metrics(), max_calls=1, max_streams=1, access=AccessControl(guard, audit=AuditLog(tmp_path / "a")))
+    for _ in range(2):  # the first time it starts
+        with pytest.raises(Aborted), gate.call(context(Context(ended=True)), "ListModels"):
+            pass
+        gate.open()
+    assert noted(tmp_path / "a") == [("call", caller, "UNAVAILABLE"), ("call", caller, "CANCELLED")]
+
+
+def test_a_stream_whose_key_was_withdrawn_is_still_its_holders_in_the_audit_log(tmp_path: Path) -> None:
+    keys = Keys()
+    gate = Gate(Metrics(), max_calls=1, max_streams=1, access=AccessControl(keys, audit=AuditLog(tmp_path / "a")))
+    gate.open()
+
+    def withdrawn() -> None:
+        with gate.stream(context(), "EmbedStream") as stream:
+            keys.withdrawn = True
+            with gate.message(stream, "EmbedStream"):
+                pass
+
+    with pytest.raises(Aborted):
+        withdrawn()
+    assert noted(tmp_path / "a") == [
+        ("message", "key:phone", "UNAUTHENTICATED"),
+        ("stream", "key:phone", "UNAUTHENTICATED"),
+    ]

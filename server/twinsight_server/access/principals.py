@@ -116,13 +116,14 @@ class Principal:
     """A caller.
 
     Attributes:
-        kind: how it showed who it is: by an API key, by a JWT, or not at all, where the server asks for nothing.
+        kind: how it showed who it is: by an API key, by a JWT, or not at all, where the server asks for nothing; empty:
+            it has not.
         name: of the key, or the JWT's subject.
         grants: what it may do.
         share: how much it may have.
     """
 
-    kind: Literal["key", "jwt", "anyone"]
+    kind: Literal["key", "jwt", "anyone", ""]
     name: str
     grants: tuple[Grant, ...]
     share: Share = field(default_factory=Share)
@@ -145,3 +146,6 @@ class Principal:
 
 ANYONE = Principal("anyone", "", (Grant(frozenset(RIGHTS), ("*",)),))
 """The caller of a server that asks for no token."""
+
+NOBODY = Principal("", "", ())
+"""The caller of a call that is not, or not yet, known to be anybody's."""
