@@ -162,6 +162,19 @@ class Gate:
             ):
                 yield stream
 
+    @contextmanager
+    def question(self, stream: Call, method: str) -> Iterator[None]:
+        """One message of a stream that needs no right and no place, only a token: otherwise as `message`.
+
+        Raises:
+            Cancelled, DeadlineExceeded, Unauthenticated, Unavailable: as `check_stream` does.
+        """
+        self._idle.begin(stream)
+        with self._audited(stream, About("message", method)):
+            self.check_stream(stream)
+            with self._turn(stream, 0, waiting=stream):
+                yield
+
     def refuse(self, context: grpc.ServicerContext, method: str, error: TwinsightError) -> None:
         """Ends a call of which no message reached its servicer; its caller has a share of these, too.
 

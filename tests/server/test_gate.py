@@ -11,6 +11,7 @@ from typing import cast
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2
 
 from twinsight_core.errors import Overloaded, Unauthenticated
 from twinsight_server.access.audit import AuditLog
@@ -20,6 +21,7 @@ from twinsight_server.access.principals import RIGHTS, Grant, Principal
 from twinsight_server.calls import Call
 from twinsight_server.gate import Gate
 from twinsight_server.metrics import Metrics
+from twinsight_server.services.reflection import GuardedReflection
 
 
 class Aborted(Exception):
@@ -238,5 +240,21 @@ def test_a_stream_whose_key_was_withdrawn_is_still_its_holders_in_the_audit_log(
         withdrawn()
     assert noted(tmp_path / "a") == [
         ("message", "key:phone", "UNAUTHENTICATED"),
+        ("stream", "key:phone", "UNAUTHENTICATED"),
+    ]
+
+
+def test_each_question_of_reflection_is_checked_and_noted(tmp_path: Path) -> None:
+    keys = Keys()
+    gate = Gate(Metrics(), max_calls=1, max_streams=1, access=AccessControl(keys, audit=AuditLog(tmp_path / "a")))
+    gate.open()
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    answers = GuardedReflection(gate, ["a.Service"]).ServerReflectionInfo(iter([question] * 2), context())
+    assert [one.name for one in next(answers).list_services_response.service] == ["a.Service"]
+    keys.withdrawn = True
+    with pytest.raises(Aborted):
+        next(answers)
+    assert noted(tmp_path / "a") == [
+        ("message", "key:phone", "OK"),
         ("stream", "key:phone", "UNAUTHENTICATED"),
     ]

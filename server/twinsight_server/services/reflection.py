@@ -21,5 +21,10 @@ class GuardedReflection(reflection.ReflectionServicer):
         self, request_iterator: Iterator[reflection_pb2.ServerReflectionRequest], context: grpc.ServicerContext
     ) -> Iterator[reflection_pb2.ServerReflectionResponse]:
         """Answers questions about the services."""
-        with self._gate.stream(context, "ServerReflectionInfo"):
-            yield from super().ServerReflectionInfo(request_iterator, context)
+        method = "ServerReflectionInfo"
+        with self._gate.stream(context, method) as stream:
+            for request in request_iterator:
+                with self._gate.question(stream, method):
+                    answers = list(super().ServerReflectionInfo(iter((request,)), context))
+                yield from answers
+                self._gate.answered(stream)
