@@ -268,7 +268,7 @@ def _coco_marked(files: Files, content: JsonFields, names: dict[int, str], flaws
         try:
             image, box = _coco_box(one, images.keys(), names)
             boxes[image].append(box)
-        except (ValueError, KeyError, OverflowError) as error:
+        except (ValueError, KeyError) as error:
             flaws.append(f"annotations[{number}]: {_told(error)}")
     found = []
     for number, one in images.items():
@@ -318,7 +318,7 @@ def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tupl
     return MarkedPicture(file=places[0], size=claimed, boxes=boxes)
 
 
-def _told(error: ValueError | KeyError | OverflowError) -> str:
+def _told(error: ValueError | KeyError) -> str:
     return f"`{error.args[0]}` is missing." if isinstance(error, KeyError) else str(error)
 
 
