@@ -32,8 +32,8 @@ from pathlib import Path
 
 import apsw
 
-from twinsight_core.data_folder import COLLECTIONS, collection_folders, discard, remove
-from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightError
+from twinsight_core.data_folder import COLLECTIONS, REPLACED, collection_folders, discard, remove
+from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightError, Unavailable
 from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.layout import check_rows, read_head
@@ -44,6 +44,8 @@ from twinsight_core.whole_files import sync_file, sync_folder
 FORMAT_VERSION = 1
 MANIFEST = "backup.json"
 _STEPS = 1000  # of SQLite's machine between two calls, some 0.1 ms
+_TRIES = 5
+_REPLACED_WITHIN_S, _LOOK_S = 2.0, 0.02  # it takes two renames
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,14 @@ def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
         NotFound: there is no such collection, or no data folder.
         DataLoss: a collection is damaged; the message names it.
         StorageFull: the disk has no room.
+        Unavailable: a collection was replaced again and again, or its replacement was cut short.
         OSError: `out` can't be written.
     """
     root = data_dir / COLLECTIONS
     if not root.is_dir():
         raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
+    for aside in root.glob(f"{REPLACED}*"):
+        _is_there(root / aside.name.removeprefix(REPLACED))
     existing = [folder.name for folder in collection_folders(root)]
     for name in only:
         if name not in existing:
@@ -104,12 +109,46 @@ def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
     with made_whole(out) as folder:
         for name in dict.fromkeys(only or existing):
             try:
-                made.append(_copied(root / name, folder / name))
+                made.append(_copied_in_the_end(root / name, folder / name))
             except NotFound:
                 # A collection that is deleted meanwhile is missed only by who asked for it.
                 if only:
                     raise
         return write_manifest(folder, made)
+
+
+def _copied_in_the_end(source: Path, target: Path) -> BackupEntry:
+    """Copies a collection, and again where another was put in its place meanwhile, by `rekey` for instance."""
+    for _ in range(_TRIES):
+        try:
+            return _copied(source, target)
+        except NotFound:
+            if not _is_there(source):
+                raise
+    raise Unavailable(
+        f"Collection `{source.name}` was replaced each time that it was copied; nothing was written. Try again.",
+        reason="COLLECTION_REPLACED",
+    )
+
+
+def _is_there(source: Path) -> bool:
+    """Returns whether a collection has its folder; one that is being replaced has none for a moment.
+
+    Raises:
+        Unavailable: its replacement was cut short, which a start of the server ends.
+    """
+    ends = time.monotonic() + _REPLACED_WITHIN_S
+    while not source.is_dir():
+        if not os.path.lexists(source.parent / f"{REPLACED}{source.name}"):
+            return source.is_dir()
+        if time.monotonic() >= ends:
+            raise Unavailable(
+                f"Collection `{source.name}` was being replaced when that was cut short; nothing was written. Start "
+                "the server once, which puts back what was there.",
+                reason="COLLECTION_REPLACED",
+            )
+        time.sleep(_LOOK_S)
+    return True
 
 
 @contextmanager
