@@ -99,7 +99,7 @@ def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
     root = data_dir / COLLECTIONS
     if not root.is_dir():
         raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
-    for aside in root.glob(f"{REPLACED}*"):
+    for aside in root.glob(f"{REPLACED}*"):  # what is not in its place would not be among those that there are
         _is_there(root / aside.name.removeprefix(REPLACED))
     existing = [folder.name for folder in collection_folders(root)]
     for name in only:

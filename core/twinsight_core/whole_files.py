@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 LONGEST_WAIT_S = 10.0
@@ -96,23 +96,20 @@ def _locked(file: Path) -> int:
     while True:
         place = file if file.exists() else file.parent
         descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who had the lock before may have put another file in its place.
-            is_there = place == file or not file.exists()
-            if is_there and os.path.samestat(os.fstat(descriptor), place.stat()):
-                return descriptor
-        except (BlockingIOError, FileNotFoundError):
-            if time.monotonic() >= ends:
-                os.close(descriptor)
-                raise TimeoutError(
-                    errno.ETIMEDOUT, f"another process has locked {place} for {LONGEST_WAIT_S:g} s", str(file)
-                ) from None
-            time.sleep(_LOOK_S)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        with ExitStack() as opened:
+            opened.callback(os.close, descriptor)
+            with suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who had the lock before may have put another file in its place.
+                is_there = place == file or not file.exists()
+                if is_there and os.path.samestat(os.fstat(descriptor), place.stat()):
+                    opened.pop_all()
+                    return descriptor
+        if time.monotonic() >= ends:
+            raise TimeoutError(
+                errno.ETIMEDOUT, f"another process has locked {place} for {LONGEST_WAIT_S:g} s", str(file)
+            )
+        time.sleep(_LOOK_S)
 
 
 def _write(path: Path, content: bytes, *, mode: int, durable: bool, there: os.stat_result | None) -> None:

@@ -182,12 +182,12 @@ class Server:
             return False
         gc.freeze()  # what is there stays, and need not be looked through again
         give_back_freed()
-        for kept in ("exported", "xla"):
-            forget_unused(self._config.cache / kept)
         self.compilations.reset()
         self.gate.open()
         self.canary.start(self._config.canary_s)
         config = self._config
+        for kept in ("exported", "xla"):
+            forget_unused(config.cache / kept)
         if not (is_loopback(config.listen) or config.asks_for_tokens or config.tls_client_ca):
             log.warning("whoever reaches the server may call it: it asks for no token", listen=config.listen)
         log.info(

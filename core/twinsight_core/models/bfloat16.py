@@ -52,8 +52,8 @@ def in_bfloat16(network: ModuleT, *, weights: bool = False) -> ModuleT:
                 module.dtype = jnp.bfloat16
         elif weights and isinstance(module, nnx.Conv | nnx.Linear):
             module.precision = jax.lax.Precision.HIGHEST
-    for part in copy.trunk:
-        if weights:
+    if weights:
+        for part in copy.trunk:
             kept = nnx.state(part, nnx.Param)
             nnx.update(part, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), kept))
     return copy

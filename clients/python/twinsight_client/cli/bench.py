@@ -116,9 +116,9 @@ class Asked:
             click.UsageError: there is no folder for it, or TLS options do not go together.
         """
         file = self.json_file
-        if file is not None and file != STDOUT and not file.absolute().parent.is_dir():
-            raise click.BadParameter(f"{file.parent} is no folder.", param_hint="--json")
         if file is not None and file != STDOUT:
+            if not file.absolute().parent.is_dir():
+                raise click.BadParameter(f"{file.parent} is no folder.", param_hint="--json")
             check_writable(file)
         return self.settings.client()
 
