@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from twinsight_core.errors import FailedPrecondition
+from twinsight_core.errors import DataLoss, FailedPrecondition
 from twinsight_core.layout import Head, Seal, checksum, is_sound
 from twinsight_core.memory_files import memory_file, memory_has_room
 from twinsight_core.records import StoredItem
@@ -64,6 +64,18 @@ class Form(Protocol):
 
         Raises:
             DataLoss: the file is not what was written for this place.
+        """
+        ...
+
+    def beside(self, content: bytes, place: bytes) -> bytes:
+        """Returns what goes on record beside a file, as it is stored."""
+        ...
+
+    def read_beside(self, stored: bytes, place: bytes) -> bytes:
+        """Returns the content of what is on record beside a file.
+
+        Raises:
+            DataLoss: it is not what was put on record for this place.
         """
         ...
 
@@ -123,6 +135,16 @@ class PlainForm:
         """Gives the file itself."""
         del place
         return nullcontext(file)
+
+    def beside(self, content: bytes, place: bytes) -> bytes:
+        """Returns the content."""
+        del place
+        return content
+
+    def read_beside(self, stored: bytes, place: bytes) -> bytes:
+        """Returns what is stored."""
+        del place
+        return stored
 
 
 class SealedForm:
@@ -185,6 +207,26 @@ class SealedForm:
             DataLoss: the file is not what was written for this place.
         """
         return opened_file(file, self._cipher, b"file " + place)
+
+    def beside(self, content: bytes, place: bytes) -> bytes:
+        """Returns the content sealed."""
+        return self._cipher.sealed(content, b"beside " + place)
+
+    def read_beside(self, stored: bytes, place: bytes) -> bytes:
+        """Returns the content.
+
+        Such as lies plainly, as it did at first, is 8 bytes a number; what is sealed has 28 more. It is trusted, since
+        the file beside it is read only with the same.
+
+        Raises:
+            DataLoss: it is not what was put on record for this place.
+        """
+        if len(stored) % 8 == 0:
+            return stored
+        content = self._cipher.opened(stored, b"beside " + place)
+        if content is None:
+            raise DataLoss("What is on record beside it is not what was sealed there.", reason="COLLECTION_DAMAGED")
+        return content
 
 
 def form_of(head: Head, keyring: Keyring | None, file: Path) -> Form:

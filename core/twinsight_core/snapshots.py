@@ -44,8 +44,8 @@ def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, sto
         StorageFull: the disk has no room; the files before it stay.
         OSError: the file can't be written for another reason.
     """
-    beside = outside.astype("<i8").tobytes()
     library, built = _library(graph.exponent), graph.parameters
+    beside = outside.astype("<i8").tobytes()
     drafted = SnapshotRecord("", 0, "", last_seq, library, built.links, built.build_width, beside)
     _write(graph.save, graph.file_size(), drafted, folder, store)
     clean(folder, store)
@@ -62,8 +62,9 @@ def carry_over(folder: Path, store: Store, new_folder: Path, new_store: Store) -
     for record in store.snapshots():
         file = folder / record.file
         if _damage(file, record) is None:
+            drafted = record._replace(outside=store.form.read_beside(record.outside, _beside_place(record)))
             with store.form.reading(file, _place(record)) as content:
-                _write(partial(_copied, content), content.stat().st_size, record, new_folder, new_store)
+                _write(partial(_copied, content), content.stat().st_size, drafted, new_folder, new_store)
             return
 
 
@@ -73,7 +74,7 @@ def _write(write: Callable[[Path], int], size: int, drafted: SnapshotRecord, fol
     Args:
         write: writes the content to a path and returns how many bytes there must be.
         size: how many that will be.
-        drafted: what goes on record; name, size and digest are still to come.
+        drafted: what goes on record; name, size and digest are still to come, and `outside` is as it is in memory.
         folder: the collection's folder.
         store: where it goes on record.
     """
@@ -81,6 +82,7 @@ def _write(write: Callable[[Path], int], size: int, drafted: SnapshotRecord, fol
     number = 1 + max((_number(record.file) for record in store.snapshots()), default=0)
     file = folder / f"{_PREFIX}{number:012d}{_SUFFIX}"
     record = drafted._replace(file=file.name)
+    record = record._replace(outside=store.form.beside(drafted.outside, _beside_place(record)))
     unfinished = file.with_name(file.name + _UNFINISHED)
     try:
         with store.form.writing(unfinished, _place(record), size) as path:
@@ -131,6 +133,7 @@ def load(
         flaw = _flaw(folder / record.file, record, parameters)
         if flaw is None:
             try:
+                outside = store.form.read_beside(record.outside, _beside_place(record))
                 with store.form.reading(folder / record.file, _place(record)) as path:
                     graph = HnswIndex.load(
                         path,
@@ -143,7 +146,7 @@ def load(
             except (RuntimeError, DataLoss, OSError) as error:
                 flaw = str(error)
             else:
-                return graph, record.last_seq, np.frombuffer(record.outside, "<i8").astype(np.int64)
+                return graph, record.last_seq, np.frombuffer(outside, "<i8").astype(np.int64)
         _log.warning("Collection `%s`: snapshot %s is not used: %s.", store.spec.id, record.file, flaw)
     return None
 
@@ -209,13 +212,18 @@ def _place(record: SnapshotRecord) -> bytes:
     return f"{record.file} {record.last_seq} {hashlib.sha256(record.outside).hexdigest()}".encode()
 
 
+def _beside_place(record: SnapshotRecord) -> bytes:
+    """Returns what `outside` belongs to: the file beside which it is on record, and what that is taken to hold."""
+    return f"{record.file} {record.last_seq}".encode()
+
+
 def _copied(source: Path, target: Path) -> int:
     shutil.copyfile(source, target)
     return source.stat().st_size
 
 
 def digest_of(file: Path, beside: bytes) -> str:
-    """Returns the digest that goes on record for a graph's file and its `outside`."""
+    """Returns the digest that goes on record for a graph's file and its `outside`, both as they are stored."""
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256")
     digest.update(beside)

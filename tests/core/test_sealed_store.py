@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -12,6 +13,7 @@ import pytest
 
 from live_copies import copied_in_use
 from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.data_folder import COLLECTIONS
 from twinsight_core.errors import DataLoss, FailedPrecondition
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
@@ -19,10 +21,11 @@ from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.layout import checksum
 from twinsight_core.records import Changes, StoredItem
+from twinsight_core.rekeying import Rekeyed, rekey
 from twinsight_core.sealing import files
 from twinsight_core.sealing.cipher import OVERHEAD
-from twinsight_core.sealing.keyring import Keyring, new_key
-from twinsight_core.snapshots import digest_of
+from twinsight_core.sealing.keyring import Key, Keyring, new_key
+from twinsight_core.snapshots import digest_of, load
 from twinsight_core.store import FILE_NAME, Store
 
 SPEC = CollectionSpec("things", 4, Metric.DOT, "base", "sha256:00", 12.5)
@@ -198,6 +201,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 _WHOLE = 4096 + OVERHEAD
 
 
+def _outside(folder: Path) -> bytes:
+    """Returns what is on record beside the graph's file, as it is stored."""
+    with closing(apsw.Connection(str(folder / FILE_NAME))) as connection:
+        ((outside,),) = connection.execute("SELECT outside FROM snapshots").fetchall()
+    assert isinstance(outside, bytes)
+    return outside
+
+
+def _put_on_record(folder: Path, graph: Path, outside: bytes) -> None:
+    """Puts a graph's file on record with what lies beside it, as somebody would who knows all but the key."""
+    known = (digest_of(graph, outside), graph.stat().st_size, outside)
+    _changed(
+        folder / FILE_NAME,
+        lambda connection: connection.execute("UPDATE snapshots SET sha256 = ?, size = ?, outside = ?", known).close(),
+    )
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -210,13 +230,7 @@ def test_a_graph_whose_pieces_were_moved_is_built_anew_though_its_digest_is_righ
 ) -> None:
     (graph,) = folder.glob("graph-*")
     graph.write_bytes(damage(graph.read_bytes()))
-    digest, size = digest_of(graph, b""), graph.stat().st_size
-    _changed(
-        folder / FILE_NAME,
-        lambda connection: connection.execute(
-            "UPDATE snapshots SET sha256 = ?, size = ?, outside = x''", (digest, size)
-        ).close(),
-    )
+    _put_on_record(folder, graph, _outside(folder))
     with closing(Collection(folder, OPTIONS)) as collection:
         assert f"snapshot {graph.name} is not used: `{graph.name}` is not what was sealed there" in caplog.text
         assert collection.wait_indexed(60)
@@ -232,6 +246,45 @@ def test_a_graph_that_is_said_to_hold_more_than_it_does_is_not_used(
     with closing(Collection(folder, OPTIONS)) as collection:
         assert "is not what was sealed there" in caplog.text
         assert collection.wait_indexed(60)
+
+
+@pytest.mark.parametrize("key", [None, KEYRING.primary], ids=["plain", "sealed"])
+def test_which_items_are_copies_lies_plainly_only_where_all_does(
+    key: Key | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    folder = data / COLLECTIONS / "people"
+    folder.mkdir(parents=True)
+    Store.create(folder / FILE_NAME, CollectionSpec("people", 8, Metric.EUCLIDEAN), key=key)
+    vectors = _vectors(300)
+    vectors[150:] = vectors[:150]
+    with closing(Collection(folder, OPTIONS)) as collection:
+        collection.upsert([NewItem(f"i{n}", vector) for n, vector in enumerate(vectors)])
+        assert collection.wait_indexed(60)
+    copies = {seq.to_bytes(8, "little") for seq in range(151, 301)}
+    outside = _outside(folder)
+    assert sum(seq in outside for seq in copies) == (150 if key is None else 0)
+    assert len(outside) % 8 == (0 if key is None else OVERHEAD % 8)
+
+    # It comes along to another key, and with it the graph.
+    (done,) = rekey(data, KEYRING.with_primary(other := new_key()))
+    assert isinstance(done, Rekeyed)
+    assert done.after == other.id
+    assert not copies & {_outside(folder)[at : at + 8] for at in range(len(outside))}
+    monkeypatch.setattr(HnswIndex, "add", None)
+    with closing(Collection(folder, replace(OPTIONS, keyring=Keyring(other)))) as collection:
+        assert collection.status().indexed_count == 300
+        assert all(len(found) == 2 for found in collection.search(vectors[:9], SearchOptions(2)))
+
+
+def test_what_is_on_record_beside_a_graph_is_read_there_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (graph,) = folder.glob("graph-*")
+    sealed = _outside(folder)
+    for outside, what in ((bytes(len(sealed)), "What is on record beside it"), (bytes(80), f"`{graph.name}`")):
+        _put_on_record(folder, graph, outside)
+        with closing(Store(folder / FILE_NAME, keyring=KEYRING)) as store:
+            assert load(folder, store, OPTIONS.graph, alive=np.arange(1, 301)) is None
+        assert f"{graph.name} is not used: {what} is not what was sealed there" in caplog.text
 
 
 def test_a_sealed_graph_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
