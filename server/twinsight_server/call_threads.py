@@ -1,7 +1,7 @@
 """Threads that answer calls, and know how many of them are taken.
 
-One starts with the pool, the others as they are needed. Where the system gives no more of them, calls wait for those
-that there are, and each call tries again: an error would end the one thread in which gRPC takes calls.
+One starts with the pool, the others as they are needed. Where the system gives no more of them, calls make do with
+those there are: an error would end the one thread in which gRPC takes calls. It is tried again after a second.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from twinsight_core.errors import StartupError
 log = structlog.stdlib.get_logger("twinsight.calls")
 
 _LOOK_S = 0.01
+_TRY_AGAIN_S = 1.0
 
 ResultT = TypeVar("ResultT")
 P = ParamSpec("P")
@@ -42,7 +43,8 @@ class CallThreads(ThreadPoolExecutor):
         super().__init__(count, thread_name_prefix="call", initializer=partial(keep_to, cores))
         self._count = count
         self._in_work = deque[None]()  # as many as there are calls: adding and taking away need no lock
-        self._is_short = False
+        self._is_short = False  # it is told once
+        self._short_until_s = 0.0
         super().submit(int)
         if not self._threads:
             raise StartupError(
@@ -54,7 +56,8 @@ class CallThreads(ThreadPoolExecutor):
     @property
     def are_taken(self) -> bool:
         """Whether a call that came now would wait for a thread."""
-        return len(self._in_work) >= self._count
+        in_work = len(self._in_work)
+        return in_work >= self._count or (in_work >= len(self._threads) and time.monotonic() < self._short_until_s)
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Waits until no call has a thread; returns whether that came about."""
@@ -88,6 +91,11 @@ class CallThreads(ThreadPoolExecutor):
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:
+            self._short_until_s = time.monotonic() + _TRY_AGAIN_S
             if not self._is_short:
                 self._is_short = True
-                log.error("threads can't be started; calls wait for others", threads=len(self._threads), why=str(error))
+                log.error(
+                    "threads can't be started; calls make do with those there are",
+                    threads=len(self._threads),
+                    why=str(error),
+                )

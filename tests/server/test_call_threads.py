@@ -16,14 +16,21 @@ def no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_calls_wait_for_the_threads_there_are_where_no_more_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, go = CallThreads(2, cores=usable_cores()), threading.Event()
-    calls = []
+def test_calls_make_do_with_the_threads_there_are_where_no_more_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, go = CallThreads(3, cores=usable_cores()), threading.Event()
+    now = 100.0
+    monkeypatch.setattr("twinsight_server.call_threads.time.monotonic", lambda: now)
     with monkeypatch.context() as short, structlog.testing.capture_logs() as logged:
         short.setattr(threading.Thread, "start", no_thread)
-        calls += [threads.submit(go.wait, 30) for _ in range(3)]
-    assert [line["event"] for line in logged] == ["threads can't be started; calls wait for others"]
-    assert threads.are_taken
+        calls = [threads.submit(go.wait, 30)]
+        assert not threads.are_taken  # as far as is known
+        calls.append(threads.submit(go.wait, 30))
+        assert threads.are_taken
+        now += 2  # when it is worth another attempt
+        assert not threads.are_taken
+        calls.append(threads.submit(go.wait, 30))
+        assert threads.are_taken
+    assert [line["event"] for line in logged] == ["threads can't be started; calls make do with those there are"]
     at_once = threading.Barrier(2)
     go.set()
     assert [call.result(30) for call in calls] == [True] * 3
