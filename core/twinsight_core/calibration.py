@@ -142,22 +142,6 @@ class Calibration:
         """
         return logistic(self.scale * np.asarray(cosine, np.float64) + self.offset)
 
-    def same(self, cosine: np.ndarray, target_fmr: float | None = None) -> np.ndarray:
-        """Returns whether each pair passes the operating point.
-
-        Args:
-            cosine: [...] float, -1..1.
-            target_fmr: false match rate that the point must keep to; None takes the default point, `threshold`.
-
-        Returns:
-            [...] bool.
-
-        Raises:
-            InvalidInput: no operating point is that strict.
-        """
-        threshold = self.threshold if target_fmr is None else self.operating_point(target_fmr).threshold
-        return np.asarray(cosine, np.float64) >= threshold
-
     def operating_point(self, target_fmr: float) -> OperatingPoint:
         """Returns the point that keeps to a false match rate and loses the fewest same pairs.
 

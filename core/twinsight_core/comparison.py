@@ -18,10 +18,14 @@ class Decision:
     Attributes:
         threshold: cosine at and above which a pair is called the same, -1..1.
         target_fmr: of the operating point that was chosen; None: the calibration's default one.
+        false_match_rate: share of held-out different pairs that pass the threshold, 0..1.
+        false_non_match_rate: share of held-out same pairs that fail it, 0..1.
     """
 
     threshold: float
-    target_fmr: float | None = None
+    target_fmr: float | None
+    false_match_rate: float
+    false_non_match_rate: float
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,9 @@ def decision_for(calibration: Calibration | None, target_fmr: float | None = Non
             field="target_fmr",
         )
     if target_fmr is None:
-        return Decision(calibration.threshold)
+        return _default_decision(calibration)
     point = calibration.operating_point(target_fmr)
-    return Decision(point.threshold, point.target_fmr)
+    return Decision(point.threshold, point.target_fmr, point.false_match_rate, point.false_non_match_rate)
 
 
 def compare(
@@ -92,9 +96,13 @@ def compare(
     distances = np.linalg.norm(one - other, axis=1)
     if calibration is None:
         return [Comparison(float(c), float(d)) for c, d in zip(cosines, distances, strict=True)]
-    at = decision or Decision(calibration.threshold)
+    at = decision or _default_decision(calibration)
     judged = zip(cosines, distances, calibration.probability(cosines), strict=True)
     return [Comparison(float(c), float(d), float(p), bool(c >= at.threshold), at) for c, d, p in judged]
+
+
+def _default_decision(calibration: Calibration) -> Decision:
+    return Decision(calibration.threshold, None, calibration.false_match_rate, calibration.false_non_match_rate)
 
 
 def _at_length_1(vectors: Sequence[np.ndarray]) -> np.ndarray:

@@ -118,6 +118,7 @@ def test_compare_decides_at_the_point_for_a_false_match_rate(
     pair = ([1.0] + [0.0] * 15, [0.6, 0.8] + [0.0] * 14)
     (one,) = client.compare([pair], target_fmr=target_fmr).values()
     assert (one.threshold, one.target_fmr, one.same) == (threshold, point, threshold <= 0.6)
+    assert (one.false_match_rate, one.false_non_match_rate) == (0.0, 0.0)
 
 
 def test_compare_refuses_a_false_match_rate_below_all_points_and_names_them(client: Client) -> None:

@@ -70,10 +70,6 @@ def test_probability_is_one_half_where_the_curve_crosses_zero() -> None:
     )
 
 
-def test_a_pair_at_the_threshold_is_the_same() -> None:
-    np.testing.assert_array_equal(EXAMPLE.same(np.array([0.49, 0.5, 0.51])), [False, True, True])
-
-
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=20))
 def test_probability_rises_with_the_cosine_and_stays_within_bounds(cosines: list[float]) -> None:
     probability = EXAMPLE.probability(np.sort(np.array(cosines)))
@@ -148,7 +144,7 @@ def test_rates_and_threshold_worked_by_hand() -> None:
     strict = fit_calibration(fit=fit, measure=measure, meaning="Same.", false_match_rate=0.0)
     # None of the four different pairs may pass: just above the highest of them, 0.6.
     assert strict.threshold == pytest.approx(0.6)
-    assert not strict.same(np.array([0.6]))[0]
+    assert strict.threshold > 0.6
     assert strict.false_match_rate == 0.25
     assert strict.false_non_match_rate == 0.0
     loose = fit_calibration(fit=fit, measure=measure, meaning="Same.", false_match_rate=1.0)
@@ -196,13 +192,6 @@ def test_a_wrong_value_names_its_rule(change: dict[str, float | str], message: s
         Calibration.from_json(JsonFields(EXAMPLE.to_json() | change))
 
 
-def test_the_default_point_decides_where_no_rate_is_asked_for() -> None:
-    cosine = np.array([0.2, 0.4, 0.55, 0.7])
-    np.testing.assert_array_equal(WITH_POINTS.same(cosine), [False, False, True, True])
-    np.testing.assert_array_equal(WITH_POINTS.same(cosine, target_fmr=0.1), [False, True, True, True])
-    np.testing.assert_array_equal(WITH_POINTS.same(cosine, 0.01), [False, False, False, True])
-
-
 @pytest.mark.parametrize(("asked", "point"), [(1.0, LOOSE), (0.1, LOOSE), (0.05, STRICT), (0.01, STRICT)])
 def test_the_point_keeps_to_the_asked_rate_and_loses_the_fewest(asked: float, point: OperatingPoint) -> None:
     assert WITH_POINTS.operating_point(asked) == point
@@ -227,7 +216,7 @@ def test_the_point_keeps_to_the_asked_rate_and_loses_the_fewest(asked: float, po
 )
 def test_a_rate_that_no_point_keeps_to_is_refused(calibration: Calibration, asked: float, message: str) -> None:
     with pytest.raises(InvalidInput, match=f"^{re.escape(message)}$") as caught:
-        calibration.same(np.array([0.5]), asked)
+        calibration.operating_point(asked)
     assert caught.value.field == "target_fmr"
 
 
@@ -317,7 +306,7 @@ def test_a_card_without_operating_points_is_written_as_it_was_read() -> None:
 def test_the_shipped_model_has_a_calibration() -> None:
     for package in shipped_packages():
         if package.card.calibration is not None:
-            assert package.card.calibration.same(np.array([-1.0, 1.0])).tolist() == [False, True]
+            assert -1 < package.card.calibration.threshold < 1
 
 
 def test_an_interval_of_one_end_is_refused() -> None:
@@ -382,7 +371,7 @@ def test_a_group_is_measured_by_what_is_fitted_on_the_others_and_all_are_kept() 
             meaning="m",
             false_match_rate=0.01,
         )
-        matched += int(own.same(left_out.cosine[~left_out.same]).sum())
+        matched += int((left_out.cosine[~left_out.same] >= own.threshold).sum())
         probabilities.append(own.probability(left_out.cosine))
     assert found.false_match_rate == matched / 6000
     assert found.expected_calibration_error == pytest.approx(

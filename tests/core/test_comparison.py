@@ -19,8 +19,8 @@ CALIBRATION = Calibration(
     scale=10.0,
     offset=-5.0,
     threshold=0.6,
-    false_match_rate=0.0,
-    false_non_match_rate=0.0,
+    false_match_rate=0.02,
+    false_non_match_rate=0.3,
     expected_calibration_error=0.0,
     pairs_fitted=1,
     pairs_measured=1,
@@ -59,18 +59,18 @@ def test_the_calibration_gives_probability_and_decision() -> None:
     assert half.probability == pytest.approx(0.5, abs=1e-6)
     assert whole.probability == pytest.approx(0.99331, abs=1e-5)
     assert (half.same, whole.same) == (False, True)
-    assert half.decision == whole.decision == Decision(0.6)
+    assert half.decision == whole.decision == Decision(0.6, None, 0.02, 0.3)
 
 
 @pytest.mark.parametrize(
     ("target_fmr", "decision", "same"),
     [
         # Of cosines 0.4, 0.6 and 0.7.
-        (None, Decision(0.6), [False, True, True]),
-        (1.0, Decision(0.4, 0.1), [True, True, True]),
-        (0.1, Decision(0.4, 0.1), [True, True, True]),
-        (0.05, Decision(0.7, 0.01), [False, False, True]),
-        (0.01, Decision(0.7, 0.01), [False, False, True]),
+        (None, Decision(0.6, None, 0.02, 0.3), [False, True, True]),
+        (1.0, Decision(0.4, 0.1, 0.0, 0.2), [True, True, True]),
+        (0.1, Decision(0.4, 0.1, 0.0, 0.2), [True, True, True]),
+        (0.05, Decision(0.7, 0.01, 0.0, 0.2), [False, False, True]),
+        (0.01, Decision(0.7, 0.01, 0.0, 0.2), [False, False, True]),
     ],
 )
 def test_a_false_match_rate_moves_the_decision(target_fmr: float | None, decision: Decision, same: list[bool]) -> None:

@@ -167,17 +167,17 @@ def test_the_models_card_states_the_operating_point(api: Reflected, photos: dict
 
 
 @pytest.mark.parametrize(
-    ("target_fmr", "threshold", "point"),
+    ("target_fmr", "threshold", "point", "rates"),
     [
-        (None, 0.5, None),
-        (1.0, 0.25, 0.1),
-        (0.1, 0.25, 0.1),
-        (0.0999, 0.75, 0.001),
-        (0.001, 0.75, 0.001),
+        (None, 0.5, None, (0.01, 0.02)),
+        (1.0, 0.25, 0.1, (0.09, 0.01)),
+        (0.1, 0.25, 0.1, (0.09, 0.01)),
+        (0.0999, 0.75, 0.001, (0.0, 0.2)),
+        (0.001, 0.75, 0.001, (0.0, 0.2)),
     ],
 )
-def test_a_false_match_rate_says_where_it_is_decided(
-    judge: Reflected, target_fmr: float | None, threshold: float, point: float | None
+def test_a_false_match_rate_says_where_it_is_decided_and_how_often_that_is_wrong(
+    judge: Reflected, target_fmr: float | None, threshold: float, point: float | None, rates: tuple[float, float]
 ) -> None:
     more = {} if target_fmr is None else {"target_fmr": target_fmr}
     for cosine in (0.2, 0.3, 0.6, 0.8):
@@ -185,6 +185,8 @@ def test_a_false_match_rate_says_where_it_is_decided(
         assert found.cosine_similarity == pytest.approx(cosine, abs=1e-6)
         assert (found.threshold, found.same) == (threshold, cosine >= threshold)
         assert (found.target_fmr if found.HasField("target_fmr") else None) == point
+        assert (found.false_match_rate, found.false_non_match_rate) == rates
+        assert found.HasField("false_match_rate")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,8 @@ def test_a_false_match_rate_that_can_not_be_kept_to_is_refused(
 
 def test_without_a_calibration_nothing_is_decided(judge: Reflected) -> None:
     found = judged(judge, 0.5, model="plain")
-    assert not any(found.HasField(one) for one in ("probability", "same", "threshold", "target_fmr"))
+    decided = ("probability", "same", "threshold", "target_fmr", "false_match_rate", "false_non_match_rate")
+    assert not any(found.HasField(one) for one in decided)
 
 
 def test_the_card_states_the_operating_points_and_their_intervals(judge: Reflected) -> None:

@@ -212,6 +212,8 @@ def _comparison(result: inference_pb.CompareResult) -> Comparison:
         same=found.same if found.HasField("same") else None,
         threshold=found.threshold if found.HasField("threshold") else None,
         target_fmr=found.target_fmr if found.HasField("target_fmr") else None,
+        false_match_rate=found.false_match_rate if found.HasField("false_match_rate") else None,
+        false_non_match_rate=found.false_non_match_rate if found.HasField("false_non_match_rate") else None,
     )
 
 

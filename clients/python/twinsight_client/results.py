@@ -231,10 +231,13 @@ class Comparison:
     Attributes:
         cosine_similarity: -1..1; 1 is the same direction.
         euclidean_distance: 0..2, between the vectors at length 1.
-        probability: calibrated, 0..1, that both show the same thing; None where the model has no calibration.
+        probability: calibrated, 0..1, that both show the same thing, at even odds; None where the model has no
+            calibration.
         same: whether `cosine_similarity` reaches `threshold`; None with `probability`.
         threshold: cosine similarity at and above which `same` is true here, -1..1; None with `probability`.
         target_fmr: false match rate that the threshold was chosen for; None at the model's default point.
+        false_match_rate: share of held-out different pairs that pass the threshold, 0..1; None with `probability`.
+        false_non_match_rate: share of held-out same pairs that fail it, 0..1; None with `probability`.
     """
 
     cosine_similarity: float
@@ -243,6 +246,8 @@ class Comparison:
     same: bool | None = None
     threshold: float | None = None
     target_fmr: float | None = None
+    false_match_rate: float | None = None
+    false_non_match_rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ def comparison_message(comparison: Comparison) -> inference_pb.Comparison:
         same=comparison.same,
         threshold=None if decision is None else decision.threshold,
         target_fmr=None if decision is None else decision.target_fmr,
+        false_match_rate=None if decision is None else decision.false_match_rate,
+        false_non_match_rate=None if decision is None else decision.false_non_match_rate,
     )
 
 

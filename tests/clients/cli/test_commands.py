@@ -46,10 +46,15 @@ def test_compare_tells_how_alike_two_pictures_are(twinsight: Twinsight, album: P
         "probability": "100.0%",
         "same": "yes",
         "threshold": "0.5000",
+        "false match rate": "0.00%",
+        "false non-match rate": "0.00%",
         "model": "fake",
     }
     strict = twinsight("compare", album / "a.jpg", album / "a.jpg", "--target-fmr", "0.05").stdout
-    assert [line.split()[-1] for line in strict.splitlines() if line.startswith(("thr", "false"))] == ["0.7000", "0.01"]
+    assert [line.split()[-1] for line in strict.splitlines() if line.startswith(("thr", "target"))] == [
+        "0.7000",
+        "0.01",
+    ]
     other = json.loads(twinsight("compare", album / "a.jpg", album / "2024/b.jpg", "--json").stdout)
     assert other["comparison"]["same"] is False
     assert other["model"]["name"] == "fake"

@@ -47,8 +47,9 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
     """Say how alike the pictures A and B are.
 
     The probability is calibrated on pairs that the model never saw, and `same` says whether the similarity passes the
-    model's own threshold, or that of the operating point that --target-fmr asks for; `twinsight models NAME` tells what
-    it is a probability of, and which points there are. Both are missing where a model has no calibration.
+    model's own threshold, or that of the operating point that --target-fmr asks for; the rates below it are the shares
+    of different pairs that pass it and of same pairs that fail it. `twinsight models NAME` tells what it is a
+    probability of, at even odds, and which points there are. All of it is missing where a model has no calibration.
     """
     for file in (left, right):
         if said := too_large(file.stat().st_size, most=MAX_FILE_BYTES // 2):
@@ -81,7 +82,11 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
     if comparison.threshold is not None:
         fields["threshold"] = f"{comparison.threshold:.4f}"
     if comparison.target_fmr is not None:
-        fields["false match rate"] = f"{comparison.target_fmr:g}"
+        fields["target FMR"] = f"{comparison.target_fmr:g}"
+    if comparison.false_match_rate is not None:
+        fields["false match rate"] = f"{comparison.false_match_rate:.2%}"
+    if comparison.false_non_match_rate is not None:
+        fields["false non-match rate"] = f"{comparison.false_non_match_rate:.2%}"
     write_fields(fields | {"model": results.model.name})
 
 

@@ -169,6 +169,8 @@ class MemoryServer:
                 same=cosine >= threshold,
                 threshold=threshold,
                 target_fmr=rate,
+                false_match_rate=0.0,  # as the fake models' cards have them
+                false_non_match_rate=0.0,
             )
             return inference_pb.CompareResult(comparison=comparison)
 
