@@ -55,7 +55,7 @@ def test_serve_without_the_server_extra_says_how_to_install_it() -> None:
     assert done.stdout == ""
     assert done.stderr == (
         "Error: `twinsight serve` needs the extra `server`, which is not installed (no module `twinsight_server`). "
-        "Install it with: pip install 'twinsight[server]'\n"
+        "Install it with: pip install '.[server]' in the folder of twinsight's sources\n"
     )
 
 

@@ -90,7 +90,8 @@ def calibrate(
     to measure on, and no class is in both. With --groups all are fitted on, and each group is measured by a fit on the
     others. Same and different pairs count alike, however many there are of each: probabilities are at even odds. A
     classifier: the temperature of its softmax. Calibrate on data like that which the model will see, and that it was
-    not trained on. The model's digest changes, since its answers do.
+    not trained on, and before anything is indexed: the model's digest changes, since its answers do, and collections
+    of the model before take pictures only where that one is served, too (--out writes beside it).
     """
     package = find_package(model, models_dir)
     if out is None and package.is_shipped:

@@ -32,7 +32,7 @@ from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STAT
     help="Whose weights they are: mobilefacenet and resnet with PyTorch's names (of torchvision or timm), mobilenet_v1 "
     "with those of Keras Applications. resnet means plain ones, on pixels scaled by ImageNet's mean and standard "
     "deviation: timm's with blur pooling (resnetblur50) have the same tensors, so that they pass, and would answer "
-    "otherwise than they were trained to.",
+    "otherwise than they were trained to. mobilefacenet is for faces that are cut out and aligned.",
 )
 @click.option(
     "--weights",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from twinsight_core.errors import StartupError
+from twinsight_core.extras import how_to_install
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -163,7 +164,8 @@ def _precision(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], classes:
         from pycocotools.cocoeval import COCOeval  # noqa: PLC0415 - optional
     except ImportError as error:
         raise StartupError(
-            "measuring a detector needs pycocotools; install `twinsight[train]`.", reason="EXTRA_MISSING"
+            f"Measuring a detector needs pycocotools, which is not installed. {how_to_install('train')}",
+            reason="EXTRA_MISSING",
         ) from error
     # It prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):

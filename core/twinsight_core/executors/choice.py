@@ -30,7 +30,6 @@ from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
 from twinsight_core.executors.kept_files import forget_others, keep, put, read_kept, touch
 from twinsight_core.executors.openvino import (
-    INSTALL_OPENVINO,
     OpenVinoExecutor,
     load_openvino,
     openvino_told,
@@ -38,6 +37,7 @@ from twinsight_core.executors.openvino import (
 )
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting.agreement import Agreement, agreement, compares_nothing, trial_pictures
+from twinsight_core.extras import how_to_install
 from twinsight_core.models.precision import Precision, best_precision
 from twinsight_core.packages import ModelPackage
 
@@ -212,8 +212,8 @@ class _Exported:
             versions = "-".join(version(name) for name in _EXPORTERS)
         except PackageNotFoundError as error:
             raise StartupError(
-                f"The executor `openvino` needs the package `{error.name}`, which is not installed. Install it with: "
-                f"{INSTALL_OPENVINO}",
+                f"The executor `openvino` needs the package `{error.name}`, which is not installed. "
+                f"{how_to_install('openvino')}",
                 reason="EXTRA_MISSING",
             ) from error
         network = package.digest.rpartition(":")[2][:32]

@@ -18,6 +18,7 @@ from twinsight_core.cores import core_count, usable_cores
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting import INPUT
+from twinsight_core.extras import how_to_install
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.precision import Precision
 
@@ -26,7 +27,6 @@ _LOG = logging.getLogger(__name__)
 MOST_LANES = 16
 """On machines with more cores a lane gets several: each keeps buffers of its own for every batch size."""
 
-INSTALL_OPENVINO = "pip install 'twinsight[openvino]'"
 _TELEMETRY = "openvino_telemetry"
 
 
@@ -82,8 +82,8 @@ def load_openvino() -> OpenVino:
         return cast("OpenVino", importlib.import_module("openvino"))
     except ModuleNotFoundError as error:
         raise StartupError(
-            f"The executor `openvino` needs the module `{error.name}`, which is not installed. Install it with: "
-            f"{INSTALL_OPENVINO}",
+            f"The executor `openvino` needs the module `{error.name}`, which is not installed. "
+            f"{how_to_install('openvino')}",
             reason="EXTRA_MISSING",
         ) from error
     except ImportError as error:  # a library that the system lacks, or one of another version

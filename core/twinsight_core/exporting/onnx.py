@@ -20,12 +20,12 @@ from jax.errors import InconclusiveDimensionOperation
 from twinsight_core.errors import StartupError
 from twinsight_core.exporting import INPUT, OUTPUT
 from twinsight_core.exporting.portable import portable_network
+from twinsight_core.extras import how_to_install
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.registry import Network
 
 OPSET = 18
 """Read by ONNX Runtime since 1.14 of 2023; nothing newer is needed."""
-INSTALL_ONNX = "pip install 'twinsight[onnx]'"
 # What jax2onnx raises where it can't express something; the last where it can't with the batch left open.
 _UNSUPPORTED = (
     NotImplementedError,
@@ -194,7 +194,7 @@ def _extra(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise StartupError(
-            f"ONNX files need the module `{error.name}`, which is not installed. Install it with: {INSTALL_ONNX}",
+            f"ONNX files need the module `{error.name}`, which is not installed. {how_to_install('onnx')}",
             reason="EXTRA_MISSING",
         ) from error
     except ImportError as error:  # a library that the system lacks, or one of another version

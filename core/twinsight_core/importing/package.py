@@ -37,6 +37,8 @@ _IMPORTERS: dict[
     ],
 ] = {"mobilefacenet": import_mobilefacenet, "mobilenet_v1": import_keras_mobilenet, "resnet": import_resnet}
 _TAKEN_FOR: dict[Importable, str] = {
+    "mobilefacenet": " It was trained on faces that are cut out and aligned (eyes level, 112 pixels high and 96 "
+    "wide): of whole pictures with a face in them it tells less; give the face as the region of a picture.",
     "resnet": " The weights were taken for those of a plain ResNet without blur pooling, on pixels scaled by "
     "ImageNet's mean and standard deviation; a file does not say.",
 }

@@ -19,12 +19,12 @@ import safetensors.numpy
 
 from twinsight_core.bounded_files import FileTooLarge, open_bounded
 from twinsight_core.errors import StartupError
+from twinsight_core.extras import how_to_install
 from twinsight_core.packages import MAX_WEIGHTS_BYTES
 
 PYTORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 NESTED_UNDER = ("net_state_dict", "state_dict", "model")
 """Where training scripts put the weights in a checkpoint that holds more than them."""
-INSTALL_TORCH = "pip install 'twinsight[torch]'"
 
 # What `torch.nn.DataParallel` puts before each name.
 _PARALLEL_PREFIX = "module."
@@ -78,7 +78,7 @@ def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
             torch = importlib.import_module("torch")
         except ModuleNotFoundError as error:
             raise StartupError(
-                f"{path}: a PyTorch file; PyTorch, which reads it, is not installed. Install it with: {INSTALL_TORCH}",
+                f"{path}: a PyTorch file; PyTorch, which reads it, is not installed. {how_to_install('torch')}",
                 reason="EXTRA_MISSING",
             ) from error
         try:

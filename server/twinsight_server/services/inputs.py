@@ -145,6 +145,7 @@ def _no_model(spec: CollectionSpec) -> TwinsightError:
         )
     return FailedPrecondition(
         f"Collection `{spec.id}` is bound to model `{spec.model_name}` with digest `{spec.model_digest}`, which is "
-        "not loaded here: its vectors can't be compared with another model's.",
+        "not loaded here: its vectors can't be compared with another model's. Serve that model, or make the collection "
+        "anew.",
         reason="MODEL_NOT_LOADED",
     )

@@ -368,7 +368,8 @@ def test_without_the_server_extra_its_commands_say_how_to_install_it(
         assert result.exit_code == 1
         assert result.stderr == (
             "Error: `twinsight serve` needs the extra `server`, which is not installed (no module "
-            "`twinsight_no_such_server`). Install it with: pip install 'twinsight[server]'\n"
+            "`twinsight_no_such_server`). Install it with: pip install '.[server]' in the folder of twinsight's "
+            "sources\n"
         )
     assert SERVER_COMMANDS["serve"][0] == "twinsight_server.cli:serve"
 

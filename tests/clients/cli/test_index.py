@@ -13,7 +13,15 @@ from click.testing import CliRunner, Result
 from google.protobuf.message import Message
 from twinsight.v1.collection_service_pb2 import DeleteItemsRequest, DeleteItemsResponse
 
-from twinsight_client import NewItem, ResourceExhausted, Results, RetryPolicy, Unavailable
+from twinsight_client import (
+    FailedPrecondition,
+    ItemError,
+    NewItem,
+    ResourceExhausted,
+    Results,
+    RetryPolicy,
+    Unavailable,
+)
 from twinsight_client.cli import indexing, main
 from twinsight_client.cli.index import _tell
 from twinsight_client.cli.indexing import Indexer, IndexReport
@@ -352,6 +360,24 @@ def test_one_picture_that_is_too_large_is_skipped_and_a_full_disk_is_not_taken_f
     memory.fail_next(*[ResourceExhausted("No room.", reason="STORAGE_FULL")] * 2)
     with pytest.raises(ResourceExhausted, match="No room"):
         Indexer(FakeClient(memory), "photos").run(find_pictures(album))
+
+
+def test_what_keeps_all_pictures_out_of_a_collection_is_told_once(
+    memory: MemoryServer, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: FakeClient, __: str, items: Iterable[NewItem]) -> Results[str]:
+        return Results(
+            [ItemError(n, "FAILED_PRECONDITION", "MODEL_NOT_LOADED", "Not loaded.") for n, _ in enumerate(items)]
+        )
+
+    monkeypatch.setattr(FakeClient, "upsert", refuse)
+    client = FakeClient(memory)
+    client.create_collection("photos", model="fake")
+    indexer = Indexer(client, "photos", jobs=1, batch_size=1)
+    with pytest.raises(FailedPrecondition, match=r"^Not loaded\.$"):
+        indexer.run(find_pictures(album))
+    assert not indexer.report.finished
+    assert indexer.report.skipped == []
 
 
 def test_an_interruption_keeps_what_was_written_and_the_next_run_does_the_rest(

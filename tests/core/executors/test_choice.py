@@ -171,7 +171,9 @@ def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(
     find = importlib.util.find_spec
     monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "openvino" else find(name))
     assert choose_executor(embedding, "auto", cache_dir=tmp_path).name == "xla:cpu:f32"
-    with pytest.raises(StartupError, match=r"^The executor `openvino` needs .* pip install 'twinsight\[openvino\]'"):
+    with pytest.raises(
+        StartupError, match=r"^The executor `openvino` needs .* pip install '\.\[openvino\]' in the folder"
+    ):
         choose_executor(embedding, "openvino", cache_dir=tmp_path)
 
 
@@ -245,7 +247,9 @@ def test_without_what_exports_openvino_says_how_to_install_it(
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(choice, "version", lacking)
-    with pytest.raises(StartupError, match=r"needs the package `twinsight`, .* pip install 'twinsight\[openvino\]'"):
+    with pytest.raises(
+        StartupError, match=r"needs the package `twinsight`, .* pip install '\.\[openvino\]' in the folder"
+    ):
         choose_executor(embedding, "openvino", cache_dir=tmp_path)
 
 

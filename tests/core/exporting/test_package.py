@@ -98,7 +98,7 @@ def test_without_the_extra_the_error_says_how_to_get_it(
     packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(StartupError, match=r"Install it with: pip install 'twinsight\[onnx\]'$"):
+    with pytest.raises(StartupError, match=r"Install it with: pip install '\.\[onnx\]' in the folder"):
         export_package(packaged("siamese"), format="onnx", out=tmp_path / "model.onnx")
 
 

@@ -74,7 +74,7 @@ class ServerCommand(click.Command):
         except ModuleNotFoundError as error:
             write_error(
                 f"Error: `twinsight {self.name}` needs the extra `{self._extra}`, which is not installed (no module "
-                f"`{error.name}`). Install it with: pip install 'twinsight[{self._extra}]'"
+                f"`{error.name}`). Install it with: pip install '.[{self._extra}]' in the folder of twinsight's sources"
             )
             raise click.exceptions.Exit(exits.FAILED) from error
         if not isinstance(command, click.Command):

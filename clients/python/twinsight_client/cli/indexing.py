@@ -34,6 +34,8 @@ CHUNK = 500
 """Ids in one question to the server, which takes 1000."""
 _NOTHING = filters.field("root").exists() & filters.field("root").is_missing()
 """A filter that no item meets."""
+_OF_THE_COLLECTION = frozenset({"COLLECTION_UNBOUND", "MODEL_NOT_LOADED"})
+"""Reasons for which no picture at all is taken."""
 _LOOK_S = 0.5
 """After which the main thread looks up: a Ctrl-C that comes just as it begins to wait does not wake it."""
 
@@ -274,6 +276,8 @@ class Indexer:
             return
         for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, ItemError):
+                if answer.reason in _OF_THE_COLLECTION:
+                    raise answer.exception(request_id=answers.call.request_id)
                 sent.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
             else:
                 sent.written += 1
