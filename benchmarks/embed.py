@@ -19,8 +19,8 @@ from benchmarks.extent import Extent
 from benchmarks.measure import interleaved_ms, median_of, summary
 from benchmarks.serving import served_executor, server
 from twinsight_client import Client
-from twinsight_core.compilation import keep_compiled_code
 from twinsight_core.engine import Engine
+from twinsight_core.host.compilation import keep_compiled_code
 from twinsight_core.images import decode
 from twinsight_core.packages import shipped_packages
 from twinsight_server.config import ServerConfig

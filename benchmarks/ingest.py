@@ -22,7 +22,7 @@ from benchmarks.measure import medians
 from benchmarks.serving import Served, server
 from benchmarks.targets import Target, at_least
 from twinsight_client import Client
-from twinsight_core.collection import CollectionOptions
+from twinsight_core.collections.collection import CollectionOptions
 
 DIMENSION = 256
 IN_FLIGHT = 16

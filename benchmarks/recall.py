@@ -29,8 +29,8 @@ from benchmarks.load import Load
 from benchmarks.peers.searching import exact, recall
 from benchmarks.serving import Served, server
 from twinsight_client import Client
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 
 DIMENSION = 256

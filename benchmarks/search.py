@@ -25,7 +25,7 @@ from benchmarks.measure import interleaved_ms, median_of, summary
 from benchmarks.serving import server
 from benchmarks.targets import Target, at_least, at_most
 from twinsight_client import Client, Filter, NewItem, field
-from twinsight_core.collection import CollectionOptions
+from twinsight_core.collections.collection import CollectionOptions
 
 CALLS = 400
 DIMENSION = 256

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,24 @@ def test_a_package_imports_nothing_beyond_its_layer(package: str) -> None:
         if name in FORBIDDEN[package]
     ]
     assert crossings == []
+
+
+def test_what_lies_in_the_core_leans_on_one_another_in_one_direction() -> None:
+    """Its folders, and the modules beside them, have an order in which each imports earlier ones alone."""
+    core, leans = PACKAGES["twinsight_core"], dict[str, set[str]]()
+    for path in core.rglob("*.py"):
+        own = path.relative_to(core).with_suffix("").parts[0]
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                package, *rest = node.module.split(".")
+                if package == core.name:
+                    leans.setdefault(own, set()).update(rest[:1] or [alias.name for alias in node.names])
+    for own, others in leans.items():
+        others.discard(own)
+    order = list(TopologicalSorter(leans).static_order())
+    assert order.index("host") < order.index("index") < order.index("storage") < order.index("collections")
+    assert not leans.get("host")
+    assert not {"storage", "collections"} & leans["search"]
 
 
 def test_messages_meet_arrays_in_convert_alone() -> None:

@@ -18,7 +18,7 @@ from benchmarks.peers.orders import Settings
 from benchmarks.peers.peer import Peer, Plan, Stand, spread
 from benchmarks.peers.processes import PeerFailed
 from benchmarks.peers.turns import busy_share, measure
-from twinsight_core.collection import CollectionOptions
+from twinsight_core.collections.collection import CollectionOptions
 
 DIMENSION = 256
 PER_CLUSTER = 100

@@ -23,13 +23,13 @@ import numpy as np
 from benchmarks.serving import server
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
 from twinsight_client import Client, NewItem
-from twinsight_core.backups import back_up
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import DataLoss
 from twinsight_core.items import Item
-from twinsight_core.restoring import restore
-from twinsight_core.store import FILE_NAME
+from twinsight_core.storage.backups import back_up
+from twinsight_core.storage.restoring import restore
+from twinsight_core.storage.store import FILE_NAME
 
 BACKUPS = 100
 STREAMS, BATCH, DIMENSION = 2, 10, 32

@@ -17,7 +17,7 @@ Rest = TypeVarTuple("Rest")
 _LINE_S = 120.0
 
 _context: ForkServerContext = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["twinsight_core.collection"])
+_context.set_forkserver_preload(["twinsight_core.collections.collection"])
 
 
 class Child:

@@ -19,14 +19,14 @@ from typing import TextIO
 import numpy as np
 
 from benchmarks.torture.linearizability import ABSENT, Kind
-from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.filters import Equals
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
-from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, Match, NewItem, SearchOptions
 from twinsight_core.metadata import Metadata
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.storage.store import FILE_NAME, Store
 
 TORN = -1
 REGISTERS, MEMBERS = 12, 3

@@ -24,13 +24,13 @@ from benchmarks.torture.history import History, searched_flaw, versions_of
 from benchmarks.torture.interposed import Delete, Step, Sync, Truncate, interposed, io_error
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
 from benchmarks.torture.small_disk import SmallDisk, small_disk
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.errors import StartupError, StorageFull, TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
-from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec
+from twinsight_core.search.indexer import IndexPolicy
 
 DIMENSION = 4
 _NAME = "things"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from twinsight_core.collection import Collection
+from twinsight_core.collections.collection import Collection
 from twinsight_core.items import Checkpoint, NewItem, SearchOptions
 
 Versions = Mapping[str, int]

@@ -19,11 +19,11 @@ import numpy as np
 from benchmarks.torture import killed_writer as writer
 from benchmarks.torture.children import child
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
-from twinsight_core.collection import Collection
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Item, SearchOptions
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.storage.store import FILE_NAME, Store
 
 KILLS = 200
 MOST_LINES = 300

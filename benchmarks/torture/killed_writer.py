@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.filters import Equals
 from twinsight_core.index.hnsw import GraphParameters
-from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import Checkpoint, NewItem
 from twinsight_core.metadata import Metadata
 from twinsight_core.sealing.keyring import Key, Keyring
+from twinsight_core.search.indexer import IndexPolicy
 
 THREADS = 2
 DIMENSION = 8

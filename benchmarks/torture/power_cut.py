@@ -24,15 +24,15 @@ import apsw
 from benchmarks.torture.history import History
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
 from benchmarks.torture.volatile_disk import VolatileDisk, write_image
-from twinsight_core import snapshots, sqlite, store
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.errors import TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
-from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.storage import snapshots, sqlite, store
+from twinsight_core.storage.store import FILE_NAME, Store
 
 CUTS, CONTROL_CUTS = 200, 40
 DIMENSION = 4

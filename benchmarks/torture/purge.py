@@ -22,10 +22,10 @@ import numpy as np
 from benchmarks.torture import purging_writer as writer
 from benchmarks.torture.children import child
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
-from twinsight_core.collection import Collection
+from twinsight_core.collections.collection import Collection
 from twinsight_core.index.base import Metric, prepared
 from twinsight_core.items import CollectionSpec
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.storage.store import FILE_NAME, Store
 
 KILLS = 200
 _KILLS_A_COLLECTION = 8  # as many as the numbers of runs have one digit

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.filters import Equals
 from twinsight_core.index.hnsw import GraphParameters
-from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import NewItem
+from twinsight_core.search.indexer import IndexPolicy
 
 DIMENSION, SIZE, VERSIONS = 32, 40, 2
 # So few that graphs and snapshots are written all the time.

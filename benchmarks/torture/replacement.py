@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
-from twinsight_core.collection import Collection, CollectionOptions
-from twinsight_core.indexer import IndexPolicy
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.storage.store import FILE_NAME, Store
 
 COUNT, DIMENSION, CLUSTERS, ROUNDS = 20_000, 64, 50, 10
 LEAST_COUNT = 3500  # with fewer, comparing with all of them is taken for faster than a walk of the graph

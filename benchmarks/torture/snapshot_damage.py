@@ -22,13 +22,13 @@ import numpy as np
 
 from benchmarks.torture.children import child
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
-from twinsight_core import snapshots
-from twinsight_core.collection import Collection, CollectionOptions
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
-from twinsight_core.indexer import IndexPolicy
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
-from twinsight_core.store import FILE_NAME, Store
+from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.storage import snapshots
+from twinsight_core.storage.store import FILE_NAME, Store
 
 CASES, CONTROL_CASES = 500, 60
 # So many that walks of the graph, 16 wide, are taken for faster than comparing with all.

@@ -1,4 +1,4 @@
-"""Conditions on metadata, as values. How they are evaluated is `twinsight_core.columns`' business."""
+"""Conditions on metadata, as values. How they are evaluated is `twinsight_core.search.columns`' business."""
 
 from __future__ import annotations
 

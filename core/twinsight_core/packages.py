@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Literal
 import safetensors
 import safetensors.numpy
 
-from twinsight_core.bounded_files import FileTooLarge, read_bounded
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
+from twinsight_core.host.bounded_files import FileTooLarge, read_bounded
 from twinsight_core.images import PREPROCESSING_VERSIONS, Preprocessing
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.models.configs.architectures import ARCHITECTURES, Config, check_input

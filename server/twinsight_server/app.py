@@ -30,13 +30,13 @@ from twinsight.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from twinsight_core.allocation import give_back_freed, no_garbage_collection
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection, CollectionOptions
-from twinsight_core.compilation import CompilationCounter, keep_compiled_code
-from twinsight_core.cores import keeping_to, one_core, usable_cores
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.kept_files import forget_unused
+from twinsight_core.host.allocation import give_back_freed, no_garbage_collection
+from twinsight_core.host.compilation import CompilationCounter, keep_compiled_code
+from twinsight_core.host.cores import keeping_to, one_core, usable_cores
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.door import Door

@@ -36,9 +36,9 @@ from contextlib import contextmanager
 import numpy as np
 import structlog
 
-from twinsight_core.cores import on_all_cores, use_all_cores
 from twinsight_core.engine import Engine
 from twinsight_core.errors import Overloaded, Unavailable
+from twinsight_core.host.cores import on_all_cores, use_all_cores
 from twinsight_server.batch_wait import BatchWait, FixedWait, TunedWait
 from twinsight_server.calls import Call
 from twinsight_server.metrics import Metrics

@@ -15,8 +15,8 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
-from twinsight_core.cores import keep_to
 from twinsight_core.errors import StartupError
+from twinsight_core.host.cores import keep_to
 
 log = structlog.stdlib.get_logger("twinsight.calls")
 

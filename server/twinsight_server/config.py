@@ -12,9 +12,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from twinsight_core.cores import core_count
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.choice import ExecutorKind
+from twinsight_core.host.cores import core_count
 from twinsight_core.images import Limits
 from twinsight_core.index.row_memory import VectorCopy
 

@@ -17,8 +17,8 @@ import numpy as np
 import structlog
 
 from twinsight_core import images
-from twinsight_core.cores import use_all_cores
 from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
+from twinsight_core.host.cores import use_all_cores
 from twinsight_core.images import Limits, Region
 from twinsight_server.calls import Call, deadline_exceeded
 from twinsight_server.fair_pool import FairPool

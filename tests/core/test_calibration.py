@@ -14,13 +14,13 @@ from twinsight_core.calibration import (
     ScoredPairs,
 )
 from twinsight_core.errors import InvalidInput
-from twinsight_core.evaluation.intervals import wilson_interval
-from twinsight_core.fitting import (
+from twinsight_core.evaluation.fitting import (
     cross_fit_calibration,
     expected_calibration_error,
     fit_calibration,
     fit_logistic,
 )
+from twinsight_core.evaluation.intervals import wilson_interval
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.packages import shipped_packages
 

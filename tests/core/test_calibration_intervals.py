@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from twinsight_core.calibration import ScoredPairs
+from twinsight_core.evaluation.fitting import fit_calibration
 from twinsight_core.evaluation.intervals import wilson_interval
-from twinsight_core.fitting import fit_calibration
 from twinsight_core.training.findings import class_pairs
 
 

@@ -10,10 +10,10 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinsight_core.compilation import CompilationCounter
 from twinsight_core.engine import Engine
 from twinsight_core.executors.base import Executor
 from twinsight_core.executors.xla import XlaExecutor
+from twinsight_core.host.compilation import CompilationCounter
 from twinsight_core.images import Preprocessing
 
 INPUT = Preprocessing(height_px=4, width_px=6)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image as Pillow
 
 from e2e.conftest import Reflected, config, running, to_bytes, until
-from twinsight_core import cores
-from twinsight_core.cores import one_core, usable_cores
+from twinsight_core.host import cores
+from twinsight_core.host.cores import one_core, usable_cores
 from twinsight_server.app import Server
 
 pytestmark = pytest.mark.skipif(

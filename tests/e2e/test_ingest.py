@@ -10,7 +10,7 @@ import pytest
 
 from e2e import errors
 from e2e.conftest import Reflected, to_bytes
-from twinsight_core.collection import Collection
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import Overloaded, StorageFull, TwinsightError
 from twinsight_core.executors.base import Executor
 from twinsight_core.items import Checkpoint, NewItem

@@ -7,8 +7,8 @@ import threading
 import pytest
 import structlog.testing
 
-from twinsight_core.cores import usable_cores
 from twinsight_core.errors import StartupError
+from twinsight_core.host.cores import usable_cores
 from twinsight_server.call_threads import CallThreads
 
 

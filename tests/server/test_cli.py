@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from twinsight_core.catalog import Catalog
+from twinsight_core.collections.catalog import Catalog
 from twinsight_core.engine import Engine
 from twinsight_core.errors import StartupError
 from twinsight_server import cli

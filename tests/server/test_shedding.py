@@ -12,7 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from twinsight_core.cores import usable_cores
+from twinsight_core.host.cores import usable_cores
 from twinsight_server.call_threads import CallThreads
 from twinsight_server.gate import Gate
 from twinsight_server.metrics import Metrics

@@ -231,8 +231,7 @@ class Comparison:
     Attributes:
         cosine_similarity: -1..1; 1 is the same direction.
         euclidean_distance: 0..2, between the vectors at length 1.
-        probability: calibrated, 0..1, that both show the same thing, at even odds; None where the model has no
-            calibration.
+        probability: calibrated, 0..1, that both show the same, at even odds; None where the model has no calibration.
         same: whether `cosine_similarity` reaches `threshold`; None with `probability`.
         threshold: cosine similarity at and above which `same` is true here, -1..1; None with `probability`.
         target_fmr: false match rate that the threshold was chosen for; None at the model's default point.
@@ -304,7 +303,7 @@ class Match:
         id: the item's id.
         score: higher is closer, whatever the metric.
         distance: the metric's own; lower is closer.
-        probability: calibrated, 0..1, that it is the same thing; None where that is not known.
+        probability: calibrated, 0..1, that it is the same, at even odds: of one pair by itself; None if not known.
         metadata: the item's fields; empty unless asked for.
         vector: [dimension] float32, read-only; None unless asked for. Left out of comparisons of matches.
     """

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from twinsight_core.backups import back_up
 from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
+from twinsight_core.storage.backups import back_up
 
 
 @click.command(

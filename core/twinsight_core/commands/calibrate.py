@@ -25,7 +25,7 @@ from twinsight_core.commands.labelled import (
 from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score, fit_temperature
-from twinsight_core.fitting import cross_fit_calibration, fit_calibration
+from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package

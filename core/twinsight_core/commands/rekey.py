@@ -9,9 +9,9 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import data_dir_option, keyring_option
-from twinsight_core.rekeying import Failed, Rekeyed
-from twinsight_core.rekeying import rekey as rekeyed
 from twinsight_core.sealing.keyring import Keyring, read_keyring
+from twinsight_core.storage.rekeying import Failed, Rekeyed
+from twinsight_core.storage.rekeying import rekey as rekeyed
 
 
 @click.command(

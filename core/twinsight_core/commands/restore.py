@@ -8,7 +8,7 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
-from twinsight_core.restoring import restore as restored
+from twinsight_core.storage.restoring import restore as restored
 
 
 @click.command(

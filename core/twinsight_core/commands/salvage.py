@@ -8,7 +8,7 @@ import click
 
 from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
-from twinsight_core.salvaging import salvage as salvaged
+from twinsight_core.storage.salvaging import salvage as salvaged
 
 
 @click.command(

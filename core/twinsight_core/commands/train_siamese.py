@@ -16,7 +16,7 @@ from flax import nnx
 from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
 from twinsight_core.commands.options import given, refuse_options, run_options
-from twinsight_core.fitting import cross_fit_calibration, fit_calibration
+from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelPackage

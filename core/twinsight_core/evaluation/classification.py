@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinsight_core.fitting import ECE_BINS
-from twinsight_core.fitting import expected_calibration_error as binned_gap
+from twinsight_core.evaluation.fitting import ECE_BINS
+from twinsight_core.evaluation.fitting import expected_calibration_error as binned_gap
 
 _LOG = logging.getLogger(__name__)
 

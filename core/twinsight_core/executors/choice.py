@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from twinsight_core.accelerators import has_accelerator
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.base import Executor
 from twinsight_core.executors.kept_files import forget_others, keep, put, read_kept, touch
@@ -38,6 +37,7 @@ from twinsight_core.executors.openvino import (
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting.agreement import Agreement, agreement, compares_nothing, trial_pictures
 from twinsight_core.extras import how_to_install
+from twinsight_core.host.accelerators import has_accelerator
 from twinsight_core.models.precision import Precision, best_precision
 from twinsight_core.packages import ModelPackage
 

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from twinsight_core.whole_files import write_whole
+from twinsight_core.host.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 UNUSED_DAYS = 90

@@ -14,11 +14,11 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from twinsight_core.cores import core_count, usable_cores
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.programs import KeptPrograms
 from twinsight_core.exporting import INPUT
 from twinsight_core.extras import how_to_install
+from twinsight_core.host.cores import core_count, usable_cores
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.precision import Precision
 

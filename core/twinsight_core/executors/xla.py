@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from twinsight_core.compilation import begin_compiling
+from twinsight_core.host.compilation import begin_compiling
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.bfloat16 import in_bfloat16
 from twinsight_core.models.float32 import in_float32

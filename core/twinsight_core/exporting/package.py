@@ -19,11 +19,11 @@ from twinsight_core.errors import StartupError
 from twinsight_core.exporting.agreement import Agreement, Run, check
 from twinsight_core.exporting.onnx import run_onnx, to_onnx
 from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
+from twinsight_core.host.whole_files import write_whole
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.registry import Network, telling_all
 from twinsight_core.packages import ModelPackage
-from twinsight_core.whole_files import write_whole
 
 Format = Literal["onnx", "stablehlo"]
 FORMATS: tuple[Format, ...] = ("onnx", "stablehlo")

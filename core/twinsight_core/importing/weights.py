@@ -17,9 +17,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from twinsight_core.bounded_files import FileTooLarge, open_bounded
 from twinsight_core.errors import StartupError
 from twinsight_core.extras import how_to_install
+from twinsight_core.host.bounded_files import FileTooLarge, open_bounded
 from twinsight_core.packages import MAX_WEIGHTS_BYTES
 
 PYTORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from twinsight_core.compilation import begin_compiling
-from twinsight_core.cores import use_all_cores
+from twinsight_core.host.compilation import begin_compiling
+from twinsight_core.host.cores import use_all_cores
 from twinsight_core.index.base import Metric
 
 _LOG = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from twinsight_core.accelerators import has_accelerator
+from twinsight_core.host.accelerators import has_accelerator
 
 Precision = Literal["bf16", "f32"]
 """What a network's products are computed in; sums and the answer are float32 always."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from twinsight_core.errors import DataLoss
-from twinsight_core.memory_files import memory_file
+from twinsight_core.host.memory_files import memory_file
 from twinsight_core.sealing.cipher import OVERHEAD, Cipher
 
 PIECE = 4 << 20

@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from twinsight_core.errors import StartupError
+from twinsight_core.host.whole_files import rewrite_whole, rewriting
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.whole_files import rewrite_whole, rewriting
 
 ENVIRONMENT = "env:"
 """Begins the source of a keyring that is the content of an environment variable."""

@@ -28,8 +28,8 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.calibration import Calibration, ScoredPairs
+from twinsight_core.evaluation.fitting import fit_calibration
 from twinsight_core.evaluation.retrieval import retrieval_scores
-from twinsight_core.fitting import fit_calibration
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import similarity_distillation, supervised_contrastive
 from twinsight_core.models.configs.mobilenet import MobileNetConfig

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twinsight_core.cores import core_count
 from twinsight_core.errors import InvalidImage, TrainingError
+from twinsight_core.host.cores import core_count
 from twinsight_core.images import Preprocessing, decode, upright_size
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, coco_pictures, voc_pictures

@@ -24,8 +24,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from twinsight_core.cores import core_count
 from twinsight_core.errors import InvalidImage, TrainingError
+from twinsight_core.host.cores import core_count
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
 from twinsight_core.training.class_folders import check_one_part, classes_of
 from twinsight_core.training.files import Files, check_names, in_chunks, is_shown

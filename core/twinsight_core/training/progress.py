@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.host.whole_files import write_whole
 from twinsight_core.training.events import Events
-from twinsight_core.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.host.whole_files import write_whole
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.architectures import ARCHITECTURES, Config
 from twinsight_core.models.configs.backbones import BackboneConfig
@@ -22,7 +23,6 @@ from twinsight_core.training.data import LabelledImages, read_class_folders, tel
 from twinsight_core.training.distillation import Distillation
 from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
-from twinsight_core.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from twinsight_core.errors import StartupError
+from twinsight_core.host.whole_files import rewrite_whole, rewriting
 from twinsight_core.json_fields import OPTIONAL, JsonFields
-from twinsight_core.whole_files import rewrite_whole, rewriting
 from twinsight_server.access.principals import Grant, Principal, Share, read_grants
 
 PREFIX = "tws_"

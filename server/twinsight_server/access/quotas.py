@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import LimitReached
 
 

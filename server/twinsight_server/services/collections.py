@@ -11,8 +11,8 @@ import numpy as np
 from twinsight.v1 import collection_service_pb2 as pb
 from twinsight.v1 import collection_service_pb2_grpc as collections_grpc
 from twinsight_core.calibration import Calibration
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options

@@ -8,8 +8,8 @@ import numpy as np
 from google.rpc import status_pb2
 
 from twinsight.v1 import collection_service_pb2 as pb
-from twinsight_core.catalog import Catalog
-from twinsight_core.collection import Collection
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
 from twinsight_core.items import Checkpoint, Item, NewItem, answer_too_large, check_id
 from twinsight_server.access.quotas import Quotas

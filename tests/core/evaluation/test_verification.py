@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinsight_core.calibration import ScoredPairs
+from twinsight_core.evaluation.fitting import fit_calibration
 from twinsight_core.evaluation.verification import (
     TarAtFar,
     area_under,
@@ -16,7 +17,6 @@ from twinsight_core.evaluation.verification import (
     tar_at_far,
     verification_score,
 )
-from twinsight_core.fitting import fit_calibration
 
 
 def pairs(same: list[float], different: list[float]) -> ScoredPairs:

@@ -9,7 +9,7 @@ import sys
 ON_TWO_DEVICES = """
 import jax, numpy as np
 from flax import nnx
-from twinsight_core.compilation import CompilationCounter
+from twinsight_core.host.compilation import CompilationCounter
 from twinsight_core.engine import Engine
 from twinsight_core.executors.xla import XlaExecutor
 from twinsight_core.images import Preprocessing

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.calibration import Calibration, ScoredPairs
-from twinsight_core.fitting import fit_calibration
+from twinsight_core.evaluation.fitting import fit_calibration
 from twinsight_core.training.edits import EDITS
 from twinsight_core.training.measure import Copies, Gallery, copy_pairs
 

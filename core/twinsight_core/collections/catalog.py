@@ -1,0 +1,268 @@
+"""The collections of a data folder (`twinsight_core.storage.data_folder`), open."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from twinsight_core.collections.collection import Collection, CollectionOptions
+from twinsight_core.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    StartupError,
+    StorageFull,
+    Unavailable,
+)
+from twinsight_core.host.whole_files import sync_folder
+from twinsight_core.items import CollectionSpec, check_spec
+from twinsight_core.storage.data_folder import (
+    COLLECTIONS,
+    DELETED,
+    NEW,
+    TEMPORARY,
+    check_no_link,
+    collection_folders,
+    discard,
+    make_durable,
+    remove,
+    remove_leftovers,
+    taken,
+)
+from twinsight_core.storage.sqlite import keep_temporary_files_in, locked, unreadable
+from twinsight_core.storage.store import FILE_NAME, Store
+
+_log = logging.getLogger("twinsight.collection")
+
+
+class Catalog:
+    """All collections of a data folder, open. Every method may be called from any thread."""
+
+    def __init__(self, data_dir: Path, *, options: CollectionOptions | None = None, load: bool = True) -> None:
+        """Takes the folder, makes it if there is none, and opens its collections.
+
+        Args:
+            data_dir: the folder.
+            options: how collections are opened.
+            load: whether to open them now; `load` has to be called before anything else otherwise.
+
+        Raises:
+            StartupError: the folder is in use by another server, not writable, out of room, or not UTF-8 by name; or as
+                `load`.
+        """
+        self._options = options or CollectionOptions()
+        keyring = self._options.keyring
+        self._primary = None if keyring is None else keyring.primary
+        self._data_dir = data_dir
+        self._root = data_dir / COLLECTIONS
+        self._open: dict[str, Collection | DataLoss] = {}
+        self._changing = threading.Lock()
+        self._closed = False
+        try:
+            str(data_dir).encode()
+        except UnicodeEncodeError:
+            raise StartupError(
+                f"Data folder {str(data_dir)!r} can't be used: SQLite takes only paths in UTF-8.",
+                reason="DATA_DIR_UNUSABLE",
+            ) from None
+        try:
+            make_durable(self._root)
+            self._lock = taken(data_dir)
+        except OSError as error:
+            raise StartupError(
+                f"Data folder `{data_dir}` can't be used: {error.strerror}.", reason="DATA_DIR_UNUSABLE"
+            ) from error
+        if load:
+            self.load()
+
+    def load(self) -> None:
+        """Opens the collections.
+
+        One that is damaged, whose folder is a link, that another program holds locked, or that the server may not read
+        and write, stays closed and as it is; the others open.
+
+        Raises:
+            StartupError: the folder is not writable or out of room, a collection is encrypted, and its key is not at
+                hand, or no more threads can be started; the folder is given back.
+        """
+        try:
+            keep_temporary_files_in(self._data_dir / TEMPORARY)
+            remove_leftovers(self._root)
+            for folder in collection_folders(self._root):
+                if folder.name.isascii():
+                    self._open[folder.name] = self._opened(folder)
+                else:
+                    # A name that is no UTF-8 can be neither opened nor listed.
+                    _log.error("Folder %a is passed over: no collection has such an id.", folder.name)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, FailedPrecondition):
+                raise StartupError(error.message, reason=error.reason) from error
+            if isinstance(error, OSError | StorageFull | Unavailable):
+                raise StartupError(
+                    f"Data folder `{self._data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
+                ) from error
+            if isinstance(error, RuntimeError) and "new thread" in str(error):  # Python has no class of its own for it
+                raise StartupError(
+                    f"After {len(self._open)} collections no more threads can be started, of which each takes two: the "
+                    "limit of processes and threads (`ulimit -u`, or `pids.max` of the container) is reached.",
+                    reason="NO_THREADS",
+                ) from error
+            raise
+
+    def create(self, spec: CollectionSpec) -> Collection:
+        """Returns a new, empty collection. It is on disk when this returns.
+
+        Raises:
+            InvalidInput: a bad id or dimension.
+            AlreadyExists: the id is taken, if only by a damaged collection, or by a folder that was put there since.
+            StorageFull: the disk has no room.
+        """
+        check_spec(spec)
+        with self._changing:
+            self._check_open()
+            folder = self._root / spec.id
+            if spec.id in self._open:
+                raise AlreadyExists(f"Collection `{spec.id}` exists already.", reason="COLLECTION_EXISTS", field="id")
+            if os.path.lexists(folder):
+                raise AlreadyExists(
+                    f"The folder of collection `{spec.id}` is there but was not open; restart the server to load it.",
+                    reason="COLLECTION_EXISTS",
+                    field="id",
+                )
+            unfinished = self._root / f"{NEW}{spec.id}"
+            made = unfinished
+            try:
+                unfinished.mkdir()
+                Store.create(unfinished / FILE_NAME, spec, vfs=self._options.vfs, key=self._primary)
+                sync_folder(unfinished)
+                made = unfinished.rename(folder)
+                sync_folder(self._root)
+                collection = Collection(folder, self._options)
+            except BaseException as error:
+                discard(made)
+                if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    raise StorageFull(
+                        f"The disk has no room for collection `{spec.id}`.", reason="DISK_FULL"
+                    ) from error
+                raise
+            self._open[spec.id] = collection
+            return collection
+
+    def get(self, collection_id: str, *, visible: Callable[[str], bool] | None = None) -> Collection:
+        """Returns a collection.
+
+        Args:
+            collection_id: which.
+            visible: whether an error may name a collection; None: each.
+
+        Raises:
+            NotFound: there is none of that id; the error names those that there are.
+            DataLoss: it is damaged.
+        """
+        found = self._open.get(collection_id)
+        if found is None:
+            raise self._not_found(collection_id, visible)
+        if isinstance(found, DataLoss):
+            raise DataLoss(found.message, reason=found.reason)
+        return found
+
+    def list(self) -> list[tuple[str, Collection | DataLoss]]:
+        """Returns all collections by id, and of a damaged one what is wrong with it."""
+        return sorted(self._open.copy().items(), key=lambda one: one[0])
+
+    def delete(self, collection_id: str, *, visible: Callable[[str], bool] | None = None) -> None:
+        """Deletes a collection and all it holds, damaged ones too. It is gone from the disk when this returns.
+
+        Args:
+            collection_id: which.
+            visible: whether an error may name a collection; None: each.
+
+        Raises:
+            NotFound: there is none of that id.
+            DataLoss: its folder is a symbolic link; it stays as it is.
+            OSError: something of it can't be removed; deleting it may be tried again.
+        """
+        with self._changing:
+            self._check_open()
+            found = self._open.get(collection_id)
+            if found is None:
+                raise self._not_found(collection_id, visible)
+            folder, doomed = self._root / collection_id, self._root / f"{DELETED}{collection_id}"
+            check_no_link(folder)
+            del self._open[collection_id]
+            try:
+                if isinstance(found, Collection):
+                    found.close(snapshot=False)
+                remove(doomed)
+                with suppress(FileNotFoundError):  # somebody else was quicker
+                    folder.rename(doomed)
+                sync_folder(self._root)
+                remove(doomed)
+            except BaseException:
+                # It is closed, and some of it is there; deleting it may be tried again, and the next start removes it.
+                self._open[collection_id] = found
+                raise
+
+    def close(self) -> None:
+        """Closes all collections, whichever of them fails at it, and gives the folder back."""
+        with self._changing, ExitStack() as closing:
+            if self._closed:
+                return
+            self._closed = True
+            closing.callback(self._lock.close)
+            for found in self._open.values():
+                if isinstance(found, Collection):
+                    closing.callback(found.close)
+
+    def _opened(self, folder: Path) -> Collection | DataLoss:
+        try:
+            check_no_link(folder)
+            collection = Collection(folder, self._options)
+        except DataLoss as error:
+            _log.error("%s", error.message)
+            return error
+        except (PermissionError, Unavailable) as error:
+            if isinstance(error, Unavailable) and error.reason not in {"COLLECTION_BUSY", "COLLECTION_READ_ONLY"}:
+                raise
+            _log.exception("Collection `%s`", folder.name)
+            busy = isinstance(error, Unavailable) and error.reason == "COLLECTION_BUSY"
+            return (locked if busy else unreadable)(folder / FILE_NAME)
+        if collection.spec.id == folder.name:
+            self._tell_key(collection)
+            return collection
+        collection.close(snapshot=False)
+        return DataLoss(
+            f"Collection `{folder.name}` holds the file of collection `{collection.spec.id}`; nothing was changed.",
+            reason="COLLECTION_DAMAGED",
+        )
+
+    def _tell_key(self, collection: Collection) -> None:
+        """Warns where a collection is not encrypted as a new one would be."""
+        if self._primary is not None and collection.key_id != self._primary.id:
+            how = "not encrypted" if collection.key_id is None else f"encrypted with the key {collection.key_id}"
+            _log.warning(
+                "Collection `%s` is %s, and the primary key is %s: `twinsight rekey` changes it.",
+                collection.spec.id,
+                how,
+                self._primary.id,
+            )
+
+    def _not_found(self, collection_id: str, visible: Callable[[str], bool] | None) -> NotFound:
+        return NotFound.among(
+            "Collection",
+            collection_id,
+            filter(visible, self._open.copy()),
+            reason="COLLECTION_NOT_FOUND",
+            field="collection",
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The data folder is closed.", reason="CATALOG_CLOSED")

@@ -1,0 +1,443 @@
+"""A durable collection of vectors with metadata, and search in it.
+
+A write goes through these modules: `items` checks it, `writer` groups it with others, `store` makes it durable, `rows`
+makes it visible, and it is answered. Later `indexer` brings it into the graph. A search (`search`) reads `rows` and the
+graph. Opening (`opening`) reads the store into `rows`, takes the graph from a snapshot (`snapshots`) and leaves the
+rest to `indexer`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from twinsight_core.collections.matches import Content, contents_of, matches_of
+from twinsight_core.collections.opening import read_rows, restored
+from twinsight_core.collections.writer import Delete, DeleteWhere, Upsert, Writer
+from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
+from twinsight_core.filters import Filter, check_filter
+from twinsight_core.host.cores import core_count
+from twinsight_core.index.base import prepared
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.row_memory import IN_MEMORY, RowPlaces, VectorCopy
+from twinsight_core.items import (
+    Checkpoint,
+    CollectionState,
+    CollectionStatus,
+    Item,
+    Match,
+    NewItem,
+    SearchOptions,
+    check_checkpoint,
+    check_item,
+    check_options,
+    check_queries,
+    check_vector,
+)
+from twinsight_core.sealing.keyring import Keyring
+from twinsight_core.search.combining import Combiner, Searched
+from twinsight_core.search.generation import Generation
+from twinsight_core.search.indexer import Indexer, IndexPolicy
+from twinsight_core.search.rows import RowBatch, Rows
+from twinsight_core.search.search import Answer, search
+from twinsight_core.storage import snapshots
+from twinsight_core.storage.records import StoredItem, vector_of
+from twinsight_core.storage.store import FILE_NAME, Store
+
+_log = logging.getLogger("twinsight.collection")
+
+
+@dataclass(frozen=True)
+class CollectionOptions:
+    """How collections are run; the same for all of a server.
+
+    Attributes:
+        graph: how graphs are built, and with how many threads.
+        policy: when they are built, rebuilt and saved.
+        ef: width of a search's walk through the graph where the request gives none. At 96, recall@10 on clustered
+            vectors (20,000 x 256) is 1.00, and 0.997 at 32.
+        vfs: name of the SQLite file system; None: the platform's.
+        vectors_on_disk: whether what is kept beside the graph for exact search lies in a file (`index/row_memory.py`),
+            unless the collection is encrypted.
+        vector_copy: what that is: the vectors, or `int8`, a copy of them in a quarter of the bytes, which leaves few of
+            them to be looked at (`index/int8_copy.py`). The vectors then lie in a file in any case. Encrypted
+            collections have the vectors in memory.
+        keyring: opens collections that are encrypted, and its primary key encrypts new ones; None: they lie plainly.
+    """
+
+    graph: GraphParameters = field(default_factory=lambda: GraphParameters(threads=core_count()))
+    policy: IndexPolicy = field(default_factory=IndexPolicy)
+    ef: int = 96
+    vfs: str | None = None
+    vectors_on_disk: bool = False
+    vector_copy: VectorCopy = "float32"
+    keyring: Keyring | None = None
+
+    def places(self, folder: Path) -> RowPlaces:
+        """Returns where the vectors of a collection in a folder lie, unless it is encrypted."""
+        on_disk = folder if self.vectors_on_disk else None
+        if self.vector_copy == "float32":
+            return RowPlaces(on_disk)
+        return RowPlaces(folder, self.vector_copy, on_disk)
+
+
+class Collection:
+    """An open collection. Every method may be called from any thread.
+
+    Every method but `status`, the checks and `close` raises `DataLoss` once the store has been found damaged, and
+    `Unavailable` once the collection is closed, or must be opened again since a write failed between disk and memory.
+    """
+
+    def __init__(self, folder: Path, options: CollectionOptions | None = None) -> None:
+        """Opens the collection in a folder; returns when it can be searched.
+
+        Raises:
+            DataLoss: its file is missing, damaged, or of a later version. Nothing was changed.
+            FailedPrecondition: it is encrypted, and the key is not at hand.
+            StorageFull: there is no room to open it.
+        """
+        self._folder = folder
+        self._options = options or CollectionOptions()
+        self._damage: DataLoss | None = None
+        self._store = Store(folder / FILE_NAME, vfs=self._options.vfs, keyring=self._options.keyring)
+        try:
+            self.spec = self._store.spec
+            if self._store.purging:
+                self._finish_purge()
+            rows = read_rows(self._store, self._options.places(folder) if self._store.key_id is None else IN_MEMORY)
+            if self._store.purging:
+                generation = Generation(rows)  # a graph may hold what is to be erased, and would be saved again
+            else:
+                graph_from = self._options.policy.graph_from
+                generation = restored(rows, folder, self._store, self._options.graph, graph_from=graph_from)
+        except BaseException:
+            self._store.close()
+            raise
+        self._ids = dict(zip(rows.ids, rows.view.labels.tolist(), strict=True))
+        self._applying = threading.Lock()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._indexer = Indexer(
+            generation,
+            self._options.graph,
+            self._options.policy,
+            name=self.spec.id,
+            applying=self._applying,
+            snapshot=self._save,
+        )
+        # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
+        self._combiners = {exact: Combiner(self._search, at_once=core_count()) for exact in (False, True)}
+        self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching, erase=self._erase)
+
+    @property
+    def key_id(self) -> str | None:
+        """Id of the key that it is encrypted with; None: it is not."""
+        return self._store.key_id
+
+    def status(self) -> CollectionStatus:
+        """Returns the collection's state and size."""
+        generation = self._indexer.generation
+        state = CollectionState.READY
+        if self._damage is not None or self._writer.is_broken:
+            state = CollectionState.DAMAGED
+        elif self._indexer.wants_graph():
+            state = CollectionState.REBUILDING
+        return CollectionStatus(state, generation.rows.view.live, generation.indexed_count())
+
+    def check_item(self, item: NewItem) -> None:
+        """Checks that an item may be written.
+
+        Raises:
+            InvalidInput: a bad id, vector or metadata; `field` says which.
+        """
+        check_item(item, self.spec)
+
+    def check_vector(self, vector: np.ndarray) -> None:
+        """Checks that a vector may be written or searched for.
+
+        Args:
+            vector: `[dimension] float32`.
+
+        Raises:
+            InvalidInput: of another dimension, not finite, or without direction under cosine.
+        """
+        check_vector(vector, self.spec)
+
+    def upsert(self, items: Sequence[NewItem], *, checkpoint: Checkpoint | None = None) -> None:
+        """Adds items, or replaces those whose id exists: all or none. They are on disk and seen when it returns.
+
+        Args:
+            items: of two with one id the later wins.
+            checkpoint: recorded with the items; a batch that was recorded before is not written again.
+
+        Raises:
+            InvalidInput: an item or the checkpoint is against the rules; nothing was written.
+            StorageFull: the disk has no room; nothing was written.
+        """
+        for number, item in enumerate(items):
+            with _under(f"items[{number}]"):
+                check_item(item, self.spec)
+        if checkpoint is not None:
+            check_checkpoint(checkpoint)
+        with self._guarded():
+            self._writer.submit(Upsert(items, checkpoint))
+
+    def last_batch(self, ingest_id: str) -> int:
+        """Returns the highest batch on disk of a bulk write; 0 where there is none."""
+        with self._guarded():
+            return self._writer.last_batch(ingest_id)
+
+    def get(
+        self, ids: Sequence[str], *, include_vectors: bool = False, max_bytes: int | None = None
+    ) -> list[Item | None]:
+        """Returns the items of ids, None where there is none, all as of one moment.
+
+        Args:
+            ids: which.
+            include_vectors: return the vectors too.
+            max_bytes: of metadata, as it lies on disk, and of vectors that are returned; None: any number.
+
+        Raises:
+            AnswerTooLarge: they have more.
+        """
+        read = partial(self._store.by_id, list(ids), max_bytes=max_bytes, with_vectors=include_vectors)
+        with self._guarded():
+            found = read()
+            if not self._agree(ids, found):
+                # A write is between disk and memory: what is read here must be found by every later search.
+                with self._writer.settled():
+                    found = read()
+                    if not self._agree(ids, found):
+                        raise self._store.damaged("what is found by an id is not what is held of it")
+        distinct = {stored.seq: stored for stored in found if stored is not None}  # one may be asked for many times
+        items = {seq: _item(stored, include_vectors) for seq, stored in distinct.items()}
+        return [None if stored is None else items[stored.seq] for stored in found]
+
+    def page(
+        self,
+        *,
+        after: int,
+        limit: int,
+        filter: Filter | None = None,  # noqa: A002
+        include_vectors: bool = False,
+        max_bytes: int | None = None,
+    ) -> tuple[list[Item], int | None]:
+        """Returns items in the order of writing, and what `after` to pass for the next page; None: this is the last.
+
+        Args:
+            after: 0 for the first page.
+            limit: items on the page, at least 1. An item that is deleted meanwhile leaves a gap.
+            filter: only items that meet it.
+            include_vectors: return the vectors too.
+            max_bytes: as in `get`.
+
+        Raises:
+            InvalidInput: the filter is against the rules.
+            AnswerTooLarge: as in `get`.
+        """
+        with self._guarded():
+            if filter is None:
+                page = self._store.after(after, limit, max_bytes=max_bytes, with_vectors=include_vectors)
+                last = page[-1].seq if page else 0
+                more = len(page) == limit and bool(self._store.after(last, 1))
+                self._catch_up()
+            else:
+                check_filter(filter)
+                read = partial(self._store.by_seq, max_bytes=max_bytes, with_vectors=include_vectors)
+                page, last, more = self._filtered_page(filter, after, limit, read)
+        return [_item(stored, include_vectors) for stored in page], last if more else None
+
+    def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
+        """Deletes ids and returns of each whether it was there. On disk when it returns.
+
+        Args:
+            ids: of the items.
+            purge: leave nothing of them in the collection's folder, nor of anything that was deleted or replaced
+                before. The collection's file is written anew for it; writes wait meanwhile.
+
+        Raises:
+            StorageFull: the disk has no room; nothing was deleted, or nothing was purged, as the message says.
+            Unavailable: a long read holds up the purge; the items are deleted.
+        """
+        with self._guarded():
+            return self._writer.submit(Delete(ids, purge))
+
+    def delete_where(self, filter: Filter, *, purge: bool = False) -> int:  # noqa: A002
+        """Deletes every item that meets a filter and returns how many did; `purge` as in `delete`.
+
+        Raises:
+            InvalidInput: the filter is against the rules.
+            StorageFull: as in `delete`.
+            Unavailable: as in `delete`.
+        """
+        check_filter(filter)
+        with self._guarded():
+            return len(self._writer.submit(DeleteWhere(filter, purge)))
+
+    def search(self, queries: np.ndarray, options: SearchOptions) -> list[list[Match]]:
+        """Returns each query's matches, closest first; equal scores in the order of writing.
+
+        Args:
+            queries: `[n, dimension] float32`, each fit for `check_vector`.
+            options: what is wanted. Fewer than `top_k` matches come back only where no more meet the request.
+
+        Raises:
+            InvalidInput: a query or an option is against the rules.
+        """
+        check_options(options)
+        check_queries(queries, self.spec)
+        with self._guarded():
+            ready = prepared(queries, self.spec.metric)
+            rows, answer, contents = self._searched(ready, options)
+            if None in contents.values():
+                # What was found is being rewritten: it is gone from the disk, whence it is wanted, and what replaces it
+                # may not be in memory yet. Between two writes it is in both, so that it is not missed.
+                with self._writer.settled():
+                    rows, answer, contents = self._searched(ready, options)
+                    if None in contents.values():
+                        raise self._store.damaged("an item that was found is missing")
+            return matches_of(answer, contents, ids=rows.ids, metric=self.spec.metric)
+
+    def check_usable(self) -> None:
+        """Raises what every call but `status` would.
+
+        Raises:
+            DataLoss: the store has been found damaged.
+            Unavailable: the collection is closed, or must be opened again.
+        """
+        if self._damage is not None:
+            raise DataLoss(self._damage.message, reason=self._damage.reason)
+        if self._closed:
+            raise Unavailable(f"Collection `{self.spec.id}` is closed.", reason="COLLECTION_CLOSED")
+        self._writer.check_whole()
+
+    def wait_indexed(self, timeout_s: float) -> bool:
+        """Waits until the graph holds every item that it will; returns whether that came about."""
+        return self._indexer.wait_idle(timeout_s)
+
+    def close(self, *, snapshot: bool = True) -> None:
+        """Answers the writes that were handed in, saves the graph if it changed and `snapshot` says so, and closes."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                try:
+                    self._writer.close()
+                    whole = self._damage is None and not self._writer.is_broken
+                    self._indexer.close(snapshot=snapshot and whole)
+                finally:
+                    self._store.close()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        self.check_usable()
+        try:
+            yield
+        except DataLoss as error:
+            self._damage = error
+            raise
+
+    def _search(self, queries: np.ndarray, options: SearchOptions) -> Searched:
+        self._indexer.last_search_s = time.monotonic()
+        generation = self._indexer.generation
+        return Searched(generation, search(generation, queries, options, ef=self._options.ef))
+
+    def _apply(self, added: Sequence[tuple[int, NewItem]], removed: np.ndarray) -> None:
+        batch = RowBatch(
+            seqs=np.array([seq for seq, _ in added], np.int64),
+            ids=[item.id for _, item in added],
+            vectors=np.array([item.vector for _, item in added], np.float32).reshape(-1, self.spec.dimension),
+            metadata=[item.metadata for _, item in added],
+        )
+        with self._applying:
+            generation = self._indexer.generation
+            generation.rows.apply(batch, removed)
+            generation.dying.extend(removed.tolist())
+        self._indexer.wake()
+
+    def _erase(self) -> None:
+        try:
+            with self._indexer.purging():
+                snapshots.drop(self._folder, self._store)
+            self._store.erase()
+        except (StorageFull, Unavailable) as error:
+            why = "The disk has no room, or fails." if isinstance(error, StorageFull) else error.message
+            raise type(error)(
+                f"The items are deleted, but not erased from the disk yet. {why} Delete them again with `purge`; the "
+                "next start does it too.",
+                reason=error.reason,
+            ) from error
+
+    def _finish_purge(self) -> None:
+        """Does what a purge left to be done when the process ended in the midst of it."""
+        try:
+            snapshots.drop(self._folder, self._store)
+            self._store.erase()
+        except (StorageFull, Unavailable) as error:
+            # It can be searched all the same, and the next purge or start tries again.
+            _log.warning("Collection `%s`: %s", self.spec.id, error.message)
+
+    def _matching(self, filter_: Filter) -> list[str]:
+        rows = self._indexer.generation.rows
+        view = rows.view
+        return [rows.ids[row] for row in np.flatnonzero(rows.mask(filter_, view)).tolist()]
+
+    def _filtered_page(
+        self, filter_: Filter, after: int, limit: int, read: Callable[[list[int]], list[StoredItem | None]]
+    ) -> tuple[list[StoredItem], int, bool]:
+        """Returns the items of a page, the last sequence number looked at, and whether there are more."""
+        # As in a search, what is being rewritten must not be missed.
+        with self._writer.settled():
+            rows = self._indexer.generation.rows
+            view = rows.view
+            start = int(np.searchsorted(view.labels, after, side="right"))
+            seqs = view.labels[start + np.flatnonzero(rows.mask(filter_, view)[start:])[: limit + 1]].tolist()
+            page = [stored for stored in read(seqs[:limit]) if stored is not None]
+            if len(page) < len(seqs[:limit]):
+                raise self._store.damaged("an item of the page is missing")
+        more = len(seqs) > limit
+        return page, seqs[limit - 1] if more else 0, more
+
+    def _agree(self, ids: Sequence[str], found: Sequence[StoredItem | None]) -> bool:
+        """Returns whether memory has the items of ids as they were found on disk."""
+        return all(
+            (None if stored is None else stored.seq) == self._ids.get(one)
+            for one, stored in zip(ids, found, strict=True)
+        )
+
+    def _catch_up(self) -> None:
+        """Waits until memory has what is on disk now, so that no later search finds less than a read has told."""
+        with self._writer.settled():
+            pass
+
+    def _searched(
+        self, queries: np.ndarray, options: SearchOptions
+    ) -> tuple[Rows, Answer, Mapping[int, Content | None]]:
+        """Returns the rows that were searched, what is found among them, and its contents."""
+        searched = self._combiners[options.exact].search(queries, options)
+        rows, answer = searched.generation.rows, searched.answer.at_least(options.min_score)
+        return rows, answer, contents_of(answer, options, rows, self._store)
+
+    def _save(self, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
+        snapshots.save(graph, last_seq, outside, self._folder, self._store)
+
+
+def _item(stored: StoredItem, include_vector: bool) -> Item:
+    return Item(stored.id, vector_of(stored) if include_vector else None, stored.metadata)
+
+
+@contextmanager
+def _under(prefix: str) -> Iterator[None]:
+    """Puts a prefix before the field of an error."""
+    try:
+        yield
+    except InvalidInput as error:
+        error.under(prefix)
+        raise

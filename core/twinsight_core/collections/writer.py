@@ -1,0 +1,314 @@
+"""The one thread that writes a collection.
+
+1. It takes all requests that wait, up to a bound, as one group.
+2. It plans them in order, each on top of those before it, into one set of changes.
+3. It commits the changes: one transaction, one sync of the disk for the whole group.
+4. It applies them to memory, in one step for searches.
+5. It answers the requests. Acknowledged therefore means durable and visible.
+6. Deletions that purge are answered after one more step, done once for the whole group: what is left on disk of all
+   that was deleted is erased.
+7. Where the store's log has become large it is folded into the file: nobody but the next group waits for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from twinsight_core.errors import StorageFull, Unavailable
+from twinsight_core.filters import Filter
+from twinsight_core.host.cores import use_all_cores
+from twinsight_core.index.locks import ReadWriteLock
+from twinsight_core.items import Checkpoint, NewItem
+from twinsight_core.metadata import encode_metadata
+from twinsight_core.storage.records import Changes, StoredItem
+from twinsight_core.storage.store import Store
+
+_GROUP_REQUESTS = 256
+_GROUP_ITEMS = 8192
+
+_log = logging.getLogger("twinsight.collection")
+
+
+@dataclass(frozen=True)
+class Upsert:
+    """Write items; `[bool]` of the answer is empty."""
+
+    items: Sequence[NewItem]
+    checkpoint: Checkpoint | None
+    answer: Future[list[bool]] = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete ids, and erase them with `purge`; the answer says of each whether it was there."""
+
+    ids: Sequence[str]
+    purge: bool = False
+    answer: Future[list[bool]] = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class DeleteWhere:
+    """Delete what meets a filter, and erase it with `purge`; the answer has one true for each item that did."""
+
+    filter: Filter
+    purge: bool = False
+    answer: Future[list[bool]] = field(default_factory=Future)
+
+
+Request = Upsert | Delete | DeleteWhere
+
+
+class Plan:
+    """What a group of requests does to the store, and what each is answered."""
+
+    def __init__(self, ids: dict[str, int], ingests: dict[str, int], next_seq: int) -> None:
+        self._ids = ids
+        self._ingests = ingests
+        self.next_seq = next_seq
+        self.added: dict[str, tuple[int, NewItem]] = {}
+        self.removed: dict[str, int] = {}
+        self.ingests: dict[str, int] = {}
+
+    def upsert(self, request: Upsert) -> list[bool]:
+        """Plans to write items; a batch that was written before is passed over."""
+        checkpoint = request.checkpoint
+        if checkpoint is not None:
+            name = checkpoint.ingest_id
+            if checkpoint.batch <= self.ingests.get(name, self._ingests.get(name, 0)):
+                return []
+            self.ingests[name] = checkpoint.batch
+        for item in request.items:
+            self._remove(item.id)
+            self.added[item.id] = (self.next_seq, item)
+            self.next_seq += 1
+        return []
+
+    def delete(self, ids: Sequence[str]) -> list[bool]:
+        """Plans to delete ids, and returns of each whether it is there when its turn comes."""
+        return [self._remove(one) for one in ids]
+
+    def _remove(self, item_id: str) -> bool:
+        if self.added.pop(item_id, None) is not None:
+            return True
+        seq = self._ids.get(item_id)
+        if seq is None or item_id in self.removed:
+            return False
+        self.removed[item_id] = seq
+        return True
+
+
+class Writer:
+    """Owns the store's writes and the map of ids. Callers hand in requests and wait for the answers."""
+
+    def __init__(
+        self,
+        store: Store,
+        ids: dict[str, int],
+        *,
+        apply: Callable[[Sequence[tuple[int, NewItem]], np.ndarray], None],
+        matching: Callable[[Filter], list[str]],
+        erase: Callable[[], None],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            store: the open store.
+            ids: sequence number by id of all items; the writer keeps it up to date.
+            apply: applies added items and removed sequence numbers, `[n] int64`, to memory, in one step.
+            matching: returns the ids of the items that meet a filter.
+            erase: leaves nothing on disk of what was deleted.
+        """
+        self._store = store
+        self._ids = ids
+        self._ingests = store.ingests
+        self._next_seq = store.next_seq
+        self._apply = apply
+        self._matching = matching
+        self._erase = erase
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._held: Request | None = None
+        self._writing = ReadWriteLock()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._broken = False
+        self._thread = threading.Thread(target=self._run, name=f"twinsight-write-{store.spec.id}", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> list[bool]:
+        """Returns the answer to a request once it is on disk and in memory.
+
+        Raises:
+            StorageFull: the disk has no room; nothing of the request was written.
+            DataLoss: the store is damaged.
+            Unavailable: the collection is closed, or must be opened again.
+        """
+        with self._closing:
+            if self._closed:
+                raise Unavailable(f"Collection `{self._store.spec.id}` is closed.", reason="COLLECTION_CLOSED")
+            self._requests.put(request)
+        return request.answer.result()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Waits for the write that is going on, at most, and holds up the next: disk and memory agree meanwhile.
+
+        Raises:
+            Unavailable: they do not, since a write failed between the two.
+        """
+        with self._writing.read():
+            self.check_whole()
+            yield
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether disk and memory do not agree any more, since a write failed between the two."""
+        return self._broken
+
+    def check_whole(self) -> None:
+        """Raises Unavailable where `is_broken`."""
+        if self._broken:
+            # A new one each time: one that is raised again keeps all that its first and later callers held.
+            raise Unavailable(f"Collection `{self._store.spec.id}` must be opened again.", reason="COLLECTION_BROKEN")
+
+    def last_batch(self, ingest_id: str) -> int:
+        """Returns the highest batch on disk of a bulk write; 0 where there is none."""
+        return self._ingests.get(ingest_id, 0)
+
+    def close(self) -> None:
+        """Answers all requests that were handed in, and ends the thread."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._requests.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        use_all_cores()
+        while group := self._next_group():
+            try:
+                self._write(group)
+            except StorageFull as error:
+                # One large request must not take the small ones of its group down with it.
+                if len(group) == 1:
+                    group[0].answer.set_exception(error)
+                else:
+                    for request in group:
+                        self._write_alone(request)
+            except BaseException as error:  # noqa: BLE001 - the callers must hear of it, whatever it is
+                for request in group:
+                    request.answer.set_exception(error)
+            self._store.fold_log()
+
+    def _write_alone(self, request: Request) -> None:
+        try:
+            self._write([request])
+        except BaseException as error:  # noqa: BLE001 - as above
+            request.answer.set_exception(error)
+
+    def _next_group(self) -> list[Request]:
+        """Waits for a request and returns it with those behind it; nothing when the writer is closed."""
+        first = self._held if self._held is not None else self._requests.get()
+        self._held = None
+        if first is None:
+            return []
+        group, items = [first], _size(first)
+        while len(group) < _GROUP_REQUESTS and not isinstance(group[0], DeleteWhere):
+            try:
+                request = self._requests.get_nowait()
+            except queue.Empty:
+                break
+            if request is None:
+                self._requests.put(None)  # comes up again after this group
+                break
+            items += _size(request)
+            # A filter is decided on what is in memory, so that all before it has to be there.
+            if isinstance(request, DeleteWhere) or items > _GROUP_ITEMS:
+                self._held = request
+                break
+            group.append(request)
+        return group
+
+    def _write(self, group: Sequence[Request]) -> None:
+        self.check_whole()
+        plan = Plan(self._ids, self._ingests, self._next_seq)
+        answers = [self._planned(plan, request) for request in group]
+        added = sorted(plan.added.values(), key=lambda one: one[0])
+        purging = [_purges(request) for request in group]
+        if added or plan.removed or plan.ingests or any(purging):
+            with self._writing.write():
+                self._do(plan, added, purge=any(purging))
+        for request, answer, purge in zip(group, answers, purging, strict=True):
+            if not purge:
+                request.answer.set_result(answer)
+        if any(purging):
+            self._purge([pair for pair, purge in zip(zip(group, answers, strict=True), purging, strict=True) if purge])
+
+    def _purge(self, answered: Sequence[tuple[Request, list[bool]]]) -> None:
+        """Erases what was deleted, and answers those who asked for it."""
+        try:
+            self._erase()
+        except BaseException as error:  # noqa: BLE001 - as in `_run`
+            for request, _ in answered:
+                request.answer.set_exception(error)
+            return
+        for request, answer in answered:
+            request.answer.set_result(answer)
+
+    def _do(self, plan: Plan, added: Sequence[tuple[int, NewItem]], *, purge: bool) -> None:
+        self._store.commit(
+            Changes(
+                removed=list(plan.removed.values()),
+                added=[_stored(seq, item) for seq, item in added],
+                ingests=plan.ingests,
+                next_seq=plan.next_seq,
+                item_count=len(self._ids) - len(plan.removed) + len(added),
+                purge=purge,
+            )
+        )
+        try:
+            self._remember(plan, added)
+        except BaseException:  # noqa: BLE001 - raised again in other words
+            # Disk is ahead of memory now, by what nobody was told is written. A further write would be planned on what
+            # is no longer so, and reads from the disk would tell what no search finds.
+            _log.exception("Collection `%s` must be opened again.", self._store.spec.id)
+            self._broken = True
+        self.check_whole()
+
+    def _planned(self, plan: Plan, request: Request) -> list[bool]:
+        if isinstance(request, Upsert):
+            return plan.upsert(request)
+        if isinstance(request, Delete):
+            return plan.delete(request.ids)
+        return plan.delete(self._matching(request.filter))
+
+    def _remember(self, plan: Plan, added: Sequence[tuple[int, NewItem]]) -> None:
+        self._apply(added, np.array(list(plan.removed.values()), np.int64))
+        for item_id in plan.removed:
+            del self._ids[item_id]
+        self._ids.update((item.id, seq) for seq, item in added)
+        self._ingests.update(plan.ingests)
+        self._next_seq = plan.next_seq
+
+
+def _purges(request: Request) -> bool:
+    return not isinstance(request, Upsert) and request.purge
+
+
+def _size(request: Request) -> int:
+    if isinstance(request, Upsert):
+        return len(request.items)
+    return len(request.ids) if isinstance(request, Delete) else 0
+
+
+def _stored(seq: int, item: NewItem) -> StoredItem:
+    vector = np.ascontiguousarray(item.vector, "<f4").tobytes()
+    return StoredItem(seq, item.id, vector, encode_metadata(item.metadata))

@@ -1,0 +1,379 @@
+"""The thread that keeps a collection's graph up with its rows. Searches and writes go on beside it.
+
+In each round it does the first of these that is due:
+
+1. Tell the graph of removed items.
+2. Build a new generation: the first graph, one without the dead when they are many, were purged or were the hubs, one
+   for vectors of other lengths than the graph can hold, or, while searches come in, one for a tail that is large beside
+   the graph. It is built unseen, with all threads, and then takes the place of the old.
+3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
+4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
+5. Write a snapshot, when enough has changed, and give back the memory that the changes took. A graph with a purged item
+   is not written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from twinsight_core.errors import TwinsightError
+from twinsight_core.host.allocation import give_back_freed
+from twinsight_core.host.cores import use_all_cores
+from twinsight_core.index.exact import ExactView
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
+from twinsight_core.search.generation import NOTHING_COVERED, Coverage, Generation
+
+# Rows added between two looks at whether to stop, when nobody waits.
+_BUILD_STEP = 1024
+# How long searches may wait for one addition to the graph: while they come in, and otherwise.
+_BUSY_HOLD_S, _IDLE_HOLD_S = 0.004, 0.05
+_BUSY_FOR_S = 1.0
+_SNAPSHOT_RETRY_S = 60.0
+_AUDIT_STEP = 256
+# After rounds that failed: twice this, twice as long after each further one, and no longer than this; but at least so
+# many times as long as the round took.
+_FAILURE_REST_S, _FAILURE_DOUBLINGS, _FAILURE_REST_SHARE = 2.5, 5, 4.0
+# Builds that fail, one after the other, before the dead are left behind without a graph.
+_BUILDS_WITH_GRAPH = 2
+
+_log = logging.getLogger("twinsight.collection")
+
+
+@dataclass(frozen=True)
+class IndexPolicy:
+    """When the graph is built, rebuilt and saved.
+
+    Attributes:
+        graph_from: items from which a graph is kept; below, comparing with all of them is as fast, and exact.
+        dead_share: share of dead rows or points above which a new generation is built.
+        tail_share: size of the tail, as a share of the graph, above which a new graph is built instead while searches
+            come in. Without any the graph grows: a bulk load would build it anew at every doubling, twice the work.
+        snapshot_share: changes since the last snapshot, as a share of the graph, above which one is written.
+        patience: dead rows, rows of the tail, or changes that are never worth a new generation or snapshot.
+        audit_width: width of the walk that must find a point for its own vector. Narrower than searches', so that they
+            find it too.
+        audit_rest: time between two audits of the whole graph, as a multiple of the time that one takes.
+        purge_rest: time from a build to the next that only a purge, or lost hubs, ask for, as a multiple of the time
+            that it took.
+    """
+
+    graph_from: int = 2048
+    dead_share: float = 0.2
+    tail_share: float = 1.0
+    snapshot_share: float = 0.1
+    patience: int = 1000
+    audit_width: int = 32
+    audit_rest: float = 20.0
+    purge_rest: float = 20.0
+
+
+class Indexer:
+    """Runs the rounds until it is closed. Where one fails it rests, and goes on.
+
+    A graph that was being changed then is dropped: searches are exact until there is another.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        parameters: GraphParameters,
+        policy: IndexPolicy,
+        *,
+        name: str,
+        applying: threading.Lock,
+        snapshot: Callable[[HnswIndex, int, np.ndarray], None],
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            generation: where to start from.
+            parameters: how graphs are built.
+            policy: when.
+            name: the collection's id.
+            applying: held by whoever applies a write to the rows.
+            snapshot: saves a graph, the last sequence number that it covers, and those that it does not answer for.
+        """
+        self.generation = generation
+        self.last_search_s = 0.0
+        self._parameters = parameters
+        self._policy = policy
+        self._name = name
+        self._applying = applying
+        self._snapshot = snapshot
+        self._unsaved = 0  # changes to the graph since it was last saved
+        self._snapshot_not_before_s = 0.0
+        # Rows added to the graph since the last audit. Whether one was due when a snapshot was taken is not on record.
+        self._unaudited = 0 if generation.graph is None else max(1, len(generation.graph))
+        self._unaudited_before = 0  # the same, when the audit that runs began
+        self._audited_end = 0  # rows before it were looked at in the audit that runs
+        self._audit_spent_s = 0.0
+        self._audit_not_before_s = 0.0
+        self._rows_per_second = 1000.0
+        self._purges = 0
+        self._rebuilt_not_before_s = 0.0
+        self._saving = threading.Lock()
+        self._stopping = False
+        self._failures = 0  # rounds that failed, one after the other
+        self._builds = 0  # that were begun since one succeeded
+        self._idle = False
+        self._awake = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"twinsight-index-{name}", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def purging(self) -> Iterator[None]:
+        """Keeps graphs from being saved meanwhile, and for good those that may hold what the rows hold no more."""
+        with self._saving:
+            self._purges += 1
+            yield
+        self.wake()
+
+    def wake(self) -> None:
+        """Says that rows have changed."""
+        with self._awake:
+            self._idle = False
+            self._awake.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Waits until there is nothing to do; returns whether that came about."""
+        with self._awake:
+            return self._awake.wait_for(lambda: self._idle, timeout_s)
+
+    def wants_graph(self) -> bool:
+        """Returns whether the collection is large enough for a graph, has none yet, and will get one."""
+        generation = self.generation
+        large = generation.rows.view.live >= self._policy.graph_from
+        return large and generation.graph is None
+
+    def close(self, *, snapshot: bool) -> None:
+        """Ends the thread after the step it is in, and saves the graph if it has changed and `snapshot` says so."""
+        with self._awake:
+            self._stopping = True
+            self._awake.notify_all()
+        self._thread.join()
+        if snapshot and self.generation.graph is not None:
+            self._unsaved += self.generation.bury()
+            if self._unsaved:
+                self._save(self.generation.graph)
+
+    def _run(self) -> None:
+        use_all_cores()
+        while not self._stopping:
+            begun = time.monotonic()
+            try:
+                if not self._round():
+                    self._rest()
+                self._failures = 0
+            except Exception:  # noqa: BLE001 - nobody waits for this thread who could be told
+                self._recover(time.monotonic() - begun)
+
+    def _recover(self, spent_s: float) -> None:
+        """Rests after a round that failed after a time: memory or files that are lacking now may be there later.
+
+        Whatever went wrong, the rows are whole: without its graph the collection answers exactly.
+        """
+        self._failures += 1
+        doubled_s = _FAILURE_REST_S * 2 ** min(self._failures, _FAILURE_DOUBLINGS)
+        rest_s = max(doubled_s, _FAILURE_REST_SHARE * spent_s)
+        _log.exception("Collection `%s`: indexing failed; it goes on in %.0f s.", self._name, rest_s)
+        with self._awake:
+            self._idle = False
+            self._awake.wait_for(lambda: self._stopping, rest_s)
+
+    @contextmanager
+    def _changing(self, generation: Generation) -> Iterator[None]:
+        """Drops the graph where a change of it fails: what it holds is then not known."""
+        try:
+            yield
+        except Exception:
+            generation.graph = None
+            raise
+
+    def _rest(self) -> None:
+        with self._awake:
+            if self._stopping or self._due():
+                return
+            self._idle = True
+            self._awake.notify_all()
+            self.generation.rows.exact.release()
+            resumed_s = [self._audit_not_before_s] if self._unaudited else []
+            if self._snapshot_wanted(self.generation):
+                resumed_s.append(self._snapshot_not_before_s)
+            if self._stale(self.generation) or self.generation.misleads:
+                resumed_s.append(self._rebuilt_not_before_s)
+            timeout_s = max(0.0, min(resumed_s) - time.monotonic()) if resumed_s else None
+            self._awake.wait_for(lambda: self._stopping or not self._idle, timeout_s)
+
+    def _due(self) -> bool:
+        generation = self.generation
+        behind = generation.graph is not None and generation.coverage.end < len(generation.rows.view)
+        saving = self._snapshot_due(generation)
+        return (
+            bool(generation.dying) or behind or self._rebuild_due(generation) or self._audit_due(generation) or saving
+        )
+
+    def _round(self) -> bool:
+        """Does what is due first; returns whether anything was."""
+        generation = self.generation
+        if generation.dying:
+            with self._changing(generation):
+                self._unsaved += generation.bury()
+            return True
+        generation.find_hubs()
+        if self._rebuild_due(generation):
+            self._rebuild(generation)
+            return True
+        if generation.graph is not None and generation.coverage.end < len(generation.rows.view):
+            self._add_piece(generation, generation.graph)
+            return True
+        if self._audit_due(generation) and generation.graph is not None:
+            self._audit_piece(generation, generation.graph)
+            return True
+        if self._snapshot_due(generation) and generation.graph is not None:
+            if self._save(generation.graph):
+                give_back_freed()
+            return True
+        return False
+
+    def _rebuild_due(self, generation: Generation) -> bool:
+        view, graph, policy = generation.rows.view, generation.graph, self._policy
+        if self._are_many_dead(view):
+            return True
+        if graph is None:
+            return view.live >= policy.graph_from
+        if not is_fit(graph.exponent, view.metric, view.longest):
+            return True
+        if (self._stale(generation) or generation.misleads) and time.monotonic() >= self._rebuilt_not_before_s:
+            return True
+        if graph.dead > policy.patience and graph.dead > policy.dead_share * (graph.dead + len(graph)):
+            return True
+        tail = len(view) - generation.coverage.end
+        return self._is_busy() and tail > policy.patience and tail > policy.tail_share * len(graph)
+
+    def _are_many_dead(self, view: ExactView) -> bool:
+        dead = len(view) - view.live
+        return dead > self._policy.patience and dead > self._policy.dead_share * len(view)
+
+    def _is_busy(self) -> bool:
+        """Returns whether searches are coming in, which wait while the graph is added to."""
+        return time.monotonic() - self.last_search_s < _BUSY_FOR_S
+
+    def _stale(self, generation: Generation) -> bool:
+        """Returns whether a generation's graph may hold what was purged."""
+        return generation.graph is not None and generation.purges != self._purges
+
+    def _rebuild(self, old: Generation) -> None:
+        begun = time.monotonic()
+        purges = self._purges  # before the rows, which lack what these purged
+        start = old.rows.view
+        compacting = start.live < len(start)
+        rows = old.rows.compacted(start) if compacting else old.rows
+        new = Generation(rows, purges=purges)
+        seen = len(start)
+        # Where graphs fail, rows are left behind without one: else the dead would grow without bound.
+        alone = self._builds >= _BUILDS_WITH_GRAPH and self._are_many_dead(start)
+        self._builds += 1
+        if start.live >= self._policy.graph_from and not alone:
+            graph = HnswIndex(
+                start.vectors.shape[1],
+                start.metric,
+                self._parameters,
+                capacity=start.live + start.live // 4,
+                exponent=exponent_for(start.metric, rows.view.longest),
+            )
+            coverage, end = NOTHING_COVERED, len(rows.view)
+            while coverage.end < end:
+                if self._stopping:
+                    return
+                coverage = new.extend(graph, coverage, min(coverage.end + _BUILD_STEP, end))
+            for first in range(0, end, _BUILD_STEP):
+                if self._stopping:
+                    return
+                coverage = self._audited(new, graph, coverage, first, min(first + _BUILD_STEP, end))
+            new.graph, new.coverage = graph, coverage
+            new.find_hubs()
+        if compacting:
+            # Most of what came in meanwhile is carried over before the writer is held up for the rest.
+            seen = rows.adopt(old.rows, seen)
+        with self._applying:
+            if compacting:
+                rows.adopt(old.rows, seen)
+            view = rows.view
+            new.dying.extend(view.labels[: new.coverage.end][~view.alive[: new.coverage.end]].tolist())
+            self.generation = new
+        self._unsaved = max(1, len(new.graph)) if new.graph is not None else 0
+        self._unaudited = self._audited_end = 0
+        if not alone:
+            self._builds = 0
+        ended = time.monotonic()
+        self._rebuilt_not_before_s = ended + self._policy.purge_rest * (ended - begun)
+
+    def _add_piece(self, generation: Generation, graph: HnswIndex) -> None:
+        hold_s = _BUSY_HOLD_S if self._is_busy() else _IDLE_HOLD_S
+        size = max(1, min(_BUILD_STEP, int(self._rows_per_second * hold_s)))
+        with self._applying:
+            end = min(generation.coverage.end + size, len(generation.rows.view))
+        added, begun = end - generation.coverage.end, time.monotonic()
+        with self._changing(generation):
+            # A vector that is written anew may take the place of the old, whose end is told with it: not before.
+            self._unsaved += generation.bury()
+            coverage = generation.extend(graph, generation.coverage, end)
+            generation.coverage = self._audited(generation, graph, coverage, generation.coverage.end, end)
+        spent = max(time.monotonic() - begun, 1e-6)
+        self._rows_per_second += 0.3 * (added / spent - self._rows_per_second)
+        self._unsaved += added
+        self._unaudited += added
+
+    def _audit_due(self, generation: Generation) -> bool:
+        return generation.graph is not None and self._unaudited > 0 and time.monotonic() >= self._audit_not_before_s
+
+    def _audit_piece(self, generation: Generation, graph: HnswIndex) -> None:
+        begun, before = time.monotonic(), generation.coverage
+        if not self._audited_end:
+            self._audit_spent_s, self._unaudited_before = 0.0, self._unaudited
+        end = min(self._audited_end + _AUDIT_STEP, before.end)
+        generation.coverage = self._audited(generation, graph, before, self._audited_end, end)
+        self._unsaved += len(generation.coverage.outside) - len(before.outside)
+        self._audited_end = end
+        self._audit_spent_s += time.monotonic() - begun
+        if end == before.end:
+            self._unaudited -= self._unaudited_before
+            self._audited_end = 0
+            self._audit_not_before_s = time.monotonic() + self._policy.audit_rest * self._audit_spent_s
+
+    def _audited(self, generation: Generation, graph: HnswIndex, coverage: Coverage, start: int, end: int) -> Coverage:
+        return generation.audited(graph, coverage, start, end, width=self._policy.audit_width)
+
+    def _snapshot_wanted(self, generation: Generation) -> bool:
+        graph, policy = generation.graph, self._policy
+        if graph is None or self._stale(generation):
+            return False
+        return self._unsaved > policy.patience and self._unsaved > policy.snapshot_share * len(graph)
+
+    def _snapshot_due(self, generation: Generation) -> bool:
+        return self._snapshot_wanted(generation) and time.monotonic() >= self._snapshot_not_before_s
+
+    def _save(self, graph: HnswIndex) -> bool:
+        """Returns whether a snapshot was written."""
+        generation = self.generation
+        end = generation.coverage.end
+        try:
+            labels = generation.rows.view.labels
+            with self._saving:
+                if self._stale(generation):
+                    return False
+                self._snapshot(graph, int(labels[end - 1]) if end else 0, labels[generation.coverage.outside])
+        except (TwinsightError, OSError) as error:
+            # It only saves time at the next start.
+            _log.warning("Collection `%s`: no snapshot was written: %s", self._name, error)
+            self._snapshot_not_before_s = time.monotonic() + _SNAPSHOT_RETRY_S
+            return False
+        self._unsaved = 0
+        return True

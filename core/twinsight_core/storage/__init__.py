@@ -1,0 +1,1 @@
+"""What lies on disk: the record, graphs beside it, and copies of both."""

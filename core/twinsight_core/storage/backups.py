@@ -1,0 +1,335 @@
+"""Backups: copies of collections, made while a server writes to them.
+
+    <backup>/backup.json          what is in it: format version, time, and of each collection digest, size and counts
+    <backup>/<id>/store.db        the record; graphs are not in it, since they are built anew
+
+1. A connection that can only read opens the store of the running server: SQLite lets readers of other processes in
+   beside the writer, and each sees one moment. All that was acknowledged before that moment is in the copy, and
+   nothing by half.
+2. `VACUUM INTO` writes what lives at that moment to a new file: neither log nor free pages come along, and so nothing
+   that was deleted.
+3. Each row of the copy is checked against its checksum; a backup that can't be restored is none. That needs no key: of
+   an encrypted collection the backup is encrypted with the same one.
+4. Files and manifest are synced, and the folder is renamed into place. Until then it is `.NAME.unfinished` beside it,
+   which a run that ends removes, and the next one to the same place where a run was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightError, Unavailable
+from twinsight_core.host.whole_files import sync_file, sync_folder
+from twinsight_core.items import is_collection_id
+from twinsight_core.json_fields import JsonFields
+from twinsight_core.storage.data_folder import COLLECTIONS, REPLACED, collection_folders, discard, remove
+from twinsight_core.storage.layout import check_rows, read_head
+from twinsight_core.storage.sqlite import connect, damaged, transaction, translated
+from twinsight_core.storage.store import FILE_NAME
+
+FORMAT_VERSION = 1
+MANIFEST = "backup.json"
+_STEPS = 1000  # of SQLite's machine between two calls, some 0.1 ms
+_TRIES = 5
+_REPLACED_WITHIN_S, _LOOK_S = 2.0, 0.02  # it takes two renames
+
+
+@dataclass(frozen=True)
+class BackupEntry:
+    """One collection of a backup.
+
+    Attributes:
+        id: its id, and the name of its folder.
+        size: bytes of its file.
+        sha256: the file's digest, hexadecimal.
+        item_count: items in it.
+        next_seq: the number after the highest that an item ever had.
+    """
+
+    id: str
+    size: int
+    sha256: str
+    item_count: int
+    next_seq: int
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup's manifest.
+
+    Attributes:
+        created_at: seconds since 1970-01-01 UTC.
+        collections: what is in it.
+    """
+
+    created_at: float
+    collections: tuple[BackupEntry, ...]
+
+
+def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
+    """Copies collections of a data folder, whether or not a server uses it, into a new folder.
+
+    Args:
+        data_dir: the data folder; nothing is changed in it.
+        out: the folder to make. It is there whole or not at all.
+        only: ids of the collections; none: all.
+
+    Raises:
+        AlreadyExists: `out` is there, or is being made.
+        NotFound: there is no such collection, or no data folder.
+        DataLoss: a collection is damaged; the message names it.
+        StorageFull: the disk has no room.
+        Unavailable: a collection was replaced again and again, or its replacement was cut short.
+        OSError: `out` can't be written.
+    """
+    root = data_dir / COLLECTIONS
+    if not root.is_dir():
+        raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
+    for aside in root.glob(f"{REPLACED}*"):  # what is not in its place would not be among those that there are
+        _is_there(root / aside.name.removeprefix(REPLACED))
+    existing = [folder.name for folder in collection_folders(root)]
+    for name in only:
+        if name not in existing:
+            raise NotFound.among("Collection", name, existing, reason="COLLECTION_NOT_FOUND")
+    made: list[BackupEntry] = []
+    with made_whole(out) as folder:
+        for name in dict.fromkeys(only or existing):
+            try:
+                made.append(_copied_in_the_end(root / name, folder / name))
+            except NotFound:
+                # A collection that is deleted meanwhile is missed only by who asked for it.
+                if only:
+                    raise
+        return write_manifest(folder, made)
+
+
+def _copied_in_the_end(source: Path, target: Path) -> BackupEntry:
+    """Copies a collection, and again where another was put in its place meanwhile, by `rekey` for instance."""
+    for _ in range(_TRIES):
+        try:
+            return _copied(source, target)
+        except NotFound:
+            if not _is_there(source):
+                raise
+    raise Unavailable(
+        f"Collection `{source.name}` was replaced each time that it was copied; nothing was written. Try again.",
+        reason="COLLECTION_REPLACED",
+    )
+
+
+def _is_there(source: Path) -> bool:
+    """Returns whether a collection has its folder; one that is being replaced has none for a moment.
+
+    Raises:
+        Unavailable: its replacement was cut short, which a start of the server ends.
+    """
+    ends = time.monotonic() + _REPLACED_WITHIN_S
+    while not source.is_dir():
+        if not os.path.lexists(source.parent / f"{REPLACED}{source.name}"):
+            return source.is_dir()
+        if time.monotonic() >= ends:
+            raise Unavailable(
+                f"Collection `{source.name}` was being replaced when that was cut short; nothing was written. Start "
+                "the server once, which puts back what was there.",
+                reason="COLLECTION_REPLACED",
+            )
+        time.sleep(_LOOK_S)
+    return True
+
+
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """Yields a new folder beside `out`, which is renamed to it at the end, or removed if that is not reached.
+
+    It has the name that an earlier run for `out` gave it, and is emptied of what such a run left that was killed.
+
+    Raises:
+        AlreadyExists: `out` is there, or is being made.
+        OSError: the folder around it can't be written, or what was left can't be removed.
+    """
+    _check_absent(out)
+    with ExitStack() as held:
+        folder = _unfinished(out, held)
+        try:
+            _check_absent(out)  # made since by who had the folder before
+            for left in folder.iterdir():
+                remove(left)
+            yield folder
+            folder.rename(out)
+            sync_folder(out.parent)
+        except BaseException:
+            discard(folder)
+            raise
+
+
+def entry_of(file: Path) -> BackupEntry:
+    """Strikes graphs off a collection's file, checks it row by row, syncs it, and returns what a manifest says of it.
+
+    Raises:
+        DataLoss: it is damaged, or of a later version.
+    """
+    with translated(file):
+        connection = connect(file, apsw.SQLITE_OPEN_READWRITE, None)
+        try:
+            head = read_head(connection, file)
+            with transaction(connection):
+                connection.execute("DELETE FROM snapshots")
+            check_rows(connection, file, head)
+        finally:
+            connection.close()
+    sync_file(file)
+    sync_folder(file.parent)
+    return BackupEntry(head.spec.id, file.stat().st_size, digest_of(file), head.item_count, head.next_seq)
+
+
+def write_manifest(folder: Path, entries: Sequence[BackupEntry]) -> Backup:
+    """Writes a backup's manifest, the last of its files, and returns it."""
+    backup = Backup(time.time(), tuple(entries))
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(backup)}
+    file = folder / MANIFEST
+    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    sync_file(file)
+    sync_folder(folder)
+    return backup
+
+
+def read_manifest(folder: Path) -> Backup:
+    """Returns what a backup says is in it.
+
+    Raises:
+        NotFound: the folder is no backup.
+        DataLoss: the manifest is damaged, or of a later version.
+    """
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"`{folder}` is no backup: it has no `{MANIFEST}`.", reason="BACKUP_NOT_FOUND") from None
+    try:
+        fields = JsonFields(json.loads(content))
+        version = fields.integer("format_version", least=1, most=2**31)
+        if version > FORMAT_VERSION:
+            raise DataLoss(
+                f"Backup `{folder}` was written by a later version of twinsight (format version {version}; this one "
+                f"reads up to {FORMAT_VERSION}).",
+                reason="BACKUP_TOO_NEW",
+            )
+        fields.check_names({"format_version", "created_at", "collections"})
+        entries = tuple(map(_entry, fields.objects("collections", BackupEntry.__dataclass_fields__)))
+        return Backup(fields.number("created_at"), entries)
+    except (ValueError, KeyError) as error:
+        raise backup_damaged(folder, f"`{MANIFEST}` can't be read: {error}") from error
+
+
+def backup_damaged(folder: Path, how: str) -> DataLoss:
+    """Returns the error for a backup that is not as it was written."""
+    return DataLoss(f"Backup `{folder}` is damaged: {how}", reason="BACKUP_DAMAGED")
+
+
+def digest_of(file: Path) -> str:
+    """Returns a file's SHA-256, hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _entry(fields: JsonFields) -> BackupEntry:
+    name = fields.text("id")
+    if not is_collection_id(name):  # it becomes part of paths
+        raise ValueError(f"`id` (={name[:80]!r}) is none of a collection.")
+    size, count, after = (fields.integer(one, least=0, most=2**63 - 1) for one in ("size", "item_count", "next_seq"))
+    return BackupEntry(name, size, fields.text("sha256"), count, after)
+
+
+def _copied(source: Path, target: Path) -> BackupEntry:
+    """Copies a collection's file from one folder into a new one, and returns what a manifest says of it."""
+    file = source / FILE_NAME
+    before = _identity(file)
+    target.mkdir()
+    try:
+        with translated(file):
+            # A connection that can only read never folds the log into the file and never removes it.
+            connection = connect(file, apsw.SQLITE_OPEN_READONLY, None)
+            try:
+                connection.set_progress_handler(_go_on, _STEPS)
+                connection.execute("VACUUM INTO ?", (str(target / FILE_NAME),))
+            finally:
+                connection.close()
+    except TwinsightError:
+        if source.is_dir() and _identity(file) == before:
+            raise
+    if not source.is_dir() or _identity(file) != before:
+        # The file and the log that were read may be those of two collections.
+        shutil.rmtree(target)
+        raise NotFound(
+            f"Collection `{source.name}` was deleted while it was copied; nothing was written.",
+            reason="COLLECTION_NOT_FOUND",
+        )
+    entry = entry_of(target / FILE_NAME)
+    if entry.id != source.name:
+        raise damaged(file, f"it is the file of collection `{entry.id}`")
+    return entry
+
+
+def _check_absent(out: Path) -> None:
+    if os.path.lexists(out):
+        raise AlreadyExists(f"`{out}` is there already; nothing was written.", reason="BACKUP_EXISTS")
+
+
+def _unfinished(out: Path, held: ExitStack) -> Path:
+    """Makes the folder that becomes `out`, or takes the one that a killed run left, and holds it until `held` ends.
+
+    Raises:
+        AlreadyExists: a run that goes on has it.
+        OSError: it can't be made, is no folder, or is another user's, who could change what is put there.
+    """
+    folder = out.parent / f".{out.name}.unfinished"
+    while True:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        with suppress(FileNotFoundError), ExitStack() as opened:  # removed by who had it: made again
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            opened.callback(os.close, descriptor)
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "Belongs to another user", str(folder))
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyExists(
+                    f"`{out}` is being made already; nothing was written.", reason="BACKUP_RUNS"
+                ) from None
+            except OSError:
+                # Network file systems lock no folders. A name of its own disturbs nobody, and nobody finds it.
+                with suppress(OSError):
+                    folder.rmdir()
+                return Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            if os.path.samestat(os.fstat(descriptor), folder.lstat()):
+                os.fchmod(descriptor, 0o700)
+                held.push(opened.pop_all())
+                return folder
+
+
+def _go_on() -> bool:
+    """Says to SQLite that a copy goes on; being called lets Python heed signals meanwhile."""
+    return False
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Returns what tells a file from another of its name; None where there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,140 @@
+"""Encrypting what a data folder holds with another key, for the first time, or no longer.
+
+A collection's file is under one key from its making. Changing that writes it anew, beside its place, and puts it there
+as `restoring` does: a process that is killed leaves each collection as it was or as it shall be, and the next run goes
+on with those that are left. The file before it is removed, with its log, its free pages and its graphs, and so is what
+a run that was killed left of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinsight_core.errors import DataLoss, FailedPrecondition, NotFound, TwinsightError
+from twinsight_core.host.whole_files import sync_folder
+from twinsight_core.sealing.keyring import Key, Keyring
+from twinsight_core.storage import snapshots
+from twinsight_core.storage.data_folder import (
+    COLLECTIONS,
+    NEW,
+    check_no_link,
+    collection_folders,
+    discard,
+    put_in_place,
+    remove_leftovers,
+    taken,
+)
+from twinsight_core.storage.records import Changes
+from twinsight_core.storage.sqlite import damaged
+from twinsight_core.storage.store import FILE_NAME, Store
+
+_log = logging.getLogger("twinsight.collection")
+
+
+@dataclass(frozen=True)
+class Rekeyed:
+    """What became of a collection.
+
+    Attributes:
+        id: its id.
+        item_count: items in it.
+        before: id of the key that it was encrypted with; None: with none.
+        after: of the key that it is encrypted with now; the same as `before` where nothing was to be done.
+    """
+
+    id: str
+    item_count: int
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A collection that is as it was.
+
+    Attributes:
+        id: its id.
+        error: why: it is damaged, its folder is a link, or its key is not at hand.
+    """
+
+    id: str
+    error: TwinsightError
+
+
+def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Rekeyed | Failed]:
+    """Encrypts each collection of a data folder that no server uses with the primary key, where it is not already.
+
+    Args:
+        data_dir: the data folder.
+        keyring: has the keys that they are encrypted with now.
+        decrypt: lay their contents down plainly instead.
+
+    Returns:
+        What became of each. Unless one failed, nothing in the folder needs another key than the primary any more.
+
+    Raises:
+        NotFound: there is no data folder.
+        StartupError: a server uses it.
+        StorageFull: the disk has no room; the next run goes on.
+        OSError: a file can't be read or written; as above.
+    """
+    root = data_dir / COLLECTIONS
+    if not root.is_dir():
+        raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
+    key = None if decrypt else keyring.primary
+    done: list[Rekeyed | Failed] = []
+    with taken(data_dir):
+        remove_leftovers(root)
+        for folder in collection_folders(root):
+            try:
+                done.append(_rekeyed(root, folder, keyring, key))
+            except (DataLoss, FailedPrecondition) as error:
+                done.append(Failed(folder.name, error))
+        # Again, since here it matters that what was replaced is gone.
+        remove_leftovers(root)
+        sync_folder(root)
+    return done
+
+
+def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rekeyed:
+    check_no_link(folder)
+    with closing(Store(folder / FILE_NAME, keyring=keyring)) as store:
+        if store.spec.id != folder.name:
+            raise damaged(folder / FILE_NAME, f"it is the file of collection `{store.spec.id}`")
+        done = Rekeyed(store.spec.id, store.item_count, store.key_id, None if key is None else key.id)
+        if done.before == done.after:
+            return done
+        unfinished = root / f"{NEW}{folder.name}"
+        try:
+            unfinished.mkdir()
+            Store.create(unfinished / FILE_NAME, store.spec, key=key)
+            with closing(Store(unfinished / FILE_NAME, keyring=keyring)) as new:
+                _copy(store, new)
+                _copy_graph(folder, store, unfinished, new)
+            sync_folder(unfinished)
+        except BaseException:
+            discard(unfinished)
+            raise
+    put_in_place(root, folder.name)
+    return done
+
+
+def _copy(store: Store, new: Store) -> None:
+    """Writes all that a store holds to an empty one."""
+    count = 0
+    for items in store.scan():
+        count += len(items)
+        new.commit(Changes([], items, {}, items[-1].seq + 1, count))
+    new.commit(Changes([], [], store.ingests, store.next_seq, count))
+
+
+def _copy_graph(folder: Path, store: Store, new_folder: Path, new: Store) -> None:
+    if store.purging:
+        return  # a graph may hold what is to be erased
+    try:
+        snapshots.carry_over(folder, store, new_folder, new)
+    except DataLoss as error:
+        _log.warning("Collection `%s`: its graph is left behind: %s", store.spec.id, error)

@@ -1,0 +1,105 @@
+"""Putting a backup's collections into a data folder that no server uses.
+
+1. The data folder is made, if there is none, and taken, both as a server does it.
+2. Every collection is copied beside its place, and the copy's digest and rows are checked, before any is put in place.
+3. Each is renamed into place. What it takes the place of is set aside first and removed last, so that a crash leaves
+   the old or the new.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
+from twinsight_core.storage.backups import BackupEntry, backup_damaged, digest_of, entry_of, read_manifest
+from twinsight_core.storage.data_folder import (
+    COLLECTIONS,
+    NEW,
+    check_no_link,
+    discard,
+    make_durable,
+    put_in_place,
+    remove_leftovers,
+    taken,
+)
+from twinsight_core.storage.store import FILE_NAME
+
+
+def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: bool = False) -> list[BackupEntry]:
+    """Puts collections of a backup into a data folder, which is made if there is none.
+
+    None is put in place unless all could be copied and are sound. They are put there one after another: after an error
+    at that some are restored and the others, from the next start on, as they were. With `replace` it can be done again.
+
+    Args:
+        backup: the backup's folder.
+        data_dir: the data folder.
+        only: ids of the collections; none: all of the backup.
+        replace: put them also in the place of collections that are there.
+
+    Returns:
+        What was restored.
+
+    Raises:
+        StartupError: a server uses the data folder.
+        NotFound: the folder is no backup, or has no such collection.
+        AlreadyExists: a collection is there, and `replace` does not say that it goes.
+        DataLoss: the backup is damaged, or of a later version, or what is to be replaced is a symbolic link; nothing
+            was put in place.
+        StorageFull: the disk has no room; nothing was put in place.
+        OSError: a folder can't be read or written, and nothing was put in place unless it failed at that; or what was
+            replaced can't be removed, and all is in place.
+    """
+    by_id = {entry.id: entry for entry in read_manifest(backup).collections}
+    for name in only:
+        if name not in by_id:
+            raise NotFound.among("Collection", name, by_id, reason="COLLECTION_NOT_FOUND")
+    entries = [by_id[name] for name in dict.fromkeys(only or by_id)]
+    root = data_dir / COLLECTIONS
+    make_durable(root)
+    with taken(data_dir):
+        remove_leftovers(root)
+        for entry in entries:
+            if not replace and os.path.lexists(root / entry.id):
+                raise AlreadyExists(
+                    f"Collection `{entry.id}` exists already; nothing was restored.", reason="COLLECTION_EXISTS"
+                )
+            check_no_link(root / entry.id)
+        try:
+            for entry in entries:
+                _copy(backup, entry, root / f"{NEW}{entry.id}")
+        except BaseException:
+            for entry in entries:
+                discard(root / f"{NEW}{entry.id}")
+            raise
+        for entry in entries:
+            put_in_place(root, entry.id)
+        remove_leftovers(root)  # or tells what of the replaced can't be removed
+    return entries
+
+
+def _copy(backup: Path, entry: BackupEntry, target: Path) -> None:
+    """Copies a collection's file, and checks the copy."""
+    name = f"{entry.id}/{FILE_NAME}"
+    target.mkdir()
+    copy = target / FILE_NAME
+    try:
+        shutil.copyfile(backup / entry.id / FILE_NAME, copy)
+    except FileNotFoundError:
+        raise backup_damaged(backup, f"`{name}` is missing; nothing was restored.") from None
+    size = copy.stat().st_size
+    if size != entry.size:
+        raise backup_damaged(backup, f"`{name}` has {size} bytes instead of {entry.size}; nothing was restored.")
+    if digest_of(copy) != entry.sha256:
+        raise backup_damaged(backup, f"`{name}` does not match its digest; nothing was restored.")
+    try:
+        found = entry_of(copy)
+    except DataLoss as error:
+        if error.reason == "STORE_TOO_NEW":
+            raise
+        raise backup_damaged(backup, f"the rows of `{name}` are not those that were written.") from error
+    if (found.id, found.item_count, found.next_seq) != (entry.id, entry.item_count, entry.next_seq):
+        raise backup_damaged(backup, f"`{name}` does not hold what the manifest says; nothing was restored.")

@@ -1,0 +1,232 @@
+"""What can still be read of a damaged collection, as a backup to restore.
+
+Rows are read in the order of their sequence numbers, through SQLite's own tree. Where that fails, the range that is
+left is halved until the rows that fail stand alone; of those that can be read, the checksum decides. Pages are never
+read past the tree, where rows that were deleted long ago would come back. What hangs on a damaged inner page of the
+tree is therefore lost, hundreds of pages at once, and without the head, which says what the vectors are, nothing can be
+salvaged. A head that can be read and does not match its checksum is taken, since there is no other, and that is told.
+
+Rows are copied as they lie, so that no key is needed for those of an encrypted collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+
+from twinsight_core.errors import DataLoss, NotFound
+from twinsight_core.storage.backups import BackupEntry, entry_of, made_whole, write_manifest
+from twinsight_core.storage.data_folder import COLLECTIONS
+from twinsight_core.storage.layout import (
+    INSERT_INGEST,
+    INSERT_ITEM,
+    Head,
+    check_state,
+    is_sound,
+    lay_out,
+    prepare,
+    read_head,
+    state_sum,
+    write_state_sum,
+)
+from twinsight_core.storage.sqlite import DAMAGE, connect, damaged, transaction, translated
+from twinsight_core.storage.store import FILE_NAME
+
+_STEP = 1024
+_SELECT_RANGE = "SELECT * FROM items WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"
+# From the table's last row, which may be the damaged one, and from the index of ids, which has the numbers too.
+_SELECT_LAST = (
+    "SELECT max(seq) FROM items",
+    "SELECT max(seq) FROM items INDEXED BY sqlite_autoindex_items_1",
+)
+
+Row = tuple[int | float | bytes | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Salvaged:
+    """What became of a damaged collection.
+
+    Attributes:
+        entry: what was saved.
+        item_count: how many items there were.
+        mismatched: rows that could be read, and were not what was written.
+        forgotten: bulk writes whose record was dropped, so that resuming one writes again what may be lost of it.
+        state_sound: whether the head, which says what the collection is, and the record of bulk writes are what was
+            written, as far as there is a checksum of them.
+    """
+
+    entry: BackupEntry
+    item_count: int
+    mismatched: int
+    forgotten: int
+    state_sound: bool
+
+
+def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
+    """Writes what can still be read of a collection to a backup of its own, whether or not a server runs.
+
+    Args:
+        data_dir: the data folder; nothing is changed in it.
+        collection_id: the collection.
+        out: folder of the backup to make.
+
+    Raises:
+        NotFound: there is no such collection.
+        AlreadyExists: `out` is there.
+        DataLoss: not even the collection's head can be read, or it is of a later version.
+        StorageFull: the disk has no room.
+        OSError: `out` can't be written.
+    """
+    folder = data_dir / COLLECTIONS / collection_id
+    if not folder.is_dir():
+        raise NotFound(f"`{data_dir}` has no collection `{collection_id}`.", reason="COLLECTION_NOT_FOUND")
+    file = folder / FILE_NAME
+    with made_whole(out) as unfinished, translated(file):
+        # Not `connect`, whose first statement would fail. The first one here lets SQLite read a file that is shorter
+        # than it says; nothing can be written in any case.
+        source = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            source.execute("PRAGMA writable_schema = ON")
+            source.execute("BEGIN")  # all that is read is of one moment
+            head = read_head(source, file)
+            if head.spec.id != collection_id:
+                raise damaged(file, f"it is the file of collection `{head.spec.id}`")
+            state_sound = _is_state_sound(source, file)
+            rows = _Rows(source, head)
+            target = unfinished / collection_id / FILE_NAME
+            target.parent.mkdir()
+            with _Target(target, head if state_sound else head._replace(next_seq=1)) as copy:
+                for sound in rows.all():
+                    copy.write(sound)
+                ingests = _ingests(source)
+                kept = len(copy.seqs)
+                if state_sound and kept == head.item_count and not rows.mismatched:
+                    copy.write_ingests(ingests)
+                    ingests = []
+        finally:
+            source.close()
+        entry = entry_of(target)
+        write_manifest(unfinished, [entry])
+    return Salvaged(entry, head.item_count, rows.mismatched, len(ingests), state_sound)
+
+
+class _Rows:
+    """The rows that can be read of a damaged table; counts those that are not what was written."""
+
+    def __init__(self, source: apsw.Connection, head: Head) -> None:
+        self._source = source
+        self._head = head
+        self.mismatched = 0
+
+    def all(self) -> Iterator[list[tuple[int, str, Row]]]:
+        """Yields the sound rows in the order of their numbers, many at a time."""
+        ranges = [(1, self._end())]
+        while ranges:
+            low, high = ranges.pop()
+            rows, whole = self._read(low, high)
+            if not whole:
+                # On from the last that is sound: the number of another may lead past others, or back.
+                while rows and self._checked(rows[-1]) is None:
+                    rows.pop()
+            sound = [found for row in rows if (found := self._checked(row)) is not None]
+            if not whole and (not sound or sound[-1][0] < low):
+                if high - low > 1:
+                    middle = (low + high) // 2
+                    ranges += [(middle, high), (low, middle)]
+                continue
+            self.mismatched += len(rows) - len(sound)
+            yield sound
+            if not whole:
+                ranges.append((sound[-1][0] + 1, high))
+
+    def _read(self, low: int, high: int) -> tuple[list[Row], bool]:
+        """Returns the first rows from number `low` on and below `high`, and whether these are all."""
+        rows: list[Row] = []
+        try:
+            rows.extend(self._source.execute(_SELECT_RANGE, (low, high, _STEP)))
+        except (*DAMAGE, apsw.IOError):
+            return rows, False
+        return rows, len(rows) < _STEP
+
+    def _end(self) -> int:
+        """Returns the number after the last row's. The head's, if it is wrong, may be beyond counting."""
+        last: list[int] = []
+        for query in _SELECT_LAST:
+            try:
+                last += [row[0] or 0 for row in self._source.execute(query) if isinstance(row[0], int | None)]
+            except (*DAMAGE, apsw.IOError):
+                continue
+        return max(last) + 1 if last else self._head.next_seq
+
+    def _checked(self, row: Row) -> tuple[int, str, Row] | None:
+        match row:
+            case (int(seq), str(name), *_) if is_sound(row, self._head):
+                return seq, name, row
+            case _:
+                return None
+
+
+class _Target:
+    """A collection's file that is being written, row by row as they lie.
+
+    Attributes:
+        seqs: of what is in it, sequence numbers by what a row is found by.
+    """
+
+    def __init__(self, file: Path, head: Head) -> None:
+        self._head = head
+        self._next_seq = head.next_seq
+        self.seqs: dict[str, int] = {}
+        self._connection = connect(file, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, None)
+        prepare(self._connection)
+        with transaction(self._connection):
+            lay_out(self._connection, head.spec, head.seal)
+
+    def __enter__(self) -> _Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def write(self, rows: Iterable[tuple[int, str, Row]]) -> None:
+        """Adds rows of rising numbers."""
+        with transaction(self._connection):
+            for seq, name, row in rows:
+                # Of two rows with one id, which only a damaged table has, the later was written last.
+                if name in self.seqs:
+                    self._connection.execute("DELETE FROM items WHERE seq = ?", (self.seqs[name],))
+                self.seqs[name] = seq
+                self._connection.execute(INSERT_ITEM[self._head.version], row)
+                self._next_seq = max(self._next_seq, seq + 1)
+            self._connection.execute(
+                "UPDATE collection SET next_seq = ?, item_count = ?", (self._next_seq, len(self.seqs))
+            )
+            write_state_sum(self._connection, state_sum(self._connection))
+
+    def write_ingests(self, rows: Iterable[Row]) -> None:
+        """Adds the record of bulk writes."""
+        with transaction(self._connection):
+            self._connection.executemany(INSERT_INGEST[self._head.version], rows)
+            write_state_sum(self._connection, state_sum(self._connection))
+
+
+def _is_state_sound(source: apsw.Connection, file: Path) -> bool:
+    try:
+        check_state(source, file)
+    except (*DAMAGE, apsw.IOError, DataLoss):
+        return False
+    return True
+
+
+def _ingests(source: apsw.Connection) -> list[Row]:
+    """Returns the record of bulk writes, or what can be read of it."""
+    found: list[Row] = []
+    try:
+        found.extend(source.execute("SELECT * FROM ingests"))
+    except (*DAMAGE, apsw.IOError):
+        pass  # a bulk write that is not on record starts over
+    return found
