@@ -1,4 +1,4 @@
-"""Streams that a server ends, as one does with those that are idle when it drains."""
+"""Calls that a server ends, as one does that drains: streams that are idle, and what reaches it too late."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import grpc
 import pytest
 
 from twinsight.v1 import inference_service_pb2 as inference_pb
-from twinsight_client import AsyncClient, Client, Unavailable
+from twinsight_client import AsyncClient, Client, RetryPolicy, Unavailable
+
+from .conftest import WireServer, make_status
 
 pytestmark = pytest.mark.client
 
@@ -69,7 +71,7 @@ def test_an_idle_stream_that_the_server_ends_is_unavailable(draining: Draining) 
         batches = client.embed_stream(draining.pictures(), batch_size=1)
         assert len(next(batches)) == 1
         draining.streams.get(timeout=30).cancel()
-        with pytest.raises(Unavailable, match=r"^The server ended the stream: ") as raised:
+        with pytest.raises(Unavailable, match=r"^The server ended the call: ") as raised:
             next(batches)
         assert raised.value.request_id
 
@@ -80,8 +82,26 @@ def test_the_same_from_asyncio(draining: Draining) -> None:
             batches = client.embed_stream(draining.pictures(), batch_size=1)
             assert len(await anext(batches)) == 1
             (await asyncio.to_thread(draining.streams.get, timeout=30)).cancel()
-            with pytest.raises(Unavailable, match=r"^The server ended the stream: "):
+            with pytest.raises(Unavailable, match=r"^The server ended the call: "):
                 await anext(batches)
             draining.over.set()
+
+    asyncio.run(story())
+
+
+def test_a_call_that_the_server_ends_unread_is_sent_again_where_that_is_safe(wire: WireServer) -> None:
+    ended = make_status("CANCELLED", "")
+    with Client(wire.address, retry=RetryPolicy(first_wait_s=0.001)) as client:
+        wire.refusals.append(ended)
+        assert client.list_models()
+        wire.refusals.append(ended)
+        with pytest.raises(Unavailable, match=r"^The server ended the call: "):
+            client.delete_items("photos", ["a"])
+        assert wire.methods() == ["ListModels", "ListModels", "DeleteItems"]
+
+    async def story() -> None:
+        async with AsyncClient(wire.address, retry=RetryPolicy(first_wait_s=0.001)) as client:
+            wire.refusals.append(ended)
+            assert await client.list_models()
 
     asyncio.run(story())

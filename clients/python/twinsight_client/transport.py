@@ -120,7 +120,7 @@ class GrpcTransport:
             for response in call:
                 yield flow.parse(response, info)
         except grpc.RpcError as error:
-            raise stream_error(error, request_id=request_id, closed_here=self._closed) from None
+            raise error_told(error, request_id=request_id, closed_here=self._closed) from None
         finally:
             # A caller that stops early leaves the server working for nobody otherwise; no effect on a finished call.
             call.cancel()
@@ -147,7 +147,7 @@ class GrpcTransport:
             raise
         except grpc.RpcError as error:
             # The client's errors are the whole story; gRPC's own would triple every traceback.
-            raise error_from_call(error, request_id=request_id) from None
+            raise error_told(error, request_id=request_id, closed_here=self._closed) from None
         return operation.parse(response, call_info(call.trailing_metadata() or (), sent=request_id))
 
 
@@ -156,19 +156,20 @@ def closed(*, request_id: str = "") -> Cancelled:
     return Cancelled("The client is closed.", reason="CLIENT_CLOSED", request_id=request_id)
 
 
-def stream_error(error: grpc.RpcError, *, request_id: str, closed_here: bool) -> TwinsightClientError:
-    """Returns the client's error for a stream that failed.
+def error_told(error: grpc.RpcError, *, request_id: str, closed_here: bool) -> TwinsightClientError:
+    """Returns the client's error for a call that failed.
 
     Args:
         error: gRPC's.
         request_id: the id it was sent with.
-        closed_here: whether this client was closed; else nobody on this side can have cancelled the stream, since
-            whoever draws its answers is drawing them now. It was the server, as one does that drains.
+        closed_here: whether this client was closed; else nobody on this side can have cancelled the call, since
+            whoever made it waits for it now. It was the server, as one does that drains: gRPC ends what reaches it
+            between the last call that it takes and the notice that it takes no more, unread.
     """
     told = error_from_call(error, request_id=request_id)
     if isinstance(told, Cancelled) and not closed_here:
         return Unavailable(
-            f"The server ended the stream: {told.message}",
+            f"The server ended the call: {told.message}",
             reason=told.reason,
             violations=told.violations,
             request_id=request_id,

@@ -15,10 +15,10 @@ from twinsight_client.errors import TwinsightClientError
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
 from twinsight_client.retry import Attempts, RetryPolicy
-from twinsight_client.status import call_info, error_from_call
+from twinsight_client.status import call_info
 from twinsight_client.streams import Flow
 from twinsight_client.token import Bearer, Token
-from twinsight_client.transport import as_given, closed, serialized, stream_error
+from twinsight_client.transport import as_given, closed, error_told, serialized
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -114,7 +114,7 @@ class AsyncGrpcTransport:
             raise
         except grpc.aio.AioRpcError as error:
             failure = await final.instead_of(error)
-            raise stream_error(failure, request_id=request_id, closed_here=self._closed) from None
+            raise error_told(failure, request_id=request_id, closed_here=self._closed) from None
         finally:
             # A caller that stops early leaves the server working for nobody otherwise; no effect on a finished call.
             call.cancel()
@@ -144,7 +144,7 @@ class AsyncGrpcTransport:
             raise
         except grpc.RpcError as error:
             # The client's errors are the whole story; gRPC's own would triple every traceback.
-            raise error_from_call(error, request_id=request_id) from None
+            raise error_told(error, request_id=request_id, closed_here=self._closed) from None
         return operation.parse(response, call_info(trailing or (), sent=request_id))
 
     def _channel(self) -> grpc.aio.Channel:
