@@ -39,10 +39,24 @@ def make_durable(root: Path) -> None:
     above = [one for one in root.parents if not one.exists()]
     # Vectors and metadata are the server's alone to read, and the folder its alone to lock.
     root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    root.mkdir(exist_ok=True, mode=0o700)
+    if not root.exists():
+        root.mkdir(exist_ok=True, mode=0o700)
+        give_to_owner(root, of=root.parent)
     # The folder's own name also where an earlier run made it, which may have been killed before this.
     for parent in {root.parent, *(one.parent for one in above)}:
         sync_folder(parent)
+
+
+def give_to_owner(made: Path, *, of: Path) -> None:
+    """Gives what root made, and all that is in it, to the owner of a folder: the server that it is for may be another.
+
+    Raises:
+        OSError: it can't be given, as on some network file systems.
+    """
+    if os.geteuid() == 0:
+        owner = of.stat()
+        for one in (made, *made.rglob("*")):
+            os.chown(one, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def taken(data_dir: Path) -> ExitStack:
@@ -59,6 +73,8 @@ def taken(data_dir: Path) -> ExitStack:
         for path, flags in ((data_dir, os.O_RDONLY | os.O_DIRECTORY), (data_dir / "LOCK", os.O_RDWR | os.O_CREAT)):
             descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
             held.callback(os.close, descriptor)
+            if path != data_dir:
+                give_to_owner(path, of=data_dir)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -143,10 +159,12 @@ def remove_leftovers(root: Path) -> None:
 def put_in_place(root: Path, name: str) -> None:
     """Puts the new folder of a collection, which is on disk, in its place, and removes what was there.
 
-    After a crash the next `remove_leftovers` leaves the old or the new. It also raises where what was there could not
-    be removed, which does not end this: the new is in place.
+    It belongs to whom the data folder belongs to, also where root runs `restore` or `rekey`. After a crash the next
+    `remove_leftovers` leaves the old or the new. It also raises where what was there could not be removed, which does
+    not end this: the new is in place.
     """
     place, aside = root / name, root / f"{REPLACED}{name}"
+    give_to_owner(root / f"{NEW}{name}", of=root)
     if os.path.lexists(place):
         place.rename(aside)
         sync_folder(root)

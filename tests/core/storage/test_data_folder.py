@@ -257,3 +257,28 @@ def test_what_a_failure_leaves_is_told_in_the_log(
     place = linked.parent / "other" / "collections" / ".new-a"
     (message,) = caplog.messages
     assert message.startswith(f"`{place}` can't be removed: ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("fresh", [True, False])
+def test_what_root_restores_or_encrypts_belongs_to_the_owner_of_the_data_folder(
+    backup: Path, tmp_path: Path, fresh: bool
+) -> None:
+    data = tmp_path / "data"
+    if fresh:
+        data.mkdir()
+        os.chown(data, 65532, 65531)
+    else:
+        Catalog(data).close()
+        for one in (data, *data.rglob("*")):
+            os.chown(one, 65532, 65531)
+
+    def owners() -> set[tuple[int, int]]:
+        return {(one.stat().st_uid, one.stat().st_gid) for one in (data, *data.rglob("*"))}
+
+    restore(backup, data)
+    assert (data / "collections" / "a" / FILE_NAME).exists()
+    assert owners() == {(65532, 65531)}
+    restore(backup, data, replace=True)
+    rekey(data, Keyring(new_key()))
+    assert owners() == {(65532, 65531)}
