@@ -16,6 +16,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from importlib.metadata import version
 
 import grpc
 import structlog
@@ -62,6 +63,8 @@ _SPARE_THREADS = 64
 """Threads beyond the calls and streams worked on: one of these refuses what is over a limit that the message tells of.
 Reflection streams, and calls whose message has not arrived, hold one too; without any, calls are turned away."""
 
+_LEAST_PING_MS = 9_000
+"""Between pings of one connection: a little under the ten seconds that are told, for clocks and networks."""
 _MOST_WAITING = 64
 """Streams, and calls after health, that may wait for a thread; of more gRPC itself refuses, and tells no reason."""
 
@@ -142,7 +145,9 @@ class Server:
             self.port = _bind(self._grpc, config)
             self.metrics_address = self.metrics.serve(config.metrics_listen) if config.metrics_listen else ""
             self._opened = opened.pop_all()
-        self.metrics.watch(compilations=lambda: self.compilations.count, items=self._item_count)
+        self.metrics.watch(
+            compilations=lambda: self.compilations.count, items=self._item_count, damaged=self._damaged_count
+        )
 
     @property
     def address(self) -> str:
@@ -192,6 +197,7 @@ class Server:
             log.warning("whoever reaches the server may call it: it asks for no token", listen=config.listen)
         log.info(
             "serving",
+            version=version("twinsight"),
             address=self.address,
             metrics=self.metrics_address,
             seconds=round(time.monotonic() - self._begun, 3),
@@ -237,13 +243,17 @@ class Server:
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 # One connection, whatever it leaves open, leaves the spare threads to the others. What it asks for
-                # beyond this waits on its side.
+                # beyond this waits on its side; of a client that does not wait it is refused (UNAVAILABLE), unread.
                 ("grpc.max_concurrent_streams", config.max_calls + config.max_streams),
                 # Two servers would silently share a port.
                 ("grpc.so_reuseport", 0),
                 # A peer that vanished without a word would keep its streams open for ever.
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
+                # Phones and load balancers ask every ten seconds or more whether a connection lives; by default gRPC
+                # ends one that asks more often than every five minutes, and what is in work on it.
+                ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
         gate, models, pipeline = self.gate, self.models, self._pipeline
@@ -267,6 +277,9 @@ class Server:
 
     def _item_count(self) -> int:
         return sum(one.status().item_count for _, one in self._catalog.list() if isinstance(one, Collection))
+
+    def _damaged_count(self) -> int:
+        return sum(not isinstance(one, Collection) for _, one in self._catalog.list())
 
 
 def _bind(server: grpc.Server, config: ServerConfig) -> int:

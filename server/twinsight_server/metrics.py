@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.metadata import version
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
 
 from twinsight_core.errors import StartupError
 
@@ -17,8 +27,12 @@ class Metrics:
     """The server's instruments in a registry of their own, so that several servers fit in one process."""
 
     def __init__(self) -> None:
+        # They are a series more for each, of which Prometheus makes nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.registry = CollectorRegistry()
         one = self.registry
+        ProcessCollector(registry=one)
+        Info("twinsight_build", "The release that serves.", registry=one).info({"version": version("twinsight")})
         calls = Counter("twinsight_calls", "Calls answered.", ["method", "code"], registry=one)
         call_seconds = Histogram(
             "twinsight_call_seconds", "Time of a call in the server.", ["method"], buckets=_SECONDS, registry=one
@@ -60,6 +74,9 @@ class Metrics:
         self._collection_items = Gauge(
             "twinsight_collection_items", "Items in all collections that can be read.", registry=one
         )
+        self._damaged = Gauge(
+            "twinsight_damaged_collections", "Collections that can't be read; the others serve.", registry=one
+        )
         self._http: WSGIServer | None = None
 
     def answered(self, method: str, code: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]) -> None:
@@ -82,10 +99,13 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._streams.set_function(streams)
 
-    def watch(self, *, compilations: Callable[[], float], items: Callable[[], float]) -> None:
+    def watch(
+        self, *, compilations: Callable[[], float], items: Callable[[], float], damaged: Callable[[], float]
+    ) -> None:
         """Reads these when the metrics are asked for."""
         self._compilations.set_function(compilations)
         self._collection_items.set_function(items)
+        self._damaged.set_function(damaged)
 
     def serve(self, listen: str) -> str:
         """Serves the metrics over HTTP in a thread.
@@ -100,8 +120,10 @@ class Metrics:
             StartupError: the address is malformed or taken.
         """
         host, _, port = listen.rpartition(":")
+        if not host:
+            raise StartupError(f"`metrics_listen` (={listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
         try:
-            self._http, _ = start_http_server(int(port), addr=host or "127.0.0.1", registry=self.registry)
+            self._http, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self.registry)
         except (OSError, OverflowError, ValueError) as error:
             raise StartupError(
                 f"Can't serve metrics on `{listen}`: {error}.", reason="METRICS_ADDRESS_UNAVAILABLE"

@@ -21,7 +21,8 @@ class ChannelOptions:
     Attributes:
         max_receive_bytes: largest answer taken.
         max_send_bytes: largest request sent; the server has its own limit.
-        keepalive_s: between pings while a call runs. Servers take more than one in five minutes for abuse.
+        keepalive_s: between pings while a call runs. This product's server takes more than one in ten seconds for
+            abuse, other gRPC servers and proxies more than one in five minutes.
         keepalive_timeout_s: without an answer to a ping, after which the connection counts as dead.
         longest_reconnect_wait_s: between tries to connect to a server that is down.
         allow_plaintext_token: send a token without TLS to other machines, too; otherwise that is a ValueError.

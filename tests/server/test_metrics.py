@@ -1,0 +1,39 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import pytest
+
+from twinsight_core.errors import StartupError
+from twinsight_server.metrics import Metrics
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    made = Metrics()
+    made.watch(compilations=lambda: 0, items=lambda: 7, damaged=lambda: 2)
+    yield made
+    made.close()
+
+
+def test_it_tells_of_the_process_the_release_and_the_collections(metrics: Metrics) -> None:
+    metrics.refused.labels("CALLS_FULL").inc()
+    address = metrics.serve("127.0.0.1:0")
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    assert f'twinsight_build_info{{version="{version("twinsight")}"}} 1.0' in lines
+    assert "twinsight_collection_items 7.0" in lines
+    assert "twinsight_damaged_collections 2.0" in lines
+    assert 'twinsight_refused_total{reason="CALLS_FULL"} 1.0' in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+    assert not any("_created" in line for line in lines)
+
+
+def test_it_listens_where_it_is_told_to_and_nowhere_else(metrics: Metrics) -> None:
+    with pytest.raises(StartupError, match=r"^`metrics_listen` \(=:9464\) must be HOST:PORT\.$"):
+        metrics.serve(":9464")
+    assert metrics.serve("[::1]:0").startswith("[::1]:")
