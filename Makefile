@@ -14,7 +14,7 @@ ONLY ?=
 SCALE ?= 1
 MINUTES ?=
 
-.PHONY: help setup demo serve test test-client lint lint-proto format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces audit sbom clean
+.PHONY: help setup demo serve test test-client lint lint-proto contract format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces audit sbom clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -44,6 +44,10 @@ lint-proto: setup
 	mkdir -p .buf/googleapis/google/rpc
 	cp $$($(BIN)/python -c "import google.rpc.status_pb2 as m; print(m.__file__.replace('_pb2.py', '.proto'))") .buf/googleapis/google/rpc/
 	$(BIN)/buf lint --path proto/twinsight
+
+contract: setup  ## copy the contract, and what it imports, to contract/ for other languages' generators
+	rm -rf contract && mkdir -p contract/google/rpc && cp -r proto/twinsight contract/
+	cp $$($(BIN)/python -c "import google.rpc as m; print(*(f'{f}/{n}.proto' for f in m.__path__ for n in ('status', 'error_details')))") contract/google/rpc/
 
 format: setup  ## format the code
 	$(BIN)/ruff check --fix
@@ -111,7 +115,7 @@ sbom: setup  ## write sbom.cdx.json: what a server with OpenVINO consists of, as
 		--preview-features sbom-export --output-file sbom.cdx.json >/dev/null
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-client .uv .buf proto/gen demo-output
+	rm -rf .venv .venv-client .uv .buf proto/gen demo-output contract
 
 .uv/bin/uv:
 	$(PYTHON) -m venv .uv

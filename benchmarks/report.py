@@ -106,7 +106,8 @@ def models(results: Path) -> str:
     lines = [
         "| model | for | on data held out from its training |",
         "| --- | --- | --- |",
-        f"| `base` | photographs: search, copies | Recall@1 / MAP@R on classes never trained on: Caltech-101 "
+        f"| `base` | photographs: search, copies | Recall@1 / MAP@R on classes held out (of which its first weights "
+        f"saw some, in ImageNet): Caltech-101 "
         f"{b['caltech_recall_at_1']:.3f} / {b['caltech_map_at_r']:.3f} (MobileNetV1 0.75's features: "
         f"{b['caltech_recall_at_1_mobilenet']:.3f} / {b['caltech_map_at_r_mobilenet']:.3f}), clothes "
         f"{b['clothing_recall_at_1']:.3f} / {b['clothing_map_at_r']:.3f} ({b['clothing_recall_at_1_mobilenet']:.3f} / "

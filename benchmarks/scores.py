@@ -39,7 +39,7 @@ CALLS = 100
 
 
 def base(data: Path, cache: Path) -> dict[str, float]:
-    """Returns retrieval on classes never trained on, beside MobileNetV1's own features at 224 px, and both times."""
+    """Returns retrieval on classes held out, beside MobileNetV1's own features at 224 px, and both times."""
     package = find_package("base")
     teacher = load_teacher(BASE, data)
     sets = load_sets(BASE, data, cache, teacher)

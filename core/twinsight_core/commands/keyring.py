@@ -12,9 +12,8 @@ from twinsight_core.errors import AlreadyExists, InvalidInput, NotFound
 from twinsight_core.sealing.keyring import ENVIRONMENT, Keyring, change_keyring, new_key, read_keyring
 
 
-@click.group()
-def keyring() -> None:
-    r"""Make, list and remove the keys that encrypt what is kept on disk (`serve --keyring`).
+@click.group(
+    help="""Make, list and remove the keys that encrypt what is kept on disk (`serve --keyring`).
 
     Keep a copy of the keyring apart from the disk and its backups: what is encrypted with a key that is lost is lost.
 
@@ -24,7 +23,10 @@ def keyring() -> None:
       twinsight keyring add --keyring keyring.json       # the new key is the primary; then `twinsight rekey`
       twinsight keyring list --keyring keyring.json
       twinsight keyring remove 5d41402abc4b2a76 --keyring keyring.json
-    """
+    """,
+)
+def keyring() -> None:
+    """Make, list and remove keys."""
 
 
 @keyring.command()

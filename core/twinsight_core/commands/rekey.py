@@ -31,7 +31,7 @@ from twinsight_core.storage.rekeying import rekey as rekeyed
 )
 @data_dir_option()
 @keyring_option()
-@click.option("--decrypt", is_flag=True, help="Lay everything down plainly instead.")
+@click.option("--decrypt", is_flag=True, help="Store everything unencrypted instead.")
 def rekey(*, data_dir: Path, keyring: str, decrypt: bool) -> None:
     """Encrypts as the options say."""
     with exit_on_failure():

@@ -79,7 +79,7 @@ def scores(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarr
     if metric is Metric.EUCLIDEAN:
         wide -= query
         distances: np.ndarray = np.sqrt(np.vecdot(wide, wide))
-        return -distances.astype(np.float32)
+        return 0.0 - distances.astype(np.float32)  # not -0.0 of what is equal
     product: np.ndarray = np.vecdot(wide, query)
     if metric is Metric.COSINE:
         # Vectors of length 1 in float32 are so only to seven digits.

@@ -37,9 +37,9 @@ _BUSY_HOLD_S, _IDLE_HOLD_S = 0.004, 0.05
 _BUSY_FOR_S = 1.0
 _SNAPSHOT_RETRY_S = 60.0
 _AUDIT_STEP = 256
-# After rounds that failed: twice this, twice as long after each further one, and no longer than this; but at least so
-# many times as long as the round took.
-_FAILURE_REST_S, _FAILURE_DOUBLINGS, _FAILURE_REST_SHARE = 2.5, 5, 4.0
+# After a round that failed, doubled after each further one up to the longest; but at least so many times as long as the
+# round took.
+_FIRST_REST_S, _LONGEST_REST_S, _REST_SHARE = 5.0, 60.0, 4.0
 # Builds that fail, one after the other, before the dead are left behind without a graph.
 _BUILDS_WITH_GRAPH = 2
 
@@ -180,8 +180,8 @@ class Indexer:
         Whatever went wrong, the rows are whole: without its graph the collection answers exactly.
         """
         self._failures += 1
-        doubled_s = _FAILURE_REST_S * 2 ** min(self._failures, _FAILURE_DOUBLINGS)
-        rest_s = max(doubled_s, _FAILURE_REST_SHARE * spent_s)
+        doubled_s = _FIRST_REST_S * 2.0 ** min(self._failures - 1, 16)
+        rest_s = max(min(doubled_s, _LONGEST_REST_S), _REST_SHARE * spent_s)
         _log.exception("Collection `%s`: indexing failed; it goes on in %.0f s.", self._name, rest_s)
         with self._awake:
             self._idle = False

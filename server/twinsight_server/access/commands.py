@@ -25,16 +25,18 @@ _file = click.option(
 )
 
 
-@click.group()
-def keys() -> None:
-    r"""Make, list and revoke API keys. The file holds their digests alone; a running server sees changes at once.
+@click.group(
+    help="""Make, list and revoke API keys. The file holds their digests alone; a running server sees changes at once.
 
     \b
     Examples:
       twinsight keys new --name phone --rights read,write --collections 'photos*' --file keys.json
       twinsight keys list --file keys.json
       twinsight keys revoke --name phone --file keys.json
-    """
+    """,
+)
+def keys() -> None:
+    """Make, list and revoke API keys."""
 
 
 @keys.command()

@@ -263,7 +263,7 @@ def test_small_collections_need_no_graph(tmp_path: Path) -> None:
 def test_while_indexing_fails_answers_are_exact_and_then_there_is_a_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(indexer, "_FAILURE_REST_S", 0.001)
+    monkeypatch.setattr(indexer, "_FIRST_REST_S", 0.001)
     failed = threading.Event()
 
     def fail(*_: object) -> None:
@@ -296,7 +296,7 @@ def test_while_indexing_fails_answers_are_exact_and_then_there_is_a_graph(
 
 
 def test_what_fails_once_costs_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexer, "_FAILURE_REST_S", 0.001)
+    monkeypatch.setattr(indexer, "_FIRST_REST_S", 0.001)
     compacted, calls = Rows.compacted, list[bool]()
     collection = _made(tmp_path / "once", Metric.COSINE)
 
@@ -321,7 +321,7 @@ def test_what_fails_once_costs_no_graph(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_graph_that_was_being_changed_when_that_failed_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexer, "_FAILURE_REST_S", 0.001)
+    monkeypatch.setattr(indexer, "_FIRST_REST_S", 0.001)
     collection = _made(tmp_path / "half", Metric.COSINE)
     collection.upsert(Clustered(4).items(0, 3000))
     assert collection.wait_indexed(30)

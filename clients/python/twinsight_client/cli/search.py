@@ -87,6 +87,9 @@ def search(
 ) -> None:
     """Find the items of a collection that look like IMAGE, the closest first.
 
+    A probability is that of one pair by itself, at even odds: many strangers in a large collection have a high one. How
+    to choose --min-score is in docs/scores.md.
+
     A filter is a JSON object whose members must all hold: a value to equal, a list to be in, bounds (gt, gte, lt, lte)
     or {"exists": true}; any_of, all_of and not join such objects.
     """
