@@ -40,10 +40,10 @@ from twinsight_core.host.compilation import CompilationCounter, keep_compiled_co
 from twinsight_core.host.cores import keeping_to, one_core, usable_cores
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
-from twinsight_server.access.door import Door
 from twinsight_server.access.tls import Certificates
 from twinsight_server.call_threads import CallThreads
 from twinsight_server.config import ServerConfig, is_loopback
+from twinsight_server.door import Door
 from twinsight_server.gate import Gate
 from twinsight_server.health import Canary
 from twinsight_server.malformed import MalformedMessages
