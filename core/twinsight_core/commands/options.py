@@ -22,6 +22,7 @@ from twinsight_core.training.runs import BACKBONES, NO_START, Run
 P = ParamSpec("P")
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Run))
 _EXCLUDE = click.option(
     "--exclude",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
@@ -111,6 +112,25 @@ def _distillation(values: dict[str, object]) -> Distillation | None:
         return None
     # click has checked each value against its option's type.
     return Distillation(find_package(str(teacher)), weight, temperature)  # type: ignore[arg-type]
+
+
+def _run(values: dict[str, object], *, frozen_blocks: int) -> Run:
+    """Returns the run that a command's values say.
+
+    Args:
+        values: by the options' names, those of the command's own among them.
+        frozen_blocks: of a run that starts from a model, where none are said.
+
+    Raises:
+        click.UsageError: blocks of random weights would never change.
+    """
+    common = {"exclude": None} | {name: value for name, value in values.items() if name in _FIELDS}
+    drawn = common["start"] == NO_START
+    if drawn and common["frozen_blocks"]:
+        raise click.UsageError(f"--frozen-blocks must be 0 with --start {NO_START}: they would stay random.")
+    if common["frozen_blocks"] is None:
+        common["frozen_blocks"] = 0 if drawn else frozen_blocks
+    return Run(**common)  # type: ignore[arg-type]  # click has checked each value against its option's type
 
 
 def run_options(
@@ -219,16 +239,11 @@ def run_options(
     def decorate(command: Callable[Concatenate[Run, P], None]) -> Callable[..., None]:
         @functools.wraps(command)
         def with_run(**values: object) -> None:
-            values.setdefault("exclude", None)
-            values["distillation"] = None if distillation_temperature is None else _distillation(values)
-            common = {field.name: values.pop(field.name) for field in dataclasses.fields(Run)}
-            drawn = common["start"] == NO_START
-            if drawn and common["frozen_blocks"]:
-                raise click.UsageError(f"--frozen-blocks must be 0 with --start {NO_START}: they would stay random.")
-            if common["frozen_blocks"] is None:
-                common["frozen_blocks"] = 0 if drawn else frozen_blocks
+            distillation = None if distillation_temperature is None else _distillation(values)
+            run = _run(values | {"distillation": distillation}, frozen_blocks=frozen_blocks)
+            own = {name: value for name, value in values.items() if name not in _FIELDS}
             # click has checked each value against its option's type.
-            command(Run(**common), **values)  # type: ignore[arg-type,call-arg]
+            command(run, **own)  # type: ignore[arg-type,call-arg]
 
         decorated: Callable[..., None] = told(with_run)
         for option in reversed(options):

@@ -17,7 +17,8 @@ class Metric(StrEnum):
 
     def distances(self, scores: list[float]) -> list[float]:
         """Returns the metric's own distances for scores."""
-        return [1.0 - score for score in scores] if self is Metric.COSINE else [-score for score in scores]
+        most = 1.0 if self is Metric.COSINE else 0.0
+        return [most - score for score in scores]
 
 
 class VectorIndex(Protocol):
