@@ -304,17 +304,24 @@ def caveats(pairs: PairList, dealt: int) -> str:
         told += f" Of the list's {len(pairs.same)} pairs {apart} different ones are left out: they link two parts."
     if one_identity(pairs) != {PurePosixPath(file).parent for file in pairs.files}:
         told += (
-            " Folders are no identities here, since different pairs lie within one: who is who is known by same pairs "
-            "alone, and whether one identity is in two parts can't be checked."
+            " Folders are no identities here, since different pairs lie within one, or same and different ones between "
+            "two: who is who is known by same pairs alone, and whether one identity is in two parts can't be checked."
         )
     return told
 
 
 def one_identity(pairs: PairList) -> set[PurePosixPath]:
-    """Returns the folders that may be one identity each: those of which no two pictures are a different pair."""
+    """Returns the folders that may be one identity each.
+
+    Of such a folder no two pictures are a different pair, and between two of them all pairs are alike: originals in one
+    folder and copies in another are both same and different pairs.
+    """
     folders = [PurePosixPath(file).parent for file in pairs.files]
-    different = zip(pairs.left[~pairs.same].tolist(), pairs.right[~pairs.same].tolist(), strict=True)
-    return set(folders) - {folders[left] for left, right in different if folders[left] == folders[right]}
+    kinds: dict[frozenset[PurePosixPath], set[bool]] = {}
+    for left, right, same in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist(), strict=True):
+        kinds.setdefault(frozenset((folders[left], folders[right])), set()).add(same)
+    several = [between for between, found in kinds.items() if False in found and (True in found or len(between) == 1)]
+    return set(folders) - set().union(*several)
 
 
 def _linked(pairs: PairList, rows: np.ndarray) -> np.ndarray:

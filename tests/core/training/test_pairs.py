@@ -325,3 +325,17 @@ def test_same_pairs_of_two_folders_stay_together_whatever_else_is_linked() -> No
     assert (first | second)[:12].all()
     # A ring cut in two: of each camera two different pairs link the halves.
     assert [int(half[12:].sum()) for half in (first, second)] == [10, 10]
+
+
+def test_originals_and_their_copies_in_two_folders_are_dealt_picture_by_picture() -> None:
+    rng = np.random.default_rng(0)
+    pairs = pair_list(
+        *((f"originals/{n}.png", f"copies/{n}.png", True) for n in range(60)),
+        *((f"originals/{n}.png", f"copies/{(n + rng.integers(1, 60)) % 60}.png", False) for n in range(60)),
+    )
+    first, second = halves(pairs, seed=0)
+    assert (first | second)[:60].all()
+    assert [int(half[60:].sum()) > 5 for half in (first, second)] == [True, True]
+    pictures = [set(pairs.left[half]) | set(pairs.right[half]) for half in (first, second)]
+    assert not pictures[0] & pictures[1]
+    assert "or same and different ones between two: who is who" in caveats(pairs, 120)
