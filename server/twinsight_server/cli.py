@@ -50,6 +50,7 @@ def _options() -> list[click.Parameter]:
             is_eager=True,
             expose_value=False,
             envvar="TWINSIGHT_CONFIG",
+            show_envvar=True,
             help='TOML file whose keys are the settings\' names (`data_dir = "/srv/twinsight"`).',
         )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -14,7 +15,7 @@ Setting = str | int | float | bool
 
 
 def read_settings(path: Path) -> dict[str, Setting]:
-    """Returns the settings of a file, by the names of `ServerConfig`'s fields.
+    """Returns the settings of a file, by the names of `ServerConfig`'s fields; `~` at a path's start is the home.
 
     Raises:
         ValueError: it can't be read, is not TOML, names a setting that there is not, or has a value of another type.
@@ -33,6 +34,8 @@ def read_settings(path: Path) -> dict[str, Setting]:
             raise ValueError(f"{path}: `{name}` (={value!r}) must be {' or '.join(_NAMES[kind] for kind in kinds)}.")
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{path}: `{name}` must not have a null character.")
+        if isinstance(value, str) and Path in {hints[name], *get_args(hints[name])}:
+            values[name] = os.path.expanduser(value)  # noqa: PTH111 - pathlib's fails where there is no home
     return values
 
 

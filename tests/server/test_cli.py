@@ -104,6 +104,17 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     assert config.queue_size == ServerConfig().queue_size
 
 
+def test_a_path_in_a_file_may_begin_at_home(
+    tmp_path: Path, started: list[ServerConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "twinsight.toml"
+    file.write_text('data_dir = "~/pictures"\nmodels_dir = "~/models"\nmodels = "~"\n')
+    serve("--config", str(file))
+    (config,) = started
+    assert (config.data_dir, config.models_dir, config.models) == (tmp_path / "pictures", tmp_path / "models", "~")
+
+
 def test_no_flags_mean_the_defaults(started: list[ServerConfig]) -> None:
     serve()
     assert started == [ServerConfig()]
