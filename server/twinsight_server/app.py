@@ -41,21 +41,21 @@ from twinsight_core.host.cores import keeping_to, one_core, usable_cores
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
-from twinsight_server.call_threads import CallThreads
+from twinsight_server.calls.door import Door
+from twinsight_server.calls.gate import Gate
+from twinsight_server.calls.malformed import MalformedMessages
+from twinsight_server.calls.shedding import LoadShedding
+from twinsight_server.calls.threads import CallThreads
 from twinsight_server.config import ServerConfig, is_loopback
-from twinsight_server.door import Door
-from twinsight_server.gate import Gate
-from twinsight_server.health import Canary
-from twinsight_server.malformed import MalformedMessages
+from twinsight_server.health.canary import Canary
+from twinsight_server.health.prompt import PromptHealth
+from twinsight_server.inference.models import Models, read_packages
+from twinsight_server.inference.pipeline import Pipeline
 from twinsight_server.metrics import Metrics
-from twinsight_server.models import Models, read_packages
-from twinsight_server.pipeline import Pipeline
-from twinsight_server.prompt_health import PromptHealth
 from twinsight_server.services.collections import CollectionService
 from twinsight_server.services.inference import InferenceService
 from twinsight_server.services.models import ModelService
 from twinsight_server.services.reflection import GuardedReflection
-from twinsight_server.shedding import LoadShedding
 
 log = structlog.stdlib.get_logger("twinsight.app")
 

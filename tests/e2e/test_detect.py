@@ -98,7 +98,7 @@ def executor(package: ModelPackage, kind: ExecutorKind, *, cache_dir: Path) -> A
 def api(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Reflected]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("twinsight_server.app.read_packages", lambda _: packages())
-        patch.setattr("twinsight_server.models.ChosenExecutor", executor)
+        patch.setattr("twinsight_server.inference.models.ChosenExecutor", executor)
         data_dir = tmp_path_factory.mktemp("data")
         made = Server(ServerConfig(listen="127.0.0.1:0", data_dir=data_dir, cache_dir=cache_dir, batch_size=2))
         made.start()

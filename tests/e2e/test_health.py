@@ -45,7 +45,7 @@ def test_health_says_not_serving_and_calls_are_refused_before_start(tmp_path: Pa
             super().warm_up()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twinsight_server.models.Engine", Slow)
+        patch.setattr("twinsight_server.inference.models.Engine", Slow)
         made = Server(config(tmp_path, cache_dir))
         with ThreadPoolExecutor(1) as pool:
             started = pool.submit(made.start)

@@ -15,7 +15,7 @@ from twinsight_core.errors import Overloaded, StorageFull, TwinsightError
 from twinsight_core.executors.base import Executor
 from twinsight_core.items import Checkpoint, NewItem
 from twinsight_server.app import Server
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
 
 
 def test_a_stream_of_batches_resumes_where_it_stopped(api: Reflected, small: str) -> None:

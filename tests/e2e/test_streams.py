@@ -12,7 +12,7 @@ import pytest
 from e2e.conftest import Reflected, config, counted, until
 from twinsight_core.executors.base import Executor
 from twinsight_server.app import Server
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
 
 
 def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
@@ -134,7 +134,7 @@ def test_a_stream_whose_caller_leaves_during_a_message_counts_as_cancelled(
             gone.set()
 
     monkeypatch.setattr(engine, "_computed", held)
-    monkeypatch.setattr("twinsight_server.gate.Call", Watched)
+    monkeypatch.setattr("twinsight_server.calls.gate.Call", Watched)
     api = Reflected(own.address)
     message = api.message("EmbedStreamRequest", images=[{"encoded": photos["coffee"]}])
     stream = api.stream("InferenceService", "EmbedStream")(iter([message]), timeout=60)

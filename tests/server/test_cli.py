@@ -17,7 +17,7 @@ from twinsight_core.engine import Engine
 from twinsight_core.errors import StartupError
 from twinsight_server import cli
 from twinsight_server.config import ServerConfig
-from twinsight_server.health import Canary
+from twinsight_server.health.canary import Canary
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from twinsight_core.errors import FailedPrecondition, InvalidInput
 from twinsight_core.images import Limits
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec
-from twinsight_server.calls import Call
-from twinsight_server.models import Models
-from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.calls.call import Call
+from twinsight_server.inference.models import Models
+from twinsight_server.inference.pipeline import Picture, Pipeline
 from twinsight_server.services.inputs import collection_vectors
 
 NO_MODELS = cast("Models", SimpleNamespace(with_digest=lambda _: None))

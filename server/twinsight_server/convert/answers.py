@@ -21,7 +21,7 @@ from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage
 from twinsight_server.convert.boxes import picture_boxes
 from twinsight_server.convert.requests import DetectionLimits
-from twinsight_server.pipeline import Picture
+from twinsight_server.inference.pipeline import Picture
 
 _METRIC_VALUES: dict[Metric, collections_pb.Metric.ValueType] = {
     Metric.COSINE: collections_pb.METRIC_COSINE,

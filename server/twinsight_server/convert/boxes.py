@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from twinsight_core.images import WHOLE, Preprocessing, Region, upright_size
-from twinsight_server.pipeline import Picture
+from twinsight_server.inference.pipeline import Picture
 
 _ALL_OF_REGION = np.array([0.0, 0.0, 1.0, 1.0])
 """Left, top, width and height of an input that shows the region, no more and no less."""

@@ -28,7 +28,7 @@ from twinsight_core.filters import (
 from twinsight_core.images import Region
 from twinsight_core.index.base import Metric
 from twinsight_core.metadata import MetadataValue
-from twinsight_server.pipeline import Picture
+from twinsight_server.inference.pipeline import Picture
 
 _METRICS: dict[collections_pb.Metric.ValueType, Metric] = {
     collections_pb.METRIC_UNSPECIFIED: Metric.COSINE,

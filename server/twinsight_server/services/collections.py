@@ -17,12 +17,12 @@ from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightErr
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
 from twinsight_server.access.quotas import Quotas
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
+from twinsight_server.calls.gate import Gate
 from twinsight_server.config import ServerConfig
 from twinsight_server.convert import answers, requests
-from twinsight_server.gate import Gate
-from twinsight_server.models import Models
-from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.inference.models import Models
+from twinsight_server.inference.pipeline import Picture, Pipeline
 from twinsight_server.services.ingest import IngestSession
 from twinsight_server.services.inputs import check_count, check_digest, check_size, collection_vectors, read_each
 from twinsight_server.services.items import ItemReader, ItemWriter

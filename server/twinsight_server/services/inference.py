@@ -20,11 +20,11 @@ from twinsight.v1 import types_pb2 as pb
 from twinsight_core.comparison import Comparison, Decision, compare, decision_for
 from twinsight_core.errors import InvalidInput, TwinsightError
 from twinsight_core.models.tasks import Task
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
+from twinsight_server.calls.gate import Gate
 from twinsight_server.convert import answers, requests
-from twinsight_server.gate import Gate
-from twinsight_server.models import Models, ServedModel
-from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.inference.models import Models, ServedModel
+from twinsight_server.inference.pipeline import Picture, Pipeline
 from twinsight_server.services.inputs import check_count, check_digest, check_size, infer_pictures, read_each
 from twinsight_server.status import status_of
 

@@ -15,7 +15,7 @@ from bisect import bisect_left, insort
 from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PermissionDenied, TwinsightError
 from twinsight_core.items import Checkpoint, check_checkpoint
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
 from twinsight_server.services.inputs import check_count
 from twinsight_server.services.items import ItemWriter
 from twinsight_server.status import status_of

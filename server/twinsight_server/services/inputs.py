@@ -10,9 +10,9 @@ from google.protobuf.message import Message
 
 from twinsight_core.errors import FailedPrecondition, InvalidInput, TwinsightError
 from twinsight_core.items import CollectionSpec, answer_too_large
-from twinsight_server.calls import Call
-from twinsight_server.models import Models, ServedModel
-from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.calls.call import Call
+from twinsight_server.inference.models import Models, ServedModel
+from twinsight_server.inference.pipeline import Picture, Pipeline
 
 MessageT = TypeVar("MessageT")
 ValueT = TypeVar("ValueT")

@@ -13,10 +13,10 @@ from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
 from twinsight_core.items import Checkpoint, Item, NewItem, answer_too_large, check_id
 from twinsight_server.access.quotas import Quotas
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
 from twinsight_server.convert import answers, requests
-from twinsight_server.models import Models
-from twinsight_server.pipeline import Picture, Pipeline
+from twinsight_server.inference.models import Models
+from twinsight_server.inference.pipeline import Picture, Pipeline
 from twinsight_server.services.inputs import check_count, check_digest, collection_vectors, read_each
 from twinsight_server.status import status_of
 

@@ -6,9 +6,9 @@ import grpc
 
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight.v1 import model_service_pb2_grpc as models_grpc
+from twinsight_server.calls.gate import Gate
 from twinsight_server.convert import answers
-from twinsight_server.gate import Gate
-from twinsight_server.models import Models, ServedModel
+from twinsight_server.inference.models import Models, ServedModel
 
 
 class ModelService(models_grpc.ModelServiceServicer):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from twinsight_server.gate import Gate
+from twinsight_server.calls.gate import Gate
 
 
 class GuardedReflection(reflection.ReflectionServicer):

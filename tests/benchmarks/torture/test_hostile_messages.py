@@ -36,7 +36,7 @@ def test_the_contract_names_the_codes() -> None:
         ("INTERNAL", "Exception deserializing request!"),
         ("UNAVAILABLE", "Socket closed"),
         ("INVALID_ARGUMENT", "KeyError('id')"),
-        ("NOT_FOUND", "/srv/twinsight_server/calls.py"),
+        ("NOT_FOUND", "/srv/twinsight_server/calls/call.py"),
     ],
 )
 def test_a_code_that_is_not_documented_and_a_text_that_tells_are_flaws(code: str, text: str) -> None:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from twinsight_server.batch_wait import BatchWait
+from twinsight_server.inference.batch_wait import BatchWait
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from twinsight_core.host.cores import usable_cores
-from twinsight_server.call_threads import CallThreads
-from twinsight_server.gate import Gate
+from twinsight_server.calls.gate import Gate
+from twinsight_server.calls.shedding import LoadShedding
+from twinsight_server.calls.threads import CallThreads
 from twinsight_server.metrics import Metrics
-from twinsight_server.shedding import LoadShedding
 
 LARGE = bytes(8 << 20)
 

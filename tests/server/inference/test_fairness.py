@@ -17,13 +17,13 @@ from twinsight_core.engine import Engine
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import CheckedImage, Limits, Preprocessing
 from twinsight_core.packages import shipped_packages
-from twinsight_server.batcher import Batcher
-from twinsight_server.calls import Call
-from twinsight_server.fair_pool import FairPool
+from twinsight_server.calls.call import Call
+from twinsight_server.inference.batcher import Batcher
+from twinsight_server.inference.fair_pool import FairPool
+from twinsight_server.inference.models import ServedModel
+from twinsight_server.inference.pipeline import Picture, Pipeline
+from twinsight_server.inference.turns import Answer
 from twinsight_server.metrics import Metrics
-from twinsight_server.models import ServedModel
-from twinsight_server.pipeline import Picture, Pipeline
-from twinsight_server.turns import Answer
 
 LANES = 2
 

@@ -9,7 +9,7 @@ import structlog.testing
 
 from twinsight_core.errors import StartupError
 from twinsight_core.host.cores import usable_cores
-from twinsight_server.call_threads import CallThreads
+from twinsight_server.calls.threads import CallThreads
 
 
 def no_thread(_: threading.Thread) -> None:
@@ -19,7 +19,7 @@ def no_thread(_: threading.Thread) -> None:
 def test_calls_make_do_with_the_threads_there_are_where_no_more_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     threads, go = CallThreads(3, cores=usable_cores()), threading.Event()
     now = 100.0
-    monkeypatch.setattr("twinsight_server.call_threads.time.monotonic", lambda: now)
+    monkeypatch.setattr("twinsight_server.calls.threads.time.monotonic", lambda: now)
     with monkeypatch.context() as short, structlog.testing.capture_logs() as logged:
         short.setattr(threading.Thread, "start", no_thread)
         calls = [threads.submit(go.wait, 30)]

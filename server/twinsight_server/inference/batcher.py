@@ -39,10 +39,10 @@ import structlog
 from twinsight_core.engine import Engine
 from twinsight_core.errors import Overloaded, Unavailable
 from twinsight_core.host.cores import on_all_cores, use_all_cores
-from twinsight_server.batch_wait import BatchWait, FixedWait, TunedWait
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
+from twinsight_server.inference.batch_wait import BatchWait, FixedWait, TunedWait
+from twinsight_server.inference.turns import Answer, Turn, Waiting, answer, due_of, fail, is_wanted, loaded
 from twinsight_server.metrics import Metrics
-from twinsight_server.turns import Answer, Turn, Waiting, answer, due_of, fail, is_wanted, loaded
 
 log = structlog.stdlib.get_logger("twinsight.batcher")
 

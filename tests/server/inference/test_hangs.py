@@ -14,10 +14,10 @@ from twinsight_core.engine import Engine
 from twinsight_core.errors import Unavailable
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
-from twinsight_server.batcher import Batcher
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
+from twinsight_server.inference.batcher import Batcher
+from twinsight_server.inference.turns import Answer
 from twinsight_server.metrics import Metrics
-from twinsight_server.turns import Answer
 
 INPUT = Preprocessing(height_px=1, width_px=1)
 POISON = 13
@@ -97,7 +97,7 @@ def test_a_turn_that_hangs_is_given_up_and_its_lane_made_anew(hanging: tuple[Bat
 def test_all_that_hang_are_answered_before_a_lane_is_made_anew_and_that_is_tried_again(
     hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinsight_server.batcher._RENEW_AGAIN_S", 0.0)
+    monkeypatch.setattr("twinsight_server.inference.batcher._RENEW_AGAIN_S", 0.0)
     batcher, executor = hanging
     engine, renewed, may = batcher._engine, list[int](), threading.Event()
     renew = engine.renew
@@ -170,7 +170,7 @@ def test_a_caller_whose_lone_picture_hangs_is_cut_off_and_nobody_follows_it(
 def test_closing_does_not_wait_for_ever_for_a_turn_that_hangs(
     hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinsight_server.batcher._CLOSING_S", 0.1)
+    monkeypatch.setattr("twinsight_server.inference.batcher._CLOSING_S", 0.1)
     batcher, executor = hanging
     submit(batcher, POISON)
     assert executor.busy.wait(30)

@@ -16,8 +16,8 @@ from typing import ParamSpec, TypeVar
 
 import grpc
 
-from twinsight_server.call_threads import CallThreads
-from twinsight_server.gate import Gate
+from twinsight_server.calls.gate import Gate
+from twinsight_server.calls.threads import CallThreads
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")

@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from twinsight_core.errors import InvalidInput
-from twinsight_server.gate import OURS, Gate
+from twinsight_server.calls.gate import OURS, Gate
 from twinsight_server.status import abort_status, status_of
 
 RequestT = TypeVar("RequestT")

@@ -27,11 +27,11 @@ from twinsight_server.access.audit import About
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
 from twinsight_server.access.principals import ANYONE
-from twinsight_server.calls import Call
-from twinsight_server.idle_streams import IdleStreams
-from twinsight_server.invocation import deadline_of, request_id_of
+from twinsight_server.calls.call import Call
+from twinsight_server.calls.idle_streams import IdleStreams
+from twinsight_server.calls.invocation import deadline_of, request_id_of
+from twinsight_server.calls.slots import Slots
 from twinsight_server.metrics import Metrics
-from twinsight_server.slots import Slots
 from twinsight_server.status import abort_status, code_of, internal, status_of
 
 _RETRY_AFTER_S = 0.1

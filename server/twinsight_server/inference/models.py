@@ -12,8 +12,8 @@ from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, Pa
 from twinsight_core.executors.choice import ChosenExecutor
 from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage, load_packages, shipped_packages
-from twinsight_server.batcher import Batcher
 from twinsight_server.config import ServerConfig
+from twinsight_server.inference.batcher import Batcher
 from twinsight_server.metrics import Metrics
 
 MOST_AT_ONCE: dict[Task, int] = {"embedding": 4096, "classification": 4096, "detection": 4}

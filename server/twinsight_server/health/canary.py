@@ -19,10 +19,10 @@ import structlog
 
 from twinsight_core.errors import StartupError, TwinsightError
 from twinsight_core.models.tasks import Task
-from twinsight_server.calls import Call
-from twinsight_server.health_service import HealthService
+from twinsight_server.calls.call import Call
+from twinsight_server.health.service import HealthService
+from twinsight_server.inference.models import ServedModel
 from twinsight_server.metrics import Metrics
-from twinsight_server.models import ServedModel
 
 log = structlog.stdlib.get_logger("twinsight.health")
 

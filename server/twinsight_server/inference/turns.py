@@ -12,7 +12,7 @@ import numpy as np
 from prometheus_client import Counter
 
 from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
 
 Answer = np.ndarray | TwinsightError
 

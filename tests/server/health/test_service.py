@@ -15,9 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from e2e.conftest import health_stub
-from twinsight_server import health_service
-from twinsight_server.health_service import HealthService
-from twinsight_server.prompt_health import PromptHealth
+from twinsight_server.health import service as health_service
+from twinsight_server.health.prompt import PromptHealth
+from twinsight_server.health.service import HealthService
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 EMPTY = b"\0\0\0\0\0"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from twinsight_server.fair_pool import FairPool
+from twinsight_server.inference.fair_pool import FairPool
 
 
 class Desk:

@@ -10,12 +10,12 @@ import pytest
 from twinsight_core.engine import Engine
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
-from twinsight_server import batcher as batcher_module
-from twinsight_server.batch_wait import TunedWait
-from twinsight_server.batcher import Batcher
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
+from twinsight_server.inference import batcher as batcher_module
+from twinsight_server.inference.batch_wait import TunedWait
+from twinsight_server.inference.batcher import Batcher
+from twinsight_server.inference.turns import Answer
 from twinsight_server.metrics import Metrics
-from twinsight_server.turns import Answer
 
 
 class Reds:

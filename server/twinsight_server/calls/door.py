@@ -20,7 +20,7 @@ import grpc
 
 from twinsight_core.errors import InvalidInput, Unauthenticated
 from twinsight_server.access.guard import Guard
-from twinsight_server.gate import OURS, Gate
+from twinsight_server.calls.gate import OURS, Gate
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")

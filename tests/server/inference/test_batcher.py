@@ -12,10 +12,10 @@ from twinsight_core.engine import Engine
 from twinsight_core.errors import Cancelled, DeadlineExceeded, Overloaded, Unavailable
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
-from twinsight_server.batcher import Batcher
-from twinsight_server.calls import Call
+from twinsight_server.calls.call import Call
+from twinsight_server.inference.batcher import Batcher
+from twinsight_server.inference.turns import Answer
 from twinsight_server.metrics import Metrics
-from twinsight_server.turns import Answer
 
 INPUT = Preprocessing(height_px=1, width_px=1)
 POISON = 13

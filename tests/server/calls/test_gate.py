@@ -18,8 +18,8 @@ from twinsight_server.access.audit import AuditLog
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Guard, Metadata
 from twinsight_server.access.principals import RIGHTS, Grant, Principal
-from twinsight_server.calls import Call
-from twinsight_server.gate import Gate
+from twinsight_server.calls.call import Call
+from twinsight_server.calls.gate import Gate
 from twinsight_server.metrics import Metrics
 from twinsight_server.services.reflection import GuardedReflection
 

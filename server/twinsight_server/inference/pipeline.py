@@ -20,10 +20,10 @@ from twinsight_core import images
 from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
 from twinsight_core.host.cores import use_all_cores
 from twinsight_core.images import Limits, Region
-from twinsight_server.calls import Call, deadline_exceeded
-from twinsight_server.fair_pool import FairPool
-from twinsight_server.models import ServedModel
-from twinsight_server.turns import Answer, due_of
+from twinsight_server.calls.call import Call, deadline_exceeded
+from twinsight_server.inference.fair_pool import FairPool
+from twinsight_server.inference.models import ServedModel
+from twinsight_server.inference.turns import Answer, due_of
 
 log = structlog.stdlib.get_logger("twinsight.pipeline")
 

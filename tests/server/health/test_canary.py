@@ -17,12 +17,12 @@ from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.tasks import Task
 from twinsight_core.packages import shipped_packages
-from twinsight_server import health
-from twinsight_server.batcher import Batcher
-from twinsight_server.calls import Call
-from twinsight_server.health import Canary
+from twinsight_server.calls.call import Call
+from twinsight_server.health import canary as health
+from twinsight_server.health.canary import Canary
+from twinsight_server.inference.batcher import Batcher
+from twinsight_server.inference.models import ServedModel
 from twinsight_server.metrics import Metrics
-from twinsight_server.models import ServedModel
 
 INPUT = Preprocessing(height_px=1, width_px=1)
 PIXEL = np.zeros((1, 1, 3), np.uint8)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from twinsight_server.batch_wait import PERIOD, STEPS, WINDOW, FixedWait, TunedWait
+from twinsight_server.inference.batch_wait import PERIOD, STEPS, WINDOW, FixedWait, TunedWait
 
 from .simulated_device import Device, Served, poisson, simulate
 

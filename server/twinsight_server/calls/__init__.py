@@ -1,0 +1,1 @@
+"""Calls from their coming to their answers: taken or refused, timed, counted, ended."""

@@ -1,0 +1,1 @@
+"""Health, which is a real inference, and how it is asked for."""

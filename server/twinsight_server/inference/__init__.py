@@ -1,0 +1,1 @@
+"""Pictures through a model: decoded, gathered into batches, computed by lanes."""
