@@ -14,7 +14,7 @@ ONLY ?=
 SCALE ?= 1
 MINUTES ?=
 
-.PHONY: help setup demo serve test test-client lint lint-proto contract format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces audit sbom clean
+.PHONY: help setup demo serve test test-client lint lint-proto lint-mypy lint-pyright contract format bench bench-peers torture scores train-base train-glyph train-cells train-garments train-faces audit sbom clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,8 +36,13 @@ test-client: .venv-client/.stamp  ## run the client's tests on the base install,
 lint: setup lint-proto  ## style, types and the contract
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(MAKE) --jobs=2 --output-sync lint-mypy lint-pyright
+
+lint-mypy: setup
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks clients/python/examples/demo
+
+lint-pyright: setup
 	$(BIN)/pyright
 
 lint-proto: setup

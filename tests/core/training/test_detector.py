@@ -157,9 +157,10 @@ def test_nothing_in_a_region_to_be_ignored_is_trained_on() -> None:
     network = FasterRCNN(config=TINY, rngs=nnx.Rngs(0))
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     mirrored = BoxAugmentation(zoom=(1.0, 1.0), aspect=1.0, shift=0.0, mirror_x=1.0, colour=0.0, untouched=0.0)
+    loss = nnx.jit(detector_loss, static_argnames=("augmentation",))
 
     def parts(data: BoxedImages, augmentation: BoxAugmentation | None = None) -> dict[str, float]:
-        _, found = detector_loss(network, batch_of(data), jax.random.key(0), augmentation=augmentation)
+        _, found = loss(network, batch_of(data), jax.random.key(0), augmentation=augmentation)
         return {name: float(value) for name, value in found.items()}
 
     nowhere = np.zeros_like(data.valid)
