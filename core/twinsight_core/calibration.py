@@ -143,7 +143,7 @@ class Calibration:
         return logistic(self.scale * np.asarray(cosine, np.float64) + self.offset)
 
     def operating_point(self, target_fmr: float) -> OperatingPoint:
-        """Returns the point that keeps to a false match rate and loses the fewest same pairs.
+        """Returns the point that was chosen for a false match rate, or a lower one, and loses the fewest same pairs.
 
         That is the one with the highest `target_fmr` that is at most the asked one.
 

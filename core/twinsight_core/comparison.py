@@ -52,7 +52,7 @@ def decision_for(calibration: Calibration | None, target_fmr: float | None = Non
 
     Args:
         calibration: the model's; None if it has none.
-        target_fmr: false match rate to keep to; None takes the default point.
+        target_fmr: false match rate to aim at; None takes the default point.
 
     Raises:
         InvalidInput: the rate is out of range, or no operating point is that strict.
