@@ -4,5 +4,5 @@ from __future__ import annotations
 
 
 def how_to_install(extra: str) -> str:
-    """Returns how an extra of this distribution is installed, as the end of a sentence."""
+    """Returns the sentence that says how an extra of this distribution is installed, without its full stop."""
     return f"Install it with: pip install '.[{extra}]' in the folder of twinsight's sources"

@@ -43,7 +43,6 @@ class CallThreads(ThreadPoolExecutor):
         super().__init__(count, thread_name_prefix="call", initializer=partial(keep_to, cores))
         self._count = count
         self._in_work = deque[None]()  # as many as there are calls: adding and taking away need no lock
-        self._is_short = False  # it is told once
         self._short_until_s = 0.0
         super().submit(int)
         if not self._threads:
@@ -91,11 +90,10 @@ class CallThreads(ThreadPoolExecutor):
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:
-            self._short_until_s = time.monotonic() + _TRY_AGAIN_S
-            if not self._is_short:
-                self._is_short = True
+            if not self._short_until_s:  # it is told once
                 log.error(
                     "threads can't be started; calls make do with those there are",
                     threads=len(self._threads),
                     why=str(error),
                 )
+            self._short_until_s = time.monotonic() + _TRY_AGAIN_S
