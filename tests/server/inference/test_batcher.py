@@ -98,6 +98,7 @@ def red_of(future: Future[Answer]) -> float:
 def hold(batcher: Batcher, executor: GatedExecutor) -> None:
     """Makes the worker compute one picture until `go`, so that what comes next waits."""
     executor.go.clear()
+    executor.busy.clear()
     batcher.submit_urgent(pixel(0), call())
     assert executor.busy.wait(30)
 
@@ -262,10 +263,14 @@ def test_a_lane_of_the_host_takes_no_more_than_its_share(metrics: Metrics) -> No
     assert 3 not in executor.sizes
 
 
-def test_what_is_due_first_goes_first(batcher: Batcher, executor: GatedExecutor) -> None:
+def test_what_is_due_first_goes_first(
+    batcher: Batcher, executor: GatedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_server.inference.turns._PATIENCE_S", 60.0)
+    monkeypatch.setattr("twinsight_server.inference.turns._STREAM_PATIENCE_S", 600.0)
     hold(batcher, executor)
     stream = Call("stream", None, check_waiting=lambda: None)
-    soon = Call("soon", deadline=time.monotonic() + 0.9)
+    soon = Call("soon", deadline=time.monotonic() + 50.0)
     reds: list[int] = []
     for red, one in ((1, stream), (2, call()), (3, soon), (4, stream), (5, call())):
         batcher.announce()
@@ -299,11 +304,10 @@ def test_a_message_of_a_stream_whose_deadline_would_pass_waits_all_the_same(
 
 
 def test_a_call_whose_deadline_would_pass_before_its_turn_is_refused(
-    batcher: Batcher, executor: GatedExecutor, metrics: Metrics
+    batcher: Batcher, executor: GatedExecutor, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor.go.clear()
-    batcher.submit_urgent(pixel(0), call())
-    assert executor.busy.wait(30)
+    monkeypatch.setattr("twinsight_server.inference.turns._PATIENCE_S", 0.0)  # who came first is due first
+    hold(batcher, executor)
     threading.Timer(0.5, executor.go.set).start()
     submit(batcher, 1).result(30)  # from now on a picture is known to take a while
     hold(batcher, executor)
