@@ -1,4 +1,4 @@
-"""Hostile pictures among good traffic: one call in twenty brings one, and the others must not notice.
+"""Hostile pictures among good traffic: a share of the calls brings one, and the others must not notice.
 
 Callers send Embed calls of one picture each, four at a time. Slices of this traffic take turns with slices of the same
 good calls alone, so that what else the machine does falls on both alike. A good call's vector must be the one that the
@@ -30,7 +30,7 @@ from twinsight.v1 import types_pb2
 
 IN_FLIGHT = 4
 SLICE, SHARE = 50, 0.05
-"""Hostile pictures of a slice, and their share of its calls."""
+"""Hostile pictures of a slice, and their usual share of its calls."""
 
 _ALONE_EVERY = 4
 """Slices with hostile pictures for each without."""
@@ -73,18 +73,18 @@ class Traffic:
         return beside, alone
 
 
-def traffic(served: Served, first: int, count: int, *, model: str = "") -> Traffic:
-    """Sends the hostile pictures of `count` seeds from `first` on, among good ones."""
-    return asyncio.run(_Sender(served, model).run(first, count))
+def traffic(served: Served, first: int, count: int, *, share: float = SHARE) -> Traffic:
+    """Sends the hostile pictures of `count` seeds from `first` on, as a `share` of all calls."""
+    return asyncio.run(_Sender(served, share).run(first, count))
 
 
 class _Sender:
     """Sends slices."""
 
-    def __init__(self, served: Served, model: str) -> None:
+    def __init__(self, served: Served, share: float) -> None:
         self._served = served
-        self._model = model
-        self._good = [self._request(one) for one in _good_pictures()]
+        self._good_for_each = 1 / share - 1
+        self._good = [_request(one) for one in _good_pictures()]
         self._expected: list[np.ndarray] = []
         self._shown = Traffic()
 
@@ -97,7 +97,7 @@ class _Sender:
             for number, start in enumerate(range(first, first + count, SLICE)):
                 seeds = range(start, min(start + SLICE, first + count))
                 order = random.Random(start)
-                good = [order.randrange(_GOOD) for _ in range(round(len(seeds) * (1 / SHARE - 1)))]
+                good = [order.randrange(_GOOD) for _ in range(round(len(seeds) * self._good_for_each))]
                 if number % _ALONE_EVERY == 0:
                     await self._slice(good, (), order)
                 await self._slice(good, seeds, order)
@@ -106,7 +106,7 @@ class _Sender:
 
     async def _slice(self, good: Sequence[int], seeds: Sequence[int], order: random.Random) -> None:
         # Made before, since making some takes longer than decoding them.
-        hostile = {seed: self._request(hostile_picture(seed)) for seed in seeds}
+        hostile = {seed: _request(hostile_picture(seed)) for seed in seeds}
         calls: list[tuple[str, int]] = [("good", one) for one in good] + [("hostile", seed) for seed in seeds]
         order.shuffle(calls)
         before_mb = self._resident_mb()
@@ -161,10 +161,6 @@ class _Sender:
     async def _sent(self, request: bytes) -> bytes:
         return await self._embed(request, timeout=_PATIENT_S)
 
-    def _request(self, encoded: bytes) -> bytes:
-        image = types_pb2.Image(encoded=encoded)
-        return inference_pb.EmbedRequest(model=self._model, images=[image]).SerializeToString()
-
     def _resident_mb(self) -> float:
         forget_peak(self._served.pid)
         return status_mb(self._served.pid, "VmRSS")
@@ -185,6 +181,10 @@ def _good_pictures() -> Iterator[bytes]:
         kind = ("JPEG", "PNG", "WEBP")[number % 3]
         Image.fromarray(pixels).resize((320, 240), Image.Resampling.BICUBIC).save(out, kind)
         yield out.getvalue()
+
+
+def _request(encoded: bytes) -> bytes:
+    return inference_pb.EmbedRequest(images=[types_pb2.Image(encoded=encoded)]).SerializeToString()
 
 
 def _vector(answer: bytes) -> np.ndarray:

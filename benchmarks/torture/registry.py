@@ -35,7 +35,9 @@ SERVING: tuple[Promise, ...] = (
     overload.PROMISE,
     shutdown.PROMISE,
     soak.PROMISE,
-    hostile_pictures.PROMISE,
+    hostile_pictures.DECODER,
+    hostile_pictures.FLOOD,
+    hostile_pictures.TRAFFIC,
     hostile_messages.PROMISE,
 )
 
