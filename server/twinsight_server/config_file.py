@@ -32,11 +32,24 @@ def read_settings(path: Path) -> dict[str, Setting]:
         # Not by isinstance, for which true is a whole number.
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             raise ValueError(f"{path}: `{name}` (={value!r}) must be {' or '.join(_NAMES[kind] for kind in kinds)}.")
+        words = _words(hints[name])
+        if isinstance(value, str) and words and value not in words:
+            raise ValueError(f"{path}: `{name}` (={value!r}) must be {_any_of(kinds, words)}.")
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{path}: `{name}` must not have a null character.")
         if isinstance(value, str) and Path in {hints[name], *get_args(hints[name])}:
             values[name] = os.path.expanduser(value)  # noqa: PTH111 - pathlib's fails where there is no home
     return values
+
+
+def _words(hint: object) -> tuple[str, ...]:
+    """Returns the words that a field's text must be one of; empty: it may be any text."""
+    return tuple(str(word) for one in (hint, *get_args(hint)) if get_origin(one) is Literal for word in get_args(one))
+
+
+def _any_of(kinds: list[type], words: tuple[str, ...]) -> str:
+    numbers = [_NAMES[kind] for kind in kinds if kind is not str]
+    return " or ".join([*numbers, *(f"`{word}`" for word in words)])
 
 
 def _kinds(hint: object) -> list[type]:

@@ -170,9 +170,11 @@ def test_a_file_that_is_not_toml_is_told(tmp_path: Path) -> None:
         ("batch_wait_ms = [1]", "`batch_wait_ms` (=[1]) must be a number or text."),
         ('reflection = "yes"', "`reflection` (='yes') must be true or false."),
         ("log_level = 3", "`log_level` (=3) must be text."),
+        ('log_level = "loud"', "`log_level` (='loud') must be `debug` or `info` or `warning` or `error`."),
+        ('batch_wait_ms = "long"', "`batch_wait_ms` (='long') must be a number or `auto`."),
     ],
 )
-def test_a_value_of_another_type_in_the_file_is_told(
+def test_a_value_that_is_none_of_its_setting_in_the_file_is_told(
     tmp_path: Path, started: list[ServerConfig], line: str, rule: str
 ) -> None:
     file = tmp_path / "twinsight.toml"
