@@ -33,6 +33,7 @@ from twinsight_client import (
     ResourceExhausted,
     RetryPolicy,
     Unauthenticated,
+    field,
 )
 from twinsight_core.errors import StartupError
 from twinsight_server.access.commands import keys as keys_command
@@ -329,6 +330,34 @@ def test_the_audit_log_tells_who_did_what_and_holds_no_contents(access: Access) 
     text = json.dumps([{name: value for name, value in one.items() if name != "time"} for one in access.audit()])
     for hidden in ("a-telling-id", "alice", "0.25", access.writer, "tws_"):
         assert hidden not in text
+
+
+def test_the_audit_log_tells_who_took_templates_and_who_erased(access: Access) -> None:
+    effects = ("items", "written", "deleted", "purged", "returned", "vectors")
+    with access.client(access.owner) as owner:
+        written = [NewItem(f"audited-{n}", [1.0, n], {"kind": "audited"}) for n in range(3)]
+        list(owner.ingest("photos", [*written, NewItem("longer", [1.0, 0.0, 0.0])], request_id="in"))
+        mine = field("kind") == "audited"
+        owner.search("photos", [[1.0, 0.0]] * 2, top_k=3, where=mine, request_id="searched")
+        owner.search("photos", [[1.0, 0.0]], top_k=1, where=mine, include_vectors=True, request_id="taken")
+        owner.get_items("photos", ["audited-0", "nobody"], request_id="read")
+        list(owner.list_items("photos", where=mine, include_vectors=True, request_id="exported"))
+        owner.delete_items("photos", ["audited-0", "nobody"], request_id="deleted")
+        owner.delete_items("photos", where=mine, purge=True, request_id="erased")
+
+    def lines() -> dict[tuple[object, object], tuple[object, ...]]:
+        return {(one["request_id"], one["event"]): tuple(one[name] for name in effects) for one in access.audit()}
+
+    until(lambda: ("erased", "call") in lines())
+    told = lines()
+    assert told["in", "message"] == (4, 3, 0, False, 0, False)
+    assert told["in", "stream"] == (0, 0, 0, False, 0, False)
+    assert told["searched", "call"] == (2, 0, 0, False, 6, False)
+    assert told["taken", "call"] == (1, 0, 0, False, 1, True)
+    assert told["read", "call"] == (2, 0, 0, False, 1, False)
+    assert told["exported", "call"] == (0, 0, 0, False, 3, True)
+    assert told["deleted", "call"] == (2, 0, 1, False, 0, False)
+    assert told["erased", "call"] == (0, 0, 2, True, 0, False)
 
 
 def test_secrets_are_in_no_output_of_a_server(tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]) -> None:

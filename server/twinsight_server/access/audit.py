@@ -1,12 +1,13 @@
 """The audit log: one JSON line for each call, stream and message of a stream, those that were refused among them.
 
     {"time": "2026-03-01T12:00:00.123456Z", "event": "call", "caller": "key:phone", "peer": "ipv4:10.0.0.7:51234",
-     "method": "UpsertItems", "collection": "photos", "items": 32, "code": "OK", "reason": "", "request_id": "6f1c..."}
+     "method": "UpsertItems", "collection": "photos", "items": 32, "written": 31, "deleted": 0, "purged": false,
+     "returned": 0, "vectors": false, "code": "OK", "reason": "", "request_id": "6f1c..."}
 
-It says who did what to what. Vectors, pictures, metadata, ids of items and tokens are never in it. Each line is written
-at once and whole, so that several threads, or processes, may share a file; one that was moved away is opened anew, so
-that the usual tools may rotate it without a signal. A line of which a full disk took only a part is lost, and stays as
-a line that is no JSON.
+It says who did what to what: what was asked for, and what came of it (`Effect`). Vectors, pictures, metadata, ids of
+items and tokens are never in it. Each line is written at once and whole, so that several threads, or processes, may
+share a file; one that was moved away is opened anew, so that the usual tools may rotate it without a signal. A line of
+which a full disk took only a part is lost, and stays as a line that is no JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import stat
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -50,6 +51,25 @@ class About:
     items: int = 0
 
 
+@dataclass
+class Effect:
+    """What a call, or a message, did to a collection, or learnt of it. What was done stays done whatever the code says.
+
+    Attributes:
+        written: items that are on disk.
+        deleted: items that are gone.
+        purged: whether what was deleted was erased, too.
+        returned: stored items in the answer, one in each answer of each query it is in.
+        vectors: whether they were there with their vectors.
+    """
+
+    written: int = 0
+    deleted: int = 0
+    purged: bool = False
+    returned: int = 0
+    vectors: bool = False
+
+
 class AuditLog:
     """Writes entries to a file. May be used from any thread."""
 
@@ -71,11 +91,14 @@ class AuditLog:
                 f"{path}: can't be written ({error.strerror}).", reason="AUDIT_LOG_UNWRITABLE"
             ) from error
 
-    def write(self, about: About, *, caller: str, peer: str, code: str, reason: str, request_id: str) -> None:
+    def write(
+        self, about: About, effect: Effect, *, caller: str, peer: str, code: str, reason: str, request_id: str
+    ) -> None:
         """Writes a line. A disk that takes none does not keep the server from answering; the log says so once.
 
         Args:
             about: what was asked for.
+            effect: what came of it.
             caller: kind and name, `key:phone`; empty: not known.
             peer: where the connection comes from, as gRPC says.
             code: the status that it was answered with.
@@ -90,6 +113,7 @@ class AuditLog:
                 "method": about.method,
                 "collection": about.collection if about.collection is None else about.collection[:_LONGEST_NAME],
                 "items": about.items,
+                **asdict(effect),
                 "code": code,
                 "reason": reason,
                 "request_id": request_id,

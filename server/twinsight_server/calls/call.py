@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
+from twinsight_server.access.audit import Effect
 from twinsight_server.access.guard import Metadata
 from twinsight_server.access.principals import NOBODY
 from twinsight_server.status import code_of
@@ -50,6 +51,8 @@ class Call:
         self._gone = False
         self._stages: dict[str, float] = {}
         self.outcomes: Counter[str] = Counter()
+        self.effect = Effect()
+        """For the audit log; of a stream: of the message that is in work."""
         self.cut_off: Callable[[], object] | None = None
         """Ends the call towards its caller, who sees CANCELLED, where the thread that works on it can't be ended."""
 

@@ -23,7 +23,7 @@ import structlog
 from google.rpc import status_pb2
 
 from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavailable
-from twinsight_server.access.audit import About
+from twinsight_server.access.audit import About, Effect
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
 from twinsight_server.access.principals import ANYONE
@@ -332,11 +332,18 @@ class Gate:
             raise
         finally:
             self._audit(call, about, code.name, reason)
+            call.effect = Effect()
 
     def _audit(self, call: Call, about: About, code: str, reason: str) -> None:
         if self._access.audit:
             self._access.audit.write(
-                about, caller=str(call.caller), peer=call.peer, code=code, reason=reason, request_id=call.request_id
+                about,
+                call.effect,
+                caller=str(call.caller),
+                peer=call.peer,
+                code=code,
+                reason=reason,
+                request_id=call.request_id,
             )
 
 

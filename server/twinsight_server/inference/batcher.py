@@ -423,10 +423,9 @@ class Batcher:
     def _compute(self, batch: Sequence[tuple[Waiting, np.ndarray]], turn: Turn, infer: Infer) -> None:
         if not batch:
             return
-        turn.looks, turn.computing = 0, time.monotonic()
-        start = turn.computing
+        start = time.monotonic()
         try:
-            answers = infer([image for _, image in batch])
+            answers = _inferred([image for _, image in batch], turn, infer)
         except Exception as error:
             if len(batch) == 1:
                 ((one, _),) = batch
@@ -437,13 +436,20 @@ class Batcher:
             for single in batch:
                 self._compute([single], turn, infer)
             return
-        finally:
-            turn.computing = None
         took = time.monotonic() - start
         self._metrics.batch_size.labels(self._name).observe(len(batch))
         for (one, _), row in zip(batch, answers, strict=True):
             one.call.record("compute", took)
             answer(one.future, row)
+
+
+def _inferred(images: Sequence[np.ndarray], turn: Turn, infer: Infer) -> Sequence[np.ndarray] | np.ndarray:
+    """Has the model compute pictures. Only meanwhile can a turn hang: what the log takes is not the model's time."""
+    turn.looks, turn.computing = 0, time.monotonic()
+    try:
+        return infer(images)
+    finally:
+        turn.computing = None
 
 
 def _draining() -> Unavailable:

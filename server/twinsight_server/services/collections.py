@@ -141,6 +141,8 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             with call.stage("search"):
                 matches = self._search(collection, vectors, options)
             call.count(matches)
+            call.effect.returned = sum(len(one) for one in matches if not isinstance(one, TwinsightError))
+            call.effect.vectors = request.include_vectors
             response = pb.SearchResponse()
             calibration = self._calibration(collection.spec)
             for one in matches:

@@ -74,6 +74,7 @@ class ItemWriter:
         with call.stage("write"), self._quotas.writing(collection, [item.id for item in good]):
             if good or checkpoint:
                 collection.upsert(good, checkpoint=checkpoint)
+                call.effect.written = len(good)
         return [
             pb.UpsertResult(id=item.id) if isinstance(item, NewItem) else pb.UpsertResult(error=status_of(item))
             for item in items
@@ -86,9 +87,12 @@ class ItemWriter:
             if request.ids:
                 raise InvalidInput("`ids` and `filter` can't both be set.", reason="DELETION_AMBIGUOUS", field="filter")
             filter_ = requests.search_filter(request.filter)
-            return pb.DeleteItemsResponse(deleted_count=collection.delete_where(filter_, purge=request.purge))
+            count = collection.delete_where(filter_, purge=request.purge)
+            call.effect.deleted, call.effect.purged = count, request.purge
+            return pb.DeleteItemsResponse(deleted_count=count)
         check_count(len(request.ids), self.max_items, field="ids")
         deleted = collection.delete(request.ids, purge=request.purge)
+        call.effect.deleted, call.effect.purged = sum(deleted), request.purge
         results = [
             pb.ItemResult(item=pb.Item(id=one)) if gone else pb.ItemResult(error=_missing(collection, n, one))
             for n, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))
@@ -110,6 +114,7 @@ class ItemReader:
         check_count(len(request.ids), self._max_items, field="ids")
         items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
         response = pb.GetItemsResponse()
+        call.effect.returned, call.effect.vectors = sum(one is not None for one in items), request.include_vectors
         self._write(
             response,
             (
@@ -142,6 +147,7 @@ class ItemReader:
             include_vectors=request.include_vectors,
             max_bytes=self._max_bytes,
         )
+        call.effect.returned, call.effect.vectors = len(items), request.include_vectors
         response = pb.ListItemsResponse(next_page_token="" if after is None else str(after))
         self._write(response, items)
         return response

@@ -12,7 +12,7 @@ import pytest
 import structlog.testing
 
 from twinsight_server.access import audit
-from twinsight_server.access.audit import About, AuditLog
+from twinsight_server.access.audit import About, AuditLog, Effect
 
 
 @contextmanager
@@ -27,7 +27,8 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def write(log: AuditLog, request_id: str) -> None:
-    log.write(About("call", "Search"), caller="key:a", peer="here", code="OK", reason="", request_id=request_id)
+    about, effect = About("call", "Search"), Effect()
+    log.write(about, effect, caller="key:a", peer="here", code="OK", reason="", request_id=request_id)
 
 
 def request_id(line: str) -> str:

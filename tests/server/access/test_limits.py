@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from twinsight_server.access.audit import About, AuditLog
+from twinsight_server.access.audit import About, AuditLog, Effect
 from twinsight_server.access.limits import Limiter
 from twinsight_server.access.principals import Principal, Share
 
@@ -140,6 +140,7 @@ def test_callers_who_are_gone_are_forgotten_and_debtors_are_not() -> None:
 def write(log: AuditLog, number: int) -> None:
     log.write(
         About("call", "Search", "p" * 100 + "\udcff", number),
+        Effect(),
         caller="key:a",
         peer="here",
         code="OK",

@@ -15,6 +15,7 @@ from twinsight_core.errors import Unavailable
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
 from twinsight_server.calls.call import Call
+from twinsight_server.inference import batcher as batcher_module
 from twinsight_server.inference.batcher import Batcher
 from twinsight_server.inference.turns import Answer
 from twinsight_server.metrics import Metrics
@@ -132,6 +133,29 @@ def test_a_turn_that_stood_still_with_the_whole_process_is_not_given_up(
     assert batcher.give_up_hung(0) == 0  # however long it was, it is seen for the first time
     executor.go.set()
     assert red_of(stuck) == POISON
+
+
+def test_a_log_that_takes_no_line_is_no_model_that_hangs(
+    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher, executor = hanging
+    logging, go = threading.Event(), threading.Event()
+
+    def fails(_: np.ndarray) -> np.ndarray:
+        raise RuntimeError
+
+    def stands_still(*_: object, **__: object) -> None:
+        logging.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(executor, "compute", fails)
+    monkeypatch.setattr(batcher_module.log, "exception", stands_still)
+    failed = submit(batcher, 1)
+    assert logging.wait(30)
+    assert watched(batcher, 0) == 0
+    go.set()
+    with pytest.raises(RuntimeError):
+        failed.result(30)
 
 
 def watched(batcher: Batcher, limit_s: float) -> int:
