@@ -81,6 +81,14 @@ class NewItem:
 
 
 @dataclass(frozen=True)
+class NewMetadata:
+    """Fields for an item that is there, in place of those that it has; its vector stays."""
+
+    id: str
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Item:
     """An item as stored.
 
@@ -264,14 +272,15 @@ def answer_too_large() -> AnswerTooLarge:
     )
 
 
-def check_item(item: NewItem, spec: CollectionSpec) -> None:
+def check_item(item: NewItem | NewMetadata, spec: CollectionSpec) -> None:
     """Checks that an item may be written to a collection.
 
     Raises:
         InvalidInput: a bad id, vector or metadata; `field` says which.
     """
     check_id(item.id)
-    check_vector(item.vector, spec)
+    if isinstance(item, NewItem):
+        check_vector(item.vector, spec)
     check_metadata(item.metadata, field="metadata")
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from twinsight_client import NewItem, NotFound, ResourceExhausted, Unavailable
+from twinsight_client import InvalidArgument, NewItem, NotFound, ResourceExhausted, Unavailable
 from twinsight_client.testing import AsyncFakeClient, FakeClient
 
 pytestmark = pytest.mark.client
@@ -79,3 +79,25 @@ def test_the_same_from_asyncio() -> None:
         return written
 
     assert asyncio.run(run()) == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_name_that_is_another_lists_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    assert len(list(client.ingest("c", ITEMS, ingest_id="feed", batch_size=1))) == len(ITEMS)
+    assert caplog.messages == []
+    assert list(client.ingest("c", ITEMS, ingest_id="feed", batch_size=1)) == []
+    assert caplog.messages == [
+        f"Ingest `feed` wrote nothing to `c`: as many batches ({len(ITEMS)}) are on disk under that name. Other items "
+        "need another name."
+    ]
+
+
+def test_an_item_that_can_not_be_sent_is_named() -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    with pytest.raises(InvalidArgument, match=r"Item `b`: Metadata `ok` must be .*, not NoneType") as caught:
+        list(client.ingest("c", [*ITEMS, NewItem("b", [1.0], {"ok": None})]))  # type: ignore[dict-item]
+    assert caught.value.field == "metadata['ok']"
+    with pytest.raises(TypeError, match="An item's id is a str, not int: 7"):
+        client.upsert("c", [NewItem(7, [1.0])])  # type: ignore[arg-type]

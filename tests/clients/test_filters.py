@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,3 +153,13 @@ def test_a_json_filter_that_is_nested_too_deeply_is_refused(opening: str, closin
     with pytest.raises(InvalidArgument, match=r"^The filter is nested too deeply\.$") as raised:
         filter_from_json(opening * depth + '{"a": 1}' + closing * depth)
     assert raised.value.field == "filter"
+
+
+def test_a_lone_string_is_not_taken_apart_into_characters() -> None:
+    with pytest.raises(TypeError, match="`is_in` on `brand` takes a list"):
+        field("brand").is_in("acme")
+
+
+def test_bounds_may_be_numpys() -> None:
+    assert repr(field("n") >= np.int64(2**62 + 1)) == repr(field("n") >= 2**62 + 1)
+    assert repr(field("n") < np.float32(0.5)) == repr(field("n") < 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ def test_true_is_a_bool_and_not_the_integer_one() -> None:
     assert value_message(1.0) == types_pb2.Value(float_value=1.0)
 
 
-@pytest.mark.parametrize("value", [None, b"bytes", [1, 2], {"a": 1}, object()])
+@pytest.mark.parametrize("value", [None, b"bytes", {"a": 1}, object()])
 def test_types_that_metadata_can_not_hold_are_refused_by_name(value: object) -> None:
     with pytest.raises(InvalidArgument) as raised:
         metadata_messages({"year": value})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
@@ -56,3 +57,18 @@ def test_integers_beyond_sixty_four_bits_are_refused() -> None:
 
 def test_kinds_that_this_client_does_not_know_are_left_out() -> None:
     assert metadata_values({"new": types_pb2.Value(), "a": types_pb2.Value(string_value="b")}) == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [(np.int64(3), 3), (np.uint8(3), 3), (np.float32(0.5), 0.5), (np.float64(0.5), 0.5), (np.bool_(True), True)],
+)
+def test_numpys_scalars_are_what_they_hold(given: np.generic, plain: float) -> None:
+    message = value_message(given)  # type: ignore[arg-type]
+    assert message == value_message(plain)
+    assert type(metadata_values({"a": message})["a"]) is type(plain)
+
+
+def test_a_list_of_what_is_no_text_is_named_by_what_it_holds() -> None:
+    with pytest.raises(InvalidArgument, match=r"not a list of int\."):
+        value_message([1, 2], name="a")  # type: ignore[list-item]

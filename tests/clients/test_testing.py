@@ -148,3 +148,15 @@ def test_scores_and_distances_are_the_contracts(metric: str, scores: dict[str, t
     }
     assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
     assert all(match.probability is None for match in matches)
+
+
+def test_a_match_passes_its_own_score_as_the_least() -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=8)
+    rng = np.random.default_rng(0)
+    client.upsert("c", [NewItem(str(n), rng.normal(size=8)) for n in range(50)]).values()
+    query = rng.normal(size=8)
+    (all_of_them,) = client.search("c", [query], top_k=50).values()
+    for number, match in enumerate(all_of_them, 1):
+        (found,) = client.search("c", [query], top_k=50, min_score=match.score).values()
+        assert len(found) == number

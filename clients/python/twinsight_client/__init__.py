@@ -34,7 +34,7 @@ from twinsight_client.errors import (
 )
 from twinsight_client.filters import Field, Filter, field, filter_from_json
 from twinsight_client.images import ImageInput
-from twinsight_client.items import ItemId, NewItem
+from twinsight_client.items import KEEP_VECTOR, ItemId, KeepVector, NewItem
 from twinsight_client.results import (
     Box,
     Calibration,
@@ -63,6 +63,7 @@ from twinsight_client.results import (
 from twinsight_client.retry import RetryPolicy
 
 __all__ = [
+    "KEEP_VECTOR",
     "AlreadyExists",
     "AsyncClient",
     "Box",
@@ -90,6 +91,7 @@ __all__ = [
     "Item",
     "ItemError",
     "ItemId",
+    "KeepVector",
     "Label",
     "Match",
     "Metric",

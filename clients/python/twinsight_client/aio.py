@@ -234,6 +234,7 @@ class AsyncClient:
         sent = flow.requests_async(items)
         async for results in self._transport.stream(flow, sent, timeout_s=timeout_s, request_id=request_id):
             yield results
+        flow.tell_skipped()
 
     async def get_items(
         self,

@@ -282,17 +282,19 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Iterator[IngestResults]:
-        """Writes any number of items, batch by batch, each acknowledged once it is on disk.
+        """Writes any number of items, batch by batch, each acknowledged once it is on disk: as its answers are read.
 
         Named by an `ingest_id`, a bulk write that broke off resumes: call it again with the same items in the same
-        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing. A batch that is
+        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing. Batches are
+        known by their number alone, so that a name is of one list of items: of another under the same name as many are
+        skipped, and a warning is logged where that leaves nothing to write. A batch that is
         refused as a whole keeps those after it from being written (reason BATCH_OUT_OF_ORDER): calling again sends it
         and them.
 
         Args:
             collection: its id.
             items: drawn by another thread while answers are read.
-            ingest_id: the caller's name for this bulk write, 1 to 128 bytes; empty: it can't resume.
+            ingest_id: the caller's name for this list of items, 1 to 128 bytes; empty: it can't resume.
             vector_model_digest: of the model that made the vectors; another than the collection's is refused.
             batch_size: most items in one message; large pictures make smaller batches.
             timeout_s: for the whole stream; None: no deadline.
@@ -317,6 +319,7 @@ class Client:
             last_batch=last_batch,
         )
         yield from self._transport.stream(flow, flow.requests(items), timeout_s=timeout_s, request_id=request_id)
+        flow.tell_skipped()
 
     def get_items(
         self,
@@ -342,6 +345,9 @@ class Client:
         request_id: str = "",
     ) -> Iterator[Results[Item]]:
         """Reads items page by page, oldest write first.
+
+        An item that is written while pages are read moves to the end, and is read again there: who writes to what is
+        read collects the ids first.
 
         Args:
             collection: its id.

@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
-from twinsight_client.metadata import value_message
+from twinsight_client.metadata import plain_scalar, value_message
 
 Scalar: TypeAlias = str | int | float | bool
 _BOUNDS = ("gt", "gte", "lt", "lte")
@@ -83,7 +83,10 @@ class Field:
 
         Raises:
             InvalidArgument: there are none, or one is of a type that metadata can't hold.
+            TypeError: a lone string, which would be taken apart into characters.
         """
+        if isinstance(values, str | bytes):
+            raise TypeError(f"`is_in` on `{self._name}` takes a list, also where it holds one value alone.")
         messages = [value_message(value, name=self._name) for value in values]
         if not messages:
             raise _invalid(f"`is_in` on `{self._name}` must name at least one value.")
@@ -126,7 +129,8 @@ class Field:
 
     def _range(self, bounds: Mapping[str, object]) -> Filter:
         between = types_pb2.Range()
-        for word, bound in bounds.items():
+        for word, given in bounds.items():
+            bound = plain_scalar(given)
             if isinstance(bound, bool) or not isinstance(bound, int | float):
                 raise _invalid(f"`{word}` on `{self._name}` ({bound!r}) must be a number.")
             try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.images import Content, content_message, size_bytes
 from twinsight_client.metadata import metadata_messages, metadata_size_bytes
 from twinsight_client.results import MetadataValue
@@ -18,18 +20,28 @@ class ItemId:
     id: str
 
 
+class KeepVector(Enum):
+    """Stands for the vector that a stored item has."""
+
+    KEEP_VECTOR = "keep_vector"
+
+
+KEEP_VECTOR = KeepVector.KEEP_VECTOR
+"""Of an item whose metadata alone is written: the vector that it has. Where it is not there the error is its own."""
+
+
 @dataclass(frozen=True, eq=False)
 class NewItem:
     """An item to write.
 
     Attributes:
         id: 1 to 256 bytes of UTF-8 without control characters; an item of that id is replaced.
-        content: a picture, embedded with the collection's model and not kept; or a vector.
-        metadata: fields to filter by.
+        content: a picture, embedded with the collection's model and not kept; or a vector; or `KEEP_VECTOR`.
+        metadata: fields to filter by, in place of those that it had.
     """
 
     id: str
-    content: Content
+    content: Content | KeepVector
     metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
 
 
@@ -39,19 +51,33 @@ def item_size_bytes(item: NewItem) -> int:
     Raises:
         OSError: the file is not there.
     """
-    return size_bytes(item.content) + len(item.id.encode()) + metadata_size_bytes(item.metadata)
+    content = 0 if isinstance(item.content, KeepVector) else size_bytes(item.content)
+    return content + len(item.id.encode()) + metadata_size_bytes(item.metadata)
 
 
 def item_message(item: NewItem) -> collections_pb.NewItem:
     """Returns the message of one item; reads the file where its content is a path.
 
     Raises:
-        InvalidArgument: pixels, vector or metadata of a shape or type that the contract can't carry.
+        InvalidArgument: pixels, vector or metadata of a shape or type that the contract can't carry; names the item.
         OSError: the file can't be read.
-        TypeError: neither a picture nor a vector.
+        TypeError: neither a picture nor a vector, or an id that is no str.
     """
-    content = content_message(item.content)
+    if not isinstance(item.id, str):
+        raise TypeError(f"An item's id is a str, not {type(item.id).__name__}: {item.id!r}.")
+    try:
+        return _message(item)
+    except InvalidArgument as error:
+        message = f"Item `{item.id}`: {error.message}"
+        violations = [FieldViolation(one.field, message) for one in error.violations]
+        raise InvalidArgument(message, reason=error.reason, violations=violations) from error
+
+
+def _message(item: NewItem) -> collections_pb.NewItem:
     metadata = metadata_messages(item.metadata)
+    if isinstance(item.content, KeepVector):
+        return collections_pb.NewItem(id=item.id, keep_vector=True, metadata=metadata)
+    content = content_message(item.content)
     if isinstance(content, bytes):
         return collections_pb.NewItem(id=item.id, vector=content, metadata=metadata)
     return collections_pb.NewItem(id=item.id, image=content, metadata=metadata)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import MetadataValue
@@ -13,27 +15,30 @@ _PER_FIELD, _PER_ENTRY = 12, 4
 
 
 def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
-    """Returns the message of one value; `name` is the field's, for the error.
+    """Returns the message of one value; `name` is the field's, for the error. NumPy's scalars are what they hold.
 
     Raises:
         InvalidArgument: a type that metadata can't hold, or an integer of more than 64 bits.
     """
-    match value:
-        case bool():  # before int, of which bool is a kind
-            return types_pb2.Value(bool_value=value)
-        case int():
-            if not -(2**63) <= value < 2**63:
-                raise _invalid(name, f"Metadata `{name}` ({value}) must fit a signed 64-bit integer.")
-            return types_pb2.Value(integer_value=value)
-        case float():
-            return types_pb2.Value(float_value=value)
-        case str():
-            return types_pb2.Value(string_value=value)
-        case Sequence() if not isinstance(value, bytes) and all(isinstance(one, str) for one in value):
-            return types_pb2.Value(string_list=types_pb2.StringList(values=value))
-    raise _invalid(
-        name, f"Metadata `{name}` must be str, int, float, bool or a list of str, not {type(value).__name__}."
-    )
+    match plain_scalar(value):
+        case bool(flag):  # before int, of which bool is a kind
+            return types_pb2.Value(bool_value=flag)
+        case int(number):
+            if not -(2**63) <= number < 2**63:
+                raise _invalid(name, f"Metadata `{name}` ({number}) must fit a signed 64-bit integer.")
+            return types_pb2.Value(integer_value=number)
+        case float(number):
+            return types_pb2.Value(float_value=number)
+        case str(text):
+            return types_pb2.Value(string_value=text)
+        case Sequence() as texts if not isinstance(texts, bytes) and all(isinstance(one, str) for one in texts):
+            return types_pb2.Value(string_list=types_pb2.StringList(values=texts))
+    raise _invalid(name, f"Metadata `{name}` must be str, int, float, bool or a list of str, not {_kind(value)}.")
+
+
+def plain_scalar(value: object) -> object:
+    """Returns Python's own value of a NumPy scalar, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def metadata_messages(metadata: Mapping[str, MetadataValue]) -> dict[str, types_pb2.Value]:
@@ -88,6 +93,11 @@ def metadata_value(message: types_pb2.Value) -> MetadataValue | None:
         case "string_list":
             return tuple(message.string_list.values)
     return None
+
+
+def _kind(value: object) -> str:
+    kinds = sorted({type(one).__name__ for one in value if not isinstance(one, str)}) if isinstance(value, list) else []
+    return f"a list of {', '.join(kinds)}" if kinds else type(value).__name__
 
 
 def _invalid(name: str, message: str) -> InvalidArgument:

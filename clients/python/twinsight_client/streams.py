@@ -11,6 +11,7 @@ the asyncio client, which draws plain iterables in threads. What both touch is a
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ from twinsight_client.images import ImageLike, image_message, size_bytes
 from twinsight_client.items import NewItem, item_message, item_size_bytes
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
 from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelResults
+
+_log = logging.getLogger("twinsight.client")
 
 BATCH_BYTES = 8 * 1024 * 1024
 """At which a message is full: an eighth of what the client's channel carries, twice a camera's largest JPEGs."""
@@ -178,6 +181,17 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         self._ingest_id = ingest_id
         self._vector_model_digest = vector_model_digest
         self._last_batch = last_batch
+
+    def tell_skipped(self) -> None:
+        """Logs a warning where all there was to write was skipped: the name may be another list's."""
+        if self._last_batch and 0 < self._number <= self._last_batch:
+            _log.warning(
+                "Ingest `%s` wrote nothing to `%s`: as many batches (%d) are on disk under that name. Other items need "
+                "another name.",
+                self._ingest_id,
+                self._collection,
+                self._number,
+            )
 
     def _size_bytes(self, thing: NewItem) -> int:
         return item_size_bytes(thing)

@@ -35,6 +35,7 @@ from twinsight_core.items import (
     Item,
     Match,
     NewItem,
+    NewMetadata,
     SearchOptions,
     check_checkpoint,
     check_item,
@@ -152,7 +153,7 @@ class Collection:
             state = CollectionState.REBUILDING
         return CollectionStatus(state, generation.rows.view.live, generation.indexed_count())
 
-    def check_item(self, item: NewItem) -> None:
+    def check_item(self, item: NewItem | NewMetadata) -> None:
         """Checks that an item may be written.
 
         Raises:
@@ -171,12 +172,16 @@ class Collection:
         """
         check_vector(vector, self.spec)
 
-    def upsert(self, items: Sequence[NewItem], *, checkpoint: Checkpoint | None = None) -> None:
+    def upsert(self, items: Sequence[NewItem | NewMetadata], *, checkpoint: Checkpoint | None = None) -> list[bool]:
         """Adds items, or replaces those whose id exists: all or none. They are on disk and seen when it returns.
 
         Args:
-            items: of two with one id the later wins.
+            items: of two with one id the later wins. New metadata for an item is a new item with the vector that the
+                item has when its turn comes.
             checkpoint: recorded with the items; a batch that was recorded before is not written again.
+
+        Returns:
+            Of each whether it was written: not where it is new metadata for an item that is not there.
 
         Raises:
             InvalidInput: an item or the checkpoint is against the rules; nothing was written.
@@ -188,7 +193,7 @@ class Collection:
         if checkpoint is not None:
             check_checkpoint(checkpoint)
         with self._guarded():
-            self._writer.submit(Upsert(items, checkpoint))
+            return self._writer.submit(Upsert(items, checkpoint))
 
     def last_batch(self, ingest_id: str) -> int:
         """Returns the highest batch on disk of a bulk write; 0 where there is none."""

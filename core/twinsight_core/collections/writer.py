@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +26,9 @@ from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Filter
 from twinsight_core.host.cores import use_all_cores
 from twinsight_core.index.locks import ReadWriteLock
-from twinsight_core.items import Checkpoint, NewItem
+from twinsight_core.items import Checkpoint, NewItem, NewMetadata
 from twinsight_core.metadata import encode_metadata
-from twinsight_core.storage.records import Changes, StoredItem
+from twinsight_core.storage.records import Changes, StoredItem, vector_of
 from twinsight_core.storage.store import Store
 
 _GROUP_REQUESTS = 256
@@ -39,9 +39,9 @@ _log = logging.getLogger("twinsight.collection")
 
 @dataclass(frozen=True)
 class Upsert:
-    """Write items; `[bool]` of the answer is empty."""
+    """Write items; the answer says of each whether it is on disk: not where it has no vector to keep."""
 
-    items: Sequence[NewItem]
+    items: Sequence[NewItem | NewMetadata]
     checkpoint: Checkpoint | None
     answer: Future[list[bool]] = field(default_factory=Future)
 
@@ -70,8 +70,19 @@ Request = Upsert | Delete | DeleteWhere
 class Plan:
     """What a group of requests does to the store, and what each is answered."""
 
-    def __init__(self, ids: dict[str, int], ingests: dict[str, int], next_seq: int) -> None:
+    def __init__(
+        self, ids: dict[str, int], ingests: dict[str, int], next_seq: int, *, kept: Mapping[str, np.ndarray]
+    ) -> None:
+        """Plans nothing yet.
+
+        Args:
+            ids: sequence number by id of all items.
+            ingests: last batch by the name of a bulk write.
+            next_seq: of the next item.
+            kept: the vectors of those items whose metadata alone is to be written.
+        """
         self._ids = ids
+        self._kept = kept
         self._ingests = ingests
         self.next_seq = next_seq
         self.added: dict[str, tuple[int, NewItem]] = {}
@@ -84,17 +95,30 @@ class Plan:
         if checkpoint is not None:
             name = checkpoint.ingest_id
             if checkpoint.batch <= self.ingests.get(name, self._ingests.get(name, 0)):
-                return []
+                return [True] * len(request.items)
             self.ingests[name] = checkpoint.batch
-        for item in request.items:
-            self._remove(item.id)
-            self.added[item.id] = (self.next_seq, item)
-            self.next_seq += 1
-        return []
+        return [self._put(item) for item in request.items]
 
     def delete(self, ids: Sequence[str]) -> list[bool]:
         """Plans to delete ids, and returns of each whether it is there when its turn comes."""
         return [self._remove(one) for one in ids]
+
+    def _put(self, item: NewItem | NewMetadata) -> bool:
+        if isinstance(item, NewMetadata):
+            vector = self._vector_of(item.id)
+            if vector is None:
+                return False
+            item = NewItem(item.id, vector, item.metadata)
+        self._remove(item.id)
+        self.added[item.id] = (self.next_seq, item)
+        self.next_seq += 1
+        return True
+
+    def _vector_of(self, item_id: str) -> np.ndarray | None:
+        """The vector that an item has when its turn comes; None: there is no such item then."""
+        if item_id in self.added:
+            return self.added[item_id][1].vector
+        return None if item_id in self.removed else self._kept.get(item_id)
 
     def _remove(self, item_id: str) -> bool:
         if self.added.pop(item_id, None) is not None:
@@ -239,7 +263,7 @@ class Writer:
 
     def _write(self, group: Sequence[Request]) -> None:
         self.check_whole()
-        plan = Plan(self._ids, self._ingests, self._next_seq)
+        plan = Plan(self._ids, self._ingests, self._next_seq, kept=self._kept_vectors(group))
         answers = [self._planned(plan, request) for request in group]
         added = sorted(plan.added.values(), key=lambda one: one[0])
         purging = [_purges(request) for request in group]
@@ -282,6 +306,18 @@ class Writer:
             _log.exception("Collection `%s` must be opened again.", self._store.spec.id)
             self._broken = True
         self.check_whole()
+
+    def _kept_vectors(self, group: Sequence[Request]) -> dict[str, np.ndarray]:
+        """Returns the vectors of those items whose metadata alone is to be written, as they are before the group."""
+        upserts = (request for request in group if isinstance(request, Upsert))
+        ids = {item.id for request in upserts for item in request.items if isinstance(item, NewMetadata)}
+        seqs = {item_id: self._ids[item_id] for item_id in ids if item_id in self._ids}
+        kept: dict[str, np.ndarray] = {}
+        for item_id, stored in zip(seqs, self._store.by_seq(list(seqs.values())) if seqs else (), strict=True):
+            if stored is None:
+                raise self._store.damaged("an item whose vector is to be kept is missing")
+            kept[item_id] = vector_of(stored)
+        return kept
 
     def _planned(self, plan: Plan, request: Request) -> list[bool]:
         if isinstance(request, Upsert):

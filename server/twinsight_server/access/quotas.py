@@ -51,12 +51,12 @@ class Quotas:
 
         Args:
             collection: where to.
-            ids: of the items, good ones and bad ones.
+            ids: of the items, good ones and bad ones, that would be new; none of them: there is nothing to check.
 
         Raises:
             LimitReached: the collection is full, and has none of them.
         """
-        if self._items and not self._has_room(collection, 1) and not any(collection.get(list(set(ids)))):
+        if self._items and ids and not self._has_room(collection, 1) and not any(collection.get(list(set(ids)))):
             raise self._full(collection, len(set(ids)))
 
     @contextmanager

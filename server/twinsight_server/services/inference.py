@@ -68,8 +68,9 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
             target_fmr = request.target_fmr if request.HasField("target_fmr") else None
             decision = decision_for(model.package.card.calibration, target_fmr)
             sides = [(name, side) for name in ("left", "right") for side in self._sides(request, name, model)]
-            vectors = infer_pictures(
-                [side for _, side in sides],
+            inputs: list[Picture | np.ndarray | TwinsightError] = [side for _, side in sides]
+            vectors: list[np.ndarray | TwinsightError] = infer_pictures(
+                inputs,
                 lambda n: f"pairs[{n % len(request.pairs)}].{sides[n][0]}.image",
                 pipeline=self._pipeline,
                 model=model,

@@ -16,6 +16,7 @@ from twinsight_server.inference.pipeline import Picture, Pipeline
 
 MessageT = TypeVar("MessageT")
 ValueT = TypeVar("ValueT")
+OtherT = TypeVar("OtherT")
 ResponseT = TypeVar("ResponseT", bound=Message)
 
 
@@ -42,14 +43,14 @@ def read_each(
 
 
 def infer_pictures(
-    inputs: Sequence[Picture | np.ndarray | TwinsightError],
+    inputs: Sequence[Picture | OtherT],
     path: Callable[[int], str],
     *,
     pipeline: Pipeline,
     model: ServedModel,
     call: Call,
-) -> list[np.ndarray | TwinsightError]:
-    """Runs a model on the pictures among the inputs, together; vectors and errors pass through.
+) -> list[np.ndarray | TwinsightError | OtherT]:
+    """Runs a model on the pictures among the inputs, together; what is none passes through.
 
     Args:
         inputs: in the request's order.
@@ -61,23 +62,26 @@ def infer_pictures(
     Returns:
         For each input the model's answer (`twinsight_core.models.tasks`), or why there is none.
     """
-    results: list[np.ndarray | TwinsightError | None] = [None if isinstance(one, Picture) else one for one in inputs]
-    pictures = {number: one for number, one in enumerate(inputs) if isinstance(one, Picture)}
-    answers = pipeline.infer(model, list(pictures.values()), call)
-    for number, answer in zip(pictures, answers, strict=True):
-        results[number] = answer.under(path(number)) if isinstance(answer, TwinsightError) else answer
-    return [one for one in results if one is not None]
+    answers = iter(pipeline.infer(model, [one for one in inputs if isinstance(one, Picture)], call))
+    results: list[np.ndarray | TwinsightError | OtherT] = []
+    for number, one in enumerate(inputs):
+        if isinstance(one, Picture):
+            answer = next(answers)
+            results.append(answer.under(path(number)) if isinstance(answer, TwinsightError) else answer)
+        else:
+            results.append(one)
+    return results
 
 
 def collection_vectors(
     spec: CollectionSpec,
-    inputs: Sequence[Picture | np.ndarray | TwinsightError],
+    inputs: Sequence[Picture | OtherT],
     path: Callable[[int], str],
     *,
     pipeline: Pipeline,
     models: Models,
     call: Call,
-) -> list[np.ndarray | TwinsightError]:
+) -> list[np.ndarray | TwinsightError | OtherT]:
     """Embeds the pictures among the inputs with the model of a collection; see `infer_pictures`.
 
     Where the collection's model is not loaded, or there is none, each picture has that for its error.

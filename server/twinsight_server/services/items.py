@@ -11,7 +11,7 @@ from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
-from twinsight_core.items import Checkpoint, Item, NewItem, answer_too_large, check_id
+from twinsight_core.items import Checkpoint, Item, NewItem, NewMetadata, answer_too_large, check_id
 from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls.call import Call
 from twinsight_server.convert import answers, requests
@@ -55,7 +55,7 @@ class ItemWriter:
         """
         collection = self.collection(name, call)
         check_digest(digest, collection.spec.model_digest, of=f"collection `{name}`")
-        self._quotas.check_room(collection, [message.id for message in messages])
+        self._quotas.check_room(collection, [message.id for message in messages if not message.keep_vector])
         inputs = read_each(messages, "items", lambda message: _input(message, collection))
         vectors = collection_vectors(
             collection.spec,
@@ -66,17 +66,21 @@ class ItemWriter:
             call=call,
         )
         items = [_new_item(collection, n, *pair) for n, pair in enumerate(zip(messages, vectors, strict=True))]
-        good = [item for item in items if isinstance(item, NewItem)]
-        call.count(items)
+        good = {number: item for number, item in enumerate(items) if not isinstance(item, TwinsightError)}
         if checkpoint:
             _check_own_faults(items)
         call.check_alive()
-        with call.stage("write"), self._quotas.writing(collection, [item.id for item in good]):
+        new = [item.id for item in good.values() if isinstance(item, NewItem)]
+        with call.stage("write"), self._quotas.writing(collection, new):
             if good or checkpoint:
-                collection.upsert(good, checkpoint=checkpoint)
-                call.effect.written = len(good)
+                written = collection.upsert(list(good.values()), checkpoint=checkpoint)
+                call.effect.written = sum(written)
+                for (number, item), is_written in zip(good.items(), written, strict=True):
+                    if not is_written:
+                        items[number] = _not_found(collection, item.id, f"items[{number}].id")
+        call.count(items)
         return [
-            pb.UpsertResult(id=item.id) if isinstance(item, NewItem) else pb.UpsertResult(error=status_of(item))
+            pb.UpsertResult(error=status_of(item)) if isinstance(item, TwinsightError) else pb.UpsertResult(id=item.id)
             for item in items
         ]
 
@@ -168,7 +172,7 @@ class ItemReader:
                 raise answer_too_large()
 
 
-def _check_own_faults(items: Sequence[NewItem | TwinsightError]) -> None:
+def _check_own_faults(items: Sequence[NewItem | NewMetadata | TwinsightError]) -> None:
     """Raises an error that is not its item's own fault: resuming after the batch would never write that item."""
     for item in items:
         if isinstance(item, TwinsightError) and not isinstance(item, InvalidInput):
@@ -182,28 +186,36 @@ def _missing(collection: Collection, number: int, one: str) -> status_pb2.Status
         check_id(one, field=path)
     except InvalidInput as error:
         return status_of(error)
-    text = f"Item `{one}` does not exist in `{collection.spec.id}`."
-    return status_of(NotFound(text, reason="ITEM_NOT_FOUND", field=path))
+    return status_of(_not_found(collection, one, path))
 
 
-def _input(message: pb.NewItem, collection: Collection) -> Picture | np.ndarray:
+def _not_found(collection: Collection, item_id: str, path: str) -> NotFound:
+    text = f"Item `{item_id}` does not exist in `{collection.spec.id}`."
+    return NotFound(text, reason="ITEM_NOT_FOUND", field=path)
+
+
+def _input(message: pb.NewItem, collection: Collection) -> Picture | np.ndarray | None:
+    """Where an item's vector comes from; None: from the item that is there."""
     match message.WhichOneof("input"):
         case "image":
             return requests.picture(message.image, field="image")
         case "vector":
             return requests.vector(message.vector, collection.spec.dimension)
+        case "keep_vector" if message.keep_vector:
+            return None
         case _:
-            raise InvalidInput("The item has neither `image` nor `vector`.", reason="INPUT_MISSING")
+            raise InvalidInput("The item has no `image`, `vector` or `keep_vector`.", reason="INPUT_MISSING")
 
 
 def _new_item(
-    collection: Collection, number: int, message: pb.NewItem, vector: np.ndarray | TwinsightError
-) -> NewItem | TwinsightError:
+    collection: Collection, number: int, message: pb.NewItem, vector: np.ndarray | TwinsightError | None
+) -> NewItem | NewMetadata | TwinsightError:
     """The item as it will be written, checked; its errors say which item it is."""
     if isinstance(vector, TwinsightError):
         return vector
     try:
-        item = NewItem(message.id, vector, requests.metadata(message.metadata))
+        metadata = requests.metadata(message.metadata)
+        item = NewMetadata(message.id, metadata) if vector is None else NewItem(message.id, vector, metadata)
         collection.check_item(item)
     except InvalidInput as error:
         return error.under(f"items[{number}]")

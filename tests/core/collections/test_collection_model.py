@@ -15,7 +15,7 @@ from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.filters import AnyOf, Equals, Filter, Range
 from twinsight_core.index.base import Metric, prepared, scores
 from twinsight_core.index.hnsw import GraphParameters
-from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
+from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, NewMetadata, SearchOptions
 from twinsight_core.metadata import Metadata
 from twinsight_core.search.indexer import IndexPolicy
 from twinsight_core.storage.store import FILE_NAME, Store
@@ -84,6 +84,14 @@ class AgainstADictionary(RuleBasedStateMachine):
         for item in items:
             self.model.pop(item.id, None)
             self.model[item.id] = (item.vector, group)
+
+    @rule(names=st.lists(written | NAMES, max_size=20), group=GROUPS)
+    def describe(self, names: list[str], group: int) -> None:
+        expected = [name in self.model for name in names]
+        assert self.collection.upsert([NewMetadata(name, {"group": group}) for name in names]) == expected
+        for name in names:
+            if name in self.model:
+                self.model[name] = (self.model.pop(name)[0], group)
 
     @rule(names=st.lists(written | NAMES, max_size=30))
     def delete(self, names: list[str]) -> None:

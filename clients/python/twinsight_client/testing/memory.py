@@ -246,7 +246,9 @@ class MemoryServer:
         self, collection: MemoryCollection, items: Iterable[collections_pb.NewItem]
     ) -> list[collections_pb.UpsertResult]:
         def write(item: collections_pb.NewItem, path: str) -> collections_pb.UpsertResult:
-            collection.put(item, self._content(collection, item, path), path)
+            kept = item.WhichOneof("input") == "keep_vector" and item.keep_vector
+            vector = collection.vector_of(item.id, f"{path}.id") if kept else self._content(collection, item, path)
+            collection.put(item, vector, path)
             return collections_pb.UpsertResult(id=item.id)
 
         return [

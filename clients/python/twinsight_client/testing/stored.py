@@ -163,7 +163,7 @@ class MemoryCollection:
     def nearest(self, query: Vector, request: collections_pb.SearchRequest) -> collections_pb.Matches:
         """Returns the items nearest to `query` as the request wants them: the true answer, whatever `exact` says."""
         scored = [
-            (self._score(query, stored.vector), item_id)
+            (float(np.float32(self._score(query, stored.vector))), item_id)  # as it travels, and as `min_score` does
             for item_id, stored in self._items.items()
             if self._meets(item_id, request.filter)
         ]
