@@ -53,10 +53,10 @@ def test_however_batches_are_refused_resuming_writes_every_item(
     rng = random.Random(seed)
     write, message = Collection.upsert, server.gate.message
 
-    def failing(self: Collection, items: Sequence[NewItem], *, checkpoint: Checkpoint | None = None) -> None:
+    def failing(self: Collection, items: Sequence[NewItem], *, checkpoint: Checkpoint | None = None) -> list[bool]:
         if rng.random() < 0.2:
             raise rng.choice([StorageFull("No.", reason="DISK_FULL"), TwinsightError("No.", reason="COMPUTE_FAILED")])
-        write(self, items, checkpoint=checkpoint)
+        return write(self, items, checkpoint=checkpoint)
 
     @contextmanager
     def refusing(stream: Call, method: str, *, collection: str, items: int) -> Iterator[Call]:
