@@ -69,7 +69,7 @@ def index(
 
     An item's id is its file's path under DIR. Its metadata can be searched by: `folder` (the names of the folders on
     the way), `file`, `size`, `mtime_ns`, and `root`, the absolute path of DIR, by which `search --sheet` finds the
-    pictures.
+    pictures. Fields that others wrote to the same items stay.
 
     Run it again to go on after an interruption or to take up changes: files that the server has as they are now are
     skipped. Files and folders that can't be read are listed with the reason, and the exit code is 3; --prune deletes

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from twinsight_client import filters
@@ -213,7 +213,7 @@ class Indexer:
                     self._advance(1)
                 else:
                     self.report.moved += answer.metadata.get("root") != str(picture.root)
-                    yield picture
+                    yield replace(picture, others=answer.metadata)
 
     def _is_sendable(self, picture: Picture) -> bool:
         """Whether the picture can travel at all; otherwise it is put down as skipped."""

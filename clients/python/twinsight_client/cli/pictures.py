@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twinsight_client.results import MetadataValue
@@ -22,12 +22,14 @@ class Picture:
         file: path relative to it, with forward slashes.
         size: bytes.
         mtime_ns: time of the last change, in nanoseconds since 1970.
+        others: fields of its stored item, those that others wrote among them.
     """
 
     root: Path
     file: str
     size: int
     mtime_ns: int
+    others: Mapping[str, MetadataValue] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -35,8 +37,9 @@ class Picture:
         return self.root / self.file
 
     def metadata(self) -> dict[str, MetadataValue]:
-        """Returns the fields of the item made of it; `same_file` and `stored_file` read them."""
+        """Returns the fields of the item made of it; `same_file` and `stored_file` read those of the file."""
         return {
+            **self.others,
             "root": str(self.root),
             "file": self.file,
             "folder": list(Path(self.file).parts[:-1]),
