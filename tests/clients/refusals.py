@@ -177,6 +177,10 @@ REFUSED: dict[str, tuple[Callable[[Client], object], tuple[str, str, str]]] = {
         _find(reduce(lambda left, right: left & right, [YEAR.equals(n) for n in range(256)])),
         (*_FILTER, "filter.all_of.filters[255]"),
     ),
+    "a filter of 11,000 values": (
+        _find(reduce(lambda left, right: left & right, [YEAR.is_in(range(1000))] * 11)),
+        (*_FILTER, "filter.all_of.filters[10].condition.in"),
+    ),
     "a collection with a slash": (_create("a/b"), (_INVALID, "COLLECTION_ID_INVALID", "collection.id")),
     "a collection with a dot before": (_create(".a"), (_INVALID, "COLLECTION_ID_INVALID", "collection.id")),
     "a collection of 65 letters": (_create("a" * 65), (_INVALID, "COLLECTION_ID_INVALID", "collection.id")),

@@ -16,6 +16,7 @@ def _nested(depth: int) -> Filter:
     [
         (_nested(17), "filter", "`filter` is nested over 16 levels deep."),
         (AnyOf((Exists("a"),) * 256), "filter", "`filter` has over 256 nodes."),
+        (AnyOf((In("a", (1,) * 1000),) * 10 + (Equals("a", 1),)), "filter", "`filter` has over 10,000 values."),
         (AllOf(()), "filter.all_of.filters", "must have at least one filter."),
         (Not(AnyOf(())), "filter.not.any_of.filters", "must have at least one filter."),
         (Equals("", 1), "filter.condition.field", "(of 0 bytes) must be 1 to 128 bytes"),

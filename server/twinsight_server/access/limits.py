@@ -132,9 +132,14 @@ class Limiter:
             state.calls += 1
         return None
 
-    def leave(self, caller: Principal) -> None:
-        """Gives back what `enter` took."""
-        self._release(caller, calls=1, streams=0)
+    def leave(self, caller: Principal, *, owed: int = 0) -> None:
+        """Gives back the place that `enter` took.
+
+        Args:
+            caller: who leaves.
+            owed: things beyond those in the call that count, too; the next calls wait for them.
+        """
+        self._release(caller, calls=1, streams=0, owed=owed)
 
     def enter_stream(self, caller: Principal) -> Refusal | None:
         """Takes a place for a stream; returns why not, where there is none."""
@@ -157,13 +162,15 @@ class Limiter:
         with self._changed:
             self._changed.wait(seconds)
 
-    def _release(self, caller: Principal, *, calls: int, streams: int) -> None:
+    def _release(self, caller: Principal, *, calls: int, streams: int, owed: int = 0) -> None:
         if self._is_free(caller):
             return
         with self._changed:
             state = self._states[caller.kind, caller.name]
             state.calls -= calls
             state.streams -= streams
+            for rates in (state.rates, self._all):
+                rates.owe(max(0, owed))
             self._changed.notify_all()
 
     def _is_free(self, caller: Principal) -> bool:
@@ -215,6 +222,11 @@ class _Rates:
         """Counts one call with some items."""
         for what, (bucket, _, _) in self._buckets.items():
             bucket.take(_count(what, items))
+
+    def owe(self, items: int) -> None:
+        """Counts items of a call that was counted."""
+        if "items" in self._buckets:
+            self._buckets["items"][0].take(items)
 
     def are_full(self, now: float) -> bool:
         """Whether they would be the same if they were made anew."""

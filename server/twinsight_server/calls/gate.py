@@ -222,7 +222,7 @@ class Gate:
         try:
             yield
         finally:
-            limiter.leave(caller)
+            limiter.leave(caller, owed=call.owed)
 
     @contextmanager
     def _stream_turn(self, stream: Call) -> Iterator[None]:

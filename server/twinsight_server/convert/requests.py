@@ -12,6 +12,7 @@ from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import types_pb2 as pb
 from twinsight_core.errors import InvalidImage, InvalidInput
 from twinsight_core.filters import (
+    MAX_ALL_VALUES,
     MAX_DEPTH,
     MAX_NODES,
     MAX_VALUES,
@@ -197,15 +198,22 @@ def search_filter(message: pb.Filter, *, field: str = "filter") -> Filter:
     Raises:
         InvalidInput: it is empty somewhere, too deep, or breaks a rule of `twinsight_core.filters`.
     """
-    found = _filter(message, field, depth=1, left=[MAX_NODES])
+    found = _filter(message, field, depth=1, left=_Left())
     check_filter(found, field=field)
     return found
 
 
-def _filter(message: pb.Filter, field: str, *, depth: int, left: list[int]) -> Filter:
-    """Reads a filter; `left` counts down the nodes that may come: a huge one is refused before it is built."""
-    left[0] -= 1
-    if left[0] < 0:
+@dataclass
+class _Left:
+    """What may still come of a filter: a huge one is refused before it is built."""
+
+    nodes: int = MAX_NODES
+    values: int = MAX_ALL_VALUES
+
+
+def _filter(message: pb.Filter, field: str, *, depth: int, left: _Left) -> Filter:
+    left.nodes -= 1
+    if left.nodes < 0:
         raise InvalidInput(f"`filter` has over {MAX_NODES} nodes.", reason="FILTER_INVALID", field=field)
     if depth > MAX_DEPTH:
         raise InvalidInput(f"`filter` is nested deeper than {MAX_DEPTH} levels.", reason="FILTER_INVALID", field=field)
@@ -218,18 +226,18 @@ def _filter(message: pb.Filter, field: str, *, depth: int, left: list[int]) -> F
             inner: pb.Filter = getattr(message, "not")
             return Not(_filter(inner, f"{field}.not", depth=depth + 1, left=left))
         case "condition":
-            return _condition(message.condition, f"{field}.condition")
+            return _condition(message.condition, f"{field}.condition", left)
         case _:
             raise InvalidInput(f"`{field}` is empty.", reason="FILTER_INVALID", field=field)
 
 
-def _members(message: pb.FilterList, field: str, depth: int, left: list[int]) -> tuple[Filter, ...]:
+def _members(message: pb.FilterList, field: str, depth: int, left: _Left) -> tuple[Filter, ...]:
     return tuple(
         _filter(one, f"{field}.filters[{n}]", depth=depth + 1, left=left) for n, one in enumerate(message.filters)
     )
 
 
-def _condition(message: pb.Condition, field: str) -> Filter:
+def _condition(message: pb.Condition, field: str, left: _Left) -> Filter:
     match message.WhichOneof("test"):
         case "equals":
             return Equals(message.field, value(message.equals, field=f"{field}.equals"))
@@ -240,6 +248,11 @@ def _condition(message: pb.Condition, field: str) -> Filter:
                     f"`{field}.in` has {len(values.values)} values; it must have 1 to {MAX_VALUES}.",
                     reason="FILTER_INVALID",
                     field=f"{field}.in",
+                )
+            left.values -= len(values.values)
+            if left.values < 0:
+                raise InvalidInput(
+                    f"`filter` has over {MAX_ALL_VALUES:,} values.", reason="FILTER_INVALID", field=f"{field}.in"
                 )
             members = (value(one, field=f"{field}.in.values[{n}]") for n, one in enumerate(values.values))
             return In(message.field, tuple(members))

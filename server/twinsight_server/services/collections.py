@@ -121,12 +121,13 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
 
     def ListItems(self, request: pb.ListItemsRequest, context: grpc.ServicerContext) -> pb.ListItemsResponse:
         """Reads a page of items."""
-        with self._gate.call(context, "ListItems", collection=request.collection) as call:
+        with self._gate.call(context, "ListItems", collection=request.collection, items=1) as call:
             return check_size(self._reader.page(request, call), self._config.max_message_bytes)
 
     def DeleteItems(self, request: pb.DeleteItemsRequest, context: grpc.ServicerContext) -> pb.DeleteItemsResponse:
         """Deletes items."""
-        with self._gate.call(context, "DeleteItems", collection=request.collection, items=len(request.ids)) as call:
+        items = len(request.ids) or 1  # a filter
+        with self._gate.call(context, "DeleteItems", collection=request.collection, items=items) as call:
             return self._writer.delete(request, call)
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
@@ -142,7 +143,8 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
                 matches = self._search(collection, vectors, options)
             call.count(matches)
             call.effect.returned = sum(len(one) for one in matches if not isinstance(one, TwinsightError))
-            call.effect.vectors = request.include_vectors
+            if request.include_vectors:
+                call.effect.vectors, call.owed = True, call.effect.returned - len(matches)
             response = pb.SearchResponse()
             calibration = self._calibration(collection.spec)
             for one in matches:

@@ -93,6 +93,7 @@ class ItemWriter:
             filter_ = requests.search_filter(request.filter)
             count = collection.delete_where(filter_, purge=request.purge)
             call.effect.deleted, call.effect.purged = count, request.purge
+            call.owed = count - 1
             return pb.DeleteItemsResponse(deleted_count=count)
         check_count(len(request.ids), self.max_items, field="ids")
         deleted = collection.delete(request.ids, purge=request.purge)
@@ -152,6 +153,7 @@ class ItemReader:
             max_bytes=self._max_bytes,
         )
         call.effect.returned, call.effect.vectors = len(items), request.include_vectors
+        call.owed = len(items) - 1
         response = pb.ListItemsResponse(next_page_token="" if after is None else str(after))
         self._write(response, items)
         return response

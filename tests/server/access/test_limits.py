@@ -54,6 +54,18 @@ def test_what_is_larger_than_a_second_holds_leaves_a_debt() -> None:
     assert refusal(limiter, a, 1) is None
 
 
+def test_what_a_call_was_given_is_waited_for_by_the_next() -> None:
+    clock = Clock()
+    limiter = Limiter(Share(items_per_s=100), Share(items_per_s=10), clock=clock)
+    a = caller("a")
+    assert limiter.enter(a, 1) is None
+    limiter.leave(a, owed=49)
+    assert refusal(limiter, a, 1) == ("KEY_ITEM_RATE", 4.1)
+    assert refusal(limiter, caller("b"), 1) is None
+    clock.now += 4.1
+    assert refusal(limiter, a, 1) is None
+
+
 def test_more_things_than_a_call_may_have_count_as_so_many() -> None:
     clock = Clock()
     limiter = Limiter(Share(items_per_s=10), Share(), most_items=20, clock=clock)

@@ -35,6 +35,7 @@ MAX_DEPTH = 16
 """Levels of a filter."""
 MAX_NODES = 256
 MAX_VALUES = 1000
+MAX_ALL_VALUES = 10_000
 """Of `in`."""
 
 _COLLECTION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -111,7 +112,7 @@ def check_metadata(metadata: Mapping[str, types_pb2.Value], *, field: str) -> No
 def check_filter(condition: types_pb2.Filter, *, field: str = "filter") -> None:
     """Raises InvalidArgument where a filter is empty somewhere, too deep, too large, or has a bad name or value."""
     pending = [(condition, field, 1)]
-    nodes = 0
+    nodes = values = 0
     while pending:
         node, path, depth = pending.pop()
         nodes += 1
@@ -130,6 +131,9 @@ def check_filter(condition: types_pb2.Filter, *, field: str = "filter") -> None:
                 pending.append((getattr(node, "not"), f"{path}.not", depth + 1))
             case "condition":
                 _check_condition(node.condition, f"{path}.condition")
+                values += len(getattr(node.condition, "in").values)
+                if values > MAX_ALL_VALUES:
+                    raise refused("FILTER_INVALID", f"{path}.condition.in", f"`{field}` has too many values.")
             case None:
                 raise refused("FILTER_INVALID", path, f"`{path}` is empty.")
 
