@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Iterator
@@ -118,7 +119,10 @@ def test_who_is_not_known_is_refused_before_the_message_has_come(guarded: Guarde
     with unsent(guarded.server.address, EMBED, 1, metadata) as (call,), pytest.raises(grpc.RpcError) as refused:
         next(call)
     assert reason(status_of(refused.value)) == "CREDENTIALS_INVALID"
-    assert '"method":"Embed","collection":null,"items":0,"code":"UNAUTHENTICATED"' in guarded.audit_file.read_text()
+    noted = [json.loads(line) for line in guarded.audit_file.read_text().splitlines()]
+    refusals = [one for one in noted if one["code"] == "UNAUTHENTICATED"]
+    assert {(one["method"], one["collection"], one["items"]) for one in refusals} == {("Embed", None, 0)}
+    assert all(one["unproven"] for one in refusals)
 
 
 def test_a_token_that_comes_for_the_first_time_is_answered_as_it_is_later(guarded: Guarded) -> None:

@@ -2,7 +2,7 @@
 
     {"time": "2026-03-01T12:00:00.123456Z", "event": "call", "caller": "key:phone", "peer": "ipv4:10.0.0.7:51234",
      "method": "UpsertItems", "collection": "photos", "items": 32, "written": 31, "deleted": 0, "purged": false,
-     "returned": 0, "vectors": false, "code": "OK", "reason": "", "request_id": "6f1c..."}
+     "returned": 0, "vectors": false, "code": "OK", "reason": "", "unproven": "", "request_id": "6f1c..."}
 
 It says who did what to what: what was asked for, and what came of it (`Effect`). Vectors, pictures, metadata, ids of
 items and tokens are never in it. Each line is written at once and whole, so that several threads, or processes, may
@@ -92,7 +92,16 @@ class AuditLog:
             ) from error
 
     def write(
-        self, about: About, effect: Effect, *, caller: str, peer: str, code: str, reason: str, request_id: str
+        self,
+        about: About,
+        effect: Effect,
+        *,
+        caller: str,
+        peer: str,
+        code: str,
+        reason: str,
+        request_id: str,
+        unproven: str = "",
     ) -> None:
         """Writes a line. A disk that takes none does not keep the server from answering; the log says so once.
 
@@ -104,6 +113,7 @@ class AuditLog:
             code: the status that it was answered with.
             reason: stable word for a failure; empty: there is none.
             request_id: as in the log.
+            unproven: why the caller's credential is not good; empty: that is not what is wrong.
         """
         line = _line(
             {
@@ -116,6 +126,7 @@ class AuditLog:
                 **asdict(effect),
                 "code": code,
                 "reason": reason,
+                "unproven": unproven,
                 "request_id": request_id,
             }
         )

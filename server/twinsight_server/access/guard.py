@@ -22,7 +22,7 @@ from pathlib import Path
 from twinsight_core.errors import PermissionDenied, Unauthenticated
 from twinsight_server.access.keys import PREFIX, KeyRing, read_keys
 from twinsight_server.access.methods import RULES
-from twinsight_server.access.principals import ANYONE, Principal
+from twinsight_server.access.principals import ANYONE, Principal, Unproven
 from twinsight_server.access.watched import WatchedFiles
 from twinsight_server.access.web_tokens import TokenVerifier, VerificationKey, public_keys, secret_key
 
@@ -86,13 +86,13 @@ class Guard:
         """
         if self.is_open:
             return ANYONE
-        token = _credential(metadata)
-        principal = self._principal(token) if token else None
-        if principal is None:
+        try:
+            return self._principal(_credential(metadata))
+        except Unproven as why:
+            # The cause is for the log and the audit log: who calls is told the same whatever it is.
             raise Unauthenticated(
                 "This server asks for a token, and the call has none that is valid.", reason="CREDENTIALS_INVALID"
-            )
-        return principal
+            ) from why
 
     def knows(self, metadata: Metadata) -> bool:
         """Whether a digest is enough to tell that a caller may come in; if not, `identify` may still know it.
@@ -101,11 +101,12 @@ class Guard:
         """
         if self.is_open:
             return True
-        token = _credential(metadata)
-        if token is None:
+        try:
+            token = _credential(metadata)
+            if token.startswith(PREFIX):
+                return self._keys is not None and bool(self._keys.latest.principal(token, self._now()))
+        except Unproven:
             return False
-        if token.startswith(PREFIX):
-            return self._keys is not None and self._keys.latest.principal(token, self._now()) is not None
         return self._verifiers is not None and self._verifiers.latest.remembers(token, self._clock())
 
     @staticmethod
@@ -137,10 +138,14 @@ class Guard:
                 field="collection",
             )
 
-    def _principal(self, token: str) -> Principal | None:
+    def _principal(self, token: str) -> Principal:
         if token.startswith(PREFIX):
-            return self._keys.current().principal(token, self._now()) if self._keys else None
-        return self._verifiers.current().principal(token, self._clock()) if self._verifiers else None
+            if self._keys is None:
+                raise Unproven("an API key, and the server takes none")
+            return self._keys.current().principal(token, self._now())
+        if self._verifiers is None:
+            raise Unproven("no API key, and the server takes no JWT")
+        return self._verifiers.current().principal(token, self._clock())
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
@@ -158,15 +163,12 @@ class _Verifiers:
         known = self._remembered.get(_digest(token))
         return known is not None and now < known.until
 
-    def principal(self, token: str, now: float) -> Principal | None:
+    def principal(self, token: str, now: float) -> Principal:
         digest = _digest(token)
         known = self._remembered.get(digest)
         if known is not None and now < known.until:
             return known.principal
-        checked = self._verifier.principal(token)
-        if checked is None:
-            return None
-        principal, expires = checked
+        principal, expires = self._verifier.principal(token)
         with self._adding:
             self._remembered.pop(digest, None)
             if len(self._remembered) >= _MOST_REMEMBERED:
@@ -199,8 +201,12 @@ def _verifiers(tokens: JwtSettings) -> WatchedFiles[_Verifiers]:
     return WatchedFiles([path for path, _ in readers], parse, reason="JWT_KEY_UNREADABLE")
 
 
-def _credential(metadata: Metadata) -> str | None:
-    """Returns the one token of a call; None: there is none, or more than one, of which none can tell which counts."""
+def _credential(metadata: Metadata) -> str:
+    """Returns the one token of a call.
+
+    Raises:
+        Unproven: there is none, or more than one, of which none can tell which counts.
+    """
     found: list[str] = []
     for key, value in metadata:
         if key == "authorization":
@@ -208,4 +214,6 @@ def _credential(metadata: Metadata) -> str | None:
             found.append(token.strip() if scheme.lower() == "bearer" else "")
         elif key == "x-api-key":
             found.append(str(value) if str(value).startswith(PREFIX) else "")
-    return found[0] if len(found) == 1 and found[0] else None
+    if len(found) != 1 or not found[0]:
+        raise Unproven("no token" if len(found) < 2 else "more than one token")
+    return found[0]

@@ -28,7 +28,7 @@ from pathlib import Path
 from twinsight_core.errors import StartupError
 from twinsight_core.host.whole_files import rewrite_whole, rewriting
 from twinsight_core.json_fields import OPTIONAL, JsonFields
-from twinsight_server.access.principals import Grant, Principal, Share, read_grants
+from twinsight_server.access.principals import Grant, Principal, Share, Unproven, read_grants
 
 PREFIX = "tws_"
 """Begins every key: by it scanners find those that leaked, and the server tells them from JWTs."""
@@ -66,10 +66,18 @@ class KeyRing:
             one.sha256: (Principal("key", name, one.grants, one.share), one.expires) for name, one in keys.items()
         }
 
-    def principal(self, key: str, now: datetime) -> Principal | None:
-        """Returns whose key it is; None: nobody's, or it has expired."""
+    def principal(self, key: str, now: datetime) -> Principal:
+        """Returns whose key it is.
+
+        Raises:
+            Unproven: nobody's, or it has expired.
+        """
         principal, expires = self._known.get(digest(key), (None, None))
-        return None if expires is not None and now >= expires else principal
+        if principal is None:
+            raise Unproven("no such key")
+        if expires is not None and now >= expires:
+            raise Unproven(f"{principal} expired at {expires.isoformat(timespec='seconds')}")
+        return principal
 
 
 def digest(key: str) -> str:

@@ -23,6 +23,10 @@ _MOST_GRANTS = 64
 _MOST_PATTERNS = 64
 
 
+class Unproven(Exception):
+    """Why a credential is not good: for the log and the audit log alone, and never for who sent it."""
+
+
 @dataclass(frozen=True)
 class Grant:
     """Rights on some collections.

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import JsonFields
-from twinsight_server.access.principals import Principal, read_grants
+from twinsight_server.access.principals import Principal, Unproven, read_grants
 
 log = structlog.stdlib.get_logger("twinsight.access")
 
@@ -75,20 +75,28 @@ class TokenVerifier:
         self._issuer = issuer
         self._audience = audience
 
-    def principal(self, token: str) -> tuple[Principal, float] | None:
-        """Returns whom a token stands for, and until when (seconds since 1970); None: it is not good."""
+    def principal(self, token: str) -> tuple[Principal, float]:
+        """Returns whom a token stands for, and until when (seconds since 1970).
+
+        Raises:
+            Unproven: it is not good.
+        """
         try:
             key_id = jwt.get_unverified_header(token).get("kid", "")
         except (jwt.PyJWTError, ValueError):
-            return None
+            raise Unproven("no JWT") from None
+        why, of_claims = "JWT: no key of that name", ""
         for key in self._keys:
             if key_id and key.key_id and key.key_id != key_id:
                 continue
             try:
                 return self._verified(token, key)
-            except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
-                continue
-        return None
+            except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError):
+                why = "JWT: signed by none of the keys"
+            except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
+                text = str(error)[:200]
+                of_claims = f"JWT: {text if text.isprintable() else repr(text)}"  # its signature is good
+        raise Unproven(of_claims or why)
 
     def _verified(self, token: str, key: VerificationKey) -> tuple[Principal, float]:
         claims: dict[str, object] = jwt.decode(

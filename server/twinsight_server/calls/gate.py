@@ -26,7 +26,7 @@ from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavail
 from twinsight_server.access.audit import About, Effect
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
-from twinsight_server.access.principals import ANYONE
+from twinsight_server.access.principals import ANYONE, Unproven
 from twinsight_server.calls.call import Call
 from twinsight_server.calls.idle_streams import IdleStreams
 from twinsight_server.calls.invocation import deadline_of, request_id_of
@@ -274,7 +274,7 @@ class Gate:
         if not context.add_callback(over):  # over before it began
             over()
         failure: status_pb2.Status | None = None
-        reason = ""
+        reason = why = ""
         try:
             self._check_open()
             call.check_alive()
@@ -282,6 +282,7 @@ class Gate:
             yield call
         except TwinsightError as error:
             failure, reason = status_of(error, request_id=call.request_id), error.reason
+            why = _unproven(error)
             if code_of(error) is grpc.StatusCode.INTERNAL:
                 log.exception("call failed", request_id=call.request_id, method=method)
         except grpc.RpcError:
@@ -300,12 +301,12 @@ class Gate:
             trailing = (("x-request-id", call.request_id), *times)
             context.set_trailing_metadata(trailing)
             name = _CODE_NAMES[failure.code if failure else 0]
-            self._note(method, call, stages, name)
-            self._audit(call, about, name, reason)
+            self._note(method, call, stages, name, why)
+            self._audit(call, about, name, reason, why)
         if failure:
             context.abort_with_status(abort_status(failure, trailing))
 
-    def _note(self, method: str, call: Call, stages: Mapping[str, float], name: str) -> None:
+    def _note(self, method: str, call: Call, stages: Mapping[str, float], name: str, why: str) -> None:
         """Counts the call and logs it."""
         self._metrics.answered(method, name, stages=stages, outcomes=call.outcomes)
         if _plain_log.isEnabledFor(logging.INFO):
@@ -317,24 +318,25 @@ class Gate:
                 caller=str(call.caller),
                 peer=call.peer,
                 items=dict(call.outcomes),
+                **({"unproven": why} if why else {}),
                 **{f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in stages.items()},
             )
 
     @contextmanager
     def _audited(self, call: Call, about: About) -> Iterator[None]:
         """Notes what becomes of the block."""
-        code, reason = grpc.StatusCode.INTERNAL, ""
+        code, reason, why = grpc.StatusCode.INTERNAL, "", ""
         try:
             yield
             code = grpc.StatusCode.OK
         except TwinsightError as error:
-            code, reason = code_of(error), error.reason
+            code, reason, why = code_of(error), error.reason, _unproven(error)
             raise
         finally:
-            self._audit(call, about, code.name, reason)
+            self._audit(call, about, code.name, reason, why)
             call.effect = Effect()
 
-    def _audit(self, call: Call, about: About, code: str, reason: str) -> None:
+    def _audit(self, call: Call, about: About, code: str, reason: str, why: str) -> None:
         if self._access.audit:
             self._access.audit.write(
                 about,
@@ -343,6 +345,7 @@ class Gate:
                 peer=call.peer,
                 code=code,
                 reason=reason,
+                unproven=why,
                 request_id=call.request_id,
             )
 
@@ -353,6 +356,11 @@ def _turn_came(slots: Slots, waiting: Call) -> bool:
         if slots.take(step_s):
             return True
     return False
+
+
+def _unproven(error: TwinsightError) -> str:
+    """Why a caller's credential is not good; empty where that is not what is wrong."""
+    return str(error.__cause__) if isinstance(error.__cause__, Unproven) else ""
 
 
 def _gone(call: Call) -> status_pb2.Status:

@@ -17,7 +17,7 @@ from twinsight_core.errors import PermissionDenied, StartupError, Unauthenticate
 from twinsight_server.access.guard import Guard, JwtSettings
 from twinsight_server.access.keys import ApiKey, changing, digest, new_key, read_keys
 from twinsight_server.access.methods import RULES
-from twinsight_server.access.principals import ANYONE, Grant, Principal, Right, Share
+from twinsight_server.access.principals import ANYONE, Grant, Principal, Right, Share, Unproven
 from twinsight_server.access.watched import WatchedFiles
 
 SECRET = "a secret of more than thirty-two bytes"  # noqa: S105 - of these tests alone
@@ -290,6 +290,33 @@ def test_a_token_of_which_anything_is_wrong_is_refused(tmp_path: Path, change: d
     assert guard.identify(bearer(jwt.encode(claims(), SECRET, "HS256"))).name == "alice"
     with pytest.raises(Unauthenticated):
         guard.identify(bearer(jwt.encode(claims(**change), SECRET, "HS256")))
+
+
+def test_the_log_is_told_what_the_caller_is_not(tmp_path: Path, file: Path) -> None:
+    now = datetime.now(UTC)
+    old = add(file, "old", "read", expires=now - timedelta(hours=1))
+    keys, tokens = Guard(keys=file), jwt_guard(tmp_path, secret=True)
+
+    def why(guard: Guard, *metadata: tuple[str, str | bytes]) -> str:
+        with pytest.raises(Unauthenticated) as refused:
+            guard.identify(metadata)
+        assert isinstance(refused.value.__cause__, Unproven)
+        return str(refused.value.__cause__)
+
+    def signed(secret: str = SECRET, **change: object) -> list[tuple[str, str | bytes]]:
+        return bearer(jwt.encode(claims(**change), secret, "HS256"))
+
+    assert why(keys) == "no token"
+    assert why(keys, *bearer(old), *bearer(old)) == "more than one token"
+    assert why(keys, *bearer(new_key())) == "no such key"
+    assert why(keys, *bearer(old)).startswith("key:old expired at 20")
+    assert why(keys, *signed()) == "no API key, and the server takes no JWT"
+    assert why(tokens, *bearer(old)) == "an API key, and the server takes none"
+    assert why(tokens, *bearer("a.b.c")) == "no JWT"
+    assert why(tokens, *signed(SECRET * 2)) == "JWT: signed by none of the keys"
+    assert why(tokens, *signed(exp=now - timedelta(minutes=1))) == "JWT: Signature has expired"
+    assert "Audience" in why(tokens, *signed(aud="other"))
+    assert why(tokens, *signed(sub="a\nb")).startswith("JWT: `sub` must be")
 
 
 @pytest.mark.parametrize(
