@@ -27,6 +27,7 @@ from twinsight.v1 import collection_service_pb2, inference_service_pb2, model_se
 from twinsight_client import (
     AsyncClient,
     Client,
+    ItemId,
     NewItem,
     NotFound,
     PermissionDenied,
@@ -89,6 +90,15 @@ class Access:
 
     def client(self, token: str | None) -> Client:
         return Client(self.server.address, token=token, retry=ONCE, timeout_s=30)
+
+    def knows(self, key: str) -> bool:
+        """Whether the server has read a key that was made meanwhile."""
+        try:
+            with self.client(key) as client:
+                client.list_models()
+        except Unauthenticated:
+            return False
+        return True
 
     def audit(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
@@ -330,6 +340,26 @@ def test_the_audit_log_tells_who_did_what_and_holds_no_contents(access: Access) 
     text = json.dumps([{name: value for name, value in one.items() if name != "time"} for one in access.audit()])
     for hidden in ("a-telling-id", "alice", "0.25", access.writer, "tws_"):
         assert hidden not in text
+
+
+def test_who_may_search_finds_items_and_is_given_no_vector(access: Access) -> None:
+    key = new_key(access.file, "finder", "search", "photos*")
+    until(lambda: access.knows(key))
+    with access.client(key) as finder:
+        for query in ([1.0, 0.0], ItemId("a")):
+            (matches,) = finder.search("photos", [query], top_k=1).values()
+            assert [(one.id, one.vector) for one in matches] == [("a", None)]
+        assert [one.id for one in finder.list_collections()] == ["photos"]
+        assert finder.get_collection("photos").dimension == 2
+        for refused in (
+            lambda: finder.search("photos", [[1.0, 0.0]], include_vectors=True),
+            lambda: finder.get_items("photos", ["a"]),
+            lambda: list(finder.list_items("photos")),
+        ):
+            with pytest.raises(PermissionDenied, match="needs the right `read` on collection `photos`"):
+                refused()
+        with pytest.raises(PermissionDenied, match="needs the right `search` on collection `secret`"):
+            finder.search("secret", [[1.0, 0.0]])
 
 
 def test_the_audit_log_tells_who_took_templates_and_who_erased(access: Access) -> None:

@@ -42,7 +42,9 @@ def keys() -> None:
 @keys.command()
 @_file
 @click.option("--name", required=True, help="What it is called in logs.")
-@click.option("--rights", required=True, help="Some of read, write and admin, with commas between.")
+@click.option(
+    "--rights", required=True, help="Some of search, read, write and admin, with commas between; read has search in it."
+)
 @click.option(
     "--collections",
     default="",

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from twinsight_core.errors import PermissionDenied, Unauthenticated
 from twinsight_server.access.keys import PREFIX, KeyRing, read_keys
-from twinsight_server.access.methods import RULES
+from twinsight_server.access.methods import RULES, Rule
 from twinsight_server.access.principals import ANYONE, Principal, Unproven
 from twinsight_server.access.watched import WatchedFiles
 from twinsight_server.access.web_tokens import TokenVerifier, VerificationKey, public_keys, secret_key
@@ -110,20 +110,21 @@ class Guard:
         return self._verifiers is not None and self._verifiers.latest.remembers(token, self._clock())
 
     @staticmethod
-    def check(principal: Principal, method: str, collection: str | None) -> None:
+    def check(principal: Principal, method: str, collection: str | None, *, rule: Rule | None = None) -> None:
         """Checks that a caller may do something.
 
         Args:
             principal: who calls.
             method: its name.
             collection: the one that the request names; None: it names none.
+            rule: what is needed; None: the method's own.
 
         Raises:
             PermissionDenied: the right is missing.
             KeyError, TypeError: the method has no rule, or the collection was not given: a fault of the server's, which
                 lets nobody through.
         """
-        rule = RULES[method]
+        rule = rule or RULES[method]
         if not rule.on_collection:
             if not principal.may_somewhere(rule.right):
                 raise PermissionDenied(f"{method} needs the right `{rule.right}`.", reason="RIGHT_MISSING")

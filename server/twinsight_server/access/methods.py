@@ -22,8 +22,9 @@ class Rule:
     on_collection: bool
 
 
-_RUN, _READ, _WRITE, _ADMIN = (
-    Rule("read", on_collection=False),
+_RUN, _SEARCH, _READ, _WRITE, _ADMIN = (
+    Rule("search", on_collection=False),
+    Rule("search", on_collection=True),
     Rule("read", on_collection=True),
     Rule("write", on_collection=True),
     Rule("admin", on_collection=True),
@@ -38,11 +39,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "Detect": _RUN,
         "ListModels": _RUN,
         "GetModel": _RUN,
-        "ListCollections": _RUN,  # shows those that the caller may read
-        "GetCollection": _READ,
+        "ListCollections": _RUN,  # shows those that the caller may search
+        "GetCollection": _SEARCH,
         "GetItems": _READ,
         "ListItems": _READ,
-        "Search": _READ,
+        "Search": _SEARCH,  # with their vectors `VECTORS`
         "UpsertItems": _WRITE,
         "IngestItems": _WRITE,
         "DeleteItems": _WRITE,
@@ -51,3 +52,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     }
 )
 """By the method's name, which no two services share."""
+
+VECTORS = _READ
+"""Of a Search for the vectors of what it finds."""

@@ -1,7 +1,8 @@
 """Callers, and what they may do.
 
 A grant gives rights on the collections whose ids match its patterns. A right holds by itself: who may `write` may not
-for that reason `read`. `read` in any grant, even one without collections, is the right to run the models.
+for that reason `read`; but `read` has `search` in it, which finds items and gives nobody their vectors. `search` in any
+grant, even one without collections, is the right to run the models.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Final, Literal, TypeAlias
 
 from twinsight_core.json_fields import JsonFields
 
-Right: TypeAlias = Literal["read", "write", "admin"]
-RIGHTS: Final[tuple[Right, ...]] = ("read", "write", "admin")
+Right: TypeAlias = Literal["search", "read", "write", "admin"]
+RIGHTS: Final[tuple[Right, ...]] = ("search", "read", "write", "admin")
 
 _PATTERN = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,128}")
 """What ids of collections are made of, and the wildcards `*`, `?` and `[...]`."""
@@ -58,9 +59,13 @@ class Grant:
         compiled = re.compile("|".join(map(fnmatch.translate, self.collections)) or "(?!)")
         object.__setattr__(self, "_matches", compiled)
 
+    def has(self, right: Right) -> bool:
+        """Whether it gives a right, on whichever collections."""
+        return right in self.rights or (right == "search" and "read" in self.rights)
+
     def holds(self, right: Right, collection: str) -> bool:
         """Whether it gives a right on a collection."""
-        return right in self.rights and self._matches.match(collection) is not None
+        return self.has(right) and self._matches.match(collection) is not None
 
     @classmethod
     def from_fields(cls, fields: JsonFields) -> Grant:
@@ -141,11 +146,11 @@ class Principal:
 
     def may_somewhere(self, right: Right) -> bool:
         """Whether it has a right at all."""
-        return any(right in grant.rights for grant in self.grants)
+        return any(grant.has(right) for grant in self.grants)
 
-    def may_read(self, collection: str) -> bool:
+    def may_know(self, collection: str) -> bool:
         """Whether it may know of a collection."""
-        return self.may("read", collection)
+        return self.may("search", collection)
 
 
 ANYONE = Principal("anyone", "", (Grant(frozenset(RIGHTS), ("*",)),))

@@ -26,6 +26,7 @@ from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavail
 from twinsight_server.access.audit import About, Effect
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
+from twinsight_server.access.methods import Rule
 from twinsight_server.access.principals import ANYONE, Unproven
 from twinsight_server.calls.call import Call
 from twinsight_server.calls.idle_streams import IdleStreams
@@ -115,6 +116,14 @@ class Gate:
             with self._turn(call, items), self._slot(self._calls, "CALLS_FULL"):
                 yield call
                 call.check_alive()  # so that the metrics tell what the caller saw
+
+    def require(self, call: Call, method: str, collection: str, rule: Rule) -> None:
+        """Checks what a call needs beyond its method's rule, for what it asks for.
+
+        Raises:
+            PermissionDenied: the caller lacks the right.
+        """
+        self._access.guard.check(call.caller, method, collection, rule=rule)
 
     @contextmanager
     def stream(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:

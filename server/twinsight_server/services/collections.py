@@ -16,6 +16,7 @@ from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
+from twinsight_server.access.methods import VECTORS
 from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls.call import Call
 from twinsight_server.calls.gate import Gate
@@ -60,7 +61,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     ) -> pb.GetCollectionResponse:
         """Describes one collection."""
         with self._gate.call(context, "GetCollection", collection=request.collection) as call:
-            collection = self._catalog.get(request.collection, visible=call.caller.may_read)
+            collection = self._catalog.get(request.collection, visible=call.caller.may_know)
             collection.check_usable()
             return pb.GetCollectionResponse(collection=_description(collection))
 
@@ -76,7 +77,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
                     if isinstance(one, DataLoss)
                     else _description(one)
                     for name, one in self._catalog.list()
-                    if call.caller.may_read(name)
+                    if call.caller.may_know(name)
                 ]
             )
 
@@ -85,7 +86,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     ) -> pb.DeleteCollectionResponse:
         """Deletes a collection."""
         with self._gate.call(context, "DeleteCollection", collection=request.collection) as call:
-            self._catalog.delete(request.collection, visible=call.caller.may_read)
+            self._catalog.delete(request.collection, visible=call.caller.may_know)
             return pb.DeleteCollectionResponse()
 
     def UpsertItems(self, request: pb.UpsertItemsRequest, context: grpc.ServicerContext) -> pb.UpsertItemsResponse:
@@ -133,7 +134,9 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
         """Finds the nearest items. All queries go through the index in one call."""
         with self._gate.call(context, "Search", collection=request.collection, items=len(request.queries)) as call:
-            collection = self._catalog.get(request.collection, visible=call.caller.may_read)
+            collection = self._catalog.get(request.collection, visible=call.caller.may_know)
+            if request.include_vectors:
+                self._gate.require(call, "Search", request.collection, VECTORS)
             check_count(len(request.queries), self._config.max_images, field="queries")
             check_digest(request.vector_model_digest, collection.spec.model_digest, of=f"`{collection.spec.id}`")
             options = self._options(request)

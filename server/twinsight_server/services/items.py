@@ -36,7 +36,7 @@ class ItemWriter:
 
     def collection(self, name: str, call: Call) -> Collection:
         """Returns a collection; where there is none, the error names those that the caller may read."""
-        return self._catalog.get(name, visible=call.caller.may_read)
+        return self._catalog.get(name, visible=call.caller.may_know)
 
     def write(
         self, name: str, messages: Sequence[pb.NewItem], digest: str, checkpoint: Checkpoint | None, call: Call
@@ -115,7 +115,7 @@ class ItemReader:
 
     def get(self, request: pb.GetItemsRequest, call: Call) -> pb.GetItemsResponse:
         """Reads items by id."""
-        collection = self._catalog.get(request.collection, visible=call.caller.may_read)
+        collection = self._catalog.get(request.collection, visible=call.caller.may_know)
         check_count(len(request.ids), self._max_items, field="ids")
         items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
         response = pb.GetItemsResponse()
@@ -131,7 +131,7 @@ class ItemReader:
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
         """Reads a page; the token is the sequence number after which the next one starts."""
-        collection = self._catalog.get(request.collection, visible=call.caller.may_read)
+        collection = self._catalog.get(request.collection, visible=call.caller.may_know)
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInput(
                 f"`page_size` (={request.page_size}) must be 0 to {MAX_PAGE}.",

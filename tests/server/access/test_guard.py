@@ -107,7 +107,7 @@ def test_a_written_file_reads_as_it_was(file: Path) -> None:
     ("change", "said"),
     [
         ({"grants": []}, "`grants` must have 1 to 64 entries"),
-        ({"grants": [{"rights": ["all"], "collections": ["*"]}]}, "`rights` must be some of `read`, `write`, `admin`"),
+        ({"grants": [{"rights": ["all"], "collections": ["*"]}]}, "`rights` must be some of `search`, `read`, `write`, `admin`"),
         ({"grants": [{"rights": ["read"], "collections": ["a/b"]}]}, "must be ids of collections"),
         ({"grants": [{"rights": ["read"], "collection": ["a"]}]}, "`keys.a.grants[0].collection` is unknown"),
         ({"sha256": "12"}, "`keys.a.sha256` must be 64 hexadecimal digits"),
@@ -154,7 +154,7 @@ def test_changed_files_count_and_broken_ones_do_not(tmp_path: Path) -> None:
 
 def test_each_right_is_for_itself_and_for_the_collections_it_names() -> None:
     one = Principal("key", "a", (Grant(frozenset({"read"}), ("photos*", "b?")), Grant(frozenset({"write"}), ("in",))))
-    assert [name for name in ("photos", "photos2", "b1", "b", "in", "xphotos") if one.may_read(name)] == [
+    assert [name for name in ("photos", "photos2", "b1", "b", "in", "xphotos") if one.may_know(name)] == [
         "photos",
         "photos2",
         "b1",
@@ -162,13 +162,17 @@ def test_each_right_is_for_itself_and_for_the_collections_it_names() -> None:
     assert one.may("write", "in")
     assert not one.may("read", "in")
     assert not one.may_somewhere("admin")
-    assert not Principal("key", "b", (Grant(frozenset({"read"}), ()),)).may_read("")
+    finder = Principal("key", "c", (Grant(frozenset({"search"}), ("photos",)),))
+    assert finder.may_know("photos")
+    assert finder.may_somewhere("search")
+    assert not finder.may("read", "photos")
+    assert not Principal("key", "b", (Grant(frozenset({"read"}), ()),)).may_know("")
 
 
 def test_a_refusal_is_the_same_for_what_exists_and_what_does_not_and_a_forgotten_method_lets_nobody_through() -> None:
     one = Principal("key", "a", (Grant(frozenset({"read"}), ("photos",)),))
     Guard.check(one, "Search", "photos")
-    with pytest.raises(PermissionDenied, match=r"^Search needs the right `read` on collection `secret`\.$"):
+    with pytest.raises(PermissionDenied, match=r"^Search needs the right `search` on collection `secret`\.$"):
         Guard.check(one, "Search", "secret")
     with pytest.raises(PermissionDenied, match=r"^UpsertItems needs the right `write` on collection `photos`\.$"):
         Guard.check(one, "UpsertItems", "photos")
@@ -241,7 +245,7 @@ def test_a_token_is_known_by_its_signers_public_key(tmp_path: Path, algorithm: s
         token = jwt.encode(claims(), KEYS[algorithm], algorithm, headers)
         who = guard.identify(bearer(token))
         assert (who.kind, who.name) == ("jwt", "alice")
-        assert who.may_read("photos1")
+        assert who.may_know("photos1")
         assert guard.identify(bearer(token)) is who, "it was remembered"
     if form == "jwks":
         with pytest.raises(Unauthenticated):
