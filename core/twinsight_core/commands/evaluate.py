@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,6 +30,7 @@ from twinsight_core.training.findings import (
     embedding_findings,
     pair_findings,
 )
+from twinsight_core.training.pairs import uncounted
 from twinsight_core.training.report import Findings, write_report
 
 DETECTION_BATCH = 8
@@ -113,7 +115,8 @@ def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad
     if package.card.task == "embedding":
         if pairs is not None:
             scored, listed, images = scored_pairs(package, data, pairs, skip_bad=skip_bad)
-            return pair_findings(scored, listed.folds, rows=listed.sides, images=images, files=listed.files)
+            findings = pair_findings(scored, listed.folds, rows=listed.sides, images=images, files=listed.files)
+            return replace(findings, protocol=findings.protocol + uncounted(listed))
         read = class_pictures(package, data, skip_bad=skip_bad)
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)

@@ -5,6 +5,8 @@
     LFW's pairs.txt           tab-separated: `NAME 1 4` for a same pair, `NAME 1 OTHER 2` for another; the first line
                               says how many folds there are and how many pairs of each kind a fold has
 
+A pair that is listed again, in either order, counts once: rates would be taken for those of more pairs than there are.
+
 Source of the second: Huang et al., "Labeled Faces in the Wild", 2007, README of View 2.
 """
 
@@ -37,6 +39,7 @@ class PairList:
         right: [count] int64, index into `files`.
         same: [count] bool.
         folds: [count] int64, the protocol's folds, from 0; None where the list has none.
+        repeats: lines that listed one of the pairs again, and were left out.
     """
 
     files: tuple[str, ...]
@@ -44,6 +47,7 @@ class PairList:
     right: np.ndarray
     same: np.ndarray
     folds: np.ndarray | None
+    repeats: int = 0
 
     @property
     def sides(self) -> np.ndarray:
@@ -52,7 +56,7 @@ class PairList:
 
 
 def read_pairs(path: Path, files: Sequence[str]) -> PairList:
-    """Reads a list of pairs.
+    """Reads a list of pairs; of those that are listed again the first is kept.
 
     Args:
         path: the list.
@@ -72,6 +76,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
     read = _lfw(lines) if _LFW_HEAD.fullmatch(lines[0].strip()) else _table(lines)
     there, flaws, good = set(files), [], []
     said: dict[frozenset[str], tuple[int, bool]] = {}
+    repeats = 0
     for number, pair in read:
         if isinstance(pair, str):
             flaws.append(f"line {number}: {pair}")
@@ -89,6 +94,8 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
                 f"line {number}: it contradicts line {first}, which has `{left}` and `{right}` as "
                 f"{'the same' if before else 'different'}"
             )
+        elif first != number:
+            repeats += 1
         else:
             good.append(pair)
     if flaws or not good:
@@ -113,6 +120,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         right=np.array([places[pair[1]] for pair in good]),
         same=np.array([pair[2] for pair in good]),
         folds=None if None in folds else np.array(folds, np.int64),
+        repeats=repeats,
     )
 
 
@@ -134,6 +142,7 @@ def without(pairs: PairList, files: Collection[str]) -> PairList:
         right=right,
         same=pairs.same[kept],
         folds=None if pairs.folds is None else pairs.folds[kept],
+        repeats=pairs.repeats,
     )
 
 
@@ -290,6 +299,16 @@ def _identities_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndar
     return dealt
 
 
+def uncounted(pairs: PairList) -> str:
+    """Returns what a list holds that tells nothing, in sentences, each after a blank; empty if nothing."""
+    told = ""
+    if pairs.repeats:
+        told += f" {pairs.repeats} lines list a pair again and are left out: each pair counts once."
+    if alike := int((pairs.left == pairs.right).sum()):
+        told += f" {alike} of the same pairs are of a picture with itself, which any model tells."
+    return told
+
+
 def caveats(pairs: PairList, dealt: int) -> str:
     """Returns what must be known of parts that `deal` made, in sentences, each after a blank; empty if nothing.
 
@@ -297,9 +316,9 @@ def caveats(pairs: PairList, dealt: int) -> str:
         pairs: the list.
         dealt: pairs that are in a part.
     """
+    told = uncounted(pairs)
     if pairs.folds is not None:
-        return ""
-    told = ""
+        return told
     if (apart := len(pairs.same) - dealt) > 0:
         told += f" Of the list's {len(pairs.same)} pairs {apart} different ones are left out: they link two parts."
     if one_identity(pairs) != {PurePosixPath(file).parent for file in pairs.files}:

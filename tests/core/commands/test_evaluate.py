@@ -70,14 +70,18 @@ def test_pictures_of_a_list_that_can_not_be_read_are_left_out_where_that_is_aske
         Pillow.fromarray(np.full((40, 40, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
     (tmp_path / "5.png").write_bytes(b"no picture")
     pairs = tmp_path / "pairs.csv"
-    pairs.write_text("0.png,1.png,1\n2.png,3.png,1\n4.png,5.png,1\n0.png,2.png,0\n1.png,4.png,0\n3.png,5.png,0\n")
+    pairs.write_text(
+        "0.png,1.png,1\n2.png,3.png,1\n1.png,0.png,1\n4.png,5.png,1\n0.png,2.png,0\n1.png,4.png,0\n3.png,5.png,0\n"
+    )
     arguments = ("--model", models / "embedding", "--data", tmp_path, "--pairs", pairs, "--json")
     done = run(*arguments)
     assert done.exit_code == 1
     assert "1 pictures can't be read, which --skip-bad leaves out:\n  5.png: " in done.stderr
     done = run(*arguments, "--skip-bad")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["protocol"].startswith("2 same and 2 different pairs, as listed.")
+    protocol = json.loads(done.stdout)["protocol"]
+    assert protocol.startswith("2 same and 2 different pairs, as listed.")
+    assert "1 lines list a pair again and are left out" in protocol
     done = CliRunner().invoke(calibrate, [str(one) for one in (*arguments[:-1], "--skip-bad")])
     assert "which --skip-bad leaves out" not in done.stderr  # so few pairs can't be fitted
     assert done.exit_code == 1

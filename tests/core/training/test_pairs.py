@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.training.pairs import PairList, caveats, deal, halves, read_pairs, without
+from twinsight_core.training.pairs import PairList, caveats, deal, halves, read_pairs, uncounted, without
 
 FILES = ("a/a_0001.jpg", "a/a_0002.jpg", "b/b_0001.jpg", "b/b_0003.jpg")
 
@@ -41,6 +41,23 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
         text = f"\ufeff{head}{FILES[0]},{FILES[1]},1\n{FILES[0]},{FILES[2]},0\n"
         assert len(read_pairs(listed(tmp_path, text), FILES).same) == 2
     assert len(read_pairs(listed(tmp_path, "\ufeff1\t1\na\t1\t2\na\t1\tb\t3\n"), FILES).same) == 2
+
+
+def test_a_pair_that_is_listed_again_counts_once(tmp_path: Path) -> None:
+    text = (
+        f"{FILES[0]},{FILES[1]},1,0\n{FILES[1]},{FILES[0]},1,1\n{FILES[0]},{FILES[2]},0,0\n"
+        f"{FILES[0]},{FILES[1]},1,0\n{FILES[3]},{FILES[3]},1,1\n"
+    )
+    pairs = read_pairs(listed(tmp_path, text), FILES)
+    assert pairs.folds is not None
+    assert pairs.sides.tolist() == [[0, 1], [0, 2], [3, 3]]
+    assert (pairs.same.tolist(), pairs.folds.tolist()) == ([True, False, True], [0, 0, 1])
+    told = (
+        " 2 lines list a pair again and are left out: each pair counts once. 1 of the same pairs are of a picture with "
+        "itself, which any model tells."
+    )
+    assert uncounted(pairs) == caveats(pairs, 3) == told
+    assert uncounted(without(pairs, [FILES[3]])) == told.partition(" 1 of")[0]
 
 
 def test_the_list_of_lfw(tmp_path: Path) -> None:
