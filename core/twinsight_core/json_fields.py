@@ -121,6 +121,10 @@ class JsonFields:
         """Returns a list of finite numbers."""
         return tuple(one.number("value") for one in self._each(name))
 
+    def number_lists(self, name: str) -> tuple[tuple[float, ...], ...]:
+        """Returns a list of lists of finite numbers."""
+        return tuple(one.number_list("value") for one in self._each(name))
+
     def _each(self, name: str) -> list[JsonFields]:
         values = self._values[name]
         if not isinstance(values, list):

@@ -70,7 +70,8 @@ def evaluate(
 
     A classifier: top-1 and top-5 accuracy, recall of each class, calibration. An embedding: Recall@K, R-precision,
     MAP@R; verification with AUC, EER and TAR at FAR; N-way one-shot where classes come in groups; over a list of pairs
-    also the accuracy over its folds. A detector: COCO's average precision.
+    also the accuracy over its folds. A detector: COCO's average precision; with --skip-bad nothing counts that is found
+    where a box with a flaw is, and pictures are left out in which such a box covers nothing.
     """
     package = find_package(model, models_dir)
     _check_options(package, annotations)

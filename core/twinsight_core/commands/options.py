@@ -29,6 +29,10 @@ _EXCLUDE = click.option(
     help="File with the classes to leave out of everything, one name a line: those of a test set, say.",
 )
 
+_FLAWED_BOXES = (
+    " A box with a flaw is a region that does not count then; where it covers nothing, its picture is left out."
+)
+
 
 def told(command: Callable[P, None]) -> Callable[P, None]:
     """Makes a command end with a message and exit status 1 where it fails for a reason that is the user's to mend."""
@@ -218,7 +222,11 @@ def run_options(
             help="Validations without a better score after which training ends; 0: it never ends early. The best "
             "weights are kept either way.",
         ),
-        click.option("--skip-bad", is_flag=True, help="Leave out what can't be read instead of stopping."),
+        click.option(
+            "--skip-bad",
+            is_flag=True,
+            help=f"Leave out what can't be read instead of stopping.{'' if class_folders else _FLAWED_BOXES}",
+        ),
         click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
         click.option(
             "--seed",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Of the benchmark: detections of one picture and class that count, and the number of the whole range of areas.
 MAX_DETECTIONS = 100
 _ALL_AREAS = 0
+ANY_CLASS = -1
+"""Label of a region in which no detection counts, whatever its class."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class TrueBoxes:
         height_px: height of the picture.
         width_px: width of the picture.
         ignored_boxes: [regions, 4] float, regions such as crowds: what is found in them is neither right nor wrong.
-        ignored_labels: [regions] integer, class of what is not counted there.
+        ignored_labels: [regions] integer, class of what is not counted there, or ANY_CLASS.
     """
 
     boxes: np.ndarray
@@ -137,7 +139,7 @@ def detection_score(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], *, 
     boxes = sum(len(one.labels) for one in truth)
     if not boxes:
         raise ValueError("`truth` must hold a box: there is nothing to find.")
-    of_truth = (labels for one in truth for labels in (one.labels, one.ignored_labels))
+    of_truth = (labels for one in truth for labels in (one.labels, one.ignored_labels[one.ignored_labels != ANY_CLASS]))
     for labels in (*of_truth, *(one.labels for one in found)):
         if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
             raise ValueError(
@@ -169,8 +171,8 @@ def _precision(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], classes:
         ) from error
     # It prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
-        wanted = _data_set(truth, [_annotations(one) for one in truth], classes)
-        evaluation = COCOeval(wanted, _data_set(truth, [_annotations(one) for one in found], classes), "bbox")
+        wanted = _data_set(truth, [_annotations(one, classes) for one in truth], classes)
+        evaluation = COCOeval(wanted, _data_set(truth, [_annotations(one, classes) for one in found], classes), "bbox")
         evaluation.params.maxDets = [1, 10, MAX_DETECTIONS]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -187,12 +189,16 @@ class _Annotations(NamedTuple):
     crowd: np.ndarray
 
 
-def _annotations(one: TrueBoxes | FoundBoxes) -> _Annotations:
+def _annotations(one: TrueBoxes | FoundBoxes, classes: int) -> _Annotations:
     if isinstance(one, FoundBoxes):
         return _Annotations(one.boxes, one.labels, one.scores, np.zeros(len(one.labels), np.int64))
-    labels = np.concatenate([one.labels, one.ignored_labels])
+    of_any = one.ignored_labels == ANY_CLASS
+    labels = np.concatenate(
+        [one.labels, one.ignored_labels[~of_any], np.tile(np.arange(classes), np.count_nonzero(of_any))]
+    )
+    boxes = [one.boxes, one.ignored_boxes[~of_any], np.repeat(one.ignored_boxes[of_any], classes, axis=0)]
     crowd = (np.arange(len(labels)) >= len(one.labels)).astype(np.int64)
-    return _Annotations(np.concatenate([one.boxes, one.ignored_boxes]), labels, np.ones(len(labels)), crowd)
+    return _Annotations(np.concatenate(boxes), labels, np.ones(len(labels)), crowd)
 
 
 def _data_set(truth: Sequence[TrueBoxes], boxes: Sequence[_Annotations], classes: int) -> COCO:

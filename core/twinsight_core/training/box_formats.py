@@ -28,7 +28,7 @@ class MarkedBox(NamedTuple):
     """One thing as its annotation has it.
 
     Attributes:
-        label: name of its class.
+        label: name of its class; empty where that can't be told.
         corners: x_min, y_min, x_max, y_max in pixels of the picture.
         ignored: it is a region that is neither to be found nor background: COCO's `iscrowd`, VOC's `difficult`.
     """
@@ -45,15 +45,33 @@ class MarkedPicture(NamedTuple):
         file: its path inside the source.
         size: width and height that the annotation claims; None if it does not.
         boxes: what is in it.
+        unplaced: something is in it of which nobody knows where.
     """
 
     file: str
     size: tuple[int, int] | None
     boxes: tuple[MarkedBox, ...]
+    unplaced: bool = False
 
 
-def voc_pictures(files: Files, image_set: str | None) -> tuple[list[MarkedPicture], list[str]]:
-    """Returns the pictures of a set in the layout of Pascal VOC, and what is wrong with the others.
+class MarkedSet(NamedTuple):
+    """What the annotations of a set say.
+
+    Attributes:
+        pictures: those that are there.
+        flaws: what is wrong with them, with things in them and with other pictures, a sentence each.
+        missing: how many other pictures there are, of which none can be used.
+        classes: names of the classes by number, where the format has a list of them.
+    """
+
+    pictures: list[MarkedPicture]
+    flaws: list[str]
+    missing: int
+    classes: tuple[str, ...] = ()
+
+
+def voc_pictures(files: Files, image_set: str | None) -> MarkedSet:
+    """Returns what a set in the layout of Pascal VOC says.
 
     Source: Everingham et al., "The PASCAL Visual Object Classes Challenge 2012 Development Kit", section 7.
 
@@ -68,16 +86,17 @@ def voc_pictures(files: Files, image_set: str | None) -> tuple[list[MarkedPictur
     written = _by_lower_suffix(files.shown)
     pictures: list[MarkedPicture] = []
     flaws: list[str] = []
-    for name in _voc_names(files, root, image_set, written):
+    names = _voc_names(files, root, image_set, written)
+    for name in names:
         try:
             pictures.append(_voc_picture(files, root, name, written, flaws))
         except ValueError as error:
             flaws.append(str(error))
-    return pictures, flaws
+    return MarkedSet(pictures, flaws, missing=len(names) - len(pictures))
 
 
-def coco_pictures(annotations: Path, files: Files) -> tuple[list[MarkedPicture], list[str], list[str]]:
-    """Returns the pictures of a COCO file, what is wrong with the others, and its categories by their ids.
+def coco_pictures(annotations: Path, files: Files) -> MarkedSet:
+    """Returns what a COCO file says; the classes are its categories by their ids.
 
     Source: "COCO data format", cocodataset.org.
 
@@ -92,7 +111,7 @@ def coco_pictures(annotations: Path, files: Files) -> tuple[list[MarkedPicture],
     flaws: list[str] = []
     try:
         names = {number: one.text("name") for number, one in _by_id(content, "categories").items()}
-        pictures = _coco_marked(files, content, names, flaws)
+        pictures, missing = _coco_marked(files, content, names, flaws)
     except (ValueError, KeyError) as error:
         raise TrainingError(f"{annotations}: not a COCO file: {_told(error)}", reason="DATA_UNREADABLE") from error
     classes = [names[one] for one in sorted(names)]
@@ -103,7 +122,7 @@ def coco_pictures(annotations: Path, files: Files) -> tuple[list[MarkedPicture],
             f"{annotations}: the names of the categories must differ, and none may be empty; {what}.",
             reason="CLASSES_INVALID",
         )
-    return pictures, flaws, classes
+    return MarkedSet(pictures, flaws, missing, tuple(classes))
 
 
 def voc_lists(files: Files) -> frozenset[str]:
@@ -195,23 +214,24 @@ def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str],
         width, height = (_number(file, size, side) for side in ("width", "height"))
         # Some tools write zeros where they do not know.
         claimed = (int(width), int(height)) if width > 0 and height > 0 else None
-    boxes = []
+    boxes, unplaced = [], False
     for one in tree.iter("object"):
         try:
             boxes.append(_voc_box(file, one))
         except ValueError as error:
             flaws.append(str(error))
-    return MarkedPicture(file=picture, size=claimed, boxes=tuple(boxes))
+            unplaced = True
+    flaws.extend(f"{file}: an object has no name." for one in boxes if not one.label)
+    return MarkedPicture(file=picture, size=claimed, boxes=tuple(boxes), unplaced=unplaced)
 
 
 def _voc_box(file: str, thing: ET.Element) -> MarkedBox:
+    """Returns one thing; raises ValueError where it has no place."""
     corners = thing.find("bndbox")
     if corners is None:
         raise ValueError(f"{file}: an object has no bndbox.")
     x_min, y_min, x_max, y_max = (_number(file, corners, side) for side in ("xmin", "ymin", "xmax", "ymax"))
     label = (thing.findtext("name") or "").strip()
-    if not label:
-        raise ValueError(f"{file}: an object has no name.")
     difficult = (thing.findtext("difficult") or "").strip() not in ("", "0")
     return MarkedBox(label=label, corners=(x_min, y_min, x_max, y_max), ignored=difficult)
 
@@ -260,23 +280,39 @@ def _json(path: Path) -> JsonFields:
         raise TrainingError(f"{path}: not a COCO file: {error}", reason="DATA_UNREADABLE") from error
 
 
-def _coco_marked(files: Files, content: JsonFields, names: dict[int, str], flaws: list[str]) -> list[MarkedPicture]:
+def _coco_marked(
+    files: Files, content: JsonFields, names: dict[int, str], flaws: list[str]
+) -> tuple[list[MarkedPicture], int]:
+    """Returns the pictures that are there, and how many are not; what is wrong goes to `flaws`."""
     ends = _by_end(files.names)
     boxes: dict[int, list[MarkedBox]] = defaultdict(list)
+    unplaced: set[int] = set()
     images = _by_id(content, "images")
     for number, one in enumerate(content.objects("annotations")):
         try:
-            image, box = _coco_box(one, images.keys(), names)
-            boxes[image].append(box)
+            image = _coco_number(one, "image_id", images, "picture")
         except (ValueError, KeyError) as error:
             flaws.append(f"annotations[{number}]: {_told(error)}")
+            continue
+        label = ""
+        try:
+            label = names[_coco_number(one, "category_id", names, "category")]
+        except (ValueError, KeyError) as error:
+            flaws.append(f"annotations[{number}]: {_told(error)}")
+        try:
+            crowd = "iscrowd" in one and bool(one.number("iscrowd"))
+            boxes[image].append(MarkedBox(label=label, corners=_coco_corners(one), ignored=crowd))
+        except (ValueError, KeyError) as error:
+            flaws.append(f"annotations[{number}]: {_told(error)}")
+            unplaced.add(image)
     found = []
     for number, one in images.items():
         try:
-            found.append(_coco_picture(one, ends, tuple(boxes[number])))
+            picture = _coco_picture(one, ends, tuple(boxes[number]))
+            found.append(picture._replace(unplaced=number in unplaced))
         except (ValueError, KeyError) as error:
             flaws.append(f"picture {number}: {_told(error)}")
-    return found
+    return found, len(images) - len(found)
 
 
 def _by_id(content: JsonFields, name: str) -> dict[int, JsonFields]:
@@ -293,19 +329,27 @@ def _by_id(content: JsonFields, name: str) -> dict[int, JsonFields]:
     return found
 
 
-def _coco_box(fields: JsonFields, images: Container[int], names: dict[int, str]) -> tuple[int, MarkedBox]:
-    """Returns the id of the picture that a box is in, and the box."""
-    image, category = (fields.integer(name, least=0, most=MAX_ID) for name in ("image_id", "category_id"))
-    corners = fields.number_list("bbox")
-    if image not in images:
-        raise ValueError(f"`image_id` (={image}) is no picture's.")
-    if category not in names:
-        raise ValueError(f"`category_id` (={category}) is no category's.")
-    if len(corners) != 4:
-        raise ValueError(f"`bbox` (={list(corners)}) must be 4 numbers.")
-    x, y, width, height = corners
-    crowd = "iscrowd" in fields and bool(fields.number("iscrowd"))
-    return image, MarkedBox(label=names[category], corners=(x, y, x + width, y + height), ignored=crowd)
+def _coco_number(fields: JsonFields, name: str, known: Container[int], what: str) -> int:
+    number = fields.integer(name, least=0, most=MAX_ID)
+    if number not in known:
+        raise ValueError(f"`{name}` (={number}) is no {what}'s.")
+    return number
+
+
+def _coco_corners(fields: JsonFields) -> tuple[float, float, float, float]:
+    """Returns the corners of a thing's box; where it has none, the bounds of its polygons."""
+    box = fields.number_list("bbox") if "bbox" in fields else ()
+    if len(box) == 4:
+        x, y, width, height = box
+        return x, y, x + width, y + height
+    if box or "segmentation" not in fields:
+        raise ValueError(f"`bbox` (={list(box)}) must be 4 numbers." if "bbox" in fields else "`bbox` is missing.")
+    polygons = fields.number_lists("segmentation")
+    if not polygons or any(len(one) < 6 or len(one) % 2 for one in polygons):
+        raise ValueError("`bbox` is missing, and `segmentation` must be polygons of three points at least.")
+    across = [place for one in polygons for place in one[::2]]
+    down = [place for one in polygons for place in one[1::2]]
+    return min(across), min(down), max(across), max(down)
 
 
 def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]) -> MarkedPicture:

@@ -1,7 +1,7 @@
 """Pictures with boxes, checked and decoded: Pascal VOC folders and COCO files, from a folder or a zip.
 
 1. Every annotation is read (`box_formats`) and checked: its picture is there, its labels are known, its boxes lie in
-   the picture.
+   the picture. Boxes that reach beyond its edge are cut there.
 2. Every picture is decoded by `twinsight_core.images.decode`, so that training sees exactly what serving sees.
 3. All that is wrong is told at once, or left out where the caller says so; nothing is trained before.
 
@@ -9,7 +9,9 @@ Corners are taken as edges, as today's tools write them. In the first VOC sets a
 counted from 1: there the boxes come out up to a pixel smaller than they were drawn.
 
 Crowds (COCO's `iscrowd`) and difficult things (VOC's `difficult`) are regions to be ignored: they are not to be found,
-what is found in them is not wrong, and training does not take what lies in them for background.
+what is found in them is not wrong, and training does not take what lies in them for background. What something is wrong
+with and is to be left out becomes such a region, too, where it covers some of the picture; where it covers nothing, the
+thing may be anywhere, and its picture is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,16 +27,19 @@ from typing import NamedTuple
 import numpy as np
 
 from twinsight_core.errors import InvalidImage, TrainingError
+from twinsight_core.evaluation.detection import ANY_CLASS
 from twinsight_core.host.cores import core_count
 from twinsight_core.images import Preprocessing, decode, upright_size
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
-from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, coco_pictures, voc_pictures
+from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, MarkedSet, coco_pictures, voc_pictures
 from twinsight_core.training.files import Files, check_names, in_chunks
 
 _LOG = logging.getLogger(__name__)
 
 SLACK_PX = 1.0
 """Tools round: a corner this far outside the picture is put back on its edge."""
+LEAST_LEFT, LEAST_LEFT_PX = 0.5, 1.0
+"""Share of a box, and columns and rows of it, that must lie in the picture: less is more likely another picture's."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,14 @@ class BoxedImages:
         images: [count, height, width, 3] uint8, RGB, 0..255.
         boxes: [count, boxes, 4] float32, x_min, y_min, x_max, y_max in fractions of the picture, 0..1; zeros where
             there are no more.
-        labels: [count, boxes] int32, index into `classes`; 0 where there are no more.
+        labels: [count, boxes] int32, index into `classes`, ANY_CLASS of some regions; 0 where there are no more.
         valid: [count, boxes] bool, which of them are things to be found.
         ignored: [count, boxes] bool, which of the others are regions to be ignored.
         sizes: [count, 2] int32, height and width of the picture as it was, in pixels.
         classes: names of the classes.
         files: [count] path of each picture inside its source.
         skipped: what was left out because something is wrong with it, a sentence each.
+        left_out: how many pictures of the set were left out.
     """
 
     images: np.ndarray
@@ -63,6 +69,7 @@ class BoxedImages:
     classes: tuple[str, ...]
     files: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.files)
@@ -87,16 +94,17 @@ def read_voc(
         image_set: name of the list to read ("train"); None reads every annotation.
         classes: names of the classes by number; None takes those that occur, sorted.
         max_boxes: boxes to pad to; None takes the most that a picture holds.
-        skip_bad: leave out pictures and boxes that something is wrong with.
+        skip_bad: leave out what something is wrong with; see the module.
 
     Raises:
         TrainingError: there is no such set, or something is wrong with it and is not to be left out; all of it is told.
         ValueError: `preprocessing.fit` is another.
     """
     files = Files(path)
-    marked, flaws = voc_pictures(files, image_set)
-    known = classes if classes is not None else sorted({box.label for one in marked for box in one.boxes})
-    return _load(files, marked, flaws, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
+    marked = voc_pictures(files, image_set)
+    named = {box.label for one in marked.pictures for box in one.boxes} - {""}
+    known = classes if classes is not None else sorted(named)
+    return _load(files, marked, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
 
 
 def read_coco(
@@ -118,7 +126,7 @@ def read_coco(
         preprocessing: how pictures become pixels; `fit` must be "stretch", which leaves fractions as they are.
         classes: names of the classes by number; None takes those of the file, by their ids.
         max_boxes: boxes to pad to; None takes the most that a picture holds.
-        skip_bad: leave out pictures and boxes that something is wrong with.
+        skip_bad: leave out what something is wrong with; see the module.
 
     Raises:
         TrainingError: a file is missing or no COCO file, or something is wrong with the set and is not to be left out;
@@ -126,9 +134,9 @@ def read_coco(
         ValueError: `preprocessing.fit` is another.
     """
     files = Files(pictures)
-    marked, flaws, categories = coco_pictures(annotations, files)
-    known = classes if classes is not None else categories
-    return _load(files, marked, flaws, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
+    marked = coco_pictures(annotations, files)
+    known = classes if classes is not None else marked.classes
+    return _load(files, marked, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
 
 
 class _Wanted(NamedTuple):
@@ -147,9 +155,11 @@ class _Checked(NamedTuple):
         file: its path inside the source.
         size: height and width as it was.
         boxes: [boxes, 4] float32, fractions.
-        labels: [boxes] int32.
+        labels: [boxes] int32, ANY_CLASS where that is not known.
         ignored: [boxes] bool.
-        flaws: what is wrong with boxes that are not among these.
+        flaws: what is wrong with boxes.
+        cut: boxes that were cut at the picture's edge.
+        unplaced: something is in the picture of which nobody knows where.
     """
 
     file: str
@@ -158,9 +168,11 @@ class _Checked(NamedTuple):
     labels: np.ndarray
     ignored: np.ndarray
     flaws: tuple[str, ...]
+    cut: int
+    unplaced: bool
 
 
-def _load(files: Files, marked: Sequence[MarkedPicture], flaws: Sequence[str], wanted: _Wanted) -> BoxedImages:
+def _load(files: Files, marked: MarkedSet, wanted: _Wanted) -> BoxedImages:
     if wanted.preprocessing.fit != "stretch":
         raise ValueError(f"`fit` (={wanted.preprocessing.fit!r}) must be 'stretch' for pictures with boxes.")
     if len(wanted.classes) > MAX_CLASSES:
@@ -168,10 +180,14 @@ def _load(files: Files, marked: Sequence[MarkedPicture], flaws: Sequence[str], w
             f"{files.path}: there are {len(wanted.classes)} classes; there may be {MAX_CLASSES}.",
             reason="CLASSES_TOO_MANY",
         )
-    check_names(files.path, (one.file for one in marked))
+    check_names(files.path, (one.file for one in marked.pictures))
     first: dict[str, MarkedPicture] = {}
-    again = [one.file for one in marked if first.setdefault(one.file, one) is not one]
-    told = [*flaws, *(f"{file}: a second annotation is of this picture." for file in again)]
+    told = list(marked.flaws)
+    for one in marked.pictures:
+        if (before := first.setdefault(one.file, one)) is not one:
+            told.append(f"{one.file}: a second annotation is of this picture.")
+            more = tuple(box._replace(ignored=True) for box in one.boxes)
+            first[one.file] = before._replace(boxes=(*before.boxes, *more), unplaced=before.unplaced or one.unplaced)
     images, kept = _decoded(files, tuple(first.values()), wanted, told)
     if told and not wanted.skip_bad:
         raise TrainingError(_all_flaws(files.path, told), reason="BOXES_UNUSABLE")
@@ -181,7 +197,10 @@ def _load(files: Files, marked: Sequence[MarkedPicture], flaws: Sequence[str], w
         raise TrainingError(f"{files.path}: nothing is marked in any picture.", reason="BOXES_NONE")
     if told:
         _LOG.warning("%s", _all_flaws(files.path, told))
-    return _padded(images, kept, told, wanted)
+    if cut := sum(one.cut for one in kept):
+        _LOG.info("%s: %d boxes reach beyond their pictures and are cut at the edge", files.path, cut)
+    left_out = marked.missing + len(first) - len(kept)
+    return replace(_padded(images, kept, wanted), skipped=tuple(told), left_out=left_out)
 
 
 def _decoded(
@@ -203,12 +222,13 @@ def _decoded(
                     continue
                 images[len(kept)], checked = result
                 told.extend(f"{one.file}: {flaw}" for flaw in checked.flaws)
-                kept.append(checked)
+                if not checked.unplaced:
+                    kept.append(checked)
     return images[: len(kept)], kept
 
 
 def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple[np.ndarray, _Checked] | str:
-    """Returns a picture's pixels and those of its boxes that are right, or what is wrong with the picture."""
+    """Returns a picture's pixels and what is in it, or what is wrong with the picture."""
     if isinstance(encoded, str):
         return encoded
     try:
@@ -218,20 +238,27 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
     width, height = upright_size(encoded)
     if one.size is not None and one.size != (width, height):
         return f"the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
-    labels, boxes, ignored, flaws = [], [], [], []
+    labels, boxes, ignored, flaws, cut, unplaced = [], [], [], [], 0, one.unplaced
     for box in one.boxes:
-        corners = np.array(box.corners, np.float64) / [width, height, width, height]
-        fractions = np.clip(corners, 0.0, 1.0).astype(np.float32)
-        flaw = _box_flaw(box, width, height, wanted.classes)
+        corners = np.array(box.corners, np.float64)
+        # Corners that are swapped still say where the thing is.
+        x_min, x_max, y_min, y_max = *np.sort(corners[::2]), *np.sort(corners[1::2])
+        within = np.clip([x_min, y_min, x_max, y_max], 0.0, [width, height, width, height])
+        fractions = (within / [width, height, width, height]).astype(np.float32)
+        covers = bool((fractions[2:] > fractions[:2]).all())
+        flaw = _box_flaw(box, within, width, height, wanted.classes)
         # A box in the slack, or far below a pixel.
-        if not flaw and not (fractions[2:] > fractions[:2]).all():
+        if not flaw and not covers:
             flaw = "has no area left in the picture"
         if flaw:
             flaws.append(f"box {', '.join(f'{corner:g}' for corner in box.corners)} ({box.label}) {flaw}.")
-        else:
-            labels.append(wanted.classes.index(box.label))
-            boxes.append(fractions)
-            ignored.append(box.ignored)
+        if not covers:
+            unplaced = True
+            continue
+        labels.append(wanted.classes.index(box.label) if box.label in wanted.classes else ANY_CLASS)
+        boxes.append(fractions)
+        ignored.append(box.ignored or bool(flaw) or not box.label)
+        cut += not flaw and _sticks_out(box, width, height)
     if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
         return f"{len(labels)} boxes; at most {wanted.max_boxes} are taken."
     return pixels, _Checked(
@@ -241,22 +268,41 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         labels=np.array(labels, np.int32),
         ignored=np.array(ignored, np.bool_),
         flaws=tuple(flaws),
+        cut=cut,
+        unplaced=unplaced,
     )
 
 
-def _box_flaw(box: MarkedBox, width: int, height: int, classes: tuple[str, ...]) -> str:
-    """Returns what is wrong with a box; empty if nothing is."""
+def _box_flaw(box: MarkedBox, within: np.ndarray, width: int, height: int, classes: tuple[str, ...]) -> str:
+    """Returns what is wrong with a box; empty if nothing is, or its lack of a label, which is told already.
+
+    Args:
+        box: as its annotation has it.
+        within: [4] float64, what of it lies in the picture, x_min, y_min, x_max, y_max in pixels.
+        width: of the picture.
+        height: of the picture.
+        classes: names that it may have.
+    """
     x_min, y_min, x_max, y_max = box.corners
-    if box.label not in classes:
+    if box.label and box.label not in classes:
         return "has an unknown label"
     if x_max <= x_min or y_max <= y_min:
         return "has no area"
-    if min(x_min, y_min) < -SLACK_PX or x_max > width + SLACK_PX or y_max > height + SLACK_PX:
-        return f"lies outside the picture of {width}x{height}"
+    if _sticks_out(box, width, height):
+        left = within[2:] - within[:2]
+        if not left.all():
+            return f"lies outside the picture of {width}x{height}"
+        if left.min() < LEAST_LEFT_PX or left.prod() < LEAST_LEFT * (x_max - x_min) * (y_max - y_min):
+            return f"lies for the most part outside the picture of {width}x{height}"
     return ""
 
 
-def _padded(images: np.ndarray, kept: Sequence[_Checked], told: Sequence[str], wanted: _Wanted) -> BoxedImages:
+def _sticks_out(box: MarkedBox, width: int, height: int) -> bool:
+    x_min, y_min, x_max, y_max = box.corners
+    return min(x_min, y_min) < -SLACK_PX or x_max > width + SLACK_PX or y_max > height + SLACK_PX
+
+
+def _padded(images: np.ndarray, kept: Sequence[_Checked], wanted: _Wanted) -> BoxedImages:
     count, most = len(kept), wanted.max_boxes or max(1, *(len(one.labels) for one in kept))
     boxes, labels = np.zeros((count, most, 4), np.float32), np.zeros((count, most), np.int32)
     valid, ignored = np.zeros((count, most), np.bool_), np.zeros((count, most), np.bool_)
@@ -273,7 +319,6 @@ def _padded(images: np.ndarray, kept: Sequence[_Checked], told: Sequence[str], w
         sizes=np.array([one.size for one in kept], np.int32),
         classes=wanted.classes,
         files=tuple(one.file for one in kept),
-        skipped=tuple(told),
     )
 
 

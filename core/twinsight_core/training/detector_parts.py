@@ -137,7 +137,7 @@ def _lists(
     names = (training_set or TRAINING_SET, test_set or TEST_SET)
     if not asked and not voc_lists(files).issuperset(names):
         return None
-    train, test = ({one.file for one in voc_pictures(files, name)[0]} for name in names)
+    train, test = ({one.file for one in voc_pictures(files, name).pictures} for name in names)
     shared = sorted(train & test)
     if shared:
         more = f" and {len(shared) - _NAMED_FILES} more" if len(shared) > _NAMED_FILES else ""

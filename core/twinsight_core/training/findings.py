@@ -13,7 +13,7 @@ from PIL import ImageDraw
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score, log_softmax
-from twinsight_core.evaluation.detection import FoundBoxes, TrueBoxes, detection_score
+from twinsight_core.evaluation.detection import ANY_CLASS, FoundBoxes, TrueBoxes, detection_score
 from twinsight_core.evaluation.one_shot import one_shot_score
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.evaluation.verification import Roc, roc_curve, verification_score
@@ -293,7 +293,8 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
         mistakes.append(Mistake(pictures, caption))
     return Findings(
         protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision; "
-        "ap_50 is at an overlap of 0.50.",
+        "ap_50 is at an overlap of 0.50."
+        + (f" {data.left_out} pictures of the set can't be used and are left out." if data.left_out else ""),
         scores=scores,
         figures={
             "Precision and recall at an overlap of 0.50": lines_figure(
@@ -316,7 +317,8 @@ def _counted(truth: TrueBoxes, found: FoundBoxes) -> np.ndarray:
     union = _areas(found.boxes)[:, None] + _areas(truth.boxes) - own
     is_thing = ((own >= OVERLAP * union) & (found.labels[:, None] == truth.labels)).any(axis=1)
     within = _common(found.boxes, truth.ignored_boxes) >= OVERLAP * _areas(found.boxes)[:, None]
-    is_ignored = (within & (found.labels[:, None] == truth.ignored_labels)).any(axis=1)
+    is_of_class = (found.labels[:, None] == truth.ignored_labels) | (truth.ignored_labels == ANY_CLASS)
+    is_ignored = (within & is_of_class).any(axis=1)
     counted: np.ndarray = (found.scores >= SURE) & (is_thing | ~is_ignored)
     return counted
 

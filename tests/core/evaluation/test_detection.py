@@ -2,13 +2,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from twinsight_core.errors import StartupError
-from twinsight_core.evaluation.detection import FoundBoxes, TrueBoxes, detection_score
+from twinsight_core.evaluation.detection import ANY_CLASS, FoundBoxes, TrueBoxes, detection_score
 
 
 def true(boxes: list[list[float]], labels: list[int], height_px: int = 100, width_px: int = 100) -> TrueBoxes:
@@ -79,6 +80,19 @@ FOUND_FILE = [
     {"image_id": 8, "category_id": 2, "bbox": [41, 62, 20, 45], "score": 0.50},
     {"image_id": 8, "category_id": 2, "bbox": [0, 0, 20, 45], "score": 0.55},
 ]
+
+
+def test_no_detection_counts_in_a_region_of_any_class() -> None:
+    pytest.importorskip("pycocotools", reason="the extra `train` is not installed")
+    # In the region two things of other classes, surer than those that are right.
+    answer = found([LEFT, LEFT, RIGHT, RIGHT], [0, 1, 0, 1], [0.5, 0.5, 0.9, 0.9])
+    there = true([LEFT, LEFT], [0, 1])
+    region = np.array([RIGHT])
+    for label, scores in ((ANY_CLASS, (1.0, 1.0)), (1, (0.5, 1.0))):
+        truth = replace(there, ignored_boxes=region, ignored_labels=np.array([label]))
+        assert detection_score([truth], [answer], classes=2).class_ap_50 == pytest.approx(scores)
+    with pytest.raises(ValueError, match=r"^`labels` must lie in 0\.\.1; they reach from -2 to -2\.$"):
+        detection_score([replace(truth, ignored_labels=np.array([-2]))], [answer], classes=2)
 
 
 def test_scores_equal_those_of_pycocotools_on_files_of_its_format(

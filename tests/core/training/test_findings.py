@@ -3,6 +3,7 @@ import pytest
 
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.detection import ANY_CLASS
 from twinsight_core.training import findings
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.findings import (
@@ -93,24 +94,27 @@ def test_classes_whose_probabilities_float32_can_not_hold_are_told_apart() -> No
     assert missed["negative_log_likelihood"] == pytest.approx(700)
 
 
-def test_what_is_found_in_regions_to_be_ignored_is_no_mistake() -> None:
+@pytest.mark.parametrize("label", [0, ANY_CLASS])
+def test_what_is_found_in_regions_to_be_ignored_is_no_mistake(label: int) -> None:
     pytest.importorskip("pycocotools")
     thing, region = [0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]
     data = BoxedImages(
         images=np.zeros((2, 20, 20, 3), np.uint8),
         boxes=np.array([[thing, region], [thing, region]], np.float32),
-        labels=np.zeros((2, 2), np.int32),
+        labels=np.array([[0, label]] * 2, np.int32),
         valid=np.array([[True, False]] * 2),
         ignored=np.array([[False, True], [False, False]]),
         sizes=np.full((2, 2), 20, np.int32),
         classes=("cell",),
         files=("crowd.png", "miss.png"),
+        left_out=3,
     )
     answers = np.zeros((2, 4, 6), np.float32)
     # Box, score and label: of the thing, and of two in the region, of which one is not sure.
     answers[0, :3] = [[*thing, 0.9, 0], [0.6, 0.6, 0.8, 0.8, 0.9, 0], [0.6, 0.6, 0.8, 0.8, 0.4, 0]]
-    mistakes = detection_findings(answers, data, which="two").mistakes
-    assert [one.caption for one in mistakes] == [
+    findings = detection_findings(answers, data, which="two")
+    assert findings.protocol.endswith(" 3 pictures of the set can't be used and are left out.")
+    assert [one.caption for one in findings.mistakes] == [
         "miss.png: 1 things (green), 0 found (red)",
         "crowd.png: 1 things (green), 1 found (red), 1 regions ignored (yellow)",
     ]

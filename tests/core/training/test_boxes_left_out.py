@@ -1,0 +1,135 @@
+"""What becomes of things whose boxes are not as they should be: never background."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from twinsight_core.errors import TrainingError
+from twinsight_core.evaluation.detection import ANY_CLASS
+from twinsight_core.images import Preprocessing
+from twinsight_core.training.boxes import BoxedImages, read_coco, read_voc
+
+SIZE = Preprocessing(height_px=25, width_px=30)
+CLASSES = ("cat", "dog")
+
+Thing = Mapping[str, object]
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Pillow.new("RGB", (120, 100)).save(file, "PNG")
+    return file.getvalue()
+
+
+def coco(folder: Path, *things: Thing) -> BoxedImages:
+    """Reads the set of `made`, leaving out what is bad."""
+    return read_coco(*made(folder, *things), preprocessing=SIZE, skip_bad=True)
+
+
+def made(folder: Path, *things: Thing) -> tuple[Path, Path]:
+    """Writes a picture of 120x100 for each thing and a last one with a good thing; returns annotations and pictures."""
+    every = [*things, {"bbox": [10, 10, 20, 20]}]
+    (folder / "set").mkdir()
+    for number in range(len(every)):
+        (folder / "set" / f"{number}.png").write_bytes(picture())
+    content = {
+        "images": [{"id": number, "file_name": f"{number}.png"} for number in range(len(every))],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": number, "image_id": number, "category_id": 2, **thing} for number, thing in enumerate(every)
+        ],
+    }
+    (folder / "truth.json").write_text(json.dumps(content))
+    return folder / "truth.json", folder / "set"
+
+
+@pytest.mark.parametrize(
+    ("thing", "corners"),
+    [
+        ({"bbox": [100, 10, 23, 30]}, (100, 10, 120, 40)),
+        ({"bbox": [-2, 10, 20, 30]}, (0, 10, 18, 40)),
+        ({"bbox": [-10, -10, 140, 120]}, (0, 0, 120, 100)),
+        ({"segmentation": [[30, 20, 60, 20, 60, 70], [10, 30, 12, 30, 12, 33]]}, (10, 20, 60, 70)),
+        ({"bbox": [], "segmentation": [[30, 20, 60, 20, 130, 70]]}, (30, 20, 120, 70)),
+    ],
+)
+def test_boxes_are_cut_at_the_edge_and_polygons_have_bounds(
+    thing: Thing, corners: tuple[int, ...], tmp_path: Path
+) -> None:
+    annotations, pictures = made(tmp_path, thing)
+    data = read_coco(annotations, pictures, preprocessing=SIZE)
+    assert (data.valid.tolist(), data.labels.tolist(), data.skipped) == ([[True], [True]], [[1], [1]], ())
+    np.testing.assert_allclose(data.boxes[0, 0], np.array(corners) / [120, 100, 120, 100], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("thing", "label", "corners", "flaw"),
+    [
+        ({"bbox": [100, 10, 45, 30]}, 1, (100, 10, 120, 40), "lies for the most part outside the picture of 120x100."),
+        ({"bbox": [-1.2, 10, 2, 30]}, 1, (0, 10, 0.8, 40), "lies for the most part outside the picture of 120x100."),
+        ({"bbox": [50, 50, -20, -10]}, 1, (30, 40, 50, 50), "(dog) has no area."),
+        ({"bbox": [5, 5, 10, 10], "category_id": 7}, ANY_CLASS, (5, 5, 15, 15), "`category_id` (=7) is no category's."),
+    ],
+)
+def test_what_is_wrong_and_covers_some_of_the_picture_is_ignored(
+    thing: Thing, label: int, corners: tuple[float, ...], flaw: str, tmp_path: Path
+) -> None:
+    data = coco(tmp_path, thing)
+    assert (data.valid.tolist(), data.ignored.tolist()) == ([[False], [True]], [[True], [False]])
+    assert data.labels.tolist() == [[label], [1]]
+    np.testing.assert_allclose(data.boxes[0, 0], np.array(corners) / [120, 100, 120, 100], rtol=1e-6)
+    assert len(data.skipped) == 1
+    assert data.skipped[0].endswith(flaw)
+    assert data.left_out == 0
+
+
+@pytest.mark.parametrize(
+    ("thing", "flaw"),
+    [
+        ({"bbox": [50, 50, 0, 0]}, "box 50, 50, 50, 50 (dog) has no area."),
+        ({"bbox": [130, 50, 20, 20]}, "(dog) lies outside the picture of 120x100."),
+        ({"bbox": [1, 2, 3]}, "annotations[0]: `bbox` (=[1.0, 2.0, 3.0]) must be 4 numbers."),
+        ({}, "annotations[0]: `bbox` is missing."),
+        ({"segmentation": [[1, 2, 3, 4]]}, "`segmentation` must be polygons of three points at least."),
+        ({"segmentation": {"counts": [1, 2], "size": [100, 120]}}, "must be a list."),
+    ],
+)
+def test_a_picture_is_left_out_of_which_a_thing_is_nobody_knows_where(thing: Thing, flaw: str, tmp_path: Path) -> None:
+    annotations, pictures = made(tmp_path, thing)
+    with pytest.raises(TrainingError, match="1 things can't be used") as raised:
+        read_coco(annotations, pictures, preprocessing=SIZE)
+    assert raised.value.message.endswith(flaw)
+    data = read_coco(annotations, pictures, preprocessing=SIZE, skip_bad=True)
+    assert (data.files, data.left_out) == (("1.png",), 1)
+
+
+def test_things_of_voc_that_are_wrong_are_ignored_or_leave_their_picture_out(tmp_path: Path) -> None:
+    def annotated(name: str, *objects: str, of: str = "") -> None:
+        body = "".join(f"<object>{one}</object>" for one in objects)
+        (tmp_path / f"Annotations/{name}.xml").write_text(
+            f"<annotation><filename>{of or name}.png</filename>{body}</annotation>"
+        )
+
+    def box(*corners: int) -> str:
+        sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+        return f"<bndbox>{''.join(f'<{side}>{place}</{side}>' for side, place in sides)}</bndbox>"
+
+    for folder in ("Annotations", "JPEGImages"):
+        (tmp_path / folder).mkdir()
+    for name in "abc":
+        (tmp_path / f"JPEGImages/{name}.png").write_bytes(picture())
+    annotated("a", f"<name>cat</name>{box(0, 0, 60, 50)}", f"<name>cow</name>{box(6, 10, 30, 20)}", box(60, 50, 90, 70))
+    annotated("b", "<name>cat</name>")
+    annotated("c", f"<name>dog</name>{box(60, 50, 120, 100)}")
+    annotated("d", f"<name>dog</name>{box(0, 0, 30, 20)}", of="c")
+    data = read_voc(tmp_path, preprocessing=SIZE, classes=CLASSES, skip_bad=True)
+    assert (data.files, data.left_out) == (("JPEGImages/a.png", "JPEGImages/c.png"), 1)
+    assert data.valid.tolist() == [[True, False, False], [True, False, False]]
+    assert data.ignored.tolist() == [[False, True, True], [False, True, False]]
+    assert data.labels.tolist() == [[0, ANY_CLASS, ANY_CLASS], [1, 1, 0]]
+    assert len(data.skipped) == 4
