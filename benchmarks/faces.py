@@ -60,7 +60,7 @@ def scores(data: Path, out: Path) -> dict[str, float]:
     if not (out / PACKAGE / "model.json").exists():
         train(data, out)
     package = load_package(out / PACKAGE)
-    pairs, listed, images = scored_pairs(package, data / PICTURES, _pair_list(PictureSource(data / PICTURES), out))
+    pairs, listed, images, _ = scored_pairs(package, data / PICTURES, _pair_list(PictureSource(data / PICTURES), out))
     of_fold = np.asarray(listed.folds) == FOLD - 1
     fold = pairs.part(of_fold)
     found = pair_findings(fold, None, rows=listed.sides[of_fold], images=images, files=listed.files).scores

@@ -165,7 +165,7 @@ def _pairs_of_list(
     package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool, seed: int
 ) -> tuple[ScoredPairs, ScoredPairs]:
     """Pairs of one half of a list to fit on, and of the other to measure on; tells what is in neither."""
-    scored, pairs, _ = scored_pairs(package, data, listed, skip_bad=skip_bad)
+    scored, pairs, _, _ = scored_pairs(package, data, listed, skip_bad=skip_bad)
     first, second = pair_halves(pairs, seed=seed)
     if told_of := caveats(pairs, int(first.sum() + second.sum())):
         click.echo(told_of.strip(), err=True)

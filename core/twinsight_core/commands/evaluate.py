@@ -115,19 +115,21 @@ def _check_options(package: ModelPackage, annotations: Path | None) -> None:
 def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad: bool, groups: bool) -> Findings:
     if package.card.task == "embedding":
         if pairs is not None:
-            scored, listed, images = scored_pairs(package, data, pairs, skip_bad=skip_bad)
+            scored, listed, images, left_out = scored_pairs(package, data, pairs, skip_bad=skip_bad)
             findings = pair_findings(scored, listed.folds, rows=listed.sides, images=images, files=listed.files)
-            return replace(findings, protocol=findings.protocol + uncounted(listed))
+            return replace(findings, protocol=findings.protocol + uncounted(listed)).leaving_out(left_out)
         read = class_pictures(package, data, skip_bad=skip_bad)
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)
-        return embedding_findings(embeddings, read.labels, grouped, read.images, read.classes, which=AS_GIVEN)
+        findings = embedding_findings(embeddings, read.labels, grouped, read.images, read.classes, which=AS_GIVEN)
+        return findings.leaving_out(len(read.skipped))
     read = labelled_pictures(package, data, skip_bad=skip_bad)
     network = package.build()
     if not isinstance(network, Classifier):
         raise TypeError("A package for classification is a classifier.")
     logits = logits_of(network)(read.images) / network.temperature
-    return classification_findings(logits, read.labels, read.images, package.card.labels, which=AS_GIVEN)
+    findings = classification_findings(logits, read.labels, read.images, package.card.labels, which=AS_GIVEN)
+    return findings.leaving_out(len(read.skipped))
 
 
 def _detections(

@@ -74,11 +74,13 @@ class ListedPairs(NamedTuple):
         scored: the cosine of each pair, and its truth.
         pairs: the list.
         images: [files, height, width, 3] uint8, RGB, 0..255; the pictures of the list.
+        left_out: how many other pictures of the list can't be read.
     """
 
     scored: ScoredPairs
     pairs: PairList
     images: np.ndarray
+    left_out: int
 
 
 def scored_pairs(package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool = False) -> ListedPairs:
@@ -100,4 +102,4 @@ def scored_pairs(package: ModelPackage, data: Path, listed: Path, *, skip_bad: b
     pairs = read.pairs
     embeddings = embedder(package.build())(read.images)
     cosine = np.sum(embeddings[pairs.left] * embeddings[pairs.right], axis=1)
-    return ListedPairs(ScoredPairs(cosine=cosine, same=pairs.same), pairs, read.images)
+    return ListedPairs(ScoredPairs(cosine=cosine, same=pairs.same), pairs, read.images, len(read.skipped))

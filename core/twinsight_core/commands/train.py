@@ -102,7 +102,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     logits = logits_of(trained)(images) / trained.temperature
     findings = classification_findings(
         logits, pictures.labels[parts.test], images, pictures.classes, which=held_out_from(run)
-    )
+    ).leaving_out(len(pictures.skipped))
     card = run.card(replace(config, temperature=trained.temperature), recipe())
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)
 

@@ -210,7 +210,7 @@ def _train_on_classes(
     fit, measure = of(parts.validation), of(parts.test)
     findings = embedding_findings(
         *measure, read.images[parts.test], read.classes, which=f"whole classes {held_out_from(run)}"
-    )
+    ).leaving_out(len(read.skipped))
     if fit[2] is not None and measure[2] is not None:
         unmeasured = group_pairs(fit[0], fit[1], fit[2], each=PAIRS_OF_A_KIND, seed=1)
         groups = group_pairs(measure[0], measure[1], measure[2], each=PAIRS_OF_A_KIND, seed=2)
@@ -267,6 +267,7 @@ def _train_on_pairs(
         files=read.pairs.files,
     )
     findings = replace(findings, protocol=f"{findings.protocol} {_which(run, listed, read.pairs, parts)}")
+    findings = findings.leaving_out(len(read.skipped))
     calibration = _calibrated(partial(fit_calibration, fit=validation, measure=test), meaning=SAME_PAIR)
     finish(run, replace(run.card(config, recipe()), calibration=calibration), trained, findings, watching)
 

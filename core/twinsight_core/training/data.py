@@ -297,12 +297,12 @@ def read_class_folders(
         path: a folder or a zip with one folder a class.
         preprocessing: how pictures become pixels.
         cache_dir: keeps the decoded pixels there and maps them on the next call; made where absent.
-        skip_bad: leave out pictures that can't be read.
+        skip_bad: leave out pictures that can't be read, unless a class would be left without any.
         one_part: refuse data that come with parts of their own; see `check_one_part`.
 
     Raises:
-        TrainingError: there is no picture, a class folder holds none, or pictures can't be read and are not to be left
-            out; all of them are named.
+        TrainingError: there is no picture, a class holds none or none that can be read, or pictures can't be read and
+            are not to be left out; all of them are named.
     """
     source = PictureSource(path)
     if one_part:
@@ -314,10 +314,19 @@ def read_class_folders(
     files = tuple(file for file in source.files if file not in flaws)
     if flaws and not (skip_bad and files):
         raise unreadable_pictures(path, flaws)
-    named = classes_of(files)
-    classes = tuple(sorted(set(named)))
+    # A link that leads to nothing may have been a folder: it says nothing of classes.
+    there = [file for file in source.files if file not in source.dangling]
+    named = dict(zip(there, classes_of(there), strict=True))
+    classes = tuple(sorted({named[file] for file in files}))
+    if unread := sorted(set(named.values()) - set(classes)):
+        of_them = {file: flaw for file, flaw in flaws.items() if named.get(file) in unread}
+        listed = "\n".join(f"  {one}" for one in told_flaws(of_them))
+        raise TrainingError(
+            f"{path}: no picture can be read of these classes, which would be lost: {', '.join(unread)}:\n{listed}",
+            reason="CLASS_EMPTY",
+        )
     places = {name: number for number, name in enumerate(classes)}
-    labels = np.array([places[name] for name in named], np.int32)
+    labels = np.array([places[named[file]] for file in files], np.int32)
     return LabelledImages(images=images, labels=labels, classes=classes, files=files, skipped=told_flaws(flaws))
 
 

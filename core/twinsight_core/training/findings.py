@@ -293,8 +293,7 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
         mistakes.append(Mistake(pictures, caption))
     return Findings(
         protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision; "
-        "ap_50 is at an overlap of 0.50."
-        + (f" {data.left_out} pictures of the set can't be used and are left out." if data.left_out else ""),
+        "ap_50 is at an overlap of 0.50.",
         scores=scores,
         figures={
             "Precision and recall at an overlap of 0.50": lines_figure(
@@ -308,7 +307,7 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
             )
         },
         mistakes=mistakes,
-    )
+    ).leaving_out(data.left_out)
 
 
 def _counted(truth: TrueBoxes, found: FoundBoxes) -> np.ndarray:

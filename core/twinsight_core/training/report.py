@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -56,6 +56,11 @@ class Findings:
     scores: dict[str, float]
     figures: dict[str, Figure] = field(default_factory=dict)
     mistakes: Sequence[Mistake] = ()
+
+    def leaving_out(self, pictures: int) -> Findings:
+        """Returns the same with a word in the protocol on pictures that could not be used."""
+        told = f" {pictures} pictures of the set can't be used and are left out." if pictures else ""
+        return replace(self, protocol=f"{self.protocol}{told}")
 
 
 def write_report(path: Path, package: ModelPackage, findings: Findings, history: History | None = None) -> None:

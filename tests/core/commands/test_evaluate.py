@@ -82,9 +82,23 @@ def test_pictures_of_a_list_that_can_not_be_read_are_left_out_where_that_is_aske
     protocol = json.loads(done.stdout)["protocol"]
     assert protocol.startswith("2 same and 2 different pairs, as listed.")
     assert "1 lines list a pair again and are left out" in protocol
+    assert protocol.endswith(" 1 pictures of the set can't be used and are left out.")
     done = CliRunner().invoke(calibrate, [str(one) for one in (*arguments[:-1], "--skip-bad")])
     assert "which --skip-bad leaves out" not in done.stderr  # so few pairs can't be fitted
     assert done.exit_code == 1
+
+
+@pytest.mark.parametrize("model", ["classification", "embedding"])
+def test_the_protocol_counts_what_is_left_out_of_class_folders(model: str, models: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("a/0", "a/1", "a/2", "b/0", "b/1")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Pillow.fromarray(np.full((40, 40, 3), 40 * number, np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "a" / "2.png").write_bytes(b"no picture")
+    arguments = ("--model", models / model, "--data", tmp_path, "--skip-bad")
+    for done in (run(*arguments), run(*arguments, "--json")):
+        assert done.exit_code == 0, done.output
+        assert "4 pictures" in done.stdout
+        assert " 1 pictures of the set can't be used and are left out." in done.stdout
 
 
 @pytest.mark.parametrize(

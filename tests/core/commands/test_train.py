@@ -352,8 +352,8 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     assert done.exit_code == 0, done.output
     assert "15 same and 15 different pairs, as listed." in done.stderr
     told = (
-        "take the pairs for independent. The pairs are those of pairs.csv that share no picture and no identity's "
-        "folder with the others, held out from this training. Another 30 such pairs chose"
+        "those of pairs.csv that share no picture and no identity's folder with the others, held out from this "
+        "training. Another 30 such pairs chose the weights and fitted the calibration. 1 pictures of the set"
     )
     assert told in done.stderr
 

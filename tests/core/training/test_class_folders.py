@@ -80,3 +80,15 @@ def test_parts_of_a_zip_are_to_be_unpacked(tmp_path: Path) -> None:
             archive.writestr(name, png())
     with pytest.raises(TrainingError, match="` of the unpacked zip, of which training"):
         read_class_folders(tmp_path / "set.zip", preprocessing=SMALL, one_part=True)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_not_left_out(tmp_path: Path) -> None:
+    data = written(tmp_path / "set", "hats/cap/1.png", "hats/top/1.png", "shoes/1.png", "shoes/2.png")
+    for name in ("hats/top/1.png", "shoes/1.png"):
+        (data / name).write_bytes(b"no picture")
+    with pytest.raises(TrainingError) as raised:
+        read_class_folders(data, preprocessing=SMALL, skip_bad=True)
+    assert raised.value.reason == "CLASS_EMPTY"
+    heading, line = raised.value.message.splitlines()
+    assert heading == f"{data}: no picture can be read of these classes, which would be lost: hats/top:"
+    assert line.startswith("  hats/top/1.png: ")
