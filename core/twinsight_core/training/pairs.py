@@ -3,7 +3,8 @@
     LEFT,RIGHT,SAME[,FOLD]    comma- or tab-separated: two paths in the data, 1 or 0, and perhaps the protocol's fold;
                               a first line of names (`left,right,same`) is passed over
     LFW's pairs.txt           tab-separated: `NAME 1 4` for a same pair, `NAME 1 OTHER 2` for another; the first line
-                              says how many folds there are and how many pairs of each kind a fold has
+                              says how many folds there are and how many pairs of each kind a fold has, the same ones
+                              first; or, without folds, the second number alone
 
 A pair that is listed again, in either order, counts once: rates would be taken for those of more pairs than there are.
 
@@ -399,11 +400,11 @@ def _lfw(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
     head = [int(one) for one in lines[0].split()]
     if 0 in head:
         return [(1, f"the numbers of folds and of pairs (={lines[0].strip()}) must be at least 1")]
-    per_fold = 2 * head[-1]
+    folds, each = head[0] if len(head) > 1 else 1, head[-1]
     read: list[tuple[int, _Pair | str]] = []
     pairs = [(number, line.split("\t")) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     for place, (number, cells) in enumerate(pairs):
-        fold = place // per_fold if len(head) > 1 else None
+        fold = place // (2 * each) if len(head) > 1 else None
         match cells:
             case [name, first, second] if _numbers(first, second):
                 read.append((number, (_lfw_file(name, first), _lfw_file(name, second), True, fold)))
@@ -411,7 +412,24 @@ def _lfw(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
                 read.append((number, (_lfw_file(name, first), _lfw_file(other, second), False, fold)))
             case _:
                 read.append((number, "it must be NAME, NUMBER, NUMBER or NAME, NUMBER, NAME, NUMBER"))
-    return read
+    return read + _lfw_flaws(lines[0].strip(), folds, each, read)
+
+
+def _lfw_flaws(
+    head: str, folds: int, each: int, read: Sequence[tuple[int, _Pair | str]]
+) -> list[tuple[int, _Pair | str]]:
+    """Returns the first line that is not of the kind that the first line has there, or a count that is another.
+
+    Folds are told apart by counting: where a line is lost, those after it would be in other folds.
+    """
+    for place, (number, pair) in enumerate(read[: 2 * folds * each]):
+        is_same = place // each % 2 == 0
+        if not isinstance(pair, str) and pair[2] != is_same:
+            kinds = ("a same", "a different") if is_same else ("a different", "a same")
+            return [(number, f"{kinds[0]} pair is due there by the first line (={head}), not {kinds[1]} one")]
+    if len(read) != 2 * folds * each:
+        return [(1, f"by it (={head}) there must be {2 * folds * each} pairs; there are {len(read)}")]
+    return []
 
 
 def _numbers(*texts: str) -> bool:

@@ -79,10 +79,21 @@ def test_the_list_of_lfw(tmp_path: Path) -> None:
             rf"pairs\.txt: line 2: it contradicts line 1, which has `{FILES[1]}` and `{FILES[0]}` as the same; "
             rf"line 3: `{FILES[2]}` can't be different from itself\.$",
         ),
-        ("1\t1\na\t1\ta\t2\na\t2\t1\n", "line 3: it contradicts line 2, which has .* as different"),
+        ("1\t1\na\t2\t1\na\t1\ta\t2\n", "line 3: it contradicts line 2, which has .* as the same"),
         ("1\t1\na\t1\n", "line 2: it must be NAME, NUMBER, NUMBER or"),
         ("left,right,same\n", r"no pair in it\.$"),
         ("10\t0\na\t1\t2\n", r"line 1: the numbers of folds and of pairs \(=10\t0\) must be at least 1\.$"),
+        (
+            "2\t1\na\t1\t2\na\t1\tb\t3\nb\t1\ta\t2\n",
+            r"txt: line 4: a same pair is due there by the first line \(=2\t1\), not a different one\.$",
+        ),
+        ("1\t2\na\t1\t2\n\na\t1\tb\t3\n", r"line 4: a same pair is due there by the first line \(=1\t2\), not"),
+        ("1\na\t1\t2\nb\t1\t3\n", r"line 3: a different pair is due there by the first line \(=1\), not a same one"),
+        (
+            "1\t1\na\t1\t2\na\t1\tb\t3\nb\t1\t3\n",
+            r"txt: line 1: by it \(=1\t1\) there must be 2 pairs; there are 3\.$",
+        ),
+        ("2\t1\na\t1\t2\na\t1\tb\t3\n", r"line 1: by it \(=2\t1\) there must be 4 pairs; there are 2\.$"),
         (f"{FILES[0]},{FILES[1]},1\n", r"must have pairs of both kinds; all 1 are same, none different\.$"),
         (f"{FILES[0]},{FILES[2]},0\n", r"must have pairs of both kinds; all 1 are different, none same\.$"),
         (f"{'x' * 140_000},b,1\nmalformed\n", r"line 1: it can't be read \(field larger than .*; line 2: it must be"),
