@@ -15,6 +15,7 @@ from twinsight_core.errors import TrainingError
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
 from twinsight_core.training.evaluate import embedder
+from twinsight_core.training.files import composed
 from twinsight_core.training.pairs import PairList
 from twinsight_core.training.siamese_pairs import read_pair_pictures
 
@@ -56,14 +57,15 @@ def labelled_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> L
         TrainingError: a folder is no label of the model.
     """
     read = class_pictures(package, data, skip_bad=skip_bad)
-    unknown = sorted(set(read.classes) - set(package.card.labels))
+    numbers = {composed(label): number for number, label in enumerate(package.card.labels)}
+    unknown = sorted(set(read.classes) - numbers.keys())
     if unknown:
         raise TrainingError(
             f"{data}: these classes are no labels of `{package.name}`: {', '.join(unknown)}. "
             f"It has: {', '.join(package.card.labels)}.",
             reason="LABEL_UNKNOWN",
         )
-    places = np.array([package.card.labels.index(name) for name in read.classes], np.int32)
+    places = np.array([numbers[name] for name in read.classes], np.int32)
     return replace(read, labels=places[read.labels], classes=package.card.labels)
 
 

@@ -17,7 +17,7 @@ from xml.parsers import expat
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.json_fields import JsonFields
-from twinsight_core.training.files import Files
+from twinsight_core.training.files import Files, composed
 
 MAX_XML_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024 * 1024
@@ -110,7 +110,7 @@ def coco_pictures(annotations: Path, files: Files) -> MarkedSet:
     content = _json(annotations)
     flaws: list[str] = []
     try:
-        names = {number: one.text("name") for number, one in _by_id(content, "categories").items()}
+        names = {number: composed(one.text("name")) for number, one in _by_id(content, "categories").items()}
         pictures, missing = _coco_marked(files, content, names, flaws)
     except (ValueError, KeyError) as error:
         raise TrainingError(f"{annotations}: not a COCO file: {_told(error)}", reason="DATA_UNREADABLE") from error
@@ -166,17 +166,17 @@ def _voc_names(files: Files, root: str, image_set: str | None, written: Mapping[
 def _voc_name(written: Mapping[str, str], root: str, line: str) -> str:
     """Returns the name in a line of a list; those of one class say after it whether the class is there: 1, 0 or -1."""
     name, *flag = line.rsplit(maxsplit=1)
-    has_flag = flag in (["1"], ["0"], ["-1"]) and f"{root}Annotations/{line}.xml" not in written
+    has_flag = flag in (["1"], ["0"], ["-1"]) and composed(f"{root}Annotations/{line}.xml") not in written
     return name if has_flag else line
 
 
 def _by_lower_suffix(names: frozenset[str]) -> dict[str, str]:
-    """Returns the paths by the same with their suffixes in lower case."""
+    """Returns the paths by the same, composed and with their suffixes in lower case."""
     return {_with_lower_suffix(name): name for name in sorted(names)}
 
 
 def _with_lower_suffix(name: str) -> str:
-    stem, dot, suffix = name.rpartition(".")
+    stem, dot, suffix = composed(name).rpartition(".")
     return f"{stem}{dot}{suffix.lower()}"
 
 
@@ -187,13 +187,13 @@ def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str],
         files: hold the set.
         root: path of its folder, with a slash behind it.
         name: of the picture and its annotation, without suffixes.
-        written: paths in `files` by the same with their suffixes in lower case: cameras write `.JPG`.
+        written: paths in `files` by the same, composed and with their suffixes in lower case: cameras write `.JPG`.
         flaws: are added to.
 
     Raises:
         ValueError: the picture can't be used.
     """
-    file = written.get(f"{root}Annotations/{name}.xml", "")
+    file = written.get(composed(f"{root}Annotations/{name}.xml"), "")
     if not file:
         raise ValueError(f"{root}Annotations/{name}.xml: the annotation is missing.")
     try:
@@ -204,7 +204,7 @@ def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str],
     named = (tree.findtext("filename") or "").strip()
     of_name = [f"{root}JPEGImages/{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png", ".webp")]
     exact = f"{root}JPEGImages/{named}"
-    candidates = (*of_name, exact, *(written.get(one) for one in (*of_name, _with_lower_suffix(exact))))
+    candidates = (*of_name, exact, *(written.get(_with_lower_suffix(one)) for one in (*of_name, exact)))
     picture = next((one for one in candidates if one in files.shown), None)
     if picture is None:
         raise ValueError(f"{file}: its picture {root}JPEGImages/{named or name + '.jpg'} is missing.")
@@ -231,7 +231,7 @@ def _voc_box(file: str, thing: ET.Element) -> MarkedBox:
     if corners is None:
         raise ValueError(f"{file}: an object has no bndbox.")
     x_min, y_min, x_max, y_max = (_number(file, corners, side) for side in ("xmin", "ymin", "xmax", "ymax"))
-    label = (thing.findtext("name") or "").strip()
+    label = composed((thing.findtext("name") or "").strip())
     difficult = (thing.findtext("difficult") or "").strip() not in ("", "0")
     return MarkedBox(label=label, corners=(x_min, y_min, x_max, y_max), ignored=difficult)
 
@@ -354,7 +354,7 @@ def _coco_corners(fields: JsonFields) -> tuple[float, float, float, float]:
 
 def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]) -> MarkedPicture:
     file = fields.text("file_name")
-    places = ends.get(str(PurePosixPath(file)), [])
+    places = ends.get(composed(str(PurePosixPath(file))), [])
     if len(places) != 1:
         raise ValueError(f"{file} is {'there several times' if places else 'missing'}.")
     size = tuple(fields.integer(side, least=0, most=2**31) for side in ("width", "height") if side in fields)
@@ -367,10 +367,10 @@ def _told(error: ValueError | KeyError) -> str:
 
 
 def _by_end(names: frozenset[str]) -> dict[str, list[str]]:
-    """Returns the paths by every end of them: `c.jpg`, `b/c.jpg` and `a/b/c.jpg`."""
+    """Returns the paths by every end of them, composed: `c.jpg`, `b/c.jpg` and `a/b/c.jpg`."""
     ends: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        parts = PurePosixPath(name).parts
+        parts = PurePosixPath(composed(name)).parts
         for first in range(len(parts)):
             ends["/".join(parts[first:])].append(name)
     return ends

@@ -32,7 +32,7 @@ from twinsight_core.host.cores import core_count
 from twinsight_core.images import Preprocessing, decode, upright_size
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, MarkedSet, coco_pictures, voc_pictures
-from twinsight_core.training.files import Files, check_names, in_chunks
+from twinsight_core.training.files import Files, check_names, composed, in_chunks
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def read_voc(
     marked = voc_pictures(files, image_set)
     named = {box.label for one in marked.pictures for box in one.boxes} - {""}
     known = classes if classes is not None else sorted(named)
-    return _load(files, marked, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
+    return _load(files, marked, _Wanted(preprocessing, tuple(map(composed, known)), max_boxes, skip_bad))
 
 
 def read_coco(
@@ -136,7 +136,7 @@ def read_coco(
     files = Files(pictures)
     marked = coco_pictures(annotations, files)
     known = classes if classes is not None else marked.classes
-    return _load(files, marked, _Wanted(preprocessing, tuple(known), max_boxes, skip_bad))
+    return _load(files, marked, _Wanted(preprocessing, tuple(map(composed, known)), max_boxes, skip_bad))
 
 
 class _Wanted(NamedTuple):

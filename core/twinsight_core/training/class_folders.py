@@ -2,6 +2,7 @@
 
 A class is named by the path of its folder, without what all paths share and without the names of parts:
 `train/cat/1.jpg` and `train/dog/2.jpg` are of the classes `cat` and `dog`, and `Greek/alpha/1.png` is of `Greek/alpha`.
+Folders whose names differ in their Unicode form alone are one class (`composed`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.training.files import composed
 
 TRAIN_NAMES = frozenset({"train", "training"})
 SPLIT_NAMES = TRAIN_NAMES | {"val", "valid", "validation", "test", "testing"}
@@ -17,7 +19,7 @@ SPLIT_NAMES = TRAIN_NAMES | {"val", "valid", "validation", "test", "testing"}
 
 def classes_of(files: Sequence[str]) -> list[str]:
     """Returns the class of each picture, by the paths of all; see the module."""
-    folders = [PurePosixPath(file).parent.parts for file in files]
+    folders = [PurePosixPath(composed(file)).parent.parts for file in files]
     depth = min(len(parts) for parts in folders) - 1
     shared = next((n for n in range(depth) if len({parts[n] for parts in folders}) > 1), depth)
     kept = [[part for part in parts[shared:] if part.lower() not in SPLIT_NAMES] for parts in folders]

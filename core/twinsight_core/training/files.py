@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -121,6 +122,11 @@ class Files:
 def is_shown(name: str) -> bool:
     """Returns whether neither a file nor a folder that it lies in is hidden."""
     return not any(part.startswith(".") or part == _NOT_OF_THE_SET for part in PurePosixPath(name).parts)
+
+
+def composed(name: str) -> str:
+    """Returns a name in the form that names are compared in, Unicode's NFC: macOS writes letters and accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_names(path: Path, names: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from twinsight_core.errors import TrainingError
+from twinsight_core.training.files import composed
 
 _LFW_HEAD = re.compile(r"\d{1,9}(\t\d{1,9})?")
 _NUMBER = re.compile(r"\d{1,9}")
@@ -75,18 +76,19 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
     if not lines:
         raise TrainingError(f"{path}: the list is empty.", reason="PAIRS_EMPTY")
     read = _lfw(lines) if _LFW_HEAD.fullmatch(lines[0].strip()) else _table(lines)
-    there, flaws, good = set(files), [], []
+    there = {composed(file): file for file in files} | {file: file for file in files}
+    flaws, good = [], []
     said: dict[frozenset[str], tuple[int, bool]] = {}
     repeats = 0
     for number, pair in read:
         if isinstance(pair, str):
             flaws.append(f"line {number}: {pair}")
             continue
-        missing = [one for one in pair[:2] if one not in there]
-        if missing:
-            flaws.append(f"line {number}: there is no picture `{missing[0]}`")
+        left, right = (there.get(one) or there.get(composed(one), "") for one in pair[:2])
+        if not (left and right):
+            flaws.append(f"line {number}: there is no picture `{pair[1] if left else pair[0]}`")
             continue
-        left, right, same, _ = pair
+        same = pair[2]
         first, before = said.setdefault(frozenset((left, right)), (number, same))
         if left == right and not same:
             flaws.append(f"line {number}: `{left}` can't be different from itself")
@@ -98,7 +100,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         elif first != number:
             repeats += 1
         else:
-            good.append(pair)
+            good.append((left, right, same, pair[3]))
     if flaws or not good:
         shown = "; ".join(flaws[:_NAMED_FLAWS]) or "no pair in it"
         more = f"; and {len(flaws) - _NAMED_FLAWS} more" if len(flaws) > _NAMED_FLAWS else ""

@@ -21,6 +21,7 @@ from twinsight_core.models.precision import best_precision
 from twinsight_core.packages import ModelCard, ModelPackage, check_replaceable, find_package
 from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
 from twinsight_core.training.distillation import Distillation
+from twinsight_core.training.files import composed
 from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
 
@@ -296,7 +297,7 @@ def _discard(checkpoints: Path) -> None:
 def _without(read: LabelledImages, exclude: Path) -> LabelledImages:
     """Returns the pictures of the classes that a file does not name."""
     try:
-        names = {line.strip() for line in exclude.read_text("utf-8-sig").splitlines()} - {""}
+        names = {composed(line.strip()) for line in exclude.read_text("utf-8-sig").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{exclude}: can't be read as text ({error}).", reason="EXCLUDE_UNREADABLE") from error
     unknown = sorted(names - set(read.classes))

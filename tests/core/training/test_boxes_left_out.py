@@ -133,3 +133,30 @@ def test_things_of_voc_that_are_wrong_are_ignored_or_leave_their_picture_out(tmp
     assert data.ignored.tolist() == [[False, True, True], [False, True, False]]
     assert data.labels.tolist() == [[0, ANY_CLASS, ANY_CLASS], [1, 1, 0]]
     assert len(data.skipped) == 4
+
+
+def test_names_in_another_unicode_form_are_the_same(tmp_path: Path) -> None:
+    apart, together = "cafe\u0301", "caf\xe9"
+    for name, content in {
+        f"{apart}/Annotations/{apart}.xml": (
+            f"<annotation><filename>{together}.png</filename><object><name>{together}</name><bndbox><xmin>0</xmin>"
+            "<ymin>0</ymin><xmax>60</xmax><ymax>50</ymax></bndbox></object></annotation>"
+        ).encode(),
+        f"{apart}/ImageSets/Main/train.txt": together.encode(),
+        f"{apart}/JPEGImages/{apart}.png": picture(),
+    }.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(content)
+    data = read_voc(tmp_path / "set", preprocessing=SIZE, image_set="train", classes=(apart,))
+    assert (data.classes, data.files) == ((together,), (f"{apart}/JPEGImages/{apart}.png",))
+    (tmp_path / "truth.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": f"{together}.png"}],
+                "categories": [{"id": 1, "name": apart}],
+                "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 60, 50]}],
+            }
+        )
+    )
+    data = read_coco(tmp_path / "truth.json", tmp_path / "set", preprocessing=SIZE, classes=(together,))
+    assert (data.valid.tolist(), data.skipped) == ([[True]], ())

@@ -34,6 +34,7 @@ def written(folder: Path, *names: str) -> Path:
         (["set/images/cat/1.png", "set/images/dog/1.png"], ["cat", "dog"]),
         (["cat/1.png"], ["cat"]),
         (["train/1.png", "cat/1.png"], ["train", "cat"]),
+        (["cafe\u0301/1.png", "caf\xe9/2.png", "cat/1.png"], ["caf\xe9", "caf\xe9", "cat"]),
     ],
 )
 def test_a_class_is_named_by_what_its_path_does_not_share(files: list[str], classes: list[str]) -> None:

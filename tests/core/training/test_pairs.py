@@ -36,6 +36,15 @@ def test_a_table_with_tabs_and_without_names_or_folds(tmp_path: Path) -> None:
     assert [pairs.left.tolist(), pairs.right.tolist()] == [[2, 0], [1, 1]]
 
 
+def test_names_in_another_unicode_form_are_the_same(tmp_path: Path) -> None:
+    apart, together = "cafe\u0301/1.png", "caf\xe9/1.png"
+    text = f"{together},b.png,1\nb.png,{apart},1\n{apart},c.png,0\n"
+    pairs = read_pairs(listed(tmp_path, text), (apart, "b.png", "c.png"))
+    assert (pairs.files, pairs.repeats) == (("b.png", "c.png", apart), 1)
+    both = read_pairs(listed(tmp_path, text), (apart, together, "b.png", "c.png"))
+    assert (len(both.files), both.repeats) == (4, 0)
+
+
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     for head in ("left,right,same\n", ""):
         text = f"\ufeff{head}{FILES[0]},{FILES[1]},1\n{FILES[0]},{FILES[2]},0\n"
