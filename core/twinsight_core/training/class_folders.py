@@ -1,8 +1,9 @@
 """What the folders say that pictures lie in: their classes, and whether they come in parts.
 
-A class is named by the path of its folder, without what all paths share and without the names of parts:
-`train/cat/1.jpg` and `train/dog/2.jpg` are of the classes `cat` and `dog`, and `Greek/alpha/1.png` is of `Greek/alpha`.
-Folders whose names differ in their Unicode form alone are one class (`composed`).
+A class is named by the path of its folder, without what all paths share and without the name of a part where that comes
+first: `train/cat/1.jpg` and `val/dog/2.jpg` are of the classes `cat` and `dog`, `Greek/alpha/1.png` is of
+`Greek/alpha`, and `visa/valid/1.jpg` of `visa/valid`. Folders whose names differ in their Unicode form alone are one
+class (`composed`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ def classes_of(files: Sequence[str]) -> list[str]:
     folders = [PurePosixPath(composed(file)).parent.parts for file in files]
     depth = min(len(parts) for parts in folders) - 1
     shared = next((n for n in range(depth) if len({parts[n] for parts in folders}) > 1), depth)
-    kept = [[part for part in parts[shared:] if part.lower() not in SPLIT_NAMES] for parts in folders]
-    return ["/".join(parts) or whole[-1] for parts, whole in zip(kept, folders, strict=True)]
+    kept = [parts[shared:] for parts in folders]
+    # What holds pictures itself is a class, whatever its name.
+    classes = {parts[0] for parts in kept if len(parts) == 1}
+    parts_of_set = {parts[0] for parts in kept if parts[0].lower() in SPLIT_NAMES} - classes
+    return ["/".join(parts[1:] if parts[0] in parts_of_set else parts) for parts in kept]
 
 
 def check_one_part(path: Path, files: Sequence[str]) -> None:

@@ -1,12 +1,12 @@
 """Labelled pictures from class folders, split by whole classes or within them.
 
 A source is a folder or a zip (stored or compressed) whose pictures lie in one folder a class. A class is named by the
-path of its folder, without what all paths share and without the names of splits: `train/cat/1.jpg` and `val/cat/2.jpg`
-are of the class `cat`, and `Greek/alpha/1.png` is of `Greek/alpha`, in the group `Greek`. Pictures go through
-`twinsight_core.images.decode`: training sees exactly the pixels that serving sees, and every file that can't be read is
-told of before training begins. Of a file no more is read than serving would accept, whatever a zip unpacks to. Pictures
-of other formats and links that lead to nothing are such files; hidden files and those that are no pictures by their
-name (README, .txt, .json) are passed over.
+path of its folder, without what all paths share and without the name of a part in front (`class_folders`):
+`train/cat/1.jpg` and `val/cat/2.jpg` are of the class `cat`, and `Greek/alpha/1.png` is of `Greek/alpha`, in the group
+`Greek`. Pictures go through `twinsight_core.images.decode`: training sees exactly the pixels that serving sees, and
+every file that can't be read is told of before training begins. Of a file no more is read than serving would accept,
+whatever a zip unpacks to. Pictures of other formats and links that lead to nothing are such files; hidden files and
+those that are no pictures by their name (README, .txt, .json) are passed over.
 """
 
 from __future__ import annotations
@@ -136,6 +136,7 @@ class PictureSource(Files):
     Attributes:
         files: paths of the pictures, sorted; with those that `read` refuses for their names, and links that lead to
             nothing.
+        loose: paths of pictures that are passed over, since they lie in no folder.
 
     Raises:
         TrainingError: it does not exist, there is no picture in a class folder (or none at all), or a class folder
@@ -147,6 +148,7 @@ class PictureSource(Files):
         least = 2 if class_folders else 1
         names = [name for name in self.shown if len(PurePosixPath(name).parts) >= least]
         accepted = [name for name in names if _suffix(name) in PICTURE_SUFFIXES]
+        self.loose = tuple(sorted(one for one in self.shown.difference(names) if _suffix(one) in PICTURE_SUFFIXES))
         if class_folders:
             _check_folders(path, [one for one in self.folders if is_shown(one)], accepted)
         if not accepted:
@@ -307,6 +309,9 @@ def read_class_folders(
     source = PictureSource(path)
     if one_part:
         check_one_part(path, source.files)
+    if source.loose:
+        count, first = len(source.loose), source.loose[0]
+        _LOG.warning("%s: %d pictures beside the class folders are passed over, such as %s", path, count, first)
     if cache_dir is None:
         images, flaws = decode_readable(source, source.files, preprocessing)
     else:

@@ -34,6 +34,9 @@ def written(folder: Path, *names: str) -> Path:
         (["set/images/cat/1.png", "set/images/dog/1.png"], ["cat", "dog"]),
         (["cat/1.png"], ["cat"]),
         (["train/1.png", "cat/1.png"], ["train", "cat"]),
+        (["id/valid/1.png", "id/invalid/2.png", "visa/valid/3.png"], ["id/valid", "id/invalid", "visa/valid"]),
+        (["set/train/id/test/1.png", "set/val/ticket/2.png"], ["id/test", "ticket"]),
+        (["test/1.png", "test/deep/2.png", "bus/3.png"], ["test", "test/deep", "bus"]),
         (["cafe\u0301/1.png", "caf\xe9/2.png", "cat/1.png"], ["caf\xe9", "caf\xe9", "cat"]),
     ],
 )
@@ -73,6 +76,14 @@ def test_data_that_come_in_parts_are_not_mixed(names: tuple[str, ...], parts: st
 def test_classes_are_no_parts_and_one_part_is_not_mixed(names: tuple[str, ...], tmp_path: Path) -> None:
     data = written(tmp_path / "set", *names)
     assert len(read_class_folders(data, preprocessing=SMALL, one_part=True)) == len(names)
+
+
+def test_loose_pictures_beside_class_folders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = written(tmp_path / "set", "cat/1.png", "2.png", "1.png", ".3.png")
+    (data / "notes.txt").write_text("no picture")
+    with caplog.at_level("WARNING"):
+        assert read_class_folders(data, preprocessing=SMALL).files == ("cat/1.png",)
+    assert caplog.messages == [f"{data}: 2 pictures beside the class folders are passed over, such as 1.png"]
 
 
 def test_parts_of_a_zip_are_to_be_unpacked(tmp_path: Path) -> None:
