@@ -31,6 +31,7 @@ from twinsight_core.models.precision import best_precision
 from twinsight_core.models.registry import Network
 from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage
+from twinsight_core.training.files import composed
 
 NetworkT = TypeVar("NetworkT", Classifier, Network)
 
@@ -134,7 +135,7 @@ def label_teacher(how: Distillation, classes: Sequence[str]) -> Teacher:
     """
     package = how.teacher
     check_teacher(package, "classification")
-    labels = package.card.labels
+    labels = [composed(label) for label in package.card.labels]
     ours, theirs = sorted(set(classes) - set(labels)), sorted(set(labels) - set(classes))
     if ours or theirs:
         told = [f"{where}: {_listed(one)}" for where, one in (("it lacks", ours), ("the data lack", theirs)) if one]

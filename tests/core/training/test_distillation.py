@@ -147,6 +147,8 @@ def test_classes_that_differ_are_named(tmp_path: Path) -> None:
         label_teacher(Distillation(package, 0.5, 4.0), CLASSES)
     with pytest.raises(TrainingError, match=r"; the data lack: bird, class03, class04, class05\.$"):
         label_teacher(Distillation(package, 0.5, 4.0), CLASSES[1:3])
+    alike = packed(tmp_path / "alike", classifier(), LABELS, labels=("cafe\u0301", *CLASSES[1:]))
+    label_teacher(Distillation(alike, 0.5, 4.0), ("caf\xe9", *CLASSES[1:]))  # the same in another Unicode form
 
 
 def test_a_teacher_of_another_kind_or_fit_is_refused(tmp_path: Path) -> None:
