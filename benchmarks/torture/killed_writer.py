@@ -33,6 +33,7 @@ OPTIONS = CollectionOptions(
     policy=IndexPolicy(graph_from=100, patience=30, snapshot_share=0.05, audit_width=8),
     ef=16,
     keyring=KEYRING,
+    allow_plain=True,
 )
 _MOST_RUNS = 1_000_000  # batches of one run; a run's numbers are above those of all before
 

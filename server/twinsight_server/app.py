@@ -126,7 +126,10 @@ class Server:
             self.compilations = CompilationCounter()
             keyring = None if config.keyring is None else read_keyring(config.keyring)
             options = CollectionOptions(
-                keyring=keyring, vectors_on_disk=config.vectors_on_disk, vector_copy=config.vector_copy
+                keyring=keyring,
+                allow_plain=config.allow_plain_collections,
+                vectors_on_disk=config.vectors_on_disk,
+                vector_copy=config.vector_copy,
             )
             self._catalog = Catalog(config.data_dir, options=options, load=False)
             opened.callback(self._catalog.close)

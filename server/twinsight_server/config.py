@@ -93,6 +93,11 @@ class ServerConfig:
     keyring: Annotated[
         str | None, "File of the keys that encrypt what is in data_dir, made by `twinsight keyring`, or env:NAME."
     ] = None
+    allow_plain_collections: Annotated[
+        bool,
+        "With a keyring, serve collections that are not encrypted, too, until `twinsight rekey` encrypts them. "
+        "Otherwise they are refused: who can write to the disk may have put them there.",
+    ] = False
     models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
     models: Annotated[str, "Names of the models to serve, with commas between; empty: all."] = ""
     default_model: Annotated[str, "Model of calls that name none."] = "base"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 from e2e.conftest import to_bytes
+from e2e.errors import reason, status_of
 from e2e.test_keeping import run
 from e2e.test_process import DIMENSION, refusal, serving
+from twinsight_core.collections.catalog import Catalog
+from twinsight_core.items import CollectionSpec
 
 
 def test_a_killed_server_leaves_nothing_plain_and_comes_back_with_its_key(
@@ -43,3 +48,22 @@ def test_a_killed_server_leaves_nothing_plain_and_comes_back_with_its_key(
         got = api.call("CollectionService", "GetItems", collection="people", ids=["person-0007"], include_vectors=True)
         assert got.results[0].item.vector == to_bytes(vectors[7])
         assert got.results[0].item.metadata["name"].string_value == "a secret"
+
+
+def test_a_plain_collection_is_served_only_where_that_is_allowed(tmp_path: Path, cache_dir: Path) -> None:
+    data, keyring = tmp_path / "data", tmp_path / "keyring.json"
+    assert run("keyring", "new", "--keyring", keyring).returncode == 0
+    with closing(Catalog(data)) as catalog:
+        catalog.create(CollectionSpec("plain", DIMENSION))
+    with serving(data, cache_dir, "--keyring", str(keyring)) as (process, api):
+        with pytest.raises(grpc.RpcError) as refused:
+            api.call("CollectionService", "GetCollection", collection="plain")
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert reason(status_of(refused.value)) == "COLLECTION_PLAIN"
+        api.call("CollectionService", "CreateCollection", collection={"id": "sealed", "dimension": DIMENSION})
+        listed = api.call("CollectionService", "ListCollections").collections
+        assert [(one.id, one.state) for one in listed] == [("plain", 3), ("sealed", 1)]
+        assert process.end(signal.SIGTERM) == 0
+    with serving(data, cache_dir, "--keyring", str(keyring), "--allow-plain-collections") as (_, api):
+        listed = api.call("CollectionService", "ListCollections").collections
+        assert [(one.id, one.state) for one in listed] == [("plain", 1), ("sealed", 1)]

@@ -40,6 +40,9 @@ from twinsight_core.storage.store import FILE_NAME, Store
 
 _log = logging.getLogger("twinsight.collection")
 
+Refused = DataLoss | FailedPrecondition
+"""Why a collection stays closed, alone."""
+
 
 class Catalog:
     """All collections of a data folder, open. Every method may be called from any thread."""
@@ -61,7 +64,7 @@ class Catalog:
         self._primary = None if keyring is None else keyring.primary
         self._data_dir = data_dir
         self._root = data_dir / COLLECTIONS
-        self._open: dict[str, Collection | DataLoss] = {}
+        self._open: dict[str, Collection | Refused] = {}
         self._changing = threading.Lock()
         self._closed = False
         try:
@@ -84,8 +87,8 @@ class Catalog:
     def load(self) -> None:
         """Opens the collections.
 
-        One that is damaged, whose folder is a link, that another program holds locked, or that the server may not read
-        and write, stays closed and as it is; the others open.
+        One that is damaged, whose folder is a link, that another program holds locked, that the server may not read and
+        write, or that lies plainly where it may not, stays closed and as it is; the others open.
 
         Raises:
             StartupError: the folder is not writable or out of room, a collection is encrypted, and its key is not at
@@ -165,20 +168,21 @@ class Catalog:
         Raises:
             NotFound: there is none of that id; the error names those that there are.
             DataLoss: it is damaged.
+            FailedPrecondition: it is not encrypted, and has to be.
         """
         found = self._open.get(collection_id)
         if found is None:
             raise self._not_found(collection_id, visible)
-        if isinstance(found, DataLoss):
-            raise DataLoss(found.message, reason=found.reason)
+        if isinstance(found, Refused):
+            raise type(found)(found.message, reason=found.reason)
         return found
 
-    def list(self) -> list[tuple[str, Collection | DataLoss]]:
-        """Returns all collections by id, and of a damaged one what is wrong with it."""
+    def list(self) -> list[tuple[str, Collection | Refused]]:
+        """Returns all collections by id, and of one that stays closed what is wrong with it."""
         return sorted(self._open.copy().items(), key=lambda one: one[0])
 
     def delete(self, collection_id: str, *, visible: Callable[[str], bool] | None = None) -> None:
-        """Deletes a collection and all it holds, damaged ones too. It is gone from the disk when this returns.
+        """Deletes a collection and all it holds, closed ones too. It is gone from the disk when this returns.
 
         Args:
             collection_id: which.
@@ -221,11 +225,13 @@ class Catalog:
                 if isinstance(found, Collection):
                     closing.callback(found.close)
 
-    def _opened(self, folder: Path) -> Collection | DataLoss:
+    def _opened(self, folder: Path) -> Collection | Refused:
         try:
             check_no_link(folder)
             collection = Collection(folder, self._options)
-        except DataLoss as error:
+        except (DataLoss, FailedPrecondition) as error:
+            if error.reason == "KEY_MISSING":
+                raise
             _log.error("%s", error.message)
             return error
         except (PermissionError, Unavailable) as error:

@@ -72,6 +72,7 @@ class CollectionOptions:
             them to be looked at (`index/int8_copy.py`). The vectors then lie in a file in any case. Encrypted
             collections have the vectors in memory.
         keyring: opens collections that are encrypted, and its primary key encrypts new ones; None: they lie plainly.
+        allow_plain: whether such as lie plainly are opened although there is a keyring.
     """
 
     graph: GraphParameters = field(default_factory=lambda: GraphParameters(threads=core_count()))
@@ -81,6 +82,7 @@ class CollectionOptions:
     vectors_on_disk: bool = False
     vector_copy: VectorCopy = "float32"
     keyring: Keyring | None = None
+    allow_plain: bool = False
 
     def places(self, folder: Path) -> RowPlaces:
         """Returns where the vectors of a collection in a folder lie, unless it is encrypted."""
@@ -102,13 +104,18 @@ class Collection:
 
         Raises:
             DataLoss: its file is missing, damaged, or of a later version. Nothing was changed.
-            FailedPrecondition: it is encrypted, and the key is not at hand.
+            FailedPrecondition: it is encrypted, and the key is not at hand; or it is not, and has to be.
             StorageFull: there is no room to open it.
         """
         self._folder = folder
         self._options = options or CollectionOptions()
         self._damage: DataLoss | None = None
-        self._store = Store(folder / FILE_NAME, vfs=self._options.vfs, keyring=self._options.keyring)
+        self._store = Store(
+            folder / FILE_NAME,
+            vfs=self._options.vfs,
+            keyring=self._options.keyring,
+            allow_plain=self._options.allow_plain,
+        )
         try:
             self.spec = self._store.spec
             if self._store.purging:

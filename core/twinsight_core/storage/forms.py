@@ -229,14 +229,28 @@ class SealedForm:
         return content
 
 
-def form_of(head: Head, keyring: Keyring | None, file: Path) -> Form:
+def form_of(head: Head, keyring: Keyring | None, file: Path, *, allow_plain: bool) -> Form:
     """Returns the form in which a file's contents lie.
 
+    Args:
+        head: what the file says of itself.
+        keyring: has the key of contents that are sealed.
+        file: the file.
+        allow_plain: whether they may lie plainly although there is a keyring.
+
     Raises:
-        FailedPrecondition: they are sealed, and the key is not at hand.
+        FailedPrecondition: they are sealed, and the key is not at hand; or they lie plainly, and may not.
         DataLoss: what it says of itself is not what was written.
     """
     if head.seal is None:
+        if keyring is not None and not allow_plain:
+            # Else who can write to the disk could put contents of his own in the place of those that were sealed.
+            raise FailedPrecondition(
+                f"Collection `{file.parent.name}` is not encrypted, and a keyring was given; nothing was changed. If "
+                "it is what you put there, encrypt it with `twinsight rekey`, or have it served as it is with "
+                "`--allow-plain-collections` (TWINSIGHT_ALLOW_PLAIN_COLLECTIONS).",
+                reason="COLLECTION_PLAIN",
+            )
         return PlainForm(head)
     key = keyring.get(head.seal.key_id) if keyring is not None else None
     if key is None:

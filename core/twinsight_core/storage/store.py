@@ -68,17 +68,20 @@ class Store:
         purging: whether something that was deleted is still to be erased.
     """
 
-    def __init__(self, file: Path, *, vfs: str | None = None, keyring: Keyring | None = None) -> None:
+    def __init__(
+        self, file: Path, *, vfs: str | None = None, keyring: Keyring | None = None, allow_plain: bool = True
+    ) -> None:
         """Opens a store.
 
         Args:
             file: the database; must exist.
             vfs: name of the SQLite file system to use; None: the platform's.
             keyring: has the key of a store that is encrypted.
+            allow_plain: whether one that is not encrypted is opened although there is a keyring.
 
         Raises:
             DataLoss: it is missing, damaged, or of a later version.
-            FailedPrecondition: it is encrypted, and the key is not at hand.
+            FailedPrecondition: it is encrypted, and the key is not at hand; or it is not, and has to be.
             StorageFull: there is no room to open it.
         """
         self._file = file
@@ -91,7 +94,7 @@ class Store:
             try:
                 self._head = read_head(self._writer, file)
                 self.spec = self._head.spec
-                self.form = form_of(self._head, keyring, file)
+                self.form = form_of(self._head, keyring, file, allow_plain=allow_plain)
                 self._read_state()
                 # A copy of a store (`backups`) has another journal until it is opened.
                 self._writer.execute("PRAGMA journal_mode = WAL")

@@ -13,7 +13,7 @@ from twinsight.v1 import collection_service_pb2_grpc as collections_grpc
 from twinsight_core.calibration import Calibration
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection
-from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightError
+from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
 from twinsight_server.access.methods import VECTORS
@@ -68,14 +68,14 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     def ListCollections(
         self, request: pb.ListCollectionsRequest, context: grpc.ServicerContext
     ) -> pb.ListCollectionsResponse:
-        """Describes all collections that the caller may read; of a damaged one the id and the state."""
+        """Describes all collections that the caller may read; of one that stays closed the id, as damaged."""
         del request
         with self._gate.call(context, "ListCollections") as call:
             return pb.ListCollectionsResponse(
                 collections=[
-                    pb.Collection(id=name, state=pb.COLLECTION_STATE_DAMAGED)
-                    if isinstance(one, DataLoss)
-                    else _description(one)
+                    _description(one)
+                    if isinstance(one, Collection)
+                    else pb.Collection(id=name, state=pb.COLLECTION_STATE_DAMAGED)
                     for name, one in self._catalog.list()
                     if call.caller.may_know(name)
                 ]

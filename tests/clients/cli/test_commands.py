@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from twinsight_client import (
     DataLoss,
     DeadlineExceeded,
+    FailedPrecondition,
     NotFound,
     PermissionDenied,
     ServerError,
@@ -150,6 +151,7 @@ def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight)
     "damaged",
     [
         DataLoss("Collection `v` is damaged.", reason="COLLECTION_DAMAGED"),
+        FailedPrecondition("Collection `v` is not encrypted.", reason="COLLECTION_PLAIN"),
         Unavailable("Collection `v` takes no more writes.", reason="COLLECTION_BROKEN"),
         PermissionDenied("The key may not read.", reason="RIGHT_MISSING"),
     ],

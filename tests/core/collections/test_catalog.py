@@ -270,10 +270,12 @@ def test_a_collection_that_is_refused_by_the_system_leaves_the_others_alone(
     catalog.close()
     opening = Store.__init__
 
-    def barred(self: Store, file: Path, *, vfs: str | None = None, keyring: Keyring | None = None) -> None:
+    def barred(
+        self: Store, file: Path, *, vfs: str | None = None, keyring: Keyring | None = None, allow_plain: bool = True
+    ) -> None:
         if file.parent.name == "locked":
             raise error
-        opening(self, file, vfs=vfs, keyring=keyring)
+        opening(self, file, vfs=vfs, keyring=keyring, allow_plain=allow_plain)
 
     monkeypatch.setattr(Store, "__init__", barred)
     again = Catalog(tmp_path / "data")

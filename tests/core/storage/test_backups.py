@@ -33,7 +33,7 @@ from twinsight_core.storage.restoring import restore
 from twinsight_core.storage.sqlite import connect
 from twinsight_core.storage.store import FILE_NAME, Store
 
-OPTIONS = CollectionOptions(keyring=Keyring(new_key()))
+OPTIONS = CollectionOptions(keyring=Keyring(new_key()), allow_plain=True)
 
 
 def _fill(collection: Collection, count: int = 30) -> None:

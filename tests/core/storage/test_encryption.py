@@ -5,6 +5,8 @@ The same scan of a folder that is not encrypted, which finds everything, is the 
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,14 +16,15 @@ import pytest
 from benchmarks.torture.children import child
 
 from twinsight_core.collections.catalog import Catalog
-from twinsight_core.collections.collection import CollectionOptions
-from twinsight_core.errors import StartupError
+from twinsight_core.collections.collection import Collection, CollectionOptions
+from twinsight_core.errors import AlreadyExists, FailedPrecondition, StartupError
 from twinsight_core.index.base import Metric, prepared
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import Keyring, new_key
 from twinsight_core.search.indexer import IndexPolicy
 from twinsight_core.storage.backups import back_up
+from twinsight_core.storage.rekeying import Rekeyed, rekey
 from twinsight_core.storage.restoring import restore
 from twinsight_core.storage.salvaging import salvage
 
@@ -36,6 +39,10 @@ def _options(keyring: Keyring | None) -> CollectionOptions:
         policy=IndexPolicy(graph_from=100, patience=20, snapshot_share=0.02),
         keyring=keyring,
     )
+
+
+def _plain_too(keyring: Keyring | None) -> CollectionOptions:
+    return dataclasses.replace(_options(keyring), allow_plain=True)
 
 
 def _vector(number: int) -> np.ndarray:
@@ -156,15 +163,65 @@ def test_an_encrypted_folder_is_refused_without_its_key_and_left_as_it_is(tmp_pa
     assert {file: file.read_bytes() for file in data.rglob("*") if file.is_file()} == before
 
 
-def test_collections_under_another_key_or_none_are_served_and_told(
+@pytest.mark.parametrize("copied", [False, True], ids=["foreign", "restored"])
+def test_a_plain_collection_in_the_place_of_an_encrypted_one_is_refused_alone_and_left_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, copied: bool
+) -> None:
+    data, foreign = tmp_path / "data", tmp_path / "foreign"
+    for folder, keyring in ((data, KEYRING), (foreign, None)):
+        with closing(Catalog(folder, options=_options(keyring))) as catalog:
+            for name in ("beta", "gamma"):
+                catalog.create(CollectionSpec(name, DIMENSION)).upsert([_item(0)])
+    if copied:
+        back_up(foreign, tmp_path / "backup")
+        restore(tmp_path / "backup", data, only=["beta"], replace=True)
+    else:
+        shutil.rmtree(data / "collections" / "beta")
+        shutil.copytree(foreign / "collections" / "beta", data / "collections" / "beta")
+    before = {file: file.read_bytes() for file in (data / "collections" / "beta").iterdir()}
+    message = (
+        "Collection `beta` is not encrypted, and a keyring was given; nothing was changed. If it is what you put "
+        "there, encrypt it with `twinsight rekey`, or have it served as it is with `--allow-plain-collections` "
+        "(TWINSIGHT_ALLOW_PLAIN_COLLECTIONS)."
+    )
+    with closing(Catalog(data, options=_options(KEYRING))) as catalog:
+        for _ in range(2):  # an error of its own each time
+            with pytest.raises(FailedPrecondition) as refused:
+                catalog.get("beta")
+            assert (refused.value.message, refused.value.reason) == (message, "COLLECTION_PLAIN")
+        assert [(name, isinstance(one, Collection)) for name, one in catalog.list()] == [
+            ("beta", False),
+            ("gamma", True),
+        ]
+        assert catalog.get("gamma").get([_id(0)]) != [None]
+        with pytest.raises(AlreadyExists):
+            catalog.create(CollectionSpec("beta", DIMENSION))
+    assert [record.getMessage() for record in caplog.records] == [message]
+    assert {file: file.read_bytes() for file in (data / "collections" / "beta").iterdir()} == before
+
+    (done, _) = rekey(data, KEYRING)
+    assert done == Rekeyed("beta", 1, None, KEYRING.primary.id)
+    with closing(Catalog(data, options=_options(KEYRING))) as catalog:
+        assert catalog.get("beta").get([_id(0)]) != [None]
+
+
+def test_a_plain_collection_that_is_refused_can_be_deleted(tmp_path: Path) -> None:
+    with closing(Catalog(tmp_path, options=_options(None))) as catalog:
+        catalog.create(CollectionSpec("a", DIMENSION))
+    with closing(Catalog(tmp_path, options=_options(KEYRING))) as catalog:
+        catalog.delete("a")
+        assert catalog.create(CollectionSpec("a", DIMENSION)).key_id == KEYRING.primary.id
+
+
+def test_collections_under_another_key_or_where_allowed_none_are_served_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = Keyring(new_key())
     for name, keyring in (("a", None), ("b", first)):
-        with closing(Catalog(tmp_path, options=_options(keyring))) as catalog:
+        with closing(Catalog(tmp_path, options=_plain_too(keyring))) as catalog:
             catalog.create(CollectionSpec(name, DIMENSION)).upsert([_item(0)])
     rotated = first.with_primary(new_key())
-    with closing(Catalog(tmp_path, options=_options(rotated))) as catalog:
+    with closing(Catalog(tmp_path, options=_plain_too(rotated))) as catalog:
         catalog.create(CollectionSpec("c", DIMENSION)).upsert([_item(0)])
         for name, key in (("a", None), ("b", first.primary.id), ("c", rotated.primary.id)):
             assert catalog.get(name).key_id == key

@@ -46,8 +46,8 @@ def _vector(number: int) -> np.ndarray:
     return np.random.default_rng(number).normal(size=DIMENSION).astype(np.float32)
 
 
-def _opened(data: Path, keyring: Keyring | None) -> Catalog:
-    return Catalog(data, options=dataclasses.replace(OPTIONS, keyring=keyring))
+def _opened(data: Path, keyring: Keyring | None, *, allow_plain: bool = False) -> Catalog:
+    return Catalog(data, options=dataclasses.replace(OPTIONS, keyring=keyring, allow_plain=allow_plain))
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "data"))
 
 
-def _check(data: Path, keyring: Keyring | None) -> None:
-    with closing(_opened(data, keyring)) as catalog:
+def _check(data: Path, keyring: Keyring | None, *, allow_plain: bool = False) -> None:
+    with closing(_opened(data, keyring, allow_plain=allow_plain)) as catalog:
         assert [name for name, _ in catalog.list()] == list(NAMES)
         for name in NAMES:
             collection = catalog.get(name)
@@ -220,7 +220,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(data: Path, tmp_path: Path, b
         if not killed:
             break
         # Whole, under the one key or the other, whatever was going on.
-        _check(Path(shutil.copytree(cut, tmp_path / f"seen{step}")), SECOND)
+        _check(Path(shutil.copytree(cut, tmp_path / f"seen{step}")), SECOND, allow_plain=before is None)
         again = [one for one in rekey(cut, SECOND) if isinstance(one, Rekeyed)]
         assert {one.after for one in again} == {SECOND.primary.id}
         done.append(sum(one.before == one.after for one in again))

@@ -22,7 +22,7 @@ from twinsight_core.storage.store import FILE_NAME, Store
 
 DIMENSION, COUNT, PAGE = 64, 3000, 16384
 KEYRING = Keyring(new_key())
-OPTIONS = CollectionOptions(keyring=KEYRING)
+OPTIONS = CollectionOptions(keyring=KEYRING, allow_plain=True)
 SPEC = CollectionSpec("things", DIMENSION, Metric.EUCLIDEAN, "base", "sha256:1", 5.0)
 
 

@@ -258,7 +258,7 @@ def test_which_items_are_copies_lies_plainly_only_where_all_does(
     Store.create(folder / FILE_NAME, CollectionSpec("people", 8, Metric.EUCLIDEAN), key=key)
     vectors = _vectors(300)
     vectors[150:] = vectors[:150]
-    with closing(Collection(folder, OPTIONS)) as collection:
+    with closing(Collection(folder, replace(OPTIONS, allow_plain=True))) as collection:
         collection.upsert([NewItem(f"i{n}", vector) for n, vector in enumerate(vectors)])
         assert collection.wait_indexed(60)
     copies = {seq.to_bytes(8, "little") for seq in range(151, 301)}

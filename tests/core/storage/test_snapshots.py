@@ -31,6 +31,7 @@ OPTIONS = CollectionOptions(
     policy=IndexPolicy(graph_from=200),
     ef=16,
     keyring=KEYRING,
+    allow_plain=True,
 )
 
 

@@ -9,7 +9,7 @@ from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import Settings, shared_options
-from twinsight_client.errors import DataLoss, PermissionDenied, Unavailable
+from twinsight_client.errors import DataLoss, FailedPrecondition, PermissionDenied, Unavailable
 from twinsight_client.results import CollectionInfo, ItemError, Metric
 
 _METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPECIFIED])
@@ -104,8 +104,8 @@ def delete(settings: Settings, collection: str, yes: bool) -> None:
     with settings.client() as client:
         try:
             count = client.get_collection(collection).item_count
-        except (DataLoss, PermissionDenied, Unavailable) as error:
-            # Damaged, broken, or not ours to read: it can't be counted, but it can be deleted.
+        except (DataLoss, FailedPrecondition, PermissionDenied, Unavailable) as error:
+            # Damaged, refused, broken, or not ours to read: it can't be counted, but it can be deleted.
             if isinstance(error, Unavailable) and error.reason != "COLLECTION_BROKEN":
                 raise
             count = None
