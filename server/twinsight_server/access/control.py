@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from twinsight_server.access.audit import AuditLog
+from twinsight_server.access.exposure import warn_of_exposed
 from twinsight_server.access.guard import Guard, JwtSettings
 from twinsight_server.access.limits import Limiter
 from twinsight_server.access.principals import Share
@@ -32,7 +33,7 @@ class AccessControl:
 
     @classmethod
     def of(cls, config: ServerConfig) -> AccessControl:
-        """Returns what the settings ask for.
+        """Returns what the settings ask for, and warns of files that are not kept from others.
 
         Raises:
             StartupError: a file of keys can't be used, or the audit log can't be written.
@@ -45,6 +46,7 @@ class AccessControl:
             config.max_calls_per_key,
             config.max_streams_per_key,
         )
+        warn_of_exposed(config)
         limiter = Limiter(
             Share(config.calls_per_s, config.items_per_s), each, most_items=max(config.max_images, config.max_items)
         )
