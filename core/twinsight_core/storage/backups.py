@@ -8,8 +8,8 @@
    nothing by half.
 2. `VACUUM INTO` writes what lives at that moment to a new file: neither log nor free pages come along, and so nothing
    that was deleted.
-3. Each row of the copy is checked against its checksum; a backup that can't be restored is none. That needs no key: of
-   an encrypted collection the backup is encrypted with the same one.
+3. The copy's tables are checked, and each row against its checksum; a backup that can't be restored is none. That
+   needs no key: of an encrypted collection the backup is encrypted with the same one.
 4. Files and manifest are synced, and the folder is renamed into place. Until then it is `.NAME.unfinished` beside it,
    which a run that ends removes, and the next one to the same place where a run was killed.
 """
@@ -37,7 +37,7 @@ from twinsight_core.host.whole_files import sync_file, sync_folder
 from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.storage.data_folder import COLLECTIONS, REPLACED, collection_folders, discard, remove
-from twinsight_core.storage.layout import check_rows, read_head
+from twinsight_core.storage.layout import check_rows, check_schema, read_head
 from twinsight_core.storage.sqlite import connect, damaged, transaction, translated
 from twinsight_core.storage.store import FILE_NAME
 
@@ -177,7 +177,7 @@ def made_whole(out: Path) -> Iterator[Path]:
 
 
 def entry_of(file: Path) -> BackupEntry:
-    """Strikes graphs off a collection's file, checks it row by row, syncs it, and returns what a manifest says of it.
+    """Strikes graphs off a collection's file, checks its tables and rows, syncs it, and returns what a manifest says.
 
     Raises:
         DataLoss: it is damaged, or of a later version.
@@ -186,6 +186,7 @@ def entry_of(file: Path) -> BackupEntry:
         connection = connect(file, apsw.SQLITE_OPEN_READWRITE, None)
         try:
             head = read_head(connection, file)
+            check_schema(connection, file, head)
             with transaction(connection):
                 connection.execute("DELETE FROM snapshots")
             check_rows(connection, file, head)

@@ -11,9 +11,11 @@ all of them lies in the number that SQLite keeps for the application in the file
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,7 +101,7 @@ class Head(NamedTuple):
 def lay_out(connection: apsw.Connection, spec: CollectionSpec, seal: Seal | None) -> None:
     """Makes the tables of an empty collection, within a transaction of an empty database (see `prepare`)."""
     version = PLAIN if seal is None else SEALED
-    connection.execute(_COLLECTION + _CONTENTS[version] + _SNAPSHOTS)
+    connection.execute(_tables(version))
     connection.execute(
         "INSERT INTO collection VALUES (?, ?, ?, ?, ?, ?, ?, 1, 0)",
         (
@@ -121,6 +123,36 @@ def prepare(connection: apsw.Connection) -> None:
     """Makes a new database ready for `lay_out`: what can't be set in a transaction."""
     connection.execute(_PAGE_SIZE)
     connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _tables(version: int) -> str:
+    return _COLLECTION + _CONTENTS[version] + _SNAPSHOTS
+
+
+def _schema(connection: apsw.Connection) -> list[str]:
+    """Returns all that a file is made of: tables, indexes, triggers and views; however it was spaced."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
+    return sorted(" ".join(ascii(row).replace("\\n", " ").split()) for row in rows)
+
+
+@functools.cache
+def _schema_made(version: int) -> list[str]:
+    with closing(apsw.Connection(":memory:")) as connection:
+        connection.execute(_tables(version))
+        return _schema(connection)
+
+
+def check_schema(connection: apsw.Connection, file: Path, head: Head) -> None:
+    """Checks that a file has the tables of its version as they were made, and nothing beside them.
+
+    A trigger or an index that somebody adds keeps what is to be erased, or keeps it from being erased.
+
+    Raises:
+        DataLoss: it has not.
+        apsw.Error: the file is damaged.
+    """
+    if _schema(connection) != _schema_made(head.version):
+        raise damaged(file, "it does not have the tables that it was made with, or has something beside them")
 
 
 def read_head(connection: apsw.Connection, file: Path) -> Head:

@@ -100,6 +100,8 @@ def _copy(backup: Path, entry: BackupEntry, target: Path) -> None:
     except DataLoss as error:
         if error.reason == "STORE_TOO_NEW":
             raise
-        raise backup_damaged(backup, f"the rows of `{name}` are not those that were written.") from error
+        raise backup_damaged(
+            backup, f"the rows of `{name}`, or its tables, are not those that were written."
+        ) from error
     if (found.id, found.item_count, found.next_seq) != (entry.id, entry.item_count, entry.next_seq):
         raise backup_damaged(backup, f"`{name}` does not hold what the manifest says; nothing was restored.")

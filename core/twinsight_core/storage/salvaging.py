@@ -32,7 +32,7 @@ from twinsight_core.storage.layout import (
     state_sum,
     write_state_sum,
 )
-from twinsight_core.storage.sqlite import DAMAGE, connect, damaged, transaction, translated
+from twinsight_core.storage.sqlite import DAMAGE, connect, damaged, distrust, transaction, translated
 from twinsight_core.storage.store import FILE_NAME
 
 _STEP = 1024
@@ -86,10 +86,11 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
         raise NotFound(f"`{data_dir}` has no collection `{collection_id}`.", reason="COLLECTION_NOT_FOUND")
     file = folder / FILE_NAME
     with made_whole(out) as unfinished, translated(file):
-        # Not `connect`, whose first statement would fail. The first one here lets SQLite read a file that is shorter
-        # than it says; nothing can be written in any case.
+        # Not `connect`, whose first statement would fail, and which is too defensive for the first one here: that lets
+        # SQLite read a file that is shorter than it says; nothing can be written in any case.
         source = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
         try:
+            distrust(source)
             source.execute("PRAGMA writable_schema = ON")
             source.execute("BEGIN")  # all that is read is of one moment
             head = read_head(source, file)

@@ -53,8 +53,18 @@ _WRITE_ERRORS = frozenset(
 )
 
 
+def distrust(connection: apsw.Connection) -> None:
+    """Has nothing run that a file holds: we put neither triggers nor views into one, and others may."""
+    for switch in (
+        apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER,
+        apsw.SQLITE_DBCONFIG_ENABLE_VIEW,
+        apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+    ):
+        connection.config(switch, 0)
+
+
 def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
-    """Returns a connection whose commits are synced.
+    """Returns a connection whose commits are synced, and that runs nothing that the file holds.
 
     Args:
         file: the database.
@@ -62,6 +72,8 @@ def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
         vfs: name of the SQLite file system; None: the platform's.
     """
     connection = apsw.Connection(str(file), flags=flags, vfs=vfs)
+    distrust(connection)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.set_busy_timeout(BUSY_MS)  # first: the next statement needs a lock
     connection.execute("PRAGMA synchronous = FULL")
     return connection

@@ -2,7 +2,7 @@
 
 What a transaction has committed is on disk (WAL, synchronous=FULL). Every item carries a checksum, the number of items
 is kept apart from them, and what is said of the collection and its bulk writes has one checksum (`layout`), so that a
-damaged file is noticed. Nothing here ever deletes or repairs a damaged file.
+damaged file is noticed. So is one that holds more than its tables. Nothing here ever deletes or repairs a damaged file.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from twinsight_core.storage.layout import (
     INSERT_INGEST,
     INSERT_ITEM,
     check_count,
+    check_schema,
     check_state,
     lay_out,
     mismatch,
@@ -93,6 +94,7 @@ class Store:
             self._writer = connect(file, apsw.SQLITE_OPEN_READWRITE, vfs)
             try:
                 self._head = read_head(self._writer, file)
+                check_schema(self._writer, file, self._head)
                 self.spec = self._head.spec
                 self.form = form_of(self._head, keyring, file, allow_plain=allow_plain)
                 self._read_state()

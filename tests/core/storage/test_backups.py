@@ -373,16 +373,17 @@ def test_no_damage_to_a_backup_is_put_in_place(data: Path, tmp_path: Path) -> No
         assert list((tmp_path / "other" / "collections").iterdir()) == []
 
 
-def test_a_backup_whose_rows_were_changed_with_its_digest_is_refused(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["UPDATE items SET id = 'forged' WHERE seq = 2", "CREATE TABLE kept (id)"])
+def test_a_backup_that_was_changed_with_its_digest_is_refused(data: Path, tmp_path: Path, change: str) -> None:
     back_up(data, tmp_path / "backup", only=["a"])
     file = tmp_path / "backup" / "a" / FILE_NAME
     other = apsw.Connection(str(file))
-    other.execute("UPDATE items SET id = 'forged' WHERE seq = 2")
+    other.execute(change)
     other.close()
     manifest = json.loads((tmp_path / "backup" / MANIFEST).read_text("utf-8"))
     manifest["collections"][0] |= {"size": file.stat().st_size, "sha256": digest_of(file)}
     (tmp_path / "backup" / MANIFEST).write_text(json.dumps(manifest), "utf-8")
-    with pytest.raises(DataLoss, match=r"the rows of `a/store\.db` are not those that were written"):
+    with pytest.raises(DataLoss, match=r"the rows of `a/store\.db`, or its tables, are not those that were written"):
         restore(tmp_path / "backup", tmp_path / "other")
 
 
