@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -282,6 +283,16 @@ def check_item(item: NewItem | NewMetadata, spec: CollectionSpec) -> None:
     if isinstance(item, NewItem):
         check_vector(item.vector, spec)
     check_metadata(item.metadata, field="metadata")
+
+
+def check_items(items: Sequence[NewItem | NewMetadata], spec: CollectionSpec) -> None:
+    """Checks all items of a batch as `check_item` does; `field` begins with `items[n]`."""
+    for number, item in enumerate(items):
+        try:
+            check_item(item, spec)
+        except InvalidInput as error:
+            error.under(f"items[{number}]")
+            raise
 
 
 def check_id(item_id: str, *, field: str = "id") -> None:

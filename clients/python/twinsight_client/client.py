@@ -285,11 +285,9 @@ class Client:
         """Writes any number of items, batch by batch, each acknowledged once it is on disk: as its answers are read.
 
         Named by an `ingest_id`, a bulk write that broke off resumes: call it again with the same items in the same
-        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing. Batches are
-        known by their number alone, so that a name is of one list of items: of another under the same name as many are
-        skipped, and a warning is logged where that leaves nothing to write. A batch that is
-        refused as a whole keeps those after it from being written (reason BATCH_OUT_OF_ORDER): calling again sends it
-        and them.
+        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing. They are known
+        by number alone: of other items under the same name as many are skipped, with a warning where none is left. A
+        batch that is refused as a whole holds back those after it (BATCH_OUT_OF_ORDER) until all are sent again.
 
         Args:
             collection: its id.
@@ -344,10 +342,7 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Iterator[Results[Item]]:
-        """Reads items page by page, oldest write first.
-
-        An item that is written while pages are read moves to the end, and is read again there: who writes to what is
-        read collects the ids first.
+        """Reads items page by page, oldest write first: one written meanwhile moves to the end, and comes again.
 
         Args:
             collection: its id.

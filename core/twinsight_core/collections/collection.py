@@ -22,7 +22,7 @@ import numpy as np
 from twinsight_core.collections.matches import Content, contents_of, matches_of
 from twinsight_core.collections.opening import read_rows, restored
 from twinsight_core.collections.writer import Delete, DeleteWhere, Upsert, Writer
-from twinsight_core.errors import DataLoss, InvalidInput, StorageFull, Unavailable
+from twinsight_core.errors import DataLoss, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.host.cores import core_count
 from twinsight_core.index.base import prepared
@@ -39,6 +39,7 @@ from twinsight_core.items import (
     SearchOptions,
     check_checkpoint,
     check_item,
+    check_items,
     check_options,
     check_queries,
     check_vector,
@@ -194,9 +195,7 @@ class Collection:
             InvalidInput: an item or the checkpoint is against the rules; nothing was written.
             StorageFull: the disk has no room; nothing was written.
         """
-        for number, item in enumerate(items):
-            with _under(f"items[{number}]"):
-                check_item(item, self.spec)
+        check_items(items, self.spec)
         if checkpoint is not None:
             check_checkpoint(checkpoint)
         with self._guarded():
@@ -443,13 +442,3 @@ class Collection:
 
 def _item(stored: StoredItem, include_vector: bool) -> Item:
     return Item(stored.id, vector_of(stored) if include_vector else None, stored.metadata)
-
-
-@contextmanager
-def _under(prefix: str) -> Iterator[None]:
-    """Puts a prefix before the field of an error."""
-    try:
-        yield
-    except InvalidInput as error:
-        error.under(prefix)
-        raise

@@ -41,12 +41,10 @@ from twinsight_core.errors import Overloaded, Unavailable
 from twinsight_core.host.cores import on_all_cores, use_all_cores
 from twinsight_server.calls.call import Call
 from twinsight_server.inference.batch_wait import BatchWait, FixedWait, TunedWait
-from twinsight_server.inference.turns import Answer, Turn, Waiting, answer, due_of, fail, is_wanted, loaded
+from twinsight_server.inference.turns import Answer, Infer, Turn, Waiting, answer, due_of, fail, is_wanted, loaded
 from twinsight_server.metrics import Metrics
 
 log = structlog.stdlib.get_logger("twinsight.batcher")
-
-Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
 
 _MIN_RETRY_S = 0.05
 _LOOKS = 3
@@ -425,7 +423,7 @@ class Batcher:
             return
         start = time.monotonic()
         try:
-            answers = _inferred([image for _, image in batch], turn, infer)
+            answers = turn.computed(infer, [image for _, image in batch])
         except Exception as error:
             if len(batch) == 1:
                 ((one, _),) = batch
@@ -441,15 +439,6 @@ class Batcher:
         for (one, _), row in zip(batch, answers, strict=True):
             one.call.record("compute", took)
             answer(one.future, row)
-
-
-def _inferred(images: Sequence[np.ndarray], turn: Turn, infer: Infer) -> Sequence[np.ndarray] | np.ndarray:
-    """Has the model compute pictures. Only meanwhile can a turn hang: what the log takes is not the model's time."""
-    turn.looks, turn.computing = 0, time.monotonic()
-    try:
-        return infer(images)
-    finally:
-        turn.computing = None
 
 
 def _draining() -> Unavailable:

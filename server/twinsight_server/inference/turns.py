@@ -15,6 +15,7 @@ from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
 from twinsight_server.calls.call import Call
 
 Answer = np.ndarray | TwinsightError
+Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
 
 _PATIENCE_S = 1.0
 _STREAM_PATIENCE_S = 10.0
@@ -50,6 +51,14 @@ class Turn:
     begun: float
     computing: float | None = None
     looks: int = 0
+
+    def computed(self, infer: Infer, images: Sequence[np.ndarray]) -> Sequence[np.ndarray] | np.ndarray:
+        """Has the model compute pictures. Only meanwhile can it hang: what the log takes is not the model's time."""
+        self.looks, self.computing = 0, time.monotonic()
+        try:
+            return infer(images)
+        finally:
+            self.computing = None
 
 
 def answer(future: Future[Answer], with_: Answer) -> None:

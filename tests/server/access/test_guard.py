@@ -107,7 +107,10 @@ def test_a_written_file_reads_as_it_was(file: Path) -> None:
     ("change", "said"),
     [
         ({"grants": []}, "`grants` must have 1 to 64 entries"),
-        ({"grants": [{"rights": ["all"], "collections": ["*"]}]}, "`rights` must be some of `search`, `read`, `write`, `admin`"),
+        (
+            {"grants": [{"rights": ["all"], "collections": ["*"]}]},
+            "`rights` must be some of `search`, `read`, `write`, `admin`",
+        ),
         ({"grants": [{"rights": ["read"], "collections": ["a/b"]}]}, "must be ids of collections"),
         ({"grants": [{"rights": ["read"], "collection": ["a"]}]}, "`keys.a.grants[0].collection` is unknown"),
         ({"sha256": "12"}, "`keys.a.sha256` must be 64 hexadecimal digits"),
