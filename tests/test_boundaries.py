@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -76,6 +77,17 @@ def test_messages_meet_arrays_in_convert_alone() -> None:
             text = path.read_text("utf-8")
             assert "frombuffer" not in text, path
             assert "tobytes" not in text, path
+
+
+def test_commands_print_through_one_function() -> None:
+    """It escapes what is not printable: of packages, data sets and files nothing is a terminal's command."""
+    printing = [
+        str(path.relative_to(ROOT))
+        for package in ("twinsight_core", "twinsight_server")
+        for path in sorted(PACKAGES[package].rglob("*.py"))
+        if re.search(r"click\.s?echo\(|(?<![\w.])print\(", path.read_text("utf-8"))
+    ]
+    assert printing == ["core/twinsight_core/commands/output.py"]
 
 
 def test_no_file_is_longer_than_450_lines() -> None:

@@ -32,15 +32,20 @@ from collections.abc import Iterable
 class TwinsightError(Exception):
     """Base of the tree.
 
+    Args:
+        listed: what the message announces; each gets a line of its own below it.
+
     Attributes:
         message: the name, the value and the rule, for a person.
         reason: stable UPPER_SNAKE_CASE word for programs.
         field: path of the offending field as the caller wrote it (`images[3].encoded`); empty if there is none.
+        lines: the message's own lines; a line break in one of them is of what is told about.
     """
 
-    def __init__(self, message: str, *, reason: str, field: str = "") -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, *, reason: str, field: str = "", listed: Iterable[str] = ()) -> None:
+        self.lines = (message, *(f"  {one}" for one in listed))
+        self.message = "\n".join(self.lines)
+        super().__init__(self.message)
         self.reason = reason
         self.field = field
 

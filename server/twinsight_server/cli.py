@@ -14,6 +14,7 @@ from typing import Literal, cast, get_args, get_origin, get_type_hints
 
 import click
 
+from twinsight_core.commands.output import write_line
 from twinsight_core.errors import StartupError
 from twinsight_server.config import ServerConfig
 from twinsight_server.config_file import read_settings
@@ -118,7 +119,7 @@ def _serve(**settings: Value) -> None:
         set_up_logs(config.log_format, config.log_level)
         run(config)
     except StartupError as error:
-        click.echo(f"twinsight: {error.message}", err=True)
+        write_line(f"twinsight: {error.message}", err=True)
         sys.exit(1)
 
 
@@ -159,9 +160,9 @@ def run(config: ServerConfig) -> None:
     server = Server(config)
     try:
         if server.start(stopped):
-            click.echo(f"serving on {server.address}")
+            write_line(f"serving on {server.address}")
             if server.metrics_address:
-                click.echo(f"metrics on {server.metrics_address}")
+                write_line(f"metrics on {server.metrics_address}")
             wait_until(stopped)
     finally:
         if not server.stop():

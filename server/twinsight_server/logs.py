@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from twinsight_core.commands.output import printable, set_in
 
 
 def set_up_logs(form: Literal["json", "console"], level: str) -> None:
@@ -28,7 +31,8 @@ def set_up_logs(form: Literal["json", "console"], level: str) -> None:
         if form == "json"
         # Not as rich shows tracebacks: with what variables hold, tokens too.
         else [
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _as_lines,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback),
         ]
     )
     structlog.configure(
@@ -50,3 +54,15 @@ def set_up_logs(form: Literal["json", "console"], level: str) -> None:
     logging.getLogger("twinsight").setLevel(level.upper())
     # grpcio logs a traceback for each message that is not protobuf: any client could fill the log.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
+
+
+def _as_lines(logger: object, method: str, said: EventDict) -> EventDict:
+    """Leaves one printable line of each text; values that are no text the console's renderer shows by their repr."""
+    del logger, method
+    return {name: printable(value) if isinstance(value, str) else value for name, value in said.items()}
+
+
+def _traceback(out: TextIO, failure: ExcInfo) -> None:
+    told = io.StringIO()
+    structlog.dev.plain_traceback(told, failure)
+    out.write(f"\n{set_in(told.getvalue().strip())}")

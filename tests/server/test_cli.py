@@ -241,3 +241,15 @@ def test_a_signal_that_does_not_wake_the_main_thread_is_heard() -> None:
     command = [sys.executable, "-c", IN_ANOTHER_THREAD]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_what_keeps_the_server_from_starting_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, started: list[object]
+) -> None:
+    def run(_: ServerConfig) -> None:
+        raise StartupError("bad/model.json: `\x1b[31m\nserving` is unknown.", reason="PACKAGE_CARD")
+
+    monkeypatch.setattr(cli, "run", run)
+    done = CliRunner().invoke(cli.serve, [])
+    assert (done.exit_code, started) == (1, [])
+    assert done.stderr == "twinsight: bad/model.json: `\\x1b[31m\\nserving` is unknown.\n"

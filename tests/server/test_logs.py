@@ -38,3 +38,30 @@ def test_a_traceback_shows_no_values_of_variables(form: str, capsys: pytest.Capt
     assert "RuntimeError" in told
     assert "1 fields" in told
     assert "SECRET" not in told.replace('"tws_" + "SECRET"', "").replace('\\"tws_\\" + \\"SECRET\\"', "")
+
+
+HOSTILE = "\x1b]0;owned\x07red\n2026-01-01T00:00:00Z [info ] all good \x9b31m"
+ESCAPED = "\\x1b]0;owned\\x07red\\n2026-01-01T00:00:00Z [info ] all good \\x9b31m"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_value_forges_a_line_or_commands_the_terminal(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs(form, "info")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    log = structlog.stdlib.get_logger("twinsight.test")
+    log.info(HOSTILE, error="\x1b[31m", files=[HOSTILE])
+    logging.getLogger("twinsight.core").warning("Collection `%s`", HOSTILE)
+    try:
+        raise RuntimeError(HOSTILE)
+    except RuntimeError:
+        log.exception("call failed")
+        logging.getLogger("twinsight.core").exception("indexing failed")
+    told = capsys.readouterr().err
+    assert set(told) <= {"\n", *map(chr, range(32, 127))}
+    if form == "console":
+        first, second, *others = told.splitlines()
+        assert ESCAPED in first
+        assert first.count("all good") == 2
+        assert ESCAPED in second
+        lines = [line for line in others if not line.startswith("  ")]
+        assert ["call failed" in lines[0], "indexing failed" in lines[1]] == [True, True]
+        assert len(lines) == 2

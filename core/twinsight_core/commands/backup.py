@@ -8,6 +8,7 @@ import click
 
 from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
+from twinsight_core.commands.output import write_line
 from twinsight_core.storage.backups import back_up
 
 
@@ -32,4 +33,4 @@ def backup(*, data_dir: Path, out: Path, only: tuple[str, ...]) -> None:
     with exit_on_failure(), clean_up_at_sigterm():
         made = back_up(data_dir, out, only=only)
     for entry in made.collections:
-        click.echo(f"{out / entry.id}: {entry.item_count} items, {entry.size} bytes")
+        write_line(f"{out / entry.id}: {entry.item_count} items, {entry.size} bytes")

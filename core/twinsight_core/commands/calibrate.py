@@ -23,6 +23,7 @@ from twinsight_core.commands.labelled import (
     scored_pairs,
 )
 from twinsight_core.commands.options import refuse_options, told
+from twinsight_core.commands.output import write_line
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import classification_score, fit_temperature
 from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration
@@ -126,18 +127,18 @@ def calibrate(
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
     card = replace(package.card, calibration=calibration)
     written = save_package(out or package.folder, card, network, report=_report(package))
-    click.echo(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
-    click.echo("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
+    write_line(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
+    write_line("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
     for one in calibration.operating_points:
         match_rate = (one.false_match_rate, one.false_match_rate_low, one.false_match_rate_high)
         non_match_rate = (one.false_non_match_rate, one.false_non_match_rate_low, one.false_non_match_rate_high)
         rates = "   ".join("{:.4f} ({:.4f} to {:.4f})".format(*rate) for rate in (match_rate, non_match_rate))
-        click.echo(f"{one.target_fmr:<12g} {one.threshold:<11.4f} {rates}")
+        write_line(f"{one.target_fmr:<12g} {one.threshold:<11.4f} {rates}")
     if pairs is None:
-        click.echo("The intervals are those over pictures of other classes.")
+        write_line("The intervals are those over pictures of other classes.")
     else:
-        click.echo("The intervals take the pairs for independent; where these share pictures, they are too narrow.")
-    click.echo(f"wrote {written.folder} ({written.digest})", err=True)
+        write_line("The intervals take the pairs for independent; where these share pictures, they are too narrow.")
+    write_line(f"wrote {written.folder} ({written.digest})", err=True)
 
 
 def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, seed: int) -> list[ScoredPairs]:
@@ -168,7 +169,7 @@ def _pairs_of_list(
     scored, pairs, _, _ = scored_pairs(package, data, listed, skip_bad=skip_bad)
     first, second = pair_halves(pairs, seed=seed)
     if told_of := caveats(pairs, int(first.sum() + second.sum())):
-        click.echo(told_of.strip(), err=True)
+        write_line(told_of.strip(), err=True)
     return scored.part(first), scored.part(second)
 
 
@@ -210,9 +211,9 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
     }
     card = replace(package.card, config=replace(config, temperature=temperature), scores=scores)
     written = save_package(out, card, at_temperature(network, config, temperature), report=_report(package))
-    click.echo(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
-    click.echo(
+    write_line(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
+    write_line(
         f"expected calibration error  {measured.expected_calibration_error:.4f} "
         f"(of which chance {measured.calibration_error_by_chance:.4f})"
     )
-    click.echo(f"wrote {written.folder} ({written.digest})", err=True)
+    write_line(f"wrote {written.folder} ({written.digest})", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from twinsight_core.commands.labelled import (
     scored_pairs,
 )
 from twinsight_core.commands.options import refuse_options, told
+from twinsight_core.commands.output import write_json, write_line
 from twinsight_core.errors import TrainingError
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.packages import ModelPackage, find_package
@@ -84,11 +84,11 @@ def evaluate(
         raise TrainingError(f"{data}: the data does not suffice: {error}", reason="DATA_INSUFFICIENT") from error
     if as_json:
         told_of = {"model": package.name, "digest": package.digest, "protocol": findings.protocol}
-        click.echo(json.dumps(told_of | {"scores": findings.scores}, indent=2))
+        write_json(told_of | {"scores": findings.scores})
     else:
-        click.echo(findings.protocol)
+        write_line(findings.protocol)
         for name, value in findings.scores.items():
-            click.echo(f"{name:44} {value:.4f}")
+            write_line(f"{name:44} {value:.4f}")
     if report is not None:
         write_report(report, package, findings)
 

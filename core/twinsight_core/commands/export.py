@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.commands.failing import exit_on_failure
+from twinsight_core.commands.output import write_line
 from twinsight_core.exporting.package import FORMATS, Format, export_package
 from twinsight_core.packages import find_package
 
@@ -53,4 +54,4 @@ def export(*, model: str, format_name: Format, out: Path, models_dir: Path | Non
     pixels = package.card.preprocessing
     batch = "any batch size" if done.batch is None else f"batches of {done.batch}"
     size = f"pictures of {pixels.height_px}x{pixels.width_px}"
-    click.echo(f"{done.path}: {done.format}, {done.size_bytes} bytes, {batch}, {size}, {done.agreement}")
+    write_line(f"{done.path}: {done.format}, {done.size_bytes} bytes, {batch}, {size}, {done.agreement}")

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import click
-
+from twinsight_core.commands.output import LineFormatter, write_line
 from twinsight_core.errors import TwinsightError
 
 
 @contextmanager
 def exit_on_failure() -> Iterator[None]:
     """Ends the process with status 1 and a line on standard error where a TwinsightError or OSError is raised."""
+    if logging.lastResort is not None:  # what the core logs goes there, where a command sets no logs up
+        logging.lastResort.setFormatter(LineFormatter())
     try:
         yield
     except TwinsightError as error:
-        click.echo(f"twinsight: {error.message}", err=True)
+        for number, line in enumerate(error.lines):
+            write_line(line if number else f"twinsight: {line}", err=True)
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"twinsight: {where}{error.strerror or error}", err=True)
+        write_line(f"twinsight: {where}{error.strerror or error}", err=True)
         sys.exit(1)
 
 

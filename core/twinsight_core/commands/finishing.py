@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import click
-
+from twinsight_core.commands.output import write_line
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.rcnn import FasterRCNN
 from twinsight_core.models.siamese import SiameseNetwork
@@ -42,10 +41,10 @@ def finish(
     scores = card_scores(findings.scores, card.labels)
     package = save_package(run.out, replace(card, scores=scores), network)
     write_report(run.out / REPORT_FILE, package, findings, watching.history)
-    click.echo(findings.protocol, err=True)
+    write_line(findings.protocol, err=True)
     for name, value in scores.items():
-        click.echo(f"{name:40} {value:.4f}")
-    click.echo(f"wrote {run.out} ({package.digest}); its report is {run.out / REPORT_FILE}", err=True)
+        write_line(f"{name:40} {value:.4f}")
+    write_line(f"wrote {run.out} ({package.digest}); its report is {run.out / REPORT_FILE}", err=True)
 
 
 def card_scores(scores: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:

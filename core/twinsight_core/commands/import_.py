@@ -8,6 +8,7 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import package_option
+from twinsight_core.commands.output import write_line
 from twinsight_core.errors import StartupError
 from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STATED, Importable, import_package
 
@@ -74,8 +75,8 @@ def import_(
             description=description,
         )
     card = package.card
-    click.echo(f"{package.folder}: {card.architecture}, {card.task}, {_size(card.labels, card.dimension)}")
-    click.echo(package.digest)
+    write_line(f"{package.folder}: {card.architecture}, {card.task}, {_size(card.labels, card.dimension)}")
+    write_line(package.digest)
 
 
 def _size(labels: tuple[str, ...], dimension: int) -> str:

@@ -8,6 +8,7 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import keyring_option
+from twinsight_core.commands.output import write_line
 from twinsight_core.errors import AlreadyExists, InvalidInput, NotFound
 from twinsight_core.sealing.keyring import ENVIRONMENT, Keyring, change_keyring, new_key, read_keyring
 
@@ -42,7 +43,7 @@ def new(*, keyring: str) -> None:
 
     with exit_on_failure():
         change_keyring(_path(keyring), change)
-    click.echo(key.id)
+    write_line(key.id)
 
 
 @keyring.command()
@@ -52,7 +53,7 @@ def add(*, keyring: str) -> None:
     key = new_key()
     with exit_on_failure():
         change_keyring(_path(keyring), lambda there: _present(there, keyring).with_primary(key))
-    click.echo(key.id)
+    write_line(key.id)
 
 
 @keyring.command("list")
@@ -62,7 +63,7 @@ def list_(*, keyring: str) -> None:
     with exit_on_failure():
         keys = read_keyring(keyring)
     for key in keys:
-        click.echo(f"{key.id}: made {key.created:%Y-%m-%d}{', primary' if key is keys.primary else ''}")
+        write_line(f"{key.id}: made {key.created:%Y-%m-%d}{', primary' if key is keys.primary else ''}")
 
 
 @keyring.command()

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import package_option
+from twinsight_core.commands.output import LineFormatter, printable
 from twinsight_core.packages import find_package
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.distillation import Distillation
@@ -39,7 +40,9 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+        lines = logging.StreamHandler()
+        lines.setFormatter(LineFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        logging.basicConfig(handlers=[lines])
         logging.getLogger("twinsight_core").setLevel(logging.INFO)
         with exit_on_failure():
             command(*args, **kwargs)
@@ -72,7 +75,7 @@ def refuse_options(names: Sequence[str], *, why: str) -> None:
     """
     for name in names:
         if given(name):
-            raise click.UsageError(f"--{name.replace('_', '-')} must not be given with {why}.")
+            raise click.UsageError(f"--{name.replace('_', '-')} must not be given with {printable(why)}.")
 
 
 def _teacher_options(temperature: float) -> list[_Decorator]:

@@ -9,6 +9,7 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import data_dir_option, keyring_option
+from twinsight_core.commands.output import write_line
 from twinsight_core.sealing.keyring import Keyring, read_keyring
 from twinsight_core.storage.rekeying import Failed, Rekeyed
 from twinsight_core.storage.rekeying import rekey as rekeyed
@@ -38,7 +39,7 @@ def rekey(*, data_dir: Path, keyring: str, decrypt: bool) -> None:
         keys = read_keyring(keyring)
         done = rekeyed(data_dir, keys, decrypt=decrypt)
     for one in done:
-        click.echo(_line(one), err=isinstance(one, Failed))
+        write_line(_line(one), err=isinstance(one, Failed))
     if any(isinstance(one, Failed) for one in done):
         sys.exit(1)
     _tell_unused(keys, decrypt=decrypt)
@@ -56,4 +57,4 @@ def _line(one: Rekeyed | Failed) -> str:
 def _tell_unused(keyring: Keyring, *, decrypt: bool) -> None:
     for key in keyring:
         if decrypt or key is not keyring.primary:
-            click.echo(f"The key {key.id} is no longer used in this folder; backups may still need it.")
+            write_line(f"The key {key.id} is no longer used in this folder; backups may still need it.")

@@ -8,6 +8,7 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
+from twinsight_core.commands.output import write_line
 from twinsight_core.storage.restoring import restore as restored
 
 
@@ -32,4 +33,4 @@ def restore(*, backup: Path, data_dir: Path, only: tuple[str, ...], replace: boo
     with exit_on_failure():
         done = restored(backup, data_dir, only=only, replace=replace)
     for entry in done:
-        click.echo(f"{data_dir}: collection {entry.id}, {entry.item_count} items")
+        write_line(f"{data_dir}: collection {entry.id}, {entry.item_count} items")

@@ -8,6 +8,7 @@ import click
 
 from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
+from twinsight_core.commands.output import write_line
 from twinsight_core.storage.salvaging import salvage as salvaged
 
 
@@ -31,12 +32,12 @@ def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
     with exit_on_failure(), clean_up_at_sigterm():
         done = salvaged(data_dir, collection, out)
     lost = done.item_count - done.entry.item_count
-    click.echo(f"{out / collection}: {done.entry.item_count} of {done.item_count} items, {lost} lost")
+    write_line(f"{out / collection}: {done.entry.item_count} of {done.item_count} items, {lost} lost")
     if not done.state_sound:
-        click.echo(
+        write_line(
             "What the collection says of itself is not what was written: check its model and its time of creation."
         )
     if done.forgotten:
-        click.echo(
+        write_line(
             f"{done.forgotten} bulk writes are no longer on record: run them again, and what is lost is written."
         )

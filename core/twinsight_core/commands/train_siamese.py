@@ -16,6 +16,7 @@ from flax import nnx
 from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
 from twinsight_core.commands.options import given, refuse_options, run_options
+from twinsight_core.commands.output import write_line
 from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.siamese import SiameseNetwork
@@ -282,7 +283,7 @@ def _calibrated(fit: Callable[..., Calibration], *, meaning: str) -> Calibration
     try:
         return fit(meaning=meaning, false_match_rate=CALIBRATION_FMR)
     except ValueError as error:
-        click.echo(f"The model is written without a calibration: {error}", err=True)
+        write_line(f"The model is written without a calibration: {error}", err=True)
         return None
 
 

@@ -32,6 +32,7 @@ from twinsight_core.host.cores import core_count
 from twinsight_core.images import Preprocessing, decode, upright_size
 from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, MarkedSet, coco_pictures, voc_pictures
+from twinsight_core.training.data import tell_skipped
 from twinsight_core.training.files import Files, check_names, composed, in_chunks
 
 _LOG = logging.getLogger(__name__)
@@ -190,13 +191,14 @@ def _load(files: Files, marked: MarkedSet, wanted: _Wanted) -> BoxedImages:
             first[one.file] = before._replace(boxes=(*before.boxes, *more), unplaced=before.unplaced or one.unplaced)
     images, kept = _decoded(files, tuple(first.values()), wanted, told)
     if told and not wanted.skip_bad:
-        raise TrainingError(_all_flaws(files.path, told), reason="BOXES_UNUSABLE")
+        raise TrainingError(f"{files.path}: {len(told)} things can't be used:", reason="BOXES_UNUSABLE", listed=told)
     if not kept:
         raise TrainingError(f"{files.path} holds no picture that can be used.", reason="DATA_EMPTY")
     if not wanted.classes:
         raise TrainingError(f"{files.path}: nothing is marked in any picture.", reason="BOXES_NONE")
     if told:
-        _LOG.warning("%s", _all_flaws(files.path, told))
+        _LOG.warning("%s: %d things can't be used", files.path, len(told))
+        tell_skipped(told)
     if cut := sum(one.cut for one in kept):
         _LOG.info("%s: %d boxes reach beyond their pictures and are cut at the edge", files.path, cut)
     left_out = marked.missing + len(first) - len(kept)
@@ -320,7 +322,3 @@ def _padded(images: np.ndarray, kept: Sequence[_Checked], wanted: _Wanted) -> Bo
         classes=wanted.classes,
         files=tuple(one.file for one in kept),
     )
-
-
-def _all_flaws(path: Path, told: Sequence[str]) -> str:
-    return f"{path}: {len(told)} things can't be used:\n" + "\n".join(f"  {one}" for one in told)

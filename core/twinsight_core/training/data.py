@@ -273,10 +273,10 @@ def _decoded(
 
 def unreadable_pictures(path: Path, flaws: dict[str, str]) -> TrainingError:
     """Returns the error that names all pictures that can't be read, with what is wrong with each, a line each."""
-    listed = "\n".join(f"  {one}" for one in told_flaws(flaws))
     return TrainingError(
-        f"{path}: {len(flaws)} pictures can't be read, which --skip-bad leaves out:\n{listed}",
+        f"{path}: {len(flaws)} pictures can't be read, which --skip-bad leaves out:",
         reason="PICTURES_UNREADABLE",
+        listed=told_flaws(flaws),
     )
 
 
@@ -325,10 +325,10 @@ def read_class_folders(
     classes = tuple(sorted({named[file] for file in files}))
     if unread := sorted(set(named.values()) - set(classes)):
         of_them = {file: flaw for file, flaw in flaws.items() if named.get(file) in unread}
-        listed = "\n".join(f"  {one}" for one in told_flaws(of_them))
         raise TrainingError(
-            f"{path}: no picture can be read of these classes, which would be lost: {', '.join(unread)}:\n{listed}",
+            f"{path}: no picture can be read of these classes, which would be lost: {', '.join(unread)}:",
             reason="CLASS_EMPTY",
+            listed=told_flaws(of_them),
         )
     places = {name: number for number, name in enumerate(classes)}
     labels = np.array([places[named[file]] for file in files], np.int32)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from twinsight_core.commands.output import write_line
 from twinsight_core.errors import StartupError
 from twinsight_server.access.keys import MOST, ApiKey, changing, check_name, digest, new_key, read_keys
 from twinsight_server.access.principals import RIGHTS, Grant, Share
@@ -87,7 +88,7 @@ def new(
                 expires=now + timedelta(days=days) if days else None,
                 share=Share(calls_per_s, items_per_s, max_calls, max_streams),
             )
-    click.echo(key)
+    write_line(key)
 
 
 @keys.command("list")
@@ -101,7 +102,7 @@ def list_(path: Path) -> None:
             f"{','.join(sorted(grant.rights))} on {','.join(grant.collections) or 'models'}" for grant in one.grants
         )
         expires = f", until {one.expires:%Y-%m-%d}" if one.expires else ""
-        click.echo(f"{name}: {grants}; made {one.created:%Y-%m-%d}{expires}")
+        write_line(f"{name}: {grants}; made {one.created:%Y-%m-%d}{expires}")
 
 
 @keys.command()
@@ -132,5 +133,5 @@ def _told(path: Path) -> Iterator[None]:
         message = str(error)
     else:
         return
-    click.echo(f"twinsight: {message}", err=True)
+    write_line(f"twinsight: {message}", err=True)
     sys.exit(1)

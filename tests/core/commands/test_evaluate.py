@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +140,22 @@ def test_calibrate_refuses_options_without_effect(
     done = CliRunner().invoke(calibrate, words)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
+
+
+def test_what_a_package_says_is_no_command_to_the_terminal_and_no_line_of_its_own(models: Path, tmp_path: Path) -> None:
+    card = json.loads((models / "embedding" / "model.json").read_text())
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "model.json").write_text(json.dumps(card | {"\x1b]0;owned\x07\nall good": 1}))
+    done = run("--model", tmp_path / "bad", "--data", tmp_path)
+    assert done.exit_code == 1
+    assert done.stderr.endswith("model.json: `\\x1b]0;owned\\x07\\nall good` is unknown.\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_option_that_is_refused_says_the_packages_name_without_commands_to_the_terminal(
+    models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "classification", tmp_path / "a\x1b[31mb")
+    done = run("--model", tmp_path / "a\x1b[31mb", "--data", tmp_path, "--groups")
+    assert "`a\\x1b[31mb`" in done.stderr
+    assert "\x1b" not in done.stderr
