@@ -26,7 +26,7 @@ from twinsight_client import (
 from twinsight_client.cli import SERVER_COMMANDS, exits, main
 from twinsight_client.cli.batches import MAX_FILE_BYTES
 from twinsight_client.cli.group import ServerCommand
-from twinsight_client.cli.output import plain, printable
+from twinsight_client.cli.output import plain, printable, write_json
 from twinsight_client.cli.settings import Settings
 from twinsight_client.testing import FakeClient, MemoryServer
 
@@ -381,6 +381,20 @@ def test_what_is_printed_can_not_play_with_the_terminal() -> None:
     assert printable("für 日本") == "für 日本"
     assert printable(None) == ""
     assert printable("caf\udce9") == "caf\\udce9"
+
+
+def test_json_on_a_terminal_commands_it_nothing_and_through_a_pipe_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = {"id": "für \x9b31m \x9d0;owned\x07 \u202e \x7f \U000e0041"}
+    write_json(document)
+    piped = capsys.readouterr().out
+    assert "für \x9b31m" in piped
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    write_json(document)
+    shown = capsys.readouterr().out
+    assert '"für \\u009b31m \\u009d0;owned\\u0007 \\u202e \\u007f \\udb40\\udc41"' in shown
+    assert json.loads(piped) == json.loads(shown) == document
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,20 @@ WIDE = 100_000
 
 
 def write_json(document: object) -> None:
-    """Prints one JSON document to standard output."""
+    """Prints one JSON document to standard output; to a terminal with escapes for what is not printable."""
     readable = json.dumps(plain(document), indent=2, ensure_ascii=False)
     try:
         readable.encode(sys.stdout.encoding)
     except UnicodeEncodeError:  # a file's name that is no text, or an output that takes less than UTF-8
         readable = json.dumps(plain(document), indent=2)
+    if sys.stdout.isatty():
+        readable = "".join(one if one.isprintable() or one == "\n" else _json_escape(one) for one in readable)
     click.echo(readable)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[start : start + 2].hex()}" for start in range(0, len(units), 2))
 
 
 def plain(value: object) -> object:
