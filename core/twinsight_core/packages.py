@@ -324,8 +324,10 @@ def save_package(folder: Path, card: ModelCard, module: Network, *, report: byte
 
     target = folder.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    partial = beside / target.name
     try:
+        partial.mkdir()  # with the permissions that the umask leaves, which `mkdtemp` does not ask
         content = safetensors.numpy.save(tensors_of(module))
         (partial / WEIGHTS_FILE).write_bytes(content)
         text = json.dumps(card.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -334,10 +336,9 @@ def save_package(folder: Path, card: ModelCard, module: Network, *, report: byte
             (partial / REPORT_FILE).write_bytes(report)
         # What can't be read back is not put in place.
         load_package(partial).build()
-        partial.chmod(0o755)
         _put_in_place(partial, target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
     return load_package(folder)
 
 

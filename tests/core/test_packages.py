@@ -1,7 +1,9 @@
 import errno
 import json
+import os
 import re
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,3 +374,16 @@ def test_base_embeds_a_picture_alike_in_any_batch() -> None:
     batch = embed(state, images)
     for row in (0, 17):
         np.testing.assert_allclose(embed(state, images[row : row + 1])[0], batch[row], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
+def test_a_packages_folder_has_the_permissions_that_the_umask_leaves(
+    mask: int, mode: int, network: SiameseNetwork, tmp_path: Path
+) -> None:
+    before = os.umask(mask)
+    try:
+        save_package(tmp_path / "tiny", CARD, network)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "tiny").stat().st_mode) == mode
+    assert [one.name for one in tmp_path.iterdir()] == ["tiny"]

@@ -30,7 +30,12 @@ def held_out_from(run: Run) -> str:
 def finish(
     run: Run, card: ModelCard, network: Classifier | SiameseNetwork | FasterRCNN, findings: Findings, watching: Watching
 ) -> None:
-    """Writes the package and its report, and says where they are and what they are worth."""
+    """Writes the package and its report, and says where they are and what they are worth.
+
+    The decoded pictures go then; a run that is resumed after its end decodes them anew.
+    """
+    if not run.report_pictures:
+        findings = replace(findings, mistakes=())
     if watching.history.early_end is not None:
         step, best_step = watching.history.early_end
         findings = replace(
@@ -41,6 +46,7 @@ def finish(
     scores = card_scores(findings.scores, card.labels)
     package = save_package(run.out, replace(card, scores=scores), network)
     write_report(run.out / REPORT_FILE, package, findings, watching.history)
+    run.forget_pictures()
     write_line(findings.protocol, err=True)
     for name, value in scores.items():
         write_line(f"{name:40} {value:.4f}")

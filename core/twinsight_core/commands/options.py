@@ -230,6 +230,13 @@ def run_options(
             is_flag=True,
             help=f"Leave out what can't be read instead of stopping.{'' if class_folders else _FLAWED_BOXES}",
         ),
+        click.option(
+            "--report-pictures/--no-report-pictures",
+            default=True,
+            show_default=True,
+            help="Show the worst mistakes in the package's report.html: held-out pictures, and the names of their "
+            "folders or files.",
+        ),
         click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
         click.option(
             "--seed",

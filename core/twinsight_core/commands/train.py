@@ -2,8 +2,8 @@
 
 1. The data is read and checked; all that is wrong with it is told before the first step.
 2. The network starts from another model's weights, or from none, and is trained; checkpoints, the decoded pictures and
-   TensorBoard's events are kept in `.NAME.training` beside the package, so that `--resume` goes on.
-3. The package is written with its scores on held-out data, and `report.html` in it.
+   TensorBoard's events are kept in `.NAME.training` beside the package, its owner's alone, so that `--resume` goes on.
+3. The package is written with its scores on held-out data, and `report.html` in it; the decoded pictures are deleted.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ LEVELS = 3
     help="""Train a model on your own pictures; the result is a package for `twinsight serve --models-dir`.
 
     Everything has a default: `twinsight train siamese --data DIR --out DIR` is enough.
+
+    The package holds report.html, which shows held-out pictures and the names of their folders or files, unless
+    --no-report-pictures is given. Beside it a hidden folder .NAME.training keeps checkpoints, and until the package is
+    written the decoded pictures.
 
     \b
     Examples:

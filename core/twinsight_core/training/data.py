@@ -298,7 +298,7 @@ def read_class_folders(
     Args:
         path: a folder or a zip with one folder a class.
         preprocessing: how pictures become pixels.
-        cache_dir: keeps the decoded pixels there and maps them on the next call; made where absent.
+        cache_dir: keeps the decoded pixels there and maps them on the next call; made for its owner alone where absent.
         skip_bad: leave out pictures that can't be read, unless a class would be left without any.
         one_part: refuse data that come with parts of their own; see `check_one_part`.
 
@@ -351,7 +351,7 @@ def _kept_pixels(
         shape = _shape(source.files, preprocessing)
         kept = _Kept(source=str(source.path.resolve()), files=files, flaws=flaws)
         try:
-            cache_dir.mkdir(parents=True, exist_ok=True)
+            cache_dir.mkdir(0o700, parents=True, exist_ok=True)
             # First, so that the disk needs no room for both.
             _delete_stale(cache_dir, kept)
             # Written and not mapped: a full disk is an error then, and no signal that ends the process.

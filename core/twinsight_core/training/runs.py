@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -75,6 +76,7 @@ class Run:
         distillation: model to learn from beside the labels, and how much; None: none.
         patience: validations without a better score after which training ends; 0: it never ends early. No step depends
             on it, so a run may go on with another.
+        report_pictures: whether the report shows the worst mistakes, with the names of their folders or files.
     """
 
     data: Path
@@ -95,11 +97,17 @@ class Run:
     training_data: str
     distillation: Distillation | None = None
     patience: int = 0
+    report_pictures: bool = True
 
     @property
     def work(self) -> Path:
-        """Folder of what a run leaves beside its package."""
+        """Folder of what a run leaves beside its package, its owner's alone."""
         return self.out.parent / f".{self.out.name}.training"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the decoded pictures, while they are trained on."""
+        return self.work / "cache"
 
     @property
     def checkpoints(self) -> Path:
@@ -151,6 +159,9 @@ class Run:
                 "distillation weight": str(how.weight),
                 "distillation temperature": str(how.temperature),
             }
+        self.work.mkdir(0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(PermissionError):  # another's, or a disk that knows no permissions
+            self.work.chmod(0o700)
         before = self._recorded() if self.resume else None
         if before is not None:
             changed = sorted(name for name in mine.keys() | before.keys() if mine.get(name) != before.get(name))
@@ -166,9 +177,17 @@ class Run:
             if changed:
                 write_whole(self._record, _json(mine))
             return
-        self.work.mkdir(parents=True, exist_ok=True)
         _discard(self.checkpoints)
         write_whole(self._record, _json(mine))
+
+    def forget_pictures(self) -> None:
+        """Deletes the decoded pictures: what is written needs them no more, and a run that maps them still has them."""
+        try:
+            shutil.rmtree(self.cache)
+        except FileNotFoundError:
+            pass  # it decoded them into memory
+        except OSError as error:
+            _LOG.warning("The decoded pictures in %s can't be deleted: %s", self.cache, error)
 
     @property
     def _record(self) -> Path:
@@ -222,7 +241,7 @@ class Run:
         read = read_class_folders(
             self.data,
             preprocessing=self.preprocessing,
-            cache_dir=self.work / "cache",
+            cache_dir=self.cache,
             skip_bad=self.skip_bad,
             one_part=True,
         )

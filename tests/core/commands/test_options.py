@@ -11,8 +11,8 @@ from twinsight_core.training.runs import Run
 @click.command()
 @run_options(size=16, steps=1, learning_rate=1.0, start="base", frozen_blocks=0)
 def places(run: Run) -> None:
-    """Tells where a run writes."""
-    click.echo(f"{run.out} {run.work}")
+    """Tells where a run writes, and what not."""
+    click.echo(f"{run.out} {run.work}{'' if run.report_pictures else ', no pictures'}")
 
 
 @pytest.mark.parametrize("out", [".", "../pets", "../cats/../pets/"])
@@ -30,3 +30,8 @@ def test_a_link_that_a_package_is_written_to_stays_one(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("there")
     done = CliRunner().invoke(places, ["--data", "x", "--out", str(tmp_path / "link")])
     assert done.stdout == f"{tmp_path / 'link'} {tmp_path / '.link.training'}\n", done.output
+
+
+def test_pictures_are_left_out_of_the_report_where_that_is_asked(tmp_path: Path) -> None:
+    done = CliRunner().invoke(places, ["--data", "x", "--out", str(tmp_path / "pets"), "--no-report-pictures"])
+    assert done.stdout.endswith(".pets.training, no pictures\n"), done.output
