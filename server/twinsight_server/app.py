@@ -125,6 +125,14 @@ class Server:
             opened.callback(self.metrics.close)
             self.compilations = CompilationCounter()
             keyring = None if config.keyring is None else read_keyring(config.keyring)
+            if keyring is not None and (config.vectors_on_disk or config.vector_copy != "float32"):
+                # Before the collections are opened: they may take more memory than there is.
+                log.warning(
+                    "encrypted collections keep their vectors in memory: files of them would lie plainly on the disk, "
+                    "so vectors_on_disk and vector_copy are not followed, and memory is as without them",
+                    vectors_on_disk=config.vectors_on_disk,
+                    vector_copy=config.vector_copy,
+                )
             options = CollectionOptions(
                 keyring=keyring,
                 allow_plain=config.allow_plain_collections,

@@ -83,12 +83,13 @@ class ServerConfig:
     vectors_on_disk: Annotated[
         bool,
         "Keep what exact searches scan in nameless files of data_dir, which the kernel caches: less memory, and they "
-        "wait for the disk where the cache is short.",
+        "wait for the disk where the cache is short. Of encrypted collections they stay in memory.",
     ] = False
     vector_copy: Annotated[
         VectorCopy,
         "What exact searches scan: the vectors, or a copy in a quarter of the bytes, with the same answers. The "
-        "vectors are then in nameless files of data_dir; with vectors_on_disk the copy is, too.",
+        "vectors are then in nameless files of data_dir; with vectors_on_disk the copy is, too. Of encrypted "
+        "collections the vectors stay in memory, without a copy.",
     ] = "float32"
     keyring: Annotated[
         str | None, "File of the keys that encrypt what is in data_dir, made by `twinsight keyring`, or env:NAME."
