@@ -19,6 +19,8 @@ from twinsight_core.evaluation.fitting import (
     expected_calibration_error,
     fit_calibration,
     fit_logistic,
+    leave_one_out,
+    measured_loss,
 )
 from twinsight_core.evaluation.intervals import wilson_interval
 from twinsight_core.json_fields import JsonFields
@@ -402,3 +404,14 @@ def test_targets_that_a_fit_on_the_other_groups_has_too_few_pairs_for_are_left_o
     groups = [_group(number, shift=0.0, count=1600) for number in range(2)]
     found = cross_fit_calibration(groups, meaning="m", false_match_rate=0.01)
     assert [point.target_fmr for point in found.operating_points] == [0.1, 0.01]
+
+
+def test_the_loss_of_measured_pairs_is_at_even_odds_and_by_the_curve_of_the_others() -> None:
+    measured = ScoredPairs(cosine=np.array([0.5, 0.5, 0.7]), same=np.array([True, False, False]))
+    # By the example 0.5 is one half and 0.7 is 1 / (1 + exp(-2)); the only same pair counts as much as the others.
+    wanted = np.log(2) / 2 + (np.log(2) + np.log1p(np.exp(2))) / 4
+    assert measured_loss([(measured, measured)], EXAMPLE) == pytest.approx(wanted)
+    groups = [logistic_pairs(500, seed=seed) for seed in range(3)]
+    scale, offset = fit_logistic(leave_one_out(groups)[0][0])
+    first = measured_loss([(measured, groups[0])], replace(EXAMPLE, scale=scale, offset=offset))
+    assert measured_loss(leave_one_out(groups)[:1]) == pytest.approx(first)

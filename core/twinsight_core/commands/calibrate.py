@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
 
-from twinsight_core.calibration import Calibration, ScoredPairs
+from twinsight_core.calibration import Calibration, OperatingPoint, ScoredPairs
 from twinsight_core.commands.folders import package_option
 from twinsight_core.commands.labelled import (
     DATA_OPTION,
@@ -25,8 +26,13 @@ from twinsight_core.commands.labelled import (
 from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.commands.output import write_line
 from twinsight_core.errors import TrainingError
-from twinsight_core.evaluation.classification import classification_score, fit_temperature
-from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration
+from twinsight_core.evaluation.classification import (
+    classification_score,
+    fit_temperature,
+    negative_log_likelihood,
+)
+from twinsight_core.evaluation.error_rates import pairs_needed
+from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration, leave_one_out, measured_loss
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package
@@ -40,6 +46,10 @@ from twinsight_core.training.pairs import halves as pair_halves
 SAME_CLASS = "The two pictures are of one class in the sense of the data it was calibrated on, at even odds beforehand."
 SAME_PAIR = "The two pictures are a same pair in the sense of the list it was calibrated on, at even odds beforehand."
 FALSE_MATCH_RATE = 0.01
+LEAST_SAME_PAIRS = 100
+LEAST_PICTURES = 100
+"""Of which the 95 % interval of a rate is a fifth wide at most."""
+_SHOWN_LABELS = 20
 CALIBRATED = "<p>After this report the model was calibrated anew; its digest is another since.</p>"
 """Last line of the report that a calibrated model keeps."""
 
@@ -89,10 +99,12 @@ def calibrate(
 
     An embedding: from pairs, listed or drawn from class folders; the pictures are parted in halves, one to fit and one
     to measure on, and no class is in both. With --groups all are fitted on, and each group is measured by a fit on the
-    others. Same and different pairs count alike, however many there are of each: probabilities are at even odds. A
-    classifier: the temperature of its softmax. Calibrate on data like that which the model will see, and that it was
-    not trained on, and before anything is indexed: the model's digest changes, since its answers do, and collections
-    of the model before take pictures only where that one is served, too (--out writes beside it).
+    others. Same and different pairs count alike, however many there are of each: probabilities are at even odds. To fit
+    on and to measure on it takes 100 same pairs each, and three times the inverse of --false-match-rate of different
+    ones. A classifier: the temperature of its softmax, from 100 pictures at least, some of each label. Calibrate on
+    data like that which the model will see, and that it was not trained on, and before anything is indexed: the model's
+    digest changes, since its answers do, and collections of the model before take pictures only where that one is
+    served, too (--out writes beside it).
     """
     package = find_package(model, models_dir)
     if out is None and package.is_shipped:
@@ -105,35 +117,33 @@ def calibrate(
     if isinstance(network, Classifier):
         without = ("pairs", "groups", "meaning", "false_match_rate", "seed")
         refuse_options(without, why=f"`{package.name}`: a classifier's temperature is fitted on class folders")
-        _calibrate_classifier(
-            package, network, labelled_pictures(package, data, skip_bad=skip_bad), out or package.folder
-        )
+        read = labelled_pictures(package, data, skip_bad=skip_bad)
+        _check_pictures(data, read)
+        _calibrate_classifier(package, network, read, out or package.folder)
         return
     if package.card.task != "embedding":
         raise TrainingError(f"A model for {package.card.task} has nothing to calibrate.", reason="MODEL_TASK")
     meaning = meaning or (SAME_CLASS if pairs is None else SAME_PAIR)
+    each = max(PAIRS_OF_A_KIND, 2 * pairs_needed(false_match_rate))
     try:
         if pairs is None:
             read = class_pictures(package, data, skip_bad=skip_bad)
-            fit = (
-                partial(cross_fit_calibration, _pairs_of_groups(package, read, seed=seed))
-                if groups
-                else _fit_of_halves(*_pairs_of_classes(package, read, seed=seed))
-            )
+            how = (_pairs_of_groups if groups else _pairs_of_classes)(package, read, each=each, seed=seed)
         else:
-            fit = _fit_of_halves(*_pairs_of_list(package, data, pairs, skip_bad=skip_bad, seed=seed))
-        calibration = fit(meaning=meaning, false_match_rate=false_match_rate)
+            how = _pairs_of_list(package, data, pairs, skip_bad=skip_bad, seed=seed)
+        _check_pairs(data, how.folds, false_match_rate)
+        calibration = how.fit(meaning=meaning, false_match_rate=false_match_rate)
     except ValueError as error:  # of one kind of pairs there are none, or the cosine says nothing about them
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
+    if (before := package.card.calibration) is not None:
+        _tell_if_worse(measured_loss(how.folds, before), measured_loss(how.folds))
     card = replace(package.card, calibration=calibration)
     written = save_package(out or package.folder, card, network, report=_report(package))
     write_line(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
     write_line("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
+    _tell_point("default", calibration)
     for one in calibration.operating_points:
-        match_rate = (one.false_match_rate, one.false_match_rate_low, one.false_match_rate_high)
-        non_match_rate = (one.false_non_match_rate, one.false_non_match_rate_low, one.false_non_match_rate_high)
-        rates = "   ".join("{:.4f} ({:.4f} to {:.4f})".format(*rate) for rate in (match_rate, non_match_rate))
-        write_line(f"{one.target_fmr:<12g} {one.threshold:<11.4f} {rates}")
+        _tell_point(f"{one.target_fmr:g}", one)
     if pairs is None:
         write_line("The intervals are those over pictures of other classes.")
     else:
@@ -141,15 +151,45 @@ def calibrate(
     write_line(f"wrote {written.folder} ({written.digest})", err=True)
 
 
-def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, seed: int) -> list[ScoredPairs]:
+class _Fit(NamedTuple):
+    """How a calibration is fitted.
+
+    Attributes:
+        fit: gives it.
+        folds: pairs to fit on, and those that are measured by it.
+    """
+
+    fit: Callable[..., Calibration]
+    folds: Sequence[tuple[ScoredPairs, ScoredPairs]]
+
+
+def _tell_point(target: str, one: Calibration | OperatingPoint) -> None:
+    match_rate = (one.false_match_rate, one.false_match_rate_low, one.false_match_rate_high)
+    non_match_rate = (one.false_non_match_rate, one.false_non_match_rate_low, one.false_non_match_rate_high)
+    rates = "   ".join("{:.4f} ({:.4f} to {:.4f})".format(*rate) for rate in (match_rate, non_match_rate))
+    write_line(f"{target:<12} {one.threshold:<11.4f} {rates}")
+
+
+def _tell_if_worse(before: float, now: float) -> None:
+    """Warns where the pictures that are measured speak for the calibration before; both are mean losses."""
+    if round(now, 4) > round(before, 4):
+        write_line(
+            f"On the pictures that are measured the calibration before is the better one: negative log-likelihood "
+            f"{before:.4f}, and {now:.4f} now.",
+            err=True,
+        )
+
+
+def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, each: int, seed: int) -> _Fit:
     """Pairs within each group of classes."""
     groups = read.groups()
     _check_enough(int(groups.max()) + 1, "groups")
     embeddings = embedder(package.build())(read.images)
-    return group_pairs(embeddings, read.labels, groups[read.labels], each=PAIRS_OF_A_KIND, seed=seed)
+    drawn = group_pairs(embeddings, read.labels, groups[read.labels], each=each, seed=seed)
+    return _Fit(partial(cross_fit_calibration, drawn), leave_one_out(drawn))
 
 
-def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, seed: int) -> tuple[ScoredPairs, ScoredPairs]:
+def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, each: int, seed: int) -> _Fit:
     """Pairs of one half of the classes to fit on, and of the other to measure on."""
     order = np.random.default_rng(seed).permutation(len(read.classes))
     _check_enough(len(order), "classes")
@@ -157,24 +197,22 @@ def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, seed: int)
     half = np.isin(np.arange(len(order)), order[: len(order) // 2])[read.labels]
 
     def pairs(rows: np.ndarray, number: int) -> ScoredPairs:
-        return class_pairs(embeddings[rows], read.labels[rows], None, each=PAIRS_OF_A_KIND, seed=seed + number)[0]
+        return class_pairs(embeddings[rows], read.labels[rows], None, each=each, seed=seed + number)[0]
 
-    return pairs(half, 1), pairs(~half, 2)
+    return _fit_of_halves(pairs(half, 1), pairs(~half, 2))
 
 
-def _pairs_of_list(
-    package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool, seed: int
-) -> tuple[ScoredPairs, ScoredPairs]:
+def _pairs_of_list(package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool, seed: int) -> _Fit:
     """Pairs of one half of a list to fit on, and of the other to measure on; tells what is in neither."""
     scored, pairs, _, _ = scored_pairs(package, data, listed, skip_bad=skip_bad)
     first, second = pair_halves(pairs, seed=seed)
     if told_of := caveats(pairs, int(first.sum() + second.sum())):
         write_line(told_of.strip(), err=True)
-    return scored.part(first), scored.part(second)
+    return _fit_of_halves(scored.part(first), scored.part(second))
 
 
-def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> Callable[..., Calibration]:
-    return partial(fit_calibration, fit=fit, measure=measure)
+def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> _Fit:
+    return _Fit(partial(fit_calibration, fit=fit, measure=measure), [(fit, measure)])
 
 
 def _report(package: ModelPackage) -> bytes | None:
@@ -191,6 +229,38 @@ def _check_enough(count: int, kind: str) -> None:
         raise TrainingError(f"There are {count} {kind}; calibration wants four at least.", reason="CLASSES_TOO_FEW")
 
 
+def _check_pairs(data: Path, folds: Sequence[tuple[ScoredPairs, ScoredPairs]], false_match_rate: float) -> None:
+    """Refuses pairs of which the default threshold's rates can't be stated."""
+    least = min((fit for fit, _ in folds), key=lambda one: len(one.same))
+    needed = pairs_needed(false_match_rate)
+    for what, sides in (("fit on", [least.same]), ("measure on", [measure.same for _, measure in folds])):
+        same = sum(int(side.sum()) for side in sides)
+        different = sum(len(side) for side in sides) - same
+        if same < LEAST_SAME_PAIRS or different < needed:
+            raise TrainingError(
+                f"{data}: there are {same} same and {different} different pairs to {what}; for a false match rate of "
+                f"{false_match_rate:g} it takes {LEAST_SAME_PAIRS} and {needed} at least.",
+                reason="DATA_INSUFFICIENT",
+            )
+
+
+def _check_pictures(data: Path, read: LabelledImages) -> None:
+    """Refuses pictures of which a temperature for all labels can't be told."""
+    if len(read) < LEAST_PICTURES:
+        raise TrainingError(
+            f"{data}: there are {len(read)} pictures; calibration wants {LEAST_PICTURES} at least.",
+            reason="DATA_INSUFFICIENT",
+        )
+    counts = np.bincount(read.labels, minlength=len(read.classes))
+    if missing := [f"`{name}`" for name, count in zip(read.classes, counts, strict=True) if not count]:
+        more = f" and {len(missing) - _SHOWN_LABELS} more" if len(missing) > _SHOWN_LABELS else ""
+        raise TrainingError(
+            f"{data}: these labels have no picture, and calibration wants some of each: "
+            f"{', '.join(missing[:_SHOWN_LABELS])}{more}.",
+            reason="DATA_INSUFFICIENT",
+        )
+
+
 def _calibrate_classifier(package: ModelPackage, network: Classifier, read: LabelledImages, out: Path) -> None:
     """Fits the temperature on one half of each class's pictures and measures on the other."""
     config = package.card.config
@@ -199,11 +269,13 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
     order = np.lexsort((np.arange(len(read)), read.labels))
     fitted = np.zeros(len(read), bool)
     fitted[order[::2]] = True
-    if fitted.all() or not fitted.any():
-        raise TrainingError("There is one picture; calibration wants two at least.", reason="PICTURES_TOO_FEW")
     logits = logits_of(network)(read.images)
     temperature = fit_temperature(logits[fitted], read.labels[fitted])
     measured = classification_score(logits[~fitted] / temperature, read.labels[~fitted])
+    _tell_if_worse(
+        negative_log_likelihood(logits[~fitted], read.labels[~fitted], temperature=config.temperature),
+        measured.negative_log_likelihood,
+    )
     scores = package.card.scores | {
         "expected_calibration_error": round(measured.expected_calibration_error, 4),
         "calibration_error_by_chance": round(measured.calibration_error_by_chance, 4),

@@ -69,17 +69,54 @@ def cross_fit_calibration(
     Raises:
         ValueError: there are fewer than two groups, none to measure on, or a fitted slope is not above 0.
     """
+    folds = leave_one_out(groups, unmeasured=unmeasured)
+    measured = [(_fitted(fit, false_match_rate), measure) for fit, measure in folds]
+    reading = _fitted(_together([*groups, *unmeasured]), false_match_rate)
+    return _calibration(reading, measured, meaning, false_match_rate)
+
+
+def leave_one_out(
+    groups: Sequence[ScoredPairs], *, unmeasured: Sequence[ScoredPairs] = ()
+) -> list[tuple[ScoredPairs, ScoredPairs]]:
+    """Returns of each group the pairs of all others, to fit on, and its own, to measure on.
+
+    Args:
+        groups: as in `cross_fit_calibration`.
+        unmeasured: as in `cross_fit_calibration`.
+
+    Raises:
+        ValueError: there are fewer than two groups, or none to measure on.
+    """
     if not groups or len(groups) + len(unmeasured) < 2:
         raise ValueError(
             f"`groups` ({len(groups)}) must be 2 or more, with `unmeasured` ({len(unmeasured)}): some to fit on, one "
             "to measure on."
         )
-    measured = [
-        (_fitted(_together([*groups[:number], *groups[number + 1 :], *unmeasured]), false_match_rate), left_out)
-        for number, left_out in enumerate(groups)
+    return [
+        (_together([*groups[:number], *groups[number + 1 :], *unmeasured]), group)
+        for number, group in enumerate(groups)
     ]
-    reading = _fitted(_together([*groups, *unmeasured]), false_match_rate)
-    return _calibration(reading, measured, meaning, false_match_rate)
+
+
+def measured_loss(folds: Sequence[tuple[ScoredPairs, ScoredPairs]], before: Calibration | None = None) -> float:
+    """Returns the negative log-likelihood of pairs at even odds, by curves that were not fitted on them.
+
+    Args:
+        folds: pairs to fit on, and pairs to measure on.
+        before: a calibration whose curve is taken for all of them; None: the curve of each one's pairs to fit on.
+
+    Raises:
+        ValueError: there is no fold.
+    """
+    if not folds:
+        raise ValueError("`folds` must hold one at least.")
+    losses = []
+    for fit, measure in folds:
+        scale, offset = fit_logistic(fit) if before is None else (before.scale, before.offset)
+        logit = scale * measure.cosine.astype(np.float64) + offset
+        losses.append(np.logaddexp(0.0, np.where(measure.same, -logit, logit)))
+    weights = _even_weights(np.concatenate([measure.same for _, measure in folds]))
+    return float(np.average(np.concatenate(losses), weights=weights))
 
 
 @dataclass(frozen=True)

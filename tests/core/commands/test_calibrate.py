@@ -1,5 +1,7 @@
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,12 +66,12 @@ def drawn(make: Callable[[], N], *, least: float) -> N:
 
 @pytest.fixture(scope="module")
 def shades(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of 40 dark and 40 light pictures, some of them hard to tell."""
+    """Class folders of 60 dark and 60 light pictures, some of them hard to tell."""
     folder = tmp_path_factory.mktemp("shades")
     rng = np.random.default_rng(0)
     for name, grey in (("dark", 90), ("light", 160)):
         (folder / name).mkdir()
-        for number in range(40):
+        for number in range(60):
             pixels = rng.normal(rng.normal(grey, 30), 10, (8, 8, 3)).clip(0, 255).astype(np.uint8)
             Pillow.fromarray(pixels).save(folder / name / f"{number:02}.png")
     return folder
@@ -146,18 +148,22 @@ def embedding(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def things(tmp_path: Path) -> Path:
-    """Class folders of 12 colours, three pictures each, and a list of pairs of them, of one colour and of two."""
+    """Class folders of 12 colours, seven pictures each, and a list of pairs of them, of one colour and of two."""
     rng = np.random.default_rng(1)
-    lines = []
+    files = []
     for number in range(12):
         folder = tmp_path / "things" / f"{number:02}"
         folder.mkdir(parents=True)
         colour = rng.integers(0, 256, 3)
-        for one in range(3):
+        for one in range(7):
             pixels = (colour + rng.normal(0, 4, (8, 8, 3))).clip(0, 255).astype(np.uint8)
             Pillow.fromarray(pixels).save(folder / f"{one}.png")
-        lines += [f"{number:02}/0.png,{number:02}/1.png,1,{number % 2}"]
-        lines += [f"{number:02}/0.png,{(number + 2) % 12:02}/1.png,0,{number % 2}"]
+            files.append((number, f"{number:02}/{one}.png"))
+    lines = [
+        f"{left},{right},{int(one == other)},{one % 2}"
+        for (one, left), (other, right) in combinations(files, 2)
+        if one % 2 == other % 2
+    ]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     return tmp_path
 
@@ -175,6 +181,63 @@ def test_the_meaning_is_of_classes_or_of_the_list_as_the_data_is(embedding: Path
         assert calibration is not None
         assert calibration.meaning == meaning
         assert ("take the pairs for independent" in done.stdout) == ("--pairs" in options)
+        default = next(line.split() for line in done.stdout.splitlines() if line.startswith("default"))
+        assert default[1:3] == [f"{calibration.threshold:.4f}", f"{calibration.false_match_rate:.4f}"]
+
+
+def test_pairs_too_few_for_the_default_thresholds_rate_are_refused(embedding: Path, things: Path) -> None:
+    for options, message in (
+        (("--false-match-rate", "0.004"), "for a false match rate of 0.004 it takes 100 and 750 at least."),
+        (("--pairs", things / "few.csv"), "there are 1 same and 1 different pairs to fit on; "),
+    ):
+        (things / "few.csv").write_text(
+            "".join(f"0{n}/0.png,0{n}/1.png,1,{n}\n0{n}/0.png,0{n + 2}/1.png,0,{n}\n" for n in range(2))
+        )
+        done = run(calibrate, "--model", embedding, "--data", things / "things", *options, "--out", things / "out")
+        assert done.exit_code == 1, done.output
+        assert message in done.stderr
+        assert not (things / "out").exists()
+
+
+def test_more_pairs_are_drawn_where_a_low_rate_asks_for_them(
+    embedding: Path, things: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_core.commands.calibrate.PAIRS_OF_A_KIND", 200)
+    done = run(calibrate, "--model", embedding, "--data", things / "things", "--out", things / "out")
+    assert done.exit_code == 0, done.output
+
+
+def test_pictures_too_few_for_a_temperature_are_refused(
+    written: Callable[[float], Path], shades: Path, tmp_path: Path
+) -> None:
+    data, before = tmp_path / "data", (written(1.0) / "model.json").read_bytes()
+    (data / "dark").mkdir(parents=True)
+    for count, message in ((60, "there are 60 pictures; calibration wants 100"), (100, "some of each: `light`.")):
+        for number in range(count):
+            shutil.copy(shades / "dark" / f"{number % 60:02}.png", data / "dark" / f"{number}.png")
+        done = run(calibrate, "--model", written(1.0), "--data", data)
+        assert done.exit_code == 1, done.output
+        assert message in done.stderr
+    assert (written(1.0) / "model.json").read_bytes() == before
+
+
+def test_a_calibration_that_is_worse_than_the_one_before_is_told_of(
+    written: Callable[[float], Path], shades: Path, embedding: Path, things: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "the calibration before is the better one: negative log-likelihood"
+    arguments = ("--data", shades, "--out", things / "shades")
+    assert told not in run(calibrate, "--model", written(1.0), *arguments).stderr
+    monkeypatch.setattr("twinsight_core.commands.calibrate.fit_temperature", lambda *_: 0.1)
+    done = run(calibrate, "--model", written(1.0), *arguments)
+    assert done.exit_code == 0, done.output
+    assert told in done.stderr
+    arguments = ("--data", things / "things", "--out", things / "out")
+    assert told not in run(calibrate, "--model", embedding, *arguments).stderr
+    # Another half is measured: what was fitted on it tells it better than what was not.
+    found = [run(calibrate, "--model", things / "out", *arguments, "--seed", str(seed)) for seed in (0, 1, 2)]
+    assert [one.exit_code for one in found] == [0, 0, 0]
+    assert told not in found[0].stderr
+    assert any(told in one.stderr for one in found)
 
 
 def test_a_package_is_written_to_the_folder_that_one_is_in(

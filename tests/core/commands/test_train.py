@@ -35,7 +35,7 @@ def groups(write_drawings: Callable[..., None], tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def classes(write_drawings: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "classes.zip"
-    write_drawings(path, groups=1, classes=3, pictures=20)
+    write_drawings(path, groups=1, classes=3, pictures=34)
     return path
 
 
