@@ -50,8 +50,10 @@ _UPRIGHT = {
 # Every size is checked here against the caller's limits; Pillow's own limit knows nothing of them.
 Pillow.MAX_IMAGE_PIXELS = None
 
-_PAD_GREY = (128, 128, 128)
-_REDUCING_GAP = 3.0
+PAD_GREY = (128, 128, 128)
+"""What lies beside a picture that is padded, RGB."""
+REDUCING_GAP = 3.0
+"""Down to so many times the wanted size whole blocks are averaged, before the filter: Pillow's `reducing_gap`."""
 _BAND_PIXELS = 1 << 20
 """Pixels turned, flattened and reduced at once: 4 MiB of each copy."""
 
@@ -388,7 +390,7 @@ def _resize(picture: _Upright, part: Region, to: Preprocessing) -> np.ndarray:
         target = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
     resized = _scaled(picture, (x + left, y + top, x + right, y + bottom), target)
     if target != (to.width_px, to.height_px):
-        canvas = Pillow.new("RGB", (to.width_px, to.height_px), _PAD_GREY)
+        canvas = Pillow.new("RGB", (to.width_px, to.height_px), PAD_GREY)
         canvas.paste(resized, ((to.width_px - target[0]) // 2, (to.height_px - target[1]) // 2))
         resized = canvas
     return np.array(resized)
@@ -398,11 +400,11 @@ def _scaled(picture: _Upright, box: tuple[float, float, float, float], size: tup
     """Returns the part in a box resized, with the pixels that `Image.resize` with a reducing gap gives of the whole.
 
     Pillow widens the bilinear support by the ratio, so this antialiases; averaging whole blocks first, down to
-    `_REDUCING_GAP` times the size, bounds its cost on large pictures. The blocks of a band know nothing of the next.
+    `REDUCING_GAP` times the size, bounds its cost on large pictures. The blocks of a band know nothing of the next.
     """
     left, top, right, bottom = box
-    block_x = int((right - left) / size[0] / _REDUCING_GAP) or 1
-    block_y = int((bottom - top) / size[1] / _REDUCING_GAP) or 1
+    block_x = int((right - left) / size[0] / REDUCING_GAP) or 1
+    block_y = int((bottom - top) / size[1] / REDUCING_GAP) or 1
     # The bilinear filter reaches half a pixel of the result further on each side, or one of the picture. Blocks start
     # where Pillow has them start.
     scale_x, scale_y = (right - left) / size[0], (bottom - top) / size[1]

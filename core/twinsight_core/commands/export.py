@@ -17,7 +17,8 @@ from twinsight_core.packages import find_package
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Write a model for another runtime: pictures as uint8 in, answers out, preprocessing and weights inside.
 
-    The file is run and compared with the model before it is put in place.
+    The file is run and compared with the model before it is put in place. Labels, preprocessing, calibration, licence
+    and what the answers mean are in an ONNX file's metadata, and in OUT.json beside StableHLO.
 
     \b
     Examples:
@@ -54,4 +55,6 @@ def export(*, model: str, format_name: Format, out: Path, models_dir: Path | Non
     pixels = package.card.preprocessing
     batch = "any batch size" if done.batch is None else f"batches of {done.batch}"
     size = f"pictures of {pixels.height_px}x{pixels.width_px}"
+    if done.description is not None:
+        write_line(f"{done.description}: what it is, wants and answers", err=True)
     write_line(f"{done.path}: {done.format}, {done.size_bytes} bytes, {batch}, {size}, {done.agreement}")

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from jax.errors import InconclusiveDimensionOperation
 
 from twinsight_core.errors import StartupError
 from twinsight_core.exporting import INPUT, OUTPUT
+from twinsight_core.exporting.description import PREFIX, in_words
 from twinsight_core.exporting.portable import portable_network
 from twinsight_core.extras import how_to_install
 from twinsight_core.images import Preprocessing
@@ -150,6 +151,30 @@ def _tidied(content: bytes) -> bytes:
         # ONNX Runtime names all operator sets that it knows; others ask for them.
         tidied.opset_import.remove(entry)
     written: bytes = tidied.SerializeToString()
+    return written
+
+
+def described_onnx(content: bytes, described: Mapping[str, object]) -> bytes:
+    """Returns the same network with what it says of itself.
+
+    The values are in `metadata_props`, by their names after `twinsight.`; what the input and the output are is in their
+    `doc_string`, too.
+
+    Args:
+        content: of a file.
+        described: see `description.describe`.
+
+    Raises:
+        StartupError: the extra `onnx` is not installed.
+    """
+    model = _extra("onnx").load_model_from_string(content)
+    words = in_words(described)
+    for name, value in words.items():
+        model.metadata_props.add(key=f"{PREFIX}{name}", value=value)
+    model.doc_string = f"{words['name']} ({words['digest']}): {words['task']}. {words['description']}".strip()
+    model.graph.input[0].doc_string = words["preprocessing"]
+    model.graph.output[0].doc_string = words["answers"]
+    written: bytes = model.SerializeToString()
     return written
 
 

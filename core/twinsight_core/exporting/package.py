@@ -2,11 +2,13 @@
 
 1. The package's network is built and written in the format, for any batch size or, where that fails, for one picture.
 2. What was written is run in the format's own runtime on trial pictures and compared with the network (`agreement`).
-3. Only then it is moved to its place; a file that is there stays until then.
+3. Only then it is moved to its place; a file that is there stays until then. What it says of itself (`description`) is
+   in an ONNX file, and in a file of JSON beside one of StableHLO.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ import numpy as np
 
 from twinsight_core.errors import StartupError
 from twinsight_core.exporting.agreement import Agreement, Run, check
-from twinsight_core.exporting.onnx import run_onnx, to_onnx
+from twinsight_core.exporting.description import describe
+from twinsight_core.exporting.onnx import described_onnx, run_onnx, to_onnx
 from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
 from twinsight_core.host.whole_files import write_whole
 from twinsight_core.images import Preprocessing
@@ -27,6 +30,10 @@ from twinsight_core.packages import ModelPackage
 
 Format = Literal["onnx", "stablehlo"]
 FORMATS: tuple[Format, ...] = ("onnx", "stablehlo")
+
+
+DESCRIPTION_SUFFIX = ".json"
+"""After the name of a StableHLO file: where it is described."""
 
 
 class _Write(Protocol):
@@ -54,6 +61,7 @@ class ExportedFile:
 
     Attributes:
         path: where it is.
+        description: where the file is that describes it; None where it does so itself.
         format: what it is.
         size_bytes: how large it is.
         batch: the batch size that it is for; None for any.
@@ -61,6 +69,7 @@ class ExportedFile:
     """
 
     path: Path
+    description: Path | None
     format: Format
     size_bytes: int
     batch: int | None
@@ -96,6 +105,9 @@ def export_package(package: ModelPackage, *, format: Format, out: Path) -> Expor
         every = telling_all(network)
         return way.run(way.write(every, preprocessing, batch=batch)), _run(every)
 
+    described = describe(package, batch=batch)
+    if format == "onnx":
+        content = described_onnx(content, described)
     agreement = check(
         way.run(content),
         _run(network),
@@ -105,8 +117,13 @@ def export_package(package: ModelPackage, *, format: Format, out: Path) -> Expor
         telling_all=told,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(out.name + DESCRIPTION_SUFFIX) if format == "stablehlo" else None
+    if beside is not None:
+        write_whole(beside, f"{json.dumps(described, indent=2, ensure_ascii=False)}\n".encode())
     write_whole(out, content)
-    return ExportedFile(path=out, format=format, size_bytes=len(content), batch=batch, agreement=agreement)
+    return ExportedFile(
+        path=out, description=beside, format=format, size_bytes=len(content), batch=batch, agreement=agreement
+    )
 
 
 def _run(network: Network) -> Run:
