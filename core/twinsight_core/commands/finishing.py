@@ -47,6 +47,7 @@ def finish(
     package = save_package(run.out, replace(card, scores=scores), network)
     write_report(run.out / REPORT_FILE, package, findings, watching.history)
     run.forget_pictures()
+    run.end()
     write_line(findings.protocol, err=True)
     for name, value in scores.items():
         write_line(f"{name:40} {value:.4f}")
@@ -80,6 +81,6 @@ def recipe() -> str:
         elif name in {"--start", "--teacher"}:
             # A model's name, or the path of its folder.
             kept += [name, Path(value if equals else next(words, "")).name]
-        elif name != "--resume":
+        elif name not in {"--resume", "--anew"}:
             kept.append(word)
     return shlex.join(kept)

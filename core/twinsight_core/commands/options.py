@@ -129,8 +129,10 @@ def _run(values: dict[str, object], *, frozen_blocks: int) -> Run:
         frozen_blocks: of a run that starts from a model, where none are said.
 
     Raises:
-        click.UsageError: blocks of random weights would never change.
+        click.UsageError: blocks of random weights would never change, or a run is both to go on and to begin anew.
     """
+    if values["resume"] and values["anew"]:
+        raise click.UsageError("--anew must not be given with --resume: a run is gone on with, or begun anew.")
     common = {"exclude": None} | {name: value for name, value in values.items() if name in _FIELDS}
     drawn = common["start"] == NO_START
     if drawn and common["frozen_blocks"]:
@@ -238,6 +240,9 @@ def run_options(
             "folders or files.",
         ),
         click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
+        click.option(
+            "--anew", is_flag=True, help="Begin anew where the same run is unfinished: its checkpoints are deleted."
+        ),
         click.option(
             "--seed",
             type=click.IntRange(min=0),

@@ -84,8 +84,8 @@ class Checkpoints:
         if failures:
             steps = " and ".join(str(step) for step in sorted(failures))
             raise TrainingError(
-                f"{self._folder}: the checkpoints (step {steps}) are of other weights or can't be read; start without "
-                "--resume.",
+                f"{self._folder}: the checkpoints (step {steps}) are of other weights or can't be read; start anew: "
+                "without --resume, or with --anew.",
                 reason="CHECKPOINT_MISMATCH",
             ) from failures[max(failures)]
         return None

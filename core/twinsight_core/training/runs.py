@@ -69,6 +69,7 @@ class Run:
         skip_bad: leave out pictures that can't be read.
         exclude: file with the names of classes to leave out, one a line; None: none are.
         resume: go on from the last checkpoint.
+        anew: delete the checkpoints of the same run where it is unfinished.
         seed: of everything random.
         description: for the card.
         licence: for the card.
@@ -98,6 +99,7 @@ class Run:
     distillation: Distillation | None = None
     patience: int = 0
     report_pictures: bool = True
+    anew: bool = False
 
     @property
     def work(self) -> Path:
@@ -144,7 +146,8 @@ class Run:
 
         Raises:
             TrainingError: the run to go on from had other options, data or first weights, another network or teacher;
-                or what it was is not known.
+                or what it was is not known. Or the same run is there, unfinished, and this is neither to go on with it
+                nor to begin anew.
         """
         mine = {name: str(getattr(self, name)) for name in _DECIDING} | {
             name: str(value) for name, value in options.items()
@@ -164,8 +167,7 @@ class Run:
             self.work.chmod(0o700)
         before = self._recorded() if self.resume else None
         if before is not None:
-            changed = sorted(name for name in mine.keys() | before.keys() if mine.get(name) != before.get(name))
-            forbidden = [name for name in changed if not _may_change(name, before.get(name, ""), mine.get(name, ""))]
+            changed, forbidden = _changed(before, mine)
             if forbidden:
                 raise TrainingError(
                     f"The run in {self.work} can't be gone on with: it had other {', '.join(forbidden)}. Start anew "
@@ -177,7 +179,9 @@ class Run:
             if changed:
                 write_whole(self._record, _json(mine))
             return
+        self._check_unfinished(mine)
         _discard(self.checkpoints)
+        self._finished.unlink(missing_ok=True)
         write_whole(self._record, _json(mine))
 
     def forget_pictures(self) -> None:
@@ -188,6 +192,36 @@ class Run:
             pass  # it decoded them into memory
         except OSError as error:
             _LOG.warning("The decoded pictures in %s can't be deleted: %s", self.cache, error)
+
+    def end(self) -> None:
+        """Remembers that the package is written: nobody wants to go on with this run."""
+        self._finished.touch()
+
+    def _check_unfinished(self, mine: Mapping[str, str]) -> None:
+        """Refuses to delete the checkpoints of the same run; tells where those of another one go.
+
+        Raises:
+            TrainingError: the same run is there, unfinished.
+        """
+        kept = self.checkpoints.iterdir() if self.checkpoints.exists() else ()
+        steps = [int(one.name) for one in kept if one.name.isdecimal()]
+        if self.anew or not steps or self._finished.exists():
+            return
+        try:
+            before = self._recorded()
+        except TrainingError:  # nobody can go on with it
+            before = None
+        if before is not None and not _changed(before, mine)[1]:
+            raise TrainingError(
+                f"{self.work} holds this run, unfinished, after {max(steps)} of {self.steps} steps: --resume goes on "
+                "with it, --anew deletes its checkpoints.",
+                reason="RUN_UNFINISHED",
+            )
+        _LOG.warning("The checkpoints of another run, up to step %d, are deleted: %s", max(steps), self.checkpoints)
+
+    @property
+    def _finished(self) -> Path:
+        return self.work / "finished"
 
     @property
     def _record(self) -> Path:
@@ -283,6 +317,12 @@ class Watching:
         if isinstance(self._progress, BarProgress):
             self._progress.close()
         self.history.close()
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Returns what differs between what two runs are, and what of it a run can't go on with."""
+    changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+    return changed, [name for name in changed if not _may_change(name, before.get(name, ""), now.get(name, ""))]
 
 
 def _may_change(name: str, before: str, now: str) -> bool:

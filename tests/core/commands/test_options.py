@@ -35,3 +35,9 @@ def test_a_link_that_a_package_is_written_to_stays_one(tmp_path: Path) -> None:
 def test_pictures_are_left_out_of_the_report_where_that_is_asked(tmp_path: Path) -> None:
     done = CliRunner().invoke(places, ["--data", "x", "--out", str(tmp_path / "pets"), "--no-report-pictures"])
     assert done.stdout.endswith(".pets.training, no pictures\n"), done.output
+
+
+def test_a_run_is_gone_on_with_or_begun_anew() -> None:
+    done = CliRunner().invoke(places, ["--data", "x", "--out", "y", "--resume", "--anew"])
+    assert done.exit_code == 2
+    assert "--anew must not be given with --resume" in done.stderr

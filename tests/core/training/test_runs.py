@@ -188,3 +188,33 @@ def test_a_run_may_go_on_with_a_lower_learning_rate_and_on_another_device_which_
         "The run goes on with learning_rate 0.0005; it was 0.001",
         "The run goes on with precision f32; it was bf16",
     ]
+
+
+def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(
+    run: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run()
+    checkpoint = first.checkpoints / "20"
+
+    def begin_and_stop(one: Run) -> None:
+        one.begin({}, **DATA)
+        checkpoint.mkdir(parents=True, exist_ok=True)
+
+    begin_and_stop(first)
+    with pytest.raises(TrainingError, match=r"unfinished, after 20 of 1 steps: --resume goes on with it, --anew del"):
+        first.begin({}, **DATA)
+    assert checkpoint.exists()
+    begin_and_stop(replace(first, resume=True))
+    replace(first, anew=True).begin({}, **DATA)
+    assert not checkpoint.exists()
+    begin_and_stop(first)
+    with caplog.at_level("WARNING", "twinsight_core"):
+        replace(first, seed=1).begin({}, **DATA)
+    assert "The checkpoints of another run, up to step 20, are deleted" in caplog.text
+    begin_and_stop(replace(first, seed=2))
+    replace(first, seed=2).end()
+    replace(first, seed=2).begin({}, **DATA)  # a finished run may be had again
+    assert not checkpoint.exists()
+    begin_and_stop(replace(first, seed=2))
+    with pytest.raises(TrainingError, match="unfinished"):
+        replace(first, seed=2).begin({}, **DATA)
