@@ -1,6 +1,7 @@
 """Training of a classifier on class folders, also where some classes have few pictures.
 
-1. Of every class a part of the pictures is held out to choose the weights by, and a part for the scores.
+1. Of every class a part of the pictures is held out to choose the weights by, and a part for the scores; exact copies
+   of a picture are in one part with it.
 2. Batches are drawn at random, or class by class; the loss is softmax cross-entropy, or one made for imbalance.
 3. A teacher, where there is one, has its say beside the labels (`distillation`).
 4. The average of the weights with the best balanced accuracy on the validation part is kept.
@@ -9,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.float32 import in_float32
 from twinsight_core.packages import check_labels
 from twinsight_core.training.augment import Augmentation, views
+from twinsight_core.training.copies import first_copies, in_order, in_two_classes
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.evaluate import in_batches
@@ -74,8 +75,10 @@ class ClassifierTraining:
 def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
     """Holds out pictures of every class, chosen by their paths alone: every run holds out the same ones.
 
+    Copies of a picture are held out together; those that lie in two classes, which no score can be had of, are not.
+
     Raises:
-        TrainingError: there is one class, or a class has too few pictures.
+        TrainingError: there is one class, or a class has too few pictures, copies counted once.
         PackageError: the names of the classes are too long for a card.
     """
     check_labels(pictures.classes)
@@ -85,22 +88,37 @@ def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
             reason="CLASSES_TOO_FEW",
         )
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    firsts = first_copies(pictures.images)
+    shared = in_two_classes(pictures.labels, firsts)
+    order = np.array(in_order(pictures.files, firsts), np.int64)
     for label, name in enumerate(pictures.classes):
-        rows = np.flatnonzero(pictures.labels == label).tolist()
-        if len(rows) < LEAST_PICTURES:
+        rows = order[pictures.labels[order] == label]
+        parts[0].extend(rows[shared[rows]].tolist())
+        own = rows[~shared[rows]]
+        # Where the next picture differs from the one before.
+        ends = np.flatnonzero(np.append(np.diff(firsts[own]) != 0, True)) + 1 if len(own) else own
+        differing = len(ends) + int(shared[rows].any())
+        if differing < LEAST_PICTURES:
             raise TrainingError(
-                f"The class `{name}` has {len(rows)} pictures; {LEAST_PICTURES} are wanted at least: one each to train "
-                "on, to choose by and for the scores.",
+                f"The class `{name}` has {len(rows)} pictures"
+                + (f" (copies, and those in two classes, counted once: {differing})" if differing < len(rows) else "")
+                + f"; {LEAST_PICTURES} are wanted at least: one each to train on, to choose by and for the scores.",
                 reason="CLASS_TOO_SMALL",
             )
-        rows.sort(key=lambda row: hashlib.sha256(pictures.files[row].encode()).digest())
-        test = max(1, round(how.test * len(rows)))
-        validation = max(1, min(round(how.validation * len(rows)), len(rows) - test - 1))
-        parts[2].extend(rows[:test])
-        parts[1].extend(rows[test : test + validation])
-        parts[0].extend(rows[test + validation :])
+        # What is held out ends with a whole group of copies, and leaves one each for the parts after it.
+        last = len(ends) - int(not shared[rows].any())
+        test = _end(ends[: last - 1], max(1, round(how.test * len(rows))))
+        validation = _end(ends[:last], test + max(1, min(round(how.validation * len(rows)), len(rows) - test - 1)))
+        parts[2].extend(own[:test].tolist())
+        parts[1].extend(own[test:validation].tolist())
+        parts[0].extend(own[validation:].tolist())
     train_rows, validation_rows, test_rows = (np.sort(np.array(rows, np.int64)) for rows in parts)
     return Parts(train=train_rows, validation=validation_rows, test=test_rows)
+
+
+def _end(ends: np.ndarray, wanted: int) -> int:
+    """Returns the first of some rising places that is `wanted` or after it, or the last."""
+    return int(ends[min(int(np.searchsorted(ends, wanted)), len(ends) - 1)])
 
 
 class Sampler:

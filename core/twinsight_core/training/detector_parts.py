@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from twinsight_core.images import Preprocessing
 from twinsight_core.packages import check_labels
 from twinsight_core.training.box_formats import voc_lists, voc_pictures
 from twinsight_core.training.boxes import BoxedImages, read_coco, read_voc
+from twinsight_core.training.copies import first_copies, in_order
 from twinsight_core.training.files import Files
+
+_LOG = logging.getLogger(__name__)
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 TRAINING_SET, TEST_SET = "train", "val"
@@ -50,6 +53,8 @@ def detector_parts(
 ) -> DetectorParts:
     """Reads a set and parts it: by VOC's lists where it has them, else by the hashes of the pictures' paths.
 
+    Exact copies of a picture are in one part with it; of those in both lists one of the test list is kept.
+
     Each part is a copy: for a moment the pictures are in memory twice.
 
     Args:
@@ -72,7 +77,9 @@ def detector_parts(
         test = read_voc(
             data, preprocessing=preprocessing, image_set=lists[1], classes=everything.classes, skip_bad=skip_bad
         )
-        train, validation = _parted(everything, _by_hash(everything), VALIDATION_SHARE)
+        everything = _without_copies(everything, test)
+        firsts = first_copies(everything.images)
+        train, validation = _parted(firsts, in_order(everything.files, firsts), VALIDATION_SHARE)
         parts = DetectorParts(train=_rows(everything, train), validation=_rows(everything, validation), test=test)
     else:
         everything = (
@@ -80,8 +87,9 @@ def detector_parts(
             if annotations is None
             else read_coco(annotations, data, preprocessing=preprocessing, skip_bad=skip_bad)
         )
-        rest, held_out = _parted(everything, _by_hash(everything), TEST_SHARE)
-        train, validation = _parted(everything, rest, VALIDATION_SHARE)
+        firsts = first_copies(everything.images)
+        rest, held_out = _parted(firsts, in_order(everything.files, firsts), TEST_SHARE)
+        train, validation = _parted(firsts, rest, VALIDATION_SHARE)
         parts = DetectorParts(*(_rows(everything, rows) for rows in (train, validation, held_out)))
     check_labels(parts.test.classes)
     _check_boxes(parts.train, preprocessing, "to train on")
@@ -165,18 +173,28 @@ def _check_boxes(data: BoxedImages, size: Preprocessing, purpose: str) -> None:
         )
 
 
-def _by_hash(data: BoxedImages) -> list[int]:
-    """Returns the rows in an order that depends on the pictures' paths alone."""
-    return sorted(range(len(data)), key=lambda row: hashlib.sha256(data.files[row].encode()).digest())
+def _without_copies(data: BoxedImages, test: BoxedImages) -> BoxedImages:
+    """Returns the pictures to train on that are none of the test list; tells of the others."""
+    firsts = first_copies(np.concatenate([test.images, data.images]))[len(test) :]
+    copies = np.flatnonzero(firsts < len(test)).tolist()
+    for row in copies:
+        _LOG.warning("%s is not trained on: %s, for the scores, is a copy", data.files[row], test.files[firsts[row]])
+    if len(copies) == len(data):
+        raise TrainingError("All pictures to train on are copies of those for the scores.", reason="PARTS_OVERLAP")
+    return _rows(data, sorted(set(range(len(data))) - set(copies))) if copies else data
 
 
-def _parted(data: BoxedImages, rows: list[int], share: float) -> tuple[list[int], list[int]]:
-    """Returns rows without and with a share of them, the first ones."""
-    count = max(1, round(share * len(rows)))
-    if count >= len(rows):
+def _parted(firsts: np.ndarray, rows: list[int], share: float) -> tuple[list[int], list[int]]:
+    """Returns rows without and with a share of them, the first ones; copies, which are neighbours, stay together."""
+    ends = [end for end in range(1, len(rows)) if firsts[rows[end]] != firsts[rows[end - 1]]]
+    if not ends:
+        copied = " (copies counted once: 1)" if len(rows) > 1 else ""
         raise TrainingError(
-            f"There are {len(data)} pictures; some have to be held out and some trained on.", reason="PICTURES_TOO_FEW"
+            f"There are {len(firsts)} pictures{copied}; some have to be held out and some trained on.",
+            reason="PICTURES_TOO_FEW",
         )
+    wanted = max(1, round(share * len(rows)))
+    count = next((end for end in ends if end >= wanted), ends[-1])
     return rows[count:], rows[:count]
 
 

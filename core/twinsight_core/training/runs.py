@@ -20,6 +20,7 @@ from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.precision import best_precision
 from twinsight_core.packages import ModelCard, ModelPackage, check_replaceable, find_package
+from twinsight_core.training.copies import tell_copies
 from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
 from twinsight_core.training.distillation import Distillation
 from twinsight_core.training.files import composed
@@ -283,6 +284,7 @@ class Run:
         if self.exclude is not None:
             read = _without(read, self.exclude)
         _LOG.info("%d pictures of %d classes", len(read), len(read.classes))
+        tell_copies(read)
         return read
 
     def card(self, network: Config, recipe: str) -> ModelCard:

@@ -37,6 +37,7 @@ from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.siamese import SiameseNetwork, pair_distance
 from twinsight_core.training.augment import Augmentation, views
+from twinsight_core.training.copies import first_copies
 from twinsight_core.training.data import LabelledImages, split_classes
 from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.evaluate import in_batches
@@ -99,7 +100,7 @@ class SiameseTraining:
 
 
 def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
-    """Holds out whole classes, or whole groups where they count.
+    """Holds out whole classes, or whole groups where they count; pictures with a copy in a part before are left out.
 
     Raises:
         TrainingError: there are too few.
@@ -121,7 +122,11 @@ def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
         held = np.array([name in set(part) for name in names])
         return np.flatnonzero(held[pictures.labels])
 
-    found = Parts(train=rows(parts.train), validation=rows(parts.validation), test=rows(parts.test))
+    firsts = first_copies(pictures.images)
+    train, validation_rows, test_rows = rows(parts.train), rows(parts.validation), rows(parts.test)
+    validation_rows = validation_rows[~np.isin(firsts[validation_rows], firsts[train])]
+    seen = firsts[np.concatenate([train, validation_rows])]
+    found = Parts(train=train, validation=validation_rows, test=test_rows[~np.isin(firsts[test_rows], seen)])
     for name, held in (("validation", found.validation), ("the scores", found.test)):
         _check_held_out(pictures, held, how, name)
     return found

@@ -1,0 +1,76 @@
+"""Exact copies among pictures: the same pixels under several names.
+
+Downloads that came twice, or what a labelling tool exports again, would be trained on and scored at once. Pictures that
+are nearly the same (frames of one scene, edits) are not found so: they want folders of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from twinsight_core.training.data import LabelledImages
+
+_LOG = logging.getLogger(__name__)
+
+# More are counted and not named.
+_NAMED_COPIES = 20
+
+
+def first_copies(images: np.ndarray) -> np.ndarray:
+    """Returns the first row with the same pixels, of each picture, [count] int64; its own where there is no other.
+
+    Args:
+        images: [count, height, width, 3] uint8, RGB, 0..255; may be mapped from a file, of which most pictures are read
+            in part.
+    """
+    # One line of pixels tells most pictures apart.
+    middle = images.shape[1] // 2
+    lines = [hashlib.sha256(image[middle].tobytes()).digest() for image in images]
+    rows: dict[bytes, list[int]] = {}
+    for row, line in enumerate(lines):
+        rows.setdefault(line, []).append(row)
+    firsts = np.arange(len(images))
+    for alike in rows.values():
+        known: dict[bytes, int] = {}
+        for row in alike if len(alike) > 1 else ():
+            firsts[row] = known.setdefault(hashlib.sha256(images[row].tobytes()).digest(), row)
+    return firsts
+
+
+def in_order(files: Sequence[str], firsts: np.ndarray) -> list[int]:
+    """Returns the rows in an order that depends on the pictures' paths alone, with copies beside one another.
+
+    Args:
+        files: [count] path of each picture.
+        firsts: `first_copies` of the pictures.
+    """
+    own = [hashlib.sha256(file.encode()).digest() for file in files]
+    keys: dict[int, bytes] = {}
+    for row, first in enumerate(firsts.tolist()):
+        keys[first] = min(own[row], keys.get(first, own[row]))
+    return sorted(range(len(files)), key=lambda row: (keys[int(firsts[row])], own[row]))
+
+
+def in_two_classes(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """Returns which pictures have a copy in another class, [count] bool."""
+    other = labels != labels[firsts]
+    shared: np.ndarray = np.isin(firsts, firsts[other])
+    return shared
+
+
+def tell_copies(pictures: LabelledImages) -> None:
+    """Logs how many pictures are copies of others, and which lie in two classes: one of the labels is wrong."""
+    firsts = first_copies(pictures.images)
+    copies = int((firsts != np.arange(len(firsts))).sum())
+    if copies:
+        _LOG.info("%d pictures are exact copies of others; copies are held out together", copies)
+    shared = np.flatnonzero(in_two_classes(pictures.labels, firsts))
+    groups = [shared[firsts[shared] == first] for first in np.unique(firsts[shared])]
+    for rows in groups[:_NAMED_COPIES]:
+        _LOG.warning("the same picture lies in several classes: %s", ", ".join(pictures.files[row] for row in rows))
+    if len(groups) > _NAMED_COPIES:
+        _LOG.warning("so do %d more", len(groups) - _NAMED_COPIES)
