@@ -95,10 +95,10 @@ def glyph(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
     parts = split_classes(pictures, how)
     rows = evenly(parts.test, amount.held_out)
     images, labels = pictures.images[rows], pictures.labels[rows]
-    groups = pictures.groups()[labels]
+    groups, files = pictures.groups()[labels], [pictures.files[row] for row in rows]
 
     def scores(embeddings: np.ndarray) -> dict[str, float]:
-        return embedding_findings(embeddings, labels, groups, images, pictures.classes, which=WHICH).scores
+        return embedding_findings(embeddings, labels, groups, images, files, which=WHICH).scores
 
     return HeldOut(pictures.images[evenly(parts.train, amount.training)], images, scores)
 
@@ -125,10 +125,11 @@ def garments(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
     parts = split_pictures(pictures, ClassifierTraining(network=card.config, preprocessing=card.preprocessing))
     rows = evenly(parts.test, amount.held_out)
     images, labels = pictures.images[rows], pictures.labels[rows]
+    files = [pictures.files[row] for row in rows]
 
     def scores(probabilities: np.ndarray) -> dict[str, float]:
         logits = np.log(probabilities + LEAST_PROBABILITY)
-        return classification_findings(logits, labels, images, pictures.classes, which=WHICH).scores
+        return classification_findings(logits, labels, images, pictures.classes, files, which=WHICH).scores
 
     return HeldOut(pictures.images[evenly(parts.train, amount.training)], images, scores)
 

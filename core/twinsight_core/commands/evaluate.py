@@ -84,7 +84,8 @@ def evaluate(
         raise TrainingError(f"{data}: the data does not suffice: {error}", reason="DATA_INSUFFICIENT") from error
     if as_json:
         told_of = {"model": package.name, "digest": package.digest, "protocol": findings.protocol}
-        write_json(told_of | {"scores": findings.scores})
+        mistakes = [one.caption for one in findings.mistakes]
+        write_json(told_of | {"scores": findings.scores, "mistakes": mistakes})
     else:
         write_line(findings.protocol)
         for name, value in findings.scores.items():
@@ -121,14 +122,16 @@ def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad
         read = class_pictures(package, data, skip_bad=skip_bad)
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)
-        findings = embedding_findings(embeddings, read.labels, grouped, read.images, read.classes, which=AS_GIVEN)
+        findings = embedding_findings(embeddings, read.labels, grouped, read.images, read.files, which=AS_GIVEN)
         return findings.leaving_out(len(read.skipped))
     read = labelled_pictures(package, data, skip_bad=skip_bad)
     network = package.build()
     if not isinstance(network, Classifier):
         raise TypeError("A package for classification is a classifier.")
     logits = logits_of(network)(read.images) / network.temperature
-    findings = classification_findings(logits, read.labels, read.images, package.card.labels, which=AS_GIVEN)
+    findings = classification_findings(
+        logits, read.labels, read.images, package.card.labels, read.files, which=AS_GIVEN
+    )
     return findings.leaving_out(len(read.skipped))
 
 

@@ -102,10 +102,10 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
             teacher=teacher,
             watchers=watching.watchers,
         )
-    images = pictures.images[parts.test]
+    images, files = pictures.images[parts.test], [pictures.files[row] for row in parts.test.tolist()]
     logits = logits_of(trained)(images) / trained.temperature
     findings = classification_findings(
-        logits, pictures.labels[parts.test], images, pictures.classes, which=held_out_from(run)
+        logits, pictures.labels[parts.test], images, pictures.classes, files, which=held_out_from(run)
     ).leaving_out(len(pictures.skipped))
     card = run.card(replace(config, temperature=trained.temperature), recipe())
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)

@@ -209,8 +209,9 @@ def _train_on_classes(
         return embed(read.images[rows]), labels, read.groups()[labels] if how.groups else None
 
     fit, measure = of(parts.validation), of(parts.test)
+    files = [read.files[row] for row in parts.test.tolist()]
     findings = embedding_findings(
-        *measure, read.images[parts.test], read.classes, which=f"whole classes {held_out_from(run)}"
+        *measure, read.images[parts.test], files, which=f"whole classes {held_out_from(run)}"
     ).leaving_out(len(read.skipped))
     if fit[2] is not None and measure[2] is not None:
         unmeasured = group_pairs(fit[0], fit[1], fit[2], each=PAIRS_OF_A_KIND, seed=1)

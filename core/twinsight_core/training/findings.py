@@ -35,7 +35,13 @@ _DRAWS = 20
 
 
 def classification_findings(
-    logits: np.ndarray, labels: np.ndarray, images: np.ndarray, classes: Sequence[str], *, which: str
+    logits: np.ndarray,
+    labels: np.ndarray,
+    images: np.ndarray,
+    classes: Sequence[str],
+    files: Sequence[str],
+    *,
+    which: str,
 ) -> Findings:
     """Returns what a classifier is worth.
 
@@ -44,6 +50,7 @@ def classification_findings(
         labels: [count] integer.
         images: [count, height, width, 3] uint8, RGB, 0..255.
         classes: names.
+        files: [count] paths of the pictures, for the worst mistakes.
         which: which pictures they are, for the protocol.
     """
     log_probability = log_softmax(logits.astype(np.float64))
@@ -62,7 +69,7 @@ def classification_findings(
     mistakes = []
     for row in worst.tolist():
         true, taken = int(labels[row]), int(predicted[row])
-        caption = f"{classes[true]}, taken for {classes[taken]} ({confidence[row]:.0%})"
+        caption = f"{files[row]}: {classes[true]}, taken for {classes[taken]} ({confidence[row]:.0%})"
         mistakes.append(Mistake((np.asarray(images[row]),), caption))
     return Findings(
         protocol=f"{len(labels)} pictures, {which}.",
@@ -84,7 +91,7 @@ def embedding_findings(
     labels: np.ndarray,
     groups: np.ndarray | None,
     images: np.ndarray,
-    classes: Sequence[str],
+    files: Sequence[str],
     *,
     which: str,
 ) -> Findings:
@@ -95,7 +102,7 @@ def embedding_findings(
         labels: [count] integer.
         groups: [count] integer, group of each picture's class; None where groups do not count.
         images: [count, height, width, 3] uint8, RGB, 0..255.
-        classes: names.
+        files: [count] paths of the pictures, for the worst mistakes.
         which: which pictures they are, for the protocol.
     """
     retrieval = retrieval_scores(embeddings, labels)
@@ -123,7 +130,7 @@ def embedding_findings(
         + ", drawn at random; verification_accuracy is at the best threshold on these pairs.",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
-        mistakes=_worst_pairs(pairs, rows, images, [classes[int(label)] for label in labels]),
+        mistakes=_worst_pairs(pairs, rows, images, files),
     )
 
 
@@ -352,14 +359,14 @@ def _roc_figure(roc: Roc) -> Figure:
     )
 
 
-def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, names: Sequence[str]) -> list[Mistake]:
+def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, files: Sequence[str]) -> list[Mistake]:
     """Returns the different pairs that look most alike, and then the same ones that look least so.
 
     Args:
         pairs: cosines and truth.
         rows: [count, 2] integer, the two pictures of each pair.
         images: [pictures, height, width, 3] uint8, RGB, 0..255.
-        names: of the pictures, or of what is in them.
+        files: paths of the pictures.
     """
     order = np.argsort(pairs.cosine, kind="stable")
     different, same = order[~pairs.same[order]][::-1], order[pairs.same[order]]
@@ -367,7 +374,7 @@ def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, names
     for kind, worst in (("different", different), ("the same", same)):
         for number in worst[: WORST // 2]:
             sides = [int(row) for row in rows[number]]
-            named = " / ".join(dict.fromkeys(names[row] for row in sides))
+            named = " / ".join(dict.fromkeys(files[row] for row in sides))
             pictures = tuple(np.asarray(images[row]) for row in sides)
             mistakes.append(Mistake(pictures, f"{kind}, cosine {pairs.cosine[number]:.2f}: {named}"))
     return mistakes

@@ -11,6 +11,7 @@ from twinsight_core.training.findings import (
     class_pairs,
     classification_findings,
     detection_findings,
+    embedding_findings,
     group_pairs,
     pair_findings,
 )
@@ -86,10 +87,12 @@ def test_classes_whose_probabilities_float32_can_not_hold_are_told_apart() -> No
     # Of each picture all classes but the first have a probability that float32 takes for 0; the label is the fifth.
     logits = np.array([[0, -500, -400, -300, -200, -700, -600]], np.float32)
     images = np.zeros((1, 2, 2, 3), np.uint8)
-    scores = classification_findings(logits, np.array([1]), images, "abcdefg", which="one").scores
+    scores = classification_findings(logits, np.array([1]), images, "abcdefg", ["x/1.png"], which="one").scores
     assert (scores["top1_accuracy"], scores["top5_accuracy"]) == (0.0, 1.0)
     assert scores["negative_log_likelihood"] == pytest.approx(500)
-    missed = classification_findings(logits, np.array([5]), images, "abcdefg", which="one").scores
+    found = classification_findings(logits, np.array([5]), images, "abcdefg", ["x/1.png"], which="one")
+    missed = found.scores
+    assert [one.caption for one in found.mistakes] == ["x/1.png: f, taken for a (100%)"]
     assert missed["top5_accuracy"] == 0.0
     assert missed["negative_log_likelihood"] == pytest.approx(700)
 
@@ -118,3 +121,14 @@ def test_what_is_found_in_regions_to_be_ignored_is_no_mistake(label: int) -> Non
         "miss.png: 1 things (green), 0 found (red)",
         "crowd.png: 1 things (green), 1 found (red), 1 regions ignored (yellow)",
     ]
+
+
+def test_the_worst_pairs_of_classes_are_told_by_their_files() -> None:
+    vectors = np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 2, 2]]
+    files = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)]
+    found = embedding_findings(
+        vectors, np.repeat([0, 1], 3), None, np.zeros((6, 2, 2, 3), np.uint8), files, which="six"
+    )
+    captions = [one.caption for one in found.mistakes]
+    assert "different, cosine 1.00: cat/0.png / dog/0.png" in captions
+    assert "the same, cosine 0.00: cat/0.png / cat/2.png" in captions
