@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ from twinsight_core.commands.folders import package_option
 from twinsight_core.commands.output import write_line
 from twinsight_core.errors import StartupError
 from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STATED, Importable, import_package
+
+_NUMBERED = re.compile(r"(?P<number>\d{1,9})\s*[,:;\t]\s*(?P<name>.+)")
 
 
 @click.command(
@@ -45,7 +48,8 @@ from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STAT
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Names of the classes, one a line, in the order of the weights. Left out, they are `class 0` and so on.",
+    help="Names of the classes, one a line, in the order of the weights, or `N, name`. Of equal names the later get "
+    "their number. Left out, they are `class 0` and so on.",
 )
 @click.option("--input-px", type=int, help=f"Side of a classifier's input in pixels; {CLASSIFIER_PX} if left out.")
 @click.option("--licence", default=NOT_STATED, show_default=True, help="Licence of the weights.")
@@ -84,7 +88,40 @@ def _size(labels: tuple[str, ...], dimension: int) -> str:
 
 
 def _read_labels(path: Path) -> list[str]:
+    """Returns the names of a file, by their numbers where every line has one; tells what it makes of them.
+
+    Raises:
+        StartupError: it is no text, or the lines' numbers are not those of the classes.
+    """
     try:
-        return [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise StartupError(f"{path}: not UTF-8 text ({error.reason}).", reason="IMPORT_LABELS") from error
+    return _told_apart(_by_number(path, lines))
+
+
+def _by_number(path: Path, lines: list[str]) -> list[str]:
+    """Returns the names of lines `N, name` in the order of their numbers; other lines as they are."""
+    matched = [_NUMBERED.fullmatch(line) for line in lines]
+    named = {int(one["number"]): one["name"] for one in matched if one is not None}
+    if not lines or None in matched:
+        return lines
+    least = min(named)
+    if least > 1 or sorted(named) != list(range(least, least + len(lines))):
+        raise StartupError(
+            f"{path}: its lines are numbered, and must be so from 0 or 1 on, each number once.", reason="IMPORT_LABELS"
+        )
+    click.echo(f"{path}: lines are `number, name`; the names are taken in the order of the numbers", err=True)
+    return [named[number] for number in sorted(named)]
+
+
+def _told_apart(labels: list[str]) -> list[str]:
+    """Returns the labels, each that was there before with its number: ImageNet has two cranes."""
+    found: list[str] = []
+    for number, label in enumerate(labels):
+        if label and label in labels[:number]:
+            found.append(f"{label} ({number})")
+            click.echo(f"`{label}` is the name of several classes; number {number} is `{found[-1]}`", err=True)
+        else:
+            found.append(label)
+    return found

@@ -84,3 +84,33 @@ def test_an_unknown_architecture_is_a_wrong_command_line() -> None:
     done = CliRunner().invoke(import_, ["--architecture", "vgg", "--weights", "w", "--out", "o"])
     assert done.exit_code == 2
     assert "'mobilefacenet', 'mobilenet_v1', 'resnet'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "labels", "told"),
+    [
+        ("crane\ncrane\n", ("crane", "crane (1)"), "`crane` is the name of several classes; number 1 is `crane (1)`"),
+        ("0, tench\n1, goldfish, Carassius auratus\n", ("tench", "goldfish, Carassius auratus"), "`number, name`"),
+        ("2: dog\n1: cat\n", ("cat", "dog"), "`number, name`"),
+        ("1, 2 or 3\nmore\n", ("1, 2 or 3", "more"), ""),
+    ],
+)
+def test_labels_that_are_numbered_or_there_twice_are_told_apart(
+    tmp_path: Path, content: str, labels: tuple[str, ...], told: str
+) -> None:
+    residual_network(tmp_path / "w.safetensors")
+    (tmp_path / "labels.txt").write_text(content)
+    done = CliRunner().invoke(import_, [*arguments(tmp_path), "--labels", str(tmp_path / "labels.txt")])
+    assert done.exit_code == 0, done.output
+    assert load_package(tmp_path / "tiny").card.labels == labels
+    assert told in done.stderr
+    assert bool(done.stderr) == bool(told)
+
+
+def test_lines_whose_numbers_are_not_those_of_the_classes_are_refused(tmp_path: Path) -> None:
+    residual_network(tmp_path / "w.safetensors")
+    for content in ("0, cat\n2, dog\n", "5: cat\n6: dog\n", "0, cat\n0, dog\n"):
+        (tmp_path / "labels.txt").write_text(content)
+        done = CliRunner().invoke(import_, [*arguments(tmp_path), "--labels", str(tmp_path / "labels.txt")])
+        assert done.exit_code == 1
+        assert "its lines are numbered, and must be so from 0 or 1 on, each number once." in done.stderr
