@@ -111,7 +111,7 @@ def _by_number(path: Path, lines: list[str]) -> list[str]:
         raise StartupError(
             f"{path}: its lines are numbered, and must be so from 0 or 1 on, each number once.", reason="IMPORT_LABELS"
         )
-    click.echo(f"{path}: lines are `number, name`; the names are taken in the order of the numbers", err=True)
+    write_line(f"{path}: lines are `number, name`; the names are taken in the order of the numbers", err=True)
     return [named[number] for number in sorted(named)]
 
 
@@ -121,7 +121,7 @@ def _told_apart(labels: list[str]) -> list[str]:
     for number, label in enumerate(labels):
         if label and label in labels[:number]:
             found.append(f"{label} ({number})")
-            click.echo(f"`{label}` is the name of several classes; number {number} is `{found[-1]}`", err=True)
+            write_line(f"`{label}` is the name of several classes; number {number} is `{found[-1]}`", err=True)
         else:
             found.append(label)
     return found
