@@ -38,6 +38,7 @@ from twinsight_core.executors.kept_files import forget_unused
 from twinsight_core.host.allocation import give_back_freed, no_garbage_collection
 from twinsight_core.host.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.host.cores import keeping_to, one_core, usable_cores
+from twinsight_core.host.open_files import limit, open_files, raise_limit
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
@@ -118,6 +119,8 @@ class Server:
         self._config = config
         self._begun = time.monotonic()
         warnings.filterwarnings("ignore", "Corrupt EXIF", UserWarning)
+        if not raise_limit():
+            log.warning("the limit of open files could not be raised", limit=limit())
         keep_compiled_code(config.cache / "xla")
         packages = read_packages(config)
         with ExitStack() as opened:
@@ -192,6 +195,7 @@ class Server:
                 failed.set()
                 raise
             warming.result()
+        _tell_open_files()
         if not stopped.is_set():
             self.canary.learn()
         if stopped.is_set():
@@ -291,6 +295,19 @@ class Server:
 
     def _damaged_count(self) -> int:
         return sum(not isinstance(one, Collection) for _, one in self._catalog.list())
+
+
+def _tell_open_files() -> None:
+    """Warns where the collections leave fewer files than are kept for connections."""
+    files = open_files()
+    if files is not None and files.are_short:
+        log.warning(
+            "few files are left for connections, and no collection can be made: delete some, or raise the limit of "
+            "open files",
+            open=files.in_use,
+            limit=files.limit,
+            kept=files.reserve,
+        )
 
 
 def _bind(server: grpc.Server, config: ServerConfig) -> int:

@@ -30,8 +30,8 @@ class Process:
 
     def __init__(self, data_dir: Path, cache_dir: Path, *flags: str, by: Sequence[str] = ()) -> None:
         where = ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--cache-dir", str(cache_dir)]
-        self._log = data_dir.parent / "serve.log"
-        self._errors = self._log.open("ab")
+        self.log = data_dir.parent / "serve.log"
+        self._errors = self.log.open("ab")
         self.process = subprocess.Popen(
             [*by, TWINSIGHT, "serve", *where, "--models", "base", "--batch-size", "2", *flags],
             stdout=subprocess.PIPE,
@@ -40,12 +40,12 @@ class Process:
         )
         assert self.process.stdout
         line = self.process.stdout.readline()
-        assert line.startswith("serving on 127.0.0.1:"), (line, self._log.read_text())
+        assert line.startswith("serving on 127.0.0.1:"), (line, self.log.read_text())
         self.address = line.split()[-1]
 
     def metrics(self) -> str:
         """The metrics as text; their address is in the log."""
-        lines = map(json.loads, self._log.read_text().splitlines())
+        lines = map(json.loads, self.log.read_text().splitlines())
         address = next(line["metrics"] for line in lines if line["event"] == "serving")
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
             return str(answer.read().decode())

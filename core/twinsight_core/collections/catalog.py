@@ -20,6 +20,7 @@ from twinsight_core.errors import (
     StorageFull,
     Unavailable,
 )
+from twinsight_core.host.open_files import EXHAUSTED
 from twinsight_core.host.whole_files import sync_folder
 from twinsight_core.items import CollectionSpec, check_spec
 from twinsight_core.storage.data_folder import (
@@ -35,7 +36,7 @@ from twinsight_core.storage.data_folder import (
     remove_leftovers,
     taken,
 )
-from twinsight_core.storage.sqlite import keep_temporary_files_in, locked, unreadable
+from twinsight_core.storage.sqlite import keep_temporary_files_in, locked, no_more_files, unreadable
 from twinsight_core.storage.store import FILE_NAME, Store
 
 _log = logging.getLogger("twinsight.collection")
@@ -92,7 +93,7 @@ class Catalog:
 
         Raises:
             StartupError: the folder is not writable or out of room, a collection is encrypted, and its key is not at
-                hand, or no more threads can be started; the folder is given back.
+                hand, or no more files can be opened or threads be started; the folder is given back.
         """
         try:
             keep_temporary_files_in(self._data_dir / TEMPORARY)
@@ -107,6 +108,12 @@ class Catalog:
             self.close()
             if isinstance(error, FailedPrecondition):
                 raise StartupError(error.message, reason=error.reason) from error
+            if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                error = no_more_files(error.errno)
+            if isinstance(error, Unavailable) and error.reason == "OPEN_FILES_EXHAUSTED":
+                raise StartupError(
+                    f"{len(self._open)} collections are open, and there are more. {error.message}", reason=error.reason
+                ) from error
             if isinstance(error, OSError | StorageFull | Unavailable):
                 raise StartupError(
                     f"Data folder `{self._data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
@@ -126,6 +133,7 @@ class Catalog:
             InvalidInput: a bad id or dimension.
             AlreadyExists: the id is taken, if only by a damaged collection, or by a folder that was put there since.
             StorageFull: the disk has no room.
+            Unavailable: no more files can be opened.
         """
         check_spec(spec)
         with self._changing:
@@ -142,6 +150,7 @@ class Catalog:
             unfinished = self._root / f"{NEW}{spec.id}"
             made = unfinished
             try:
+                remove(unfinished)  # what an attempt left that found no files for removing it
                 unfinished.mkdir()
                 Store.create(unfinished / FILE_NAME, spec, vfs=self._options.vfs, key=self._primary)
                 sync_folder(unfinished)
@@ -154,6 +163,8 @@ class Catalog:
                     raise StorageFull(
                         f"The disk has no room for collection `{spec.id}`.", reason="DISK_FULL"
                     ) from error
+                if isinstance(error, OSError) and error.errno in EXHAUSTED:
+                    raise no_more_files(error.errno) from error
                 raise
             self._open[spec.id] = collection
             return collection

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 
 import apsw
 
 from twinsight_core.errors import DataLoss, StorageFull, TwinsightError, Unavailable
+from twinsight_core.host.open_files import exhausted, limit
 
 DAMAGE = (
     apsw.NotADBError,
@@ -72,10 +75,14 @@ def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
         vfs: name of the SQLite file system; None: the platform's.
     """
     connection = apsw.Connection(str(file), flags=flags, vfs=vfs)
-    distrust(connection)
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.set_busy_timeout(BUSY_MS)  # first: the next statement needs a lock
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        distrust(connection)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.set_busy_timeout(BUSY_MS)  # first: the next statement needs a lock
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close(True)  # or its files stay open for as long as somebody has the error
+        raise
     return connection
 
 
@@ -99,48 +106,79 @@ def keep_temporary_files_in(folder: Path) -> None:
         connection.execute("PRAGMA temp_store_directory = '{}'".format(str(folder.absolute()).replace("'", "''")))
 
 
-class Readers:
-    """Connections that read one database; those that nobody uses are kept for the next reads, up to four."""
+@cache
+def _further_readers() -> threading.Semaphore:
+    """Returns how many connections may read beside the first of each database, in all of the process.
 
-    _KEPT = 4
+    Each takes two files, so all of them a sixteenth of what may be open: a quarter of what is kept for connections.
+    """
+    return threading.Semaphore(int(min(limit(), 1 << 20)) // 32)
+
+
+class Readers:
+    """Connections that read one database, up to four: one in any case, further ones while the process has room.
+
+    All are kept until the end, since SQLite would keep a file of each open that is closed beside others: it is as many
+    as ever read at the same time, which without a bound is as many as there are callers.
+    """
+
+    _MOST = 4
 
     def __init__(self, file: Path, vfs: str | None) -> None:
         self._file = file
         self._vfs = vfs
         self._idle: list[apsw.Connection] = []
-        self._lock = threading.Lock()
+        self._count = 0
+        self._changed = threading.Condition()
         self._closed = False
 
     @contextmanager
     def one(self) -> Iterator[apsw.Connection]:
-        """Lends a connection.
+        """Lends a connection; waits for one while there may be no more of them. Who has one does not ask for another.
 
         Raises:
             Unavailable: the readers are closed.
             apsw.Error: none can be opened.
         """
-        with self._lock:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._idle or self._may_open())
             if self._closed:
                 raise Unavailable(f"Collection `{self._file.parent.name}` is closed.", reason="COLLECTION_CLOSED")
             reader = self._idle.pop() if self._idle else None
-        # Not SQLITE_OPEN_READONLY: after a crash the first to open has to put the log's index in order.
-        reader = reader or connect(self._file, apsw.SQLITE_OPEN_READWRITE, self._vfs)
         try:
+            # Not SQLITE_OPEN_READONLY: after a crash the first to open has to put the log's index in order.
+            reader = reader or connect(self._file, apsw.SQLITE_OPEN_READWRITE, self._vfs)
             yield reader
         finally:
-            with self._lock:
-                keep = not self._closed and len(self._idle) < self._KEPT
-                if keep:
+            with self._changed:
+                if reader is not None and not self._closed:
                     self._idle.append(reader)
-            if not keep:
-                reader.close()
+                else:
+                    self._gone(reader)
+                self._changed.notify()
 
     def close(self) -> None:
         """Closes those that are idle; those that are lent are closed when they come back."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
-        for reader in idle:
+            for reader in idle:
+                self._gone(reader)
+            self._changed.notify_all()
+
+    def _may_open(self) -> bool:
+        """Takes a place for one more, and returns whether there was one."""
+        if self._count and (self._count == self._MOST or not _further_readers().acquire(blocking=False)):
+            return False
+        self._count += 1
+        return True
+
+    def _gone(self, reader: apsw.Connection | None) -> None:
+        """Closes a connection, and gives its place back; None: it could not be opened."""
+        self._count -= 1
+        if self._count:
+            _further_readers().release()
+        if reader is not None:
             reader.close()
 
 
@@ -161,10 +199,11 @@ def transaction(connection: apsw.Connection) -> Iterator[None]:
 _log = logging.getLogger("twinsight.collection")
 
 
-def damaged(file: Path, how: str) -> DataLoss:
-    """Returns the error for a collection's file that is damaged."""
+def damaged(file: Path, how: str, *, name: str = "") -> DataLoss:
+    """Returns the error for a collection's file that is damaged; `name` is the collection's where not the folder's."""
     return DataLoss(
-        f"Collection `{file.parent.name}` is damaged: {how}. Nothing was deleted; restore its folder from a backup.",
+        f"Collection `{name or file.parent.name}` is damaged: {how}. Nothing was deleted; restore its folder from a "
+        "backup.",
         reason="COLLECTION_DAMAGED",
     )
 
@@ -187,9 +226,32 @@ def locked(file: Path) -> DataLoss:
     )
 
 
+def no_more_files(code: int) -> Unavailable:
+    """Returns the error for a file that can't be opened since too many are open, and logs it.
+
+    Args:
+        code: EMFILE: as many as the process may have; ENFILE: as many as the system may.
+    """
+    if code == errno.EMFILE:
+        message = (
+            f"No more files can be opened: the process has as many as it may ({limit():g}). Close connections, delete "
+            "collections, or raise its limit of open files (`ulimit -n`)."
+        )
+    else:
+        message = "No more files can be opened: the system has as many as it may; raise its limit (`fs.file-max`)."
+    _log.error("%s", message)
+    return Unavailable(message, reason="OPEN_FILES_EXHAUSTED")
+
+
 @contextmanager
-def translated(file: Path) -> Iterator[None]:
-    """Turns SQLite's errors into the project's."""
+def translated(file: Path, *, name: str = "") -> Iterator[None]:
+    """Turns SQLite's errors into the project's.
+
+    Args:
+        file: the database.
+        name: the collection's; empty: the name of its folder.
+    """
+    name = name or file.parent.name
     try:
         yield
     except TwinsightError:
@@ -197,58 +259,56 @@ def translated(file: Path) -> Iterator[None]:
     except apsw.FullError as error:
         raise _full() from error
     except apsw.BusyError as error:
-        raise Unavailable(
-            f"Collection `{file.parent.name}` is locked by another program.", reason="COLLECTION_BUSY"
-        ) from error
+        raise Unavailable(f"Collection `{name}` is locked by another program.", reason="COLLECTION_BUSY") from error
     except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise Unavailable(
-            f"Collection `{file.parent.name}`: its file may not be written.", reason="COLLECTION_READ_ONLY"
+            f"Collection `{name}`: its file may not be written.", reason="COLLECTION_READ_ONLY"
         ) from error
     except apsw.CantOpenError as error:
-        raise _not_opened(file) from error
+        raise _not_opened(file, name) from error
     except apsw.IOError as error:
         # SQLite's own words are for the log: the error reaches callers.
         _log.error("%s: %s", file, error)
-        raise _io_failed(file, getattr(error, "extendedresult", apsw.SQLITE_IOERR)) from error
+        raise _io_failed(file, name, getattr(error, "extendedresult", apsw.SQLITE_IOERR)) from error
     except DAMAGE as error:
         _log.error("%s: %s", file, error)
-        raise damaged(file, "its file can't be read") from error
+        raise damaged(file, "its file can't be read", name=name) from error
     except apsw.Error as error:
         # Nothing that speaks of the file: no reason either to take the collection for damaged from then on.
         _log.exception("%s", file)
-        raise Unavailable(
-            f"Collection `{file.parent.name}`: its file can't be used at the moment.", reason="COLLECTION_UNAVAILABLE"
-        ) from error
+        raise _unusable(name, "used") from error
 
 
-def _not_opened(file: Path) -> DataLoss | Unavailable:
+def _not_opened(file: Path, name: str) -> DataLoss | Unavailable:
     """Returns why a file can't be opened, which SQLite does not say."""
+    # No reason to take the collection for damaged from then on.
+    if code := exhausted():
+        return no_more_files(code)
     # Asked without opening: closing a second descriptor would give up SQLite's locks.
     files = [one for suffix in ("", "-wal", "-shm") if os.path.lexists(one := f"{file}{suffix}")]
     both = os.R_OK | os.W_OK
     if not os.access(file.parent, both | os.X_OK) or not all(os.access(one, both) for one in files):
         return unreadable(file)
     if not file.is_file():
-        return damaged(file, "its file is missing")
-    # Out of file descriptors, say: no reason to take the collection for damaged from then on.
-    return Unavailable(
-        f"Collection `{file.parent.name}`: its file can't be opened at the moment.", reason="COLLECTION_UNAVAILABLE"
-    )
+        return damaged(file, "its file is missing", name=name)
+    return _unusable(name, "opened")
 
 
-def _io_failed(file: Path, code: int) -> TwinsightError:
+def _io_failed(file: Path, name: str, code: int) -> TwinsightError:
     """Returns what an I/O error means for the collection; `code` is SQLite's extended one."""
     if code == apsw.SQLITE_IOERR_SHMSIZE:  # no room for the log's index
         return _full()
     if code in _READ_ERRORS:
-        return damaged(file, "its file can't be read")
+        return damaged(file, "its file can't be read", name=name)
     if code in _WRITE_ERRORS:
         # A quota, say, or a disk that takes nothing more: what is on it can still be read.
         return StorageFull("The disk failed to write; nothing of the call was written.", reason="DISK_WRITE_FAILED")
     # Locks, shared memory, memory: no reason to take the collection for damaged from then on.
-    return Unavailable(
-        f"Collection `{file.parent.name}`: its file can't be used at the moment.", reason="COLLECTION_UNAVAILABLE"
-    )
+    return _unusable(name, "used")
+
+
+def _unusable(name: str, how: str) -> Unavailable:
+    return Unavailable(f"Collection `{name}`: its file can't be {how} at the moment.", reason="COLLECTION_UNAVAILABLE")
 
 
 def _full() -> StorageFull:

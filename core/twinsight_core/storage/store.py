@@ -84,6 +84,7 @@ class Store:
             DataLoss: it is missing, damaged, or of a later version.
             FailedPrecondition: it is encrypted, and the key is not at hand; or it is not, and has to be.
             StorageFull: there is no room to open it.
+            Unavailable: it is locked, say, or no more files can be opened.
         """
         self._file = file
         self._readers = Readers(file, vfs)
@@ -116,8 +117,9 @@ class Store:
 
         Raises:
             StorageFull: there is no room.
+            Unavailable: no more files can be opened.
         """
-        with translated(file):
+        with translated(file, name=spec.id):
             connection = connect(file, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, vfs)
             try:
                 prepare(connection)

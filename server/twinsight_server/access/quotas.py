@@ -1,4 +1,4 @@
-"""How much may be stored: collections, and items in each."""
+"""How much may be stored: collections, as the files that they take allow, and items in each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import LimitReached
+from twinsight_core.host.open_files import open_files
 
 
 class Quotas:
@@ -34,15 +35,20 @@ class Quotas:
         """While a collection is made, one at a time.
 
         Raises:
-            LimitReached: there are as many as there may be.
+            LimitReached: there are as many as there may be, or its files would be taken from connections.
         """
-        if not self._collections:
-            yield
-            return
         with self._creating:
-            if len(self._catalog.list()) >= self._collections:
+            if self._collections and len(self._catalog.list()) >= self._collections:
                 raise LimitReached(
                     f"There may be {self._collections} collections, and there are as many.", reason="COLLECTIONS_LIMIT"
+                )
+            files = open_files()
+            if files is not None and files.are_short:
+                raise LimitReached(
+                    f"The server may have {files.limit:g} files open and keeps {files.reserve} of them for "
+                    "connections; the others are in use. Delete a collection, or raise the server's limit of open "
+                    "files (`ulimit -n`).",
+                    reason="OPEN_FILES_LIMIT",
                 )
             yield
 

@@ -1,13 +1,12 @@
 import dataclasses
-import os
 import random
-import resource
 from pathlib import Path
 
 import apsw
 import numpy as np
 import pytest
 
+from few_files import few_files_left
 from twinsight_core.errors import DataLoss, StorageFull, Unavailable
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec
@@ -317,21 +316,9 @@ def test_of_the_errors_of_a_disk_those_of_reading_alone_are_data_loss(
 
 def test_running_out_of_file_descriptors_is_no_damage(tmp_path: Path) -> None:
     store = _made(tmp_path, 1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-    try:
-        while len(taken) < 256:
-            try:
-                taken.append(os.dup(0))
-            except OSError:
-                break
-        with pytest.raises(Unavailable, match="its file can't be opened at the moment"):
-            store.by_id(["i1"])
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with few_files_left(1), pytest.raises(Unavailable, match="No more files can be opened: the process has") as refused:
+        store.by_id(["i1"])
+    assert refused.value.reason == "OPEN_FILES_EXHAUSTED"
     assert store.by_id(["i1"]) == [_stored(1, "i1")]
     store.close()
 
