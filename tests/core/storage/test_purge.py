@@ -223,7 +223,7 @@ def test_a_purge_that_fails_fails_alone(collection: Collection, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(Store, "erase", failing)
         collection._writer._write([upsert, purge, deletion, absent])
-    assert (upsert.answer.result(), deletion.answer.result()) == ([], [True])
+    assert (upsert.answer.result(), deletion.answer.result()) == ([True], [True])
     for one in (purge, absent):
         assert isinstance(one.answer.exception(), Unavailable)
     assert [item is not None for item in collection.get(["person-02000", "person-00011", "person-00008"])] == [
