@@ -362,6 +362,19 @@ def test_who_may_search_finds_items_and_is_given_no_vector(access: Access) -> No
             finder.search("secret", [[1.0, 0.0]])
 
 
+def test_what_a_key_is_given_counts_towards_its_items(access: Access) -> None:
+    key = new_key(access.file, "taker", "read", "photos*", "--items-per-s", "0.01")
+    until(lambda: access.knows(key))
+    with access.client(access.owner) as owner, access.client(key) as taker:
+        owner.upsert("photos", [NewItem(f"given-{n}", [1.0, n]) for n in range(3)]).values()
+        list(taker.list_items("photos"))
+        with pytest.raises(ResourceExhausted) as refused:
+            taker.search("photos", [[1.0, 0.0]], top_k=1)
+        assert refused.value.reason == "KEY_ITEM_RATE"
+        assert (refused.value.retry_after_s or 0) > 200, "a page by itself is owed for 100 s"
+        owner.delete_items("photos", [f"given-{n}" for n in range(3)])
+
+
 def test_the_audit_log_tells_who_took_templates_and_who_erased(access: Access) -> None:
     effects = ("items", "written", "deleted", "purged", "returned", "vectors")
     with access.client(access.owner) as owner:

@@ -46,7 +46,6 @@ def finish(
     scores = card_scores(findings.scores, card.labels)
     package = save_package(run.out, replace(card, scores=scores), network)
     write_report(run.out / REPORT_FILE, package, findings, watching.history)
-    run.forget_pictures()
     run.end()
     write_line(findings.protocol, err=True)
     for name, value in scores.items():

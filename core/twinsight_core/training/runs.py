@@ -185,18 +185,18 @@ class Run:
         self._finished.unlink(missing_ok=True)
         write_whole(self._record, _json(mine))
 
-    def forget_pictures(self) -> None:
-        """Deletes the decoded pictures: what is written needs them no more, and a run that maps them still has them."""
+    def end(self) -> None:
+        """Remembers that the package is written: nobody wants to go on with this run, or needs its decoded pictures.
+
+        Who maps them still has them.
+        """
+        self._finished.touch()
         try:
             shutil.rmtree(self.cache)
         except FileNotFoundError:
             pass  # it decoded them into memory
         except OSError as error:
             _LOG.warning("The decoded pictures in %s can't be deleted: %s", self.cache, error)
-
-    def end(self) -> None:
-        """Remembers that the package is written: nobody wants to go on with this run."""
-        self._finished.touch()
 
     def _check_unfinished(self, mine: Mapping[str, str]) -> None:
         """Refuses to delete the checkpoints of the same run; tells where those of another one go.

@@ -17,7 +17,7 @@ import os
 import stat
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -123,7 +123,7 @@ class AuditLog:
                 "method": about.method,
                 "collection": about.collection if about.collection is None else about.collection[:_LONGEST_NAME],
                 "items": about.items,
-                **asdict(effect),
+                **vars(effect),
                 "code": code,
                 "reason": reason,
                 "unproven": unproven,

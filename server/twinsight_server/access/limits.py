@@ -170,7 +170,7 @@ class Limiter:
             state.calls -= calls
             state.streams -= streams
             for rates in (state.rates, self._all):
-                rates.owe(max(0, owed))
+                rates.owe(owed)
             self._changed.notify_all()
 
     def _is_free(self, caller: Principal) -> bool:

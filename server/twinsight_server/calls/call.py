@@ -53,8 +53,8 @@ class Call:
         self.outcomes: Counter[str] = Counter()
         self.effect = Effect()
         """For the audit log; of a stream: of the message that is in work."""
-        self.owed = 0
-        """Things beyond those in the request that count as the caller's: what it was given, or deleted."""
+        self.touched = 0
+        """Stored items that it was given, or deleted; they count as the caller's where they are more than it sent."""
         self.cut_off: Callable[[], object] | None = None
         """Ends the call towards its caller, who sees CANCELLED, where the thread that works on it can't be ended."""
 

@@ -231,7 +231,7 @@ class Gate:
         try:
             yield
         finally:
-            limiter.leave(caller, owed=call.owed)
+            limiter.leave(caller, owed=max(0, call.touched - items))
 
     @contextmanager
     def _stream_turn(self, stream: Call) -> Iterator[None]:

@@ -13,7 +13,7 @@ from twinsight.v1 import collection_service_pb2_grpc as collections_grpc
 from twinsight_core.calibration import Calibration
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection
-from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
+from twinsight_core.errors import InvalidInput, TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
 from twinsight_server.access.methods import VECTORS
@@ -26,7 +26,7 @@ from twinsight_server.inference.models import Models
 from twinsight_server.inference.pipeline import Picture, Pipeline
 from twinsight_server.services.ingest import IngestSession
 from twinsight_server.services.inputs import check_count, check_digest, check_size, collection_vectors, read_each
-from twinsight_server.services.items import ItemReader, ItemWriter
+from twinsight_server.services.items import ItemReader, ItemWriter, item_not_found
 from twinsight_server.status import status_of
 
 
@@ -147,7 +147,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             call.count(matches)
             call.effect.returned = sum(len(one) for one in matches if not isinstance(one, TwinsightError))
             if request.include_vectors:
-                call.effect.vectors, call.owed = True, call.effect.returned - len(matches)
+                call.effect.vectors, call.touched = True, call.effect.returned
             response = pb.SearchResponse()
             calibration = self._calibration(collection.spec)
             for one in matches:
@@ -249,11 +249,7 @@ def _query(collection: Collection, query: pb.Query) -> Picture | np.ndarray:
             check_id(query.item_id, field="item_id")
             (item,) = collection.get([query.item_id], include_vectors=True)
             if item is None or item.vector is None:
-                raise NotFound(
-                    f"Item `{query.item_id}` does not exist in `{collection.spec.id}`.",
-                    reason="ITEM_NOT_FOUND",
-                    field="item_id",
-                )
+                raise item_not_found(collection, query.item_id, "item_id")
             return item.vector
         case _:
             raise InvalidInput("The query has no `image`, `vector` or `item_id`.", reason="INPUT_MISSING")

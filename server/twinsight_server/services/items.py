@@ -77,7 +77,7 @@ class ItemWriter:
                 call.effect.written = sum(written)
                 for (number, item), is_written in zip(good.items(), written, strict=True):
                     if not is_written:
-                        items[number] = _not_found(collection, item.id, f"items[{number}].id")
+                        items[number] = item_not_found(collection, item.id, f"items[{number}].id")
         call.count(items)
         return [
             pb.UpsertResult(error=status_of(item)) if isinstance(item, TwinsightError) else pb.UpsertResult(id=item.id)
@@ -93,7 +93,7 @@ class ItemWriter:
             filter_ = requests.search_filter(request.filter)
             count = collection.delete_where(filter_, purge=request.purge)
             call.effect.deleted, call.effect.purged = count, request.purge
-            call.owed = count - 1
+            call.touched = count
             return pb.DeleteItemsResponse(deleted_count=count)
         check_count(len(request.ids), self.max_items, field="ids")
         deleted = collection.delete(request.ids, purge=request.purge)
@@ -153,7 +153,7 @@ class ItemReader:
             max_bytes=self._max_bytes,
         )
         call.effect.returned, call.effect.vectors = len(items), request.include_vectors
-        call.owed = len(items) - 1
+        call.touched = len(items)
         response = pb.ListItemsResponse(next_page_token="" if after is None else str(after))
         self._write(response, items)
         return response
@@ -188,10 +188,11 @@ def _missing(collection: Collection, number: int, one: str) -> status_pb2.Status
         check_id(one, field=path)
     except InvalidInput as error:
         return status_of(error)
-    return status_of(_not_found(collection, one, path))
+    return status_of(item_not_found(collection, one, path))
 
 
-def _not_found(collection: Collection, item_id: str, path: str) -> NotFound:
+def item_not_found(collection: Collection, item_id: str, path: str) -> NotFound:
+    """Returns the error for an id that no item has; `path` is the field's."""
     text = f"Item `{item_id}` does not exist in `{collection.spec.id}`."
     return NotFound(text, reason="ITEM_NOT_FOUND", field=path)
 
