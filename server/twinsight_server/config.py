@@ -62,6 +62,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("max_calls_per_key", 0, 4096),
     ("max_streams_per_key", 0, 4096),
     ("max_collections", 0, 10**9),
+    ("max_collections_per_key", 0, 10**9),
     ("max_items_per_collection", 0, 10**12),
     ("drain_s", 0, 86_400),
     ("canary_s", 0.01, 86_400),
@@ -167,6 +168,9 @@ class ServerConfig:
     max_calls_per_key: Annotated[int, "Of `max_calls`, what one key may have; 0: all of them."] = 0
     max_streams_per_key: Annotated[int, "Of `max_streams`, what one key may have; 0: all of them."] = 0
     max_collections: Annotated[int, "Collections there may be; 0: no limit."] = 0
+    max_collections_per_key: Annotated[
+        int, "Collections there may be of those that one key may `admin`, for it to make another; 0: no limit."
+    ] = 0
     max_items_per_collection: Annotated[int, "Items that a collection may have; 0: no limit."] = 0
 
     drain_s: Annotated[float, "Seconds that calls in flight are given after SIGTERM."] = 20.0

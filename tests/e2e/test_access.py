@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from e2e.conftest import Dynamic, config, health_stub, until
-from e2e.errors import reason, retry_after_s, status_of
+from e2e.access import METHODS, ONCE, Access, access_controlled, call, new_key
+from e2e.conftest import Dynamic, health_stub, until
+from e2e.errors import reason, status_of
 from e2e.test_process import serving
-from twinsight.v1 import collection_service_pb2, inference_service_pb2, model_service_pb2
 from twinsight_client import (
     AsyncClient,
     Client,
@@ -31,95 +28,19 @@ from twinsight_client import (
     NewItem,
     NotFound,
     PermissionDenied,
-    ResourceExhausted,
-    RetryPolicy,
     Unauthenticated,
     field,
 )
 from twinsight_core.errors import StartupError
 from twinsight_server.access.commands import keys as keys_command
 from twinsight_server.access.methods import RULES
-from twinsight_server.app import Server
 from twinsight_server.config import ServerConfig
-
-METHODS = [
-    method
-    for module in (inference_service_pb2, collection_service_pb2, model_service_pb2)
-    for service in module.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-]
-ONCE = RetryPolicy(attempts=1)
-CALLS = int(os.environ.get("TWINSIGHT_TEST_CALLS", "30"))
-"""How many calls one key makes beside another's flood; more for a long run."""
-
-
-def new_key(file: Path, name: str, rights: str, collections: str = "*", *more: str) -> str:
-    flags = ["--file", str(file), "--name", name, "--rights", rights, "--collections", collections, *more]
-    made = CliRunner().invoke(keys_command, ["new", *flags])
-    assert made.exit_code == 0, made.output
-    return made.output.strip()
-
-
-class Access:
-    """A server that asks for tokens, and keys to it."""
-
-    def __init__(self, folder: Path, cache_dir: Path) -> None:
-        self.file, self.audit_file = folder / "keys.json", folder / "audit.jsonl"
-        self.owner = new_key(self.file, "owner", "read,write,admin")
-        self.reader = new_key(self.file, "reader", "read", "photos*")
-        self.writer = new_key(self.file, "writer", "write", "photos*")
-        self.slow = new_key(self.file, "slow", "read", "photos*", "--calls-per-s", "0.5")
-        self.busy = new_key(self.file, "busy", "read,write", "photos*", "--max-calls", "1", "--max-streams", "1")
-        self.server = Server(
-            config(
-                folder / "data",
-                cache_dir,
-                api_keys=self.file,
-                audit_log=self.audit_file,
-                max_calls=2,
-                max_collections=3,
-                max_items_per_collection=5,
-                metrics_listen="127.0.0.1:0",
-            )
-        )
-        self.server.start()
-        with self.client(self.owner) as client:
-            for name in ("photos", "secret"):
-                client.create_collection(name, dimension=2)
-                client.upsert(name, [NewItem("a", [1.0, 0.0])]).values()
-
-    def client(self, token: str | None) -> Client:
-        return Client(self.server.address, token=token, retry=ONCE, timeout_s=30)
-
-    def knows(self, key: str) -> bool:
-        """Whether the server has read a key that was made meanwhile."""
-        try:
-            with self.client(key) as client:
-                client.list_models()
-        except Unauthenticated:
-            return False
-        return True
-
-    def audit(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def access(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Iterator[Access]:
-    made = Access(tmp_path_factory.mktemp("access"), cache_dir)
-    yield made
-    made.server.stop()
-
-
-def call(channel: grpc.Channel, method: MethodDescriptor, metadata: tuple[tuple[str, str], ...]) -> None:
-    """Sends an empty request and waits for the answer."""
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    request, answer = map(message_factory.GetMessageClass, (method.input_type, method.output_type))
-    codecs: Dynamic = {"request_serializer": request.SerializeToString, "response_deserializer": answer.FromString}
-    if method.client_streaming:
-        list(channel.stream_stream(path, **codecs)(iter([request()]), metadata=metadata, timeout=30))
-    else:
-        channel.unary_unary(path, **codecs)(request(), metadata=metadata, timeout=30)
+    with access_controlled(tmp_path_factory.mktemp("access"), cache_dir) as made:
+        yield made
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -233,85 +154,6 @@ def is_known(access: Access, key: str) -> bool:
         return True
 
 
-def test_a_rate_is_refused_with_the_time_and_the_client_waits_for_it(access: Access) -> None:
-    with grpc.insecure_channel(access.server.address) as channel:
-        method = next(one for one in METHODS if one.name == "ListModels")
-        token = (("x-api-key", access.slow),)
-        call(channel, method, token)
-        with pytest.raises(grpc.RpcError) as refused:
-            call(channel, method, token)
-        assert reason(status_of(refused.value)) == "KEY_CALL_RATE"
-        assert 0 < retry_after_s(refused.value) <= 2
-    with Client(access.server.address, token=access.slow) as client:
-        assert client.list_models()
-
-
-def test_bytes_that_are_no_message_count_towards_a_rate_too(access: Access) -> None:
-    with grpc.insecure_channel(access.server.address) as channel:
-        garbled: Dynamic = channel.unary_unary("/twinsight.v1.CollectionService/Search")
-        told: list[str] = []
-        for number in range(2):
-            with pytest.raises(grpc.RpcError) as refused:
-                garbled(
-                    b"\xff", metadata=(("x-api-key", access.slow), ("x-request-id", f"garbled-{number}")), timeout=30
-                )
-            told.append(reason(status_of(refused.value)))
-            answered: Dynamic = refused.value
-            assert dict(answered.trailing_metadata())["x-request-id"] == f"garbled-{number}"
-    assert told[1] == "KEY_CALL_RATE"
-    noted = [line for line in access.audit() if str(line["request_id"]).startswith("garbled-")]
-    assert [(line["method"], line["reason"]) for line in noted] == [("Search", one) for one in told]
-
-
-def test_what_is_stored_has_its_limits(access: Access) -> None:
-    with access.client(access.owner) as owner:
-        owner.create_collection("full", dimension=2)
-        try:
-            with pytest.raises(ResourceExhausted, match="There may be 3 collections") as told:
-                owner.create_collection("more", dimension=2)
-            assert (told.value.reason, told.value.retry_after_s) == ("COLLECTIONS_LIMIT", None)
-            five = [NewItem(str(number), [1.0, 0.0]) for number in range(5)]
-            owner.upsert("full", five).values()
-            owner.upsert("full", five[:3]).values()  # they are there already
-            with pytest.raises(ResourceExhausted, match="there is no room for 1 more") as told:
-                owner.upsert("full", [*five[:2], NewItem("new", [1.0, 0.0])])
-            assert (told.value.reason, told.value.retry_after_s) == ("COLLECTION_ITEMS_LIMIT", None)
-            owner.delete_items("full", ["0"])
-            owner.upsert("full", [NewItem("new", [1.0, 0.0])]).values()
-            owner.delete_items("full", ["1"])
-            bad = owner.upsert("full", [NewItem("newer", [1.0, 0.0]), NewItem("bad", [0.0, 0.0])])
-            assert [error.index for error in bad.errors()] == [1]  # and takes no room from its neighbour
-            with pytest.raises(ResourceExhausted, match="there is no room for 2 more"):
-                owner.upsert("full", [NewItem("newest", [1.0, 0.0]), NewItem("bad", [0.0, 0.0])])
-        finally:
-            owner.delete_collection("full")
-
-
-def test_one_key_cannot_starve_another(access: Access, photos: dict[str, bytes]) -> None:
-    over, refused = threading.Event(), threading.Event()
-    pictures = [photos["coins"]] * 64
-
-    def flood() -> None:
-        with access.client(access.busy) as client:
-            while not over.is_set():
-                try:
-                    client.embed(pictures)
-                except ResourceExhausted as error:
-                    assert error.reason in {"KEY_CALLS_FULL", "QUEUE_FULL", "CALLS_FULL"}  # noqa: PT017
-                    refused.set()
-
-    with ThreadPoolExecutor(6) as pool, access.client(access.reader) as other:
-        floods = [pool.submit(flood) for _ in range(6)]
-        try:
-            assert refused.wait(60)
-            for _ in range(CALLS):
-                other.search("photos", [[1.0, 0.0]]).values()
-        finally:
-            over.set()
-        for one in floods:
-            one.result(60)
-
-
 def test_the_audit_log_tells_who_did_what_and_holds_no_contents(access: Access) -> None:
     before = len(access.audit())
     with access.client(access.writer) as writer, access.client("tws_stranger") as stranger:
@@ -360,19 +202,6 @@ def test_who_may_search_finds_items_and_is_given_no_vector(access: Access) -> No
                 refused()
         with pytest.raises(PermissionDenied, match="needs the right `search` on collection `secret`"):
             finder.search("secret", [[1.0, 0.0]])
-
-
-def test_what_a_key_is_given_counts_towards_its_items(access: Access) -> None:
-    key = new_key(access.file, "taker", "read", "photos*", "--items-per-s", "0.01")
-    until(lambda: access.knows(key))
-    with access.client(access.owner) as owner, access.client(key) as taker:
-        owner.upsert("photos", [NewItem(f"given-{n}", [1.0, n]) for n in range(3)]).values()
-        list(taker.list_items("photos"))
-        with pytest.raises(ResourceExhausted) as refused:
-            taker.search("photos", [[1.0, 0.0]], top_k=1)
-        assert refused.value.reason == "KEY_ITEM_RATE"
-        assert (refused.value.retry_after_s or 0) > 200, "a page by itself is owed for 100 s"
-        owner.delete_items("photos", [f"given-{n}" for n in range(3)])
 
 
 def test_the_audit_log_tells_who_took_templates_and_who_erased(access: Access) -> None:

@@ -15,9 +15,9 @@ import jwt
 import pytest
 from grpc_health.v1 import health_pb2
 
+from e2e.access import ONCE, new_key
 from e2e.conftest import Dynamic, config, health_stub
 from e2e.errors import reason, status_of
-from e2e.test_access import ONCE, new_key
 from e2e.tiny import save_embedder
 from twinsight_client import Client, PermissionDenied
 from twinsight_server.app import Server

@@ -58,6 +58,11 @@ def keys() -> None:
 )
 @click.option("--max-calls", type=click.IntRange(min=0, max=MOST), help="Calls that it may have in work at once.")
 @click.option("--max-streams", type=click.IntRange(min=0, max=MOST), help="Streams that it may have open at once.")
+@click.option(
+    "--max-collections",
+    type=click.IntRange(min=0, max=MOST),
+    help="Collections there may be of those that it may `admin`.",
+)
 def new(
     *,
     path: Path,
@@ -69,6 +74,7 @@ def new(
     items_per_s: float | None,
     max_calls: int | None,
     max_streams: int | None,
+    max_collections: int | None,
 ) -> None:
     """Make a key, and print it: this once, since the file keeps only its digest."""
     key, now = new_key(), datetime.now(UTC)
@@ -86,7 +92,7 @@ def new(
                 created=now,
                 grants=(grant,),
                 expires=now + timedelta(days=days) if days else None,
-                share=Share(calls_per_s, items_per_s, max_calls, max_streams),
+                share=Share(calls_per_s, items_per_s, max_calls, max_streams, max_collections),
             )
     write_line(key)
 

@@ -3,7 +3,7 @@
     {"keys": {"phone": {
         "sha256": "9f86d0...", "created": "2026-03-01T12:00:00Z", "expires": "2027-03-01T00:00:00Z",
         "grants": [{"rights": ["read", "write"], "collections": ["photos*"]}],
-        "share": {"calls_per_s": 20, "items_per_s": 200, "max_calls": 4, "max_streams": 2}}}}
+        "share": {"calls_per_s": 20, "items_per_s": 200, "max_calls": 4, "max_streams": 2, "max_collections": 10}}}}
 
 `expires`, `share` and each part of it may be missing.
 
@@ -181,7 +181,8 @@ def _share(fields: JsonFields) -> Share:
     def count(name: str) -> int | None:
         return fields.integer(name, least=0, most=MOST) if name in fields else None
 
-    return Share(rate("calls_per_s"), rate("items_per_s"), count("max_calls"), count("max_streams"))
+    counts = (count(name) for name in ("max_calls", "max_streams", "max_collections"))
+    return Share(rate("calls_per_s"), rate("items_per_s"), *counts)
 
 
 def _time(fields: JsonFields, name: str) -> datetime:

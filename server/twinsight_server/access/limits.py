@@ -246,7 +246,7 @@ class _State:
         return not self.calls and not self.streams and self.rates.are_full(now)
 
 
-_UNLIMITED, _OPEN = Share(0, 0, 0, 0), Share()
+_UNLIMITED, _OPEN = Share(0, 0, 0, 0, 0), Share()
 
 
 def _rates(share: Share, now: float) -> _Rates:

@@ -103,12 +103,14 @@ class Share:
         items_per_s: pictures, queries, items and ids in them.
         max_calls: worked on at once.
         max_streams: open at once.
+        max_collections: of those that it may `admin`, whoever made them, how many there may be for it to make another.
     """
 
     calls_per_s: float | None = None
     items_per_s: float | None = None
     max_calls: int | None = None
     max_streams: int | None = None
+    max_collections: int | None = None
 
     def over(self, default: Share) -> Share:
         """Returns this share, with what it leaves open taken from another."""
@@ -117,6 +119,7 @@ class Share:
             default.items_per_s if self.items_per_s is None else self.items_per_s,
             default.max_calls if self.max_calls is None else self.max_calls,
             default.max_streams if self.max_streams is None else self.max_streams,
+            default.max_collections if self.max_collections is None else self.max_collections,
         )
 
 

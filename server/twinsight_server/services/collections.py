@@ -39,7 +39,12 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         self._models = models
         self._pipeline = pipeline
         self._config = config
-        self._quotas = Quotas(catalog, collections=config.max_collections, items=config.max_items_per_collection)
+        self._quotas = Quotas(
+            catalog,
+            collections=config.max_collections,
+            collections_each=config.max_collections_per_key,
+            items=config.max_items_per_collection,
+        )
         self._writer = ItemWriter(catalog, models, pipeline, self._quotas, max_items=config.max_items)
         self._reader = ItemReader(catalog, max_items=config.max_items, max_bytes=config.max_message_bytes)
 
@@ -47,10 +52,10 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         self, request: pb.CreateCollectionRequest, context: grpc.ServicerContext
     ) -> pb.CreateCollectionResponse:
         """Makes an empty collection."""
-        with self._gate.call(context, "CreateCollection", collection=request.collection.id):
+        with self._gate.call(context, "CreateCollection", collection=request.collection.id) as call:
             try:
                 spec = self._spec(request.collection)
-                with self._quotas.creating():
+                with self._quotas.creating(spec.id, call.caller):
                     collection = self._catalog.create(spec)
             except TwinsightError as error:
                 raise error.under("collection") from None

@@ -6,16 +6,19 @@ from pathlib import Path
 import pytest
 
 from twinsight_core.collections.catalog import Catalog
-from twinsight_core.errors import LimitReached
+from twinsight_core.errors import AlreadyExists, LimitReached
 from twinsight_core.host.open_files import OpenFiles
+from twinsight_core.index.base import Metric
+from twinsight_core.items import CollectionSpec
 from twinsight_server.access import quotas
+from twinsight_server.access.principals import ANYONE, Grant, Principal, Share
 from twinsight_server.access.quotas import Quotas
 
 
 @pytest.fixture
 def limits(tmp_path: Path) -> Iterator[Quotas]:
     catalog = Catalog(tmp_path / "data")
-    yield Quotas(catalog, collections=0, items=0)
+    yield Quotas(catalog, collections=0, collections_each=0, items=0)
     catalog.close()
 
 
@@ -23,7 +26,7 @@ def test_no_collection_is_made_of_the_files_that_are_kept_for_connections(
     limits: Quotas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quotas, "open_files", lambda: OpenFiles(301, 400))
-    with pytest.raises(LimitReached) as refused, limits.creating():
+    with pytest.raises(LimitReached) as refused, limits.creating("new", ANYONE):
         pytest.fail("it is made")
     assert refused.value.reason == "OPEN_FILES_LIMIT"
     assert refused.value.message == (
@@ -37,5 +40,32 @@ def test_collections_are_made_while_there_are_files_or_nobody_knows(
     limits: Quotas, files: OpenFiles | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quotas, "open_files", lambda: files)
-    with limits.creating():
+    with limits.creating("new", ANYONE):
         pass
+
+
+def of(caller: str, most: int | None = None) -> Principal:
+    return Principal("key", caller, (Grant(frozenset(("admin",)), (f"{caller}-*",)),), Share(max_collections=most))
+
+
+def test_collections_are_counted_by_what_a_caller_may_admin(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "data")
+    limits = Quotas(catalog, collections=0, collections_each=1, items=0)
+
+    def make(name: str, caller: Principal) -> None:
+        with limits.creating(name, caller):
+            catalog.create(CollectionSpec(name, 2, Metric.COSINE))
+
+    make("a-1", of("a"))
+    make("b-1", of("b"))
+    with pytest.raises(LimitReached, match="There may be 1 of the collections") as refused:
+        make("a-2", of("a"))
+    assert refused.value.reason == "KEY_COLLECTIONS_LIMIT"
+    with pytest.raises(AlreadyExists):  # the limit is of new ones
+        make("a-1", of("a"))
+    make("a-2", of("a", 2))  # its key's own limit goes before
+    make("b-2", of("b", 0))
+    catalog.delete("a-1")
+    with pytest.raises(LimitReached):
+        make("a-3", of("a"))
+    catalog.close()
