@@ -13,8 +13,10 @@ import pytest
 from PIL import Image as Pillow
 
 from e2e.conftest import Reflected, config, running, to_bytes, until
+from twinsight_core.collections import writer
 from twinsight_core.host import cores
 from twinsight_core.host.cores import one_core, usable_cores
+from twinsight_core.search import indexer
 from twinsight_server.app import Server
 
 pytestmark = pytest.mark.skipif(
@@ -64,8 +66,10 @@ def answers(name: str) -> bool:
 
 
 def test_threads_that_answer_keep_to_one_core_and_all_others_have_all(
-    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
+    tmp_path: Path, cache_dir: Path, photos: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (writer, indexer):
+        monkeypatch.setattr(module, "LINGER_S", 600.0)  # so that their threads are seen
     before = threads()
 
     def kept() -> set[str]:

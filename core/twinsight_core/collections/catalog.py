@@ -93,7 +93,7 @@ class Catalog:
 
         Raises:
             StartupError: the folder is not writable or out of room, a collection is encrypted, and its key is not at
-                hand, or no more files can be opened or threads be started; the folder is given back.
+                hand, or no more files can be opened; the folder is given back.
         """
         try:
             keep_temporary_files_in(self._data_dir / TEMPORARY)
@@ -117,12 +117,6 @@ class Catalog:
             if isinstance(error, OSError | StorageFull | Unavailable):
                 raise StartupError(
                     f"Data folder `{self._data_dir}` can't be used: {error}", reason="DATA_DIR_UNUSABLE"
-                ) from error
-            if isinstance(error, RuntimeError) and "new thread" in str(error):  # Python has no class of its own for it
-                raise StartupError(
-                    f"After {len(self._open)} collections no more threads can be started, of which each takes two: the "
-                    "limit of processes and threads (`ulimit -u`, or `pids.max` of the container) is reached.",
-                    reason="NO_THREADS",
                 ) from error
             raise
 

@@ -1,4 +1,4 @@
-"""The one thread that writes a collection.
+"""The one thread that writes a collection, while there is something to write.
 
 1. It takes all requests that wait, up to a bound, as one group.
 2. It plans them in order, each on top of those before it, into one set of changes.
@@ -24,7 +24,7 @@ import numpy as np
 
 from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Filter
-from twinsight_core.host.cores import use_all_cores
+from twinsight_core.host.brief_threads import LINGER_S, start_thread
 from twinsight_core.index.locks import ReadWriteLock
 from twinsight_core.items import Checkpoint, NewItem, NewMetadata
 from twinsight_core.metadata import encode_metadata
@@ -142,7 +142,7 @@ class Writer:
         matching: Callable[[Filter], list[str]],
         erase: Callable[[], None],
     ) -> None:
-        """Starts the thread.
+        """Takes what is written to.
 
         Args:
             store: the open store.
@@ -161,11 +161,10 @@ class Writer:
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._held: Request | None = None
         self._writing = ReadWriteLock()
-        self._closing = threading.Lock()
+        self._handing = threading.Lock()  # held by whoever hands in a request, and by the thread while it ends
         self._closed = False
         self._broken = False
-        self._thread = threading.Thread(target=self._run, name=f"twinsight-write-{store.spec.id}", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> list[bool]:
         """Returns the answer to a request once it is on disk and in memory.
@@ -173,11 +172,13 @@ class Writer:
         Raises:
             StorageFull: the disk has no room; nothing of the request was written.
             DataLoss: the store is damaged.
-            Unavailable: the collection is closed, or must be opened again.
+            Unavailable: the collection is closed, or must be opened again; or no thread can be started.
         """
-        with self._closing:
+        with self._handing:
             if self._closed:
                 raise Unavailable(f"Collection `{self._store.spec.id}` is closed.", reason="COLLECTION_CLOSED")
+            if self._thread is None:
+                self._thread = start_thread(self._run, name=f"twinsight-write-{self._store.spec.id}")
             self._requests.put(request)
         return request.answer.result()
 
@@ -209,14 +210,15 @@ class Writer:
 
     def close(self) -> None:
         """Answers all requests that were handed in, and ends the thread."""
-        with self._closing:
+        with self._handing:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
-        self._thread.join()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
-        use_all_cores()
         while group := self._next_group():
             try:
                 self._write(group)
@@ -239,8 +241,8 @@ class Writer:
             request.answer.set_exception(error)
 
     def _next_group(self) -> list[Request]:
-        """Waits for a request and returns it with those behind it; nothing when the writer is closed."""
-        first = self._held if self._held is not None else self._requests.get()
+        """Waits for a request and returns it with those behind it; nothing when the thread is to end."""
+        first = self._held if self._held is not None else self._next_request()
         self._held = None
         if first is None:
             return []
@@ -260,6 +262,17 @@ class Writer:
                 break
             group.append(request)
         return group
+
+    def _next_request(self) -> Request | None:
+        """Waits for a request; none where none came for a while, or the writer is closed."""
+        try:
+            return self._requests.get(timeout=LINGER_S)
+        except queue.Empty:
+            with self._handing:
+                if not self._requests.empty():  # it came in the meantime
+                    return self._requests.get()
+                self._thread = None
+                return None
 
     def _write(self, group: Sequence[Request]) -> None:
         self.check_whole()

@@ -1,5 +1,7 @@
 """The thread that keeps a collection's graph up with its rows. Searches and writes go on beside it.
 
+It is there while there is something to do.
+
 In each round it does the first of these that is due:
 
 1. Tell the graph of removed items.
@@ -23,9 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinsight_core.errors import TwinsightError
+from twinsight_core.errors import TwinsightError, Unavailable
 from twinsight_core.host.allocation import give_back_freed
-from twinsight_core.host.cores import use_all_cores
+from twinsight_core.host.brief_threads import LINGER_S, start_thread
 from twinsight_core.index.exact import ExactView
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
 from twinsight_core.search.generation import NOTHING_COVERED, Coverage, Generation
@@ -90,7 +92,7 @@ class Indexer:
         applying: threading.Lock,
         snapshot: Callable[[HnswIndex, int, np.ndarray], None],
     ) -> None:
-        """Starts the thread.
+        """Starts the thread where there is something to do.
 
         Args:
             generation: where to start from.
@@ -124,8 +126,14 @@ class Indexer:
         self._builds = 0  # that were begun since one succeeded
         self._idle = False
         self._awake = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"twinsight-index-{name}", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._is_short = False  # no thread could be started
+        with self._awake:
+            # What a graph from the disk lacks is not known yet.
+            if generation.graph is not None or self._due():
+                self._start()
+            else:
+                self._become_idle()
 
     @contextmanager
     def purging(self) -> Iterator[None]:
@@ -139,6 +147,7 @@ class Indexer:
         """Says that rows have changed."""
         with self._awake:
             self._idle = False
+            self._start()
             self._awake.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -157,19 +166,34 @@ class Indexer:
         with self._awake:
             self._stopping = True
             self._awake.notify_all()
-        self._thread.join()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
         if snapshot and self.generation.graph is not None:
             self._unsaved += self.generation.bury()
             if self._unsaved:
                 self._save(self.generation.graph)
 
+    def _start(self) -> None:
+        """Starts the thread, unless there is one.
+
+        Where that fails searches stay exact, with nobody to tell, and the next change tries again.
+        """
+        if self._thread is None and not self._stopping:
+            try:
+                self._thread = start_thread(self._run, name=f"twinsight-index-{self._name}")
+                self._is_short = False
+            except Unavailable as error:
+                if not self._is_short:  # it is told once
+                    _log.warning("Collection `%s` is not indexed: %s", self._name, error)
+                self._is_short = True
+
     def _run(self) -> None:
-        use_all_cores()
         while not self._stopping:
             begun = time.monotonic()
             try:
-                if not self._round():
-                    self._rest()
+                if not self._round() and not self._rest():
+                    return
                 self._failures = 0
             except Exception:  # noqa: BLE001 - nobody waits for this thread who could be told
                 self._recover(time.monotonic() - begun)
@@ -196,20 +220,27 @@ class Indexer:
             generation.graph = None
             raise
 
-    def _rest(self) -> None:
+    def _rest(self) -> bool:
+        """Waits until there is something to do; returns whether it came soon, without which the thread is to end."""
         with self._awake:
             if self._stopping or self._due():
-                return
-            self._idle = True
-            self._awake.notify_all()
-            self.generation.rows.exact.release()
+                return True
+            self._become_idle()
             resumed_s = [self._audit_not_before_s] if self._unaudited else []
             if self._snapshot_wanted(self.generation):
                 resumed_s.append(self._snapshot_not_before_s)
             if self._stale(self.generation) or self.generation.misleads:
                 resumed_s.append(self._rebuilt_not_before_s)
-            timeout_s = max(0.0, min(resumed_s) - time.monotonic()) if resumed_s else None
-            self._awake.wait_for(lambda: self._stopping or not self._idle, timeout_s)
+            timeout_s = max(0.0, min(resumed_s) - time.monotonic()) if resumed_s else LINGER_S
+            if self._awake.wait_for(lambda: self._stopping or not self._idle, timeout_s) or resumed_s:
+                return True
+            self._thread = None
+            return False
+
+    def _become_idle(self) -> None:
+        self._idle = True
+        self._awake.notify_all()
+        self.generation.rows.exact.release()
 
     def _due(self) -> bool:
         generation = self.generation

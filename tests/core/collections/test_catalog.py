@@ -406,24 +406,3 @@ def test_a_closed_catalog_says_so(catalog: Catalog) -> None:
     catalog.close()
     with pytest.raises(Unavailable, match=r"The data folder is closed\."):
         catalog.create(CollectionSpec("a", 2))
-
-
-def test_a_start_without_threads_for_all_collections_says_so(
-    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in "ab":
-        catalog.create(CollectionSpec(name, 2, Metric.COSINE))
-    catalog.close()
-    start, left = threading.Thread.start, [None] * 3
-
-    def limited(thread: threading.Thread) -> None:
-        if not left:
-            raise RuntimeError("can't start new thread")
-        left.pop()
-        start(thread)
-
-    with monkeypatch.context() as short:
-        short.setattr(threading.Thread, "start", limited)
-        with pytest.raises(StartupError, match="After 1 collections no more threads can be started"):
-            Catalog(tmp_path / "data")
-    Catalog(tmp_path / "data").close()

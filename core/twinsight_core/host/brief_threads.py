@@ -1,0 +1,42 @@
+"""Threads of collections, which are there while there is work: of thousands of collections few have any at a time.
+
+Whoever has work for its thread starts one, unless it has one. A thread without work waits a moment for more, and ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from twinsight_core.errors import Unavailable
+from twinsight_core.host.cores import use_all_cores
+
+LINGER_S = 1.0
+"""For how long a thread waits for more work: starting one takes some 0.1 ms of whoever has work for it."""
+
+
+def start_thread(run: Callable[[], None], *, name: str) -> threading.Thread:
+    """Returns a thread that was started, on all cores.
+
+    Args:
+        run: what it does.
+        name: for debuggers.
+
+    Raises:
+        Unavailable: the system gives no more threads.
+    """
+
+    def anywhere() -> None:
+        use_all_cores()
+        run()
+
+    thread = threading.Thread(target=anywhere, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # Python has no class of its own for it
+        raise Unavailable(
+            "No more threads can be started: the limit of processes and threads (`ulimit -u`, or `pids.max` of the "
+            "container) is reached.",
+            reason="THREADS_EXHAUSTED",
+        ) from error
+    return thread
