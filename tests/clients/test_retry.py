@@ -49,8 +49,23 @@ def test_errors_that_another_try_can_not_help_end_the_call(error: TwinsightClien
 def test_what_is_not_safe_is_sent_again_only_where_it_was_refused() -> None:
     assert [attempts(Repeat.NEVER).wait_after_s(error) for error in (DOWN, FULL)] == [None, None]
     assert [attempts(Repeat.WHEN_REFUSED).wait_after_s(error) for error in (DOWN, FULL)] == [None, 0.55]
-    tries = attempts(Repeat.WHEN_REFUSED)
-    assert [tries.wait_after_s(FULL) is None for _ in range(4)] == [False, False, False, True]
+
+
+def test_a_server_that_names_a_time_is_asked_again_until_the_deadline() -> None:
+    clock = Clock()
+    for repeat in (Repeat.WHEN_REFUSED, Repeat.WHEN_SAFE):
+        tries = attempts(repeat, clock=clock)
+        waits = []
+        while (wait_s := tries.wait_after_s(FULL)) is not None:
+            waits.append(wait_s)
+            clock.now += wait_s
+        assert waits[:4] == pytest.approx([0.55, 0.6, 0.65, 0.65])
+        assert 59 < sum(waits) < 60
+    mixed = attempts()
+    assert [mixed.wait_after_s(error) is None for error in (DOWN, FULL, DOWN, FULL, DOWN, FULL, DOWN)] == [
+        False
+    ] * 6 + [True]
+    assert Attempts(RetryPolicy(attempts=1), Repeat.WHEN_SAFE, timeout_s=60.0, clock=clock).wait_after_s(FULL) is None
 
 
 def test_a_wait_that_would_outlast_the_deadline_is_not_begun() -> None:

@@ -7,8 +7,10 @@ before anything was done: RESOURCE_EXHAUSTED with a time. Never streams (which a
 questions about health.
 
 Only where another try can help: UNAVAILABLE, and RESOURCE_EXHAUSTED where the server names a time (RetryInfo); without
-one the message is too large and stays so. Waits grow from try to try, are jittered so that clients refused together do
-not come back together, and end with the call's deadline: an error is raised at once when the wait would outlast it.
+one the message is too large and stays so. Whoever is refused with a time has found a server that lives and has much to
+do: it is asked again until the deadline, so that a program may hand in a thousand calls at once. Waits grow from try to
+try, are jittered so that clients refused together do not come back together, and end with the call's deadline: an error
+is raised at once when the wait would outlast it.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class RetryPolicy:
     """How often and after which waits.
 
     Attributes:
-        attempts: tries in all; 1 turns retries off.
+        attempts: tries in all, those not counted that a server refused for load and named a time; 1 turns retries off.
         first_wait_s: before the second try; doubles from try to try.
         longest_wait_s: where the doubling ends.
     """
@@ -73,6 +75,7 @@ class Attempts:
         self._jitter = jitter
         self._deadline = clock() + timeout_s
         self._made = 0
+        self._counted = 0
 
     def remaining_s(self) -> float:
         """Seconds until the call's deadline, at least 0."""
@@ -81,18 +84,22 @@ class Attempts:
     def wait_after_s(self, error: TwinsightClientError) -> float | None:
         """Counts a failed try; returns how long to wait before the next, or None to give up."""
         self._made += 1
-        if self._repeat is Repeat.NEVER:
-            return None
-        if self._repeat is not Repeat.UNTIL_DEADLINE and self._made >= self._policy.attempts:
-            return None
-        asked_s = 0.0
-        if isinstance(error, ResourceExhausted):
-            if error.retry_after_s is None:
-                return None
-            asked_s = error.retry_after_s
-        elif self._repeat is Repeat.WHEN_REFUSED or not isinstance(error, Unavailable):
+        asked_s = error.retry_after_s if isinstance(error, ResourceExhausted) else None
+        self._counted += asked_s is None
+        if not self._may_help(error, refused=asked_s is not None):
             return None
         # The exponent is capped: a wait of hours would overflow nothing but sense.
         growth = self._policy.first_wait_s * 2.0 ** min(self._made - 1, 16)
-        wait_s = asked_s + min(self._policy.longest_wait_s, growth) * (0.5 + self._jitter() / 2)
+        wait_s = (asked_s or 0.0) + min(self._policy.longest_wait_s, growth) * (0.5 + self._jitter() / 2)
         return wait_s if wait_s < self.remaining_s() else None
+
+    def _may_help(self, error: TwinsightClientError, *, refused: bool) -> bool:
+        """Whether another try is allowed, and of use; `refused`: for load, with a time to come again."""
+        if self._repeat is Repeat.UNTIL_DEADLINE:
+            return refused or isinstance(error, Unavailable)
+        if self._repeat is Repeat.NEVER or self._policy.attempts == 1:
+            return False
+        if refused:
+            return True
+        allowed = self._repeat is Repeat.WHEN_SAFE and isinstance(error, Unavailable)
+        return allowed and self._counted < self._policy.attempts
