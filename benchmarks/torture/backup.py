@@ -143,7 +143,7 @@ def _compared(collection: Collection, least: list[int]) -> tuple[str, list[int]]
     if any(map(int.__lt__, last, least)):
         return f"batches up to {last} are there, and up to {least} were acknowledged before", last
     items: dict[str, Item] = {}
-    after: int | None = 0
+    after: str | None = ""
     while after is not None:
         page, after = collection.page(after=after, limit=1000, include_vectors=True)
         items |= {item.id: item for item in page}

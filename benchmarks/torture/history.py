@@ -76,7 +76,7 @@ class History:
 def versions_of(collection: Collection, dimension: int) -> dict[str, int] | str:
     """Returns all that a collection holds, or what is wrong with it."""
     there: dict[str, int] = {}
-    after: int | None = 0
+    after: str | None = ""
     while after is not None:
         page, after = collection.page(after=after, limit=1000, include_vectors=True)
         for item in page:

@@ -149,7 +149,7 @@ def _flaw(folder: Path, reported: Reported, *, keep_log: bool) -> str:
 def _compared(collection: Collection, reported: Reported) -> str:
     """Compares what is there with what was told, and settles what was open by what is there."""
     items: dict[str, Item] = {}
-    after: int | None = 0
+    after: str | None = ""
     while after is not None:
         page, after = collection.page(after=after, limit=1000, include_vectors=True)
         items.update({item.id: item for item in page})

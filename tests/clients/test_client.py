@@ -254,7 +254,7 @@ def test_items_are_replaced_read_and_deleted(client: Client, photos: str) -> Non
     by_filter = client.delete_items(photos, where=field("year") >= 2003)
     assert (by_filter.deleted_count, len(by_filter)) == (2, 0)
     assert client.delete_items(photos, ["p0"], purge=True).deleted_count == 0
-    assert [item.id for page in client.list_items(photos) for item in page.values()] == ["p2", "p1"]
+    assert [item.id for page in client.list_items(photos) for item in page.values()] == ["p1", "p2"]
 
 
 def test_pages_follow_one_another_to_the_end(client: Client, photos: str) -> None:

@@ -200,7 +200,7 @@ def test_items_are_replaced_read_paged_and_deleted(api: Reflected, small: str) -
         token = page.next_page_token
         if not token:
             break
-    assert listed == ["b", "c", "a"]
+    assert listed == ["a", "b", "c"]
 
     gone = api.call("CollectionService", "DeleteItems", collection=small, ids=["b", "x"])
     assert gone.deleted_count == 1

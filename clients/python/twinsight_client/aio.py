@@ -259,7 +259,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> AsyncIterator[Results[Item]]:
-        """Reads items page by page, oldest write first."""
+        """Reads items page by page, by id; see `Client.list_items`."""
         token = ""
         while True:
             operation = operations.list_items(

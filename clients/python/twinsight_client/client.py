@@ -342,7 +342,10 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Iterator[Results[Item]]:
-        """Reads items page by page, oldest write first: one written meanwhile moves to the end, and comes again.
+        """Reads items page by page, by id; of an encrypted collection in an order of its own.
+
+        An item that is there throughout comes once, however often it is written meanwhile: what is read may be changed
+        and written page by page. One that is new comes where its place is still ahead.
 
         Args:
             collection: its id.

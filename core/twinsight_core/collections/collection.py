@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ import numpy as np
 
 from twinsight_core.collections.matches import Content, contents_of, matches_of
 from twinsight_core.collections.opening import read_rows, restored
+from twinsight_core.collections.paging import Reading, page_of_all, page_of_matches
 from twinsight_core.collections.writer import Delete, DeleteWhere, Upsert, Writer
 from twinsight_core.errors import DataLoss, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
@@ -235,16 +236,18 @@ class Collection:
     def page(
         self,
         *,
-        after: int,
+        after: str,
         limit: int,
         filter: Filter | None = None,  # noqa: A002
         include_vectors: bool = False,
         max_bytes: int | None = None,
-    ) -> tuple[list[Item], int | None]:
-        """Returns items in the order of writing, and what `after` to pass for the next page; None: this is the last.
+    ) -> tuple[list[Item], str | None]:
+        """Returns items, and what `after` to pass for the next page; None: this is the last.
+
+        Their order is that of `paging`: an item that is there throughout is on one page, however often it is written.
 
         Args:
-            after: 0 for the first page.
+            after: empty for the first page.
             limit: items on the page, at least 1. An item that is deleted meanwhile leaves a gap.
             filter: only items that meet it.
             include_vectors: return the vectors too.
@@ -255,16 +258,21 @@ class Collection:
             AnswerTooLarge: as in `get`.
         """
         with self._guarded():
+            reading = Reading(self._store, max_bytes=max_bytes, with_vectors=include_vectors)
             if filter is None:
-                page = self._store.after(after, limit, max_bytes=max_bytes, with_vectors=include_vectors)
-                last = page[-1].seq if page else 0
-                more = len(page) == limit and bool(self._store.after(last, 1))
+                page, last = page_of_all(reading, after, limit)
                 self._catch_up()
             else:
                 check_filter(filter)
-                read = partial(self._store.by_seq, max_bytes=max_bytes, with_vectors=include_vectors)
-                page, last, more = self._filtered_page(filter, after, limit, read)
-        return [_item(stored, include_vectors) for stored in page], last if more else None
+                # As in a search, what is being rewritten must not be missed.
+                with self._writer.settled():
+                    page, last = page_of_matches(reading, self._indexer.generation.rows, filter, after, limit)
+        return [_item(stored, include_vectors) for stored in page], last
+
+    @property
+    def mark(self) -> str:
+        """What no other collection has, not even one of the same id that was made later, or lies under another key."""
+        return self._store.mark
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
         """Deletes ids and returns of each whether it was there. On disk when it returns.
@@ -399,22 +407,6 @@ class Collection:
         rows = self._indexer.generation.rows
         view = rows.view
         return [rows.ids[row] for row in np.flatnonzero(rows.mask(filter_, view)).tolist()]
-
-    def _filtered_page(
-        self, filter_: Filter, after: int, limit: int, read: Callable[[list[int]], list[StoredItem | None]]
-    ) -> tuple[list[StoredItem], int, bool]:
-        """Returns the items of a page, the last sequence number looked at, and whether there are more."""
-        # As in a search, what is being rewritten must not be missed.
-        with self._writer.settled():
-            rows = self._indexer.generation.rows
-            view = rows.view
-            start = int(np.searchsorted(view.labels, after, side="right"))
-            seqs = view.labels[start + np.flatnonzero(rows.mask(filter_, view)[start:])[: limit + 1]].tolist()
-            page = [stored for stored in read(seqs[:limit]) if stored is not None]
-            if len(page) < len(seqs[:limit]):
-                raise self._store.damaged("an item of the page is missing")
-        more = len(seqs) > limit
-        return page, seqs[limit - 1] if more else 0, more
 
     def _agree(self, ids: Sequence[str], found: Sequence[StoredItem | None]) -> bool:
         """Returns whether memory has the items of ids as they were found on disk."""

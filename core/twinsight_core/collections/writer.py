@@ -24,7 +24,7 @@ import numpy as np
 
 from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Filter
-from twinsight_core.host.brief_threads import LINGER_S, start_thread
+from twinsight_core.host.brief_threads import LINGER_S, NO_THREADS, start_thread
 from twinsight_core.index.locks import ReadWriteLock
 from twinsight_core.items import Checkpoint, NewItem, NewMetadata
 from twinsight_core.metadata import encode_metadata
@@ -178,7 +178,7 @@ class Writer:
             if self._closed:
                 raise Unavailable(f"Collection `{self._store.spec.id}` is closed.", reason="COLLECTION_CLOSED")
             if self._thread is None:
-                self._thread = start_thread(self._run, name=f"twinsight-write-{self._store.spec.id}")
+                self._thread = self._started()
             self._requests.put(request)
         return request.answer.result()
 
@@ -217,6 +217,12 @@ class Writer:
             thread = self._thread
         if thread is not None:
             thread.join()
+
+    def _started(self) -> threading.Thread:
+        try:
+            return start_thread(self._run, name=f"twinsight-write-{self._store.spec.id}")
+        except RuntimeError as error:
+            raise Unavailable(NO_THREADS, reason="THREADS_EXHAUSTED") from error
 
     def _run(self) -> None:
         while group := self._next_group():

@@ -8,11 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from twinsight_core.errors import Unavailable
 from twinsight_core.host.cores import use_all_cores
 
 LINGER_S = 1.0
 """For how long a thread waits for more work: starting one takes some 0.1 ms of whoever has work for it."""
+
+
+NO_THREADS = (
+    "No more threads can be started: the limit of processes and threads (`ulimit -u`, or `pids.max` of the container) "
+    "is reached."
+)
 
 
 def start_thread(run: Callable[[], None], *, name: str) -> threading.Thread:
@@ -23,7 +28,7 @@ def start_thread(run: Callable[[], None], *, name: str) -> threading.Thread:
         name: for debuggers.
 
     Raises:
-        Unavailable: the system gives no more threads.
+        RuntimeError: the system gives no more threads.
     """
 
     def anywhere() -> None:
@@ -31,12 +36,5 @@ def start_thread(run: Callable[[], None], *, name: str) -> threading.Thread:
         run()
 
     thread = threading.Thread(target=anywhere, name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:  # Python has no class of its own for it
-        raise Unavailable(
-            "No more threads can be started: the limit of processes and threads (`ulimit -u`, or `pids.max` of the "
-            "container) is reached.",
-            reason="THREADS_EXHAUSTED",
-        ) from error
+    thread.start()
     return thread

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinsight_core.errors import TwinsightError, Unavailable
+from twinsight_core.errors import TwinsightError
 from twinsight_core.host.allocation import give_back_freed
-from twinsight_core.host.brief_threads import LINGER_S, start_thread
+from twinsight_core.host.brief_threads import LINGER_S, NO_THREADS, start_thread
 from twinsight_core.index.exact import ExactView
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
 from twinsight_core.search.generation import NOTHING_COVERED, Coverage, Generation
@@ -183,9 +183,9 @@ class Indexer:
             try:
                 self._thread = start_thread(self._run, name=f"twinsight-index-{self._name}")
                 self._is_short = False
-            except Unavailable as error:
+            except RuntimeError:
                 if not self._is_short:  # it is told once
-                    _log.warning("Collection `%s` is not indexed: %s", self._name, error)
+                    _log.warning("Collection `%s` is not indexed: %s", self._name, NO_THREADS)
                 self._is_short = True
 
     def _run(self) -> None:

@@ -52,7 +52,8 @@ _FOLD_AGAIN_S = 10.0
 
 # Whole rows: what is in them is the form's.
 _SELECT_ALL = "SELECT * FROM items ORDER BY seq"
-_SELECT_AFTER = "SELECT * FROM items WHERE seq > ? ORDER BY seq LIMIT ?"
+_SELECT_AFTER = "SELECT * FROM items WHERE id > ? ORDER BY id LIMIT ?"
+_SELECT_NAMES_AFTER = "SELECT id, seq FROM items WHERE id > ? ORDER BY id LIMIT ?"
 # One statement for all keys, so that it sees one moment.
 _SELECT_BY_ID = "SELECT * FROM items WHERE id IN (SELECT value FROM json_each(?))"
 _SELECT_BY_SEQ = "SELECT * FROM items WHERE seq IN (SELECT value FROM json_each(?))"
@@ -143,6 +144,12 @@ class Store:
         """Id of the key that it is encrypted with; None: it is not."""
         return self._head.seal.key_id if self._head.seal is not None else None
 
+    @property
+    def mark(self) -> str:
+        """What no other store has, not even one of a collection of the same id."""
+        salt = self._head.seal.salt.hex() if self._head.seal is not None else ""
+        return f"{self.spec.id}/{self.spec.created_at!r}/{salt}"
+
     def _read_state(self) -> None:
         self._state_sum = check_state(self._writer, self._file)
         # SQLite keeps this number for the application. It is no column, so that the format is what it was.
@@ -206,12 +213,12 @@ class Store:
         return [found.get(one) for one in seqs]
 
     def after(
-        self, seq: int, limit: int, *, max_bytes: int | None = None, with_vectors: bool = True
+        self, name: str, limit: int, *, max_bytes: int | None = None, with_vectors: bool = True
     ) -> list[StoredItem]:
-        """Returns up to `limit` items after a sequence number, in order.
+        """Returns up to `limit` items after one, in the order of what they are found by (`Form.names`).
 
         Args:
-            seq: the number.
+            name: what the one is found by; nothing: from the first.
             limit: how many items.
             max_bytes: as in `by_id`.
             with_vectors: as in `by_id`.
@@ -220,7 +227,12 @@ class Store:
             AnswerTooLarge: as in `by_id`.
             DataLoss: the file is damaged.
         """
-        return self._select(_SELECT_AFTER, seq, limit, max_bytes=max_bytes, with_vectors=with_vectors)
+        return self._select(_SELECT_AFTER, name, limit, max_bytes=max_bytes, with_vectors=with_vectors)
+
+    def names_after(self, name: str, limit: int) -> list[tuple[str, int]]:
+        """Returns of up to `limit` items after one, in that order, what they are found by, and sequence numbers."""
+        with self._reader() as reader:
+            return [(str(found), int(seq)) for found, seq in reader.execute(_SELECT_NAMES_AFTER, (name, limit))]
 
     def _select(self, query: str, *bound: str | int, max_bytes: int | None, with_vectors: bool) -> list[StoredItem]:
         items: list[StoredItem] = []

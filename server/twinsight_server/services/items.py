@@ -18,6 +18,7 @@ from twinsight_server.convert import answers, requests
 from twinsight_server.inference.models import Models
 from twinsight_server.inference.pipeline import Picture, Pipeline
 from twinsight_server.services.inputs import check_count, check_digest, collection_vectors, read_each
+from twinsight_server.services.page_tokens import beginning, token_for
 from twinsight_server.status import status_of
 
 DEFAULT_PAGE = 100
@@ -130,7 +131,7 @@ class ItemReader:
         return response
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
-        """Reads a page; the token is the sequence number after which the next one starts."""
+        """Reads a page."""
         collection = self._catalog.get(request.collection, visible=call.caller.may_know)
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInput(
@@ -138,15 +139,8 @@ class ItemReader:
                 reason="PAGE_SIZE_INVALID",
                 field="page_size",
             )
-        token = request.page_token or "0"
-        if not (token.isascii() and token.isdigit() and len(token) <= 18):
-            raise InvalidInput(
-                "`page_token` must be the `next_page_token` of the page before.",
-                reason="PAGE_TOKEN_INVALID",
-                field="page_token",
-            )
         items, after = collection.page(
-            after=int(token),
+            after=beginning(request, collection),
             limit=request.page_size or DEFAULT_PAGE,
             filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
             include_vectors=request.include_vectors,
@@ -154,7 +148,7 @@ class ItemReader:
         )
         call.effect.returned, call.effect.vectors = len(items), request.include_vectors
         call.touched = len(items)
-        response = pb.ListItemsResponse(next_page_token="" if after is None else str(after))
+        response = pb.ListItemsResponse(next_page_token=token_for(request, collection, after))
         self._write(response, items)
         return response
 

@@ -70,7 +70,7 @@ def test_an_item_that_a_search_misses_on_disk_is_damage(collection: Collection) 
 
 def test_an_item_that_a_page_misses_on_disk_is_damage(collection: Collection) -> None:
     def page() -> object:
-        return collection.page(after=0, limit=5, filter=Equals("kind", "x"))
+        return collection.page(after="", limit=5, filter=Equals("kind", "x"))
 
     page()
     collection._store._writer.execute("DELETE FROM items WHERE id = 'person-001'")

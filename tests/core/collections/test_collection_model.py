@@ -155,11 +155,11 @@ class AgainstADictionary(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 50))
     def page(self, limit: int) -> None:
         seen: list[str] = []
-        after: int | None = 0
+        after: str | None = ""
         while after is not None:
             items, after = self.collection.page(after=after, limit=limit, filter=None, include_vectors=False)
             seen += [item.id for item in items]
-        assert seen == list(self.model)
+        assert seen == sorted(self.model)
 
     def _scores(self, query: np.ndarray, names: list[str]) -> dict[str, float]:
         if not names:

@@ -239,7 +239,7 @@ def test_an_item_that_is_being_rewritten_is_on_the_page_of_a_filter(
     between: Between = request.getfixturevalue("between")
     page, _ = between.read(
         NewItem("a", vector, {"kind": "x", "version": 2}),
-        lambda: collection.page(after=0, limit=10, filter=Equals("kind", "x")),
+        lambda: collection.page(after="", limit=10, filter=Equals("kind", "x")),
     )
     assert [one.metadata["version"] for one in page] == [2]
 
@@ -251,7 +251,7 @@ def test_what_was_read_by_id_or_listed_is_found_by_every_later_search(
     vector = np.ones(DIMENSION, np.float32)
 
     def read() -> tuple[list[str], list[list[Match]]]:
-        items = collection.page(after=0, limit=10)[0] if listed else collection.get(["a"])
+        items = collection.page(after="", limit=10)[0] if listed else collection.get(["a"])
         return [one.id for one in items if one], collection.search(vector[None], SearchOptions(1))
 
     items, found = between.read(NewItem("a", vector), read)

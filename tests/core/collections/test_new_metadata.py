@@ -35,8 +35,10 @@ def item(name: str, *components: float, **metadata: int | str) -> NewItem:
 
 
 def stored(collection: Collection) -> list[tuple[str, list[float], Metadata]]:
-    page, _ = collection.page(after=0, limit=9, include_vectors=True)
-    return [(one.id, one.vector.tolist(), one.metadata) for one in page if one.vector is not None]
+    page, _ = collection.page(after="", limit=9, include_vectors=True)
+    return sorted(
+        ((one.id, one.vector.tolist(), one.metadata) for one in page if one.vector is not None), key=lambda one: one[0]
+    )
 
 
 def test_new_metadata_keeps_the_vector_and_is_nothing_without_an_item(collection: Collection) -> None:
@@ -50,7 +52,7 @@ def test_new_metadata_keeps_the_vector_and_is_nothing_without_an_item(collection
         True,
         True,
     ]
-    assert stored(collection) == [("b", [1, 1], {}), ("a", [3, 4], {"size": 1}), ("c", [6, 8], {"late": True})]
+    assert stored(collection) == [("a", [3, 4], {"size": 1}), ("b", [1, 1], {}), ("c", [6, 8], {"late": True})]
     found = {
         name: collection.search(np.array([[3, 4]], np.float32), SearchOptions(9, filter=Exists(name)))[0]
         for name in ("size", "colour")

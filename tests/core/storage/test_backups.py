@@ -43,7 +43,7 @@ def _fill(collection: Collection, count: int = 30) -> None:
 
 
 def _items(collection: Collection) -> list[Item]:
-    page, after = collection.page(after=0, limit=10_000, include_vectors=True)
+    page, after = collection.page(after="", limit=10_000, include_vectors=True)
     assert after is None
     return page
 

@@ -82,7 +82,7 @@ def _served(data: Path) -> set[str]:
     with closing(Catalog(data, options=OPTIONS)) as catalog:
         collection = catalog.get("things")
         assert collection.spec == SPEC
-        page, after = collection.page(after=0, limit=COUNT, include_vectors=True)
+        page, after = collection.page(after="", limit=COUNT, include_vectors=True)
         assert after is None
         vectors = _vectors()
         for item in page:

@@ -86,7 +86,10 @@ def test_what_was_committed_is_there_after_opening_again(tmp_path: Path, keyring
     assert _all(store) == [_stored(1, "i1"), _stored(4, "i4"), _stored(5, "i5"), _stored(9, "i2")]
     assert store.by_id(["i2", "nobody", "i1", "i2"]) == [_stored(9, "i2"), None, _stored(1, "i1"), _stored(9, "i2")]
     assert store.by_seq([4, 2]) == [_stored(4, "i4"), None]
-    assert store.after(1, 2) == [_stored(4, "i4"), _stored(5, "i5")]
+    (first,) = store.after("", 1)
+    (name,) = store.form.names([first.id])
+    assert sorted([first, *store.after(name, 9)]) == _all(store)
+    assert store.names_after("", 9) == [(name, first.seq), *store.names_after(name, 9)]
     store.close()
 
 
@@ -171,7 +174,7 @@ def test_a_row_that_was_changed_behind_our_back_is_noticed(tmp_path: Path) -> No
     for read in (
         lambda: store.by_id(["i2"]),
         lambda: store.by_seq([2]),
-        lambda: store.after(0, 9),
+        lambda: store.after("", 9),
         lambda: _all(store),
     ):
         with pytest.raises(DataLoss, match="the item of number 2 does not match its checksum"):

@@ -100,7 +100,7 @@ def test_a_long_read_keeps_it_and_fails_no_commit(store: Store, monkeypatch: pyt
     monkeypatch.setattr(store, "_fold_from_s", 0.0)
     store.fold_log()
     assert _log_bytes(store) == 0
-    assert [item.seq for item in store.after(0, 9)] == [11]
+    assert [item.seq for item in store.after("", 9)] == [11]
 
 
 def test_a_full_disk_keeps_it_and_fails_no_commit(

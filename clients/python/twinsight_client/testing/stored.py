@@ -117,21 +117,19 @@ class MemoryCollection:
         return response
 
     def list(self, request: collections_pb.ListItemsRequest) -> collections_pb.ListItemsResponse:
-        """Answers a ListItems; a page's token is the number of its last write.
+        """Answers a ListItems; a page's token is the id of its last item.
 
         Raises:
             InvalidArgument: a bad size or filter.
         """
         limits.check_page(request)
-        after, size = int(request.page_token or 0), request.page_size or 100
-        left = [
-            one for one, stored in self._items.items() if stored.number > after and self._meets(one, request.filter)
-        ]
+        after, size = request.page_token, request.page_size or 100
+        left = [one for one in sorted(self._items) if one > after and self._meets(one, request.filter)]
         response = collections_pb.ListItemsResponse()
         for item_id in left[:size]:
             response.results.add().item.CopyFrom(self._message(item_id, include_vectors=request.include_vectors))
         if len(left) > size:
-            response.next_page_token = str(self._items[left[size - 1]].number)
+            response.next_page_token = left[size - 1]
         return response
 
     def delete(self, request: collections_pb.DeleteItemsRequest) -> collections_pb.DeleteItemsResponse:
