@@ -39,6 +39,20 @@ def test_batches_after_a_refused_one_are_refused_until_it_is_written() -> None:
     assert stored(client) == [item.id for item in ITEMS]
 
 
+def test_a_stream_does_not_go_on_into_a_collection_that_was_made_anew() -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    batches = client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1)
+    assert next(batches).values() == ["i0"]
+    client.delete_collection("c")
+    client.create_collection("c", dimension=1)
+    rest = list(batches)
+    assert {error.reason for batch in rest for error in batch.errors()} == {"COLLECTION_REPLACED"}
+    assert [batch.last_batch for batch in rest] == [0] * 4
+    assert len(list(client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1))) == len(ITEMS)
+    assert stored(client) == [item.id for item in ITEMS]
+
+
 def test_without_a_name_a_refused_batch_holds_nothing_back() -> None:
     client = FakeClient()
     client.create_collection("c", dimension=1)

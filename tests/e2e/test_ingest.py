@@ -3,13 +3,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import grpc
 import numpy as np
 import pytest
 
 from e2e import errors
-from e2e.conftest import Reflected, to_bytes
+from e2e.conftest import Dynamic, Reflected, to_bytes
 from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import Overloaded, StorageFull, TwinsightError
 from twinsight_core.executors.base import Executor
@@ -44,6 +45,77 @@ def test_a_stream_of_batches_resumes_where_it_stopped(api: Reflected, small: str
     assert [one.results[0].id for one in (bad[4], bad[6])] == ["b4", "b5"]
     found = api.call("CollectionService", "GetItems", collection=small, ids=["b4", "b5", "b6"]).results
     assert [one.WhichOneof("result") for one in found] == ["item", "item", "error"]
+
+
+def test_a_stream_does_not_go_on_into_a_collection_that_was_made_anew(api: Reflected, small: str) -> None:
+    sent: SimpleQueue[Dynamic] = SimpleQueue()
+    ingest = api.stream("CollectionService", "IngestItems")
+    answers = ingest(iter(sent.get, None), timeout=30)
+
+    def answered(number: int) -> Dynamic:
+        sent.put(batch_of(api, small, number))
+        return next(answers)
+
+    assert [answered(n).last_batch for n in (1, 2)] == [1, 2]
+    made_anew(api, small)
+    refused = [answered(n) for n in (3, 4, 1)]
+    sent.put(None)
+    assert [(one.batch, one.last_batch) for one in refused] == [(3, 0), (4, 0), (1, 0)]
+    assert {errors.reason(one.error) for one in refused} == {"COLLECTION_REPLACED"}
+    assert refused[0].error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert errors.field(refused[0].error) == "collection"
+    assert refused[0].error.message == (
+        "Collection `small` was deleted and made anew since this stream began with it: write to it with another "
+        "stream, which resumes after its own last batch."
+    )
+    again = ingest(iter([batch_of(api, small, n) for n in range(1, 5)]), timeout=30)
+    assert [one.last_batch for one in again] == [1, 2, 3, 4]
+    assert ids_in(api, small) == ["b1", "b2", "b3", "b4"]
+
+
+def test_where_to_resume_is_told_of_the_collection_that_is_written_to(api: Reflected, small: str) -> None:
+    sent: SimpleQueue[Dynamic] = SimpleQueue()
+    ingest = api.stream("CollectionService", "IngestItems")
+    list(ingest(iter([batch_of(api, small, 1)]), timeout=30))
+    answers = ingest(iter(sent.get, None), timeout=30)
+    sent.put(api.message("IngestItemsRequest", collection=small, ingest_id="job"))
+    assert next(answers).last_batch == 1
+    made_anew(api, small)
+    sent.put(batch_of(api, small, 2))
+    assert errors.reason(next(answers).error) == "COLLECTION_REPLACED"
+    sent.put(None)
+    assert ids_in(api, small) == []
+
+
+def test_a_batch_is_written_to_the_collection_whose_last_batch_was_asked_for(
+    api: Reflected, small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, replaced = Collection.last_batch, iter([True])
+
+    def asking(self: Collection, ingest_id: str) -> int:
+        last = ask(self, ingest_id)
+        if next(replaced, False):
+            made_anew(api, small)
+        return last
+
+    monkeypatch.setattr(Collection, "last_batch", asking)
+    (refused,) = api.stream("CollectionService", "IngestItems")(iter([batch_of(api, small, 3)]), timeout=30)
+    assert (errors.reason(refused.error), refused.last_batch) == ("COLLECTION_CLOSED", 0)
+    assert ids_in(api, small) == []
+
+
+def batch_of(api: Reflected, collection: str, number: int) -> Dynamic:
+    items = [{"id": f"b{number}", "vector": to_bytes(np.ones(3))}]
+    return api.message("IngestItemsRequest", collection=collection, ingest_id="job", batch=number, items=items)
+
+
+def made_anew(api: Reflected, collection: str) -> None:
+    api.call("CollectionService", "DeleteCollection", collection=collection)
+    api.call("CollectionService", "CreateCollection", collection={"id": collection, "dimension": 3, "metric": 2})
+
+
+def ids_in(api: Reflected, collection: str) -> list[str]:
+    return [one.item.id for one in api.call("CollectionService", "ListItems", collection=collection).results]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -287,7 +287,8 @@ class Client:
         Named by an `ingest_id`, a bulk write that broke off resumes: call it again with the same items in the same
         order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing. They are known
         by number alone: of other items under the same name as many are skipped, with a warning where none is left. A
-        batch that is refused as a whole holds back those after it (BATCH_OUT_OF_ORDER) until all are sent again.
+        batch that is refused as a whole holds back those after it (BATCH_OUT_OF_ORDER) until all are sent again. In a
+        collection that is deleted and made anew meanwhile nothing more is written (COLLECTION_REPLACED): call it again.
 
         Args:
             collection: its id.

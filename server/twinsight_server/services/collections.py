@@ -98,7 +98,8 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         """Writes items."""
         with self._gate.call(context, "UpsertItems", collection=request.collection, items=len(request.items)) as call:
             check_count(len(request.items), self._config.max_items, field="items")
-            results = self._writer.write(request.collection, request.items, request.vector_model_digest, None, call)
+            collection = self._writer.collection(request.collection, call)
+            results = self._writer.write(collection, request.items, request.vector_model_digest, None, call)
             return pb.UpsertItemsResponse(results=results)
 
     def IngestItems(

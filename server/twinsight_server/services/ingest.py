@@ -6,13 +6,16 @@ that number must never pass a batch that was refused:
 1. Of a batch that is refused as a whole, for whatever reason, the stream remembers the number.
 2. Batches after the lowest such number are refused too, and remembered, until it is sent again and written.
 3. A client that opens another stream resumes after the last batch on disk, which lies before all of them.
+4. A collection that is deleted and made anew has none of the batches before: the stream does not go on into it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from weakref import ref
 
 from twinsight.v1 import collection_service_pb2 as pb
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PermissionDenied, TwinsightError
 from twinsight_core.items import Checkpoint, check_checkpoint
 from twinsight_server.calls.call import Call
@@ -33,6 +36,8 @@ class IngestSession:
         self.collection = ""
         self._ingest_id = ""
         self._refused: dict[str, _Refused] = {}
+        # Weak: a stream must not keep what was deleted in memory.
+        self._first: dict[str, ref[Collection]] = {}
 
     def begin(self, request: pb.IngestItemsRequest) -> None:
         """Takes up the next message: `write` or `refuse` follows, or both."""
@@ -45,7 +50,7 @@ class IngestSession:
         Raises:
             TwinsightError: the batch as a whole is refused; nothing of it was written.
         """
-        collection = self._writer.collection(self.collection, call)
+        collection = self._same_collection(call)
         last = collection.last_batch(self._ingest_id) if self._ingest_id else 0
         if not request.items:
             return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
@@ -59,7 +64,7 @@ class IngestSession:
                 return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
             self._check_order(request.batch)
             last = request.batch
-        results = self._writer.write(self.collection, request.items, request.vector_model_digest, checkpoint, call)
+        results = self._writer.write(collection, request.items, request.vector_model_digest, checkpoint, call)
         self._written(request.batch)
         return pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
 
@@ -75,6 +80,18 @@ class IngestSession:
             error=status_of(error, request_id=call.request_id),
             last_batch=0 if denied else self._last_batch(call),
         )
+
+    def _same_collection(self, call: Call) -> Collection:
+        """Returns the message's collection, unless it is another one than earlier messages of that id were for."""
+        found = self._writer.collection(self.collection, call)
+        if self._first.setdefault(self.collection, ref(found))() is not found:
+            raise FailedPrecondition(
+                f"Collection `{self.collection}` was deleted and made anew since this stream began with it: write to "
+                "it with another stream, which resumes after its own last batch.",
+                reason="COLLECTION_REPLACED",
+                field="collection",
+            )
+        return found
 
     def _written(self, batch: int) -> None:
         if self._ingest_id in self._refused:

@@ -40,12 +40,17 @@ class ItemWriter:
         return self._catalog.get(name, visible=call.caller.may_know)
 
     def write(
-        self, name: str, messages: Sequence[pb.NewItem], digest: str, checkpoint: Checkpoint | None, call: Call
+        self,
+        collection: Collection,
+        messages: Sequence[pb.NewItem],
+        digest: str,
+        checkpoint: Checkpoint | None,
+        call: Call,
     ) -> list[pb.UpsertResult]:
         """Embeds, checks and writes items; the good ones in one atomic batch.
 
         Args:
-            name: id of the collection.
+            collection: where they go.
             messages: the items.
             digest: `vector_model_digest` of the request.
             checkpoint: kept on disk with the items.
@@ -54,8 +59,7 @@ class ItemWriter:
         Returns:
             For each item its id, which is on disk, or its error.
         """
-        collection = self.collection(name, call)
-        check_digest(digest, collection.spec.model_digest, of=f"collection `{name}`")
+        check_digest(digest, collection.spec.model_digest, of=f"collection `{collection.spec.id}`")
         self._quotas.check_room(collection, [message.id for message in messages if not message.keep_vector])
         inputs = read_each(messages, "items", lambda message: _input(message, collection))
         vectors = collection_vectors(

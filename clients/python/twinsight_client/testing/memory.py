@@ -272,9 +272,13 @@ class MemoryServer:
                 last = collection.last_batches[request.ingest_id] = request.batch
         return collections_pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
 
+    def find(self, collection: str) -> MemoryCollection | None:
+        """Returns a collection; None where there is none of that id."""
+        return self._collections.get(collection)
+
     def last_batch(self, collection: str, ingest_id: str) -> int:
         """Returns the highest batch written under `ingest_id`; 0 where there is none."""
-        found = self._collections.get(collection)
+        found = self.find(collection)
         return found.last_batches.get(ingest_id, 0) if found else 0
 
     def _search(self, request: collections_pb.SearchRequest) -> collections_pb.SearchResponse:

@@ -10,6 +10,7 @@ from twinsight_client.errors import (
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
+    FieldViolation,
     InvalidArgument,
     TwinsightClientError,
     Unavailable,
@@ -17,6 +18,7 @@ from twinsight_client.errors import (
 from twinsight_client.testing import limits
 from twinsight_client.testing.memory import MemoryServer
 from twinsight_client.testing.statuses import status_of
+from twinsight_client.testing.stored import MemoryCollection
 
 _ENDING = (Unavailable, DeadlineExceeded, Cancelled)
 """Errors that end a stream; any other is the answer to its message."""
@@ -28,6 +30,7 @@ class MemoryStream:
     def __init__(self, server: MemoryServer) -> None:
         self._server = server
         self._refused: dict[str, set[int]] = {}
+        self._first: dict[str, MemoryCollection] = {}
 
     def answer(self, request: Message) -> Message:
         """Returns the answer to one message.
@@ -46,6 +49,7 @@ class MemoryStream:
             return self._server.answer(request)
         refused = self._refused.setdefault(request.ingest_id, set())
         try:
+            self._check_same_collection(request.collection)
             if request.ingest_id and request.items:
                 self._check_order(request, refused)
             answer = self._server.answer(request)
@@ -58,6 +62,16 @@ class MemoryStream:
             return collections_pb.IngestItemsResponse(batch=request.batch, error=status_of(error), last_batch=last)
         refused.discard(request.batch)
         return answer
+
+    def _check_same_collection(self, name: str) -> None:
+        found = self._server.find(name)
+        if found is not None and self._first.setdefault(name, found) is not found:
+            message = (
+                f"Collection `{name}` was deleted and made anew since this stream began with it: write to it with "
+                "another stream, which resumes after its own last batch."
+            )
+            violations = [FieldViolation("collection", message)]
+            raise FailedPrecondition(message, reason="COLLECTION_REPLACED", violations=violations)
 
     def _check_order(self, request: collections_pb.IngestItemsRequest, refused: set[int]) -> None:
         written = request.batch <= self._server.last_batch(request.collection, request.ingest_id)
