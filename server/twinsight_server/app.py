@@ -39,6 +39,7 @@ from twinsight_core.host.allocation import give_back_freed, no_garbage_collectio
 from twinsight_core.host.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.host.cores import keeping_to, one_core, usable_cores
 from twinsight_core.host.open_files import limit, open_files, raise_limit
+from twinsight_core.items import CollectionState, CollectionStatus
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
@@ -291,10 +292,15 @@ class Server:
         return server
 
     def _item_count(self) -> int:
-        return sum(one.status().item_count for _, one in self._catalog.list() if isinstance(one, Collection))
+        return sum(one.item_count for one in self._statuses() if one.state is not CollectionState.DAMAGED)
 
     def _damaged_count(self) -> int:
-        return sum(not isinstance(one, Collection) for _, one in self._catalog.list())
+        return sum(one.state is CollectionState.DAMAGED for one in self._statuses())
+
+    def _statuses(self) -> list[CollectionStatus]:
+        """Returns state and size of each collection, also of those that stay closed."""
+        closed = CollectionStatus(CollectionState.DAMAGED, item_count=0, indexed_count=0)
+        return [one.status() if isinstance(one, Collection) else closed for _, one in self._catalog.list()]
 
 
 def _tell_open_files() -> None:

@@ -249,10 +249,12 @@ class Catalog:
             self._tell_key(collection)
             return collection
         collection.close(snapshot=False)
-        return DataLoss(
+        damage = DataLoss(
             f"Collection `{folder.name}` holds the file of collection `{collection.spec.id}`; nothing was changed.",
             reason="COLLECTION_DAMAGED",
         )
+        _log.error("%s", damage.message)
+        return damage
 
     def _tell_key(self, collection: Collection) -> None:
         """Warns where a collection is not encrypted as a new one would be."""

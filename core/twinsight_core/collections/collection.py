@@ -112,6 +112,7 @@ class Collection:
         self._folder = folder
         self._options = options or CollectionOptions()
         self._damage: DataLoss | None = None
+        self._finding = threading.Lock()
         self._store = Store(
             folder / FILE_NAME,
             vfs=self._options.vfs,
@@ -360,7 +361,10 @@ class Collection:
         try:
             yield
         except DataLoss as error:
-            self._damage = error
+            with self._finding:
+                if self._damage is None:
+                    self._damage = error
+                    _log.error("Collection `%s` is used no more: %s", self.spec.id, error.message)
             raise
 
     def _search(self, queries: np.ndarray, options: SearchOptions) -> Searched:

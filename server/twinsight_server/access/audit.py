@@ -50,6 +50,11 @@ class About:
     collection: str | None = None
     items: int = 0
 
+    @property
+    def collection_start(self) -> str | None:
+        """As much of the collection's id as is written down: what is longer can't be one."""
+        return None if self.collection is None else self.collection[:_LONGEST_NAME]
+
 
 @dataclass
 class Effect:
@@ -121,7 +126,7 @@ class AuditLog:
                 "caller": caller,
                 "peer": peer,
                 "method": about.method,
-                "collection": about.collection if about.collection is None else about.collection[:_LONGEST_NAME],
+                "collection": about.collection_start,
                 "items": about.items,
                 **vars(effect),
                 "code": code,

@@ -310,18 +310,19 @@ class Gate:
             trailing = (("x-request-id", call.request_id), *times)
             context.set_trailing_metadata(trailing)
             name = _CODE_NAMES[failure.code if failure else 0]
-            self._note(method, call, stages, name, why)
+            self._note(about, call, stages, name, why)
             self._audit(call, about, name, reason, why)
         if failure:
             context.abort_with_status(abort_status(failure, trailing))
 
-    def _note(self, method: str, call: Call, stages: Mapping[str, float], name: str, why: str) -> None:
+    def _note(self, about: About, call: Call, stages: Mapping[str, float], name: str, why: str) -> None:
         """Counts the call and logs it."""
-        self._metrics.answered(method, name, stages=stages, outcomes=call.outcomes)
+        self._metrics.answered(about.method, name, stages=stages, outcomes=call.outcomes)
         if _plain_log.isEnabledFor(logging.INFO):
             log.info(
                 "call",
-                method=method,
+                method=about.method,
+                **({"collection": about.collection_start} if about.collection else {}),
                 code=name,
                 request_id=call.request_id,
                 caller=str(call.caller),

@@ -297,14 +297,19 @@ def test_a_collection_whose_file_is_a_folder_leaves_the_others_alone(catalog: Ca
     again.close()
 
 
-def test_a_folder_under_another_name_is_not_served(catalog: Catalog, tmp_path: Path) -> None:
+def test_a_folder_under_another_name_is_not_served(
+    catalog: Catalog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _fill(catalog.create(CollectionSpec("a", 2)))
     catalog.close()
     root = tmp_path / "data" / "collections"
     shutil.copytree(root / "a", root / "b")
     again = Catalog(tmp_path / "data")
-    with pytest.raises(DataLoss, match="Collection `b` holds the file of collection `a`; nothing was changed"):
+    with pytest.raises(
+        DataLoss, match="Collection `b` holds the file of collection `a`; nothing was changed"
+    ) as refused:
         again.get("b")
+    assert [record.getMessage() for record in caplog.records] == [refused.value.message]
     assert again.get("a").status().item_count == 1
     again.close()
 

@@ -1,0 +1,72 @@
+"""What the metrics and the log tell of the collections."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from e2e.conftest import Dynamic, Reflected, counted, to_bytes
+from twinsight_core.collections.collection import Collection
+from twinsight_server.app import Server
+
+ITEMS = [{"id": name, "vector": to_bytes(np.ones(3))} for name in ("a", "b")]
+
+
+def opened(server: Server, name: str) -> Collection:
+    return server._catalog.get(name)
+
+
+def counts(server: Server) -> tuple[float, float]:
+    return counted(server, "twinsight_collection_items"), counted(server, "twinsight_damaged_collections")
+
+
+def test_damage_that_is_found_while_serving_is_counted_and_told_once(
+    api: Reflected, server: Server, small: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    items, damaged = counts(server)
+    api.call("CollectionService", "UpsertItems", collection=small, items=ITEMS)
+    assert counts(server) == (items + 2, damaged)
+    opened(server, small)._store._writer.execute("DELETE FROM items WHERE id = 'a'")
+    caplog.set_level(logging.INFO, "twinsight.calls")
+    refused: list[Dynamic] = []
+    with capture_logs() as logged:
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError) as caught:
+                api.call("CollectionService", "GetItems", collection=small, ids=["a"])
+            refused.append(caught.value)
+    assert {one.code() for one in refused} == {grpc.StatusCode.DATA_LOSS}
+    assert counts(server) == (items, damaged + 1)
+    told = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in told] == [f"Collection `small` is used no more: {refused[0].details()}"]
+    lines = [(line["collection"], line["code"]) for line in logged if line.get("method") == "GetItems"]
+    assert lines == [("small", "DATA_LOSS")] * 2
+
+
+def test_a_collection_that_must_be_opened_again_is_counted_as_damaged(
+    api: Reflected, server: Server, small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    items, damaged = counts(server)
+    api.call("CollectionService", "UpsertItems", collection=small, items=ITEMS[:1])
+    monkeypatch.setattr(opened(server, small)._writer, "_apply", failing)
+    with pytest.raises(grpc.RpcError):
+        api.call("CollectionService", "UpsertItems", collection=small, items=ITEMS[1:])
+    assert counts(server) == (items, damaged + 1)
+
+
+def test_a_line_of_a_call_names_its_collection_where_it_has_one(
+    api: Reflected, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "twinsight.calls")
+    with capture_logs() as logged:
+        api.call("ModelService", "ListModels")
+        with pytest.raises(grpc.RpcError):
+            api.call("CollectionService", "GetCollection", collection="x" * 100)
+    named = {line["method"]: line.get("collection") for line in logged}
+    assert (named["ListModels"], named["GetCollection"]) == (None, "x" * 80)
