@@ -205,7 +205,7 @@ def test_who_may_search_finds_items_and_is_given_no_vector(access: Access) -> No
 
 
 def test_the_audit_log_tells_who_took_templates_and_who_erased(access: Access) -> None:
-    effects = ("items", "written", "deleted", "purged", "returned", "vectors")
+    effects = ("items", "failed", "written", "deleted", "purged", "returned", "vectors")
     with access.client(access.owner) as owner:
         written = [NewItem(f"audited-{n}", [1.0, n], {"kind": "audited"}) for n in range(3)]
         list(owner.ingest("photos", [*written, NewItem("longer", [1.0, 0.0, 0.0])], request_id="in"))
@@ -222,14 +222,43 @@ def test_the_audit_log_tells_who_took_templates_and_who_erased(access: Access) -
 
     until(lambda: ("erased", "call") in lines())
     told = lines()
-    assert told["in", "message"] == (4, 3, 0, False, 0, False)
-    assert told["in", "stream"] == (0, 0, 0, False, 0, False)
-    assert told["searched", "call"] == (2, 0, 0, False, 6, False)
-    assert told["taken", "call"] == (1, 0, 0, False, 1, True)
-    assert told["read", "call"] == (2, 0, 0, False, 1, False)
-    assert told["exported", "call"] == (1, 0, 0, False, 3, True)
-    assert told["deleted", "call"] == (2, 0, 1, False, 0, False)
-    assert told["erased", "call"] == (1, 0, 2, True, 0, False)
+    assert told["in", "message"] == (4, 1, 3, 0, False, 0, False)
+    assert told["in", "stream"] == (0, 0, 0, 0, False, 0, False)
+    assert told["searched", "call"] == (2, 0, 0, 0, False, 6, False)
+    assert told["taken", "call"] == (1, 0, 0, 0, False, 1, True)
+    assert told["read", "call"] == (2, 1, 0, 0, False, 1, False)
+    assert told["exported", "call"] == (1, 0, 0, 0, False, 3, True)
+    assert told["deleted", "call"] == (2, 1, 0, 1, False, 0, False)
+    assert told["erased", "call"] == (1, 0, 0, 2, True, 0, False)
+
+
+def test_the_audit_log_tells_which_model_was_run_and_how_many_failed(access: Access, photos: dict[str, bytes]) -> None:
+    with access.client(access.owner) as owner:
+        owner.embed([photos["coins"], b"no picture"], request_id="embedded")
+        list(owner.embed_stream([photos["coins"]], request_id="streamed"))
+        owner.embed([b"no picture"], model="base", request_id="unread")
+        owner.compare([([1.0] + [0.0] * 255, [1.0] + [0.0] * 255)], request_id="compared")
+        owner.create_collection("photos-base", model="base")
+        item = NewItem("a", photos["coins"])
+        owner.upsert("photos-base", [item], request_id="written")
+        owner.search("photos-base", [ItemId("a")], request_id="by-id")
+        owner.search("photos-base", [photos["coins"], ItemId("nobody")], request_id="by-picture")
+        owner.delete_collection("photos-base", request_id="gone")
+
+    def lines() -> dict[tuple[object, object], tuple[object, ...]]:
+        fields = ("model", "items", "failed")
+        return {(one["request_id"], one["event"]): tuple(one[name] for name in fields) for one in access.audit()}
+
+    until(lambda: ("gone", "call") in lines())
+    told = lines()
+    assert told["embedded", "call"] == ("base", 2, 1)
+    assert (told["streamed", "message"], told["streamed", "stream"]) == (("base", 1, 0), ("", 0, 0))
+    assert told["unread", "call"] == ("base", 1, 1)
+    assert told["compared", "call"] == ("", 2, 0)
+    assert told["written", "call"] == ("base", 1, 0)
+    assert told["by-id", "call"] == ("", 1, 0)
+    assert told["by-picture", "call"] == ("base", 2, 1)
+    assert told["gone", "call"] == ("", 0, 0)
 
 
 def test_secrets_are_in_no_output_of_a_server(tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]) -> None:

@@ -1,8 +1,9 @@
 """The audit log: one JSON line for each call, stream and message of a stream, those that were refused among them.
 
     {"time": "2026-03-01T12:00:00.123456Z", "event": "call", "caller": "key:phone", "peer": "ipv4:10.0.0.7:51234",
-     "method": "UpsertItems", "collection": "photos", "items": 32, "written": 31, "deleted": 0, "purged": false,
-     "returned": 0, "vectors": false, "code": "OK", "reason": "", "unproven": "", "request_id": "6f1c..."}
+     "method": "UpsertItems", "collection": "photos", "items": 32, "model": "base", "failed": 1, "written": 31,
+     "deleted": 0, "purged": false, "returned": 0, "vectors": false, "code": "OK", "reason": "", "unproven": "",
+     "request_id": "6f1c..."}
 
 It says who did what to what: what was asked for, and what came of it (`Effect`). Vectors, pictures, metadata, ids of
 items and tokens are never in it. Each line is written at once and whole, so that several threads, or processes, may
@@ -58,9 +59,11 @@ class About:
 
 @dataclass
 class Effect:
-    """What a call, or a message, did to a collection, or learnt of it. What was done stays done whatever the code says.
+    """What a call, or a message, did, or learnt of a collection. What was done stays done whatever the code says.
 
     Attributes:
+        model: name of the one that was run on pictures of it; empty: none was.
+        failed: things in the request whose answer is an error of their own.
         written: items that are on disk.
         deleted: items that are gone.
         purged: whether what was deleted was erased, too.
@@ -68,6 +71,8 @@ class Effect:
         vectors: whether they were there with their vectors.
     """
 
+    model: str = ""
+    failed: int = 0
     written: int = 0
     deleted: int = 0
     purged: bool = False

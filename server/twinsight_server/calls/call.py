@@ -103,6 +103,7 @@ class Call:
 
     def count(self, results: Sequence[object]) -> None:
         """Counts the items of the call by what became of them: OK, or the status code of a TwinsightError."""
+        self.effect.failed += sum(isinstance(one, TwinsightError) for one in results)
         self.outcomes.update(code_of(one).name if isinstance(one, TwinsightError) else "OK" for one in results)
 
     @contextmanager

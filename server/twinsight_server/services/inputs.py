@@ -62,7 +62,10 @@ def infer_pictures(
     Returns:
         For each input the model's answer (`twinsight_core.models.tasks`), or why there is none.
     """
-    answers = iter(pipeline.infer(model, [one for one in inputs if isinstance(one, Picture)], call))
+    pictures = [one for one in inputs if isinstance(one, Picture)]
+    if pictures:
+        call.effect.model = model.name
+    answers = iter(pipeline.infer(model, pictures, call))
     results: list[np.ndarray | TwinsightError | OtherT] = []
     for number, one in enumerate(inputs):
         if isinstance(one, Picture):

@@ -103,6 +103,7 @@ class ItemWriter:
         check_count(len(request.ids), self.max_items, field="ids")
         deleted = collection.delete(request.ids, purge=request.purge)
         call.effect.deleted, call.effect.purged = sum(deleted), request.purge
+        call.effect.failed = len(deleted) - sum(deleted)
         results = [
             pb.ItemResult(item=pb.Item(id=one)) if gone else pb.ItemResult(error=_missing(collection, n, one))
             for n, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))
@@ -125,6 +126,7 @@ class ItemReader:
         items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
         response = pb.GetItemsResponse()
         call.effect.returned, call.effect.vectors = sum(one is not None for one in items), request.include_vectors
+        call.effect.failed = len(items) - call.effect.returned
         self._write(
             response,
             (
