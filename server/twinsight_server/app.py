@@ -14,6 +14,7 @@ import gc
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -39,7 +40,7 @@ from twinsight_core.host.allocation import give_back_freed, no_garbage_collectio
 from twinsight_core.host.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.host.cores import keeping_to, one_core, usable_cores
 from twinsight_core.host.open_files import limit, open_files, raise_limit
-from twinsight_core.items import CollectionState, CollectionStatus
+from twinsight_core.items import CollectionSpec, CollectionState, CollectionStatus
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
@@ -76,6 +77,9 @@ on their way are let in."""
 
 _LAST_WORDS_S = 0.1
 """For calls that came in just as the last one ended: they are told that the server drains."""
+
+_NAMED = 5
+"""Of many models or collections so many are named in a line."""
 
 _CLOSING_S = 1.0
 """For gRPC to be done with the calls that it cancels. With some streams of bytes that are no message it never is, nor
@@ -161,7 +165,10 @@ class Server:
             self.metrics_address = self.metrics.serve(config.metrics_listen) if config.metrics_listen else ""
             self._opened = opened.pop_all()
         self.metrics.watch(
-            compilations=lambda: self.compilations.count, items=self._item_count, damaged=self._damaged_count
+            compilations=lambda: self.compilations.count,
+            items=self._item_count,
+            in_state=self._count_in_state,
+            unserved=lambda: len(self._unserved()),
         )
 
     @property
@@ -197,6 +204,7 @@ class Server:
                 raise
             warming.result()
         _tell_open_files()
+        _tell_unserved(self._unserved())
         if not stopped.is_set():
             self.canary.learn()
         if stopped.is_set():
@@ -294,13 +302,19 @@ class Server:
     def _item_count(self) -> int:
         return sum(one.item_count for one in self._statuses() if one.state is not CollectionState.DAMAGED)
 
-    def _damaged_count(self) -> int:
-        return sum(one.state is CollectionState.DAMAGED for one in self._statuses())
+    def _count_in_state(self, state: CollectionState) -> int:
+        return sum(one.state is state for one in self._statuses())
 
     def _statuses(self) -> list[CollectionStatus]:
         """Returns state and size of each collection, also of those that stay closed."""
         closed = CollectionStatus(CollectionState.DAMAGED, item_count=0, indexed_count=0)
         return [one.status() if isinstance(one, Collection) else closed for _, one in self._catalog.list()]
+
+    def _unserved(self) -> list[CollectionSpec]:
+        """Returns the open collections that are bound to a model that is not served."""
+        served = {"", *(model.digest for model in self.models.all())}
+        specs = (one.spec for _, one in self._catalog.list() if isinstance(one, Collection))
+        return [spec for spec in specs if spec.model_digest not in served]
 
 
 def _tell_open_files() -> None:
@@ -313,6 +327,17 @@ def _tell_open_files() -> None:
             open=files.in_use,
             limit=files.limit,
             kept=files.reserve,
+        )
+
+
+def _tell_unserved(specs: Sequence[CollectionSpec]) -> None:
+    """Warns, once for all, of collections whose model is not served, as after an upgrade of it."""
+    if specs:
+        log.warning(
+            "collections are of models that are not served: no picture is written to them or searched for in them",
+            count=len(specs),
+            models=sorted({f"{spec.model_name} {spec.model_digest}" for spec in specs})[:_NAMED],
+            first=[spec.id for spec in specs[:_NAMED]],
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from wsgiref.simple_server import WSGIServer
 
@@ -19,6 +19,7 @@ from prometheus_client import (
 )
 
 from twinsight_core.errors import StartupError
+from twinsight_core.items import CollectionState
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
 
@@ -77,6 +78,10 @@ class Metrics:
         self._damaged = Gauge(
             "twinsight_damaged_collections", "Collections that can't be read; the others serve.", registry=one
         )
+        self._collections = Gauge("twinsight_collections", "Collections by state.", ["state"], registry=one)
+        self._unserved = Gauge(
+            "twinsight_unserved_collections", "Collections whose model is not served: no pictures.", registry=one
+        )
         self._http: WSGIServer | None = None
 
     def answered(self, method: str, code: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]) -> None:
@@ -100,12 +105,20 @@ class Metrics:
         self._streams.set_function(streams)
 
     def watch(
-        self, *, compilations: Callable[[], float], items: Callable[[], float], damaged: Callable[[], float]
+        self,
+        *,
+        compilations: Callable[[], float],
+        items: Callable[[], float],
+        in_state: Callable[[CollectionState], float],
+        unserved: Callable[[], float],
     ) -> None:
         """Reads these when the metrics are asked for."""
         self._compilations.set_function(compilations)
         self._collection_items.set_function(items)
-        self._damaged.set_function(damaged)
+        self._damaged.set_function(partial(in_state, CollectionState.DAMAGED))
+        for state in CollectionState:
+            self._collections.labels(state).set_function(partial(in_state, state))
+        self._unserved.set_function(unserved)
 
     def serve(self, listen: str) -> str:
         """Serves the metrics over HTTP in a thread.

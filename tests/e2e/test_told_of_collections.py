@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from e2e.conftest import Dynamic, Reflected, counted, to_bytes
+from e2e.conftest import Dynamic, Reflected, config, counted, running, to_bytes
+from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection
+from twinsight_core.items import CollectionSpec
 from twinsight_server.app import Server
 
 ITEMS = [{"id": name, "vector": to_bytes(np.ones(3))} for name in ("a", "b")]
@@ -70,3 +73,26 @@ def test_a_line_of_a_call_names_its_collection_where_it_has_one(
             api.call("CollectionService", "GetCollection", collection="x" * 100)
     named = {line["method"]: line.get("collection") for line in logged}
     assert (named["ListModels"], named["GetCollection"]) == (None, "x" * 80)
+
+
+def test_collections_whose_model_is_not_served_are_told_at_the_start_and_counted(
+    tmp_path: Path, cache_dir: Path
+) -> None:
+    catalog = Catalog(tmp_path / "data")
+    for number in range(7):
+        catalog.create(CollectionSpec(f"album-{number}", 3, model_name="before", model_digest="sha256:0a"))
+    catalog.create(CollectionSpec("unbound", 3))
+    catalog.close()
+    with capture_logs() as logged, running(config(tmp_path / "data", cache_dir)) as server:
+        assert counted(server, "twinsight_collections", state="ready") == 8
+        assert counted(server, "twinsight_unserved_collections") == 7
+    assert [line for line in logged if line["log_level"] == "warning"] == [
+        {
+            "event": "collections are of models that are not served: no picture is written to them or searched for "
+            "in them",
+            "log_level": "warning",
+            "count": 7,
+            "models": ["before sha256:0a"],
+            "first": [f"album-{number}" for number in range(5)],
+        }
+    ]

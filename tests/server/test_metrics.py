@@ -9,13 +9,15 @@ from importlib.metadata import version
 import pytest
 
 from twinsight_core.errors import StartupError
+from twinsight_core.items import CollectionState
 from twinsight_server.metrics import Metrics
 
 
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
     made = Metrics()
-    made.watch(compilations=lambda: 0, items=lambda: 7, damaged=lambda: 2)
+    states = {CollectionState.READY: 5, CollectionState.REBUILDING: 1, CollectionState.DAMAGED: 2}
+    made.watch(compilations=lambda: 0, items=lambda: 7, in_state=states.__getitem__, unserved=lambda: 3)
     yield made
     made.close()
 
@@ -28,6 +30,12 @@ def test_it_tells_of_the_process_the_release_and_the_collections(metrics: Metric
     assert f'twinsight_build_info{{version="{version("twinsight")}"}} 1.0' in lines
     assert "twinsight_collection_items 7.0" in lines
     assert "twinsight_damaged_collections 2.0" in lines
+    assert "twinsight_unserved_collections 3.0" in lines
+    assert [line for line in lines if line.startswith("twinsight_collections{")] == [
+        'twinsight_collections{state="ready"} 5.0',
+        'twinsight_collections{state="rebuilding"} 1.0',
+        'twinsight_collections{state="damaged"} 2.0',
+    ]
     assert 'twinsight_refused_total{reason="CALLS_FULL"} 1.0' in lines
     assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
     assert not any("_created" in line for line in lines)
