@@ -343,10 +343,7 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Iterator[Results[Item]]:
-        """Reads items page by page, by id; of an encrypted collection in an order of its own.
-
-        An item that is there throughout comes once, however often it is written meanwhile: what is read may be changed
-        and written page by page. One that is new comes where its place is still ahead.
+        """Reads items page by page, by id: each that is there throughout comes once, also while it is written anew.
 
         Args:
             collection: its id.
