@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
-from twinsight_core.commands.folders import data_dir_option
+from twinsight_core.commands.failing import PARTIAL, clean_up_at_sigterm, exit_on_failure
+from twinsight_core.commands.folders import collection_options, data_dir_option
 from twinsight_core.commands.output import write_line
+from twinsight_core.errors import TwinsightError
 from twinsight_core.storage.backups import back_up
 
 
@@ -19,18 +21,30 @@ from twinsight_core.storage.backups import back_up
     Every write that was answered before the backup began is in it, and no batch by half. Run it as the server's user,
     on the server's machine.
 
+    A damaged collection can't be backed up. All that are damaged are named, and no backup is made, unless
+    --skip-damaged is given: then the others are, and the exit code is 3.
+
     \b
     Examples:
-      twinsight backup --data-dir /srv/twinsight --out /backup/monday
+      twinsight backup --data-dir /srv/twinsight --out /backup/monday --skip-damaged
       twinsight backup --data-dir /srv/twinsight --out /backup/photos --collection photos
+      twinsight backup --data-dir /srv/twinsight --out /backup/tenants -c 'tenant-*' --exclude 'tenant-test-?'
     """,
 )
 @data_dir_option()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make; must not be there.")
-@click.option("--collection", "-c", "only", multiple=True, metavar="NAME", help="This one alone; may be repeated.")
-def backup(*, data_dir: Path, out: Path, only: tuple[str, ...]) -> None:
+@collection_options
+@click.option(
+    "--skip-damaged", is_flag=True, help="Leave out collections that can't be copied, and list them at the end."
+)
+def backup(*, data_dir: Path, out: Path, only: tuple[str, ...], exclude: tuple[str, ...], skip_damaged: bool) -> None:
     """Backs up as the options say."""
+    skipped: list[TwinsightError] = []
     with exit_on_failure(), clean_up_at_sigterm():
-        made = back_up(data_dir, out, only=only)
+        made = back_up(data_dir, out, only=only, exclude=exclude, on_damaged=skipped.append if skip_damaged else None)
     for entry in made.collections:
         write_line(f"{out / entry.id}: {entry.item_count} items, {entry.size} bytes")
+    for error in skipped:
+        write_line(f"twinsight: skipped: {error.message}", err=True)
+    if skipped:
+        sys.exit(PARTIAL)

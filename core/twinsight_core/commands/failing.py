@@ -12,6 +12,9 @@ from types import FrameType
 from twinsight_core.commands.output import LineFormatter, write_line
 from twinsight_core.errors import TwinsightError
 
+PARTIAL = 3
+"""Exit code of what was done except for things that could not be, which are listed; as of the client's commands."""
+
 
 @contextmanager
 def exit_on_failure() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The options that name a server's data folder, the keys of what is in it, and a package to write."""
+"""The options that name a server's data folder, what of it is meant, its keys, and a package to write."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ def data_dir_option(about: str = "The server's data folder.") -> Callable[[Calla
         show_envvar=True,
         help=about,
     )
+
+
+def collection_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Gives a command `--collection` and `--exclude`, as `only` and `exclude`: ids of collections or patterns."""
+    for option in (
+        click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out what this fits; may be repeated."),
+        click.option(
+            "--collection",
+            "-c",
+            "only",
+            multiple=True,
+            metavar="PATTERN",
+            help="Only what this fits: an id, in which `*`, `?` and `[...]` stand for others; may be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def package_option(about: str, *, required: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.commands.failing import exit_on_failure
-from twinsight_core.commands.folders import data_dir_option
+from twinsight_core.commands.folders import collection_options, data_dir_option
 from twinsight_core.commands.output import write_line
 from twinsight_core.storage.restoring import restore as restored
 
@@ -22,15 +22,16 @@ from twinsight_core.storage.restoring import restore as restored
     Examples:
       twinsight restore /backup/monday --data-dir /srv/twinsight
       twinsight restore /backup/monday --data-dir /srv/twinsight --collection photos --replace
+      twinsight restore /backup/monday --data-dir /srv/twinsight --exclude customer-7
     """,
 )
 @click.argument("backup", type=click.Path(path_type=Path, file_okay=False))
 @data_dir_option("The data folder; made if missing.")
-@click.option("--collection", "-c", "only", multiple=True, metavar="NAME", help="This one alone; may be repeated.")
+@collection_options
 @click.option("--replace", is_flag=True, help="Put them also in the place of collections that are there.")
-def restore(*, backup: Path, data_dir: Path, only: tuple[str, ...], replace: bool) -> None:
+def restore(*, backup: Path, data_dir: Path, only: tuple[str, ...], exclude: tuple[str, ...], replace: bool) -> None:
     """Restores as the options say."""
     with exit_on_failure():
-        done = restored(backup, data_dir, only=only, replace=replace)
+        done = restored(backup, data_dir, only=only, exclude=exclude, replace=replace)
     for entry in done:
         write_line(f"{data_dir}: collection {entry.id}, {entry.item_count} items")

@@ -25,7 +25,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +36,10 @@ from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightEr
 from twinsight_core.host.whole_files import sync_file, sync_folder
 from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
+from twinsight_core.storage.choosing import chosen
 from twinsight_core.storage.data_folder import COLLECTIONS, REPLACED, collection_folders, discard, remove
 from twinsight_core.storage.layout import check_rows, check_schema, read_head
-from twinsight_core.storage.sqlite import connect, damaged, transaction, translated
+from twinsight_core.storage.sqlite import connect, damaged, transaction, translated, unreadable
 from twinsight_core.storage.store import FILE_NAME
 
 FORMAT_VERSION = 1
@@ -80,41 +81,73 @@ class Backup:
     collections: tuple[BackupEntry, ...]
 
 
-def back_up(data_dir: Path, out: Path, *, only: Sequence[str] = ()) -> Backup:
+def back_up(
+    data_dir: Path,
+    out: Path,
+    *,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    on_damaged: Callable[[TwinsightError], None] | None = None,
+) -> Backup:
     """Copies collections of a data folder, whether or not a server uses it, into a new folder.
 
     Args:
         data_dir: the data folder; nothing is changed in it.
         out: the folder to make. It is there whole or not at all.
-        only: ids of the collections; none: all.
+        only: ids of the collections, or patterns of them; none: all.
+        exclude: ids and patterns of those that are left out.
+        on_damaged: is told, once the backup is there, of each collection that can't be copied and is not in it; None:
+            no backup is made then.
 
     Raises:
         AlreadyExists: `out` is there, or is being made.
         NotFound: there is no such collection, or no data folder.
-        DataLoss: a collection is damaged; the message names it.
+        DataLoss: collections are damaged, and nothing was to be told of them or no other is left; the message names
+            them all.
         StorageFull: the disk has no room.
-        Unavailable: a collection was replaced again and again, or its replacement was cut short.
+        Unavailable: a collection was replaced again and again, or its replacement was cut short, and as with damage;
+            or no more files can be opened.
         OSError: `out` can't be written.
     """
     root = data_dir / COLLECTIONS
     if not root.is_dir():
         raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
-    for aside in root.glob(f"{REPLACED}*"):  # what is not in its place would not be among those that there are
-        _is_there(root / aside.name.removeprefix(REPLACED))
-    existing = [folder.name for folder in collection_folders(root)]
-    for name in only:
-        if name not in existing:
-            raise NotFound.among("Collection", name, existing, reason="COLLECTION_NOT_FOUND")
+    # What is being replaced is not in its place for a moment, and would not be among those that there are.
+    aside = filter(is_collection_id, (one.name.removeprefix(REPLACED) for one in root.glob(f"{REPLACED}*")))
+    existing = sorted({*aside, *(folder.name for folder in collection_folders(root))})
     made: list[BackupEntry] = []
+    failed: list[DataLoss | Unavailable] = []
     with made_whole(out) as folder:
-        for name in dict.fromkeys(only or existing):
+        for name in chosen(existing, only=only, exclude=exclude):
             try:
                 made.append(_copied_in_the_end(root / name, folder / name))
             except NotFound:
                 # A collection that is deleted meanwhile is missed only by who asked for it.
-                if only:
+                if name in only:
                     raise
-        return write_manifest(folder, made)
+            except (DataLoss, Unavailable) as error:
+                if error.reason == "OPEN_FILES_EXHAUSTED":
+                    raise
+                failed.append(error)
+                remove(folder / name)
+        if failed and (on_damaged is None or not made):
+            raise _of_all(failed)
+        backup = write_manifest(folder, made)
+    if on_damaged is not None:
+        for one in failed:
+            on_damaged(one)
+    return backup
+
+
+def _of_all(failed: Sequence[DataLoss | Unavailable]) -> TwinsightError:
+    """Returns the error for a backup that is not made since collections can't be copied."""
+    if len(failed) == 1:
+        return failed[0]
+    return DataLoss(
+        f"{len(failed)} collections can't be backed up; nothing was written.",
+        reason="COLLECTION_DAMAGED",
+        listed=[one.message for one in failed],
+    )
 
 
 def _copied_in_the_end(source: Path, target: Path) -> BackupEntry:
@@ -126,7 +159,7 @@ def _copied_in_the_end(source: Path, target: Path) -> BackupEntry:
             if not _is_there(source):
                 raise
     raise Unavailable(
-        f"Collection `{source.name}` was replaced each time that it was copied; nothing was written. Try again.",
+        f"Collection `{source.name}` was replaced each time that it was copied. Try again.",
         reason="COLLECTION_REPLACED",
     )
 
@@ -143,8 +176,8 @@ def _is_there(source: Path) -> bool:
             return source.is_dir()
         if time.monotonic() >= ends:
             raise Unavailable(
-                f"Collection `{source.name}` was being replaced when that was cut short; nothing was written. Start "
-                "the server once, which puts back what was there.",
+                f"Collection `{source.name}` was being replaced when that was cut short. Start the server once, which "
+                "puts back what was there.",
                 reason="COLLECTION_REPLACED",
             )
         time.sleep(_LOOK_S)
@@ -257,7 +290,10 @@ def _entry(fields: JsonFields) -> BackupEntry:
 def _copied(source: Path, target: Path) -> BackupEntry:
     """Copies a collection's file from one folder into a new one, and returns what a manifest says of it."""
     file = source / FILE_NAME
-    before = _identity(file)
+    try:
+        before = _identity(file)
+    except PermissionError:
+        raise unreadable(file) from None
     target.mkdir()
     try:
         with translated(file):

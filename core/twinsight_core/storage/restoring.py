@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
+from twinsight_core.errors import AlreadyExists, DataLoss
 from twinsight_core.storage.backups import BackupEntry, backup_damaged, digest_of, entry_of, read_manifest
+from twinsight_core.storage.choosing import chosen
 from twinsight_core.storage.data_folder import (
     COLLECTIONS,
     NEW,
@@ -28,7 +29,14 @@ from twinsight_core.storage.data_folder import (
 from twinsight_core.storage.store import FILE_NAME
 
 
-def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: bool = False) -> list[BackupEntry]:
+def restore(
+    backup: Path,
+    data_dir: Path,
+    *,
+    only: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    replace: bool = False,
+) -> list[BackupEntry]:
     """Puts collections of a backup into a data folder, which is made if there is none.
 
     None is put in place unless all could be copied and are sound. They are put there one after another: after an error
@@ -37,7 +45,8 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
     Args:
         backup: the backup's folder.
         data_dir: the data folder.
-        only: ids of the collections; none: all of the backup.
+        only: ids of the collections, or patterns of them; none: all of the backup.
+        exclude: ids and patterns of those that are left out.
         replace: put them also in the place of collections that are there.
 
     Returns:
@@ -54,10 +63,7 @@ def restore(backup: Path, data_dir: Path, *, only: Sequence[str] = (), replace: 
             replaced can't be removed, and all is in place.
     """
     by_id = {entry.id: entry for entry in read_manifest(backup).collections}
-    for name in only:
-        if name not in by_id:
-            raise NotFound.among("Collection", name, by_id, reason="COLLECTION_NOT_FOUND")
-    entries = [by_id[name] for name in dict.fromkeys(only or by_id)]
+    entries = [by_id[name] for name in chosen(by_id, only=only, exclude=exclude)]
     root = data_dir / COLLECTIONS
     make_durable(root)
     with taken(data_dir):
