@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # What commands alone do, and how a start fails, is told on the terminal.
 COMMANDS = {"training", "commands", "importing", "exporting", "evaluation", "sealing"}
-OFFLINE = {"backups.py", "choosing.py", "restoring.py", "rekeying.py", "salvaging.py", "packages.py"}
+OFFLINE = {"backups.py", "choosing.py", "removing.py", "restoring.py", "rekeying.py", "salvaging.py", "packages.py"}
 AT_START = {"StartupError", "PackageError", "TrainingError", "WatchedFiles"}
 
 

@@ -233,12 +233,17 @@ def entry_of(file: Path) -> BackupEntry:
 def write_manifest(folder: Path, entries: Sequence[BackupEntry]) -> Backup:
     """Writes a backup's manifest, the last of its files, and returns it."""
     backup = Backup(time.time(), tuple(entries))
-    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(backup)}
     file = folder / MANIFEST
-    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    file.write_bytes(manifest_of(backup))
     sync_file(file)
     sync_folder(folder)
     return backup
+
+
+def manifest_of(backup: Backup) -> bytes:
+    """Returns the content of a backup's manifest."""
+    content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(backup)}
+    return json.dumps(content, indent=2).encode() + b"\n"
 
 
 def read_manifest(folder: Path) -> Backup:

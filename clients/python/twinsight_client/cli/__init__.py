@@ -44,6 +44,7 @@ SERVER_COMMANDS = {
         "server",
     ),
     "backup": ("twinsight_core.commands.backup:backup", "Copy collections while a server uses them.", "server"),
+    "backups": ("twinsight_core.commands.backups:backups", "List what is in a backup, or take it out.", "server"),
     "restore": ("twinsight_core.commands.restore:restore", "Put a backup into a data folder.", "server"),
     "keyring": ("twinsight_core.commands.keyring:keyring", "Make the keys that encrypt data on disk.", "server"),
     "rekey": ("twinsight_core.commands.rekey:rekey", "Encrypt a data folder, or change its key.", "server"),
@@ -70,8 +71,8 @@ def main() -> None:
     """Image similarity: embed, search and compare pictures; say what they show, and find things in them.
 
     Start a server, give it a folder of pictures, and search; see the examples below and each command's own --help.
-    Backup, calibrate, evaluate, export, import, keyring, keys, rekey, restore, salvage and train work on files alone;
-    all others but serve ask a server, for which the options here are.
+    Backup, backups, calibrate, evaluate, export, import, keyring, keys, rekey, restore, salvage and train work on files
+    alone; all others but serve ask a server, for which the options here are.
 
     Results go to standard output, everything else to standard error.
     """
