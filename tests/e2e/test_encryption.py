@@ -15,7 +15,9 @@ from e2e.errors import reason, status_of
 from e2e.test_keeping import run
 from e2e.test_process import DIMENSION, refusal, serving
 from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.collection import CollectionOptions
 from twinsight_core.items import CollectionSpec
+from twinsight_core.sealing.keyring import read_keyring
 
 
 def test_a_killed_server_leaves_nothing_plain_and_comes_back_with_its_key(
@@ -67,3 +69,40 @@ def test_a_plain_collection_is_served_only_where_that_is_allowed(tmp_path: Path,
     with serving(data, cache_dir, "--keyring", str(keyring), "--allow-plain-collections") as (_, api):
         listed = api.call("CollectionService", "ListCollections").collections
         assert [(one.id, one.state) for one in listed] == [("plain", 1), ("sealed", 1)]
+
+
+def test_a_collection_of_another_keyring_is_refused_alone_and_nothing_is_made_in_its_place(
+    tmp_path: Path, cache_dir: Path
+) -> None:
+    keyrings = {name: tmp_path / f"{name}.json" for name in ("own", "foreign")}
+    keys = {name: run("keyring", "new", "--keyring", file).stdout.strip() for name, file in keyrings.items()}
+    for name, file in keyrings.items():
+        with closing(Catalog(tmp_path / name, options=CollectionOptions(keyring=read_keyring(str(file))))) as catalog:
+            catalog.create(CollectionSpec(f"of-{name}", DIMENSION))
+    data, backup = tmp_path / "own", tmp_path / "backup"
+    assert run("backup", "--data-dir", tmp_path / "foreign", "--out", backup).returncode == 0
+    restored = run("restore", backup, "--data-dir", data)
+    assert restored.stdout == f"{data}: collection of-foreign, 0 items, encrypted with the key {keys['foreign']}\n"
+    with serving(data, cache_dir, "--keyring", str(keyrings["own"])) as (process, api):
+        for method, arguments in (
+            ("GetCollection", {"collection": "of-foreign"}),
+            ("GetItems", {"collection": "of-foreign", "ids": ["a"]}),
+            (
+                "UpsertItems",
+                {"collection": "of-foreign", "items": [{"id": "a", "vector": to_bytes(np.ones(DIMENSION))}]},
+            ),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                api.call("CollectionService", method, **arguments)
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert reason(status_of(refused.value)) == "KEY_MISSING"
+            assert keys["foreign"] in str(refused.value.details())
+        with pytest.raises(grpc.RpcError) as refused:
+            api.call("CollectionService", "CreateCollection", collection={"id": "of-foreign", "dimension": DIMENSION})
+        assert reason(status_of(refused.value)) == "COLLECTION_EXISTS"
+        listed = api.call("CollectionService", "ListCollections").collections
+        assert [(one.id, one.state) for one in listed] == [("of-foreign", 3), ("of-own", 1)]
+        assert run("--target", process.address, "index", tmp_path, "-c", "of-foreign").returncode == 1
+        assert process.end(signal.SIGTERM) == 0
+    with serving(data, cache_dir, "--keyring", str(keyrings["foreign"])) as (_, api):
+        assert api.call("CollectionService", "GetCollection", collection="of-foreign").collection.item_count == 0

@@ -89,11 +89,14 @@ class Catalog:
         """Opens the collections.
 
         One that is damaged, whose folder is a link, that another program holds locked, that the server may not read and
-        write, or that lies plainly where it may not, stays closed and as it is; the others open.
+        write, or that lies plainly where it may not, stays closed and as it is; the others open. So does one that is
+        encrypted with a key that the keyring does not have, where the keyring opens another that is encrypted. Where it
+        opens none it is the wrong one, or was forgotten, and what is written from then on would lie under a key that
+        is not the folder's, or under none. Plain collections prove nothing of a keyring.
 
         Raises:
-            StartupError: the folder is not writable or out of room, a collection is encrypted, and its key is not at
-                hand, or no more files can be opened; the folder is given back.
+            StartupError: the folder is not writable or out of room, of collections that are encrypted none has its key
+                at hand, or no more files can be opened; the folder is given back.
         """
         try:
             keep_temporary_files_in(self._data_dir / TEMPORARY)
@@ -104,6 +107,7 @@ class Catalog:
                 else:
                     # A name that is no UTF-8 can be neither opened nor listed.
                     _log.error("Folder %a is passed over: no collection has such an id.", folder.name)
+            self._check_keys()
         except BaseException as error:
             self.close()
             if isinstance(error, FailedPrecondition):
@@ -173,7 +177,7 @@ class Catalog:
         Raises:
             NotFound: there is none of that id; the error names those that there are.
             DataLoss: it is damaged.
-            FailedPrecondition: it is not encrypted, and has to be.
+            FailedPrecondition: it is not encrypted, and has to be; or it is, and its key is not at hand.
         """
         found = self._open.get(collection_id)
         if found is None:
@@ -235,8 +239,8 @@ class Catalog:
             check_no_link(folder)
             collection = Collection(folder, self._options)
         except (DataLoss, FailedPrecondition) as error:
-            if error.reason == "KEY_MISSING":
-                raise
+            if error.reason == "KEY_MISSING":  # see `_check_keys`, which tells it
+                return error
             _log.error("%s", error.message)
             return error
         except (PermissionError, Unavailable) as error:
@@ -255,6 +259,19 @@ class Catalog:
         )
         _log.error("%s", damage.message)
         return damage
+
+    def _check_keys(self) -> None:
+        """Tells which collections stay closed for want of their keys.
+
+        Raises:
+            FailedPrecondition: none of the encrypted ones is open.
+        """
+        found = [one for _, one in self.list()]
+        missing = [one for one in found if isinstance(one, Refused) and one.reason == "KEY_MISSING"]
+        if missing and not any(isinstance(one, Collection) and one.key_id is not None for one in found):
+            raise missing[0]
+        for error in missing:
+            _log.error("%s", error.message)
 
     def _tell_key(self, collection: Collection) -> None:
         """Warns where a collection is not encrypted as a new one would be."""

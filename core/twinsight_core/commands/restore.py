@@ -16,7 +16,8 @@ from twinsight_core.storage.restoring import restore as restored
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Put the collections of BACKUP into a data folder that no server uses.
 
-    Every file and row is checked before anything is put in place. The next server builds the graphs anew.
+    Every file and row is checked before anything is put in place. The next server builds the graphs anew. Of a
+    collection that is encrypted the id of the key is told, which the server's keyring has to have.
 
     \b
     Examples:
@@ -33,5 +34,6 @@ def restore(*, backup: Path, data_dir: Path, only: tuple[str, ...], exclude: tup
     """Restores as the options say."""
     with exit_on_failure():
         done = restored(backup, data_dir, only=only, exclude=exclude, replace=replace)
-    for entry in done:
-        write_line(f"{data_dir}: collection {entry.id}, {entry.item_count} items")
+    for one in done:
+        key = "" if one.key_id is None else f", encrypted with the key {one.key_id}"
+        write_line(f"{data_dir}: collection {one.id}, {one.item_count} items{key}")

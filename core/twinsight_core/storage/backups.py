@@ -38,7 +38,7 @@ from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.storage.choosing import chosen
 from twinsight_core.storage.data_folder import COLLECTIONS, REPLACED, collection_folders, discard, remove
-from twinsight_core.storage.layout import check_rows, check_schema, read_head
+from twinsight_core.storage.layout import Head, check_rows, check_schema, read_head
 from twinsight_core.storage.sqlite import connect, damaged, transaction, translated, unreadable
 from twinsight_core.storage.store import FILE_NAME
 
@@ -210,7 +210,17 @@ def made_whole(out: Path) -> Iterator[Path]:
 
 
 def entry_of(file: Path) -> BackupEntry:
-    """Strikes graphs off a collection's file, checks its tables and rows, syncs it, and returns what a manifest says.
+    """Makes a collection's file ready as `settled`, and returns what a manifest says of it.
+
+    Raises:
+        DataLoss: it is damaged, or of a later version.
+    """
+    head = settled(file)
+    return BackupEntry(head.spec.id, file.stat().st_size, digest_of(file), head.item_count, head.next_seq)
+
+
+def settled(file: Path) -> Head:
+    """Strikes graphs off a collection's file, checks its tables and rows, syncs it, and returns what it says of itself.
 
     Raises:
         DataLoss: it is damaged, or of a later version.
@@ -227,7 +237,7 @@ def entry_of(file: Path) -> BackupEntry:
             connection.close()
     sync_file(file)
     sync_folder(file.parent)
-    return BackupEntry(head.spec.id, file.stat().st_size, digest_of(file), head.item_count, head.next_seq)
+    return head
 
 
 def write_manifest(folder: Path, entries: Sequence[BackupEntry]) -> Backup:

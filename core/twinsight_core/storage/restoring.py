@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from twinsight_core.errors import AlreadyExists, DataLoss
-from twinsight_core.storage.backups import BackupEntry, backup_damaged, digest_of, entry_of, read_manifest
+from twinsight_core.storage.backups import BackupEntry, backup_damaged, digest_of, read_manifest, settled
 from twinsight_core.storage.choosing import chosen
 from twinsight_core.storage.data_folder import (
     COLLECTIONS,
@@ -29,6 +30,21 @@ from twinsight_core.storage.data_folder import (
 from twinsight_core.storage.store import FILE_NAME
 
 
+@dataclass(frozen=True)
+class Restored:
+    """A collection that was put in place.
+
+    Attributes:
+        id: its id.
+        item_count: items in it.
+        key_id: of the key that it is encrypted with, which a server needs for it; None: with none.
+    """
+
+    id: str
+    item_count: int
+    key_id: str | None
+
+
 def restore(
     backup: Path,
     data_dir: Path,
@@ -36,7 +52,7 @@ def restore(
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
     replace: bool = False,
-) -> list[BackupEntry]:
+) -> list[Restored]:
     """Puts collections of a backup into a data folder, which is made if there is none.
 
     None is put in place unless all could be copied and are sound. They are put there one after another: after an error
@@ -75,8 +91,7 @@ def restore(
                 )
             check_no_link(root / entry.id)
         try:
-            for entry in entries:
-                _copy(backup, entry, root / f"{NEW}{entry.id}")
+            done = [_copy(backup, entry, root / f"{NEW}{entry.id}") for entry in entries]
         except BaseException:
             for entry in entries:
                 discard(root / f"{NEW}{entry.id}")
@@ -84,11 +99,11 @@ def restore(
         for entry in entries:
             put_in_place(root, entry.id)
         remove_leftovers(root)  # or tells what of the replaced can't be removed
-    return entries
+    return done
 
 
-def _copy(backup: Path, entry: BackupEntry, target: Path) -> None:
-    """Copies a collection's file, and checks the copy."""
+def _copy(backup: Path, entry: BackupEntry, target: Path) -> Restored:
+    """Copies a collection's file, checks the copy, and returns what it is."""
     name = f"{entry.id}/{FILE_NAME}"
     target.mkdir()
     copy = target / FILE_NAME
@@ -102,12 +117,13 @@ def _copy(backup: Path, entry: BackupEntry, target: Path) -> None:
     if digest_of(copy) != entry.sha256:
         raise backup_damaged(backup, f"`{name}` does not match its digest; nothing was restored.")
     try:
-        found = entry_of(copy)
+        head = settled(copy)
     except DataLoss as error:
         if error.reason == "STORE_TOO_NEW":
             raise
         raise backup_damaged(
             backup, f"the rows of `{name}`, or its tables, are not those that were written."
         ) from error
-    if (found.id, found.item_count, found.next_seq) != (entry.id, entry.item_count, entry.next_seq):
+    if (head.spec.id, head.item_count, head.next_seq) != (entry.id, entry.item_count, entry.next_seq):
         raise backup_damaged(backup, f"`{name}` does not hold what the manifest says; nothing was restored.")
+    return Restored(entry.id, entry.item_count, None if head.seal is None else head.seal.key_id)
