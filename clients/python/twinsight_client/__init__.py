@@ -10,7 +10,8 @@
             print([(match.id, match.score) for match in matches])
 
 `AsyncClient` is the same for asyncio, `twinsight_client.testing.FakeClient` the same in memory for tests,
-`twinsight_client.errors` what calls can fail with, `twinsight_client.results` what they answer.
+`twinsight_client.errors` what calls can fail with, `twinsight_client.results` what they answer, and
+`twinsight_client.model_cards` what is told of models.
 """
 
 from twinsight_client.aio import AsyncClient
@@ -35,9 +36,9 @@ from twinsight_client.errors import (
 from twinsight_client.filters import Field, Filter, field, filter_from_json
 from twinsight_client.images import ImageInput
 from twinsight_client.items import KEEP_VECTOR, ItemId, KeepVector, NewItem
+from twinsight_client.model_cards import Calibration, ModelInfo, ModelTask, OperatingPoint
 from twinsight_client.results import (
     Box,
-    Calibration,
     CallInfo,
     CollectionInfo,
     CollectionState,
@@ -52,11 +53,8 @@ from twinsight_client.results import (
     Label,
     Match,
     Metric,
-    ModelInfo,
     ModelReference,
     ModelResults,
-    ModelTask,
-    OperatingPoint,
     Results,
     StageTimes,
 )

@@ -18,6 +18,7 @@ from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
+from twinsight_client.model_cards import ModelInfo
 from twinsight_client.operations import Operation
 from twinsight_client.request_ids import request_id_for
 from twinsight_client.results import (
@@ -32,7 +33,6 @@ from twinsight_client.results import (
     Label,
     Match,
     Metric,
-    ModelInfo,
     ModelResults,
     Results,
 )

@@ -17,9 +17,9 @@ from twinsight.v1 import types_pb2
 from twinsight_client.errors import Unavailable
 from twinsight_client.images import vector_array
 from twinsight_client.metadata import metadata_values
+from twinsight_client.model_cards import Calibration, ModelInfo, ModelTask, OperatingPoint
 from twinsight_client.results import (
     Box,
-    Calibration,
     CallInfo,
     CollectionInfo,
     CollectionState,
@@ -34,11 +34,8 @@ from twinsight_client.results import (
     Label,
     Match,
     Metric,
-    ModelInfo,
     ModelReference,
     ModelResults,
-    ModelTask,
-    OperatingPoint,
     Results,
 )
 from twinsight_client.status import item_error
@@ -81,7 +78,8 @@ A = TypeVar("A", bound=_Answer)
 
 def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelResults[Embedding]:
     """Vectors of an Embed."""
-    return ModelResults(_each(response.results, _embedding), model=_model_reference(response.model), call=call)
+    model = _model_reference(response.model)
+    return ModelResults(_each(response.results, _embedding_of(model)), model=model, call=call)
 
 
 def stream_embeddings(
@@ -91,8 +89,8 @@ def stream_embeddings(
     if response.error.code:
         refused = [item_error(start + place, response.error) for place in range(count)]
         return ModelResults(refused, model=ModelReference(), call=call)
-    answers = _each(response.results, _embedding, start=start)
-    return ModelResults(answers, model=_model_reference(response.model), call=call)
+    model = _model_reference(response.model)
+    return ModelResults(_each(response.results, _embedding_of(model), start=start), model=model, call=call)
 
 
 def comparisons(response: inference_pb.CompareResponse, call: CallInfo) -> ModelResults[Comparison]:
@@ -199,8 +197,8 @@ def _each(results: Iterable[A], read: Callable[[A], T], *, start: int = 0) -> li
     ]
 
 
-def _embedding(result: inference_pb.EmbedResult) -> Embedding:
-    return Embedding(vector=vector_array(result.embedding.vector))
+def _embedding_of(model: ModelReference) -> Callable[[inference_pb.EmbedResult], Embedding]:
+    return lambda result: Embedding(vector=vector_array(result.embedding.vector), model_digest=model.digest)
 
 
 def _comparison(result: inference_pb.CompareResult) -> Comparison:

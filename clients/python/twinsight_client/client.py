@@ -21,6 +21,7 @@ from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
+from twinsight_client.model_cards import ModelInfo
 from twinsight_client.operations import Operation
 from twinsight_client.request_ids import request_id_for
 from twinsight_client.results import (
@@ -35,7 +36,6 @@ from twinsight_client.results import (
     Label,
     Match,
     Metric,
-    ModelInfo,
     ModelResults,
     Results,
 )
@@ -57,7 +57,9 @@ class Client:
             (matches,) = client.search("photos", ["other-cat.jpg"], top_k=5).values()
 
     A picture is the bytes or the path of a JPEG, PNG or WebP file, pixels as [height, width, 3] uint8, a Pillow image,
-    or an `ImageInput` with a region. Where a vector may stand too, it is a sequence of numbers or an array of one axis.
+    or an `ImageInput` with a region. Where a vector may stand too, it is a sequence of numbers, an array of one axis or
+    an `Embedding`, which knows its model: its digest is sent where `vector_model_digest` is empty, and embeddings of
+    another model than that, or of two in one message, are refused.
 
     Every method takes `timeout_s`, seconds for the call with all its tries (None: the client's, else what suits the
     kind of call; streams have none), and `request_id`, under which the server logs the call: 1 to 128 ASCII letters,
@@ -110,7 +112,7 @@ class Client:
 
         Args:
             images: at most 256 unless the server is configured otherwise; `embed_stream` takes any number.
-            model: empty: the server's default.
+            model: empty: the server's default. Pictures for a collection are for `upsert` and `search` themselves.
             timeout_s: see the class.
             request_id: see the class.
         """
@@ -163,10 +165,8 @@ class Client:
             timeout_s: see the class.
             request_id: see the class.
         """
-        operation = operations.compare(
-            pairs, model=model, vector_model_digest=vector_model_digest, target_fmr=target_fmr
-        )
-        return self._call(operation, timeout_s, request_id)
+        call = operations.compare(pairs, model=model, vector_model_digest=vector_model_digest, target_fmr=target_fmr)
+        return self._call(call, timeout_s, request_id)
 
     def classify(
         self,

@@ -3,8 +3,8 @@
 Pictures are sent as they are: the bytes of a file travel untouched, and the server decodes, turns upright, crops and
 resizes. Only pixels that are decoded already (NumPy, Pillow) travel raw.
 
-Wherever a call takes a picture or a vector, one rule tells them apart: a sequence of numbers or an array of one axis is
-a vector, everything else a picture.
+Wherever a call takes a picture or a vector, one rule tells them apart: a sequence of numbers, an array of one axis or
+an `Embedding` is a vector, everything else a picture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
-from twinsight_client.results import Vector
+from twinsight_client.results import Embedding, Vector
 
 Region: TypeAlias = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max: fractions of the picture's width and height once it is upright."""
@@ -44,7 +44,7 @@ class ImageInput:
 
 
 ImageLike: TypeAlias = ImageSource | ImageInput
-VectorLike: TypeAlias = Sequence[float] | NDArray[np.floating] | NDArray[np.integer]
+VectorLike: TypeAlias = Sequence[float] | NDArray[np.floating] | NDArray[np.integer] | Embedding
 Content: TypeAlias = ImageLike | VectorLike
 """A picture or a vector."""
 
@@ -79,6 +79,8 @@ def size_bytes(content: Content) -> int:
     Raises:
         OSError: the file is not there.
     """
+    if isinstance(content, Embedding):
+        return content.vector.nbytes
     source = content.source if isinstance(content, ImageInput) else content
     if isinstance(source, str | Path):
         return Path(source).stat().st_size
@@ -96,7 +98,7 @@ def vector_bytes(vector: VectorLike) -> bytes:
         InvalidArgument: not one axis of numbers, or empty.
     """
     try:
-        array = np.asarray(vector, dtype="<f4")
+        array = np.asarray(vector.vector if isinstance(vector, Embedding) else vector, dtype="<f4")
     except (TypeError, ValueError) as error:
         raise _invalid("vector", f"A vector holds numbers alone: {error}.") from error
     if array.ndim != 1 or array.size == 0:
@@ -123,6 +125,8 @@ def content_message(content: Content) -> types_pb2.Image | bytes:
     """
     if isinstance(content, np.ndarray):
         return types_pb2.Image(raw=_raw(content)) if content.ndim > 1 else vector_bytes(content)
+    if isinstance(content, Embedding):
+        return vector_bytes(content)
     if isinstance(content, Sequence) and not isinstance(content, str | bytes):
         return vector_bytes(content)
     return image_message(content)

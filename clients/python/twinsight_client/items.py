@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
+from twinsight_client.digests import vector_digest
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.images import Content, content_message, size_bytes
 from twinsight_client.metadata import metadata_messages, metadata_size_bytes
@@ -36,7 +37,8 @@ class NewItem:
 
     Attributes:
         id: 1 to 256 bytes of UTF-8 without control characters; an item of that id is replaced.
-        content: a picture, embedded with the collection's model and not kept; or a vector; or `KEEP_VECTOR`.
+        content: a picture, embedded with the collection's model and not kept; or a vector or an `Embedding`; or
+            `KEEP_VECTOR`.
         metadata: fields to filter by, in place of those that it had.
     """
 
@@ -71,6 +73,16 @@ def item_message(item: NewItem) -> collections_pb.NewItem:
         message = f"Item `{item.id}`: {error.message}"
         violations = [FieldViolation(one.field, message) for one in error.violations]
         raise InvalidArgument(message, reason=error.reason, violations=violations) from error
+
+
+def items_digest(items: Iterable[NewItem], *, given: str) -> str:
+    """Returns the `vector_model_digest` to send with items: the caller's, else that of their embeddings.
+
+    Raises:
+        InvalidArgument: an item's embedding is of another model.
+    """
+    contents = ((f"items[{place}].vector", item.content) for place, item in enumerate(items))
+    return vector_digest(contents, given=given)
 
 
 def _message(item: NewItem) -> collections_pb.NewItem:

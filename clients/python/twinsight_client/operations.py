@@ -17,10 +17,12 @@ from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight_client import answers
+from twinsight_client.digests import vector_digest
 from twinsight_client.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike, content_message, image_message
-from twinsight_client.items import ItemId, NewItem, item_message
+from twinsight_client.items import ItemId, NewItem, item_message, items_digest
+from twinsight_client.model_cards import ModelInfo
 from twinsight_client.results import (
     CallInfo,
     CollectionInfo,
@@ -33,7 +35,6 @@ from twinsight_client.results import (
     Label,
     Match,
     Metric,
-    ModelInfo,
     ModelResults,
     Results,
 )
@@ -91,14 +92,24 @@ def embed(images: Iterable[ImageLike], *, model: str) -> Operation[inference_pb.
 def compare(
     pairs: Iterable[tuple[Content, Content]], *, model: str, vector_model_digest: str, target_fmr: float | None
 ) -> Operation[inference_pb.CompareResponse, ModelResults[Comparison]]:
-    """InferenceService.Compare."""
+    """InferenceService.Compare.
+
+    Raises:
+        InvalidArgument: embeddings of several models, or of another than `vector_model_digest`.
+    """
+    sides = [(left, right) for left, right in _many(pairs, "pairs")]
+    contents = [
+        (f"pairs[{place}].{name}.vector", side)
+        for place, pair in enumerate(sides)
+        for name, side in zip(("left", "right"), pair, strict=True)
+    ]
+    digest = vector_digest(contents, given=vector_model_digest)
     request = inference_pb.CompareRequest(
         model=model,
         pairs=[
-            inference_pb.ComparePair(left=_compare_input(left), right=_compare_input(right))
-            for left, right in _many(pairs, "pairs")
+            inference_pb.ComparePair(left=_compare_input(left), right=_compare_input(right)) for left, right in sides
         ],
-        vector_model_digest=vector_model_digest,
+        vector_model_digest=digest,
         target_fmr=target_fmr,
     )
     return Operation(
@@ -209,11 +220,16 @@ def delete_collection(collection: str) -> Operation[collections_pb.DeleteCollect
 def upsert(
     collection: str, items: Iterable[NewItem], *, vector_model_digest: str
 ) -> Operation[collections_pb.UpsertItemsResponse, Results[str]]:
-    """CollectionService.UpsertItems."""
+    """CollectionService.UpsertItems.
+
+    Raises:
+        InvalidArgument: embeddings of several models, or of another than `vector_model_digest`.
+    """
+    new = _many(items, "items")
     request = collections_pb.UpsertItemsRequest(
         collection=collection,
-        items=[item_message(item) for item in _many(items, "items")],
-        vector_model_digest=vector_model_digest,
+        items=[item_message(item) for item in new],
+        vector_model_digest=items_digest(new, given=vector_model_digest),
     )
     return Operation(
         COLLECTION_SERVICE + "UpsertItems", request, collections_pb.UpsertItemsResponse, answers.upserted, WRITE_S
@@ -295,13 +311,17 @@ def search(
     """CollectionService.Search.
 
     Raises:
-        InvalidArgument: `top_k` or `ef` can't travel, or a query is malformed.
+        InvalidArgument: `top_k` or `ef` can't travel, a query is malformed, or embeddings are of several models or of
+            another than `vector_model_digest`.
     """
     _check_int32("top_k", top_k)
     _check_int32("ef", ef)
+    wanted = _many(queries, "queries")
+    contents = [(f"queries[{place}].vector", one) for place, one in enumerate(wanted)]
+    digest = vector_digest(contents, given=vector_model_digest)
     request = collections_pb.SearchRequest(
         collection=collection,
-        queries=[_query(one) for one in _many(queries, "queries")],
+        queries=[_query(one) for one in wanted],
         top_k=top_k,
         filter=None if where is None else where.message,
         min_score=min_score,
@@ -309,7 +329,7 @@ def search(
         ef=ef,
         include_metadata=include_metadata,
         include_vectors=include_vectors,
-        vector_model_digest=vector_model_digest,
+        vector_model_digest=digest,
     )
     return Operation(
         COLLECTION_SERVICE + "Search", request, collections_pb.SearchResponse, answers.matches, timeout_s=SEARCH_S

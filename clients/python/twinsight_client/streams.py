@@ -24,7 +24,7 @@ from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight_client import answers
 from twinsight_client.errors import InvalidArgument
 from twinsight_client.images import ImageLike, image_message, size_bytes
-from twinsight_client.items import NewItem, item_message, item_size_bytes
+from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
 from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelResults
 
@@ -203,7 +203,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         return collections_pb.IngestItemsRequest(
             collection=self._collection,
             items=[item_message(item) for item in batch],
-            vector_model_digest=self._vector_model_digest,
+            vector_model_digest=items_digest(batch, given=self._vector_model_digest),
             ingest_id=self._ingest_id,
             batch=number,
         )

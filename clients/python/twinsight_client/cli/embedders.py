@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twinsight_client.client import Client
 from twinsight_client.errors import InvalidArgument, NotFound
-from twinsight_client.results import ModelTask
+from twinsight_client.model_cards import ModelTask
 
 
 def default_embedder(client: Client) -> str:

@@ -1,0 +1,34 @@
+"""Which model made the vectors of a request: an `Embedding` knows it, plain numbers don't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from twinsight_client.errors import FieldViolation, InvalidArgument
+from twinsight_client.results import Embedding
+
+
+def vector_digest(contents: Iterable[tuple[str, object]], *, given: str) -> str:
+    """Returns the `vector_model_digest` to send: the caller's, else that of the embeddings.
+
+    Args:
+        contents: all that the request holds, each with the path of its vector; what is no `Embedding`, or one whose
+            model is not known, says nothing.
+        given: by the caller; empty: nothing.
+
+    Raises:
+        InvalidArgument: an embedding is of another model than `given`, or than one before it.
+    """
+    digest, whose = given, "`vector_model_digest`"
+    for path, content in contents:
+        if not isinstance(content, Embedding) or not content.model_digest:
+            continue
+        if digest and content.model_digest != digest:
+            message = (
+                f"`{path}` is an embedding of model `{content.model_digest}`, {whose} is of `{digest}`: "
+                "vectors compare only under one model."
+            )
+            raise InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation(path, message)])
+        if not digest:
+            digest, whose = content.model_digest, f"`{path}`"
+    return digest
