@@ -6,20 +6,14 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.indexing import Indexer, IndexReport, ensure_collection
 from twinsight_client.cli.output import write_error, write_fields, write_json
 from twinsight_client.cli.pictures import find_pictures
-from twinsight_client.cli.settings import Settings, shared_options
-from twinsight_client.retry import RetryPolicy
-
-PATIENT = RetryPolicy(attempts=10)
-"""A run of hours outlives a restart of the server."""
+from twinsight_client.cli.progress import progress_bar
+from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 
 
 @click.command(
@@ -81,7 +75,7 @@ def index(
     with settings.client(retry=PATIENT) as client:
         client.health()  # is never tried again: a server that is not there is told of at once
         ensure_collection(client, collection, model=model)
-        with _progress(shown=not settings.as_json and sys.stderr.isatty()) as progress:
+        with progress_bar(shown=not settings.as_json and sys.stderr.isatty()) as progress:
             task = progress.add_task(collection, total=len(listing.pictures))
             indexer = Indexer(
                 client,
@@ -132,23 +126,3 @@ def _tell(report: IndexReport, *, as_json: bool) -> None:
     )
     if not report.finished:
         write_error("Not finished: run the same command again to go on.")
-
-
-class _Rate(ProgressColumn):
-    """Pictures a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.0f}/s", justify="right")
-
-
-def _progress(*, shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )

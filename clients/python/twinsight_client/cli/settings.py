@@ -22,6 +22,8 @@ from twinsight_client.token import Bearer
 
 _TOKEN = "TWINSIGHT_TOKEN"  # noqa: S105 - the variable's name
 _TARGET = f"{__name__}.target"
+PATIENT = RetryPolicy(attempts=10)
+"""A run of hours outlives a restart of the server."""
 Command = TypeVar("Command", bound=Callable[..., object] | click.Command)
 
 

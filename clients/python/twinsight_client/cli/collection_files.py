@@ -1,0 +1,262 @@
+"""A collection as a file of JSON Lines, which any server takes up again.
+
+The first line says what the collection is and how many items follow, so that a file that was cut short is known for it.
+Each further line is one item, in protobuf's JSON form of `twinsight.v1.Item`: the vector is base64 of its little-endian
+float32, and a field's value names its kind (`{"integerValue": "7"}`), so nothing is lost on the way.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from twinsight_client.errors import InvalidArgument
+from twinsight_client.images import vector_array, vector_bytes
+from twinsight_client.items import NewItem, item_message
+from twinsight_client.results import CollectionInfo, Item, MetadataValue, Metric, Vector
+
+FORMAT = "twinsight.collection"
+VERSION = 1
+_COUNT_DIGITS = 19
+"""Of any 64-bit number: the first line is written again, with the count, over itself."""
+_MAX_LINE_BYTES = 4 * 1024 * 1024
+"""Several times what the largest item takes, so that no file that is something else is read into memory."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first line says.
+
+    Attributes:
+        collection: id of the collection that was written.
+        model: name that its model had there; empty: it was bound to none.
+        model_digest: digest of that model.
+        metric: how nearness is measured.
+        dimension: components of each vector.
+        item_count: items in the file.
+    """
+
+    collection: str
+    model: str
+    model_digest: str
+    metric: Metric
+    dimension: int
+    item_count: int = 0
+
+
+def header_of(info: CollectionInfo) -> Header:
+    """Returns the header of a collection's file, without its count."""
+    return Header(info.id, info.model, info.model_digest, info.metric, info.dimension)
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[BinaryIO]:
+    """Yields a file of its maker's alone (0600) that takes the place of `out` at the end, or is removed.
+
+    Raises:
+        OSError: it can't be written; names `out`.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.absolute().parent)
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(out)
+            _sync_folder(out.absolute().parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:  # a full disk's names no file, others the one beside it
+        raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_items(file: BinaryIO, header: Header, items: Iterable[Item]) -> int:
+    """Writes a collection's file; returns how many items are in it."""
+    file.write(_header_line(header, 0))
+    count = 0
+    for count, item in enumerate(items, 1):  # noqa: B007  # the last is returned
+        file.write(_item_line(item))
+    file.seek(0)
+    file.write(_header_line(header, count))
+    return count
+
+
+def new_item(item: Item) -> NewItem:
+    """Returns what writes an item that was read with its vector."""
+    return NewItem(item.id, _vector(item), item.metadata)
+
+
+class CollectionFile:
+    """A collection's file that was read through once, and found whole.
+
+    Args:
+        file: at its start; can be read again.
+        name: for errors.
+
+    Attributes:
+        header: what it says of the collection.
+        repeated: ids that stand in more than one line; the last line counts.
+
+    Raises:
+        InvalidArgument: it is no such file, of a later version, damaged or cut short; names the line.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file = file
+        self._name = name
+        self.header = self._header()
+        self.repeated = self._check()
+
+    def items(self) -> Iterator[Item]:
+        """Reads all items, in the file's order."""
+        self._file.seek(0)
+        for number, line in enumerate(self._lines(), 1):
+            if number > 1:
+                yield self._item(line, number)
+
+    def _lines(self) -> Iterator[bytes]:
+        return iter(lambda: self._file.readline(_MAX_LINE_BYTES), b"")
+
+    def _header(self) -> Header:
+        try:
+            said = json.loads(next(self._lines(), b""))
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict) or said.get("format") != FORMAT:
+            message = f"{self._name} is no file of `twinsight collections export`: its first line does not say so."
+            raise InvalidArgument(message, reason="FILE_DAMAGED")
+        try:
+            version = int(said["format_version"])
+            if version > VERSION:
+                message = f"{self._name} is of version {version}; this release reads up to {VERSION}."
+                raise InvalidArgument(message, reason="FILE_TOO_NEW")
+            return Header(
+                collection=str(said["collection"]),
+                model=str(said["model"]),
+                model_digest=str(said["model_digest"]),
+                metric=Metric(said["metric"]),
+                dimension=int(said["dimension"]),
+                item_count=int(said["item_count"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(1, "what is said of the collection is not all there, or wrong.") from error
+
+    def _check(self) -> frozenset[str]:
+        seen: set[str] = set()
+        repeated: set[str] = set()
+        count = 0
+        for count, line in enumerate(self._lines(), 1):
+            item = self._item(line, count + 1)
+            (repeated if item.id in seen else seen).add(item.id)
+        if count != self.header.item_count:
+            message = (
+                f"{self._name} has {count} items, and its first line says {self.header.item_count}: "
+                "it was cut short or changed."
+            )
+            raise InvalidArgument(message, reason="FILE_DAMAGED")
+        return frozenset(repeated)
+
+    def _item(self, line: bytes, number: int) -> Item:
+        try:
+            item = _item(line, self.header.dimension)
+            item_message(new_item(item))  # refuses what no message can carry
+        except InvalidArgument as error:
+            raise self._damaged(number, error.message) from error
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            raise self._damaged(number, f"{error}.") from error
+        return item
+
+    def _damaged(self, number: int, what: str) -> InvalidArgument:
+        return InvalidArgument(f"{self._name}, line {number}: {what}", reason="FILE_DAMAGED")
+
+
+def _header_line(header: Header, count: int) -> bytes:
+    said = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "collection": header.collection,
+        "model": header.model,
+        "model_digest": header.model_digest,
+        "metric": header.metric.value,
+        "dimension": header.dimension,
+    }
+    return f'{json.dumps(said)[:-1]}, "item_count": {count:{_COUNT_DIGITS}}}}\n'.encode()
+
+
+def _vector(item: Item) -> Vector:
+    if item.vector is None:
+        raise ValueError(f"Item `{item.id}` was read without its vector.")
+    return item.vector
+
+
+def _item_line(item: Item) -> bytes:
+    said = {
+        "id": item.id,
+        "vector": base64.b64encode(vector_bytes(_vector(item))).decode(),
+        "metadata": {name: _value_json(value) for name, value in item.metadata.items()},
+    }
+    return (json.dumps(said, ensure_ascii=False) + "\n").encode()
+
+
+def _value_json(value: MetadataValue) -> dict[str, object]:
+    match value:
+        case bool():  # before int, of which bool is a kind
+            return {"boolValue": value}
+        case int():
+            return {"integerValue": str(value)}
+        case float():
+            return {"floatValue": value}
+        case str():
+            return {"stringValue": value}
+    return {"stringList": {"values": list(value)}}
+
+
+def _item(line: bytes, dimension: int) -> Item:
+    said = json.loads(line)
+    if not isinstance(said, dict):
+        raise TypeError("an item is a JSON object")
+    name, encoded, fields = said.get("id"), said.get("vector"), said.get("metadata", {})
+    if not isinstance(name, str) or not isinstance(encoded, str) or not isinstance(fields, dict):
+        raise TypeError("an item has an `id`, a `vector` in base64 and `metadata`")
+    vector = base64.b64decode(encoded, validate=True)
+    if len(vector) != 4 * dimension:
+        raise ValueError(f"`vector` has {len(vector)} bytes, and not 4 x {dimension}")
+    return Item(name, {one: _value(value, one) for one, value in fields.items()}, vector_array(vector))
+
+
+def _value(said: object, name: str) -> MetadataValue:
+    match said:
+        case {"boolValue": bool(flag)}:
+            return flag
+        case {"integerValue": str() | int() as number}:
+            return int(number)
+        case {"floatValue": float() | int() as number}:
+            return float(number)
+        case {"stringValue": str(text)}:
+            return text
+        case {"stringList": {**texts}}:
+            return _texts(texts.get("values", []), name)
+    raise ValueError(f"metadata `{name}` is no value of a kind that is known")
+
+
+def _texts(values: object, name: str) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise ValueError(f"metadata `{name}` is a list of more than text")
+    return tuple(values)

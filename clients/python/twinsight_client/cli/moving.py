@@ -1,0 +1,247 @@
+"""A collection out of a server into a file, and out of a file into a server.
+
+Out: pages are read and written as they come, into a file that appears when it is whole.
+
+In:
+
+1. The file is read through and checked, so that nothing is written of one that is damaged or cut short.
+2. The collection is made like the one in the file where it is missing; one that is unlike it is refused.
+3. The server is asked, some hundred ids at a time, which items it has just as the file has them: those are done. That
+   is all the state there is: a run that broke off is simply run again, and one that is run again later brings back what
+   was changed or deleted meanwhile.
+4. The rest is written in the file's order, with the digest of the model that made the vectors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from twinsight_client.cli.batches import cut
+from twinsight_client.cli.collection_files import CollectionFile, Header, header_of, new_item, whole_file, write_items
+from twinsight_client.cli.indexing import Skipped
+from twinsight_client.client import Client
+from twinsight_client.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted
+from twinsight_client.items import item_message, item_size_bytes
+from twinsight_client.model_cards import ModelTask
+from twinsight_client.results import CollectionInfo, Item, ItemError
+from twinsight_client.status import is_too_large
+
+CHUNK = 400
+"""Items in a call: with the largest vectors and metadata that there are, half of what an answer may hold."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written to a file.
+
+    Attributes:
+        collection: the collection's id.
+        file: where it is.
+        items: items in it.
+        item_count: items in the collection afterwards; another number tells that it was written to meanwhile.
+        seconds: how long it took.
+    """
+
+    collection: str
+    file: str
+    items: int
+    item_count: int
+    seconds: float
+
+
+@dataclass
+class ImportReport:
+    """What was written to a collection.
+
+    Attributes:
+        collection: the collection's id.
+        file: where it came from.
+        created: whether the collection was made for it.
+        items: items in the file.
+        unchanged: of them, those that the server had just so.
+        written: of them, those written now.
+        skipped: of them, those that the server refused.
+        seconds: how long it took.
+        finished: whether it came to its end.
+    """
+
+    collection: str
+    file: str
+    created: bool = False
+    items: int = 0
+    unchanged: int = 0
+    written: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: bool = False
+
+
+def export_collection(
+    client: Client, info: CollectionInfo, out: Path, *, advance: Callable[[int], None] = lambda _count: None
+) -> ExportReport:
+    """Writes a collection to a file, which appears when it is whole.
+
+    Args:
+        client: the server's.
+        info: the collection.
+        out: a file that is there is replaced.
+        advance: told how many more items are written.
+
+    Raises:
+        FailedPrecondition: another collection took its id meanwhile; nothing is kept.
+        TwinsightClientError: the server refused or can't be reached.
+        OSError: the file can't be written.
+    """
+
+    def items() -> Iterator[Item]:
+        for page in client.list_items(info.id, page_size=CHUNK, include_vectors=True):
+            yield from page.values()
+            advance(len(page))
+
+    started = time.monotonic()
+    with whole_file(out) as file:
+        count = write_items(file, header_of(info), items())
+        now = client.get_collection(info.id)
+        if (header_of(now), now.create_time) != (header_of(info), info.create_time):
+            message = f"Collection `{info.id}` was deleted and made anew meanwhile; nothing was kept. Export it again."
+            raise FailedPrecondition(message, reason="COLLECTION_REPLACED")
+    return ExportReport(info.id, str(out), count, now.item_count, time.monotonic() - started)
+
+
+class Importer:
+    """Writes a collection's file to a server.
+
+    Args:
+        client: the server's.
+        file: checked.
+        collection: id of the collection; empty: that in the file.
+        name: the file's.
+        advance: told how many more items are dealt with.
+
+    Attributes:
+        report: what was done so far; complete also after an exception.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        file: CollectionFile,
+        *,
+        collection: str,
+        name: str,
+        advance: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        self._client = client
+        self._file = file
+        self._advance = advance
+        self._is_empty = False
+        header = file.header
+        self.report = ImportReport(collection or header.collection, name, items=header.item_count)
+
+    def run(self) -> None:
+        """Writes what the collection does not have, after `prepare`.
+
+        Raises:
+            TwinsightClientError: the server refused or can't be reached; what was written until then is on disk.
+        """
+        started = time.monotonic()
+        try:
+            for batch in cut(self._file.items(), size_of=lambda one: item_size_bytes(new_item(one)), most=CHUNK):
+                left = batch if self._is_empty else self._changed(batch)
+                self.report.unchanged += len(batch) - len(left)
+                self._write(left)
+                self._advance(len(batch))
+            self.report.finished = True
+        finally:
+            self.report.seconds = time.monotonic() - started
+
+    def prepare(self) -> None:
+        """Makes the collection where it is missing.
+
+        Raises:
+            FailedPrecondition: the collection is unlike the one in the file, or its model is not served.
+            TwinsightClientError: the server refused or can't be reached.
+        """
+        name, header = self.report.collection, self._file.header
+        try:
+            info = self._client.get_collection(name)
+        except NotFound:
+            try:
+                info = self._create(name, header)
+                self.report.created = True
+            except AlreadyExists:  # made by somebody else in the meantime
+                info = self._client.get_collection(name)
+        wanted = (header.dimension, header.metric, header.model_digest)
+        if (info.dimension, info.metric, info.model_digest) != wanted:
+            there = _said(info.dimension, info.metric, info.model_digest)
+            raise FailedPrecondition(
+                f"Collection `{name}` is of {there}; the file is of {_said(*wanted)}. "
+                "Choose another with --collection.",
+                reason="COLLECTION_MISMATCH",
+            )
+        self._is_empty = info.item_count == 0
+
+    def _create(self, name: str, header: Header) -> CollectionInfo:
+        if not header.model_digest:
+            return self._client.create_collection(name, dimension=header.dimension, metric=header.metric)
+        served = [
+            card.name
+            for card in self._client.list_models()
+            if card.task is ModelTask.EMBEDDING and card.digest == header.model_digest
+        ]
+        if not served:
+            raise FailedPrecondition(
+                f"The vectors are of a model that is not served here: `{header.model_digest}`, which was called "
+                f"`{header.model}`. Serve it, under any name.",
+                reason="MODEL_NOT_LOADED",
+            )
+        model = header.model if header.model in served else served[0]
+        return self._client.create_collection(name, model=model, metric=header.metric)
+
+    def _changed(self, batch: Sequence[Item]) -> list[Item]:
+        """Returns the items that the server does not have just so."""
+        try:
+            ids = [one.id for one in batch]
+            stored = self._client.get_items(self.report.collection, ids, include_vectors=True)
+        except ResourceExhausted as error:
+            if error.reason != "ANSWER_TOO_LARGE" and not is_too_large(error):
+                raise
+            return list(batch)  # writing them is as good as asking
+        return [
+            new
+            for new, old in zip(batch, stored, strict=True)
+            if isinstance(old, ItemError) or new.id in self._file.repeated or not _same(new, old)
+        ]
+
+    def _write(self, items: Sequence[Item]) -> None:
+        """Writes items; where the server's messages are smaller than the client's, in ever smaller messages."""
+        if not items:
+            return
+        digest = self._file.header.model_digest
+        try:
+            new = [new_item(one) for one in items]
+            answers = self._client.upsert(self.report.collection, new, vector_model_digest=digest)
+        except ResourceExhausted as error:
+            if len(items) == 1 or not is_too_large(error):
+                raise
+            middle = len(items) // 2
+            self._write(items[:middle])
+            self._write(items[middle:])
+            return
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(answer, ItemError):
+                self.report.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
+            else:
+                self.report.written += 1
+
+
+def _same(left: Item, right: Item) -> bool:
+    """Whether two items are the same to the bit of their vectors and the kind of their values."""
+    return item_message(new_item(left)) == item_message(new_item(right))
+
+
+def _said(dimension: int, metric: str, digest: str) -> str:
+    return f"dimension {dimension}, metric {metric} and {f'model `{digest}`' if digest else 'no model'}"
