@@ -12,8 +12,8 @@ import click
 
 from twinsight_core.commands.output import write_line
 from twinsight_core.errors import StartupError
-from twinsight_server.access.keys import MOST, ApiKey, changing, check_name, digest, new_key, read_keys
-from twinsight_server.access.principals import RIGHTS, Grant, Share
+from twinsight_server.access.keys import ApiKey, changing, check_name, digest, new_key, read_keys
+from twinsight_server.access.principals import MOST, RIGHTS, Grant, Share
 
 _file = click.option(
     "--file",

@@ -28,15 +28,13 @@ from pathlib import Path
 from twinsight_core.errors import StartupError
 from twinsight_core.host.whole_files import rewrite_whole, rewriting
 from twinsight_core.json_fields import OPTIONAL, JsonFields
-from twinsight_server.access.principals import Grant, Principal, Share, Unproven, read_grants
+from twinsight_server.access.principals import Grant, Principal, Share, Unproven, read_grants, read_share
 
 PREFIX = "tws_"
 """Begins every key: by it scanners find those that leaked, and the server tells them from JWTs."""
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-MOST = 10**9
-"""Largest rate and largest count of a share."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _key(name: str, keys: JsonFields) -> ApiKey:
         created=_time(fields, "created"),
         grants=read_grants(fields, "grants"),
         expires=_time(fields, "expires") if "expires" in fields else None,
-        share=_share(fields.object("share")) if "share" in fields else Share(),
+        share=read_share(fields.object("share")) if "share" in fields else Share(),
     )
 
 
@@ -165,24 +163,6 @@ def _sha256(fields: JsonFields, name: str) -> str:
         # Without the value: somebody may have put the key itself there.
         raise ValueError(f"`keys.{name}.sha256` must be 64 hexadecimal digits in lower case.")
     return sha256
-
-
-def _share(fields: JsonFields) -> Share:
-    fields.check_names({one for one in Share.__dataclass_fields__ if one in fields})
-
-    def rate(name: str) -> float | None:
-        if name not in fields:
-            return None
-        value = fields.number(name)
-        if not 0 <= value <= MOST:
-            raise ValueError(f"`{name}` (={value}) must be 0 to {MOST:,}.")
-        return value
-
-    def count(name: str) -> int | None:
-        return fields.integer(name, least=0, most=MOST) if name in fields else None
-
-    counts = (count(name) for name in ("max_calls", "max_streams", "max_collections"))
-    return Share(rate("calls_per_s"), rate("items_per_s"), *counts)
 
 
 def _time(fields: JsonFields, name: str) -> datetime:

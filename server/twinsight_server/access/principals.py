@@ -24,6 +24,10 @@ _MOST_GRANTS = 64
 _MOST_PATTERNS = 64
 
 
+MOST = 10**9
+"""Largest rate and largest count of a share."""
+
+
 class Unproven(Exception):
     """Why a credential is not good: for the log and the audit log alone, and never for who sent it."""
 
@@ -121,6 +125,29 @@ class Share:
             default.max_streams if self.max_streams is None else self.max_streams,
             default.max_collections if self.max_collections is None else self.max_collections,
         )
+
+
+def read_share(fields: JsonFields) -> Share:
+    """Reads `{"calls_per_s": 20, "max_calls": 4}`, of which each may be missing.
+
+    Raises:
+        ValueError: something else.
+    """
+    fields.check_names({one for one in Share.__dataclass_fields__ if one in fields})
+
+    def rate(name: str) -> float | None:
+        if name not in fields:
+            return None
+        value = fields.number(name)
+        if not 0 <= value <= MOST:
+            raise ValueError(f"`{name}` (={value}) must be 0 to {MOST:,}.")
+        return value
+
+    def count(name: str) -> int | None:
+        return fields.integer(name, least=0, most=MOST) if name in fields else None
+
+    counts = (count(name) for name in ("max_calls", "max_streams", "max_collections"))
+    return Share(rate("calls_per_s"), rate("items_per_s"), *counts)
 
 
 @dataclass(frozen=True)

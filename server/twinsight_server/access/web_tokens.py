@@ -6,6 +6,8 @@ Ed25519 keys EdDSA, and a secret HS256. Keys are files of the server's own; noth
 A token must have `iss`, `aud`, `exp` and `sub`, and in `twinsight_grants` what it grants, as in the file of keys:
 
     "twinsight_grants": [{"rights": ["read"], "collections": ["photos*"]}]
+
+It may have a `twinsight_share`, as a key of that file has; what it leaves open is the server's setting.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from twinsight_core.errors import StartupError
 from twinsight_core.json_fields import JsonFields
-from twinsight_server.access.principals import Principal, Unproven, read_grants
+from twinsight_server.access.principals import Principal, Share, Unproven, read_grants, read_share
 
 log = structlog.stdlib.get_logger("twinsight.access")
 
 GRANTS = "twinsight_grants"
 """The claim that says what a token grants."""
+
+SHARE = "twinsight_share"
+"""The claim that says how much its holder may have."""
 
 _LEEWAY_S = 10
 """By how much two clocks may differ."""
@@ -115,22 +120,31 @@ class TokenVerifier:
             raise ValueError(f"`sub` must be 1 to {_LONGEST_SUBJECT} printable characters.")
         if GRANTS not in fields:
             raise ValueError(f"`{GRANTS}` is missing.")
-        return Principal("jwt", subject, read_grants(fields, GRANTS)), fields.number("exp") + _LEEWAY_S
+        share = read_share(fields.object(SHARE)) if SHARE in fields else Share()
+        return Principal("jwt", subject, read_grants(fields, GRANTS), share), fields.number("exp") + _LEEWAY_S
 
 
 def secret_key(content: bytes) -> list[VerificationKey]:
-    """Reads the secret of HS256: the whole file, less a line's end.
+    """Reads the secrets of HS256, one a line: while one is replaced by another, tokens of both are good.
+
+    The whole file, less a line's end, is one as well: a secret of any bytes may have line ends in it.
 
     Raises:
-        StartupError: it is too short.
+        StartupError: one is too short, or there are too many.
     """
-    secret = content.rstrip(b"\r\n")
-    if len(secret) < _LEAST_SECRET_BYTES:
-        raise _invalid(f"the secret has {len(secret)} bytes; it must have at least {_LEAST_SECRET_BYTES}")
-    if b"-----BEGIN" in secret:
+    whole = content.rstrip(b"\r\n")
+    if b"-----BEGIN" in whole:
         # Whoever has a public key could sign with it.
         raise _invalid("the secret is a PEM file; public keys belong in `jwt_public_keys`")
-    return [VerificationKey(secret, "HS256")]
+    lines = [line for line in map(bytes.strip, whole.splitlines()) if line]
+    are_texts = whole.isascii() and whole.decode("ascii").replace("\n", "").replace("\r", "").isprintable()
+    secrets = [whole, *lines] if len(lines) > 1 and are_texts else [whole]
+    for secret in secrets:
+        if len(secret) < _LEAST_SECRET_BYTES:
+            raise _invalid(f"the secret has {len(secret)} bytes; each must have at least {_LEAST_SECRET_BYTES}")
+    if len(lines) > _MOST_KEYS and are_texts:
+        raise _invalid(f"there are {len(lines)} secrets; there may be {_MOST_KEYS}")
+    return [VerificationKey(secret, "HS256") for secret in secrets]
 
 
 def public_keys(content: bytes) -> list[VerificationKey]:

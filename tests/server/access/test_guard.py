@@ -19,6 +19,7 @@ from twinsight_server.access.keys import ApiKey, changing, digest, new_key, read
 from twinsight_server.access.methods import RULES
 from twinsight_server.access.principals import ANYONE, Grant, Principal, Right, Share, Unproven
 from twinsight_server.access.watched import WatchedFiles
+from twinsight_server.access.web_tokens import secret_key
 
 SECRET = "a secret of more than thirty-two bytes"  # noqa: S105 - of these tests alone
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -255,6 +256,33 @@ def test_a_token_is_known_by_its_signers_public_key(tmp_path: Path, algorithm: s
             guard.identify(bearer(jwt.encode(claims(), KEYS[algorithm], algorithm, {"kid": "other"})))
 
 
+def test_a_token_may_have_a_share_of_its_own(tmp_path: Path) -> None:
+    guard = jwt_guard(tmp_path, secret=True)
+    gold = claims(twinsight_share={"calls_per_s": 20, "max_collections": 3})
+    assert guard.identify(bearer(jwt.encode(gold, SECRET, "HS256"))).share == Share(calls_per_s=20, max_collections=3)
+    assert guard.identify(bearer(jwt.encode(claims(), SECRET, "HS256"))).share == Share()
+
+
+def test_while_a_secret_is_replaced_tokens_of_both_are_good() -> None:
+    old, new = "o" * 32, "n" * 40
+
+    def are_good(content: bytes, *secrets: str | bytes) -> list[bool]:
+        found = [one.key for one in secret_key(content)]
+        return [(one.encode() if isinstance(one, str) else one) in found for one in secrets]
+
+    assert are_good(f"{new}\n{old}\n".encode(), old, new, "x" * 32) == [True, True, False]
+    assert are_good(f"{new}\r\n\r\n{old}".encode(), old, new) == [True, True]
+    wrapped = "w" * 64 + "\n" + "w" * 44  # as `openssl rand -base64 80` prints it
+    assert are_good(wrapped.encode() + b"\n", wrapped) == [True]
+    binary = b"\x00\n" + bytes(range(128, 168))
+    assert are_good(binary, binary, binary[2:]) == [True, False]
+    for short in ("s" * 31, f"{old}\nshort", f"short\n{old}"):
+        with pytest.raises(StartupError, match="each must have at least 32"):
+            secret_key(short.encode())
+    with pytest.raises(StartupError, match="there are 17 secrets; there may be 16"):
+        secret_key(b"\n".join([old.encode()] * 17))
+
+
 def test_a_key_is_known_by_its_digest_and_a_token_once_it_was_checked(tmp_path: Path, file: Path) -> None:
     key, token = add(file, "phone", "read"), jwt.encode(claims(), SECRET, "HS256")
     keys, tokens = Guard(keys=file), jwt_guard(tmp_path, secret=True)
@@ -289,6 +317,9 @@ def test_a_key_is_known_by_its_digest_and_a_token_once_it_was_checked(tmp_path: 
         {"twinsight_grants": []},
         {"twinsight_grants": [{"rights": ["read"]}]},
         {"twinsight_grants": "read"},
+        {"twinsight_share": {"max_calls": -1}},
+        {"twinsight_share": {"calls": 1}},
+        {"twinsight_share": []},
     ],
     ids=str,
 )
@@ -379,7 +410,7 @@ def test_a_remembered_token_ends_with_its_expiry_and_with_its_key(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"short", "the secret has 5 bytes; it must have at least 32"),
+        (b"short", "the secret has 5 bytes; each must have at least 32"),
         (pem(KEYS["ES256"]), "the secret is a PEM file"),
     ],
 )
