@@ -221,6 +221,23 @@ def test_search_finds_by_picture_by_vector_and_by_item(client: Client, photos: s
     assert [(error.index, error.code) for error in results.errors()] == [(3, "INVALID_ARGUMENT"), (4, "NOT_FOUND")]
 
 
+def test_an_item_can_be_left_out_of_its_own_matches(client: Client, photos: str, picture: Draw) -> None:
+    client.upsert(photos, [NewItem(f"copy-{n}", picture(3)) for n in range(3)]).values()
+    queries: list[bytes | ItemId] = [ItemId("p3"), ItemId("copy-1"), picture(3)]
+    for options in ({}, {"ef": 4}, {"exact": True}, {"include_vectors": True}):
+        found = client.search(photos, queries, top_k=4, exclude_self=True, **options).values()
+        assert [{one.id for one in matches} & {"p3", "copy-0", "copy-1", "copy-2"} for matches in found] == [
+            {"copy-0", "copy-1", "copy-2"},
+            {"p3", "copy-0", "copy-2"},
+            {"p3", "copy-0", "copy-1", "copy-2"},
+        ]
+        assert [len(matches) for matches in found] == [4, 4, 4]
+    (all_others,) = client.search(photos, [ItemId("p3")], top_k=1000, exclude_self=True).values()
+    assert len(all_others) == 7
+    with pytest.raises(InvalidArgument, match=r"^`ef` \(=3\) must be `top_k` \(=4\) to 4096, or 0\.$"):
+        client.search(photos, [ItemId("p3")], top_k=4, ef=3, exclude_self=True)
+
+
 def test_search_keeps_to_filter_score_and_what_is_asked_for(client: Client, photos: str, picture: Draw) -> None:
     (even,) = client.search(photos, [picture(3)], where=field("tags") == "even", include_metadata=False).values()
     assert {match.id for match in even} == {"p0", "p2", "p4"}

@@ -296,6 +296,7 @@ class AsyncClient:
         ef: int = 0,
         include_metadata: bool = True,
         include_vectors: bool = False,
+        exclude_self: bool = False,
         vector_model_digest: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
@@ -312,6 +313,7 @@ class AsyncClient:
             ef=ef,
             include_metadata=include_metadata,
             include_vectors=include_vectors,
+            exclude_self=exclude_self,
             vector_model_digest=vector_model_digest,
         )
         return await self._call(operation, timeout_s, request_id)

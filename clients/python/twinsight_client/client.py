@@ -63,9 +63,8 @@ class Client:
 
     Every method takes `timeout_s`, seconds for the call with all its tries (None: the client's, else what suits the
     kind of call; streams have none), and `request_id`, under which the server logs the call: 1 to 128 ASCII letters,
-    digits and any of `._:/+=-` (empty: a new one).
-    Every method raises a `TwinsightClientError` when the call fails as a whole, `InvalidArgument` before sending where
-    the client can tell, and OSError where a picture's file can't be read.
+    digits and any of `._:/+=-` (empty: a new one). It raises a `TwinsightClientError` when the call fails as a whole,
+    `InvalidArgument` before sending where the client can tell, and OSError where a picture's file can't be read.
 
     Args:
         target: HOST:PORT of the server.
@@ -352,9 +351,6 @@ class Client:
             include_vectors: read the vectors too.
             timeout_s: for each page.
             request_id: of every page's call.
-
-        Yields:
-            The items of one page.
         """
         token = ""
         while True:
@@ -391,6 +387,7 @@ class Client:
         ef: int = 0,
         include_metadata: bool = True,
         include_vectors: bool = False,
+        exclude_self: bool = False,
         vector_model_digest: str = "",
         timeout_s: float | None = None,
         request_id: str = "",
@@ -407,6 +404,7 @@ class Client:
             ef: width of the walk through the graph, `top_k` to 4096; 0: the server's default.
             include_metadata: return the matches' metadata.
             include_vectors: return the matches' vectors.
+            exclude_self: leave out of the matches of an `ItemId` that item itself.
             vector_model_digest: of the model that made the vectors; another than the collection's is refused.
             timeout_s: see the class.
             request_id: see the class.
@@ -421,6 +419,7 @@ class Client:
             ef=ef,
             include_metadata=include_metadata,
             include_vectors=include_vectors,
+            exclude_self=exclude_self,
             vector_model_digest=vector_model_digest,
         )
         return self._call(operation, timeout_s, request_id)

@@ -306,6 +306,7 @@ def search(
     ef: int,
     include_metadata: bool,
     include_vectors: bool,
+    exclude_self: bool,
     vector_model_digest: str,
 ) -> Operation[collections_pb.SearchResponse, Results[list[Match]]]:
     """CollectionService.Search.
@@ -329,6 +330,7 @@ def search(
         ef=ef,
         include_metadata=include_metadata,
         include_vectors=include_vectors,
+        exclude_self=exclude_self,
         vector_model_digest=digest,
     )
     return Operation(

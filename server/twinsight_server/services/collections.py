@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -150,6 +151,8 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             call.check_alive()
             with call.stage("search"):
                 matches = self._search(collection, vectors, options)
+            if request.exclude_self:
+                matches = _without_themselves(matches, request)
             call.count(matches)
             call.effect.returned = sum(len(one) for one in matches if not isinstance(one, TwinsightError))
             if request.include_vectors:
@@ -199,7 +202,9 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             max_content_bytes=self._config.max_message_bytes,
         )
         check_options(options)
-        return options
+        # Without itself an item needs one more to be left with as many.
+        more = options.top_k + request.exclude_self
+        return replace(options, top_k=more, ef=max(options.ef, more) if options.ef else 0)
 
     def _query_vectors(
         self, collection: Collection, queries: Sequence[pb.Query], call: Call
@@ -241,6 +246,18 @@ def _write_result(
     if calibration is not None:
         probabilities = calibration.probability(np.array([match.score for match in matches])).tolist()
     answers.write_matches(message, matches, probabilities)
+
+
+def _without_themselves(
+    matches: Sequence[list[Match] | TwinsightError], request: pb.SearchRequest
+) -> list[list[Match] | TwinsightError]:
+    """Leaves out of each query's matches the item that it names, and what is more than is wanted."""
+    return [
+        found
+        if isinstance(found, TwinsightError)
+        else [one for one in found if not query.item_id or one.id != query.item_id][: request.top_k]
+        for query, found in zip(request.queries, matches, strict=True)
+    ]
 
 
 def _query(collection: Collection, query: pb.Query) -> Picture | np.ndarray:

@@ -68,6 +68,7 @@ def test_a_stored_item_can_be_the_query(twinsight: Twinsight, tmp_path: Path) ->
     ("arguments", "said"),
     [
         ([], "Give either an IMAGE or an --item."),
+        (["--exclude-self", __file__], "--exclude-self is of an --item"),
         (["nowhere.jpg"], "File 'nowhere.jpg' does not exist."),
         (["--item", "x", "--filter", "{"], "Invalid value for --filter: The filter is not JSON"),
         (["--item", "x", "--region", "0,0,1"], "0,0,1 is not X_MIN,Y_MIN,X_MAX,Y_MAX."),

@@ -139,6 +139,7 @@ def search_calls(
             ef=0,
             include_metadata=True,
             include_vectors=False,
+            exclude_self=False,
             vector_model_digest="",
         )
         for one in queries

@@ -43,11 +43,12 @@ class RegionParam(click.ParamType[Region]):
         'twinsight search cat.jpg --filter \'{"folder": "2024"}\'',
         'twinsight search cat.jpg --filter \'{"brand": ["acme", "zenith"], "year": {"gte": 2000}}\'',
         "twinsight search group.jpg --region 0.1,0.2,0.4,0.8",
-        "twinsight search --item 2024/cat.jpg",
+        "twinsight search --item 2024/cat.jpg --exclude-self",
     ),
 )
 @click.argument("image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--item", metavar="ID", help="Search by a stored item's id instead of a picture.")
+@click.option("--exclude-self", is_flag=True, help="Leave the --item itself out of its matches.")
 @click.option("--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection to search.")
 @click.option("--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Most matches.")
 @click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata meet this filter.")
@@ -76,6 +77,7 @@ def search(
     *,
     image: Path | None,
     item: str | None,
+    exclude_self: bool,
     collection: str,
     top_k: int,
     condition: str | None,
@@ -97,13 +99,23 @@ def search(
         raise click.UsageError("Give either an IMAGE or an --item.")
     if item is not None and region is not None:
         raise click.UsageError("--region is a part of IMAGE; an --item is searched by as it is stored.")
+    if exclude_self and item is None:
+        raise click.UsageError("--exclude-self is of an --item; an IMAGE is no item.")
     try:
         where = filter_from_json(condition) if condition is not None else None
     except InvalidArgument as error:
         raise click.BadParameter(error.message, param_hint="--filter") from error
     query = ItemId(item) if item is not None else ImageInput(image or Path(), region=region)
     with settings.client() as client:
-        results = client.search(collection, [query], top_k=top_k, where=where, min_score=min_score, exact=exact)
+        results = client.search(
+            collection,
+            [query],
+            top_k=top_k,
+            where=where,
+            min_score=min_score,
+            exact=exact,
+            exclude_self=exclude_self,
+        )
         (matches,) = results.values()
         if sheet is not None:
             source = image

@@ -292,7 +292,8 @@ class MemoryServer:
                 vector = collection.vector_of(query.item_id, f"{path}.item_id")
             else:
                 vector = self._content(collection, query, path)
-            return collections_pb.SearchResult(matches=collection.nearest(vector, request))
+            itself = query.item_id if request.exclude_self else ""
+            return collections_pb.SearchResult(matches=collection.nearest(vector, request, without=itself))
 
         results = [
             _each(search, query, f"queries[{place}]", lambda error: collections_pb.SearchResult(error=error))

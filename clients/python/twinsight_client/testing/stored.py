@@ -158,12 +158,14 @@ class MemoryCollection:
                 response.deleted_count += 1
         return response
 
-    def nearest(self, query: Vector, request: collections_pb.SearchRequest) -> collections_pb.Matches:
+    def nearest(
+        self, query: Vector, request: collections_pb.SearchRequest, *, without: str = ""
+    ) -> collections_pb.Matches:
         """Returns the items nearest to `query` as the request wants them: the true answer, whatever `exact` says."""
         scored = [
             (float(np.float32(self._score(query, stored.vector))), item_id)  # as it travels, and as `min_score` does
             for item_id, stored in self._items.items()
-            if self._meets(item_id, request.filter)
+            if item_id != without and self._meets(item_id, request.filter)
         ]
         # Sorting keeps equal scores in the order of writing, as the contract has them.
         scored.sort(key=lambda one: -one[0])
