@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from twinsight.v1 import types_pb2
 from twinsight_client import Filter, InvalidArgument, field, filter_from_json
 from twinsight_client.metadata import metadata_messages
 from twinsight_client.results import MetadataValue
+from twinsight_client.testing import FakeClient
 from twinsight_client.testing.conditions import holds
 
 pytestmark = pytest.mark.client
@@ -163,3 +165,15 @@ def test_a_lone_string_is_not_taken_apart_into_characters() -> None:
 def test_bounds_may_be_numpys() -> None:
     assert repr(field("n") >= np.int64(2**62 + 1)) == repr(field("n") >= 2**62 + 1)
     assert repr(field("n") < np.float32(0.5)) == repr(field("n") < 0.5)
+
+
+def test_what_is_no_filter_is_told_how_to_become_one() -> None:
+    client = FakeClient()
+    wrong: Any = {"year": {"gte": 2000}}
+    for asked in (
+        lambda: client.search("c", [[1.0]], where=wrong),
+        lambda: list(client.list_items("c", where=wrong)),
+        lambda: client.delete_items("c", where=wrong),
+    ):
+        with pytest.raises(TypeError, match=r"^`where` is a Filter, as .* make one, not dict\.$"):
+            asked()

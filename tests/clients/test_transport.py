@@ -296,7 +296,7 @@ def test_nobody_at_the_address_is_unavailable(dead_address: str) -> None:
     assert raised.value.reason == ""
 
 
-TOO_LARGE = r"^The message \(20\d\d bytes\) is larger than max_send_bytes \(1000 bytes\)\.$"
+TOO_LARGE = r"^The message \(20\d\d bytes\) is larger than max_send_bytes \(1000 bytes\): send fewer things at once\.$"
 SMALL = ChannelOptions(max_send_bytes=1000)
 
 

@@ -149,6 +149,22 @@ class Field:
         return Filter(types_pb2.Filter(condition=condition))
 
 
+def filter_message(where: object) -> types_pb2.Filter | None:
+    """Returns a condition as the contract has it; None: there is none.
+
+    Raises:
+        TypeError: it is no Filter; a mapping perhaps, which `filter_from_json` reads.
+    """
+    if where is None:
+        return None
+    if not isinstance(where, Filter):
+        raise TypeError(
+            f"`where` is a Filter, as `field('year') >= 2000` or `filter_from_json(text)` make one, not "
+            f"{type(where).__name__}."
+        )
+    return where.message
+
+
 def field(name: str) -> Field:
     """Returns the metadata field `name`, to compare it: `field("year") >= 2000`."""
     return Field(name)

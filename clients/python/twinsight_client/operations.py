@@ -19,7 +19,7 @@ from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight_client import answers
 from twinsight_client.digests import vector_digest
 from twinsight_client.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
-from twinsight_client.filters import Filter
+from twinsight_client.filters import Filter, filter_message
 from twinsight_client.images import Content, ImageLike, content_message, image_message
 from twinsight_client.items import ItemId, NewItem, item_message, items_digest
 from twinsight_client.model_cards import ModelInfo
@@ -266,7 +266,7 @@ def list_items(
         collection=collection,
         page_size=page_size,
         page_token=page_token,
-        filter=None if where is None else where.message,
+        filter=filter_message(where),
         include_vectors=include_vectors,
     )
     return Operation(
@@ -283,7 +283,7 @@ def delete_items(
 ) -> Operation[collections_pb.DeleteItemsResponse, DeleteResults]:
     """CollectionService.DeleteItems."""
     request = collections_pb.DeleteItemsRequest(
-        collection=collection, ids=_many(ids, "ids"), filter=None if where is None else where.message, purge=purge
+        collection=collection, ids=_many(ids, "ids"), filter=filter_message(where), purge=purge
     )
     return Operation(
         COLLECTION_SERVICE + "DeleteItems",
@@ -324,7 +324,7 @@ def search(
         collection=collection,
         queries=[_query(one) for one in wanted],
         top_k=top_k,
-        filter=None if where is None else where.message,
+        filter=filter_message(where),
         min_score=min_score,
         exact=exact,
         ef=ef,

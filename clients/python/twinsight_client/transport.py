@@ -188,7 +188,8 @@ def serialized(message: Message, *, most_bytes: int, request_id: str) -> bytes:
     sent = message.SerializeToString()
     if 0 <= most_bytes < len(sent):
         raise ResourceExhausted(
-            f"The message ({len(sent)} bytes) is larger than max_send_bytes ({most_bytes} bytes).",
+            f"The message ({len(sent)} bytes) is larger than max_send_bytes ({most_bytes} bytes): send fewer things at "
+            "once.",
             reason="CLIENT_CHECK",
             request_id=request_id,
         )
