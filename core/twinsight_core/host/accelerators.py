@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
@@ -38,5 +39,10 @@ def may_have_accelerator() -> bool:
     for name in _PLATFORMS:
         if platforms := os.environ.get(name):
             return any(platform.strip().lower() != "cpu" for platform in platforms.split(","))
-    named = any(os.environ.get(name) for name in _LIBRARIES)
-    return named or any(find_spec(name) for name in (_PLUGINS, "libtpu")) or bool(entry_points(group=_PLUGINS))
+    return any(os.environ.get(name) for name in _LIBRARIES) or _has_plugins()
+
+
+@cache
+def _has_plugins() -> bool:
+    """Whether plugins are installed. To look takes as long as opening a small collection, and each asks."""
+    return any(find_spec(name) for name in (_PLUGINS, "libtpu")) or bool(entry_points(group=_PLUGINS))

@@ -7,6 +7,8 @@ import pytest
 from twinsight_core.host import accelerators
 from twinsight_core.host.accelerators import has_accelerator, may_have_accelerator
 
+LOOK_ONCE = accelerators._has_plugins
+
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +17,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(accelerators, "find_spec", lambda _name: None)
     monkeypatch.setattr(accelerators, "entry_points", lambda *, group: EntryPoints(()))  # noqa: ARG005
+    monkeypatch.setattr(accelerators, "_has_plugins", LOOK_ONCE.__wrapped__)
 
 
 def test_without_plugins_there_is_none() -> None:
@@ -31,6 +34,21 @@ def test_an_entry_point_may_bring_one(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = EntryPoint("metal", "jax_plugins.metal", "jax_plugins")
     monkeypatch.setattr(accelerators, "entry_points", lambda *, group: EntryPoints((plugin,)).select(group=group))
     assert may_have_accelerator()
+
+
+def test_what_is_installed_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def told(*, group: str) -> EntryPoints:
+        asked.append(group)
+        return EntryPoints(())
+
+    monkeypatch.setattr(accelerators, "entry_points", told)
+    monkeypatch.setattr(accelerators, "_has_plugins", LOOK_ONCE)
+    LOOK_ONCE.cache_clear()
+    assert [may_have_accelerator() for _ in range(3)] == [False] * 3
+    LOOK_ONCE.cache_clear()
+    assert asked == ["jax_plugins"]
 
 
 def test_a_library_of_the_environment_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
