@@ -253,18 +253,6 @@ def test_a_file_is_gone_only_where_the_system_says_so(album: Path) -> None:
     assert [one for one in (*gone, *there) if is_gone(album / one)] == gone
 
 
-def test_items_of_another_folder_are_replaced_with_a_word(
-    twinsight: Twinsight, memory: MemoryServer, album: Path, tmp_path: Path
-) -> None:
-    twinsight("index", album)
-    moved = tmp_path / "moved"
-    album.rename(moved)
-    result = twinsight("index", moved)
-    assert "3 items were from another folder and were replaced; --prefix keeps folders apart." in result.stderr
-    with FakeClient(memory) as client:
-        assert client.get_items("photos", ["a.jpg"]).values()[0].metadata["root"] == str(moved)
-
-
 def test_a_collection_of_another_model_or_of_none_is_left_alone(
     twinsight: Twinsight, memory: MemoryServer, album: Path
 ) -> None:

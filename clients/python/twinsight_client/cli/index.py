@@ -9,7 +9,7 @@ import click
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.indexing import Indexer, IndexReport, ensure_collection
+from twinsight_client.cli.indexing import TAKEN, Indexer, IndexReport, ensure_collection
 from twinsight_client.cli.output import write_error, write_fields, write_json
 from twinsight_client.cli.pictures import find_pictures
 from twinsight_client.cli.progress import progress_bar
@@ -35,6 +35,11 @@ from twinsight_client.cli.settings import PATIENT, Settings, shared_options
     help="Model to bind a new collection to.  [default: the server's, or its only one for this]",
 )
 @click.option("--prefix", default="", help="Put this before each id, to keep several folders in one collection.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Write also where the id is that of another folder's picture, which goes with all its fields.",
+)
 @click.option("--prune", is_flag=True, help="Delete items of this folder whose file is gone.")
 @click.option(
     "--purge",
@@ -54,6 +59,7 @@ def index(
     collection: str,
     model: str,
     prefix: str,
+    replace: bool,
     prune: bool,
     purge: bool,
     jobs: int,
@@ -63,7 +69,10 @@ def index(
 
     An item's id is its file's path under DIR. Its metadata can be searched by: `folder` (the names of the folders on
     the way), `file`, `size`, `mtime_ns`, and `root`, the absolute path of DIR, by which `search --sheet` finds the
-    pictures. Fields that others wrote to the same items stay.
+    pictures. Fields that others wrote to the same items stay, also where a file changed.
+
+    A picture whose id is already that of another folder's picture is skipped, unless --replace is given; give each
+    folder a --prefix. A file of the same size and time of change is the same picture: a folder may be moved.
 
     Run it again to go on after an interruption or to take up changes: files that the server has as they are now are
     skipped. Files and folders that can't be read are listed with the reason, and the exit code is 3; --prune deletes
@@ -81,6 +90,7 @@ def index(
                 client,
                 collection,
                 prefix=prefix,
+                replace=replace,
                 jobs=jobs,
                 batch_size=batch_size,
                 advance=lambda count: progress.advance(task, count),
@@ -109,8 +119,12 @@ def _tell(report: IndexReport, *, as_json: bool) -> None:
         return
     for one in sorted(report.skipped, key=lambda one: one.id):
         write_error(f"skipped {one.id}: {one.message} [{one.reason}]")
+    if any(one.reason == TAKEN for one in report.skipped):
+        write_error("Pictures of other folders have these ids: --prefix keeps folders apart, --replace replaces them.")
+    if report.replaced:
+        write_error(f"{report.replaced} items were of other folders' pictures and were replaced.")
     if report.moved:
-        write_error(f"{report.moved} items were from another folder and were replaced; --prefix keeps folders apart.")
+        write_error(f"{report.moved} items were written from elsewhere and are this folder's now, with their fields.")
     handled = report.written + len(report.skipped)
     rate = f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""
     write_fields(

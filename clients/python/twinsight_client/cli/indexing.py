@@ -3,10 +3,12 @@
 1. The picture files are found; each file's path under the folder becomes an item's id.
 2. The server is asked, 500 ids at a time, which items it has of these very files (path, size, time of change): those
    are done. That record on the server is all the state there is: a run that was stopped anywhere is simply run again.
-3. The rest is read and sent in batches by a few threads; at most twice as many batches as threads are under way, so
+3. A picture whose id is taken by another picture, from another folder, is put down and left out, unless it is to be
+   replaced. One whose folder was moved, or that changed at its place, keeps the fields that others wrote.
+4. The rest is read and sent in batches by a few threads; at most twice as many batches as threads are under way, so
    memory stays bounded whatever the folder.
-4. What can't be read, here or by the server, is put down with its reason; what fails as a whole ends the run.
-5. On request, items of files that are gone are deleted: those alone of which the system says that there is no such
+5. What can't be read, here or by the server, is put down with its reason; what fails as a whole ends the run.
+6. On request, items of files that are gone are deleted: those alone of which the system says that there is no such
    file, not those of a folder that can't be read.
 """
 
@@ -30,6 +32,7 @@ from twinsight_client.items import NewItem
 from twinsight_client.results import CollectionInfo, ItemError
 from twinsight_client.status import is_too_large
 
+TAKEN = "ITEM_OF_ANOTHER_PICTURE"
 CHUNK = 500
 """Ids in one question to the server, which takes 1000."""
 _NOTHING = filters.field("root").exists() & filters.field("root").is_missing()
@@ -61,7 +64,8 @@ class IndexReport:
         unchanged: of them, those that the server had already.
         written: of them, those written now.
         skipped: of them, those that could not be, and what could not be looked at.
-        moved: items that had been written from another folder and were replaced.
+        moved: items that had been written from elsewhere, of the same pictures.
+        replaced: items of other pictures, whose place pictures of this folder took.
         pruned: items deleted because their file is gone.
         seconds: how long it took.
         finished: whether what was asked for came to its end, pruning included.
@@ -73,6 +77,7 @@ class IndexReport:
     written: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     moved: int = 0
+    replaced: int = 0
     pruned: int = 0
     seconds: float = 0.0
     finished: bool = False
@@ -85,6 +90,7 @@ class Indexer:
         client: the server's; used by several threads.
         collection: id of a collection that is bound to a model.
         prefix: put before each id, so that several folders can share a collection.
+        replace: write also where the id is another picture's, which is lost with its fields.
         jobs: batches sent at once.
         batch_size: most pictures in a batch.
         advance: told how many more pictures are dealt with.
@@ -100,6 +106,7 @@ class Indexer:
         collection: str,
         *,
         prefix: str = "",
+        replace: bool = False,
         jobs: int = 4,
         batch_size: int = 16,
         advance: Callable[[int], None] = lambda _count: None,
@@ -108,6 +115,8 @@ class Indexer:
         self._client = client
         self._collection = collection
         self._prefix = prefix
+        self._replace = replace
+        self._replacing: set[str] = set()
         self._jobs = jobs
         self._batch_size = batch_size
         self._advance = advance
@@ -211,9 +220,15 @@ class Indexer:
                 elif picture.same_file(answer.metadata):
                     self.report.unchanged += 1
                     self._advance(1)
-                else:
+                elif not picture.is_another(answer.metadata):
                     self.report.moved += answer.metadata.get("root") != str(picture.root)
                     yield replace(picture, others=answer.metadata)
+                elif self._replace:
+                    self._replacing.add(self._id(picture))
+                    yield picture
+                else:
+                    was = f"{answer.metadata['file']} of {answer.metadata['root']}"
+                    self._skip(picture, TAKEN, f"The item of this id is of another picture, {was}.")
 
     def _is_sendable(self, picture: Picture) -> bool:
         """Whether the picture can travel at all; otherwise it is put down as skipped."""
@@ -281,6 +296,7 @@ class Indexer:
                 sent.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
             else:
                 sent.written += 1
+                sent.replaced += item.id in self._replacing
 
     def _settle(self, under_way: set[Future[None]]) -> None:
         """Waits for at least one batch and counts those that are done; raises what they raised."""
@@ -294,6 +310,7 @@ class Indexer:
         while self._arrived:
             sent = self._arrived.popleft()
             self.report.written += sent.written
+            self.report.replaced += sent.replaced
             self.report.skipped.extend(sent.skipped)
             self._advance(sent.written + len(sent.skipped))
 
@@ -307,6 +324,7 @@ class _Sent:
     """What became of one batch."""
 
     written: int = 0
+    replaced: int = 0
     skipped: list[Skipped] = field(default_factory=list)
 
 

@@ -56,6 +56,18 @@ class Picture:
             self.mtime_ns,
         )
 
+    def is_another(self, metadata: Mapping[str, MetadataValue]) -> bool:
+        """Whether a stored item was made of another picture, which only has the same path in another folder.
+
+        A file at the same place is the same picture, changed or not, and so is one of the same size and time of change
+        elsewhere: its folder was moved. An item that names no folder is nobody else's: whoever changes an item's fields
+        may have left them out.
+        """
+        root, file = metadata.get("root"), metadata.get("file")
+        if not isinstance(root, str) or not isinstance(file, str) or Path(root, file) == self.path:
+            return False
+        return (metadata.get("size"), metadata.get("mtime_ns")) != (self.size, self.mtime_ns)
+
 
 @dataclass(frozen=True)
 class Unreadable:
