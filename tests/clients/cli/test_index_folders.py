@@ -48,7 +48,8 @@ def test_a_picture_of_another_folder_does_not_take_the_place_of_one_of_the_same_
     assert result.exit_code == 3
     assert result.stderr.splitlines() == [
         f"skipped 1.jpg: The item of this id is of another picture, 1.jpg of {hat}. [ITEM_OF_ANOTHER_PICTURE]",
-        "Pictures of other folders have these ids: --prefix keeps folders apart, --replace replaces them.",
+        "Pictures of other folders have these ids: --prefix keeps folders apart, --moved-from takes the items of a "
+        "folder that was moved for this one's, --replace replaces them.",
     ]
     assert read(memory, "1.jpg") == before
     assert read(memory, "sock.jpg").metadata["root"] == str(hat.parent / "shoes")
@@ -100,7 +101,10 @@ def test_a_folder_that_was_moved_keeps_its_items_and_their_fields(
     moved = hat.rename(hat.parent / "moved")
     result = twinsight("index", moved)
     assert result.exit_code == 0
-    assert result.stderr == "1 items were written from elsewhere and are this folder's now, with their fields.\n"
+    assert result.stderr.splitlines() == [
+        "1 items were written from elsewhere and are this folder's now, with their fields.",
+        f"If {hat} was moved here, --moved-from {hat} --prune deletes its items whose file is gone.",
+    ]
     assert (read(memory, "1.jpg").metadata["root"], read(memory, "1.jpg").metadata["label"]) == (str(moved), "hat")
     again = json.loads(twinsight("index", moved, "--json").stdout)
     assert (again["unchanged"], again["moved"]) == (1, 0)

@@ -9,7 +9,8 @@
    memory stays bounded whatever the folder.
 5. What can't be read, here or by the server, is put down with its reason; what fails as a whole ends the run.
 6. On request, items of files that are gone are deleted: those alone of which the system says that there is no such
-   file, not those of a folder that can't be read.
+   file, not those of a folder that can't be read. Those of another folder are deleted only where it is said that it was
+   moved here: one that can't be seen may be unmounted, or on another machine.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 from twinsight_client import filters
@@ -65,6 +67,7 @@ class IndexReport:
         written: of them, those written now.
         skipped: of them, those that could not be, and what could not be looked at.
         moved: items that had been written from elsewhere, of the same pictures.
+        moved_from: the folders that those had been written from.
         replaced: items of other pictures, whose place pictures of this folder took.
         pruned: items deleted because their file is gone.
         seconds: how long it took.
@@ -77,6 +80,7 @@ class IndexReport:
     written: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     moved: int = 0
+    moved_from: list[str] = field(default_factory=list)
     replaced: int = 0
     pruned: int = 0
     seconds: float = 0.0
@@ -90,6 +94,7 @@ class Indexer:
         client: the server's; used by several threads.
         collection: id of a collection that is bound to a model.
         prefix: put before each id, so that several folders can share a collection.
+        moved_from: folders, as items name them, that were moved to this one: their items count as this folder's.
         replace: write also where the id is another picture's, which is lost with its fields.
         jobs: batches sent at once.
         batch_size: most pictures in a batch.
@@ -106,6 +111,7 @@ class Indexer:
         collection: str,
         *,
         prefix: str = "",
+        moved_from: Collection[str] = (),
         replace: bool = False,
         jobs: int = 4,
         batch_size: int = 16,
@@ -115,6 +121,7 @@ class Indexer:
         self._client = client
         self._collection = collection
         self._prefix = prefix
+        self._moved_from = moved_from
         self._replace = replace
         self._replacing: set[str] = set()
         self._jobs = jobs
@@ -165,8 +172,9 @@ class Indexer:
             self.report.seconds = time.monotonic() - started
 
     def prune(self, listing: Listing, *, purge: bool = False) -> None:
-        """Deletes the items that were written from the same folder and whose file is gone.
+        """Deletes the items that were written from the same folder, or were moved with it, and whose file is gone.
 
+        It must be gone from the folder that it was moved from as well: what is still there was not moved.
         With `purge` these, and whatever was deleted or replaced in the collection before, are erased: once, at the end,
         and also where no file is newly gone, since an earlier run may have deleted without erasing.
 
@@ -186,14 +194,16 @@ class Indexer:
         if not listing.pictures:
             raise InvalidArgument("There are no pictures in the folder; nothing is pruned.", reason="FOLDER_EMPTY")
         kept = {self._id(picture) for picture in listing.pictures}
-        same_root = filters.field("root").equals(str(listing.root))
+        ours = filters.field("root").is_in([str(listing.root), *self._moved_from])
         gone: list[str] = []
-        for page in self._client.list_items(self._collection, where=same_root, page_size=CHUNK):
+        for page in self._client.list_items(self._collection, where=ours, page_size=CHUNK):
             for item in page.values():
                 if item.id in kept or not item.id.startswith(self._prefix):
                     continue
-                file = item.metadata.get("file")
-                if isinstance(file, str) and is_gone(listing.root / file):
+                root, file = item.metadata.get("root"), item.metadata.get("file")
+                if not isinstance(root, str) or not isinstance(file, str):
+                    continue
+                if is_gone(listing.root / file) and is_gone(Path(root, file)):
                     gone.append(item.id)
         for ids in _chunks(gone, CHUNK):
             self.report.pruned += self._client.delete_items(self._collection, ids).deleted_count
@@ -220,8 +230,8 @@ class Indexer:
                 elif picture.same_file(answer.metadata):
                     self.report.unchanged += 1
                     self._advance(1)
-                elif not picture.is_another(answer.metadata):
-                    self.report.moved += answer.metadata.get("root") != str(picture.root)
+                elif not picture.is_another(answer.metadata, moved_from=self._moved_from):
+                    self._note_move(answer.metadata.get("root"), str(picture.root))
                     yield replace(picture, others=answer.metadata)
                 elif self._replace:
                     self._replacing.add(self._id(picture))
@@ -229,6 +239,11 @@ class Indexer:
                 else:
                     was = f"{answer.metadata['file']} of {answer.metadata['root']}"
                     self._skip(picture, TAKEN, f"The item of this id is of another picture, {was}.")
+
+    def _note_move(self, before: object, now: str) -> None:
+        self.report.moved += before != now
+        if isinstance(before, str) and before != now and before not in self.report.moved_from:
+            self.report.moved_from.append(before)
 
     def _is_sendable(self, picture: Picture) -> bool:
         """Whether the picture can travel at all; otherwise it is put down as skipped."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,15 +56,17 @@ class Picture:
             self.mtime_ns,
         )
 
-    def is_another(self, metadata: Mapping[str, MetadataValue]) -> bool:
+    def is_another(self, metadata: Mapping[str, MetadataValue], *, moved_from: Collection[str] = ()) -> bool:
         """Whether a stored item was made of another picture, which only has the same path in another folder.
 
         A file at the same place is the same picture, changed or not, and so is one of the same size and time of change
         elsewhere: its folder was moved. An item that names no folder is nobody else's: whoever changes an item's fields
-        may have left them out.
+        may have left them out. Of folders that are said to have been moved here, the same path is the same picture.
         """
         root, file = metadata.get("root"), metadata.get("file")
         if not isinstance(root, str) or not isinstance(file, str) or Path(root, file) == self.path:
+            return False
+        if root in moved_from and file == self.file:
             return False
         return (metadata.get("size"), metadata.get("mtime_ns")) != (self.size, self.mtime_ns)
 
