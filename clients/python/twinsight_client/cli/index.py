@@ -80,6 +80,9 @@ def index(
 ) -> None:
     """Write the JPEG, PNG and WebP files under DIR to a collection.
 
+    Files are taken by their suffix. Other pictures (HEIC, GIF, TIFF, AVIF, BMP, raw files) and links to folders are
+    passed over, and counted. Hidden files and folders are left out.
+
     An item's id is its file's path under DIR. Its metadata can be searched by: `folder` (the names of the folders on
     the way), `file`, `size`, `mtime_ns`, and `root`, the absolute path of DIR, by which `search --sheet` finds the
     pictures. Fields that others wrote to the same items stay, also where a file changed.
@@ -165,6 +168,8 @@ def _tell(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> 
         write_error(
             f"If {old} was moved here, --moved-from {shlex.quote(old)} --prune deletes its items whose file is gone."
         )
+    if passed_over := _passed_over(report):
+        write_error(f"passed over: {passed_over}")
     handled = report.written + len(report.skipped)
     rate = f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""
     write_fields(
@@ -180,3 +185,13 @@ def _tell(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> 
     )
     if not report.finished:
         write_error("Not finished: run the same command again to go on.")
+
+
+def _passed_over(report: IndexReport) -> str:
+    """Returns what was not looked into, the most frequent first; empty where there is nothing."""
+    said = [
+        f"{count} {suffix}" for suffix, count in sorted(report.passed_over.items(), key=lambda one: (-one[1], one[0]))
+    ]
+    if links := len(report.linked_folders):
+        said.append(f"{links} linked folder{'s' if links > 1 else ''}")
+    return ", ".join(said)

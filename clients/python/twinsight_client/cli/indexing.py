@@ -69,6 +69,8 @@ class IndexReport:
         moved: items that had been written from elsewhere, of the same pictures.
         moved_from: the folders that those had been written from.
         replaced: items of other pictures, whose place pictures of this folder took.
+        passed_over: files by each suffix of pictures that are not taken.
+        linked_folders: links to folders under the folder, which are not followed.
         pruned: items deleted because their file is gone.
         seconds: how long it took.
         finished: whether what was asked for came to its end, pruning included.
@@ -82,6 +84,8 @@ class IndexReport:
     moved: int = 0
     moved_from: list[str] = field(default_factory=list)
     replaced: int = 0
+    passed_over: dict[str, int] = field(default_factory=dict)
+    linked_folders: list[str] = field(default_factory=list)
     pruned: int = 0
     seconds: float = 0.0
     finished: bool = False
@@ -143,6 +147,8 @@ class Indexer:
         """
         started = time.monotonic()
         self.report.found = len(listing.pictures)
+        self.report.passed_over = dict(listing.passed_over)
+        self.report.linked_folders = list(listing.linked_folders)
         self.report.skipped.extend(
             Skipped(self._prefix + one.file, one.reason, one.message) for one in listing.unreadable
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,15 @@ from pathlib import Path
 from twinsight_client.results import MetadataValue
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
+OTHER_SUFFIXES = frozenset(
+    f".{one}"
+    for one in (
+        *("heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "jpf", "jpx", "pjpeg", "pjp", "mpo", "apng"),
+        *("gif", "tif", "tiff", "bmp", "dib", "ico", "svg", "psd", "tga", "pbm", "pgm", "ppm", "pnm"),
+        *("dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "sr2", "orf", "rw2", "raf", "pef", "srw", "x3f"),
+    )
+)
+"""Of pictures that are not taken: who has them should hear of it."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +104,28 @@ class Listing:
         root: the folder, absolute.
         pictures: its picture files, folder by folder, in the order of their names.
         unreadable: what could not be looked at.
+        passed_over: how many files there are by each suffix of pictures that are not taken.
+        linked_folders: links to folders, which are not followed; paths relative to `root`, with forward slashes.
     """
 
     root: Path
     pictures: tuple[Picture, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    linked_folders: tuple[str, ...] = ()
 
 
 def find_pictures(root: Path) -> Listing:
     """Returns the picture files under `root`; hidden files and folders are left out.
 
-    Links to files are followed, links to folders are not: they may lead in circles. What is no regular file, a pipe
-    say, is no picture: reading it could wait for ever.
+    What a picture is goes by its suffix. Links to files are followed, links to folders are not: they may lead in
+    circles. What is no regular file, a pipe say, is no picture: reading it could wait for ever.
     """
     root = root.resolve()
     pictures: list[Picture] = []
     unreadable: list[Unreadable] = []
+    passed_over: Counter[str] = Counter()
+    linked_folders: list[str] = []
 
     def put_down(error: OSError, path: Path, reason: str) -> None:
         if not isinstance(error, FileNotFoundError):  # a link to nothing, or deleted since it was listed
@@ -120,9 +136,19 @@ def find_pictures(root: Path) -> Listing:
 
     for folder, folders, files in os.walk(root, onerror=put_folder_down):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
+        linked_folders.extend(
+            path.relative_to(root).as_posix()
+            for path in (Path(folder, one) for one in folders)
+            if os.path.islink(path)  # noqa: PTH114  # Path.is_symlink raises where it may not look
+        )
         for name in sorted(files):
             path = Path(folder, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            suffix = path.suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in OTHER_SUFFIXES:
+                passed_over[suffix] += 1
+            if suffix not in SUFFIXES:
                 continue
             try:
                 state = path.stat()
@@ -131,7 +157,7 @@ def find_pictures(root: Path) -> Listing:
                 continue
             if stat.S_ISREG(state.st_mode):
                 pictures.append(Picture(root, path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
-    return Listing(root, tuple(pictures), tuple(unreadable))
+    return Listing(root, tuple(pictures), tuple(unreadable), dict(passed_over), tuple(linked_folders))
 
 
 def is_gone(path: Path) -> bool:
