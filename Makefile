@@ -41,6 +41,7 @@ lint: setup lint-proto  ## style, types and the contract
 lint-mypy: setup
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks clients/python/examples/demo
+	$(BIN)/mypy clients/python/examples/videos
 
 lint-pyright: setup
 	$(BIN)/pyright

@@ -125,11 +125,11 @@ def test_the_file_is_its_makers_alone_and_lines_of_protobufs_json(exported: Path
     assert [np.frombuffer(one.vector, "<f4").tolist() for one in messages] == [
         one.vector.tolist() for one in listed if one.vector is not None
     ]
-    values = json.loads(lines[0])["metadata"]
+    values = json.loads(lines[1])["metadata"]
     assert values["one"] == {"integerValue": "1"}
     assert values["weight"] == {"floatValue": 1.0}
-    assert messages[0].metadata["count"].integer_value == 2**63 - 1
-    assert messages[0].metadata["none"].WhichOneof("kind") == "string_list"
+    assert messages[1].metadata["count"].integer_value == 2**63 - 1
+    assert messages[1].metadata["none"].WhichOneof("kind") == "string_list"
 
 
 def test_a_collection_is_copied_under_another_name(twinsight: Twinsight, memory: MemoryServer, exported: Path) -> None:
@@ -274,7 +274,7 @@ def replaced(place: int, old: str, new: str) -> Callable[[list[str]], None]:
         (replaced(2, '["x", "y"]', "[1]"), ", line 3: metadata `tags` is a list of more than text."),
         (
             replaced(2, '"-1"', f'"{2**63}"'),
-            f", line 3: Item `ü2`: Metadata `small` ({2**63}) must fit a signed 64-bit ",
+            f", line 3: Item `ü1`: Metadata `small` ({2**63}) must fit a signed 64-bit ",
         ),
         (lambda lines: lines.__setitem__(1, "[" * 100_000), ", line 2: "),
         (lambda lines: lines.__setitem__(1, "[]"), ", line 2: an item is a JSON object."),
@@ -294,7 +294,7 @@ def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(
 
 
 def test_items_that_the_server_refuses_are_listed_and_the_others_written(exported: Path) -> None:
-    rewrite(exported, replaced(2, '"ü2"', f'"{"x" * 257}"'))
+    rewrite(exported, replaced(2, '"ü1"', f'"{"x" * 257}"'))
     other = MemoryServer()
     result = on(other)("collections", "import", exported)
     assert result.exit_code == 3
