@@ -21,6 +21,7 @@ from twinsight_core.commands.labelled import (
     SKIP_BAD_OPTION,
     class_pictures,
     labelled_pictures,
+    listed_pictures,
     scored_pairs,
 )
 from twinsight_core.commands.options import refuse_options, told
@@ -42,6 +43,7 @@ from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, group_pairs
 from twinsight_core.training.pairs import caveats
 from twinsight_core.training.pairs import halves as pair_halves
+from twinsight_core.training.siamese_pairs import PairPictures
 
 SAME_CLASS = "The two pictures are of one class in the sense of the data it was calibrated on, at even odds beforehand."
 SAME_PAIR = "The two pictures are a same pair in the sense of the list it was calibrated on, at even odds beforehand."
@@ -130,8 +132,15 @@ def calibrate(
             read = class_pictures(package, data, skip_bad=skip_bad)
             how = (_pairs_of_groups if groups else _pairs_of_classes)(package, read, each=each, seed=seed)
         else:
-            how = _pairs_of_list(package, data, pairs, skip_bad=skip_bad, seed=seed)
-        _check_pairs(data, how.folds, false_match_rate)
+            read_pairs = listed_pictures(package, data, pairs, skip_bad=skip_bad)
+            # All that the list alone tells, before its pictures go through the network, which may take an hour.
+            same = read_pairs.pairs.same
+            if same.all() or not same.any():
+                raise ValueError("it takes pairs of both kinds.")
+            halves = pair_halves(read_pairs.pairs, seed=seed)
+            _check_pairs(data, [(same[halves[0]], same[halves[1]])], false_match_rate)
+            how = _pairs_of_list(package, read_pairs, halves)
+        _check_pairs(data, [(fit.same, measure.same) for fit, measure in how.folds], false_match_rate)
         calibration = how.fit(meaning=meaning, false_match_rate=false_match_rate)
     except ValueError as error:  # of one kind of pairs there are none, or the cosine says nothing about them
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
@@ -202,12 +211,12 @@ def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, each: int,
     return _fit_of_halves(pairs(half, 1), pairs(~half, 2))
 
 
-def _pairs_of_list(package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool, seed: int) -> _Fit:
+def _pairs_of_list(package: ModelPackage, read: PairPictures, halves: tuple[np.ndarray, np.ndarray]) -> _Fit:
     """Pairs of one half of a list to fit on, and of the other to measure on; tells what is in neither."""
-    scored, pairs, _, _ = scored_pairs(package, data, listed, skip_bad=skip_bad)
-    first, second = pair_halves(pairs, seed=seed)
-    if told_of := caveats(pairs, int(first.sum() + second.sum())):
+    first, second = halves
+    if told_of := caveats(read.pairs, int(first.sum() + second.sum())):
         write_line(told_of.strip(), err=True)
+    scored = scored_pairs(package, read)
     return _fit_of_halves(scored.part(first), scored.part(second))
 
 
@@ -229,11 +238,11 @@ def _check_enough(count: int, kind: str) -> None:
         raise TrainingError(f"There are {count} {kind}; calibration wants four at least.", reason="CLASSES_TOO_FEW")
 
 
-def _check_pairs(data: Path, folds: Sequence[tuple[ScoredPairs, ScoredPairs]], false_match_rate: float) -> None:
-    """Refuses pairs of which the default threshold's rates can't be stated."""
-    least = min((fit for fit, _ in folds), key=lambda one: len(one.same))
+def _check_pairs(data: Path, folds: Sequence[tuple[np.ndarray, np.ndarray]], false_match_rate: float) -> None:
+    """Refuses pairs of which the default threshold's rates can't be stated; `folds`: which are same, `[pairs] bool`."""
+    least = min((fit for fit, _ in folds), key=len)
     needed = pairs_needed(false_match_rate)
-    for what, sides in (("fit on", [least.same]), ("measure on", [measure.same for _, measure in folds])):
+    for what, sides in (("fit on", [least]), ("measure on", [measure for _, measure in folds])):
         same = sum(int(side.sum()) for side in sides)
         different = sum(len(side) for side in sides) - same
         if same < LEAST_SAME_PAIRS or different < needed:

@@ -15,6 +15,7 @@ from twinsight_core.commands.labelled import (
     SKIP_BAD_OPTION,
     class_pictures,
     labelled_pictures,
+    listed_pictures,
     scored_pairs,
 )
 from twinsight_core.commands.options import refuse_options, told
@@ -116,9 +117,13 @@ def _check_options(package: ModelPackage, annotations: Path | None) -> None:
 def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad: bool, groups: bool) -> Findings:
     if package.card.task == "embedding":
         if pairs is not None:
-            scored, listed, images, left_out = scored_pairs(package, data, pairs, skip_bad=skip_bad)
-            findings = pair_findings(scored, listed.folds, rows=listed.sides, images=images, files=listed.files)
-            return replace(findings, protocol=findings.protocol + uncounted(listed)).leaving_out(left_out)
+            read_pairs = listed_pictures(package, data, pairs, skip_bad=skip_bad)
+            scored, listed = scored_pairs(package, read_pairs), read_pairs.pairs
+            findings = pair_findings(
+                scored, listed.folds, rows=listed.sides, images=read_pairs.images, files=listed.files
+            )
+            protocol = findings.protocol + uncounted(listed)
+            return replace(findings, protocol=protocol).leaving_out(len(read_pairs.skipped))
         read = class_pictures(package, data, skip_bad=skip_bad)
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import numpy as np
@@ -16,8 +15,7 @@ from twinsight_core.packages import ModelPackage
 from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.files import composed
-from twinsight_core.training.pairs import PairList
-from twinsight_core.training.siamese_pairs import read_pair_pictures
+from twinsight_core.training.siamese_pairs import PairPictures, read_pair_pictures
 
 DATA_OPTION = click.option(
     "--data",
@@ -69,24 +67,8 @@ def labelled_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> L
     return replace(read, labels=places[read.labels], classes=package.card.labels)
 
 
-class ListedPairs(NamedTuple):
-    """A list of pairs as a model sees it.
-
-    Attributes:
-        scored: the cosine of each pair, and its truth.
-        pairs: the list.
-        images: [files, height, width, 3] uint8, RGB, 0..255; the pictures of the list.
-        left_out: how many other pictures of the list can't be read.
-    """
-
-    scored: ScoredPairs
-    pairs: PairList
-    images: np.ndarray
-    left_out: int
-
-
-def scored_pairs(package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool = False) -> ListedPairs:
-    """Returns the pairs of a list with their cosines; tells what is left out.
+def listed_pictures(package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool = False) -> PairPictures:
+    """Returns the pairs of a list, and their pictures at the model's size; tells what is left out.
 
     Args:
         package: an embedding model.
@@ -101,7 +83,11 @@ def scored_pairs(package: ModelPackage, data: Path, listed: Path, *, skip_bad: b
     refuse_options(("groups",), why="--pairs: a list of pairs has no groups")
     read = read_pair_pictures(data, listed, preprocessing=package.card.preprocessing, skip_bad=skip_bad)
     tell_skipped(read.skipped)
-    pairs = read.pairs
+    return read
+
+
+def scored_pairs(package: ModelPackage, read: PairPictures) -> ScoredPairs:
+    """Returns the cosine of each pair of a list, and its truth."""
     embeddings = embedder(package.build())(read.images)
-    cosine = np.sum(embeddings[pairs.left] * embeddings[pairs.right], axis=1)
-    return ListedPairs(ScoredPairs(cosine=cosine, same=pairs.same), pairs, read.images, len(read.skipped))
+    cosine = np.sum(embeddings[read.pairs.left] * embeddings[read.pairs.right], axis=1)
+    return ScoredPairs(cosine=cosine, same=read.pairs.same)

@@ -199,6 +199,16 @@ def test_pairs_too_few_for_the_default_thresholds_rate_are_refused(embedding: Pa
         assert not (things / "out").exists()
 
 
+def test_a_list_that_is_too_short_is_refused_before_its_pictures_are_embedded(
+    embedding: Path, things: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_core.commands.labelled.embedder", lambda _network: pytest.fail("it embeds"))
+    listed = ("--pairs", things / "pairs.csv", "--false-match-rate", "0.0001")
+    done = run(calibrate, "--model", embedding, "--data", things / "things", *listed, "--out", things / "out")
+    assert done.exit_code == 1, done.output
+    assert "for a false match rate of 0.0001 it takes 100 and 30000 at least." in done.stderr
+
+
 def test_more_pairs_are_drawn_where_a_low_rate_asks_for_them(
     embedding: Path, things: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,4 +277,4 @@ def test_a_list_that_is_left_with_pairs_of_one_kind_is_refused(embedding: Path, 
     done = run(calibrate, "--model", embedding, "--data", things / "things", "--pairs", things / "pairs.csv",
                "--out", things / "out", "--skip-bad")  # fmt: skip
     assert done.exit_code == 1, done.output
-    assert "no calibration can be fitted: `same` must hold pairs of both kinds." in done.stderr
+    assert "no calibration can be fitted: it takes pairs of both kinds." in done.stderr
