@@ -1,6 +1,7 @@
 """Any number of files in calls that each take a limited number: cut, asked one after another, put together again.
 
-A file that can't travel at all is answered here, as the server would have: it fails alone.
+A file that can't travel at all is answered here, as the server would have: it fails alone. Where a call fails as a
+whole, or Ctrl-C comes, what was answered until then is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import Generic, TypeVar
 import click
 
 from twinsight_client.cli.output import write_error
-from twinsight_client.errors import InvalidArgument, ResourceExhausted
+from twinsight_client.errors import (
+    Cancelled,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    TwinsightClientError,
+)
 from twinsight_client.images import size_bytes
 from twinsight_client.results import ItemError, ModelReference, ModelResults
 from twinsight_client.status import is_too_large
@@ -27,6 +34,7 @@ MAX_FILE_BYTES = 60 * 1024 * 1024
 """What fits a message of 64 MiB; servers take less, but say so themselves."""
 TOO_LARGE = "FILE_TOO_LARGE"
 UNREADABLE = "FILE_UNREADABLE"
+INTERRUPTED = "INTERRUPTED"
 PICTURE = click.Path(dir_okay=False, readable=False, path_type=Path)
 """One of several files: one that is not there or can't be read is no wrong command line, but fails alone."""
 
@@ -41,20 +49,31 @@ class Answered(Generic[T]):
     Attributes:
         model: what answered.
         answers: each file with its answer, in the order given.
+        ended: what ended the asking early; None: it came to its end.
+        unanswered: places of the files that were left without an answer then; their errors tell what ended it.
     """
 
     model: ModelReference
     answers: tuple[tuple[Path, T | ItemError], ...]
+    ended: TwinsightClientError | KeyboardInterrupt | None = None
+    unanswered: frozenset[int] = frozenset()
 
     def successes(self) -> list[tuple[Path, T]]:
         """The files that have an answer, with it."""
         return [(file, answer) for file, answer in self.answers if not isinstance(answer, ItemError)]
 
     def write_errors(self) -> None:
-        """Lists the files that have none, on standard error."""
+        """Lists the files that have none, on standard error; those that were never dealt with only as a number."""
         for file, answer in self.answers:
-            if isinstance(answer, ItemError):
+            if isinstance(answer, ItemError) and answer.index not in self.unanswered:
                 write_error(f"skipped {file}: {answer.message} [{answer.reason or answer.code}]")
+        if self.unanswered:
+            write_error(f"Not finished: {len(self.unanswered)} of {len(self.answers)} files have no answer.")
+
+    def raise_ended(self) -> None:
+        """Raises what ended the asking early, once what there is was printed; returns where nothing did."""
+        if self.ended is not None:
+            raise self.ended
 
 
 @dataclass(frozen=True)
@@ -73,22 +92,35 @@ class Sized:
 
 
 def ask_in_batches(files: Sequence[Path], ask: Callable[[Sequence[bytes]], ModelResults[T]]) -> Answered[T]:
-    """Returns the answers to all files.
+    """Returns the answers to all files, or to those asked about before a call failed or Ctrl-C came.
 
     Args:
         files: pictures, at least one.
         ask: makes one call, with the files' bytes.
+
+    Raises:
+        TwinsightClientError: the first call failed: there is nothing to keep.
+        KeyboardInterrupt: likewise.
     """
     sendable, refused = sort_out(files)
     model = ModelReference()
     answers: dict[int, T | ItemError] = {**refused}
-    for batch in cut(sendable, size_of=lambda one: one.size, most=BATCH_SIZE):
-        read, unread = _read(batch)
-        answers |= unread
-        answered_by, found = _ask(read, ask)
-        model = answered_by if answered_by.digest else model
-        answers |= placed([one for one, _ in read], found)
-    return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)))
+    ended: TwinsightClientError | KeyboardInterrupt | None = None
+    try:
+        for batch in cut(sendable, size_of=lambda one: one.size, most=BATCH_SIZE):
+            read, unread = _read(batch)
+            answered_by, found = _ask(read, ask)
+            _check_same(model, answered_by)
+            model = answered_by if answered_by.digest else model
+            answers |= unread | placed([one for one, _ in read], found)
+    except (TwinsightClientError, KeyboardInterrupt) as error:
+        if len(answers) == len(refused):
+            raise
+        ended = error
+    unanswered = frozenset(range(len(files))) - answers.keys()
+    if ended is not None:
+        answers |= {index: _left(index, ended) for index in unanswered}
+    return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)), ended, unanswered)
 
 
 def sort_out(files: Sequence[Path]) -> tuple[list[Sized], dict[int, ItemError]]:
@@ -158,6 +190,23 @@ def _read(batch: Iterable[Sized]) -> tuple[list[tuple[Sized, bytes]], dict[int, 
 
 def _unreadable(index: int, error: OSError) -> ItemError:
     return ItemError(index, InvalidArgument.code, UNREADABLE, error.strerror or str(error))
+
+
+def _check_same(model: ModelReference, answered_by: ModelReference) -> None:
+    """Raises FailedPrecondition where the server was started again with another model: answers are never mixed."""
+    if model.digest and answered_by.digest and answered_by != model:
+        raise FailedPrecondition(
+            f"Model `{model.name}` ({model.digest}) answered at first, and now `{answered_by.name}` "
+            f"({answered_by.digest}).",
+            reason="MODEL_MISMATCH",
+        )
+
+
+def _left(index: int, ended: TwinsightClientError | KeyboardInterrupt) -> ItemError:
+    """Returns the error of a file that nobody was asked about any more."""
+    if isinstance(ended, KeyboardInterrupt):
+        return ItemError(index, Cancelled.code, INTERRUPTED, "It was interrupted before this file was answered.")
+    return ItemError(index, ended.code, ended.reason, ended.message)
 
 
 def _ask(

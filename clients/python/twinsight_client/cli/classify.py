@@ -10,7 +10,7 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.batches import PICTURE, Answered, ask_in_batches
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_json, write_table
-from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.results import ItemError, Label
 
 
@@ -37,14 +37,17 @@ def classify(settings: Settings, files: tuple[Path, ...], top_k: int, model: str
     """Say which of a model's labels pictures bear, the most probable first.
 
     `twinsight models NAME` tells which labels there are. Files that can't be read are listed, and the exit code is 3.
+    Where it ends early, as by Ctrl-C, it gives what was answered until then.
     """
-    with settings.client() as client:
+    with settings.client(retry=PATIENT) as client:
+        client.health()  # is never tried again: a server that is not there is told of at once
         answered = ask_in_batches(files, lambda batch: client.classify(batch, model=model, top_k=top_k))
     answered.write_errors()
     if settings.as_json:
         write_json({"model": answered.model, "results": [_result(*one) for one in answered.answers]})
     else:
         _write(answered)
+    answered.raise_ended()
     if len(answered.successes()) < len(files):
         raise click.exceptions.Exit(exits.PARTIAL)
 

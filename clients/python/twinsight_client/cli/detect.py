@@ -13,7 +13,7 @@ from twinsight_client.cli.drawing import Undrawable, draw_detections
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_json, write_table
 from twinsight_client.cli.pictures import SUFFIXES
-from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.results import Detection, ItemError
 
 _JPEG_QUALITY = 92
@@ -58,9 +58,11 @@ def detect(
     """Find things in pictures: where they are, in fractions of the picture's size, what they are, and the score.
 
     `twinsight models NAME` tells which labels there are. Files that can't be read are listed, and the exit code is 3.
+    Where it ends early, as by Ctrl-C, it gives what was answered until then.
     """
     copies = {} if out is None else _copies(out, files)
-    with settings.client() as client:
+    with settings.client(retry=PATIENT) as client:
+        client.health()  # is never tried again: a server that is not there is told of at once
         answered = ask_in_batches(
             files,
             lambda batch: client.detect(
@@ -75,6 +77,7 @@ def detect(
         write_json({"model": answered.model, "results": results})
     else:
         _write(done)
+    answered.raise_ended()
     if len(done) < len(files) or (out is not None and len(drawn) < len(set(files))):
         raise click.exceptions.Exit(exits.PARTIAL)
 

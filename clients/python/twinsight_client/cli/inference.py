@@ -13,7 +13,7 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.batches import MAX_FILE_BYTES, PICTURE, TOO_LARGE, ask_in_batches, too_large
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import check_writable, percent, write_error, write_fields, write_json, write_table
-from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.errors import InvalidArgument, TwinsightClientError
 from twinsight_client.results import Embedding, ItemError, ModelReference
 
@@ -114,12 +114,14 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
 
     With --out the vectors go to a NumPy archive: `vectors` [pictures, dimension] float32, `files`, `model` and
     `digest`. Vectors compare only under the same digest. Files that can't be read are listed, and the exit code is 3.
+    Where it ends early, as by Ctrl-C, it gives what was answered until then.
     """
     if out is not None and out.suffix != ".npz":
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
     if out is not None:
         check_writable(out)
-    with settings.client() as client:
+    with settings.client(retry=PATIENT) as client:
+        client.health()  # is never tried again: a server that is not there is told of at once
         answered = ask_in_batches(files, lambda batch: client.embed(batch, model=model))
     done = answered.successes()
     if out is not None:
@@ -130,6 +132,7 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
         write_json({"model": answered.model, "results": results})
     else:
         _write_vectors(done)
+    answered.raise_ended()
     if len(done) < len(files):
         raise click.exceptions.Exit(exits.PARTIAL)
 
