@@ -102,6 +102,19 @@ def test_an_archive_has_the_vectors_that_were_answered(
         assert archive["vectors"].shape == (2, 16)
 
 
+def test_a_table_has_what_was_answered_and_an_older_one_stays_where_nothing_was(
+    twinsight: Twinsight, files: list[Path], fail_from: Callable[[int, BaseException], None], tmp_path: Path
+) -> None:
+    out = tmp_path / "labels.csv"
+    fail_from(2, Unavailable("Draining.", reason="DRAINING"))
+    assert twinsight("classify", *files, "--top-k", 1, "--csv", out).exit_code == 4
+    whole = out.read_text()
+    errors = [line.split(",")[4] for line in whole.splitlines()]
+    assert errors == ["error", "", "FILE_UNREADABLE", "DRAINING", "DRAINING"]
+    assert twinsight("classify", *files, "--csv", out).exit_code == 4
+    assert out.read_text() == whole
+
+
 @COMMANDS
 def test_where_nothing_was_answered_the_error_is_all_there_is(
     twinsight: Twinsight, files: list[Path], fail_from: Callable[[int, BaseException], None], command: str

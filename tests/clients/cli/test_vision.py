@@ -103,7 +103,6 @@ def test_files_that_are_not_there_or_may_not_be_read_are_listed_and_the_others_a
     ]
     answers = json.loads(result.stdout)["results"]
     assert [one.get("error", {}).get("index") for one in answers] == [0, None, 2]
-    assert twinsight(command, album).exit_code == 2
 
 
 @pytest.mark.parametrize("command", ["classify", "detect", "embed"])

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
-
-import click
 
 from twinsight_client.cli.output import write_error
 from twinsight_client.errors import (
@@ -35,8 +33,6 @@ MAX_FILE_BYTES = 60 * 1024 * 1024
 TOO_LARGE = "FILE_TOO_LARGE"
 UNREADABLE = "FILE_UNREADABLE"
 INTERRUPTED = "INTERRUPTED"
-PICTURE = click.Path(dir_okay=False, readable=False, path_type=Path)
-"""One of several files: one that is not there or can't be read is no wrong command line, but fails alone."""
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -91,20 +87,31 @@ class Sized:
     size: int
 
 
-def ask_in_batches(files: Sequence[Path], ask: Callable[[Sequence[bytes]], ModelResults[T]]) -> Answered[T]:
+def ask_in_batches(
+    files: Sequence[Path],
+    ask: Callable[[Sequence[bytes]], ModelResults[T]],
+    *,
+    known: Mapping[int, ItemError] | None = None,
+    arrived: Callable[[Mapping[int, T | ItemError]], None] = lambda _answers: None,
+) -> Answered[T]:
     """Returns the answers to all files, or to those asked about before a call failed or Ctrl-C came.
 
     Args:
-        files: pictures, at least one.
+        files: pictures.
         ask: makes one call, with the files' bytes.
+        known: errors of files that need not be looked at, by their places.
+        arrived: told the answers as they come, by the files' places: those of a call, then of the next; each once, the
+            files left without an answer among them. What it raises ends the asking as what a call raises does.
 
     Raises:
         TwinsightClientError: the first call failed: there is nothing to keep.
         KeyboardInterrupt: likewise.
     """
-    sendable, refused = sort_out(files)
+    sendable, refused = sort_out(files, known)
     model = ModelReference()
-    answers: dict[int, T | ItemError] = {**refused}
+    answers: dict[int, T | ItemError] = {}
+    untold: dict[int, T | ItemError] = {**refused}
+    left: list[int] = []
     ended: TwinsightClientError | KeyboardInterrupt | None = None
     try:
         for batch in cut(sendable, size_of=lambda one: one.size, most=BATCH_SIZE):
@@ -112,22 +119,35 @@ def ask_in_batches(files: Sequence[Path], ask: Callable[[Sequence[bytes]], Model
             answered_by, found = _ask(read, ask)
             _check_same(model, answered_by)
             model = answered_by if answered_by.digest else model
-            answers |= unread | placed([one for one, _ in read], found)
+            untold |= unread | placed([one for one, _ in read], found)
+            answers |= untold
+            told, untold = untold, {}
+            arrived(told)
     except (TwinsightClientError, KeyboardInterrupt) as error:
-        if len(answers) == len(refused):
+        if not answers:
             raise
         ended = error
-    unanswered = frozenset(range(len(files))) - answers.keys()
-    if ended is not None:
-        answers |= {index: _left(index, ended) for index in unanswered}
-    return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)), ended, unanswered)
+        left = [index for index in range(len(files)) if index not in answers and index not in untold]
+        untold |= {index: _left(index, error) for index in left}
+    answers |= untold
+    arrived(untold)
+    return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)), ended, frozenset(left))
 
 
-def sort_out(files: Sequence[Path]) -> tuple[list[Sized], dict[int, ItemError]]:
-    """Returns the files that can travel, and for the others the error that each of them gets, by its place."""
+def sort_out(
+    files: Sequence[Path], known: Mapping[int, ItemError] | None = None
+) -> tuple[list[Sized], dict[int, ItemError]]:
+    """Returns the files that can travel, and for the others the error that each of them gets, by its place.
+
+    Args:
+        files: any.
+        known: errors of files that need not be looked at.
+    """
     sendable: list[Sized] = []
-    refused: dict[int, ItemError] = {}
+    refused: dict[int, ItemError] = {**(known or {})}
     for index, file in enumerate(files):
+        if index in refused:
+            continue
         try:
             size = size_bytes(file)
             if not os.access(file, os.R_OK):

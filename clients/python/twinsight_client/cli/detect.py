@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.batches import PICTURE, ask_in_batches
+from twinsight_client.cli.batches import ask_in_batches
 from twinsight_client.cli.drawing import Undrawable, draw_detections
+from twinsight_client.cli.given import FILE_OR_FOLDER, Given, pictures_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_json, write_table
 from twinsight_client.cli.pictures import SUFFIXES
@@ -27,7 +28,7 @@ _JPEG_QUALITY = 92
         "twinsight detect *.jpg --out found/",
     ),
 )
-@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=PICTURE)
+@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE_OR_FOLDER)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -49,7 +50,7 @@ _JPEG_QUALITY = 92
 def detect(
     settings: Settings,
     *,
-    files: tuple[Path, ...],
+    paths: tuple[Path, ...],
     out: Path | None,
     min_score: float | None,
     max_detections: int | None,
@@ -57,10 +58,13 @@ def detect(
 ) -> None:
     """Find things in pictures: where they are, in fractions of the picture's size, what they are, and the score.
 
-    `twinsight models NAME` tells which labels there are. Files that can't be read are listed, and the exit code is 3.
+    Of a folder these are the JPEG, PNG and WebP files under it, as `twinsight index` finds them. `twinsight models
+    NAME` tells which labels there are. Files that can't be read are listed, and the exit code is 3.
     Where it ends early, as by Ctrl-C, it gives what was answered until then.
     """
-    copies = {} if out is None else _copies(out, files)
+    given = pictures_given(paths)
+    files = given.files
+    copies = {} if out is None else _copies(out, given)
     with settings.client(retry=PATIENT) as client:
         client.health()  # is never tried again: a server that is not there is told of at once
         answered = ask_in_batches(
@@ -68,6 +72,7 @@ def detect(
             lambda batch: client.detect(
                 batch, model=model, score_threshold=min_score, max_detections=max_detections or 0
             ),
+            known=given.errors,
         )
     answered.write_errors()
     done = answered.successes()
@@ -82,11 +87,17 @@ def detect(
         raise click.exceptions.Exit(exits.PARTIAL)
 
 
-def _copies(out: Path, files: Sequence[Path]) -> dict[Path, Path]:
+def _copies(out: Path, given: Given) -> dict[Path, Path]:
     """Returns where the copy of each file goes: never where one of the files is, and no two to one place.
 
     A copy that can't have its file's own name is not written over anything either: nobody asked for that name.
     """
+    files = given.files
+    for folder in set(given.folders):
+        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+            raise click.BadParameter(
+                f"{out} is in {folder}, where the next run would take the copies for pictures.", param_hint="--out"
+            )
     is_file = not out.is_dir() and out.suffix.lower() in SUFFIXES
     if is_file and len(set(files)) > 1:
         raise click.BadParameter(f"{out} must be a folder where there are several pictures.", param_hint="--out")

@@ -10,7 +10,8 @@ import click
 import numpy as np
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.batches import MAX_FILE_BYTES, PICTURE, TOO_LARGE, ask_in_batches, too_large
+from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, ask_in_batches, too_large
+from twinsight_client.cli.given import FILE_OR_FOLDER, pictures_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import check_writable, percent, write_error, write_fields, write_json, write_table
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
@@ -97,7 +98,7 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
         "twinsight embed cat.jpg --json",
     ),
 )
-@click.argument("files", metavar="IMAGE...", nargs=-1, required=True, type=PICTURE)
+@click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE_OR_FOLDER)
 @click.option(
     "--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="Write the vectors to this .npz file."
 )
@@ -109,8 +110,10 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
 )
 @shared_options()
 @click.pass_obj
-def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: str) -> None:
+def embed(settings: Settings, paths: tuple[Path, ...], out: Path | None, model: str) -> None:
     """Turn pictures into vectors of length 1.
+
+    Of a folder these are the JPEG, PNG and WebP files under it, as `twinsight index` finds them.
 
     With --out the vectors go to a NumPy archive: `vectors` [pictures, dimension] float32, `files`, `model` and
     `digest`. Vectors compare only under the same digest. Files that can't be read are listed, and the exit code is 3.
@@ -120,9 +123,10 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
     if out is not None:
         check_writable(out)
+    given = pictures_given(paths)
     with settings.client(retry=PATIENT) as client:
         client.health()  # is never tried again: a server that is not there is told of at once
-        answered = ask_in_batches(files, lambda batch: client.embed(batch, model=model))
+        answered = ask_in_batches(given.files, lambda batch: client.embed(batch, model=model), known=given.errors)
     done = answered.successes()
     if out is not None:
         _write_archive(out, done, answered.model)
@@ -133,7 +137,7 @@ def embed(settings: Settings, files: tuple[Path, ...], out: Path | None, model: 
     else:
         _write_vectors(done)
     answered.raise_ended()
-    if len(done) < len(files):
+    if len(done) < len(given.files):
         raise click.exceptions.Exit(exits.PARTIAL)
 
 
