@@ -332,7 +332,7 @@ def test_a_client_certificate_without_its_key_is_a_usage_error(tmp_path: Path) -
 
 def test_every_command_has_a_help_that_fits_and_the_exit_codes_are_told(twinsight: Twinsight) -> None:
     top = twinsight("--help").stdout
-    names = "index search compare embed classify detect collections models health serve"
+    names = "index search items compare embed classify detect collections models health serve"
     assert all(name in top for name in names.split())
     assert exits.HELP.removeprefix("\b\n").splitlines()[3].strip() in top
     for name, command in main.commands.items():

@@ -19,6 +19,7 @@ from twinsight_client.cli.group import CommandGroup, ServerCommand
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.index import index
 from twinsight_client.cli.inference import compare, embed
+from twinsight_client.cli.items import items
 from twinsight_client.cli.search import search
 from twinsight_client.cli.server_state import health, models
 from twinsight_client.cli.settings import shared_options
@@ -78,7 +79,7 @@ def main() -> None:
     """
 
 
-for _command in (index, search, compare, embed, classify, detect, collections, models, health, bench):
+for _command in (index, search, items, compare, embed, classify, detect, collections, models, health, bench):
     main.add_command(_command)
 for _name, (_location, _short_help, _extra) in SERVER_COMMANDS.items():
     main.add_command(ServerCommand(_name, location=_location, short_help=_short_help, extra=_extra))

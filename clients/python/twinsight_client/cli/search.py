@@ -7,13 +7,12 @@ from pathlib import Path
 
 import click
 
+from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_error, write_json, write_table
 from twinsight_client.cli.pictures import stored_file
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.cli.sheet import Tile, contact_sheet
-from twinsight_client.errors import InvalidArgument
-from twinsight_client.filters import filter_from_json
 from twinsight_client.images import ImageInput, Region
 from twinsight_client.items import ItemId
 from twinsight_client.results import Match
@@ -101,10 +100,7 @@ def search(
         raise click.UsageError("--region is a part of IMAGE; an --item is searched by as it is stored.")
     if exclude_self and item is None:
         raise click.UsageError("--exclude-self is of an --item; an IMAGE is no item.")
-    try:
-        where = filter_from_json(condition) if condition is not None else None
-    except InvalidArgument as error:
-        raise click.BadParameter(error.message, param_hint="--filter") from error
+    where = filter_given(condition)
     query = ItemId(item) if item is not None else ImageInput(image or Path(), region=region)
     with settings.client() as client:
         results = client.search(
