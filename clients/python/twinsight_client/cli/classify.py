@@ -13,7 +13,8 @@ from twinsight_client.cli.batches import Answered, ask_in_batches
 from twinsight_client.cli.given import FILE_OR_FOLDER, pictures_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.label_table import LabelTable
-from twinsight_client.cli.output import check_writable, percent, write_error, write_json, write_table
+from twinsight_client.cli.labelling import FIELDS_OF_FILES, Labeller, LabelReport, Shown
+from twinsight_client.cli.output import check_writable, percent, write_error, write_fields, write_json, write_table
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.results import ItemError, Label, ModelResults
@@ -25,6 +26,8 @@ from twinsight_client.results import ItemError, Label, ModelResults
         "twinsight classify cat.jpg",
         "twinsight classify *.jpg --top-k 1 --json",
         "twinsight classify ~/Pictures --min-probability 0.8 --csv labels.csv",
+        "twinsight classify ~/Pictures --min-probability 0.8 --write-to photos",
+        'twinsight search cat.jpg --filter \'{"label": "cat"}\'',
     ),
 )
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE_OR_FOLDER)
@@ -50,6 +53,26 @@ from twinsight_client.results import ItemError, Label, ModelResults
     metavar="FILE",
     help="Write the labels to this file as they come, a row each, instead of printing a table.",
 )
+@click.option(
+    "--write-to",
+    metavar="COLLECTION",
+    help="Write the best label and its probability to the items of these pictures, instead of printing a table.",
+)
+@click.option("--prefix", default="", help="With --write-to: what `twinsight index` was told to put before each id.")
+@click.option(
+    "--label-field",
+    metavar="NAME",
+    default="label",
+    show_default=True,
+    help="With --write-to: the field that takes the label.",
+)
+@click.option(
+    "--probability-field",
+    metavar="NAME",
+    default="label_probability",
+    show_default=True,
+    help="With --write-to: the field that takes its probability.",
+)
 @shared_options()
 @click.pass_obj
 def classify(
@@ -60,6 +83,10 @@ def classify(
     min_probability: float | None,
     model: str,
     out: Path | None,
+    write_to: str | None,
+    prefix: str,
+    label_field: str,
+    probability_field: str,
 ) -> None:
     """Say which of a model's labels pictures bear, the most probable first.
 
@@ -67,19 +94,40 @@ def classify(
     NAME` tells which labels there are. With --csv the file has the columns `file`, `rank` (1 is the most probable),
     `label`, `probability` and `error`.
 
+    With --write-to the items that `twinsight index` made of these very files are labelled, a batch at a time, whichever
+    folder above them it was told. Their other fields and their vectors stay; of two that change the same item at the
+    same time the later wins. A picture that has no label, as with --min-probability, has that of an earlier run taken
+    away. Where pictures have no item the exit code is 3.
+
     Files that can't be read are listed, and the exit code is 3. Where it ends early, as by Ctrl-C, it gives what was
     answered until then.
     """
+    if write_to is not None:
+        _check_fields(label_field, probability_field)
     given = pictures_given(paths)
     if out is not None:
         check_writable(out)
     with settings.client(retry=PATIENT) as client, LabelTable(out) as table:
         client.health()  # is never tried again: a server that is not there is told of at once
+        labeller = None
+        if write_to is not None:
+            client.get_collection(write_to)  # a name that is wrong is told before the work
+            labeller = Labeller(
+                client, write_to, prefix=prefix, label_field=label_field, probability_field=probability_field
+            )
         with progress_bar(shown=not settings.as_json and sys.stderr.isatty()) as progress:
             task = progress.add_task("classify", total=len(given.files))
 
             def take(answers: Mapping[int, list[Label] | ItemError]) -> None:
                 table.write((given.files[place], answers[place]) for place in sorted(answers))
+                if labeller is not None:
+                    labeller.write(
+                        [
+                            Shown(given.files[place], given.folders[place], answer)
+                            for place, answer in answers.items()
+                            if not isinstance(answer, ItemError)
+                        ]
+                    )
                 progress.advance(task, len(answers))
 
             answered = ask_in_batches(
@@ -89,15 +137,50 @@ def classify(
                 arrived=take,
             )
     answered.write_errors()
+    report = labeller.report if labeller is not None else None
     if settings.as_json:
-        write_json({"model": answered.model, "results": [_result(*one) for one in answered.answers]})
-    elif out is None:
+        results = [_result(*one) for one in answered.answers]
+        write_json({"model": answered.model, "results": results} | ({} if report is None else {"written_to": report}))
+    elif out is None and report is None:
         _write(answered)
     if out is not None:
         write_error(f"Labels: {out} ({len(answered.successes())} pictures)")
+    if report is not None and not settings.as_json:
+        _tell(report, pictures=len(given.files))
     answered.raise_ended()
-    if len(answered.successes()) < len(given.files):
+    if len(answered.successes()) < len(given.files) or (report and (report.no_item or report.skipped)):
         raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _check_fields(label_field: str, probability_field: str) -> None:
+    for name, option in ((label_field, "--label-field"), (probability_field, "--probability-field")):
+        if not name or name in FIELDS_OF_FILES:
+            said = f"`{name}` is `twinsight index`'s own." if name else "it must not be empty."
+            raise click.BadParameter(said, param_hint=option)
+    if label_field == probability_field:
+        raise click.UsageError("--label-field and --probability-field must differ.")
+
+
+def _tell(report: LabelReport, *, pictures: int) -> None:
+    """Prints what became of the items."""
+    for one in report.skipped:
+        write_error(f"not labelled {one.id}: {one.message} [{one.reason}]")
+    if report.no_item:
+        write_error(
+            f"{len(report.no_item)} pictures have no item in {report.collection} ({report.no_item[0]} for one): "
+            "`twinsight index` makes them, and --prefix must be as it was there."
+        )
+    write_fields(
+        {
+            "collection": report.collection,
+            "pictures": pictures,
+            "written": report.written,
+            "unchanged": report.unchanged,
+            "no label": report.no_label,
+            "no item": len(report.no_item),
+            "not labelled": len(report.skipped),
+        }
+    )
 
 
 def _sure(results: ModelResults[list[Label]], least: float) -> ModelResults[list[Label]]:
