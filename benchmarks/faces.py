@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from twinsight_core.commands.labelled import scored_pairs
+from twinsight_core.commands.labelled import listed_pictures, scored_pairs
 from twinsight_core.evaluation.verification import roc_curve
 from twinsight_core.packages import load_package
 from twinsight_core.training.class_folders import classes_of
@@ -60,10 +60,11 @@ def scores(data: Path, out: Path) -> dict[str, float]:
     if not (out / PACKAGE / "model.json").exists():
         train(data, out)
     package = load_package(out / PACKAGE)
-    pairs, listed, images, _ = scored_pairs(package, data / PICTURES, _pair_list(PictureSource(data / PICTURES), out))
+    read = listed_pictures(package, data / PICTURES, _pair_list(PictureSource(data / PICTURES), out))
+    listed = read.pairs
     of_fold = np.asarray(listed.folds) == FOLD - 1
-    fold = pairs.part(of_fold)
-    found = pair_findings(fold, None, rows=listed.sides[of_fold], images=images, files=listed.files).scores
+    fold = scored_pairs(package, read).part(of_fold)
+    found = pair_findings(fold, None, rows=listed.sides[of_fold], images=read.images, files=listed.files).scores
     if package.card.calibration is not None:
         likely = package.card.calibration.probability(fold.cosine) >= 0.5
         found["accuracy_at_probability_half"] = float(np.mean(likely == fold.same))

@@ -157,6 +157,7 @@ def _search(load: Load, queries: list[Vector]) -> bytes:
         ef=load.ef,
         include_metadata=False,
         include_vectors=False,
+        exclude_self=False,
         vector_model_digest="",
     )
     return operation.request.SerializeToString()

@@ -219,6 +219,7 @@ def _search(query: np.ndarray) -> Operation[SearchResponse, Results[list[Match]]
         ef=0,
         include_metadata=True,
         include_vectors=False,
+        exclude_self=False,
         vector_model_digest="",
     )
 

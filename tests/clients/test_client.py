@@ -224,8 +224,8 @@ def test_search_finds_by_picture_by_vector_and_by_item(client: Client, photos: s
 def test_an_item_can_be_left_out_of_its_own_matches(client: Client, photos: str, picture: Draw) -> None:
     client.upsert(photos, [NewItem(f"copy-{n}", picture(3)) for n in range(3)]).values()
     queries: list[bytes | ItemId] = [ItemId("p3"), ItemId("copy-1"), picture(3)]
-    for options in ({}, {"ef": 4}, {"exact": True}, {"include_vectors": True}):
-        found = client.search(photos, queries, top_k=4, exclude_self=True, **options).values()
+    for ef, exact in ((0, False), (4, False), (0, True)):
+        found = client.search(photos, queries, top_k=4, ef=ef, exact=exact, exclude_self=True).values()
         assert [{one.id for one in matches} & {"p3", "copy-0", "copy-1", "copy-2"} for matches in found] == [
             {"copy-0", "copy-1", "copy-2"},
             {"p3", "copy-0", "copy-2"},
