@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -51,6 +52,29 @@ def test_a_stream_does_not_go_on_into_a_collection_that_was_made_anew() -> None:
     assert [batch.last_batch for batch in rest] == [0] * 4
     assert len(list(client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1))) == len(ITEMS)
     assert stored(client) == [item.id for item in ITEMS]
+
+
+def test_nor_does_one_that_was_told_where_to_resume_before() -> None:
+    client = FakeClient()
+
+    def begun() -> Iterator[NewItem]:
+        """The list, with the collection made anew while the client passes over what is written."""
+        yield from ITEMS[:2]
+        client.delete_collection("c")
+        client.create_collection("c", dimension=1)
+        yield from ITEMS[2:]
+
+    client.create_collection("c", dimension=1)
+    list(client.ingest("c", ITEMS[:2], ingest_id="bulk", batch_size=1))
+    rest = list(client.ingest("c", begun(), ingest_id="bulk", batch_size=1))
+    (first, *others) = [error for batch in rest for error in batch.errors()]
+    assert first.message == (
+        "`batch` (=3) follows batch 2, and 0 is the last on disk: the collection was made anew since, say. Ask again "
+        "where to resume."
+    )
+    assert {error.reason for error in (first, *others)} == {"BATCH_OUT_OF_ORDER"}
+    assert stored(client) == []
+    assert len(list(client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1))) == len(ITEMS)
 
 
 def test_without_a_name_a_refused_batch_holds_nothing_back() -> None:

@@ -87,6 +87,28 @@ def test_where_to_resume_is_told_of_the_collection_that_is_written_to(api: Refle
     assert ids_in(api, small) == []
 
 
+def test_what_was_told_by_another_stream_must_be_on_disk(api: Reflected, small: str) -> None:
+    ingest = api.stream("CollectionService", "IngestItems")
+
+    def sent(*numbers: int, follows: int) -> list[Dynamic]:
+        batches = [batch_of(api, small, number) for number in numbers]
+        for one in batches:
+            one.follows = follows
+        return list(ingest(iter(batches), timeout=30))
+
+    assert [one.last_batch for one in sent(1, 2, follows=0)] == [1, 2]
+    assert [one.last_batch for one in sent(2, 3, 4, follows=2)] == [2, 3, 4]
+    made_anew(api, small)
+    refused = sent(5, 6, follows=4)
+    assert {errors.reason(one.error) for one in refused} == {"BATCH_OUT_OF_ORDER"}
+    assert (errors.field(refused[0].error), refused[0].last_batch) == ("follows", 0)
+    assert refused[0].error.message == (
+        "`batch` (=5) follows batch 4, and 0 is the last on disk: the collection was made anew since, say. Ask again "
+        "where to resume."
+    )
+    assert ids_in(api, small) == []
+
+
 def test_a_batch_is_written_to_the_collection_whose_last_batch_was_asked_for(
     api: Reflected, small: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,6 +206,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
             vector_model_digest=items_digest(batch, given=self._vector_model_digest),
             ingest_id=self._ingest_id,
             batch=number,
+            follows=self._last_batch,
         )
 
     def _read(

@@ -6,7 +6,8 @@ that number must never pass a batch that was refused:
 1. Of a batch that is refused as a whole, for whatever reason, the stream remembers the number.
 2. Batches after the lowest such number are refused too, and remembered, until it is sent again and written.
 3. A client that opens another stream resumes after the last batch on disk, which lies before all of them.
-4. A collection that is deleted and made anew has none of the batches before: the stream does not go on into it.
+4. A collection that is deleted and made anew has none of the batches before: the stream does not go on into it, nor
+   does another that was told by the one before where to resume (`follows`).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class IngestSession:
             if request.batch <= last:
                 self._written(request.batch)
                 return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
-            self._check_order(request.batch)
+            self._check_order(request, last)
             last = request.batch
         results = self._writer.write(collection, request.items, request.vector_model_digest, checkpoint, call)
         self._written(request.batch)
@@ -97,13 +98,20 @@ class IngestSession:
         if self._ingest_id in self._refused:
             self._refused[self._ingest_id].discard(batch, self.collection)
 
-    def _check_order(self, batch: int) -> None:
+    def _check_order(self, request: pb.IngestItemsRequest, last: int) -> None:
         first = self._refused[self._ingest_id].first if self._ingest_id in self._refused else None
-        if first is not None and batch > first:
+        if first is not None and request.batch > first:
             raise FailedPrecondition(
-                f"`batch` (={batch}) comes after batch {first}, which was refused: that must be written first.",
+                f"`batch` (={request.batch}) comes after batch {first}, which was refused: that must be written first.",
                 reason="BATCH_OUT_OF_ORDER",
                 field="batch",
+            )
+        if request.follows > last:
+            raise FailedPrecondition(
+                f"`batch` (={request.batch}) follows batch {request.follows}, and {last} is the last on disk: the "
+                "collection was made anew since, say. Ask again where to resume.",
+                reason="BATCH_OUT_OF_ORDER",
+                field="follows",
             )
 
     def _is_resumable(self, batch: int) -> bool:

@@ -74,13 +74,22 @@ class MemoryStream:
             raise FailedPrecondition(message, reason="COLLECTION_REPLACED", violations=violations)
 
     def _check_order(self, request: collections_pb.IngestItemsRequest, refused: set[int]) -> None:
-        written = request.batch <= self._server.last_batch(request.collection, request.ingest_id)
+        last = self._server.last_batch(request.collection, request.ingest_id)
+        if request.batch <= last:
+            return
         first = min(refused, default=request.batch)
-        if request.batch > first and not written:
+        if request.batch > first:
             raise FailedPrecondition(
                 f"`batch` (={request.batch}) comes after batch {first}, which was refused: that must be written first.",
                 reason="BATCH_OUT_OF_ORDER",
             )
+        if request.follows > last:
+            message = (
+                f"`batch` (={request.batch}) follows batch {request.follows}, and {last} is the last on disk: the "
+                "collection was made anew since, say. Ask again where to resume."
+            )
+            violations = [FieldViolation("follows", message)]
+            raise FailedPrecondition(message, reason="BATCH_OUT_OF_ORDER", violations=violations)
 
 
 def _is_resumable(request: collections_pb.IngestItemsRequest) -> bool:
