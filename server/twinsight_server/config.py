@@ -153,7 +153,9 @@ class ServerConfig:
 
     # Access control and limits; docs/security.md tells them in full.
     api_keys: Annotated[Path | None, "File of API keys, made by `twinsight keys`; turns tokens on."] = None
-    jwt_secret: Annotated[Path | None, "File of the secret that signs JWTs (HS256); turns tokens on."] = None
+    jwt_secret: Annotated[
+        Path | None, "File of the secret that signs JWTs (HS256), or several, a line each; turns tokens on."
+    ] = None
     jwt_public_keys: Annotated[
         Path | None, "Public keys (PEM or a JSON Web Key Set) of those who sign JWTs; turns tokens on."
     ] = None

@@ -36,6 +36,11 @@ class Bucket:
         self._held = self._capacity
         self._at = now
 
+    def take_over(self, other: Bucket, now: float) -> None:
+        """Begins with what another holds, a debt too, instead of full: a caller's rate changed."""
+        other._fill(now)
+        self._held = min(self._capacity, other._held)
+
     def wait_s(self, count: int, now: float) -> float:
         """Returns after how many seconds `count` can be taken; 0: now."""
         self._fill(now)
@@ -188,7 +193,9 @@ class Limiter:
                 self._sweep(now)
             state = self._states[name] = _State(share, _rates(share, now))
         elif state.share != share:
-            state.share, state.rates = share, _rates(share, now)
+            rates = _rates(share, now)
+            rates.take_over(state.rates, now)
+            state.share, state.rates = share, rates
         return state
 
     def _sweep(self, now: float) -> None:
@@ -210,6 +217,12 @@ class _Rates:
 
     def __bool__(self) -> bool:
         return bool(self._buckets)
+
+    def take_over(self, before: _Rates, now: float) -> None:
+        """Begins with what the buckets of before hold: two tokens of one caller may name different shares."""
+        for what, (bucket, _, _) in self._buckets.items():
+            if what in before._buckets:
+                bucket.take_over(before._buckets[what][0], now)
 
     def refusals(self, items: int, now: float) -> Iterator[Refusal]:
         """Yields what has to be waited for."""

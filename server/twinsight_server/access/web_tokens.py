@@ -46,6 +46,8 @@ _MOST_KEYS = 16
 
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 _LONGEST_SUBJECT = 256
+_WRAPPED = re.compile(r"[A-Za-z0-9+/]{64}|[A-Za-z0-9+/]{76}")
+"""A line of base64 that goes on in the next: as long as `openssl` and `base64` make them, and without an end."""
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 Algorithm: TypeAlias = Literal["HS256", "RS256", "ES256", "EdDSA"]
@@ -127,7 +129,8 @@ class TokenVerifier:
 def secret_key(content: bytes) -> list[VerificationKey]:
     """Reads the secrets of HS256, one a line: while one is replaced by another, tokens of both are good.
 
-    The whole file, less a line's end, is one as well: a secret of any bytes may have line ends in it.
+    The whole file, less a line's end, is one as well: a secret of any bytes may have line ends in it, and one of text
+    may have been wrapped, as `openssl rand -base64` prints it.
 
     Raises:
         StartupError: one is too short, or there are too many.
@@ -136,15 +139,29 @@ def secret_key(content: bytes) -> list[VerificationKey]:
     if b"-----BEGIN" in whole:
         # Whoever has a public key could sign with it.
         raise _invalid("the secret is a PEM file; public keys belong in `jwt_public_keys`")
-    lines = [line for line in map(bytes.strip, whole.splitlines()) if line]
-    are_texts = whole.isascii() and whole.decode("ascii").replace("\n", "").replace("\r", "").isprintable()
-    secrets = [whole, *lines] if len(lines) > 1 and are_texts else [whole]
+    lines = _lines(whole)
+    secrets = [whole, *lines] if len(lines) > 1 else [whole]
     for secret in secrets:
         if len(secret) < _LEAST_SECRET_BYTES:
             raise _invalid(f"the secret has {len(secret)} bytes; each must have at least {_LEAST_SECRET_BYTES}")
-    if len(lines) > _MOST_KEYS and are_texts:
+    if len(lines) > _MOST_KEYS:
         raise _invalid(f"there are {len(lines)} secrets; there may be {_MOST_KEYS}")
+    if len(lines) > 1:
+        log.info("several secrets of JWTs are good", count=len(lines))
     return [VerificationKey(secret, "HS256") for secret in secrets]
+
+
+def _lines(whole: bytes) -> list[bytes]:
+    """Returns the secrets of a file that has one a line; none where it is one secret as a whole."""
+    try:
+        text = whole.decode()
+    except UnicodeDecodeError:
+        return []
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    if not all(map(str.isprintable, lines)) or any(map(_WRAPPED.fullmatch, lines[:-1])):
+        return []
+    return [line.encode() for line in lines]
 
 
 def public_keys(content: bytes) -> list[VerificationKey]:

@@ -272,8 +272,11 @@ def test_while_a_secret_is_replaced_tokens_of_both_are_good() -> None:
 
     assert are_good(f"{new}\n{old}\n".encode(), old, new, "x" * 32) == [True, True, False]
     assert are_good(f"{new}\r\n\r\n{old}".encode(), old, new) == [True, True]
-    wrapped = "w" * 64 + "\n" + "w" * 44  # as `openssl rand -base64 80` prints it
-    assert are_good(wrapped.encode() + b"\n", wrapped) == [True]
+    for lengths in ((64, 24), (64, 64, 8), (76, 30)):  # of 64, 99 and 78 bytes, as `base64` prints it
+        printed = "\n".join("w" * length for length in lengths)
+        assert are_good(printed.encode() + b"\n", printed, "w" * 64) == [True, False]
+    words = f"{'ä' * 20}\n{'ö' * 20}"
+    assert are_good(words.encode(), "ä" * 20, "ö" * 20) == [True, True]
     binary = b"\x00\n" + bytes(range(128, 168))
     assert are_good(binary, binary, binary[2:]) == [True, False]
     for short in ("s" * 31, f"{old}\nshort", f"short\n{old}"):

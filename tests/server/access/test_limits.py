@@ -93,6 +93,19 @@ def test_a_refused_call_takes_nothing_and_the_longest_wait_is_told() -> None:
     assert refusal(limiter, a, 5) is None
 
 
+def test_tokens_of_one_caller_with_different_shares_have_no_more_together() -> None:
+    clock = Clock()
+    limiter = Limiter(Share(), Share(), clock=clock)
+    plans = [caller("a", Share(calls_per_s=2)), caller("a", Share(calls_per_s=2, max_collections=3))]
+    assert [refusal(limiter, one) for one in plans * 5][:2] == [None, None]
+    assert {refusal(limiter, one) for one in plans * 5} == {("KEY_CALL_RATE", 0.5)}
+    clock.now += 10
+    assert [refusal(limiter, one) is None for one in plans * 2] == [True, True, False, False]
+    owing, more = caller("b", Share(items_per_s=10)), caller("b", Share(items_per_s=20))
+    assert refusal(limiter, owing, 40) is None
+    assert refusal(limiter, more, 10) == ("KEY_ITEM_RATE", 2.0)
+
+
 def test_a_keys_own_share_counts_before_the_servers_setting() -> None:
     limiter = Limiter(Share(), Share(calls_per_s=1, max_calls=1), clock=Clock())
     free = caller("free", Share(calls_per_s=0))
