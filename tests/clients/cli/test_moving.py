@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,8 @@ def test_a_collection_is_on_another_server_as_it_was(
     assert (report["unchanged"], report["skipped"], report["finished"]) == (0, [], True)
     assert stored(other, "photos") == stored(memory, "photos") != []
     with FakeClient(memory) as old, FakeClient(other) as new:
-        assert new.get_collection("photos") == old.get_collection("photos")
+        copy, original = new.get_collection("photos"), old.get_collection("photos")
+        assert replace(copy, create_time=original.create_time) == original
 
 
 def test_the_file_is_its_makers_alone_and_lines_of_protobufs_json(exported: Path, memory: MemoryServer) -> None:
@@ -369,6 +371,46 @@ def test_an_export_of_a_collection_that_is_made_anew_meanwhile_keeps_the_file_of
         "[COLLECTION_REPLACED]\n",
     )
     assert (exported.read_bytes(), list(exported.parent.iterdir())) == (before, [exported])
+
+
+def test_an_export_is_given_up_as_soon_as_a_page_is_of_another_collection(
+    twinsight: Twinsight, memory: MemoryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def anew(client: FakeClient) -> None:
+        client.delete_collection("photos")
+        fill(memory, "photos")
+
+    fill(memory, "photos")
+    monkeypatch.setattr(moving, "CHUNK", 2)
+    meanwhile(memory, anew)
+    result = twinsight("collections", "export", "photos", "--out", tmp_path / "photos.jsonl")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("[COLLECTION_REPLACED]\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_import_into_a_collection_that_is_made_anew_meanwhile_says_so(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = MemoryServer()
+    asked: list[Message] = []
+    answer = other.answer
+
+    def answered(request: Message) -> Message:
+        response = answer(request)
+        if isinstance(request, collections_pb.UpsertItemsRequest):
+            asked.append(request)
+            if len(asked) == 1:
+                with FakeClient(other) as client:
+                    client.delete_collection("photos")
+                    client.create_collection("photos", model="fake")
+        return response
+
+    monkeypatch.setattr(moving, "CHUNK", 2)
+    other.answer = answered  # type: ignore[method-assign]
+    result = on(other)("collections", "import", exported)
+    assert result.exit_code == 1
+    assert "Import the file again. [COLLECTION_REPLACED]" in result.stderr
 
 
 def test_an_export_that_can_not_be_written_is_one_line(

@@ -23,7 +23,7 @@ from twinsight_client.cli.batches import cut
 from twinsight_client.cli.collection_files import CollectionFile, Header, header_of, new_item, whole_file, write_items
 from twinsight_client.cli.indexing import Skipped
 from twinsight_client.client import Client
-from twinsight_client.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted
+from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from twinsight_client.items import item_message, item_size_bytes
 from twinsight_client.model_cards import ModelTask
 from twinsight_client.results import CollectionInfo, Item, ItemError
@@ -97,18 +97,31 @@ def export_collection(
     """
 
     def items() -> Iterator[Item]:
-        for page in client.list_items(info.id, page_size=CHUNK, include_vectors=True):
-            yield from page.values()
-            advance(len(page))
+        try:
+            for page in client.list_items(info.id, page_size=CHUNK, include_vectors=True):
+                yield from page.values()
+                advance(len(page))
+        except InvalidArgument as error:
+            if error.reason != "PAGE_TOKEN_INVALID":
+                raise
+            raise _replaced(info, "nothing was kept. Export it again") from error
 
     started = time.monotonic()
     with whole_file(out) as file:
         count = write_items(file, header_of(info), items())
         now = client.get_collection(info.id)
-        if (header_of(now), now.create_time) != (header_of(info), info.create_time):
-            message = f"Collection `{info.id}` was deleted and made anew meanwhile; nothing was kept. Export it again."
-            raise FailedPrecondition(message, reason="COLLECTION_REPLACED")
+        if not _is_same(now, info):
+            raise _replaced(info, "nothing was kept. Export it again")
     return ExportReport(info.id, str(out), count, now.item_count, time.monotonic() - started)
+
+
+def _is_same(now: CollectionInfo, before: CollectionInfo) -> bool:
+    return (header_of(now), now.create_time) == (header_of(before), before.create_time)
+
+
+def _replaced(info: CollectionInfo, therefore: str) -> FailedPrecondition:
+    message = f"Collection `{info.id}` was deleted and made anew meanwhile; {therefore}."
+    return FailedPrecondition(message, reason="COLLECTION_REPLACED")
 
 
 class Importer:
@@ -138,6 +151,7 @@ class Importer:
         self._file = file
         self._advance = advance
         self._is_empty = False
+        self._info: CollectionInfo | None = None
         header = file.header
         self.report = ImportReport(collection or header.collection, name, items=header.item_count)
 
@@ -145,6 +159,7 @@ class Importer:
         """Writes what the collection does not have, after `prepare`.
 
         Raises:
+            FailedPrecondition: another collection took its id meanwhile.
             TwinsightClientError: the server refused or can't be reached; what was written until then is on disk.
         """
         started = time.monotonic()
@@ -154,6 +169,8 @@ class Importer:
                 self.report.unchanged += len(batch) - len(left)
                 self._write(left)
                 self._advance(len(batch))
+            if self._info is not None and not _is_same(self._client.get_collection(self._info.id), self._info):
+                raise _replaced(self._info, "what was written before is not in it. Import the file again")
             self.report.finished = True
         finally:
             self.report.seconds = time.monotonic() - started
@@ -183,6 +200,7 @@ class Importer:
                 reason="COLLECTION_MISMATCH",
             )
         self._is_empty = info.item_count == 0
+        self._info = info
 
     def _create(self, name: str, header: Header) -> CollectionInfo:
         if not header.model_digest:

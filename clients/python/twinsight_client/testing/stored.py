@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from google.protobuf import timestamp_pb2
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import types_pb2
@@ -46,6 +47,8 @@ class MemoryCollection:
         self._metric = metric
         self._items: dict[str, _Stored] = {}
         self._numbers = itertools.count(1)
+        self._created = timestamp_pb2.Timestamp()
+        self._created.GetCurrentTime()
 
     def described(self) -> collections_pb.Collection:
         """Returns the collection's own message."""
@@ -58,6 +61,7 @@ class MemoryCollection:
             item_count=len(self._items),
             indexed_count=len(self._items),
             state=collections_pb.COLLECTION_STATE_READY,
+            create_time=self._created,
         )
 
     def checked(self, vector: Vector, path: str) -> Vector:
@@ -117,19 +121,23 @@ class MemoryCollection:
         return response
 
     def list(self, request: collections_pb.ListItemsRequest) -> collections_pb.ListItemsResponse:
-        """Answers a ListItems; a page's token is the id of its last item.
+        """Answers a ListItems; a page's token is the id of its last item, with what it was listed by.
 
         Raises:
-            InvalidArgument: a bad size or filter.
+            InvalidArgument: a bad size, filter or token.
         """
         limits.check_page(request)
-        after, size = request.page_token, request.page_size or 100
+        mark = f"{self._created.ToNanoseconds():x}-{request.filter.SerializeToString(deterministic=True).hex()}-"
+        after, size = request.page_token.removeprefix(mark), request.page_size or 100
+        if request.page_token and not request.page_token.startswith(mark):
+            message = "`page_token` must be the `next_page_token` of the page before, with the same `filter`."
+            raise refused("PAGE_TOKEN_INVALID", "page_token", message)
         left = [one for one in sorted(self._items) if one > after and self._meets(one, request.filter)]
         response = collections_pb.ListItemsResponse()
         for item_id in left[:size]:
             response.results.add().item.CopyFrom(self._message(item_id, include_vectors=request.include_vectors))
         if len(left) > size:
-            response.next_page_token = left[size - 1]
+            response.next_page_token = mark + left[size - 1]
         return response
 
     def delete(self, request: collections_pb.DeleteItemsRequest) -> collections_pb.DeleteItemsResponse:
