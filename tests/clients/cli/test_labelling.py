@@ -63,6 +63,7 @@ def test_items_get_the_best_label_and_keep_the_rest_and_searches_filter_by_it(
         "pictures": "3",
         "written": "3",
         "unchanged": "0",
+        "kept": "0",
         "no label": "0",
         "no item": "0",
         "not labelled": "0",
@@ -83,6 +84,7 @@ def test_items_get_the_best_label_and_keep_the_rest_and_searches_filter_by_it(
         "collection": "photos",
         "written": 0,
         "unchanged": 3,
+        "kept": 0,
         "no_label": 0,
         "no_item": [],
         "skipped": [],
@@ -101,6 +103,21 @@ def test_a_picture_that_is_not_sure_enough_loses_the_label_of_an_earlier_run(
     assert {name: item.metadata for name, item in stored().items()} == {
         name: item.metadata for name, item in before.items()
     }
+
+
+def test_a_label_that_somebody_gave_stays_unless_it_is_to_be_replaced(
+    twinsight: Twinsight, memory: MemoryServer, indexed: Path, stored: Items
+) -> None:
+    with FakeClient(memory) as client:
+        given = {**stored()["a.jpg"].metadata, "label": "my own"}
+        client.upsert("photos", [NewItem("a.jpg", KEEP_VECTOR, given)]).values()
+    for options in ([], ["--min-probability", 1]):
+        result = twinsight("classify", indexed, "--write-to", "photos", *options, "--json")
+        assert (result.exit_code, json.loads(result.stdout)["written_to"]["kept"]) == (0, 1)
+        assert stored()["a.jpg"].metadata == given
+    assert twinsight("classify", indexed, "--write-to", "photos", "--replace").exit_code == 0
+    (label,) = labels_of(twinsight, indexed / "a.jpg")
+    assert stored()["a.jpg"].metadata == given | label
 
 
 def test_parts_of_a_library_and_single_files_find_the_same_items(

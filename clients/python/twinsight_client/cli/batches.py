@@ -51,7 +51,7 @@ class Answered(Generic[T]):
 
     model: ModelReference
     answers: tuple[tuple[Path, T | ItemError], ...]
-    ended: TwinsightClientError | KeyboardInterrupt | None = None
+    ended: TwinsightClientError | KeyboardInterrupt | OSError | None = None
     unanswered: frozenset[int] = frozenset()
 
     def successes(self) -> list[tuple[Path, T]]:
@@ -112,7 +112,7 @@ def ask_in_batches(
     answers: dict[int, T | ItemError] = {}
     untold: dict[int, T | ItemError] = {**refused}
     left: list[int] = []
-    ended: TwinsightClientError | KeyboardInterrupt | None = None
+    ended: TwinsightClientError | KeyboardInterrupt | OSError | None = None
     try:
         for batch in cut(sendable, size_of=lambda one: one.size, most=BATCH_SIZE):
             read, unread = _read(batch)
@@ -123,7 +123,7 @@ def ask_in_batches(
             answers |= untold
             told, untold = untold, {}
             arrived(told)
-    except (TwinsightClientError, KeyboardInterrupt) as error:
+    except (TwinsightClientError, KeyboardInterrupt, OSError) as error:
         if not answers:
             raise
         ended = error
@@ -222,10 +222,12 @@ def _check_same(model: ModelReference, answered_by: ModelReference) -> None:
         )
 
 
-def _left(index: int, ended: TwinsightClientError | KeyboardInterrupt) -> ItemError:
+def _left(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError) -> ItemError:
     """Returns the error of a file that nobody was asked about any more."""
     if isinstance(ended, KeyboardInterrupt):
         return ItemError(index, Cancelled.code, INTERRUPTED, "It was interrupted before this file was answered.")
+    if isinstance(ended, OSError):
+        return ItemError(index, Cancelled.code, INTERRUPTED, f"It ended before this file was answered: {ended}")
     return ItemError(index, ended.code, ended.reason, ended.message)
 
 

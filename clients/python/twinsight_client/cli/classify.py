@@ -73,6 +73,7 @@ from twinsight_client.results import ItemError, Label, ModelResults
     show_default=True,
     help="With --write-to: the field that takes its probability.",
 )
+@click.option("--replace", is_flag=True, help="With --write-to: labels without a probability, too, which people gave.")
 @shared_options()
 @click.pass_obj
 def classify(
@@ -87,6 +88,7 @@ def classify(
     prefix: str,
     label_field: str,
     probability_field: str,
+    replace: bool,
 ) -> None:
     """Say which of a model's labels pictures bear, the most probable first.
 
@@ -96,7 +98,8 @@ def classify(
 
     With --write-to the items that `twinsight index` made of these very files are labelled, a batch at a time, whichever
     folder above them it was told. Their other fields and their vectors stay; of two that change the same item at the
-    same time the later wins. A picture that has no label, as with --min-probability, has that of an earlier run taken
+    same time the later wins. A label that has no probability beside it was given by somebody and stays, unless
+    --replace is given. A picture that has no label, as with --min-probability, has that of an earlier run taken
     away. Where pictures have no item the exit code is 3.
 
     Files that can't be read are listed, and the exit code is 3. Where it ends early, as by Ctrl-C, it gives what was
@@ -113,7 +116,12 @@ def classify(
         if write_to is not None:
             client.get_collection(write_to)  # a name that is wrong is told before the work
             labeller = Labeller(
-                client, write_to, prefix=prefix, label_field=label_field, probability_field=probability_field
+                client,
+                write_to,
+                prefix=prefix,
+                label_field=label_field,
+                probability_field=probability_field,
+                replace=replace,
             )
         with progress_bar(shown=not settings.as_json and sys.stderr.isatty()) as progress:
             task = progress.add_task("classify", total=len(given.files))
@@ -176,6 +184,7 @@ def _tell(report: LabelReport, *, pictures: int) -> None:
             "pictures": pictures,
             "written": report.written,
             "unchanged": report.unchanged,
+            "kept": report.kept,
             "no label": report.no_label,
             "no item": len(report.no_item),
             "not labelled": len(report.skipped),

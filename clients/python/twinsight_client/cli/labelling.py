@@ -56,6 +56,7 @@ class LabelReport:
         collection: the collection's id.
         written: items that were changed.
         unchanged: items that had just that label.
+        kept: items that have a label without a probability, which somebody gave them.
         no_label: pictures without a label, whose items have none now.
         no_item: pictures of which there is no item.
         skipped: items that could not be written.
@@ -64,6 +65,7 @@ class LabelReport:
     collection: str
     written: int = 0
     unchanged: int = 0
+    kept: int = 0
     no_label: int = 0
     no_item: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -78,19 +80,28 @@ class Labeller:
         prefix: what `index` put before each id.
         label_field: name of the field for the label.
         probability_field: name of the field for its probability.
+        replace: write also where an item has a label without a probability, which no run gave it.
 
     Attributes:
         report: what was done so far.
     """
 
     def __init__(
-        self, client: Client, collection: str, *, prefix: str, label_field: str, probability_field: str
+        self,
+        client: Client,
+        collection: str,
+        *,
+        prefix: str,
+        label_field: str,
+        probability_field: str,
+        replace: bool = False,
     ) -> None:
         self._client = client
         self._collection = collection
         self._prefix = prefix
         self._label_field = label_field
         self._probability_field = probability_field
+        self._replace = replace
         self.report = LabelReport(collection)
 
     def write(self, pictures: Sequence[Shown]) -> None:
@@ -107,6 +118,13 @@ class Labeller:
             if item is None:
                 self.report.no_item.append(str(picture.file))
                 continue
+            if (
+                not self._replace
+                and self._label_field in item.metadata
+                and self._probability_field not in item.metadata
+            ):
+                self.report.kept += 1
+                continue
             metadata = self._labelled(item.metadata, picture.labels)
             if metadata == item.metadata:
                 self.report.unchanged += 1
@@ -121,6 +139,10 @@ class Labeller:
                     self.report.no_item.append(str(files[new.id]))
                 else:
                     self.report.skipped.append(Skipped(new.id, answer.reason or answer.code, answer.message))
+
+    def _is_given(self, metadata: Mapping[str, MetadataValue]) -> bool:
+        """Whether somebody gave the item its label, which stays: no run leaves one without its probability."""
+        return not self._replace and self._label_field in metadata and self._probability_field not in metadata
 
     def _labelled(self, metadata: Mapping[str, MetadataValue], labels: Sequence[Label]) -> dict[str, MetadataValue]:
         """An item's fields with the best label; without one where there is none, also not that of an earlier run."""
