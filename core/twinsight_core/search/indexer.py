@@ -192,9 +192,10 @@ class Indexer:
         while not self._stopping:
             begun = time.monotonic()
             try:
-                if not self._round() and not self._rest():
-                    return
+                goes_on = self._round() or self._rest()
                 self._failures = 0
+                if not goes_on:
+                    return
             except Exception:  # noqa: BLE001 - nobody waits for this thread who could be told
                 self._recover(time.monotonic() - begun)
 
@@ -226,7 +227,8 @@ class Indexer:
             if self._stopping or self._due():
                 return True
             self._become_idle()
-            resumed_s = [self._audit_not_before_s] if self._unaudited else []
+            audited = self._unaudited and self.generation.graph is not None
+            resumed_s = [self._audit_not_before_s] if audited else []
             if self._snapshot_wanted(self.generation):
                 resumed_s.append(self._snapshot_not_before_s)
             if self._stale(self.generation) or self.generation.misleads:

@@ -21,7 +21,7 @@ def chosen(existing: Iterable[str], *, only: Sequence[str], exclude: Sequence[st
             that leaves a collection out goes on when that is deleted, and a slip of the pen is seen.
 
     Raises:
-        NotFound: there is none that one of `only` means.
+        NotFound: there is none that one of `only` means, or none is left.
     """
     names = list(existing)
     for pattern in only:
@@ -30,12 +30,15 @@ def chosen(existing: Iterable[str], *, only: Sequence[str], exclude: Sequence[st
     for pattern in exclude:
         if not any(_meets(name, pattern) for name in names):
             _log.warning("No collection `%s` is there to be left out.", pattern)
-    return [
+    left = [
         name
         for name in names
         if (not only or any(_meets(name, pattern) for pattern in only))
         and not any(_meets(name, pattern) for pattern in exclude)
     ]
+    if names and not left:
+        raise NotFound("Of the collections that are there none is left.", reason="COLLECTION_NOT_FOUND")
+    return left
 
 
 def _meets(name: str, pattern: str) -> bool:

@@ -16,7 +16,7 @@ from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import InvalidInput, TwinsightError
 from twinsight_core.index.base import Metric
-from twinsight_core.items import CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
+from twinsight_core.items import MAX_EF, CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
 from twinsight_server.access.methods import VECTORS
 from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls.call import Call
@@ -204,7 +204,8 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         check_options(options)
         # Without itself an item needs one more to be left with as many.
         more = options.top_k + request.exclude_self
-        return replace(options, top_k=more, ef=max(options.ef, more) if options.ef else 0)
+        ef = max(options.ef, more) if options.ef else 0
+        return replace(options, top_k=more, ef=ef if ef <= MAX_EF else 0)
 
     def _query_vectors(
         self, collection: Collection, queries: Sequence[pb.Query], call: Call

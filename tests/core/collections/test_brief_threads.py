@@ -138,3 +138,16 @@ def test_what_could_not_be_indexed_is_found_and_indexed_with_the_next_change(
     collection.upsert(items(20, 1))
     assert collection.wait_indexed(60)
     assert collection.status().indexed_count == 21
+
+
+def test_a_graph_that_is_gone_leaves_nothing_to_audit(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    linger(monkeypatch, 0.01)
+    collection.upsert(items(0, 10))
+    assert collection.wait_indexed(60)
+    until(lambda: threads() == [])
+    kept = collection._indexer
+    assert kept.generation.graph is not None
+    # As where a change of the graph failed before it was audited, in a collection that is too small for another.
+    kept.generation.graph, kept._unaudited = None, 3
+    collection.delete(["0", "1", "2", "3"])
+    until(lambda: threads() == [])

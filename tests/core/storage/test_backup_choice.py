@@ -144,7 +144,6 @@ def test_what_is_wrong_with_no_collection_ends_the_backup(
         (["b2", "a", "a"], [], ["a", "b2"]),
         (["b?"], [], ["b1", "b2"]),
         (["b*", "a"], ["b[2-9]"], ["a", "b1", "b (1)"]),
-        ([], ["*"], []),
         ([], ["b (1)"], ["a", "b1", "b2"]),
         ([], ["B1"], ["a", "b1", "b2", "b (1)"]),
     ],
@@ -157,6 +156,10 @@ def test_a_choice_of_nothing_is_refused_and_an_exclusion_of_nothing_is_told(capl
     with pytest.raises(NotFound, match=r"Collection `c\*` does not exist; there is `a`, `b`\."):
         chosen("ab", only=["a", "c*"], exclude=[])
     assert chosen("ab", only=[], exclude=["b", "c"]) == ["a"]
+    for only in ([], ["a"]):
+        with pytest.raises(NotFound, match=r"^Of the collections that are there none is left\.$"):
+            chosen("ab", only=only, exclude=["?"])
+    assert chosen("", only=[], exclude=[]) == []
     assert caplog.messages == ["No collection `c` is there to be left out."]
     assert caplog.records[0].levelno == logging.WARNING
 
