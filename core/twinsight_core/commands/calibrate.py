@@ -131,6 +131,7 @@ def calibrate(
         if pairs is None:
             read = class_pictures(package, data, skip_bad=skip_bad)
             how = (_pairs_of_groups if groups else _pairs_of_classes)(package, read, each=each, seed=seed)
+            _check_pairs(data, [(fit.same, measure.same) for fit, measure in how.folds], false_match_rate)
         else:
             read_pairs = listed_pictures(package, data, pairs, skip_bad=skip_bad)
             # All that the list alone tells, before its pictures go through the network, which may take an hour.
@@ -140,7 +141,6 @@ def calibrate(
             halves = pair_halves(read_pairs.pairs, seed=seed)
             _check_pairs(data, [(same[halves[0]], same[halves[1]])], false_match_rate)
             how = _pairs_of_list(package, read_pairs, halves)
-        _check_pairs(data, [(fit.same, measure.same) for fit, measure in how.folds], false_match_rate)
         calibration = how.fit(meaning=meaning, false_match_rate=false_match_rate)
     except ValueError as error:  # of one kind of pairs there are none, or the cosine says nothing about them
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error

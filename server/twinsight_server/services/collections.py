@@ -256,7 +256,7 @@ def _without_themselves(
     return [
         found
         if isinstance(found, TwinsightError)
-        else [one for one in found if not query.item_id or one.id != query.item_id][: request.top_k]
+        else [one for one in found if one.id != query.item_id][: request.top_k]
         for query, found in zip(request.queries, matches, strict=True)
     ]
 

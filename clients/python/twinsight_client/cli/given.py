@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from twinsight_client.cli.output import write_error
-from twinsight_client.cli.pictures import Listing, find_pictures
+from twinsight_client.cli.pictures import find_pictures, passed_over_said
 from twinsight_client.errors import InvalidArgument
 from twinsight_client.results import ItemError
 
@@ -52,19 +52,11 @@ def pictures_given(paths: Sequence[Path]) -> Given:
             found.append(path / one.file)
         if not found:
             write_error(f"No JPEG, PNG or WebP files under {path}.")
-        if passed_over := _passed_over(listing):
+        if passed_over := passed_over_said(listing.passed_over, listing.linked_folders):
             write_error(f"passed over under {path}: {passed_over}")
         files += found
         folders += [path] * len(found)
     return Given(tuple(files), tuple(folders), errors)
-
-
-def _passed_over(listing: Listing) -> str:
-    """What of a folder is not looked at; empty where there is nothing."""
-    said = [f"{count} {suffix}" for suffix, count in sorted(listing.passed_over.items())]
-    if links := len(listing.linked_folders):
-        said.append(f"{links} linked folder{'s' if links > 1 else ''}")
-    return ", ".join(said)
 
 
 def _is_folder(path: Path) -> bool:

@@ -14,7 +14,7 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.indexing import TAKEN, Indexer, IndexReport, ensure_collection
 from twinsight_client.cli.output import write_error, write_fields, write_json
-from twinsight_client.cli.pictures import find_pictures
+from twinsight_client.cli.pictures import find_pictures, passed_over_said
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.client import Client
@@ -168,7 +168,7 @@ def _tell(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> 
         write_error(
             f"If {old} was moved here, --moved-from {shlex.quote(old)} --prune deletes its items whose file is gone."
         )
-    if passed_over := _passed_over(report):
+    if passed_over := passed_over_said(report.passed_over, report.linked_folders):
         write_error(f"passed over: {passed_over}")
     handled = report.written + len(report.skipped)
     rate = f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""
@@ -185,13 +185,3 @@ def _tell(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> 
     )
     if not report.finished:
         write_error("Not finished: run the same command again to go on.")
-
-
-def _passed_over(report: IndexReport) -> str:
-    """Returns what was not looked into, the most frequent first; empty where there is nothing."""
-    said = [
-        f"{count} {suffix}" for suffix, count in sorted(report.passed_over.items(), key=lambda one: (-one[1], one[0]))
-    ]
-    if links := len(report.linked_folders):
-        said.append(f"{links} linked folder{'s' if links > 1 else ''}")
-    return ", ".join(said)

@@ -160,6 +160,14 @@ def find_pictures(root: Path) -> Listing:
     return Listing(root, tuple(pictures), tuple(unreadable), dict(passed_over), tuple(linked_folders))
 
 
+def passed_over_said(passed_over: Mapping[str, int], linked_folders: Collection[str]) -> str:
+    """Says what of a `Listing` was not looked into, the most frequent first; empty where there is nothing."""
+    said = [f"{count} {suffix}" for suffix, count in sorted(passed_over.items(), key=lambda one: (-one[1], one[0]))]
+    if links := len(linked_folders):
+        said.append(f"{links} linked folder{'s' if links > 1 else ''}")
+    return ", ".join(said)
+
+
 def is_gone(path: Path) -> bool:
     """Whether there is certainly no file at `path`, not even a link to nothing.
 
