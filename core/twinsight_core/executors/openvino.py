@@ -105,11 +105,16 @@ def _core() -> _Core:
         return load_openvino().Core()
 
 
+# By default each program ties its threads to cores, one after another: two that compute at the same time, for another
+# batch size or of another model, meet on one core while another is idle.
+_FREE_THREADS = {"ENABLE_CPU_PINNING": "NO"}
+
+
 @cache
 def _environment() -> str:
     """What a compiled network depends on: another OpenVINO or another machine compiles it otherwise."""
     machine = [_core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((load_openvino().__version__, machine, len(usable_cores()), core_count()))
+    return repr((load_openvino().__version__, machine, len(usable_cores()), core_count(), _FREE_THREADS))
 
 
 def supported_precisions() -> tuple[Precision, ...]:
@@ -193,7 +198,7 @@ class OpenVinoExecutor:
             return dict(zip(batch_sizes, programs, strict=True))
 
     def _program(self, batch_size: int, streams: int) -> _Compiled:
-        options = {"INFERENCE_PRECISION_HINT": self._precision, "NUM_STREAMS": str(streams)}
+        options = {"INFERENCE_PRECISION_HINT": self._precision, "NUM_STREAMS": str(streams), **_FREE_THREADS}
         if core_count() < len(usable_cores()):  # a quota, of which OpenVINO does not know
             options["INFERENCE_NUM_THREADS"] = str(core_count())
         form = f"{self._precision}-{batch_size}-{streams}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
+import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -135,6 +137,45 @@ def test_a_quota_bounds_the_threads_that_compute(
         openvino._environment.cache_clear()
     assert len(answers) == 2 * (1 + count)  # of the executor and of each lane
     assert core.threads == {threads}
+
+
+def threads_of_some_cores() -> list[str]:
+    """This process's threads that may not run on every core that it has."""
+    own = os.sched_getaffinity(0)
+    held = []
+    for thread in Path("/proc/self/task").iterdir():
+        try:
+            if os.sched_getaffinity(int(thread.name)) != own:
+                held.append(thread.name)
+        except ProcessLookupError:  # it ended
+            continue
+    return held
+
+
+@needs_openvino
+@pytest.mark.skipif(not Path("/proc/self/task").exists() or os.cpu_count() == 1, reason="one core, or no Linux")
+def test_threads_that_compute_are_free_to_run_where_no_other_program_does(embedding: ModelPackage, cache: Path) -> None:
+    before = set(threads_of_some_cores())  # those of other tests
+    executor = choose_executor(embedding, "openvino", cache_dir=cache)
+    lanes = executor.lanes()
+    for one in (executor, *lanes):
+        one.prepare(1, 2)
+    pictures = trial_pictures(embedding.card.preprocessing)[:2]
+    ended = threading.Event()
+
+    def compute() -> None:
+        while not ended.is_set():
+            for one in (executor, *lanes):
+                one.compute(pictures)
+
+    computing = threading.Thread(target=compute)
+    computing.start()
+    try:
+        for _ in range(200):
+            assert set(threads_of_some_cores()) <= before
+    finally:
+        ended.set()
+        computing.join()
 
 
 @needs_openvino
