@@ -14,6 +14,7 @@ import gc
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -40,7 +41,7 @@ from twinsight_core.host.allocation import give_back_freed, no_garbage_collectio
 from twinsight_core.host.compilation import CompilationCounter, keep_compiled_code
 from twinsight_core.host.cores import keeping_to, one_core, usable_cores
 from twinsight_core.host.open_files import limit, open_files, raise_limit
-from twinsight_core.items import CollectionSpec, CollectionState, CollectionStatus
+from twinsight_core.items import CollectionSpec, CollectionState
 from twinsight_core.sealing.keyring import read_keyring
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.tls import Certificates
@@ -54,7 +55,7 @@ from twinsight_server.health.canary import Canary
 from twinsight_server.health.prompt import PromptHealth
 from twinsight_server.inference.models import Models, read_packages
 from twinsight_server.inference.pipeline import Pipeline
-from twinsight_server.metrics import Metrics
+from twinsight_server.metrics import CollectionCounts, Metrics
 from twinsight_server.services.collections import CollectionService
 from twinsight_server.services.inference import InferenceService
 from twinsight_server.services.models import ModelService
@@ -166,9 +167,7 @@ class Server:
             self._opened = opened.pop_all()
         self.metrics.watch(
             compilations=lambda: self.compilations.count,
-            items=self._item_count,
-            in_state=self._count_in_state,
-            unserved=lambda: len(self._unserved()),
+            collections=self._collection_counts,
         )
 
     @property
@@ -299,16 +298,18 @@ class Server:
             )
         return server
 
-    def _item_count(self) -> int:
-        return sum(one.item_count for one in self._statuses() if one.state is not CollectionState.DAMAGED)
-
-    def _count_in_state(self, state: CollectionState) -> int:
-        return sum(one.state is state for one in self._statuses())
-
-    def _statuses(self) -> list[CollectionStatus]:
-        """Returns state and size of each collection, also of those that stay closed."""
-        closed = CollectionStatus(CollectionState.DAMAGED, item_count=0, indexed_count=0)
-        return [one.status() if isinstance(one, Collection) else closed for _, one in self._catalog.list()]
+    def _collection_counts(self) -> CollectionCounts:
+        """Counts the collections; those that stay closed are damaged."""
+        in_state: Counter[CollectionState] = Counter()
+        items = 0
+        for _, one in self._catalog.list():
+            state = CollectionState.DAMAGED
+            if isinstance(one, Collection):
+                status = one.status()
+                state = status.state
+                items += status.item_count if state is not CollectionState.DAMAGED else 0
+            in_state[state] += 1
+        return CollectionCounts(in_state, items, unserved=len(self._unserved()))
 
     def _unserved(self) -> list[CollectionSpec]:
         """Returns the open collections that are bound to a model that is not served."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from wsgiref.simple_server import WSGIServer
 
@@ -17,11 +18,28 @@ from prometheus_client import (
     disable_created_metrics,
     start_http_server,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from twinsight_core.errors import StartupError
 from twinsight_core.items import CollectionState
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
+
+
+@dataclass(frozen=True)
+class CollectionCounts:
+    """How much is stored.
+
+    Attributes:
+        in_state: collections by state.
+        items: items in all collections that can be read.
+        unserved: collections whose model is not served.
+    """
+
+    in_state: Mapping[CollectionState, int]
+    items: int
+    unserved: int
 
 
 class Metrics:
@@ -72,16 +90,6 @@ class Metrics:
         self._compilations = Gauge(
             "twinsight_compilations_after_serving", "Programs compiled since the server began to serve.", registry=one
         )
-        self._collection_items = Gauge(
-            "twinsight_collection_items", "Items in all collections that can be read.", registry=one
-        )
-        self._damaged = Gauge(
-            "twinsight_damaged_collections", "Collections that can't be read; the others serve.", registry=one
-        )
-        self._collections = Gauge("twinsight_collections", "Collections by state.", ["state"], registry=one)
-        self._unserved = Gauge(
-            "twinsight_unserved_collections", "Collections whose model is not served: no pictures.", registry=one
-        )
         self._http: WSGIServer | None = None
 
     def answered(self, method: str, code: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]) -> None:
@@ -104,21 +112,10 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._streams.set_function(streams)
 
-    def watch(
-        self,
-        *,
-        compilations: Callable[[], float],
-        items: Callable[[], float],
-        in_state: Callable[[CollectionState], float],
-        unserved: Callable[[], float],
-    ) -> None:
+    def watch(self, *, compilations: Callable[[], float], collections: Callable[[], CollectionCounts]) -> None:
         """Reads these when the metrics are asked for."""
         self._compilations.set_function(compilations)
-        self._collection_items.set_function(items)
-        self._damaged.set_function(partial(in_state, CollectionState.DAMAGED))
-        for state in CollectionState:
-            self._collections.labels(state).set_function(partial(in_state, state))
-        self._unserved.set_function(unserved)
+        self.registry.register(_Collections(collections))
 
     def serve(self, listen: str) -> str:
         """Serves the metrics over HTTP in a thread.
@@ -149,3 +146,28 @@ class Metrics:
             self._http.shutdown()
             self._http.server_close()
             self._http = None
+
+
+class _Collections(Collector):
+    """Tells of the collections, all of it as of one moment."""
+
+    def __init__(self, count: Callable[[], CollectionCounts]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        now = self._count()
+        yield GaugeMetricFamily(
+            "twinsight_collection_items", "Items in all collections that can be read.", value=now.items
+        )
+        yield GaugeMetricFamily(
+            "twinsight_damaged_collections",
+            "Collections that can't be read; the others serve.",
+            value=now.in_state.get(CollectionState.DAMAGED, 0),
+        )
+        by_state = GaugeMetricFamily("twinsight_collections", "Collections by state.", labels=["state"])
+        for state in CollectionState:
+            by_state.add_metric([state], now.in_state.get(state, 0))
+        yield by_state
+        yield GaugeMetricFamily(
+            "twinsight_unserved_collections", "Collections whose model is not served: no pictures.", value=now.unserved
+        )

@@ -10,14 +10,14 @@ import pytest
 
 from twinsight_core.errors import StartupError
 from twinsight_core.items import CollectionState
-from twinsight_server.metrics import Metrics
+from twinsight_server.metrics import CollectionCounts, Metrics
 
 
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
     made = Metrics()
     states = {CollectionState.READY: 5, CollectionState.REBUILDING: 1, CollectionState.DAMAGED: 2}
-    made.watch(compilations=lambda: 0, items=lambda: 7, in_state=states.__getitem__, unserved=lambda: 3)
+    made.watch(compilations=lambda: 0, collections=lambda: CollectionCounts(states, items=7, unserved=3))
     yield made
     made.close()
 
