@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
-from twinsight_client import Client, NewItem
+from e2e.conftest import config, running
+from twinsight_client import Client, NewItem, ResourceExhausted
 from twinsight_client.cli import main
 from twinsight_client.results import MetadataValue
 from twinsight_server.app import Server
@@ -45,3 +48,36 @@ def test_a_copy_of_a_collection_has_the_same_items_in_the_same_order(
     first, second = ((tmp_path / name).read_bytes().split(b"\n") for name in ("first", "second"))
     assert len(first) == 900 + len(photos) + 3
     assert first[1:] == second[1:]
+
+
+def test_a_server_with_small_messages_lists_gives_out_and_takes_up_what_fits_them(
+    server: Server, cache_dir: Path, tmp_path: Path
+) -> None:
+    """Of its 40 items two fit a message, and a third does not; the other server's item of 60,000 bytes fits none."""
+
+    def run(address: str, *arguments: object) -> str:
+        result = CliRunner().invoke(main, ["--target", address, "collections", *map(str, arguments)])
+        assert result.exit_code in {0, 3}, result.output
+        return result.stderr
+
+    items = [NewItem(f"i{n:02}", np.ones(2), {"text": "x" * 8000, "n": n}) for n in range(40)]
+    settings = config(tmp_path / "data", cache_dir, max_message_bytes=20_000)
+    with running(settings) as small, Client(small.address) as client, Client(server.address) as other:
+        client.create_collection("heavy", dimension=2)
+        for start in range(0, len(items), 2):
+            client.upsert("heavy", items[start : start + 2]).values()
+        pages = [[one.id for one in page.values()] for page in client.list_items("heavy", page_size=1000)]
+        assert [one for page in pages for one in page] == [item.id for item in items]
+        assert {len(page) for page in pages} <= {1, 2}
+        run(small.address, "export", "heavy", "--out", tmp_path / "file")
+        run(server.address, "import", tmp_path / "file")
+        other.upsert("heavy", [NewItem("larger", np.ones(2), {"text": "y" * 60_000})]).values()
+        run(server.address, "export", "heavy", "--out", tmp_path / "larger")
+        told = run(small.address, "import", tmp_path / "larger", "--collection", "taken")
+        assert told.count("skipped ") == told.count("[ITEM_TOO_LARGE]") == told.count("skipped larger: ") == 1
+        assert client.get_collection("taken").item_count == 40
+        other.delete_collection("heavy")
+    with running(replace(settings, max_message_bytes=5000)) as smaller, Client(smaller.address) as client:
+        with pytest.raises(ResourceExhausted, match="The answer is larger") as caught:
+            next(client.list_items("heavy"))
+        assert caught.value.reason == "ANSWER_TOO_LARGE"

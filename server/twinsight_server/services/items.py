@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection
-from twinsight_core.errors import InvalidInput, NotFound, TwinsightError
+from twinsight_core.errors import AnswerTooLarge, InvalidInput, NotFound, TwinsightError
 from twinsight_core.items import Checkpoint, Item, NewItem, NewMetadata, answer_too_large, check_id
 from twinsight_server.access.quotas import Quotas
 from twinsight_server.calls.call import Call
@@ -137,7 +137,11 @@ class ItemReader:
         return response
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
-        """Reads a page."""
+        """Reads a page, with fewer items where as many as were asked for are too large for one answer.
+
+        Raises:
+            AnswerTooLarge: a single item is.
+        """
         collection = self._catalog.get(request.collection, visible=call.caller.may_know)
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInput(
@@ -145,9 +149,22 @@ class ItemReader:
                 reason="PAGE_SIZE_INVALID",
                 field="page_size",
             )
+        limit = request.page_size or DEFAULT_PAGE
+        while True:
+            try:
+                return self._page(request, collection, limit, call)
+            except AnswerTooLarge:
+                if limit == 1:
+                    raise
+                call.check_alive()
+                limit //= 2
+
+    def _page(
+        self, request: pb.ListItemsRequest, collection: Collection, limit: int, call: Call
+    ) -> pb.ListItemsResponse:
         items, after = collection.page(
             after=beginning(request, collection),
-            limit=request.page_size or DEFAULT_PAGE,
+            limit=limit,
             filter=requests.search_filter(request.filter) if request.HasField("filter") else None,
             include_vectors=request.include_vectors,
             max_bytes=self._max_bytes,

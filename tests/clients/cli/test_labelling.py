@@ -227,6 +227,14 @@ def test_fields_that_would_not_do_are_refused(twinsight: Twinsight, album: Path,
     assert (result.exit_code, said in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("option", [["--prefix", ""], ["--label-field", "kind"], ["--replace"]])
+def test_what_only_writing_gives_a_meaning_to_is_refused_without_it(
+    twinsight: Twinsight, album: Path, option: list[str]
+) -> None:
+    result = twinsight("classify", album, *option)
+    assert (result.exit_code, f"{option[0]} goes with --write-to." in result.stderr) == (2, True)
+
+
 def test_a_collection_that_is_not_there_is_told_before_the_work(
     twinsight: Twinsight, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

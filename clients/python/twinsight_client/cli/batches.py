@@ -36,6 +36,7 @@ INTERRUPTED = "INTERRUPTED"
 
 S = TypeVar("S")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,40 @@ def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Itera
         yield batch
 
 
+def ask_in_parts(
+    things: Sequence[S], ask: Callable[[Sequence[S]], R]
+) -> Iterator[tuple[Sequence[S], R | ResourceExhausted]]:
+    """Asks about things; where the server's messages are smaller than the client's, in ever smaller messages.
+
+    Args:
+        things: what one message of the client's holds.
+        ask: makes one call.
+
+    Yields:
+        Each part with its answer, in the order given; a single thing that is too large for the server with the error
+        that says so.
+
+    Raises:
+        TwinsightClientError: a call failed otherwise.
+    """
+    if not things:
+        return
+    try:
+        answer = ask(things)
+    except ResourceExhausted as error:
+        if not is_too_large(error):
+            raise
+        if len(things) == 1:
+            yield things, error
+            return
+    else:
+        yield things, answer
+        return
+    middle = len(things) // 2
+    yield from ask_in_parts(things[:middle], ask)
+    yield from ask_in_parts(things[middle:], ask)
+
+
 def _read(batch: Iterable[Sized]) -> tuple[list[tuple[Sized, bytes]], dict[int, ItemError]]:
     """Returns the files of a batch with their bytes, and the errors of those that can't be read after all."""
     read: list[tuple[Sized, bytes]] = []
@@ -234,18 +269,13 @@ def _left(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError)
 def _ask(
     batch: Sequence[tuple[Sized, bytes]], ask: Callable[[Sequence[bytes]], ModelResults[T]]
 ) -> tuple[ModelReference, list[T | ItemError]]:
-    """Asks about a batch; where the server's messages are smaller than the client's, in ever smaller messages."""
-    if not batch:
-        return ModelReference(), []
-    try:
-        results = ask([encoded for _, encoded in batch])
-    except ResourceExhausted as error:
-        if not is_too_large(error):
-            raise
-        if len(batch) == 1:
-            return ModelReference(), [ItemError(batch[0][0].index, error.code, TOO_LARGE, error.message)]
-        middle = len(batch) // 2
-        model, answers = _ask(batch[:middle], ask)
-        later_model, later_answers = _ask(batch[middle:], ask)
-        return later_model if later_model.digest else model, answers + later_answers
-    return results.model, list(results)
+    """Asks about a batch, in one message or several; returns what answered last, and the answers."""
+    model = ModelReference()
+    answers: list[T | ItemError] = []
+    for part, results in ask_in_parts(batch, lambda part: ask([encoded for _, encoded in part])):
+        if isinstance(results, ResourceExhausted):
+            answers.append(ItemError(part[0][0].index, results.code, TOO_LARGE, results.message))
+        else:
+            answers.extend(results)
+            model = results.model if results.model.digest or not model.digest else model
+    return model, answers

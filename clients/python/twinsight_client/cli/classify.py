@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.batches import Answered, ask_in_batches
@@ -105,7 +106,9 @@ def classify(
     Files that can't be read are listed, and the exit code is 3. Where it ends early, as by Ctrl-C, it gives what was
     answered until then.
     """
-    if write_to is not None:
+    if write_to is None:
+        _check_nothing_of_writing(click.get_current_context())
+    else:
         _check_fields(label_field, probability_field)
     given = pictures_given(paths)
     if out is not None:
@@ -158,6 +161,12 @@ def classify(
     answered.raise_ended()
     if len(answered.successes()) < len(given.files) or (report and (report.no_item or report.skipped)):
         raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _check_nothing_of_writing(context: click.Context) -> None:
+    for name in ("prefix", "label_field", "probability_field", "replace"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --write-to.")
 
 
 def _check_fields(label_field: str, probability_field: str) -> None:

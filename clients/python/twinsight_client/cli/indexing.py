@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from twinsight_client import filters
-from twinsight_client.cli.batches import TOO_LARGE, UNREADABLE, cut, too_large
+from twinsight_client.cli.batches import TOO_LARGE, UNREADABLE, ask_in_parts, cut, too_large
 from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.pictures import Listing, Picture, is_gone
 from twinsight_client.client import Client
 from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from twinsight_client.items import NewItem
 from twinsight_client.results import CollectionInfo, ItemError
-from twinsight_client.status import is_too_large
 
 TAKEN = "ITEM_OF_ANOTHER_PICTURE"
 CHUNK = 500
@@ -295,29 +294,18 @@ class Indexer:
         return sent
 
     def _write(self, items: Sequence[NewItem], sent: _Sent) -> None:
-        """Writes items; where the server's messages are smaller than the client's, in ever smaller messages."""
-        if not items:
-            return
-        try:
-            answers = self._client.upsert(self._collection, items)
-        except ResourceExhausted as error:
-            if not is_too_large(error):
-                raise
-            if len(items) == 1:
-                sent.skipped.append(Skipped(items[0].id, TOO_LARGE, error.message))
-                return
-            middle = len(items) // 2
-            self._write(items[:middle], sent)
-            self._write(items[middle:], sent)
-            return
-        for item, answer in zip(items, answers, strict=True):
-            if isinstance(answer, ItemError):
-                if answer.reason in _OF_THE_COLLECTION:
-                    raise answer.exception(request_id=answers.call.request_id)
-                sent.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
-            else:
-                sent.written += 1
-                sent.replaced += item.id in self._replacing
+        for part, answers in ask_in_parts(items, lambda part: self._client.upsert(self._collection, part)):
+            if isinstance(answers, ResourceExhausted):
+                sent.skipped.append(Skipped(part[0].id, TOO_LARGE, answers.message))
+                continue
+            for item, answer in zip(part, answers, strict=True):
+                if isinstance(answer, ItemError):
+                    if answer.reason in _OF_THE_COLLECTION:
+                        raise answer.exception(request_id=answers.call.request_id)
+                    sent.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
+                else:
+                    sent.written += 1
+                    sent.replaced += item.id in self._replacing
 
     def _settle(self, under_way: set[Future[None]]) -> None:
         """Waits for at least one batch and counts those that are done; raises what they raised."""

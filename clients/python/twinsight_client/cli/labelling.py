@@ -118,11 +118,7 @@ class Labeller:
             if item is None:
                 self.report.no_item.append(str(picture.file))
                 continue
-            if (
-                not self._replace
-                and self._label_field in item.metadata
-                and self._probability_field not in item.metadata
-            ):
+            if self._is_given(item.metadata):
                 self.report.kept += 1
                 continue
             metadata = self._labelled(item.metadata, picture.labels)

@@ -17,9 +17,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from twinsight_client.cli.batches import cut
+from twinsight_client.cli.batches import ask_in_parts, cut
 from twinsight_client.cli.collection_files import CollectionFile, Header, header_of, new_item, whole_file, write_items
 from twinsight_client.cli.indexing import Skipped
 from twinsight_client.client import Client
@@ -31,6 +32,7 @@ from twinsight_client.status import is_too_large
 
 CHUNK = 400
 """Items in a call: with the largest vectors and metadata that there are, half of what an answer may hold."""
+TOO_LARGE = "ITEM_TOO_LARGE"
 
 
 @dataclass(frozen=True)
@@ -235,25 +237,18 @@ class Importer:
         ]
 
     def _write(self, items: Sequence[Item]) -> None:
-        """Writes items; where the server's messages are smaller than the client's, in ever smaller messages."""
-        if not items:
-            return
-        digest = self._file.header.model_digest
-        try:
-            new = [new_item(one) for one in items]
-            answers = self._client.upsert(self.report.collection, new, vector_model_digest=digest)
-        except ResourceExhausted as error:
-            if len(items) == 1 or not is_too_large(error):
-                raise
-            middle = len(items) // 2
-            self._write(items[:middle])
-            self._write(items[middle:])
-            return
-        for item, answer in zip(items, answers, strict=True):
-            if isinstance(answer, ItemError):
-                self.report.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
-            else:
-                self.report.written += 1
+        upsert = partial(
+            self._client.upsert, self.report.collection, vector_model_digest=self._file.header.model_digest
+        )
+        for part, answers in ask_in_parts([new_item(one) for one in items], upsert):
+            if isinstance(answers, ResourceExhausted):
+                self.report.skipped.append(Skipped(part[0].id, TOO_LARGE, answers.message))
+                continue
+            for item, answer in zip(part, answers, strict=True):
+                if isinstance(answer, ItemError):
+                    self.report.skipped.append(Skipped(item.id, answer.reason or answer.code, answer.message))
+                else:
+                    self.report.written += 1
 
 
 def _same(left: Item, right: Item) -> bool:
