@@ -12,6 +12,8 @@ from twinsight_core.errors import InvalidInput
 from twinsight_core.json_fields import OPTIONAL, JsonFields
 
 MAX_PAIRS = 2**53
+_ROUNDED = 1 + 1e-6
+"""By which rates may differ that mean the same: a 32-bit number has seven digits."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ class Calibration:
     def operating_point(self, target_fmr: float) -> OperatingPoint:
         """Returns the point that was chosen for a false match rate, or a lower one, and loses the fewest same pairs.
 
-        That is the one with the highest `target_fmr` that is at most the asked one.
+        That is the one with the highest `target_fmr` that is at most the asked one, to six digits: a rate that was a
+        32-bit number on its way means the point that it was made of.
 
         Args:
             target_fmr: above 0, at most 1.
@@ -161,11 +164,11 @@ class Calibration:
                 field="target_fmr",
             )
         for point in self.operating_points:
-            if point.target_fmr <= target_fmr:
+            if point.target_fmr <= target_fmr * _ROUNDED:
                 return point
         known = ", ".join(f"{point.target_fmr:g}" for point in self.operating_points)
         raise InvalidInput(
-            f"`target_fmr` (={target_fmr:g}) must be at least that of one of the model's operating points: "
+            f"`target_fmr` (={target_fmr}) must be at least that of one of the model's operating points: "
             f"{known or 'it has none'}.",
             reason="TARGET_FMR_UNKNOWN",
             field="target_fmr",

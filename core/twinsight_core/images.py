@@ -118,7 +118,7 @@ class Region:
         # Written so that NaN fails.
         if not (0 <= self.x_min < self.x_max <= 1 and 0 <= self.y_min < self.y_max <= 1):
             raise InvalidInput(
-                f"`region` (={self.x_min:g}, {self.y_min:g}, {self.x_max:g}, {self.y_max:g}) must have "
+                f"`region` (={self.x_min:.9g}, {self.y_min:.9g}, {self.x_max:.9g}, {self.y_max:.9g}) must have "
                 "0 <= x_min < x_max <= 1 and 0 <= y_min < y_max <= 1.",
                 reason="REGION_INVALID",
                 field="region",

@@ -52,17 +52,27 @@ class Metrics:
         one = self.registry
         ProcessCollector(registry=one)
         Info("twinsight_build", "The release that serves.", registry=one).info({"version": version("twinsight")})
-        calls = Counter("twinsight_calls", "Calls answered.", ["method", "code"], registry=one)
+        calls = Counter("twinsight_calls", "Calls that ended.", ["method", "code"], registry=one)
+        failed = Counter("twinsight_failed", "Calls that failed as a whole, refused or not.", ["reason"], registry=one)
         call_seconds = Histogram(
-            "twinsight_call_seconds", "Time of a call in the server.", ["method"], buckets=_SECONDS, registry=one
+            "twinsight_call_seconds",
+            "Time in the server of a call that was answered (OK).",
+            ["method"],
+            buckets=_SECONDS,
+            registry=one,
         )
         stage_seconds = Histogram(
-            "twinsight_stage_seconds", "Time of a stage in a call.", ["stage"], buckets=_SECONDS, registry=one
+            "twinsight_stage_seconds",
+            "Time of a stage of a call that was answered (OK).",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=one,
         )
         items = Counter("twinsight_items", "Items answered, by outcome.", ["method", "outcome"], registry=one)
         # The library takes longer to find the one of some labels than to count.
         self._calls, self._call_seconds = cache(calls.labels), cache(call_seconds.labels)
         self._stage_seconds, self._items = cache(stage_seconds.labels), cache(items.labels)
+        self._failed = cache(failed.labels)
         self._in_flight = Gauge("twinsight_calls_in_flight", "Calls and messages of streams in work.", registry=one)
         self._streams = Gauge("twinsight_open_streams", "Streams that are open, in work or not.", registry=one)
         self.refused = Counter("twinsight_refused", "Calls refused for load.", ["reason"], registry=one)
@@ -92,18 +102,24 @@ class Metrics:
         )
         self._http: WSGIServer | None = None
 
-    def answered(self, method: str, code: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]) -> None:
-        """Counts a call.
+    def ended(
+        self, method: str, code: str, reason: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]
+    ) -> None:
+        """Counts a call; times are of those that are answered: refusals take none, and would hide how long they take.
 
         Args:
             method: its name.
             code: the name of its status.
+            reason: why it failed; empty where it was answered.
             stages: seconds of each, and `total`.
             outcomes: how many items were answered with what.
         """
         self._calls(method, code).inc()
         for outcome, count in outcomes.items():
             self._items(method, outcome).inc(count)
+        if code != "OK":
+            self._failed(reason or code).inc()
+            return
         for stage, seconds in stages.items():
             (self._call_seconds(method) if stage == "total" else self._stage_seconds(stage)).observe(seconds)
 

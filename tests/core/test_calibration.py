@@ -194,7 +194,10 @@ def test_a_wrong_value_names_its_rule(change: dict[str, float | str], message: s
         Calibration.from_json(JsonFields(EXAMPLE.to_json() | change))
 
 
-@pytest.mark.parametrize(("asked", "point"), [(1.0, LOOSE), (0.1, LOOSE), (0.05, STRICT), (0.01, STRICT)])
+@pytest.mark.parametrize(
+    ("asked", "point"),
+    [(1.0, LOOSE), (0.1, LOOSE), (1 - 0.9, LOOSE), (0.05, STRICT), (float(np.float32(0.01)), STRICT)],
+)
 def test_the_point_keeps_to_the_asked_rate_and_loses_the_fewest(asked: float, point: OperatingPoint) -> None:
     assert WITH_POINTS.operating_point(asked) == point
 
@@ -206,6 +209,11 @@ def test_the_point_keeps_to_the_asked_rate_and_loses_the_fewest(asked: float, po
             WITH_POINTS,
             0.001,
             "`target_fmr` (=0.001) must be at least that of one of the model's operating points: 0.1, 0.01.",
+        ),
+        (
+            WITH_POINTS,
+            0.0099999,
+            "`target_fmr` (=0.0099999) must be at least that of one of the model's operating points: 0.1, 0.01.",
         ),
         (
             EXAMPLE,

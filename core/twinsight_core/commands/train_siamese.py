@@ -44,6 +44,8 @@ _LOG = logging.getLogger(__name__)
 SAME_CLASS = "The two pictures are of one class in the sense of the training data, at even odds beforehand."
 SAME_PAIR = "The two pictures are a same pair in the sense of the list that was trained on, at even odds beforehand."
 CALIBRATION_FMR = 0.01
+_MOST_TIMES = 2
+"""How far above it the rate may lie, as measured, before that is told."""
 CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclude")
 """Options that mean nothing to a list of pairs."""
 
@@ -280,12 +282,20 @@ def _first_network(run: Run, config: SiameseConfig, start: ModelPackage | None) 
 
 
 def _calibrated(fit: Callable[..., Calibration], *, meaning: str) -> Calibration | None:
-    """Returns the calibration, None with a word to the user where none can be fitted."""
+    """Returns the calibration, None with a word to the user where none can be fitted; tells where it is a rough one."""
     try:
-        return fit(meaning=meaning, false_match_rate=CALIBRATION_FMR)
+        calibration = fit(meaning=meaning, false_match_rate=CALIBRATION_FMR)
     except ValueError as error:
         write_line(f"The model is written without a calibration: {error}", err=True)
         return None
+    low, high = calibration.false_match_rate_low, calibration.false_match_rate_high
+    if low is not None and high is not None and high > _MOST_TIMES * CALIBRATION_FMR:
+        write_line(
+            f"The default threshold aims at a false match rate of {CALIBRATION_FMR:.0%}; the pairs that were held out "
+            f"put it at {low:.1%} to {high:.1%} (95 %). `twinsight calibrate` on more pairs knows better.",
+            err=True,
+        )
+    return calibration
 
 
 def _folds_to_measure_over(pairs: PairList, rows: np.ndarray) -> np.ndarray | None:

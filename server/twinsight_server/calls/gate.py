@@ -310,20 +310,21 @@ class Gate:
             trailing = (("x-request-id", call.request_id), *times)
             context.set_trailing_metadata(trailing)
             name = _CODE_NAMES[failure.code if failure else 0]
-            self._note(about, call, stages, name, why)
+            self._note(about, call, stages, name, reason=reason, why=why)
             self._audit(call, about, name, reason, why)
         if failure:
             context.abort_with_status(abort_status(failure, trailing))
 
-    def _note(self, about: About, call: Call, stages: Mapping[str, float], name: str, why: str) -> None:
+    def _note(self, about: About, call: Call, stages: Mapping[str, float], name: str, *, reason: str, why: str) -> None:
         """Counts the call and logs it."""
-        self._metrics.answered(about.method, name, stages=stages, outcomes=call.outcomes)
+        self._metrics.ended(about.method, name, reason, stages=stages, outcomes=call.outcomes)
         if _plain_log.isEnabledFor(logging.INFO):
             log.info(
                 "call",
                 method=about.method,
                 **({"collection": about.collection_start} if about.collection else {}),
                 code=name,
+                **({"reason": reason} if reason else {}),
                 request_id=call.request_id,
                 caller=str(call.caller),
                 peer=call.peer,

@@ -41,6 +41,8 @@ _METRICS: dict[collections_pb.Metric.ValueType, Metric] = {
 
 DEFAULT_TOP_K = 5
 DEFAULT_SCORE_THRESHOLD = 0.5
+_ROUNDING = 1e-6
+"""Edges of regions are 32-bit numbers, of which sums and differences are off by less."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ def picture(message: pb.Image, *, field: str = "") -> Picture:
         InvalidInput: the region is out of bounds.
     """
     try:
-        box = message.region
-        region = Region(box.x_min, box.y_min, box.x_max, box.y_max) if message.HasField("region") else None
+        region = _region(message.region) if message.HasField("region") else None
         match message.WhichOneof("source"):
             case "encoded":
                 return Picture(message.encoded, region)
@@ -116,6 +117,15 @@ def detection_limits(request: inference_pb.DetectRequest) -> DetectionLimits:
             field="max_detections",
         )
     return DetectionLimits(score_threshold=threshold, most=request.max_detections or None)
+
+
+def _region(box: pb.Box) -> Region:
+    return Region(*(_within(one) for one in (box.x_min, box.y_min, box.x_max, box.y_max)))
+
+
+def _within(edge: float) -> float:
+    """Puts an edge that rounding has carried past the picture's, as that of a sum of 32-bit numbers, back on it."""
+    return min(max(edge, 0.0), 1.0) if -_ROUNDING <= edge <= 1 + _ROUNDING else edge
 
 
 def _pixels(raw: pb.RawImage) -> np.ndarray:

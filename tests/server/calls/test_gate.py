@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,10 @@ from typing import cast
 
 import grpc
 import pytest
+import structlog
 from grpc_reflection.v1alpha import reflection_pb2
 
-from twinsight_core.errors import Overloaded, Unauthenticated
+from twinsight_core.errors import Overloaded, StorageFull, Unauthenticated
 from twinsight_server.access.audit import AuditLog
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Guard, Metadata
@@ -258,3 +260,22 @@ def test_each_question_of_reflection_is_checked_and_noted(tmp_path: Path) -> Non
         ("message", "key:phone", "OK"),
         ("stream", "key:phone", "UNAUTHENTICATED"),
     ]
+
+
+def test_a_failed_call_is_told_with_its_reason_and_its_time_is_not_among_those_of_answered_ones(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "twinsight.calls")
+    metrics = Metrics()
+    made = Gate(metrics, max_calls=1, max_streams=1)
+    made.open()
+    with structlog.testing.capture_logs() as lines:
+        with made.call(context(), "ListModels"):
+            pass
+        with pytest.raises(Aborted), made.call(context(), "ListModels"):
+            raise StorageFull("The disk is full.", reason="DISK_FULL")
+    assert [(one["code"], one.get("reason")) for one in lines] == [("OK", None), ("RESOURCE_EXHAUSTED", "DISK_FULL")]
+    value = metrics.registry.get_sample_value
+    assert value("twinsight_failed_total", {"reason": "DISK_FULL"}) == 1
+    assert value("twinsight_calls_total", {"method": "ListModels", "code": "RESOURCE_EXHAUSTED"}) == 1
+    assert value("twinsight_call_seconds_count", {"method": "ListModels"}) == 1
