@@ -162,12 +162,14 @@ class Server:
             self.canary = Canary(self.models.all(), SERVICES, self.metrics)
             self._cores = one_core() if config.one_core else usable_cores()
             self._grpc = self._services()
-            self.port = _bind(self._grpc, config)
+            certificates = _certificates(config)
+            self.port = _bind(self._grpc, config, certificates)
             self.metrics_address = self.metrics.serve(config.metrics_listen) if config.metrics_listen else ""
             self._opened = opened.pop_all()
         self.metrics.watch(
             compilations=lambda: self.compilations.count,
             collections=self._collection_counts,
+            certificate_end_s=None if certificates is None else certificates.end_s,
         )
 
     @property
@@ -342,15 +344,14 @@ def _tell_unserved(specs: Sequence[CollectionSpec]) -> None:
         )
 
 
-def _bind(server: grpc.Server, config: ServerConfig) -> int:
+def _bind(server: grpc.Server, config: ServerConfig, certificates: Certificates | None) -> int:
     host, _, port = config.listen.rpartition(":")
     if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise StartupError(f"`listen` (={config.listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
-    credentials = _certificates(config)
     try:
-        if credentials is None:
+        if certificates is None:
             return server.add_insecure_port(config.listen)
-        return server.add_secure_port(config.listen, credentials.credentials())
+        return server.add_secure_port(config.listen, certificates.credentials())
     except RuntimeError as error:
         raise StartupError(
             f"Can't serve on `{config.listen}`: the address is taken or not this machine's.",

@@ -128,9 +128,21 @@ class Metrics:
         self._in_flight.set_function(in_flight)
         self._streams.set_function(streams)
 
-    def watch(self, *, compilations: Callable[[], float], collections: Callable[[], CollectionCounts]) -> None:
-        """Reads these when the metrics are asked for."""
+    def watch(
+        self,
+        *,
+        compilations: Callable[[], float],
+        collections: Callable[[], CollectionCounts],
+        certificate_end_s: Callable[[], float] | None = None,
+    ) -> None:
+        """Reads these when the metrics are asked for; `certificate_end_s` is since 1970, and None without TLS."""
         self._compilations.set_function(compilations)
+        if certificate_end_s is not None:
+            Gauge(
+                "twinsight_certificate_not_after_seconds",
+                "When the TLS certificate expires, in seconds since 1970.",
+                registry=self.registry,
+            ).set_function(certificate_end_s)
         self.registry.register(_Collections(collections))
 
     def serve(self, listen: str) -> str:

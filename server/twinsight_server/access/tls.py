@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
 import grpc
+import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
@@ -21,16 +23,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from twinsight_core.errors import StartupError
 from twinsight_server.access.watched import WatchedFiles
 
+log = structlog.stdlib.get_logger("twinsight.tls")
+
+_SOON = timedelta(days=7)
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 @dataclass(frozen=True, repr=False)
 class _Material:
-    """What a handshake needs, checked."""
+    """What a handshake needs, checked; `not_after` is when clients refuse it from on."""
 
     key: bytes
     chain: bytes
     authorities: bytes | None
+    not_after: datetime
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([(self.key, self.chain)], self.authorities)
@@ -49,6 +55,11 @@ class Certificates:
         self._files = WatchedFiles(paths, _material, reason="TLS_FILE_UNREADABLE", interval_s=0.0)
         self._mutual = client_ca is not None
         self._given = self._files.current()
+        _tell_expiry(self._given)
+
+    def end_s(self) -> float:
+        """Returns when the certificate that is in its file expires, in seconds since 1970."""
+        return self._files.current().not_after.timestamp()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns what a listener is bound with."""
@@ -64,6 +75,7 @@ class Certificates:
         if current is self._given:
             return None
         self._given = current
+        _tell_expiry(current)
         return current.configuration()
 
 
@@ -81,7 +93,16 @@ def _material(contents: Sequence[bytes]) -> _Material:
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     if private.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
         raise _invalid("the key is another certificate's")
-    return _Material(key, chain, authorities)
+    return _Material(key, chain, authorities, leaf.not_valid_after_utc)
+
+
+def _tell_expiry(material: _Material) -> None:
+    """Warns of a certificate that clients refuse, or soon will: the server itself works with any."""
+    left = material.not_after - datetime.now(UTC)
+    if left < timedelta():
+        log.warning("the certificate has expired: clients refuse it", not_after=material.not_after.isoformat())
+    elif left < _SOON:
+        log.warning("the certificate expires soon", not_after=material.not_after.isoformat())
 
 
 def _certificates(pem: bytes) -> list[x509.Certificate]:
