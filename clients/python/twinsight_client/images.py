@@ -67,10 +67,31 @@ def image_message(image: ImageLike) -> types_pb2.Image:
     if isinstance(image, str | Path):
         return types_pb2.Image(encoded=Path(image).read_bytes())
     if isinstance(image, Image.Image):
-        return types_pb2.Image(raw=_raw(_upright_rgb(image)))
+        return types_pb2.Image(raw=_raw(np.asarray(upright_rgb(image))))
     if isinstance(image, np.ndarray):
         return types_pb2.Image(raw=_raw(image))
     raise TypeError(f"A picture is bytes, a path, a uint8 array, a Pillow image or an ImageInput, not {_named(image)}.")
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Returns an RGB copy as the server sees the same file: upright, 16-bit greys by their high byte, alpha over white.
+
+    PNGs of 2- and 4-bit greys or 16-bit colours that call one of them transparent come out otherwise: Pillow has
+    forgotten how the file counts it once the pixels are read. Send these as files.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
+        greys = np.asarray(upright)
+        grey = np.clip(greys >> 8, 0, 255).astype(np.uint8)
+        clear = upright.info.get("transparency")
+        if isinstance(clear, int):
+            grey[greys == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return upright.convert("RGB")
 
 
 def size_bytes(content: Content) -> int:
@@ -139,27 +160,6 @@ def _raw(pixels: NDArray[np.generic]) -> types_pb2.RawImage:
             "raw", f"Pixels are [height, width, 3] uint8, RGB; these are {list(pixels.shape)} {pixels.dtype.name}."
         )
     return types_pb2.RawImage(height=pixels.shape[0], width=pixels.shape[1], rgb=pixels.tobytes())
-
-
-def _upright_rgb(image: Image.Image) -> Pixels:
-    """[height, width, 3] uint8, RGB, 0..255: upright, 16-bit greys by their high byte, alpha over white.
-
-    That is how the server decodes the same file, but for PNGs of 2- and 4-bit greys or 16-bit colours that call one of
-    them transparent: Pillow has forgotten how the file counts it once the pixels are read. Send these as files.
-    """
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it.
-        greys = np.asarray(upright).astype(np.int64)
-        grey = np.clip(greys >> 8, 0, 255).astype(np.uint8)
-        clear = upright.info.get("transparency")
-        if isinstance(clear, int):
-            grey[greys == clear] = 255
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.asarray(upright.convert("RGB"))
 
 
 def _box(region: Region) -> types_pb2.Box:

@@ -7,9 +7,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from twinsight_client.cli.output import printable
+from twinsight_client.images import upright_rgb
 from twinsight_client.results import Detection
 
 # Shares of the picture's shorter side, and the least in pixels that can still be made out.
@@ -25,7 +26,7 @@ class Undrawable(Exception):
 
 
 def draw_detections(path: Path, detections: Sequence[Detection]) -> Image.Image:
-    """Returns the upright picture as RGB with each detection's box, label and score, the surest on top.
+    """Returns the picture as the server sees it, as RGB, with each detection's box, label and score, the surest on top.
 
     Args:
         path: the picture.
@@ -82,10 +83,6 @@ def _upright(path: Path) -> Image.Image:
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(path) as picture,
         ):
-            upright = ImageOps.exif_transpose(picture)
-            if upright.has_transparency_data:
-                layer = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            return upright.convert("RGB")
+            return upright_rgb(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Undrawable(str(error)) from error

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from twinsight_client.cli.output import printable
-from twinsight_client.images import Region
+from twinsight_client.images import Region, upright_rgb
 
 THUMB_PX = 200
 MARGIN_PX = 12
@@ -75,7 +75,7 @@ def contact_sheet(tiles: Sequence[Tile], *, columns: int = 5) -> Image.Image:
 
 
 def _thumbnail(tile: Tile) -> Image.Image | None:
-    """The picture, upright and small, with its region framed; None where it can't be read."""
+    """The picture as the server sees it, upright and small, with its region framed; None where it can't be read."""
     if tile.path is None:
         return None
     try:
@@ -86,7 +86,7 @@ def _thumbnail(tile: Tile) -> Image.Image | None:
         ):
             # Lets JPEG decode at a fraction of its size, several times faster; no effect on other formats.
             picture.draft("RGB", (2 * THUMB_PX, 2 * THUMB_PX))
-            thumb = ImageOps.exif_transpose(picture).convert("RGB")
+            thumb = upright_rgb(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
     thumb.thumbnail((THUMB_PX, THUMB_PX))
