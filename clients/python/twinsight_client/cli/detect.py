@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from PIL import Image
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.batches import ask_in_batches
@@ -59,7 +61,8 @@ def detect(
     """Find things in pictures: where they are, in fractions of the picture's size, what they are, and the score.
 
     Of a folder these are the JPEG, PNG and WebP files under it, as `twinsight index` finds them. `twinsight models
-    NAME` tells which labels there are. Files that can't be read are listed, and the exit code is 3.
+    NAME` tells which labels there are. Files that can't be read, or whose copy can't be drawn, are listed, and the exit
+    code is 3.
     Where it ends early, as by Ctrl-C, it gives what was answered until then.
     """
     given = pictures_given(paths)
@@ -76,12 +79,16 @@ def detect(
         )
     answered.write_errors()
     done = answered.successes()
-    drawn = _draw(done, copies) if out is not None else {}
-    if settings.as_json:
-        results = [_result(file, answer, drawn.get(file)) for file, answer in answered.answers]
-        write_json({"model": answered.model, "results": results})
-    else:
-        _write(done)
+    drawn: dict[Path, Path] = {}
+    try:
+        if out is not None:
+            _draw(done, copies, drawn)
+    finally:  # whatever ends the drawing, as Ctrl-C does
+        if settings.as_json:
+            results = [_result(file, answer, drawn.get(file)) for file, answer in answered.answers]
+            write_json({"model": answered.model, "results": results})
+        else:
+            _write(done)
     answered.raise_ended()
     if len(done) < len(files) or (out is not None and len(drawn) < len(set(files))):
         raise click.exceptions.Exit(exits.PARTIAL)
@@ -104,6 +111,7 @@ def _copies(out: Path, given: Given) -> dict[Path, Path]:
     taken = {file.resolve() for file in files}
     if is_file and out.resolve() in taken:
         raise click.BadParameter(f"{out} is the picture itself, which is left as it is.", param_hint="--out")
+    _check_writable(out, is_file=is_file)
     copies: dict[Path, Path] = {}
     for file in dict.fromkeys(files):
         copy, number = (out if is_file else out / file.name), 1
@@ -119,21 +127,44 @@ def _copies(out: Path, given: Given) -> dict[Path, Path]:
     return copies
 
 
-def _draw(done: Sequence[tuple[Path, list[Detection]]], copies: dict[Path, Path]) -> dict[Path, Path]:
-    """Writes the copies; returns those that could be, and says where they are."""
-    drawn: dict[Path, Path] = {}
+def _check_writable(out: Path, *, is_file: bool) -> None:
+    """Refuses a place that no copy could be written to in the end: before the work, not after it."""
+    folder = out.absolute().parent if is_file else out.absolute()
+    # What is not there yet is made.
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise click.BadParameter(f"{there} is no folder, and one is needed there.", param_hint="--out")
+    target, rights = (out, os.W_OK) if is_file and out.exists() else (there, os.W_OK | os.X_OK)
+    if not os.access(target, rights):
+        raise click.BadParameter(f"{target} may not be written to.", param_hint="--out")
+
+
+def _draw(done: Sequence[tuple[Path, list[Detection]]], copies: dict[Path, Path], drawn: dict[Path, Path]) -> None:
+    """Writes the copies, and says where they are, or why one could not be written; adds those that were to `drawn`."""
     for file, detections in done:
         copy = copies[file]
         try:
             picture = draw_detections(file, detections)
+            _save(picture, copy)
         except Undrawable as error:
             write_error(f"not drawn {file}: {error}")
             continue
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(copy, quality=_JPEG_QUALITY)
         drawn[file] = copy
         write_error(f"Picture: {copy}")
-    return drawn
+
+
+def _save(picture: Image.Image, copy: Path) -> None:
+    """Writes a copy.
+
+    Raises:
+        Undrawable: there is no room for it, or no right to, or it is more than its format takes.
+    """
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(copy, quality=_JPEG_QUALITY)
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else None
+        raise Undrawable(f"{copy}: {said or error}") from error
 
 
 def _result(file: Path, answer: list[Detection] | ItemError, copy: Path | None) -> dict[str, object]:

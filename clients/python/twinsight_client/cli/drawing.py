@@ -22,7 +22,7 @@ COLOURS = ((178, 24, 43), (33, 102, 172), (27, 120, 55), (118, 42, 131), (166, 8
 
 
 class Undrawable(Exception):
-    """The picture can't be read here, though a server may have been able to."""
+    """The picture can't be read here, though a server may have been able to, or its copy can't be written."""
 
 
 def draw_detections(path: Path, detections: Sequence[Detection]) -> Image.Image:
