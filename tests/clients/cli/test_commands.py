@@ -24,7 +24,6 @@ from twinsight_client import (
     Unavailable,
 )
 from twinsight_client.cli import SERVER_COMMANDS, exits, main
-from twinsight_client.cli.batches import MAX_FILE_BYTES
 from twinsight_client.cli.group import ServerCommand
 from twinsight_client.cli.output import plain, printable, write_json
 from twinsight_client.cli.settings import Settings
@@ -35,50 +34,6 @@ from ..conftest import WireServer
 pytestmark = pytest.mark.client
 
 Twinsight = Callable[..., Result]
-
-
-def test_compare_tells_how_alike_two_pictures_are(twinsight: Twinsight, album: Path) -> None:
-    result = twinsight("compare", album / "a.jpg", album / "a.jpg")
-    assert result.exit_code == 0
-    said = dict(line.split("  ", 1) for line in result.stdout.splitlines())
-    assert {name.strip(): value.strip() for name, value in said.items()} == {
-        "cosine similarity": "1.0000",
-        "euclidean distance": "0.0000",
-        "probability": "100.0%",
-        "same": "yes",
-        "threshold": "0.5000",
-        "false match rate": "0.00%",
-        "false non-match rate": "0.00%",
-        "model": "fake",
-    }
-    strict = twinsight("compare", album / "a.jpg", album / "a.jpg", "--target-fmr", "0.05").stdout
-    assert [line.split()[-1] for line in strict.splitlines() if line.startswith(("thr", "target"))] == [
-        "0.7000",
-        "0.01",
-    ]
-    other = json.loads(twinsight("compare", album / "a.jpg", album / "2024/b.jpg", "--json").stdout)
-    assert other["comparison"]["same"] is False
-    assert other["model"]["name"] == "fake"
-
-
-@pytest.mark.parametrize("left_is_broken", [True, False])
-def test_compare_names_the_picture_that_is_bad(twinsight: Twinsight, album: Path, left_is_broken: bool) -> None:
-    files = [album / "a.jpg", album / "2024/broken.png"]
-    result = twinsight("compare", *(reversed(files) if left_is_broken else files))
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == (
-        f"Error: {files[1]}: The image is not a whole JPEG, PNG or WebP file. [IMAGE_UNREADABLE]\n"
-    )
-
-
-def test_compare_names_the_picture_that_no_message_carries(twinsight: Twinsight, album: Path) -> None:
-    most = MAX_FILE_BYTES // 2
-    huge = album / "huge.png"
-    with huge.open("wb") as file:
-        file.truncate(most + 1)
-    result = twinsight("compare", album / "a.jpg", huge)
-    assert result.exit_code == 1
-    assert result.stderr == f"Error: {huge}: The file ({most + 1} bytes) is over {most} bytes. [FILE_TOO_LARGE]\n"
 
 
 def test_embed_writes_an_archive_and_lists_what_can_not_be_read(

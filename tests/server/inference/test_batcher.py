@@ -193,7 +193,9 @@ def test_an_urgent_picture_needs_no_room(batcher: Batcher, executor: GatedExecut
         assert waiting.result(10) == 1
 
 
-def test_an_urgent_picture_goes_first_and_alone(batcher: Batcher, executor: GatedExecutor) -> None:
+def test_an_urgent_picture_goes_first_and_alone_and_counts_in_no_batch(
+    batcher: Batcher, executor: GatedExecutor, metrics: Metrics
+) -> None:
     hold(batcher, executor)
     waiting = [submit(batcher, n) for n in (1, 2)]
     urgent = batcher.submit_urgent(pixel(9), call())
@@ -201,6 +203,7 @@ def test_an_urgent_picture_goes_first_and_alone(batcher: Batcher, executor: Gate
     assert urgent.result(10) == 9
     assert [red_of(one) for one in waiting] == [1, 2]
     assert executor.sizes == [1, 1, 2]
+    assert metrics.registry.get_sample_value("twinsight_batch_size_sum", {"model": "m"}) == 2
 
 
 def test_an_urgent_picture_does_not_wait_for_a_batch_to_fill(batcher: Batcher) -> None:

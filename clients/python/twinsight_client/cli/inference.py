@@ -50,7 +50,7 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
     The probability is calibrated on pairs that the model never saw, and `same` says whether the similarity passes the
     model's own threshold, or that of the operating point that --target-fmr asks for; the rates below it are the shares
     of different pairs that pass it and of same pairs that fail it. `twinsight models NAME` tells what it is a
-    probability of, at even odds, and which points there are. All of it is missing where a model has no calibration.
+    probability of, at even odds, and which points there are. A model without a calibration tells none of it.
     """
     for file in (left, right):
         if said := too_large(file.stat().st_size, most=MAX_FILE_BYTES // 2):
@@ -76,7 +76,9 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
         "cosine similarity": f"{comparison.cosine_similarity:.4f}",
         "euclidean distance": f"{comparison.euclidean_distance:.4f}",
     }
-    if comparison.probability is not None:
+    if comparison.probability is None:
+        fields["probability"] = "unknown: the model has no calibration (twinsight calibrate)"
+    else:
         fields["probability"] = percent(comparison.probability)
     if comparison.same is not None:
         fields["same"] = "yes" if comparison.same else "no"
