@@ -278,3 +278,9 @@ def test_a_list_that_is_left_with_pairs_of_one_kind_is_refused(embedding: Path, 
                "--out", things / "out", "--skip-bad")  # fmt: skip
     assert done.exit_code == 1, done.output
     assert "no calibration can be fitted: it takes pairs of both kinds." in done.stderr
+
+
+def test_the_shipped_package_is_not_calibrated_in_place(tmp_path: Path) -> None:
+    done = run(calibrate, "--model", "base", "--data", tmp_path)
+    assert done.exit_code == 1
+    assert "`base` ships with the program and stays as it is; give --out" in done.stderr
