@@ -212,9 +212,9 @@ def test_health_waits_as_long_as_it_is_told_and_not_at_all_for_0(wire: WireServe
         (NotFound("Nothing."), 1, "Error: Nothing. [NOT_FOUND]"),
         (Unavailable("Draining.", reason="DRAINING"), 4, "Error: Draining. [DRAINING]"),
         (
-            Unavailable("refused"),
+            Unavailable("Connection refused"),
             4,
-            "Error: No server answers at there:1 (refused). Start one with: twinsight serve",
+            "Error: No server answers at there:1 (Connection refused). Start one with: twinsight serve",
         ),
         (
             DeadlineExceeded("late"),

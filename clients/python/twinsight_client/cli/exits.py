@@ -20,6 +20,36 @@ HELP = f"""{KEEP}Exit codes:
   130  interrupted"""
 
 
+_UNREACHED = (
+    (
+        ("Connection refused", "errors resolving", "No such file or directory"),
+        "No server answers at {target} ({message}). Start one with: twinsight serve",
+    ),
+    (
+        ("Hostname Verification",),
+        "The certificate of {target} is for another name ({message}). Say which to expect with --tls-server-name.",
+    ),
+    (
+        ("CERTIFICATE_VERIFY_FAILED",),
+        "The certificate of {target} is not trusted ({message}). Unless it has expired, say with --tls-ca whom to "
+        "trust.",
+    ),
+    (("WRONG_VERSION_NUMBER",), "{target} answers without TLS ({message}). Leave out --tls and --tls-ca."),
+    (
+        ("handshake",),
+        "No TLS could be agreed on with {target} ({message}). See to --tls-ca and --tls-server-name.",
+    ),
+    (
+        ("Socket closed", "Connection reset"),
+        "{target} closed the connection ({message}). It may want TLS (--tls-ca, --tls-server-name) or a certificate of "
+        "yours (--tls-cert, --tls-key).",
+    ),
+)
+"""Of the texts with which gRPC tells that a connection failed, parts of them and what to say; the first that fits."""
+
+_NO_ANSWER = "No answer from {target} ({message})."
+
+
 def exit_code(error: TwinsightClientError) -> int:
     """Returns the exit code that stands for an error."""
     return UNREACHABLE if isinstance(error, Unavailable | DeadlineExceeded) else FAILED
@@ -30,7 +60,8 @@ def one_line(error: TwinsightClientError, *, target: str) -> str:
     message = " ".join(error.message.split())
     if isinstance(error, Unavailable) and not error.reason:
         # gRPC's own text tells of sockets and nothing of what to do.
-        return f"No server answers at {target} ({message}). Start one with: twinsight serve"
+        said = next((text for parts, text in _UNREACHED if any(part in message for part in parts)), _NO_ANSWER)
+        return said.format(target=target, message=message)
     if isinstance(error, DeadlineExceeded):
         return f"The server at {target} did not answer in time. Give it longer with --timeout."
     if isinstance(error, ServerError):
