@@ -102,7 +102,11 @@ class ServerConfig:
     ] = False
     models_dir: Annotated[Path | None, "Folder whose sub-folders are further model packages."] = None
     models: Annotated[str, "Names of the models to serve, with commas between; empty: all."] = ""
-    default_model: Annotated[str, "Model of calls that name none."] = "base"
+    default_model: Annotated[
+        str,
+        "Model of calls that name none; one of those served [default: base, where it is served, or else the only "
+        "embedding model].",
+    ] = ""
     executor: Annotated[
         ExecutorKind,
         "What computes: openvino on CPUs (the extra of that name), xla anywhere; auto: the fastest that answers alike.",

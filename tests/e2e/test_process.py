@@ -163,7 +163,11 @@ def test_an_unreadable_model_package_is_told(tmp_path: Path, cache_dir: Path) ->
         (["--batch-size", "x"], {}, "'x' is not a valid integer"),
         ([], {"TWINSIGHT_MAX_TOP_K": "0"}, "`max_top_k` (=0) must be 1 to 100,000."),
         (["--tls-cert", "cert.pem"], {}, "`tls_cert` and `tls_key` go together"),
-        (["--models", "base", "--default-model", "nope"], {}, "Default model `nope` does not exist; there is `base`."),
+        (
+            ["--models", "base", "--default-model", "nope"],
+            {},
+            "there is `base`. Give one of these as `--default-model`.",
+        ),
         (["--models", "base,nope"], {}, "Model `nope` does not exist; there is `base`, `cells`, `garments`, `glyph`."),
         (["--listen", "nowhere"], {}, "`listen` (=nowhere) must be HOST:PORT."),
     ],

@@ -24,6 +24,9 @@ MOST_ON_HOST: dict[Task, int] = {"embedding": 4, "classification": 4, "detection
 faster in more, which would keep the pictures of a batch waiting for one another. Of `cells` two and four at once took
 1.06 and 1.27 times the time a picture that one takes, and their programs half a gigabyte."""
 
+_BASE = "base"
+"""The default model where none is given and it is served."""
+
 log = structlog.stdlib.get_logger("twinsight.models")
 
 
@@ -59,14 +62,9 @@ class Models:
         """Makes the engines; builds and compiles nothing yet.
 
         Raises:
-            PackageError: the default model is not among the packages.
+            PackageError: the default model that was given is not among the packages.
         """
-        if config.default_model not in packages:
-            raise PackageError(
-                NotFound.among("Default model", config.default_model, packages, reason="MODEL_NOT_FOUND").message,
-                reason="MODEL_NOT_FOUND",
-            )
-        self.default_name = config.default_model
+        self.default_name = _default_name(packages, config)
         self._models: dict[str, ServedModel] = {}
         for name, package in sorted(packages.items()):
             card = package.card
@@ -100,8 +98,15 @@ class Models:
         """Returns a model; the default one for an empty name.
 
         Raises:
-            NotFound: no model has the name.
+            NotFound: no model has the name, or none was named and there is no default.
         """
+        if not (name or self.default_name):
+            names = ", ".join(f"`{one}`" for one in self._models)
+            raise NotFound(
+                f"`model` must be given: no model is the default; there is {names}.",
+                reason="MODEL_NOT_FOUND",
+                field="model",
+            )
         found = self._models.get(name or self.default_name)
         if found is None:
             raise NotFound.among("Model", name, self._models, reason="MODEL_NOT_FOUND", field="model")
@@ -116,7 +121,7 @@ class Models:
             InvalidInput: several do it, and none was named.
         """
         able = [model for model in self.all() if model.package.card.task == task]
-        if not name and self._models[self.default_name] not in able:
+        if not name and self._models.get(self.default_name) not in able:
             if not able:
                 raise NotFound(f"No model for {task} is loaded.", reason="MODEL_NOT_FOUND", field="model")
             if len(able) > 1:
@@ -146,6 +151,22 @@ class Models:
         """Computes what waits and stops the lanes."""
         for model in self.all():
             model.batcher.close()
+
+
+def _default_name(packages: dict[str, ModelPackage], config: ServerConfig) -> str:
+    """Returns the name of the default model; empty where none was given, `base` is not served and several embed.
+
+    Raises:
+        PackageError: the one that was given is not among the packages.
+    """
+    given = config.default_model
+    if given and given not in packages:
+        missing = NotFound.among("Default model", given, packages, reason="MODEL_NOT_FOUND").message
+        raise PackageError(f"{missing} Give one of these as `--default-model`.", reason="MODEL_NOT_FOUND")
+    if given or _BASE in packages:
+        return given or _BASE
+    embedders = [name for name, package in packages.items() if package.card.task == "embedding"]
+    return embedders[0] if len(embedders) == 1 else ""
 
 
 def read_packages(config: ServerConfig) -> dict[str, ModelPackage]:

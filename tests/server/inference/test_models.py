@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from twinsight_core.errors import InvalidInput, NotFound, PackageError
+from twinsight_server.config import ServerConfig
+from twinsight_server.inference.models import Models, read_packages
+from twinsight_server.metrics import Metrics
+
+Offered = Callable[..., Models]
+
+
+@pytest.fixture
+def offered(tmp_path: Path) -> Offered:
+    """Returns the models of a server that is started with some of those that ship; none is compiled."""
+
+    def made(names: str, default: str = "") -> Models:
+        config = ServerConfig(models=names, default_model=default, cache_dir=tmp_path)
+        return Models(read_packages(config), config, Metrics())
+
+    return made
+
+
+def test_base_is_the_default_where_it_is_served(offered: Offered) -> None:
+    assert offered("").default_name == "base"
+    assert offered("glyph,base").get("").name == "base"
+    assert offered("glyph,base", "glyph").get("").name == "glyph"
+
+
+def test_the_only_embedding_model_is_the_default_without_base(offered: Offered) -> None:
+    models = offered("cells,glyph")
+    assert models.default_name == "glyph"
+    assert models.get("").name == models.get_for("embedding", "").name == "glyph"
+    assert models.get_for("detection", "").name == "cells"
+
+
+def test_without_base_and_an_only_embedding_model_there_is_no_default(offered: Offered) -> None:
+    models = offered("cells")
+    assert models.default_name == ""
+    assert models.get_for("detection", "").name == "cells"
+    with pytest.raises(NotFound, match="No model for embedding is loaded"):
+        models.get_for("embedding", "")
+    with pytest.raises(NotFound, match="`model` must be given: no model is the default; there is `cells`") as refused:
+        models.get("")
+    assert (refused.value.reason, refused.value.field) == ("MODEL_NOT_FOUND", "model")
+
+
+def test_of_several_embedding_models_without_base_none_is_the_default(tmp_path: Path) -> None:
+    config = ServerConfig(models="glyph", cache_dir=tmp_path)
+    glyph = read_packages(config)["glyph"]
+    models = Models({"glyph": glyph, "other": replace(glyph, name="other")}, config, Metrics())
+    assert models.default_name == ""
+    with pytest.raises(InvalidInput, match="`model` must be given: `glyph`, `other` do embedding") as refused:
+        models.get_for("embedding", "")
+    assert refused.value.reason == "MODEL_AMBIGUOUS"
+
+
+@pytest.mark.parametrize("given", ["base", "nope"])
+def test_a_default_that_was_given_and_is_not_served_is_refused_with_the_option(offered: Offered, given: str) -> None:
+    with pytest.raises(PackageError) as refused:
+        offered("glyph", given)
+    assert refused.value.message == (
+        f"Default model `{given}` does not exist; there is `glyph`. Give one of these as `--default-model`."
+    )
