@@ -13,12 +13,14 @@ from types import FrameType
 from typing import Literal, cast, get_args, get_origin, get_type_hints
 
 import click
+import structlog
 
 from twinsight_core.commands.output import write_line
 from twinsight_core.errors import StartupError
 from twinsight_server.config import ServerConfig
 from twinsight_server.config_file import read_settings
 from twinsight_server.logs import set_up_logs
+from twinsight_server.variables import unknown_variables
 
 Value = str | int | float | bool | Path | None
 
@@ -117,10 +119,19 @@ def _serve(**settings: Value) -> None:
         # click has checked each value against the field's type.
         config = ServerConfig(**settings)  # type: ignore[arg-type]
         set_up_logs(config.log_format, config.log_level)
+        _tell_unknown_variables(config)
         run(config)
     except StartupError as error:
         write_line(f"twinsight: {error.message}", err=True)
         sys.exit(1)
+
+
+def _tell_unknown_variables(config: ServerConfig) -> None:
+    """Logs variables that are likely misspelt: what they were to set is as if they were not there."""
+    own = [config.keyring.removeprefix("env:")] if config.keyring else []
+    log = structlog.stdlib.get_logger("twinsight.settings")
+    for name, like in unknown_variables(os.environ, known=own).items():
+        log.warning("unknown variable is passed over", variable=name, like=like or None)
 
 
 def wait_until(stopped: threading.Event) -> None:

@@ -179,6 +179,15 @@ def test_a_wrong_setting_is_named(
     assert says in refusal(*where, *flags, env=env)
 
 
+def test_a_misspelt_variable_is_told_in_the_log(tmp_path: Path, cache_dir: Path) -> None:
+    said = refusal(
+        *("--data-dir", tmp_path / "data", "--cache-dir", cache_dir, "--listen", "nowhere"),
+        env={"TWINSIGHT_API_KEY": "/keys.json"},
+    )
+    line = json.loads(said.splitlines()[0])
+    assert (line["level"], line["variable"], line["like"]) == ("warning", "TWINSIGHT_API_KEY", "TWINSIGHT_API_KEYS")
+
+
 def fill(api: Reflected, acknowledged: set[str], stop: Callable[[], None]) -> None:
     """Streams batches of ten until the server is gone; notes every id that was acknowledged."""
     ingest = api.stream("CollectionService", "IngestItems")
