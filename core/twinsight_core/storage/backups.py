@@ -32,7 +32,7 @@ from pathlib import Path
 
 import apsw
 
-from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, TwinsightError, Unavailable
+from twinsight_core.errors import AlreadyExists, DataLoss, InvalidInput, NotFound, TwinsightError, Unavailable
 from twinsight_core.host.whole_files import sync_file, sync_folder
 from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
@@ -93,7 +93,7 @@ def back_up(
 
     Args:
         data_dir: the data folder; nothing is changed in it.
-        out: the folder to make. It is there whole or not at all.
+        out: the folder to make, outside of the data folder. It is there whole or not at all.
         only: ids of the collections, or patterns of them; none: all.
         exclude: ids and patterns of those that are left out.
         on_damaged: is told, once the backup is there, of each collection that can't be copied and is not in it; None:
@@ -101,6 +101,7 @@ def back_up(
 
     Raises:
         AlreadyExists: `out` is there, or is being made.
+        InvalidInput: `out` is inside of the data folder.
         NotFound: there is no such collection, or no data folder.
         DataLoss: collections are damaged, and nothing was to be told of them or no other is left; the message names
             them all.
@@ -117,7 +118,7 @@ def back_up(
     existing = sorted({*aside, *(folder.name for folder in collection_folders(root))})
     made: list[BackupEntry] = []
     failed: list[DataLoss | Unavailable] = []
-    with made_whole(out) as folder:
+    with made_whole(out, data_dir) as folder:
         for name in chosen(existing, only=only, exclude=exclude):
             try:
                 made.append(_copied_in_the_end(root / name, folder / name))
@@ -185,15 +186,17 @@ def _is_there(source: Path) -> bool:
 
 
 @contextmanager
-def made_whole(out: Path) -> Iterator[Path]:
+def made_whole(out: Path, data_dir: Path) -> Iterator[Path]:
     """Yields a new folder beside `out`, which is renamed to it at the end, or removed if that is not reached.
 
     It has the name that an earlier run for `out` gave it, and is emptied of what such a run left that was killed.
 
     Raises:
+        InvalidInput: `out` is inside of the data folder that it is made from.
         AlreadyExists: `out` is there, or is being made.
         OSError: the folder around it can't be written, or what was left can't be removed.
     """
+    _check_outside(out, data_dir)
     _check_absent(out)
     with ExitStack() as held:
         folder = _unfinished(out, held)
@@ -333,6 +336,15 @@ def _copied(source: Path, target: Path) -> BackupEntry:
     if entry.id != source.name:
         raise damaged(file, f"it is the file of collection `{entry.id}`")
     return entry
+
+
+def _check_outside(out: Path, data_dir: Path) -> None:
+    """Refuses a place where the server would take the copy for its own, and no purge would reach it."""
+    place = Path(os.path.realpath(out))
+    if any(place.is_relative_to(os.path.realpath(root)) for root in (data_dir, data_dir / COLLECTIONS)):
+        raise InvalidInput(
+            f"`{out}` is inside of the data folder `{data_dir}`; nothing was written.", reason="BACKUP_IN_DATA_DIR"
+        )
 
 
 def _check_absent(out: Path) -> None:

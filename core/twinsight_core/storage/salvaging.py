@@ -72,9 +72,10 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
     Args:
         data_dir: the data folder; nothing is changed in it.
         collection_id: the collection.
-        out: folder of the backup to make.
+        out: folder of the backup to make, outside of the data folder.
 
     Raises:
+        InvalidInput: `out` is inside of the data folder.
         NotFound: there is no such collection.
         AlreadyExists: `out` is there.
         DataLoss: not even the collection's head can be read, or it is of a later version.
@@ -85,7 +86,7 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
     if not folder.is_dir():
         raise NotFound(f"`{data_dir}` has no collection `{collection_id}`.", reason="COLLECTION_NOT_FOUND")
     file = folder / FILE_NAME
-    with made_whole(out) as unfinished, translated(file):
+    with made_whole(out, data_dir) as unfinished, translated(file):
         # Not `connect`, whose first statement would fail, and which is too defensive for the first one here: that lets
         # SQLite read a file that is shorter than it says; nothing can be written in any case.
         source = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)

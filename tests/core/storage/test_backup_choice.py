@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.commands.backup import backup as backup_command
 from twinsight_core.commands.restore import restore as restore_command
-from twinsight_core.errors import DataLoss, NotFound, TwinsightError, Unavailable
+from twinsight_core.commands.salvage import salvage as salvage_command
+from twinsight_core.errors import DataLoss, InvalidInput, NotFound, TwinsightError, Unavailable
 from twinsight_core.items import CollectionSpec, NewItem
 from twinsight_core.storage import backups
 from twinsight_core.storage.backups import MANIFEST, back_up, read_manifest
@@ -196,3 +197,24 @@ def test_the_commands_tell_what_was_left_out(data: Path, tmp_path: Path) -> None
     assert (done.exit_code, done.stderr) == (0, "")
     done = run(restore_command, [str(tmp_path / "backup"), "--data-dir", str(tmp_path / "other"), "--exclude", "p*"])
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'other'}: collection t-2, 1 items\n")
+
+
+@pytest.mark.parametrize("place", ["data/backup", "data/collections/backup", "elsewhere/backup", "data/x/../backup"])
+def test_a_backup_inside_of_the_data_folder_is_refused(data: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "elsewhere").symlink_to(data / "collections")
+    before = sorted(tmp_path.rglob("*"))
+    for command, names in ((backup_command, ()), (salvage_command, ("photos",))):
+        out = tmp_path / place
+        done = CliRunner().invoke(command, [*names, "--data-dir", str(data), "--out", str(out)])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr == f"twinsight: `{out}` is inside of the data folder `{data}`; nothing was written.\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_backup_beside_the_place_that_collections_link_to_is_made(data: Path, tmp_path: Path) -> None:
+    (data / "collections").rename(tmp_path / "disk")
+    (data / "collections").symlink_to(tmp_path / "disk")
+    with pytest.raises(InvalidInput) as refused:
+        back_up(data, tmp_path / "disk" / "backup")
+    assert refused.value.reason == "BACKUP_IN_DATA_DIR"
+    assert back_up(data, tmp_path / "data-backup").collections

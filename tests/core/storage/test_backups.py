@@ -237,7 +237,7 @@ def test_what_a_killed_backup_left_is_removed_by_the_next(data: Path, tmp_path: 
 
 
 def test_a_backup_that_runs_is_not_disturbed_by_another(data: Path, tmp_path: Path) -> None:
-    with backups.made_whole(tmp_path / "backup") as folder:
+    with backups.made_whole(tmp_path / "backup", tmp_path / "data") as folder:
         (folder / "file").touch()
         with pytest.raises(AlreadyExists, match="backup` is being made already; nothing was written"):
             back_up(data, tmp_path / "backup")
