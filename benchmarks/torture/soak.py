@@ -25,8 +25,7 @@ from benchmarks.torture.watch import Sample, Watch, growth, metrics
 CALLS, LEAST_CALLS = 300_000, 3_000
 """Of fewer, a fifth does not make all of the threads that calls need."""
 
-# The test picture behind health would be counted among those that are computed.
-FLAGS = ("--models", "base", "--batch-size", "2", "--canary-s", "3600", *METRICS)
+FLAGS = ("--models", "base", "--batch-size", "2", *METRICS)
 COMPUTED = "twinsight_batch_size_sum"
 _DROPPED = "twinsight_dropped_images_total"
 _WARM_UP = 0.2

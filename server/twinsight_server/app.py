@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -33,7 +33,7 @@ from twinsight.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from twinsight_core.collections.catalog import Catalog
+from twinsight_core.collections.catalog import Catalog, Refused
 from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.errors import StartupError
 from twinsight_core.executors.kept_files import forget_unused
@@ -205,7 +205,7 @@ class Server:
                 raise
             warming.result()
         _tell_open_files()
-        _tell_unserved(self._unserved())
+        _tell_unserved(self._unserved(self._catalog.list()))
         if not stopped.is_set():
             self.canary.learn()
         if stopped.is_set():
@@ -304,19 +304,20 @@ class Server:
         """Counts the collections; those that stay closed are damaged."""
         in_state: Counter[CollectionState] = Counter()
         items = 0
-        for _, one in self._catalog.list():
+        listed = self._catalog.list()
+        for _, one in listed:
             state = CollectionState.DAMAGED
             if isinstance(one, Collection):
                 status = one.status()
                 state = status.state
                 items += status.item_count if state is not CollectionState.DAMAGED else 0
             in_state[state] += 1
-        return CollectionCounts(in_state, items, unserved=len(self._unserved()))
+        return CollectionCounts(in_state, items, unserved=len(self._unserved(listed)))
 
-    def _unserved(self) -> list[CollectionSpec]:
-        """Returns the open collections that are bound to a model that is not served."""
+    def _unserved(self, listed: Iterable[tuple[str, Collection | Refused]]) -> list[CollectionSpec]:
+        """Returns the open ones of some collections that are bound to a model that is not served."""
         served = {"", *(model.digest for model in self.models.all())}
-        specs = (one.spec for _, one in self._catalog.list() if isinstance(one, Collection))
+        specs = (one.spec for _, one in listed if isinstance(one, Collection))
         return [spec for spec in specs if spec.model_digest not in served]
 
 

@@ -131,7 +131,7 @@ def _tell_unknown_variables(config: ServerConfig) -> None:
     own = [config.keyring.removeprefix("env:")] if config.keyring else []
     log = structlog.stdlib.get_logger("twinsight.settings")
     for name, like in unknown_variables(os.environ, known=own).items():
-        log.warning("unknown variable is passed over", variable=name, like=like or None)
+        log.warning("unknown variable is passed over", variable=name, **({"like": like} if like else {}))
 
 
 def wait_until(stopped: threading.Event) -> None:

@@ -42,6 +42,10 @@ class CollectionCounts:
     unserved: int
 
 
+_WORKED_ON = frozenset({"OK", "DEADLINE_EXCEEDED", "CANCELLED"})
+"""Codes of calls whose time tells how fast the server is: of others, most are refused at once."""
+
+
 class Metrics:
     """The server's instruments in a registry of their own, so that several servers fit in one process."""
 
@@ -56,14 +60,14 @@ class Metrics:
         failed = Counter("twinsight_failed", "Calls that failed as a whole, refused or not.", ["reason"], registry=one)
         call_seconds = Histogram(
             "twinsight_call_seconds",
-            "Time in the server of a call that was answered (OK).",
+            "Time in the server of a call that was answered, or given up by its caller.",
             ["method"],
             buckets=_SECONDS,
             registry=one,
         )
         stage_seconds = Histogram(
             "twinsight_stage_seconds",
-            "Time of a stage of a call that was answered (OK).",
+            "Time of a stage of a call that was answered, or given up by its caller.",
             ["stage"],
             buckets=_SECONDS,
             registry=one,
@@ -79,7 +83,7 @@ class Metrics:
         self.queued = Gauge("twinsight_queued_images", "Pictures that calls have in work.", ["model"], registry=one)
         self.batch_size = Histogram(
             "twinsight_batch_size",
-            "Pictures in a computed batch.",
+            "Pictures in a computed batch; health's test picture is left out.",
             ["model"],
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=one,
@@ -105,7 +109,7 @@ class Metrics:
     def ended(
         self, method: str, code: str, reason: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]
     ) -> None:
-        """Counts a call; times are of those that are answered: refusals take none, and would hide how long they take.
+        """Counts a call; times are of those that were worked on: refusals take none, and would hide how long it takes.
 
         Args:
             method: its name.
@@ -117,8 +121,9 @@ class Metrics:
         self._calls(method, code).inc()
         for outcome, count in outcomes.items():
             self._items(method, outcome).inc(count)
-        if code != "OK":
-            self._failed(reason or code).inc()
+        if reason:
+            self._failed(reason).inc()
+        if code not in _WORKED_ON:
             return
         for stage, seconds in stages.items():
             (self._call_seconds(method) if stage == "total" else self._stage_seconds(stage)).observe(seconds)
@@ -177,13 +182,18 @@ class Metrics:
 
 
 class _Collections(Collector):
-    """Tells of the collections, all of it as of one moment."""
+    """Tells of the collections, counted once."""
 
     def __init__(self, count: Callable[[], CollectionCounts]) -> None:
         self._count = count
 
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        return self._told(CollectionCounts({}, items=0, unserved=0))
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        now = self._count()
+        return self._told(self._count())
+
+    def _told(self, now: CollectionCounts) -> Iterator[GaugeMetricFamily]:
         yield GaugeMetricFamily(
             "twinsight_collection_items", "Items in all collections that can be read.", value=now.items
         )

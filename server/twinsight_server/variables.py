@@ -25,7 +25,7 @@ def unknown_variables(environment: Iterable[str], *, known: Iterable[str] = ()) 
         known: further names that are read.
     """
     names = sorted(name for name in environment if name.startswith(PREFIX))
-    services = (PREFIX, *(name.removesuffix("SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST")))
+    services = [name.removesuffix("SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST")]
     of_services = tuple(service + what for service in services for what in ("PORT", "SERVICE_"))
     read = SETTINGS | OF_OTHERS | set(known)
     return {name: _like(name) for name in names if name not in read and not name.startswith(of_services)}

@@ -109,7 +109,8 @@ def test_compare_takes_pictures_and_vectors(client: Client, picture: Draw) -> No
 
 
 @pytest.mark.parametrize(
-    ("target_fmr", "threshold", "point"), [(None, 0.5, None), (1.0, 0.3, 0.1), (0.1, 0.3, 0.1), (0.05, 0.7, 0.01)]
+    ("target_fmr", "threshold", "point"),
+    [(None, 0.5, None), (1.0, 0.3, 0.1), (0.1, 0.3, 0.1), (0.05, 0.7, 0.01), (float(np.float32(0.01)), 0.7, 0.01)],
 )
 def test_compare_decides_at_the_point_for_a_false_match_rate(
     client: Client, target_fmr: float | None, threshold: float, point: float | None

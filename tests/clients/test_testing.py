@@ -160,3 +160,9 @@ def test_a_match_passes_its_own_score_as_the_least() -> None:
     for number, match in enumerate(all_of_them, 1):
         (found,) = client.search("c", [query], top_k=50, min_score=match.score).values()
         assert len(found) == number
+
+
+def test_a_region_that_rounding_carried_over_the_edge_is_taken_as_by_a_server() -> None:
+    picture = ImageInput(np.zeros((2, 2, 3), np.uint8), region=(0.0, 0.0, float(np.float32(1.0000001)), 1.0))
+    with FakeClient() as client:
+        assert not client.embed([picture], model="fake").errors()

@@ -64,7 +64,7 @@ def test_a_server_that_wants_tls_is_not_to_be_started_again(authority: trustme.C
     with listening(authority.issue_cert("127.0.0.1")) as target:
         told = said("--target", target)
     assert told.startswith(f"Error: {target} closed the connection (")
-    assert "It may want TLS (--tls-ca, --tls-server-name)" in told
+    assert "It may have ended, or want TLS (--tls-ca, --tls-server-name)" in told
     with listening(authority.issue_cert("127.0.0.1"), clients=authority) as target:
         told = said("--target", target, "--tls-ca", ca)
     assert told.startswith(f"Error: {target} closed the connection (")

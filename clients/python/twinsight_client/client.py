@@ -160,7 +160,7 @@ class Client:
             model: empty: the server's default.
             vector_model_digest: of the model that made the vectors in `pairs`; another than this model's is refused.
             target_fmr: false match rate to aim at, above 0, at most 1: `same` is decided at the model's operating
-                point for it, or the next stricter one; None: at the model's default point.
+                point for it, to six digits, or the next stricter one; None: at the model's default point.
             timeout_s: see the class.
             request_id: see the class.
         """

@@ -32,7 +32,12 @@ from twinsight_core.storage.backups import back_up
     """,
 )
 @data_dir_option()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to make; must not be there.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The folder to make; must not be there, nor among the collections.",
+)
 @collection_options
 @click.option(
     "--skip-damaged", is_flag=True, help="Leave out collections that can't be copied, and list them at the end."

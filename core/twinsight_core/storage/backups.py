@@ -93,7 +93,7 @@ def back_up(
 
     Args:
         data_dir: the data folder; nothing is changed in it.
-        out: the folder to make, outside of the data folder. It is there whole or not at all.
+        out: the folder to make, not among the collections. It is there whole or not at all.
         only: ids of the collections, or patterns of them; none: all.
         exclude: ids and patterns of those that are left out.
         on_damaged: is told, once the backup is there, of each collection that can't be copied and is not in it; None:
@@ -101,7 +101,7 @@ def back_up(
 
     Raises:
         AlreadyExists: `out` is there, or is being made.
-        InvalidInput: `out` is inside of the data folder.
+        InvalidInput: `out` is among the collections.
         NotFound: there is no such collection, or no data folder.
         DataLoss: collections are damaged, and nothing was to be told of them or no other is left; the message names
             them all.
@@ -192,7 +192,7 @@ def made_whole(out: Path, data_dir: Path) -> Iterator[Path]:
     It has the name that an earlier run for `out` gave it, and is emptied of what such a run left that was killed.
 
     Raises:
-        InvalidInput: `out` is inside of the data folder that it is made from.
+        InvalidInput: `out` is among the collections of the data folder that it is made from.
         AlreadyExists: `out` is there, or is being made.
         OSError: the folder around it can't be written, or what was left can't be removed.
     """
@@ -339,11 +339,11 @@ def _copied(source: Path, target: Path) -> BackupEntry:
 
 
 def _check_outside(out: Path, data_dir: Path) -> None:
-    """Refuses a place where the server would take the copy for its own, and no purge would reach it."""
-    place = Path(os.path.realpath(out))
-    if any(place.is_relative_to(os.path.realpath(root)) for root in (data_dir, data_dir / COLLECTIONS)):
+    """Refuses a place where the server would take the copy for a collection."""
+    collections = data_dir / COLLECTIONS
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(collections)):
         raise InvalidInput(
-            f"`{out}` is inside of the data folder `{data_dir}`; nothing was written.", reason="BACKUP_IN_DATA_DIR"
+            f"`{out}` is among the collections, in `{collections}`; nothing was written.", reason="BACKUP_IN_DATA_DIR"
         )
 
 

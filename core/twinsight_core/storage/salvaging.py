@@ -72,10 +72,10 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
     Args:
         data_dir: the data folder; nothing is changed in it.
         collection_id: the collection.
-        out: folder of the backup to make, outside of the data folder.
+        out: folder of the backup to make, not among the collections.
 
     Raises:
-        InvalidInput: `out` is inside of the data folder.
+        InvalidInput: `out` is among the collections.
         NotFound: there is no such collection.
         AlreadyExists: `out` is there.
         DataLoss: not even the collection's head can be read, or it is of a later version.

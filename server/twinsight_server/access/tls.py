@@ -58,7 +58,7 @@ class Certificates:
         _tell_expiry(self._given)
 
     def end_s(self) -> float:
-        """Returns when the certificate that is in its file expires, in seconds since 1970."""
+        """Returns when the first certificate of the chain that is in its file expires, in seconds since 1970."""
         return self._files.current().not_after.timestamp()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -84,7 +84,8 @@ def _material(contents: Sequence[bytes]) -> _Material:
     key, chain, *rest = contents
     authorities = rest[0] if rest else None
     try:
-        leaf, *_ = _certificates(chain)
+        leaf, *_ = certificates = _certificates(chain)
+        not_after = min(one.not_valid_after_utc for one in certificates)
         if authorities is not None:
             _certificates(authorities)
         private = load_pem_private_key(key, password=None)
@@ -93,7 +94,7 @@ def _material(contents: Sequence[bytes]) -> _Material:
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     if private.public_key().public_bytes(*form) != leaf.public_key().public_bytes(*form):
         raise _invalid("the key is another certificate's")
-    return _Material(key, chain, authorities, leaf.not_valid_after_utc)
+    return _Material(key, chain, authorities, not_after)
 
 
 def _tell_expiry(material: _Material) -> None:

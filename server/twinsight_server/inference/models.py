@@ -98,14 +98,12 @@ class Models:
         """Returns a model; the default one for an empty name.
 
         Raises:
-            NotFound: no model has the name, or none was named and there is no default.
+            NotFound: no model has the name.
+            InvalidInput: none was named, and there is no default.
         """
         if not (name or self.default_name):
-            names = ", ".join(f"`{one}`" for one in self._models)
-            raise NotFound(
-                f"`model` must be given: no model is the default; there is {names}.",
-                reason="MODEL_NOT_FOUND",
-                field="model",
+            raise InvalidInput(
+                "`model` must be given: none of the models is the default.", reason="MODEL_AMBIGUOUS", field="model"
             )
         found = self._models.get(name or self.default_name)
         if found is None:
@@ -163,8 +161,10 @@ def _default_name(packages: dict[str, ModelPackage], config: ServerConfig) -> st
     if given and given not in packages:
         missing = NotFound.among("Default model", given, packages, reason="MODEL_NOT_FOUND").message
         raise PackageError(f"{missing} Give one of these as `--default-model`.", reason="MODEL_NOT_FOUND")
-    if given or _BASE in packages:
-        return given or _BASE
+    if given:
+        return given
+    if _BASE in packages:
+        return _BASE
     embedders = [name for name, package in packages.items() if package.card.task == "embedding"]
     return embedders[0] if len(embedders) == 1 else ""
 

@@ -125,12 +125,12 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     def GetItems(self, request: pb.GetItemsRequest, context: grpc.ServicerContext) -> pb.GetItemsResponse:
         """Reads items by id."""
         with self._gate.call(context, "GetItems", collection=request.collection, items=len(request.ids)) as call:
-            return check_size(self._reader.get(request, call), self._config.max_message_bytes)
+            return self._reader.get(request, call)
 
     def ListItems(self, request: pb.ListItemsRequest, context: grpc.ServicerContext) -> pb.ListItemsResponse:
         """Reads a page of items."""
         with self._gate.call(context, "ListItems", collection=request.collection, items=1) as call:
-            return check_size(self._reader.page(request, call), self._config.max_message_bytes)
+            return self._reader.page(request, call)
 
     def DeleteItems(self, request: pb.DeleteItemsRequest, context: grpc.ServicerContext) -> pb.DeleteItemsResponse:
         """Deletes items."""

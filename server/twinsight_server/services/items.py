@@ -17,7 +17,7 @@ from twinsight_server.calls.call import Call
 from twinsight_server.convert import answers, requests
 from twinsight_server.inference.models import Models
 from twinsight_server.inference.pipeline import Picture, Pipeline
-from twinsight_server.services.inputs import check_count, check_digest, collection_vectors, read_each
+from twinsight_server.services.inputs import check_count, check_digest, check_size, collection_vectors, read_each
 from twinsight_server.services.page_tokens import beginning, token_for
 from twinsight_server.status import status_of
 
@@ -125,8 +125,6 @@ class ItemReader:
         check_count(len(request.ids), self._max_items, field="ids")
         items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
         response = pb.GetItemsResponse()
-        call.effect.returned, call.effect.vectors = sum(one is not None for one in items), request.include_vectors
-        call.effect.failed = len(items) - call.effect.returned
         self._write(
             response,
             (
@@ -134,6 +132,8 @@ class ItemReader:
                 for number, (one, item) in enumerate(zip(request.ids, items, strict=True))
             ),
         )
+        call.effect.returned, call.effect.vectors = sum(one is not None for one in items), request.include_vectors
+        call.effect.failed = len(items) - call.effect.returned
         return response
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
@@ -169,16 +169,20 @@ class ItemReader:
             include_vectors=request.include_vectors,
             max_bytes=self._max_bytes,
         )
-        call.effect.returned, call.effect.vectors = len(items), request.include_vectors
-        call.touched = len(items)
         response = pb.ListItemsResponse(next_page_token=token_for(request, collection, after))
         self._write(response, items)
+        call.effect.returned, call.effect.vectors = len(items), request.include_vectors
+        call.touched = len(items)
         return response
 
     def _write(
         self, response: pb.GetItemsResponse | pb.ListItemsResponse, found: Iterable[Item | status_pb2.Status]
     ) -> None:
-        """Writes results into a response, until they are more than an answer may hold; no more are made then."""
+        """Writes results into a response.
+
+        Raises:
+            AnswerTooLarge: they are more than an answer may hold; no more were made from there on.
+        """
         size = 0
         for one in found:
             result = response.results.add()
@@ -189,6 +193,7 @@ class ItemReader:
             size += result.ByteSize()
             if size > self._max_bytes:
                 raise answer_too_large()
+        check_size(response, self._max_bytes)  # with what is around the results
 
 
 def _check_own_faults(items: Sequence[NewItem | NewMetadata | TwinsightError]) -> None:

@@ -199,15 +199,16 @@ def test_the_commands_tell_what_was_left_out(data: Path, tmp_path: Path) -> None
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'other'}: collection t-2, 1 items\n")
 
 
-@pytest.mark.parametrize("place", ["data/backup", "data/collections/backup", "elsewhere/backup", "data/x/../backup"])
-def test_a_backup_inside_of_the_data_folder_is_refused(data: Path, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("place", ["data/collections/backup", "elsewhere/backup", "data/x/../collections/b/c"])
+def test_a_backup_among_the_collections_is_refused(data: Path, tmp_path: Path, place: str) -> None:
     (tmp_path / "elsewhere").symlink_to(data / "collections")
     before = sorted(tmp_path.rglob("*"))
     for command, names in ((backup_command, ()), (salvage_command, ("photos",))):
         out = tmp_path / place
         done = CliRunner().invoke(command, [*names, "--data-dir", str(data), "--out", str(out)])
         assert (done.exit_code, done.stdout) == (1, "")
-        assert done.stderr == f"twinsight: `{out}` is inside of the data folder `{data}`; nothing was written.\n"
+        where = data / "collections"
+        assert done.stderr == f"twinsight: `{out}` is among the collections, in `{where}`; nothing was written.\n"
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -217,4 +218,5 @@ def test_a_backup_beside_the_place_that_collections_link_to_is_made(data: Path, 
     with pytest.raises(InvalidInput) as refused:
         back_up(data, tmp_path / "disk" / "backup")
     assert refused.value.reason == "BACKUP_IN_DATA_DIR"
-    assert back_up(data, tmp_path / "data-backup").collections
+    assert back_up(data, tmp_path / "disk-backup").collections
+    assert back_up(data, data / "backup").collections

@@ -44,9 +44,9 @@ def test_without_base_and_an_only_embedding_model_there_is_no_default(offered: O
     assert models.get_for("detection", "").name == "cells"
     with pytest.raises(NotFound, match="No model for embedding is loaded"):
         models.get_for("embedding", "")
-    with pytest.raises(NotFound, match="`model` must be given: no model is the default; there is `cells`") as refused:
+    with pytest.raises(InvalidInput, match="`model` must be given: none of the models is the default") as refused:
         models.get("")
-    assert (refused.value.reason, refused.value.field) == ("MODEL_NOT_FOUND", "model")
+    assert (refused.value.reason, refused.value.field) == ("MODEL_AMBIGUOUS", "model")
 
 
 def test_of_several_embedding_models_without_base_none_is_the_default(tmp_path: Path) -> None:

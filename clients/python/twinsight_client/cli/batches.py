@@ -272,10 +272,11 @@ def _ask(
     """Asks about a batch, in one message or several; returns what answered last, and the answers."""
     model = ModelReference()
     answers: list[T | ItemError] = []
-    for part, results in ask_in_parts(batch, lambda part: ask([encoded for _, encoded in part])):
+    for part, results in ask_in_parts(batch, lambda files: ask([encoded for _, encoded in files])):
         if isinstance(results, ResourceExhausted):
             answers.append(ItemError(part[0][0].index, results.code, TOO_LARGE, results.message))
         else:
             answers.extend(results)
-            model = results.model if results.model.digest or not model.digest else model
+            if results.model.digest:
+                model = results.model
     return model, answers

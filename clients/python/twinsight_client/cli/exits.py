@@ -41,8 +41,8 @@ _UNREACHED = (
     ),
     (
         ("Socket closed", "Connection reset"),
-        "{target} closed the connection ({message}). It may want TLS (--tls-ca, --tls-server-name) or a certificate of "
-        "yours (--tls-cert, --tls-key).",
+        "{target} closed the connection ({message}). It may have ended, or want TLS (--tls-ca, --tls-server-name) or "
+        "a certificate of yours (--tls-cert, --tls-key).",
     ),
 )
 """Of the texts with which gRPC tells that a connection failed, parts of them and what to say; the first that fits."""

@@ -32,7 +32,7 @@ from twinsight_client.status import is_too_large
 
 CHUNK = 400
 """Items in a call: with the largest vectors and metadata that there are, half of what an answer may hold."""
-TOO_LARGE = "ITEM_TOO_LARGE"
+ITEM_TOO_LARGE = "ITEM_TOO_LARGE"
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class Importer:
         )
         for part, answers in ask_in_parts([new_item(one) for one in items], upsert):
             if isinstance(answers, ResourceExhausted):
-                self.report.skipped.append(Skipped(part[0].id, TOO_LARGE, answers.message))
+                self.report.skipped.append(Skipped(part[0].id, ITEM_TOO_LARGE, answers.message))
                 continue
             for item, answer in zip(part, answers, strict=True):
                 if isinstance(answer, ItemError):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FailedPrecondition, FieldViolation, NotFound
-from twinsight_client.testing.pictures import refused
+from twinsight_client.testing.pictures import ROUNDING, refused
 
 LABELS = ("bird", "cat", "dog")
 """What the fake classifiers and detectors can answer."""
@@ -97,13 +97,13 @@ def operating_point(target_fmr: float) -> tuple[float, float]:
         message = f"`target_fmr` (={target_fmr}) must be above 0 and at most 1."
         raise refused("TARGET_FMR_INVALID", "target_fmr", message)
     for rate, threshold in OPERATING_POINTS.items():
-        if rate <= target_fmr:
+        if rate <= target_fmr * (1 + ROUNDING):
             return rate, threshold
     known = ", ".join(f"{rate:g}" for rate in OPERATING_POINTS)
     raise refused(
         "TARGET_FMR_UNKNOWN",
         "target_fmr",
-        f"`target_fmr` (={target_fmr:g}) must be at least that of one of the model's operating points: {known}.",
+        f"`target_fmr` (={target_fmr}) must be at least that of one of the model's operating points: {known}.",
     )
 
 

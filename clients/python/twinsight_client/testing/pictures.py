@@ -16,6 +16,9 @@ from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import Vector
 
+ROUNDING = 1e-6
+"""By which a number that was a 32-bit one may be off."""
+
 MAX_BYTES = 16 * 1024 * 1024
 MAX_PIXELS = 40_000_000
 _TOO_MANY_PIXELS = f"The image must have at most {MAX_PIXELS} pixels."
@@ -94,11 +97,17 @@ def _drawn(image: types_pb2.Image, count: int, path: str) -> NDArray[np.float64]
         case None:
             raise refused("IMAGE_MISSING", path, "An image must have `encoded` or `raw` set.")
     box = image.region
-    if image.HasField("region") and not (0 <= box.x_min < box.x_max <= 1 and 0 <= box.y_min < box.y_max <= 1):
+    x_min, y_min, x_max, y_max = (_within(one) for one in (box.x_min, box.y_min, box.x_max, box.y_max))
+    if image.HasField("region") and not (0 <= x_min < x_max <= 1 and 0 <= y_min < y_max <= 1):
         raise refused("REGION_INVALID", f"{path}.region", "0 <= min < max <= 1 must hold on both axes.")
     # SHAKE yields as many bytes as asked for, the same on every machine and with every version of NumPy.
     drawn = hashlib.shake_256(image.SerializeToString(deterministic=True)).digest(4 * count)
     return np.frombuffer(drawn, dtype="<u4").astype(np.float64) / 2.0**32
+
+
+def _within(edge: float) -> float:
+    """Puts an edge that rounding has carried past the picture's back on it, as a server does."""
+    return min(max(edge, 0.0), 1.0) if -ROUNDING <= edge <= 1 + ROUNDING else edge
 
 
 def refused(reason: str, path: str, message: str) -> InvalidArgument:
