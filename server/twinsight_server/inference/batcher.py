@@ -80,6 +80,7 @@ class Batcher:
         self._engine = engine
         self._metrics = metrics
         self._dropped = metrics.dropped.labels(name)
+        self._batch_size = metrics.batch_size.labels(name)  # there from the start, as a count of none
         self._queue_size = queue_size
         self._fixed_wait_s = wait_s
         self._p99_goal_s = p99_goal_s
@@ -436,7 +437,7 @@ class Batcher:
             return
         took = time.monotonic() - start
         if batch[0][0].due > -math.inf:  # health's test pictures would be most batches of a server at rest
-            self._metrics.batch_size.labels(self._name).observe(len(batch))
+            self._batch_size.observe(len(batch))
         for (one, _), row in zip(batch, answers, strict=True):
             one.call.record("compute", took)
             answer(one.future, row)

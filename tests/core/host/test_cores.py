@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from twinsight_core.collections import writer
 from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.host import cores
 from twinsight_core.host.cores import keep_to, keeping_to, on_all_cores, one_core, usable_cores, use_all_cores
 from twinsight_core.index.exact import ExactView, Found
 from twinsight_core.index.hnsw import GraphReader
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
+from twinsight_core.search import indexer
 from twinsight_core.search.indexer import IndexPolicy
 from twinsight_core.storage.store import FILE_NAME, Store
 
@@ -106,8 +108,10 @@ def test_where_threads_have_no_choice_nothing_happens(monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def collection(tmp_path: Path) -> Collection:
-    """5,000 x 64 in a graph; opened by a thread that keeps to one core."""
+def collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Collection:
+    """5,000 x 64 in a graph; opened by a thread that keeps to one core. Its threads stay."""
+    for module in (writer, indexer):
+        monkeypatch.setattr(module, "LINGER_S", 60.0)
     Store.create(tmp_path / FILE_NAME, CollectionSpec(id="one", dimension=64))
     made: list[Collection] = []
 

@@ -156,7 +156,7 @@ def test_salvage_goes_on_without_the_bulk_writes_and_says_so(
     assert (done.state_sound, done.forgotten, done.entry.item_count, done.entry.next_seq) == (False, 2, 2, 3)
     with closing(Store(tmp_path / "saved" / "things" / FILE_NAME, keyring=keyring)) as store:
         check_state(store._writer, file)
-        assert (store.ingests, [item.seq for item in store.after("", 9)]) == ({}, [1, 2])
+        assert (store.ingests, sorted(item.seq for item in store.after("", 9))) == ({}, [1, 2])
 
 
 def test_salvage_of_an_empty_collection_ends_whatever_its_head_says(file: Path, tmp_path: Path) -> None:
