@@ -17,10 +17,11 @@ import structlog
 
 from twinsight_core.commands.output import write_line
 from twinsight_core.errors import StartupError
+from twinsight_core.sealing.keyring import ENVIRONMENT
 from twinsight_server.config import ServerConfig
 from twinsight_server.config_file import read_settings
 from twinsight_server.logs import set_up_logs
-from twinsight_server.variables import unknown_variables
+from twinsight_server.variables import CONFIG, unknown_variables, variable_of
 
 Value = str | int | float | bool | Path | None
 
@@ -52,7 +53,7 @@ def _options() -> list[click.Parameter]:
             callback=_read_file,
             is_eager=True,
             expose_value=False,
-            envvar="TWINSIGHT_CONFIG",
+            envvar=CONFIG,
             show_envvar=True,
             help='TOML file whose keys are the settings\' names (`data_dir = "/srv/twinsight"`).',
         )
@@ -66,7 +67,7 @@ def _options() -> list[click.Parameter]:
                 type=_click_type(hint),
                 default=cast("Value", field.default),
                 show_default=field.default not in {None, ""},
-                envvar="TWINSIGHT_" + field.name.upper(),
+                envvar=variable_of(field.name),
                 show_envvar=True,
                 help=about,
             )
@@ -128,7 +129,7 @@ def _serve(**settings: Value) -> None:
 
 def _tell_unknown_variables(config: ServerConfig) -> None:
     """Logs variables that are likely misspelt: what they were to set is as if they were not there."""
-    own = [config.keyring.removeprefix("env:")] if config.keyring else []
+    own = [config.keyring.removeprefix(ENVIRONMENT)] if config.keyring else []
     log = structlog.stdlib.get_logger("twinsight.settings")
     for name, like in unknown_variables(os.environ, known=own).items():
         log.warning("unknown variable is passed over", variable=name, **({"like": like} if like else {}))

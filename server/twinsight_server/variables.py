@@ -9,7 +9,15 @@ from dataclasses import fields
 from twinsight_server.config import ServerConfig
 
 PREFIX = "TWINSIGHT_"
-SETTINGS = frozenset({f"{PREFIX}CONFIG", *(f"{PREFIX}{field.name.upper()}" for field in fields(ServerConfig))})
+CONFIG = f"{PREFIX}CONFIG"
+
+
+def variable_of(setting: str) -> str:
+    """Returns the name of the variable that a setting may be given by."""
+    return PREFIX + setting.upper()
+
+
+SETTINGS = frozenset({CONFIG, *(variable_of(field.name) for field in fields(ServerConfig))})
 OF_OTHERS = frozenset(f"{PREFIX}{name}" for name in ("COMMIT", "TARGET", "TIMEOUT", "TLS_CA", "TOKEN", "TOKEN_FILE"))
 """What the client's commands and the benchmarks read: an image's health check has its variables beside the server's."""
 

@@ -226,7 +226,7 @@ class Batcher:
         """
         future: Future[Answer] = Future()
         with self._changed:
-            self._put(lambda: image, call, future, due=-math.inf)
+            self._put(lambda: image, call, future, due=Waiting.URGENT)
         return future
 
     def infer_alone(self, load: Callable[[], np.ndarray], call: Call, future: Future[Answer]) -> bool:
@@ -389,7 +389,7 @@ class Batcher:
         return max((one for one in self._engine.buckets if one <= fair), default=fair)
 
     def _is_urgent(self) -> bool:
-        return bool(self._waiting) and self._waiting[0].due == -math.inf
+        return bool(self._waiting) and self._waiting[0].is_urgent
 
     def _is_full(self) -> bool:
         """Whether to wait no longer: the largest bucket is full, nothing is being decoded, or something is urgent."""
@@ -436,7 +436,7 @@ class Batcher:
                 self._compute([single], turn, infer)
             return
         took = time.monotonic() - start
-        if batch[0][0].due > -math.inf:  # health's test pictures would be most batches of a server at rest
+        if not batch[0][0].is_urgent:  # health's test pictures would be most batches of a server at rest
             self._batch_size.observe(len(batch))
         for (one, _), row in zip(batch, answers, strict=True):
             one.call.record("compute", took)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from prometheus_client import Counter
@@ -26,12 +28,20 @@ _STREAM_PATIENCE_S = 10.0
 class Waiting:
     """A picture in the queue, ordered by when it is due and, among those due together, by when it came."""
 
+    URGENT: ClassVar[float] = -math.inf
+    """When what goes before all others is due."""
+
     due: float
     number: int
     load: Callable[[], np.ndarray] = field(compare=False)
     call: Call = field(compare=False)
     future: Future[Answer] = field(compare=False)
     since: float = field(compare=False)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it is the test picture behind health, which goes before all others, and alone."""
+        return self.due == self.URGENT
 
 
 @dataclass

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -294,7 +295,7 @@ class Indexer:
         return sent
 
     def _write(self, items: Sequence[NewItem], sent: _Sent) -> None:
-        for part, answers in ask_in_parts(items, lambda part: self._client.upsert(self._collection, part)):
+        for part, answers in ask_in_parts(items, partial(self._client.upsert, self._collection)):
             if isinstance(answers, ResourceExhausted):
                 sent.skipped.append(Skipped(part[0].id, TOO_LARGE, answers.message))
                 continue
