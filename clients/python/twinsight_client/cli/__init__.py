@@ -1,7 +1,7 @@
 """The `twinsight` command line.
 
-`main` is the group of all commands. Those of the client are here; those of the server extra are one table, dispatched
-to without importing anything of theirs before they run.
+`main` is the group of all commands: two tables, from which nothing is imported before it is asked for. A start of the
+server, or a look at its health, need not wait for what other commands are made of.
 """
 
 from __future__ import annotations
@@ -11,18 +11,24 @@ from importlib import metadata
 import click
 
 from twinsight_client.cli import exits
-from twinsight_client.cli.bench import bench
-from twinsight_client.cli.classify import classify
-from twinsight_client.cli.collections import collections
-from twinsight_client.cli.detect import detect
 from twinsight_client.cli.group import CommandGroup, ServerCommand
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.index import index
-from twinsight_client.cli.inference import compare, embed
-from twinsight_client.cli.items import items
-from twinsight_client.cli.search import search
-from twinsight_client.cli.server_state import health, models
 from twinsight_client.cli.settings import shared_options
+
+CLIENT_COMMANDS = {
+    "index": "twinsight_client.cli.index:index",
+    "search": "twinsight_client.cli.search:search",
+    "items": "twinsight_client.cli.items:items",
+    "compare": "twinsight_client.cli.inference:compare",
+    "embed": "twinsight_client.cli.inference:embed",
+    "classify": "twinsight_client.cli.classify:classify",
+    "detect": "twinsight_client.cli.detect:detect",
+    "collections": "twinsight_client.cli.collections:collections",
+    "models": "twinsight_client.cli.server_state:models",
+    "health": "twinsight_client.cli.server_state:health",
+    "bench": "twinsight_client.cli.bench:bench",
+}
+"""Commands that ask a server: where each is."""
 
 SERVER_COMMANDS = {
     "serve": ("twinsight_server.cli:serve", "Run the server.", "server"),
@@ -79,7 +85,6 @@ def main() -> None:
     """
 
 
-for _command in (index, search, items, compare, embed, classify, detect, collections, models, health, bench):
-    main.add_command(_command)
+main.locations = CLIENT_COMMANDS
 for _name, (_location, _short_help, _extra) in SERVER_COMMANDS.items():
     main.add_command(ServerCommand(_name, location=_location, short_help=_short_help, extra=_extra))

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from twinsight_client.bench.loop import Tick
 from twinsight_client.bench.outcomes import REFUSED, is_failure
 from twinsight_client.bench.report import Percentiles, Report, percentiles
-from twinsight_client.cli.output import plain, write_error, write_fields, write_table
+from twinsight_client.cli.output import plain, write_error
+from twinsight_client.cli.tables import write_fields, write_table
 
 STAGE_NAMES = {
     "wait": "waiting to be sent",

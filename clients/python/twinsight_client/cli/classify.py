@@ -15,9 +15,10 @@ from twinsight_client.cli.given import FILE_OR_FOLDER, pictures_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.label_table import LabelTable
 from twinsight_client.cli.labelling import FIELDS_OF_FILES, Labeller, LabelReport, Shown
-from twinsight_client.cli.output import check_writable, percent, write_error, write_fields, write_json, write_table
+from twinsight_client.cli.output import check_writable, percent, write_error, write_json
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
+from twinsight_client.cli.tables import write_fields, write_table
 from twinsight_client.results import ItemError, Label, ModelResults
 
 

@@ -12,9 +12,10 @@ from twinsight_client.cli.collection_files import CollectionFile
 from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.moving import Importer, ImportReport, export_collection
-from twinsight_client.cli.output import check_writable, write_error, write_fields, write_json, write_table
+from twinsight_client.cli.output import check_writable, write_error, write_json
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
+from twinsight_client.cli.tables import write_fields, write_table
 from twinsight_client.errors import DataLoss, FailedPrecondition, PermissionDenied, Unavailable
 from twinsight_client.results import CollectionInfo, ItemError, Metric
 

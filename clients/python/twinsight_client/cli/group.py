@@ -1,9 +1,11 @@
-"""The `twinsight` group: what all commands do about errors, and commands that live in the server extra."""
+"""The `twinsight` group: what all commands do about errors, and commands that are imported when they run."""
 
 from __future__ import annotations
 
 import errno
 import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import click
 
@@ -14,7 +16,23 @@ from twinsight_client.errors import TwinsightClientError
 
 
 class CommandGroup(click.Group):
-    """Turns errors into one line on standard error and an exit code."""
+    """Turns errors into one line on standard error and an exit code; imports commands when they are asked for.
+
+    Attributes:
+        locations: where commands are, as MODULE:ATTRIBUTE, by name, beside those that were added.
+    """
+
+    locations: Mapping[str, str] = MappingProxyType({})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names of all commands, in order."""
+        return sorted({*super().list_commands(ctx), *self.locations})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns the command of a name; None where there is none."""
+        if cmd_name not in self.commands and cmd_name in self.locations:
+            self.add_command(_command_at(self.locations[cmd_name]), cmd_name)
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command.
@@ -68,20 +86,31 @@ class ServerCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the real command with the arguments as given; it exits by itself."""
-        module, _, attribute = self._location.partition(":")
         try:
-            command = getattr(importlib.import_module(module), attribute)
+            command = _command_at(self._location)
         except ModuleNotFoundError as error:
             write_error(
                 f"Error: `twinsight {self.name}` needs the extra `{self._extra}`, which is not installed (no module "
                 f"`{error.name}`). Install it with: pip install '.[{self._extra}]' in the folder of twinsight's sources"
             )
             raise click.exceptions.Exit(exits.FAILED) from error
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{self._location} is no command.")
         return command.main(
             args=list(ctx.params["arguments"]), prog_name=ctx.command_path, help_option_names=ctx.help_option_names
         )
+
+
+def _command_at(location: str) -> click.Command:
+    """Imports a command.
+
+    Raises:
+        ModuleNotFoundError: its module, or one that it needs, is not installed.
+        TypeError: there is something else.
+    """
+    module, _, attribute = location.partition(":")
+    command = getattr(importlib.import_module(module), attribute)
+    if not isinstance(command, click.Command):
+        raise TypeError(f"{location} is no command.")
+    return command
 
 
 def _interrupted() -> click.exceptions.Exit:

@@ -13,10 +13,11 @@ import click
 from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.indexing import TAKEN, Indexer, IndexReport, ensure_collection
-from twinsight_client.cli.output import write_error, write_fields, write_json
+from twinsight_client.cli.output import write_error, write_json
 from twinsight_client.cli.pictures import find_pictures, passed_over_said
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
+from twinsight_client.cli.tables import write_fields
 from twinsight_client.client import Client
 from twinsight_client.filters import field
 

@@ -13,8 +13,9 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, ask_in_batches, too_large
 from twinsight_client.cli.given import FILE_OR_FOLDER, pictures_given
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.output import check_writable, percent, write_error, write_fields, write_json, write_table
+from twinsight_client.cli.output import check_writable, percent, write_error, write_json
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
+from twinsight_client.cli.tables import write_fields, write_table
 from twinsight_client.errors import InvalidArgument, TwinsightClientError
 from twinsight_client.results import Embedding, ItemError, ModelReference
 

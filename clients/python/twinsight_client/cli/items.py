@@ -8,8 +8,9 @@ import click
 
 from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.output import plain, write_error, write_json, write_table
+from twinsight_client.cli.output import plain, write_error, write_json
 from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.cli.tables import write_table
 from twinsight_client.client import Client
 from twinsight_client.filters import Filter
 from twinsight_client.results import Item

@@ -1,4 +1,4 @@
-"""Tables for people, one JSON document for machines; errors and progress on standard error."""
+"""One JSON document for machines on standard output; errors on standard error."""
 
 from __future__ import annotations
 
@@ -13,13 +13,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-WIDE = 100_000
-"""Columns of an output that is no terminal: nothing is folded on its way to a file or another program."""
 
 
 def write_json(document: object) -> None:
@@ -54,28 +47,6 @@ def plain(value: object) -> object:
     return value
 
 
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table to standard output. A column whose name ends in a space is of numbers, and stands to the right."""
-    console = _console()
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
-    for name in columns:
-        table.add_column(name.strip(), justify="right" if name.endswith(" ") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    _print(console, table)
-
-
-def write_fields(fields: Mapping[str, object]) -> None:
-    """Prints names and values to standard output, one a line."""
-    console = _console()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in fields.items():
-        table.add_row(Text(printable(name)), Text(printable(value)))
-    _print(console, table)
-
-
 def write_error(message: str) -> None:
     """Prints one line to standard error."""
     click.echo(printable(message), err=True)
@@ -90,20 +61,6 @@ def printable(value: object) -> str:
 def percent(share: float | None) -> str:
     """Returns a probability as a person reads it; empty where there is none."""
     return "" if share is None else f"{share:.1%}"
-
-
-def _print(console: Console, table: Table) -> None:
-    with console.capture() as captured:
-        console.print(table)
-    # Cells are filled up to their column's width, the last ones too.
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
-    encoding = sys.stdout.encoding
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _console() -> Console:
-    # A fresh console each time: tests and pipes replace sys.stdout.
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
 def check_writable(out: Path) -> None:

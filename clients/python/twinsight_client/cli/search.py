@@ -9,10 +9,11 @@ import click
 
 from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.output import percent, write_error, write_json, write_table
+from twinsight_client.cli.output import percent, write_error, write_json
 from twinsight_client.cli.pictures import stored_file
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.cli.sheet import Tile, contact_sheet
+from twinsight_client.cli.tables import write_table
 from twinsight_client.images import ImageInput, Region
 from twinsight_client.items import ItemId
 from twinsight_client.results import Match

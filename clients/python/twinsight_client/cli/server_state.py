@@ -8,8 +8,9 @@ import click
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.output import percent, write_fields, write_json, write_table
+from twinsight_client.cli.output import percent, write_json
 from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.cli.tables import write_fields, write_table
 from twinsight_client.model_cards import Calibration, ModelInfo
 from twinsight_client.results import HealthStatus
 
