@@ -349,20 +349,32 @@ class Indexer:
         self._rebuilt_not_before_s = ended + self._policy.purge_rest * (ended - begun)
 
     def _add_piece(self, generation: Generation, graph: HnswIndex) -> None:
-        hold_s = _BUSY_HOLD_S if self._is_busy() else _IDLE_HOLD_S
-        size = max(1, min(_BUILD_STEP, int(self._rows_per_second * hold_s)))
+        first = generation.coverage.end
         with self._applying:
-            end = min(generation.coverage.end + size, len(generation.rows.view))
-        added, begun = end - generation.coverage.end, time.monotonic()
+            end = min(first + _BUILD_STEP, len(generation.rows.view))
         with self._changing(generation):
             # A vector that is written anew may take the place of the old, whose end is told with it: not before.
             self._unsaved += generation.bury()
-            coverage = generation.extend(graph, generation.coverage, end)
-            generation.coverage = self._audited(generation, graph, coverage, generation.coverage.end, end)
-        spent = max(time.monotonic() - begun, 1e-6)
-        self._rows_per_second += 0.3 * (added / spent - self._rows_per_second)
-        self._unsaved += added
-        self._unaudited += added
+            coverage = self._added(generation, graph, end)
+            generation.coverage = self._audited(generation, graph, coverage, first, coverage.end)
+        self._unsaved += coverage.end - first
+        self._unaudited += coverage.end - first
+
+    def _added(self, generation: Generation, graph: HnswIndex, end: int) -> Coverage:
+        """Adds rows up to `end`, or as many as searches may wait for where they come in; returns what is covered then.
+
+        Searches can begin between two additions. What was added is audited together: few rows are not worth a thread.
+        """
+        coverage = generation.coverage
+        while coverage.end < end and not self._stopping:
+            hold_s = _BUSY_HOLD_S if self._is_busy() else _IDLE_HOLD_S
+            size, begun = max(1, int(self._rows_per_second * hold_s)), time.monotonic()
+            before, coverage = coverage.end, generation.extend(graph, coverage, min(coverage.end + size, end))
+            spent = max(time.monotonic() - begun, 1e-6)
+            self._rows_per_second += 0.3 * ((coverage.end - before) / spent - self._rows_per_second)
+            if self._is_busy():
+                break
+        return coverage
 
     def _audit_due(self, generation: Generation) -> bool:
         return generation.graph is not None and self._unaudited > 0 and time.monotonic() >= self._audit_not_before_s
