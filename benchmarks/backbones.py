@@ -37,6 +37,7 @@ from twinsight_core.images import Preprocessing
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.backbones import BackboneConfig
 from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.packages import ModelCard, save_package
 from twinsight_core.training.classifier import ClassifierTraining, train_classifier
 from twinsight_core.training.data import LabelledImages, read_class_folders
@@ -104,7 +105,7 @@ def trained(backbone: BackboneConfig, pictures: LabelledImages, budget: Budget, 
     """
     size = Preprocessing(height_px=budget.size_px, width_px=budget.size_px)
     config = ClassifierConfig(backbone=backbone, classes=len(pictures.classes))
-    network = Classifier(config=config, rngs=nnx.Rngs(0))
+    network = drawn(partial(Classifier, config=config), seed=0)
     how = ClassifierTraining(network=config, preprocessing=size, batch=BATCH, loop=budget.loop)
     begun = time.perf_counter()
     network, parts, _ = train_classifier(

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
-from flax import nnx
 
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
 from twinsight_core.commands.options import run_options
@@ -30,7 +30,7 @@ from twinsight_core.training.distillation import check_teacher, label_teacher
 from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import classification_findings, detection_findings
 from twinsight_core.training.runs import BACKBONES, Run, Watching
-from twinsight_core.training.starts import start_from
+from twinsight_core.training.starts import first_network
 
 LEVELS = 3
 """Maps of a detector's pyramid: the coarsest of the backbone."""
@@ -86,8 +86,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     )
     classifier.split(pictures, how)  # says what is wrong before a network is made
     teacher = None if run.distillation is None else label_teacher(run.distillation, pictures.classes)
-    network = Classifier(config=config, rngs=nnx.Rngs(run.seed))
-    network = network if start is None else start_from(network, start)
+    network = first_network(partial(Classifier, config=config), seed=run.seed, start=start)
     run.begin(
         {"batch size": batch_size, "balance": balance}, data=labelled_digests(pictures), network=config, start=start
     )
@@ -175,9 +174,8 @@ def rcnn(
         loop=replace(run.loop, gradient_norm=5.0),
     )
     detector.DetectorSampler(parts.train, batch=batch_size, seed=run.seed)  # says whether a batch wants too many
-    network = FasterRCNN(config=config, rngs=nnx.Rngs(run.seed))
+    network = first_network(partial(FasterRCNN, config=config), seed=run.seed, start=start)
     network.eval()  # type: ignore[no-untyped-call]  # batches are too small for batch norm's statistics
-    network = network if start is None else start_from(network, start)
     digests = boxed_digests([parts.train, parts.validation, parts.test])
     run.begin({"width": size.width_px, "batch size": batch_size}, data=digests, network=config, start=start)
     with closing(Watching(run)) as watching:

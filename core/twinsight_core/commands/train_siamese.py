@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-from flax import nnx
 
 from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
@@ -37,7 +36,7 @@ from twinsight_core.training.findings import (
 from twinsight_core.training.pairs import PairList, caveats
 from twinsight_core.training.parts import Parts
 from twinsight_core.training.runs import BACKBONES, Run, Watching
-from twinsight_core.training.starts import start_from
+from twinsight_core.training.starts import first_network
 
 _LOG = logging.getLogger(__name__)
 
@@ -277,8 +276,7 @@ def _train_on_pairs(
 
 
 def _first_network(run: Run, config: SiameseConfig, start: ModelPackage | None) -> SiameseNetwork:
-    network = SiameseNetwork(config=config, rngs=nnx.Rngs(run.seed))
-    return network if start is None else start_from(network, start)
+    return first_network(partial(SiameseNetwork, config=config), seed=run.seed, start=start)
 
 
 def _calibrated(fit: Callable[..., Calibration], *, meaning: str) -> Calibration | None:

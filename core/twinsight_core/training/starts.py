@@ -1,4 +1,4 @@
-"""The first weights of a network in training: drawn at random, or another model's as far as they fit."""
+"""The first weights of a network in training: another model's as far as they fit, and the others drawn at random."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from flax import nnx
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.first_weights import Maker, drawn
 from twinsight_core.models.rcnn import FasterRCNN
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelPackage
@@ -15,31 +16,43 @@ from twinsight_core.packages import ModelPackage
 NetworkT = TypeVar("NetworkT", Classifier, SiameseNetwork, FasterRCNN)
 
 
-def start_from(network: NetworkT, package: ModelPackage) -> NetworkT:
-    """Returns the network with a package's backbone, and its head where that fits too; in evaluation mode.
+def first_network(make: Maker[NetworkT], *, seed: int, start: ModelPackage | None) -> NetworkT:
+    """Returns a network to train: with a package's backbone, and its head where that fits too, in evaluation mode.
 
     The batch norm's statistics are the package's as well, and stay as they are in that mode: batches of few classes
     would spoil them.
 
+    Args:
+        make: makes the network.
+        seed: of what is drawn.
+        start: the package; None: all is drawn, and the network is in training mode.
+
     Raises:
         TrainingError: the package has no backbone, or another one.
     """
-    source = package.build()
+    if start is None:
+        return drawn(make, seed=seed)
+    source, shapes = start.build(), nnx.eval_shape(lambda: make(rngs=nnx.Rngs(seed)))
     if (
         not isinstance(source, Classifier | SiameseNetwork | FasterRCNN)
-        or source.backbone_config != network.backbone_config
+        or source.backbone_config != shapes.backbone_config
     ):
         raise TrainingError(
-            f"The model `{package.name}` does not have the backbone that is trained; name another, or `none`.",
+            f"The model `{start.name}` does not have the backbone that is trained; name another, or `none`.",
             reason="START_MISMATCH",
         )
-    nnx.update(network.backbone, nnx.state(source.backbone))
-    if isinstance(network, Classifier | SiameseNetwork) and isinstance(source, type(network)):
-        _copy_head(network, source)
+    given = {"backbone": nnx.state(source.backbone)}
+    if isinstance(source, Classifier | SiameseNetwork) and _same_head(source, shapes):
+        given["head"] = nnx.state(source.head)
+    network = drawn(make, seed=seed, given=nnx.State(given))
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     return network
 
 
-def _copy_head(network: Classifier | SiameseNetwork, source: Classifier | SiameseNetwork) -> None:
-    if source.head.kernel.shape == network.head.kernel.shape:
-        nnx.update(network.head, nnx.state(source.head))
+def _same_head(source: Classifier | SiameseNetwork, network: Classifier | SiameseNetwork | FasterRCNN) -> bool:
+    """Whether both are of one kind, with heads of one shape."""
+    return (
+        isinstance(network, Classifier | SiameseNetwork)
+        and isinstance(network, type(source))
+        and source.head.kernel.shape == network.head.kernel.shape
+    )

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from flax import nnx
 
 from twinsight_core.commands.export import export
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.packages import ModelCard, save_package
 
 CONFIG = ClassifierConfig(backbone=ResNetConfig(depths=(1,), widths=(2,), stem="small"))
@@ -30,7 +31,7 @@ def models(tmp_path: Path) -> Path:
         description="",
         labels=("cat", "dog"),
     )
-    save_package(tmp_path / "models" / "tiny", card, Classifier(config=CONFIG, rngs=nnx.Rngs(0)))
+    save_package(tmp_path / "models" / "tiny", card, drawn(partial(Classifier, config=CONFIG), seed=0))
     return tmp_path / "models"
 
 

@@ -1,7 +1,7 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
-from flax import nnx
 
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.classifier import Classifier
@@ -9,6 +9,7 @@ from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, save_package
 
@@ -28,9 +29,9 @@ def made(folder: Path, name: str) -> ModelPackage:
     config, size = CONFIGS[name]
     network: SiameseNetwork | Classifier
     if isinstance(config, SiameseConfig):
-        network = SiameseNetwork(config=config, rngs=nnx.Rngs(0))
+        network = drawn(partial(SiameseNetwork, config=config), seed=0)
     else:
-        network = Classifier(config=config, rngs=nnx.Rngs(0))
+        network = drawn(partial(Classifier, config=config), seed=0)
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     card = ModelCard(
         architecture="siamese" if isinstance(config, SiameseConfig) else "classifier",

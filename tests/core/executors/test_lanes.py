@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 ON_TWO_DEVICES = """
+from functools import partial
 import jax, numpy as np
-from flax import nnx
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.host.compilation import CompilationCounter
 from twinsight_core.engine import Engine
 from twinsight_core.executors.xla import XlaExecutor
@@ -17,9 +18,8 @@ from twinsight_core.models.mobilenet import MobileNetConfig
 from twinsight_core.models.siamese import SiameseConfig, SiameseNetwork
 
 assert jax.device_count() == 2
-network = SiameseNetwork(
-    config=SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.1), dimension=16), rngs=nnx.Rngs(0)
-)
+config = SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.1), dimension=16)
+network = drawn(partial(SiameseNetwork, config=config), seed=0)
 network.eval()
 size = Preprocessing(height_px=32, width_px=32)
 engine = Engine(XlaExecutor(network, size), size, answer_shape=(16,), buckets=(1, 2))

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from flax import nnx
 
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.architectures import Config
@@ -14,6 +14,7 @@ from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.registry import build_network
 from twinsight_core.packages import ModelCard, ModelPackage, label_count, save_package
 
@@ -53,6 +54,6 @@ def packaged(tmp_path: Path) -> Callable[[str], ModelPackage]:
             description="",
             labels=tuple(f"class {number}" for number in range(label_count(config))),
         )
-        return save_package(tmp_path / architecture, card, build_network(config, rngs=nnx.Rngs(0)))
+        return save_package(tmp_path / architecture, card, drawn(partial(build_network, config), seed=0))
 
     return package

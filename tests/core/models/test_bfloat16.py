@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +11,35 @@ import pytest
 from flax import nnx
 
 from twinsight_core.models.bfloat16 import HasTrunk, in_bfloat16
-from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.architectures import Config
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
-from twinsight_core.models.mobilefacenet import MobileFaceNet
-from twinsight_core.models.rcnn import FasterRCNN
-from twinsight_core.models.siamese import SiameseNetwork
+from twinsight_core.models.first_weights import drawn
+from twinsight_core.models.registry import Network, build_network
 
-Network = SiameseNetwork | Classifier | MobileFaceNet | FasterRCNN
 NARROW = MobileNetConfig(width_multiplier=0.1)
 RESIDUAL = ResNetConfig(depths=(1, 1), widths=(8, 16), stem="small", colour="grey")
-NETWORKS: dict[str, Callable[[], Network]] = {
-    "mobilenet": lambda: SiameseNetwork(config=SiameseConfig(backbone=NARROW, dimension=16), rngs=nnx.Rngs(0)),
-    "resnet": lambda: SiameseNetwork(config=SiameseConfig(backbone=RESIDUAL, dimension=16), rngs=nnx.Rngs(0)),
-    "classifier": lambda: Classifier(config=ClassifierConfig(backbone=NARROW, classes=3), rngs=nnx.Rngs(0)),
-    "mobilefacenet": lambda: MobileFaceNet(
-        config=MobileFaceNetConfig(dimension=16, map_rows=2, map_columns=2), rngs=nnx.Rngs(0)
-    ),
-    "rcnn": lambda: FasterRCNN(config=FasterRCNNConfig(backbone=NARROW, classes=2), rngs=nnx.Rngs(0)),
+CONFIGS: dict[str, Config] = {
+    "mobilenet": SiameseConfig(backbone=NARROW, dimension=16),
+    "resnet": SiameseConfig(backbone=RESIDUAL, dimension=16),
+    "classifier": ClassifierConfig(backbone=NARROW, classes=3),
+    "mobilefacenet": MobileFaceNetConfig(dimension=16, map_rows=2, map_columns=2),
+    "rcnn": FasterRCNNConfig(backbone=NARROW, classes=2),
 }
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
 
 
-@pytest.fixture(params=[name for name in NETWORKS if name != "rcnn"])
+def first_network(name: str) -> Network:
+    return drawn(partial(build_network, CONFIGS[name]), seed=0)
+
+
+@pytest.fixture(params=[name for name in CONFIGS if name != "rcnn"])
 def network(request: pytest.FixtureRequest) -> Network:
-    made = NETWORKS[request.param]()
+    made = first_network(request.param)
     made.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     return made
 
@@ -54,9 +54,9 @@ def test_the_answer_is_float32_and_the_same_to_rounding(network: Network) -> Non
         assert cosines.min() > 0.99
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_network_has_a_trunk_and_its_weights_alone_change_their_type(name: str) -> None:
-    network = NETWORKS[name]()
+    network = first_network(name)
     assert isinstance(network, HasTrunk)
     served = in_bfloat16(network, weights=True)
     trunk = {id(leaf) for part in served.trunk for _, leaf in nnx.iter_modules(part)}
@@ -71,7 +71,7 @@ def test_every_network_has_a_trunk_and_its_weights_alone_change_their_type(name:
 
 
 def test_in_training_the_weights_stay_float32() -> None:
-    trained = in_bfloat16(NETWORKS["mobilenet"]())
+    trained = in_bfloat16(first_network("mobilenet"))
     for _, variable in nnx.to_flat_state(nnx.state(trained, (nnx.Param, nnx.BatchStat))):
         assert variable[...].dtype == jnp.float32
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.folding import ChannelBias, fold_batch_norm
 from twinsight_core.models.mobilefacenet import MobileFaceNet
 from twinsight_core.models.mobilenet import SeparableBlock
@@ -37,11 +39,12 @@ def separable() -> SeparableBlock:
 
 
 def resnet() -> ResNet:
-    return ResNet(config=ResNetConfig(block="bottleneck", depths=(1, 1), widths=(4, 6)), rngs=nnx.Rngs(0))
+    return drawn(partial(ResNet, config=ResNetConfig(block="bottleneck", depths=(1, 1), widths=(4, 6))), seed=0)
 
 
 def mobilefacenet() -> MobileFaceNet:
-    return MobileFaceNet(config=MobileFaceNetConfig(dimension=8, map_rows=2, map_columns=2), rngs=nnx.Rngs(0))
+    config = MobileFaceNetConfig(dimension=8, map_rows=2, map_columns=2)
+    return drawn(partial(MobileFaceNet, config=config), seed=0)
 
 
 def test_a_folded_norm_is_worked_by_hand() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flax import nnx
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.models.configs.architectures import ARCHITECTURES
 from twinsight_core.models.configs.mobilefacenet import MobileFaceNetConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.mobilefacenet import STAGES, Bottleneck, GlobalDepthwiseConv, MobileFaceNet, NormedLayer
 from twinsight_core.models.registry import build_network
 
@@ -28,7 +31,7 @@ def test_the_network_has_a_million_parameters_as_in_the_paper() -> None:
 
 
 def test_embeddings_have_length_one_and_features_point_the_same_way() -> None:
-    network = MobileFaceNet(config=SMALL, rngs=nnx.Rngs(0))
+    network = drawn(partial(MobileFaceNet, config=SMALL), seed=0)
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3), dtype=np.uint8))
     answers, features = nnx.jit(lambda network, images: (network(images), network.features(images)))(network, images)
@@ -38,7 +41,7 @@ def test_embeddings_have_length_one_and_features_point_the_same_way() -> None:
 
 
 def test_a_picture_of_another_size_is_refused_with_both_sizes() -> None:
-    network = MobileFaceNet(config=SMALL, rngs=nnx.Rngs(0))
+    network = drawn(partial(MobileFaceNet, config=SMALL), seed=0)
     with pytest.raises(ValueError, match=r"^`images` must be 32 pixels high and 16 wide: the last map has 2 rows"):
         nnx.eval_shape(lambda network: network(jnp.zeros((1, 32, 32, 3))), network)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from flax import nnx
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.resnet import ResidualBlock, ResNet
 
 RESNET50 = ResNetConfig(block="bottleneck", depths=(3, 4, 6, 3))
@@ -51,7 +54,7 @@ def test_a_block_whose_layers_give_nothing_passes_what_is_above_zero() -> None:
 
 def test_grey_takes_the_mean_of_the_channels() -> None:
     config = ResNetConfig(depths=(1,), widths=(4,), stem="small", colour="grey")
-    network = ResNet(config=config, rngs=nnx.Rngs(0))
+    network = drawn(partial(ResNet, config=config), seed=0)
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     coloured = jnp.array([30, 60, 90], jnp.uint8) * jnp.ones((1, 6, 6, 1), jnp.uint8)
     np.testing.assert_allclose(network(coloured), network(jnp.full((1, 6, 6, 3), 60, jnp.uint8)), atol=1e-5)

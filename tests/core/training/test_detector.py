@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from twinsight_core.evaluation.detection import FoundBoxes, detection_score
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training.box_augment import BoxAugmentation
 from twinsight_core.training.boxes import BoxedImages, read_coco
@@ -84,7 +86,11 @@ def test_a_tiny_detector_learns_rectangles(tmp_path: Path) -> None:
         ),
     )
     network, trained, score = train_detector(
-        FasterRCNN(config=TINY, rngs=nnx.Rngs(0)), data, data, how, checkpoints=tmp_path / "checkpoints"
+        drawn(partial(FasterRCNN, config=TINY), seed=0),
+        data,
+        data,
+        how,
+        checkpoints=tmp_path / "checkpoints",
     )
     assert score.ap_50 > 0.9
     assert trained.score == pytest.approx(score.ap_50, abs=1e-6)
@@ -100,7 +106,7 @@ def batch_of(data: BoxedImages) -> DetectorBatch:
 def test_the_loss_is_the_sum_of_its_parts_and_leaves_evaluation_statistics() -> None:
     data = rectangles(2)
     batch = batch_of(data)
-    network = FasterRCNN(config=TINY, rngs=nnx.Rngs(0))
+    network = drawn(partial(FasterRCNN, config=TINY), seed=0)
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.BatchStat))]
     loss, parts = nnx.jit(detector_loss, static_argnames=("augmentation",))(
@@ -154,7 +160,7 @@ def test_too_few_pictures_and_other_classes_are_told(tmp_path: Path) -> None:
 
 def test_nothing_in_a_region_to_be_ignored_is_trained_on() -> None:
     data = rectangles(2)
-    network = FasterRCNN(config=TINY, rngs=nnx.Rngs(0))
+    network = drawn(partial(FasterRCNN, config=TINY), seed=0)
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     mirrored = BoxAugmentation(zoom=(1.0, 1.0), aspect=1.0, shift=0.0, mirror_x=1.0, colour=0.0, untouched=0.0)
     loss = nnx.jit(detector_loss, static_argnames=("augmentation",))

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from twinsight_core.models.configs.architectures import ARCHITECTURES, Config
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.registry import Network
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelCard, ModelPackage, save_package
@@ -74,11 +76,11 @@ def packed(
 
 
 def classifier(seed: int = 0) -> Classifier:
-    return Classifier(config=LABELS, rngs=nnx.Rngs(seed))
+    return drawn(partial(Classifier, config=LABELS), seed=seed)
 
 
 def embedding(seed: int = 0) -> SiameseNetwork:
-    return SiameseNetwork(config=VECTORS, rngs=nnx.Rngs(seed))
+    return drawn(partial(SiameseNetwork, config=VECTORS), seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +257,7 @@ def test_an_embedding_learns_from_a_good_teacher_what_the_labels_do_not_say(
     untaught, pupil = (
         found(
             siamese.train_siamese(
-                SiameseNetwork(config=config, rngs=nnx.Rngs(7)),
+                drawn(partial(SiameseNetwork, config=config), seed=7),
                 shuffled,
                 replace(how, network=config),
                 checkpoints=tmp_path / f"{one is None}",

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from twinsight_core.errors import TrainingError
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.data import LabelledImages, read_class_folders
@@ -90,7 +92,7 @@ def test_classes_of_one_picture_are_in_no_batch_and_are_told_of(
         assert not any((image == one).all() for image in sampler.batch(step).images for one in alone)
     how = replace(HOW, loop=LoopConfig(steps=1, learning_rate=1e-3))
     with caplog.at_level("WARNING", "twinsight_core"):
-        train_siamese(SiameseNetwork(config=how.network, rngs=nnx.Rngs(0)), fewer, how, checkpoints=tmp_path)
+        train_siamese(drawn(partial(SiameseNetwork, config=how.network), seed=0), fewer, how, checkpoints=tmp_path)
     assert caplog.messages == [
         "2 classes have one picture to train on, which makes no pair, and are left out: " + ", ".join(names)
     ]
@@ -179,7 +181,7 @@ def test_arcface_trains_directions_that_the_network_leaves_out(grouped: Labelled
         def on_early_end(self, step: int, best_step: int) -> None:
             pass
 
-    first = SiameseNetwork(config=how.network, rngs=nnx.Rngs(0))
+    first = drawn(partial(SiameseNetwork, config=how.network), seed=0)
     trained, _, _ = train_siamese(first, grouped, how, checkpoints=tmp_path, watchers=(Losses(),))
     assert seen[-1][1] < 0.8 * seen[0][1]
     kept, before = ([place for place, _ in nnx.to_flat_state(nnx.state(one, nnx.Param))] for one in (trained, first))

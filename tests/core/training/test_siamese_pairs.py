@@ -1,17 +1,18 @@
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.verification import area_under, roc_curve
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.evaluate import embedder
@@ -187,7 +188,7 @@ def test_training_tells_pairs_apart_that_it_never_saw(pictures: PairPictures, tm
         def on_early_end(self, step: int, best_step: int) -> None:
             pass
 
-    first = SiameseNetwork(config=NETWORK, rngs=nnx.Rngs(0))
+    first = drawn(partial(SiameseNetwork, config=NETWORK), seed=0)
     trained, parts, ended = train_on_pairs(first, pictures, HOW, checkpoints=tmp_path, watchers=(Scores(),))
     first.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     before, after = (auc(network, pictures, parts.test) for network in (first, trained))

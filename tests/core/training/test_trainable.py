@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.models.precision import Precision
 from twinsight_core.models.siamese import SiameseNetwork
@@ -18,7 +20,7 @@ PICTURES = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3),
 
 def network() -> SiameseNetwork:
     config = SiameseConfig(backbone=MobileNetConfig(width_multiplier=0.1), dimension=8)
-    return SiameseNetwork(config=config, rngs=nnx.Rngs(0))
+    return drawn(partial(SiameseNetwork, config=config), seed=0)
 
 
 def stem_type(made: SiameseNetwork) -> object:

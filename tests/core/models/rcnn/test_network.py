@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
+from twinsight_core.models.first_weights import drawn
 from twinsight_core.models.rcnn import DetectionLosses, FasterRCNN, Sampling
 from twinsight_core.models.rcnn.boxes import intersection_over_union
 from twinsight_core.models.rcnn.fpn import FeaturePyramid
@@ -19,7 +20,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3)).astype(np.uin
 
 @cache
 def detector(config: FasterRCNNConfig) -> FasterRCNN:
-    network = FasterRCNN(config=config, rngs=nnx.Rngs(0))
+    network = drawn(partial(FasterRCNN, config=config), seed=0)
     network.eval()  # type: ignore[no-untyped-call]  # flax leaves it untyped
     return network
 
