@@ -48,10 +48,6 @@ _LOG = logging.getLogger(__name__)
 
 ExecutorKind = Literal["auto", "xla", "openvino"]
 
-LEAST_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.99}
-"""Between an executor's embedding and XLA's of the same test picture."""
-MOST_DIFFERENCE: dict[Precision, float] = {"f32": 1e-3, "bf16": 1e-2}
-"""Between an executor's probability, score or box (as a share of the side) and XLA's in float32."""
 _EXPORTERS = ("twinsight", "jax2onnx", "onnxruntime", "jax", "flax")
 
 
@@ -148,7 +144,7 @@ def _xla(package: ModelPackage) -> XlaExecutor:
         answers = _answers(XlaExecutor(network, package.card.preprocessing, precision=best), package)
         wanted = _answers(XlaExecutor(network, package.card.preprocessing), package)
     close = agreement(task, answers, wanted)
-    if enough(close, best):
+    if close.suffices(best):
         return fast
     _LOG.info("%s is computed in float32: in %s it answers otherwise (%s)", package.name, best, close)
     return exact
@@ -169,20 +165,13 @@ def _openvino(package: ModelPackage, cache_dir: Path) -> OpenVinoExecutor:
             exported.onnx, package.card.preprocessing, precision=precision, kept=exported.programs
         )
         close = exported.agreement(executor, precision)
-        if enough(close, precision):
+        if close.suffices(precision):
             return executor
         found.append(f"{precision}: {close}")
     raise StartupError(
         f"`{package.name}` does not answer under OpenVINO as under XLA ({'; '.join(found)}).",
         reason="EXECUTOR_DIFFERS",
     )
-
-
-def enough(close: Agreement, precision: Precision) -> bool:
-    """Returns whether an executor of a precision may stand for XLA; a figure that is not a number may not."""
-    if close.measure == "cosine":
-        return close.value >= LEAST_COSINE[precision]
-    return close.value <= MOST_DIFFERENCE[precision]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from PIL import Image as Pillow
 
 from twinsight_core.errors import StartupError
 from twinsight_core.images import Preprocessing
+from twinsight_core.models.precision import Precision
 from twinsight_core.models.tasks import Task
 
-LEAST_COSINE = 0.9999
-"""Below it an embedding of the file would be another model's."""
-MOST_DIFFERENCE = 1e-3
-"""Above it a probability, a score or a box of the file would be another."""
+LEAST_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.99}
+"""Between two embeddings of a picture: below it one would be another model's."""
+MOST_DIFFERENCE: dict[Precision, float] = {"f32": 1e-3, "bf16": 1e-2}
+"""Between two probabilities, scores or edges of a box (as shares of the side): above it one would be another."""
 TRIAL_PICTURES = 6
 DETECTIONS_PER_ASIDE = 50
 """Of so many detections one is left aside. A box that overlaps another by just the threshold, or whose score lies at
@@ -37,10 +38,11 @@ class Agreement(NamedTuple):
     measure: Literal["cosine", "difference"]
     value: float
 
-    @property
-    def enough(self) -> bool:
-        """Whether the file may stand for the network; a figure that is not a number may not."""
-        return self.value >= LEAST_COSINE if self.measure == "cosine" else self.value <= MOST_DIFFERENCE
+    def suffices(self, precision: Precision = "f32") -> bool:
+        """Returns whether what computes in a precision may stand for the network; not where the figure is no number."""
+        if self.measure == "cosine":
+            return self.value >= LEAST_COSINE[precision]
+        return self.value <= MOST_DIFFERENCE[precision]
 
     def __str__(self) -> str:
         return f"cosine {self.value:.7f}" if self.measure == "cosine" else f"largest difference {self.value:.2e}"
@@ -144,8 +146,9 @@ def check(
     if telling_all is not None and compares_nothing(task, answers, wanted):
         answers, wanted = _answers(*telling_all(), pictures, batch)
     found = agreement(task, answers, wanted)
-    if not found.enough:
-        rule = f"a cosine of {LEAST_COSINE}" if found.measure == "cosine" else f"a difference of {MOST_DIFFERENCE}"
+    if not found.suffices():
+        least, most = LEAST_COSINE["f32"], MOST_DIFFERENCE["f32"]
+        rule = f"a cosine of {least}" if found.measure == "cosine" else f"a difference of {most}"
         raise StartupError(
             f"The exported network does not answer as the package does: {found} on test pictures, past {rule}. No file "
             "was written.",

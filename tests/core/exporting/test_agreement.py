@@ -95,22 +95,25 @@ def test_a_detection_that_is_not_a_number_does_not_agree() -> None:
     wanted = detections(*rows, of=99)
     answer = wanted.copy()
     answer[0, 3, 0] = np.nan
-    assert not agreement("detection", answer, wanted).enough
+    assert not agreement("detection", answer, wanted).suffices()
 
 
 @pytest.mark.parametrize(
-    ("found", "enough"),
+    ("found", "in_float32", "in_bfloat16"),
     [
-        (Agreement("cosine", 0.99995), True),
-        (Agreement("cosine", 0.9998), False),
-        (Agreement("cosine", float("nan")), False),
-        (Agreement("difference", 9e-4), True),
-        (Agreement("difference", 2e-3), False),
-        (Agreement("difference", float("nan")), False),
+        (Agreement("cosine", 0.99995), True, True),
+        (Agreement("cosine", 0.9998), False, True),
+        (Agreement("cosine", 0.989), False, False),
+        (Agreement("cosine", float("nan")), False, False),
+        (Agreement("difference", 9e-4), True, True),
+        (Agreement("difference", 2e-3), False, True),
+        (Agreement("difference", 2e-2), False, False),
+        (Agreement("difference", float("nan")), False, False),
     ],
 )
-def test_what_is_enough(found: Agreement, enough: bool) -> None:
-    assert found.enough == enough
+def test_bfloat16_may_differ_more_than_float32(found: Agreement, *, in_float32: bool, in_bfloat16: bool) -> None:
+    assert found.suffices("f32") is in_float32
+    assert found.suffices("bf16") is in_bfloat16
 
 
 def test_the_pictures_are_the_same_every_time_and_differ_from_each_other() -> None:

@@ -42,7 +42,7 @@ def test_a_stablehlo_file_answers_as_the_network_for_any_batch(
     done = export_package(package, format="stablehlo", out=tmp_path / "out" / "model.bin")
     assert done.batch is None
     assert done.size_bytes == done.path.stat().st_size
-    assert done.agreement.enough
+    assert done.agreement.suffices()
 
 
 @pytest.mark.parametrize("architecture", ["classifier", "faster_rcnn"])
@@ -62,7 +62,7 @@ def test_an_onnx_file_answers_as_the_network_for_any_batch(
     package = packaged(architecture)
     done = export_package(package, format="onnx", out=tmp_path / "model.onnx")
     assert done.batch is None
-    assert done.agreement.enough
+    assert done.agreement.suffices()
     run = run_onnx(done.path.read_bytes())
     np.testing.assert_allclose(run(pictures(5)), answers(package, pictures(5)), atol=1e-5)
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([architecture, "model.onnx"])
@@ -132,7 +132,7 @@ def test_a_network_that_wants_a_fixed_batch_is_written_for_one_picture(
     monkeypatch.setitem(exporting._WAYS, "stablehlo", exporting._Way(fixed, run_stablehlo))
     done = export_package(packaged("classifier"), format="stablehlo", out=tmp_path / "model.bin")
     assert done.batch == 1
-    assert done.agreement.enough
+    assert done.agreement.suffices()
 
 
 def test_a_detector_that_finds_nothing_is_compared_without_its_least_score(
