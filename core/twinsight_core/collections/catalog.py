@@ -20,6 +20,7 @@ from twinsight_core.errors import (
     StorageFull,
     Unavailable,
 )
+from twinsight_core.host.allocation import give_back_freed
 from twinsight_core.host.open_files import EXHAUSTED
 from twinsight_core.host.whole_files import sync_folder
 from twinsight_core.items import CollectionSpec, check_spec
@@ -222,6 +223,8 @@ class Catalog:
                 # It is closed, and some of it is there; deleting it may be tried again, and the next start removes it.
                 self._open[collection_id] = found
                 raise
+            del found
+            give_back_freed()
 
     def close(self) -> None:
         """Closes all collections, whichever of them fails at it, and gives the folder back."""

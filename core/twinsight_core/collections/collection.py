@@ -133,7 +133,6 @@ class Collection:
             self._store.close()
             raise
         self._ids = dict(zip(rows.ids, rows.view.labels.tolist(), strict=True))
-        self._applying = threading.Lock()
         self._closing = threading.Lock()
         self._closed = False
         self._indexer = Indexer(
@@ -141,12 +140,20 @@ class Collection:
             self._options.graph,
             self._options.policy,
             name=self.spec.id,
-            applying=self._applying,
-            snapshot=self._save,
+            snapshot=partial(_save, folder, self._store),
         )
+        # None of these knows the collection. In a circle with them it would stay in memory once it is deleted, until
+        # garbage is looked for, which a server does not do among what was there when it began to serve.
+        searching = partial(_search, self._indexer, ef=self._options.ef)
         # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
-        self._combiners = {exact: Combiner(self._search, at_once=core_count()) for exact in (False, True)}
-        self._writer = Writer(self._store, self._ids, apply=self._apply, matching=self._matching, erase=self._erase)
+        self._combiners = {exact: Combiner(searching, at_once=core_count()) for exact in (False, True)}
+        self._writer = Writer(
+            self._store,
+            self._ids,
+            apply=partial(_apply, self._indexer, self.spec.dimension),
+            matching=partial(_matching, self._indexer),
+            erase=partial(_erase, self._indexer, folder, self._store),
+        )
 
     @property
     def key_id(self) -> str | None:
@@ -367,37 +374,6 @@ class Collection:
                     _log.error("Collection `%s` is used no more: %s", self.spec.id, error.message)
             raise
 
-    def _search(self, queries: np.ndarray, options: SearchOptions) -> Searched:
-        self._indexer.last_search_s = time.monotonic()
-        generation = self._indexer.generation
-        return Searched(generation, search(generation, queries, options, ef=self._options.ef))
-
-    def _apply(self, added: Sequence[tuple[int, NewItem]], removed: np.ndarray) -> None:
-        batch = RowBatch(
-            seqs=np.array([seq for seq, _ in added], np.int64),
-            ids=[item.id for _, item in added],
-            vectors=np.array([item.vector for _, item in added], np.float32).reshape(-1, self.spec.dimension),
-            metadata=[item.metadata for _, item in added],
-        )
-        with self._applying:
-            generation = self._indexer.generation
-            generation.rows.apply(batch, removed)
-            generation.dying.extend(removed.tolist())
-        self._indexer.wake()
-
-    def _erase(self) -> None:
-        try:
-            with self._indexer.purging():
-                snapshots.drop(self._folder, self._store)
-            self._store.erase()
-        except (StorageFull, Unavailable) as error:
-            why = "The disk has no room, or fails." if isinstance(error, StorageFull) else error.message
-            raise type(error)(
-                f"The items are deleted, but not erased from the disk yet. {why} Delete them again with `purge`; the "
-                "next start does it too.",
-                reason=error.reason,
-            ) from error
-
     def _finish_purge(self) -> None:
         """Does what a purge left to be done when the process ended in the midst of it."""
         try:
@@ -406,11 +382,6 @@ class Collection:
         except (StorageFull, Unavailable) as error:
             # It can be searched all the same, and the next purge or start tries again.
             _log.warning("Collection `%s`: %s", self.spec.id, error.message)
-
-    def _matching(self, filter_: Filter) -> list[str]:
-        rows = self._indexer.generation.rows
-        view = rows.view
-        return [rows.ids[row] for row in np.flatnonzero(rows.mask(filter_, view)).tolist()]
 
     def _agree(self, ids: Sequence[str], found: Sequence[StoredItem | None]) -> bool:
         """Returns whether memory has the items of ids as they were found on disk."""
@@ -432,9 +403,46 @@ class Collection:
         rows, answer = searched.generation.rows, searched.answer.at_least(options.min_score)
         return rows, answer, contents_of(answer, options, rows, self._store)
 
-    def _save(self, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
-        snapshots.save(graph, last_seq, outside, self._folder, self._store)
-
 
 def _item(stored: StoredItem, include_vector: bool) -> Item:
     return Item(stored.id, vector_of(stored) if include_vector else None, stored.metadata)
+
+
+def _search(indexer: Indexer, queries: np.ndarray, options: SearchOptions, *, ef: int) -> Searched:
+    indexer.last_search_s = time.monotonic()
+    generation = indexer.generation
+    return Searched(generation, search(generation, queries, options, ef=ef))
+
+
+def _apply(indexer: Indexer, dimension: int, added: Sequence[tuple[int, NewItem]], removed: np.ndarray) -> None:
+    batch = RowBatch(
+        seqs=np.array([seq for seq, _ in added], np.int64),
+        ids=[item.id for _, item in added],
+        vectors=np.array([item.vector for _, item in added], np.float32).reshape(-1, dimension),
+        metadata=[item.metadata for _, item in added],
+    )
+    indexer.apply(batch, removed)
+
+
+def _matching(indexer: Indexer, filter_: Filter) -> list[str]:
+    rows = indexer.generation.rows
+    view = rows.view
+    return [rows.ids[row] for row in np.flatnonzero(rows.mask(filter_, view)).tolist()]
+
+
+def _erase(indexer: Indexer, folder: Path, store: Store) -> None:
+    try:
+        with indexer.purging():
+            snapshots.drop(folder, store)
+        store.erase()
+    except (StorageFull, Unavailable) as error:
+        why = "The disk has no room, or fails." if isinstance(error, StorageFull) else error.message
+        raise type(error)(
+            f"The items are deleted, but not erased from the disk yet. {why} Delete them again with `purge`; the "
+            "next start does it too.",
+            reason=error.reason,
+        ) from error
+
+
+def _save(folder: Path, store: Store, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
+    snapshots.save(graph, last_seq, outside, folder, store)

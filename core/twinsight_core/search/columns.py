@@ -7,6 +7,7 @@ was written, its number's type too.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
@@ -18,6 +19,7 @@ from twinsight_core.filters import AllOf, AnyOf, Condition, Exists, Filter, In, 
 from twinsight_core.metadata import Metadata, MetadataValue
 
 _EXACT_IN_FLOAT64 = 2**53
+_INT64 = np.iinfo(np.int64)
 _Compare = Callable[[Any, Any], Any]  # of `operator`, for numbers and arrays alike
 _FEW_VALUES = 4
 _KINDS = (str, bool, int, float, tuple)  # bool before int, which it is
@@ -97,7 +99,9 @@ class _Column:
         self._values: list[MetadataValue] = []
         self._code_of: dict[_Key, int] = {}
         self._numbers = np.empty(16, np.float64)  # by code; NaN where the value is no number
-        self._wide: list[int] = []  # codes of integers that float64 does not hold
+        # Codes and values of the integers that float64 does not hold, as times in nanoseconds are; replaced as one.
+        self._wide = (np.empty(0, np.int32), np.empty(0, np.int64))
+        self._wide_codes, self._wide_values = np.empty(16, np.int32), np.empty(16, np.int64)
         self._lists_with: dict[str, list[int]] = {}  # codes of the lists that hold a string
 
     def append(self, values: Sequence[tuple[int, MetadataValue]]) -> None:
@@ -186,12 +190,20 @@ class _Column:
         # Before any look-up has the code, since readers size their tables by the values.
         self._values.append(value)
         if isinstance(value, int) and abs(value) > _EXACT_IN_FLOAT64:
-            self._wide.append(code)
+            self._add_wide(code, value)
         if isinstance(value, tuple):
             for one in set(value):
                 self._lists_with.setdefault(one, []).append(code)
         self._code_of[key] = code
         return code
+
+    def _add_wide(self, code: int, value: int) -> None:
+        count = len(self._wide[0])
+        if count == len(self._wide_codes):
+            self._wide_codes = _grown(self._wide_codes, count * 2)
+            self._wide_values = _grown(self._wide_values, count * 2)
+        self._wide_codes[count], self._wide_values[count] = code, value
+        self._wide = (self._wide_codes[: count + 1], self._wide_values[: count + 1])
 
     def _equal(self, values: Iterable[MetadataValue]) -> set[int]:
         codes: set[int] = set()
@@ -220,9 +232,13 @@ class _Column:
         for test in tests:
             compare, bound = _of_floats(*test)
             within &= np.asarray(compare(numbers, bound))
-        for code in self._wide:
-            if code < count:
-                within[code] = all(compare(self._values[code], bound) for compare, bound in tests)
+        codes, integers = self._wide
+        seen = int(np.searchsorted(codes, count))  # codes rise
+        codes, integers = codes[:seen], integers[:seen]
+        within[codes] = True
+        for test in tests:
+            compare, bound = _of_integers(*test)
+            within[codes] &= np.asarray(compare(integers, bound))
         return within
 
 
@@ -235,6 +251,19 @@ def _of_floats(compare: _Compare, bound: float) -> tuple[_Compare, float]:
     if compare in {operator.lt, operator.le}:
         return (operator.le if near < bound else operator.lt), near
     return (operator.ge if near > bound else operator.gt), near
+
+
+def _of_integers(compare: _Compare, bound: float) -> tuple[_Compare, int]:
+    """Returns the test that integers of 64 bits pass which pass `compare` with `bound`, a float perhaps; exactly."""
+    if math.isinf(bound):
+        bound = math.copysign(2.0**64, bound)
+    # v > 1.5 and v <= 1.5 are v > 1 and v <= 1; v >= 1.5 and v < 1.5 are v >= 2 and v < 2.
+    whole = math.floor(bound) if compare in {operator.gt, operator.le} else math.ceil(bound)
+    if whole > _INT64.max:
+        return (operator.le if compare in {operator.lt, operator.le} else operator.gt), _INT64.max
+    if whole < _INT64.min:
+        return (operator.ge if compare in {operator.gt, operator.ge} else operator.lt), _INT64.min
+    return compare, whole
 
 
 def _is_number(value: MetadataValue) -> bool:

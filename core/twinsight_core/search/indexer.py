@@ -31,6 +31,7 @@ from twinsight_core.host.brief_threads import LINGER_S, NO_THREADS, start_thread
 from twinsight_core.index.exact import ExactView
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
 from twinsight_core.search.generation import NOTHING_COVERED, Coverage, Generation
+from twinsight_core.search.rows import RowBatch
 
 # Rows added between two looks at whether to stop, when nobody waits.
 _BUILD_STEP = 1024
@@ -89,7 +90,6 @@ class Indexer:
         policy: IndexPolicy,
         *,
         name: str,
-        applying: threading.Lock,
         snapshot: Callable[[HnswIndex, int, np.ndarray], None],
     ) -> None:
         """Starts the thread where there is something to do.
@@ -99,7 +99,6 @@ class Indexer:
             parameters: how graphs are built.
             policy: when.
             name: the collection's id.
-            applying: held by whoever applies a write to the rows.
             snapshot: saves a graph, the last sequence number that it covers, and those that it does not answer for.
         """
         self.generation = generation
@@ -107,7 +106,7 @@ class Indexer:
         self._parameters = parameters
         self._policy = policy
         self._name = name
-        self._applying = applying
+        self._applying = threading.Lock()  # rows stay as they are while it is held
         self._snapshot = snapshot
         self._unsaved = 0  # changes to the graph since it was last saved
         self._snapshot_not_before_s = 0.0
@@ -141,6 +140,19 @@ class Indexer:
         with self._saving:
             self._purges += 1
             yield
+        self.wake()
+
+    def apply(self, added: RowBatch, removed: np.ndarray) -> None:
+        """Makes a write visible: searches see all of it or nothing.
+
+        Args:
+            added: the new items.
+            removed: `[m] int64`, sequence numbers of those that are gone.
+        """
+        with self._applying:
+            generation = self.generation
+            generation.rows.apply(added, removed)
+            generation.dying.extend(removed.tolist())
         self.wake()
 
     def wake(self) -> None:

@@ -379,7 +379,7 @@ def test_a_write_that_does_not_fit_takes_no_other_of_its_group_down(collection: 
         threading.Thread(target=write, args=(name, text)) for name, text in (("small", "x"), ("big", "x" * 60000))
     ]
     first = threading.Thread(target=write, args=("first", "x"))
-    with collection._applying:  # holds the writing thread up after its first commit, so that a group forms
+    with collection._indexer._applying:  # holds the writing thread up after its first commit, so that a group forms
         first.start()
         while collection._store.item_count == 0:
             first.join(0.001)
