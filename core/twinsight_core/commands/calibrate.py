@@ -38,10 +38,11 @@ from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import at_temperature
+from twinsight_core.training.copies import without_copies
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, group_pairs
-from twinsight_core.training.pairs import caveats
+from twinsight_core.training.pair_caveats import caveats
 from twinsight_core.training.pairs import halves as pair_halves
 from twinsight_core.training.siamese_pairs import PairPictures
 
@@ -129,7 +130,7 @@ def calibrate(
     each = max(PAIRS_OF_A_KIND, 2 * pairs_needed(false_match_rate))
     try:
         if pairs is None:
-            read = class_pictures(package, data, skip_bad=skip_bad)
+            read = without_copies(class_pictures(package, data, skip_bad=skip_bad))
             how = (_pairs_of_groups if groups else _pairs_of_classes)(package, read, each=each, seed=seed)
             _check_pairs(data, [(fit.same, measure.same) for fit, measure in how.folds], false_match_rate)
         else:
@@ -214,7 +215,7 @@ def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, each: int,
 def _pairs_of_list(package: ModelPackage, read: PairPictures, halves: tuple[np.ndarray, np.ndarray]) -> _Fit:
     """Pairs of one half of a list to fit on, and of the other to measure on; tells what is in neither."""
     first, second = halves
-    if told_of := caveats(read.pairs, int(first.sum() + second.sum())):
+    if told_of := caveats(read.pairs, [np.flatnonzero(first), np.flatnonzero(second)]):
         write_line(told_of.strip(), err=True)
     scored = scored_pairs(package, read)
     return _fit_of_halves(scored.part(first), scored.part(second))

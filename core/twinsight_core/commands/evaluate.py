@@ -24,6 +24,7 @@ from twinsight_core.errors import TrainingError
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.packages import ModelPackage, find_package
 from twinsight_core.training.boxes import read_coco, read_voc
+from twinsight_core.training.copies import without_copies
 from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import (
     classification_findings,
@@ -31,7 +32,7 @@ from twinsight_core.training.findings import (
     embedding_findings,
     pair_findings,
 )
-from twinsight_core.training.pairs import uncounted
+from twinsight_core.training.pair_caveats import uncounted
 from twinsight_core.training.report import Findings, write_report
 
 DETECTION_BATCH = 8
@@ -124,7 +125,7 @@ def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad
             )
             protocol = findings.protocol + uncounted(listed)
             return replace(findings, protocol=protocol).leaving_out(len(read_pairs.skipped))
-        read = class_pictures(package, data, skip_bad=skip_bad)
+        read = without_copies(class_pictures(package, data, skip_bad=skip_bad))
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)
         findings = embedding_findings(embeddings, read.labels, grouped, read.images, read.files, which=AS_GIVEN)

@@ -33,7 +33,8 @@ from twinsight_core.training.findings import (
     group_pairs,
     pair_findings,
 )
-from twinsight_core.training.pairs import PairList, caveats
+from twinsight_core.training.pair_caveats import caveats
+from twinsight_core.training.pairs import PairList
 from twinsight_core.training.parts import Parts
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import first_network
@@ -264,7 +265,7 @@ def _train_on_pairs(
     )
     findings = pair_findings(
         test,
-        _folds_to_measure_over(read.pairs, parts.test),
+        None if read.pairs.folds is None else read.pairs.folds[parts.test],
         rows=read.pairs.sides[parts.test],
         images=read.images,
         files=read.pairs.files,
@@ -296,15 +297,6 @@ def _calibrated(fit: Callable[..., Calibration], *, meaning: str) -> Calibration
     return calibration
 
 
-def _folds_to_measure_over(pairs: PairList, rows: np.ndarray) -> np.ndarray | None:
-    """Returns the folds of some pairs, [count] int64; None where a threshold can't be chosen without each of them."""
-    if pairs.folds is None:
-        return None
-    folds, same = pairs.folds[rows], pairs.same[rows]
-    others = [same[folds != one] for one in np.unique(folds)]
-    return folds if all(of_both.any() and not of_both.all() for of_both in others) else None
-
-
 def _which(run: Run, listed: Path, pairs: PairList, parts: Parts) -> str:
     """Returns the sentence of the protocol on which pairs the scores are of and which the choices were made by."""
     if pairs.folds is None:
@@ -313,10 +305,9 @@ def _which(run: Run, listed: Path, pairs: PairList, parts: Parts) -> str:
     else:
         test = f"those of {_named(np.unique(pairs.folds[parts.test]))} of {listed.name}"
         validation = f"Those of {_named(np.unique(pairs.folds[parts.validation]))}"
-    dealt = sum(len(rows) for rows in (parts.train, parts.validation, parts.test))
     return (
         f"The pairs are {test}, {held_out_from(run)}. {validation} chose the weights and fitted the calibration."
-        f"{caveats(pairs, dealt)}"
+        f"{caveats(pairs, [parts.train, parts.validation, parts.test])}"
     )
 
 

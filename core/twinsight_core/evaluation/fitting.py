@@ -25,7 +25,7 @@ import numpy as np
 
 from twinsight_core.calibration import Calibration, OperatingPoint, ScoredPairs, logistic
 from twinsight_core.evaluation.error_rates import STATED_RATES, pairs_allowed, pairs_needed
-from twinsight_core.evaluation.intervals import class_bootstrap_interval, wilson_interval
+from twinsight_core.evaluation.intervals import pair_interval
 
 ECE_BINS = 15
 _NEWTON_STEPS = 100
@@ -280,8 +280,9 @@ def _rates(target_fmr: float, threshold: float, measured: Sequence[tuple[float, 
     classes = [pairs.classes for _, pairs in measured]
     known = [one for one in classes if one is not None]
     of_pairs = np.concatenate(known) if len(known) == len(classes) else None
-    match_low, match_high = _interval(passes, of_pairs, ~is_same)
-    miss_low, miss_high = _interval(~passes, of_pairs, is_same)
+    of_different, of_same = (None if of_pairs is None else of_pairs[kind] for kind in (~is_same, is_same))
+    match_low, match_high = pair_interval(passes[~is_same], of_different)
+    miss_low, miss_high = pair_interval(~passes[is_same], of_same)
     return OperatingPoint(
         target_fmr=target_fmr,
         threshold=threshold,
@@ -292,12 +293,3 @@ def _rates(target_fmr: float, threshold: float, measured: Sequence[tuple[float, 
         false_non_match_rate_low=miss_low,
         false_non_match_rate_high=miss_high,
     )
-
-
-def _interval(wrong: np.ndarray, classes: np.ndarray | None, of: np.ndarray) -> tuple[float, float]:
-    """Returns the ends of the 95 % interval of a share of some pairs; the wider ones where there are two intervals."""
-    low, high = wilson_interval(int(wrong[of].sum()), int(of.sum()))
-    if classes is None:
-        return low, high
-    other_low, other_high = class_bootstrap_interval(wrong[of], classes[of])
-    return min(low, other_low), max(high, other_high)

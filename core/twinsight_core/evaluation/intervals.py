@@ -46,6 +46,20 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     return low, high
 
 
+def pair_interval(counted: np.ndarray, classes: np.ndarray | None) -> tuple[float, float]:
+    """Returns the ends of the 95 % interval of a share of pairs; the wider ones where there are two intervals.
+
+    Args:
+        counted: [count] bool, the pairs that count.
+        classes: [count, 2] integer, the classes of each pair's pictures; None: each pair is taken for independent.
+    """
+    low, high = wilson_interval(int(counted.sum()), len(counted))
+    if classes is None:
+        return low, high
+    other_low, other_high = class_bootstrap_interval(counted, classes)
+    return min(low, other_low), max(high, other_high)
+
+
 def class_bootstrap_interval(
     wrong: np.ndarray, classes: np.ndarray, *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.evaluation.error_rates import STATED_RATES, pairs_allowed, pairs_needed
-from twinsight_core.evaluation.intervals import wilson_interval
+from twinsight_core.evaluation.intervals import pair_interval
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,9 @@ def tar_at_far(pairs: ScoredPairs, *, far: float) -> TarAtFar:
     allowed = pairs_allowed(far, different)
     last = int(np.searchsorted(accepted_different, allowed, side="right")) - 1
     accepted = int(accepted_same[last])
-    low, high = wilson_interval(accepted, same)
     threshold = float(thresholds[last]) if last else _between(thresholds, 0)
+    taken = pairs.cosine[pairs.same].astype(np.float64) >= threshold
+    low, high = pair_interval(taken, None if pairs.classes is None else pairs.classes[pairs.same])
     return TarAtFar(far, threshold, accepted / same, low, high, different, needed)
 
 

@@ -23,9 +23,10 @@ from twinsight_core.host.bounded_files import FileTooLarge, open_bounded
 from twinsight_core.packages import MAX_WEIGHTS_BYTES
 
 PYTORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
-NESTED_UNDER = ("net_state_dict", "state_dict", "model")
+NESTED_UNDER = ("net_state_dict", "model_state_dict", "state_dict", "model", "state_dict_ema")
 """Where training scripts put the weights in a checkpoint that holds more than them."""
 
+_NAMED = 10
 # What `torch.nn.DataParallel` puts before each name.
 _PARALLEL_PREFIX = "module."
 
@@ -85,7 +86,11 @@ def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
             content: object = torch.load(file, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
             raise _no_weights(path, error) from error
-    found: dict[str, _Tensor] = {name: one for name, one in _state(path, content).items() if torch.is_tensor(one)}
+    state = _state(path, content)
+    found: dict[str, _Tensor] = {name: one for name, one in state.items() if torch.is_tensor(one)}
+    if not found:
+        named = ", ".join(f"`{name}`" for name in list(state)[:_NAMED]) or "nothing"
+        raise StartupError(f"{path}: it holds no tensors by name, but {named}.", reason="WEIGHTS_UNREADABLE")
     try:
         return {name: _array(one) for name, one in found.items()}
     except (RuntimeError, TypeError) as error:  # sparse, say

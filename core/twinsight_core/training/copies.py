@@ -62,6 +62,30 @@ def in_two_classes(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     return shared
 
 
+def without_copies(pictures: LabelledImages) -> LabelledImages:
+    """Returns the pictures without exact copies of others of their class, and logs how many those were.
+
+    Where pictures are compared with one another, copies find each other, whatever the model is worth.
+    """
+    rows = distinct(pictures.labels, first_copies(pictures.images))
+    copies = len(pictures) - len(rows)
+    if not copies:
+        return pictures
+    _LOG.info("%d pictures are exact copies of others of their class, and left out", copies)
+    return pictures.of_rows(rows)
+
+
+def distinct(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+    """Returns the places of pictures that are no copies of others of their class before them, [count] int64, rising.
+
+    Args:
+        labels: [count] int32, class of each picture.
+        firsts: [count] int64, `first_copies` of the pictures.
+    """
+    places = np.unique(np.stack([labels, firsts]), axis=1, return_index=True)[1]
+    return np.sort(places)
+
+
 def tell_copies(pictures: LabelledImages) -> None:
     """Logs how many pictures are copies of others, and which lie in two classes: one of the labels is wrong."""
     firsts = first_copies(pictures.images)

@@ -78,14 +78,17 @@ class LabelledImages:
             raise TrainingError("No class is left to train on.", reason="CLASSES_TOO_FEW")
         numbers = np.full(len(self.classes), -1, np.int32)
         numbers[[self.classes.index(name) for name in kept]] = np.arange(len(kept))
-        rows = np.flatnonzero(numbers[self.labels] >= 0)
-        return replace(
-            self,
-            images=self.images[rows],
-            labels=numbers[self.labels[rows]],
-            classes=kept,
-            files=tuple(self.files[row] for row in rows),
-        )
+        some = self.of_rows(np.flatnonzero(numbers[self.labels] >= 0))
+        return replace(some, labels=numbers[some.labels], classes=kept)
+
+    def of_rows(self, rows: np.ndarray) -> LabelledImages:
+        """Returns the pictures of some rows, of the same classes.
+
+        Args:
+            rows: [n] int64.
+        """
+        files = tuple(self.files[row] for row in rows.tolist())
+        return replace(self, images=self.images[rows], labels=self.labels[rows], files=files)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from twinsight_core.evaluation.classification import classification_score, log_s
 from twinsight_core.evaluation.detection import ANY_CLASS, FoundBoxes, TrueBoxes, detection_score
 from twinsight_core.evaluation.one_shot import one_shot_score
 from twinsight_core.evaluation.retrieval import retrieval_scores
-from twinsight_core.evaluation.verification import Roc, roc_curve, verification_score
+from twinsight_core.evaluation.verification import Roc, VerificationScore, roc_curve, verification_score
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.detector import found_boxes, true_boxes
 from twinsight_core.training.report import Findings, Mistake, confusion_figure, lines_figure
@@ -115,9 +115,7 @@ def embedding_findings(
         "verification_equal_error_rate": verification.equal_error_rate,
         "verification_accuracy": verification.accuracy,
     }
-    for one in verification.tar_at_far:
-        if one.true_accept_rate is not None:
-            scores[f"tar_at_far_{one.far:g}"] = one.true_accept_rate
+    scores |= _tar_scores(verification)
     kinds = f"{len(np.unique(labels))} classes"
     if groups is not None:
         scores |= one_shot_scores(embeddings, labels, groups)
@@ -127,7 +125,8 @@ def embedding_findings(
         protocol=f"{len(labels)} pictures of {kinds}, {which}. Retrieval: each among all others. "
         f"Verification: {int(pairs.same.sum())} pairs of one class and {int((~pairs.same).sum())} of two"
         + (" of one group" if groups is not None else "")
-        + ", drawn at random; verification_accuracy is at the best threshold on these pairs.",
+        + ", drawn at random; verification_accuracy is at the best threshold on these pairs. "
+        "Intervals are of 95 %, over pictures of other classes.",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
         mistakes=_worst_pairs(pairs, rows, images, files),
@@ -141,12 +140,13 @@ def pair_findings(
 
     Args:
         pairs: cosines and truth.
-        folds: [count] integer, the protocol's folds; None where it has none.
+        folds: [count] integer, the protocol's folds; None where it has none. They are passed over where a threshold
+            can't be chosen without each of them: for want of a second, or of one kind of pairs.
         rows: [count, 2] integer, the two pictures of each pair.
         images: [files, height, width, 3] uint8, RGB, 0..255.
         files: paths of the pictures.
     """
-    score = verification_score(pairs, folds=folds)
+    score = verification_score(pairs, folds=folds if _can_measure_over(folds, pairs.same) else None)
     scores = {
         "verification_auc": score.auc,
         "verification_equal_error_rate": score.equal_error_rate,
@@ -157,13 +157,7 @@ def pair_findings(
         scores["verification_accuracy_over_folds"] = score.k_fold.mean
         scores["verification_accuracy_over_folds_standard_error"] = score.k_fold.standard_error
         protocol += f"Accuracy over {len(score.k_fold.accuracies)} folds: the threshold chosen on the other folds. "
-    for one in score.tar_at_far:
-        if one.true_accept_rate is not None and one.low is not None and one.high is not None:
-            scores |= {
-                f"tar_at_far_{one.far:g}": one.true_accept_rate,
-                f"tar_at_far_{one.far:g}_low": one.low,
-                f"tar_at_far_{one.far:g}_high": one.high,
-            }
+    scores |= _tar_scores(score)
     roc = roc_curve(pairs)
     return Findings(
         protocol=f"{protocol}verification_accuracy is at the best threshold on these pairs. Intervals are of 95 % and "
@@ -172,6 +166,24 @@ def pair_findings(
         figures={"Verification: ROC": _roc_figure(roc)},
         mistakes=_worst_pairs(pairs, rows, images, files),
     )
+
+
+def _can_measure_over(folds: np.ndarray | None, same: np.ndarray) -> bool:
+    """Whether pairs of both kinds are left without each of the folds."""
+    if folds is None:
+        return False
+    others = [same[folds != one] for one in np.unique(folds)]
+    return all(of_both.any() and not of_both.all() for of_both in others)
+
+
+def _tar_scores(verification: VerificationScore) -> dict[str, float]:
+    """Returns the true accept rates that there are pairs enough for, with their intervals."""
+    return {
+        f"tar_at_far_{one.far:g}{end}": value
+        for one in verification.tar_at_far
+        for end, value in (("", one.true_accept_rate), ("_low", one.low), ("_high", one.high))
+        if value is not None
+    }
 
 
 def one_shot_scores(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:

@@ -42,6 +42,8 @@ class PairList:
         same: [count] bool.
         folds: [count] int64, the protocol's folds, from 0; None where the list has none.
         repeats: lines that listed one of the pairs again, and were left out.
+        firsts: [files] int64, for each picture the first in `files` with the same pixels; None: they were not looked
+            at, and each counts as another.
     """
 
     files: tuple[str, ...]
@@ -50,6 +52,12 @@ class PairList:
     same: np.ndarray
     folds: np.ndarray | None
     repeats: int = 0
+    firsts: np.ndarray | None = None
+
+    @property
+    def originals(self) -> np.ndarray:
+        """`firsts`, or where they are not known each picture itself."""
+        return np.arange(len(self.files)) if self.firsts is None else self.firsts
 
     @property
     def sides(self) -> np.ndarray:
@@ -211,13 +219,14 @@ def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str
             f"both kinds: there would be {told}; {remedy}.",
             reason="PAIRS_NOT_DEALT",
         )
-    pictures = {name: np.union1d(pairs.left[part], pairs.right[part]) for name, part in parts.items()}
+    left, right = pairs.originals[pairs.left], pairs.originals[pairs.right]
+    pictures = {name: np.union1d(left[part], right[part]) for name, part in parts.items()}
     for one, other in combinations(pictures, 2):
         shared = np.intersect1d(pictures[one], pictures[other])
         if len(shared):
             raise TrainingError(
-                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, such as "
-                f"{pairs.files[shared[0]]}.",
+                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, some perhaps as "
+                f"exact copies, such as {pairs.files[shared[0]]}.",
                 reason="PAIRS_NOT_DEALT",
             )
     return parts
@@ -302,36 +311,6 @@ def _identities_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndar
     return dealt
 
 
-def uncounted(pairs: PairList) -> str:
-    """Returns what a list holds that tells nothing, in sentences, each after a blank; empty if nothing."""
-    told = ""
-    if pairs.repeats:
-        told += f" {pairs.repeats} lines list a pair again and are left out: each pair counts once."
-    if alike := int((pairs.left == pairs.right).sum()):
-        told += f" {alike} of the same pairs are of a picture with itself, which any model tells."
-    return told
-
-
-def caveats(pairs: PairList, dealt: int) -> str:
-    """Returns what must be known of parts that `deal` made, in sentences, each after a blank; empty if nothing.
-
-    Args:
-        pairs: the list.
-        dealt: pairs that are in a part.
-    """
-    told = uncounted(pairs)
-    if pairs.folds is not None:
-        return told
-    if (apart := len(pairs.same) - dealt) > 0:
-        told += f" Of the list's {len(pairs.same)} pairs {apart} different ones are left out: they link two parts."
-    if one_identity(pairs) != {PurePosixPath(file).parent for file in pairs.files}:
-        told += (
-            " Folders are no identities here, since different pairs lie within one, or same and different ones between "
-            "two: who is who is known by same pairs alone, and whether one identity is in two parts can't be checked."
-        )
-    return told
-
-
 def one_identity(pairs: PairList) -> set[PurePosixPath]:
     """Returns the folders that may be one identity each.
 
@@ -353,7 +332,7 @@ def _linked(pairs: PairList, rows: np.ndarray) -> np.ndarray:
         pairs: the list.
         rows: [count] bool, the pairs that link; folders that are one identity do as well.
     """
-    roots = list(range(len(pairs.files)))
+    roots = pairs.originals.tolist()
 
     def root(picture: int) -> int:
         while roots[picture] != picture:

@@ -37,7 +37,7 @@ from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.siamese import SiameseNetwork, pair_distance
 from twinsight_core.training.augment import Augmentation, views
-from twinsight_core.training.copies import first_copies
+from twinsight_core.training.copies import distinct, first_copies
 from twinsight_core.training.data import LabelledImages, split_classes
 from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.evaluate import in_batches
@@ -100,30 +100,36 @@ class SiameseTraining:
 
 
 def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
-    """Holds out whole classes, or whole groups where they count; pictures with a copy in a part before are left out.
+    """Holds out whole classes, or whole groups where they count.
+
+    Held-out pictures with a copy in a part before are left out, and so are copies of others of their class.
 
     Raises:
         TrainingError: there are too few.
     """
     names = [name.rpartition("/")[0] if how.groups else name for name in pictures.classes]
-    distinct = sorted(set(names))
+    units = sorted(set(names))
     least = 1 if how.groups else 2
-    validation, test = (max(least, round(share * len(distinct))) for share in (how.validation, how.test))
+    validation, test = (max(least, round(share * len(units))) for share in (how.validation, how.test))
     kind = "groups of classes" if how.groups else "classes"
-    if len(distinct) < validation + test + 2:
+    if len(units) < validation + test + 2:
         raise TrainingError(
-            f"There are {len(distinct)} {kind}; {validation + test + 2} are wanted: two to train on, the others held "
+            f"There are {len(units)} {kind}; {validation + test + 2} are wanted: two to train on, the others held "
             "out for validation and the scores.",
             reason="CLASSES_TOO_FEW",
         )
-    parts = split_classes(distinct, validation=validation, test=test)
+    parts = split_classes(units, validation=validation, test=test)
 
     def rows(part: tuple[str, ...]) -> np.ndarray:
-        held = np.array([name in set(part) for name in names])
+        held = np.isin(names, part)
         return np.flatnonzero(held[pictures.labels])
 
+    def distinct_rows(part: tuple[str, ...]) -> np.ndarray:
+        found = rows(part)
+        return found[distinct(pictures.labels[found], firsts[found])]
+
     firsts = first_copies(pictures.images)
-    train, validation_rows, test_rows = rows(parts.train), rows(parts.validation), rows(parts.test)
+    train, validation_rows, test_rows = rows(parts.train), distinct_rows(parts.validation), distinct_rows(parts.test)
     validation_rows = validation_rows[~np.isin(firsts[validation_rows], firsts[train])]
     seen = firsts[np.concatenate([train, validation_rows])]
     found = Parts(train=train, validation=validation_rows, test=test_rows[~np.isin(firsts[test_rows], seen)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from twinsight_core.evaluation.verification import area_under, roc_curve
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import Augmentation, views
+from twinsight_core.training.copies import first_copies
 from twinsight_core.training.data import PictureSource, decode_readable, told_flaws, unreadable_pictures
 from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher
@@ -126,13 +127,14 @@ def read_pair_pictures(
     pairs = read_pairs(listed, source.files)
     images, flaws = decode_readable(source, pairs.files, preprocessing)
     if not flaws:
-        return PairPictures(images=images, pairs=pairs)
+        return PairPictures(images=images, pairs=replace(pairs, firsts=first_copies(images)))
     kept = without(pairs, flaws)
     if not (skip_bad and kept.files):
         raise unreadable_pictures(source.path, flaws)
     # A picture that can be read may be in no pair any more.
     needed = np.isin([file for file in pairs.files if file not in flaws], kept.files)
-    return PairPictures(images=images[needed], pairs=kept, skipped=told_flaws(flaws))
+    images = images[needed]
+    return PairPictures(images=images, pairs=replace(kept, firsts=first_copies(images)), skipped=told_flaws(flaws))
 
 
 def split(pairs: PairList, how: PairTraining) -> Parts:

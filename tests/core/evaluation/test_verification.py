@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,18 @@ def test_a_true_accept_rate_worked_by_hand() -> None:
     # With z^2 = 3.8415: (0.75 + 3.8415/8 -+ 1.96 sqrt(0.1875/4 + 3.8415/64)) / 1.96037.
     assert (found.low, found.high) == pytest.approx((0.30064, 0.95441), abs=1e-4)
     assert (found.different_pairs, found.different_pairs_needed) == (30, 30)
+
+
+def test_where_classes_are_known_the_interval_is_over_other_classes() -> None:
+    # Of ten classes five are always accepted and five never: fifty pairs say no more than ten.
+    classes = np.repeat(np.arange(10), 5)
+    listed = pairs(np.where(classes < 5, 0.9, 0.1).tolist(), [0.5] * 60)
+    known = replace(listed, classes=np.stack([np.append(classes, [10] * 60), np.append(classes, [11] * 60)], axis=1))
+    independent, found = tar_at_far(listed, far=0.1), tar_at_far(known, far=0.1)
+    assert independent.true_accept_rate == found.true_accept_rate == 0.5
+    assert (independent.low, independent.high) == pytest.approx((0.366, 0.634), abs=1e-3)
+    # With ten draws of a fair coin 2.5 % lie at two or less.
+    assert (found.low, found.high) == pytest.approx((0.2, 0.8), abs=0.05)
 
 
 def test_a_rate_is_not_stated_on_too_few_different_pairs() -> None:

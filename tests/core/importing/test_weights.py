@@ -108,7 +108,7 @@ def test_the_prefix_of_data_parallel_training_is_taken_off(tmp_path: Path) -> No
     assert set(read_weights(tmp_path / "one.safetensors")) == {"a", "b"}
 
 
-@pytest.mark.parametrize("under", ["net_state_dict", "state_dict", "model", ""])
+@pytest.mark.parametrize("under", ["net_state_dict", "model_state_dict", "state_dict", "model", "state_dict_ema", ""])
 def test_a_checkpoint_s_weights_are_found_where_training_scripts_put_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under: str
 ) -> None:
@@ -133,6 +133,12 @@ def test_a_checkpoint_without_names_is_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", FakeTorch(content))
     with pytest.raises(StartupError, match=r"it holds no weights by name\.$"):
+        read_weights(checkpoint(tmp_path))
+
+
+def test_a_checkpoint_of_other_things_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch({"epoch": 3, "network": {"a": FakeTensor(np.zeros(1))}}))
+    with pytest.raises(StartupError, match=r"it holds no tensors by name, but `epoch`, `network`\.$"):
         read_weights(checkpoint(tmp_path))
 
 

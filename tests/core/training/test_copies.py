@@ -18,7 +18,7 @@ from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.training import classifier, siamese
 from twinsight_core.training.classifier import ClassifierTraining
-from twinsight_core.training.copies import first_copies, in_order, in_two_classes, tell_copies
+from twinsight_core.training.copies import first_copies, in_order, in_two_classes, tell_copies, without_copies
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.detector_parts import detector_parts
 from twinsight_core.training.parts import Parts
@@ -110,6 +110,29 @@ def test_of_held_out_classes_no_picture_has_a_copy_among_those_trained_on() -> N
     parts = siamese.split(data, how)
     assert none_in_two(parts, first_copies(images))
     assert [len(rows) for rows in (parts.train, parts.validation, parts.test)] == [60, 16, 16]
+
+
+def test_of_held_out_classes_no_picture_is_there_twice() -> None:
+    how = SiameseTraining(
+        network=SiameseConfig(backbone=BACKBONE, dimension=4), preprocessing=SIZE, validation=0.2, test=0.2
+    )
+    twice = pictures(20, [[*range(5 * one, 5 * one + 5)] * 2 for one in range(20)])
+    parts = siamese.split(twice, how)
+    assert [len(rows) for rows in (parts.train, parts.validation, parts.test)] == [120, 20, 20]
+    firsts = first_copies(twice.images)
+    for rows in (parts.validation, parts.test):
+        assert len(np.unique(firsts[rows])) == len(rows)
+
+
+def test_copies_of_one_class_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    data = pictures(2, [[0, 1, 0, 2, 0], [3, 1, 3]])
+    with caplog.at_level("INFO", "twinsight_core"):
+        left = without_copies(data)
+    assert left.files == ("class0/0.png", "class0/1.png", "class0/3.png", "class1/0.png", "class1/1.png")
+    assert left.labels.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_array_equal(left.images, data.images[[0, 1, 3, 5, 6]])
+    assert caplog.messages == ["3 pictures are exact copies of others of their class, and left out"]
+    assert without_copies(left) is left
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.training.pairs import PairList, caveats, deal, halves, read_pairs, uncounted, without
+from twinsight_core.training.pair_caveats import caveats, uncounted
+from twinsight_core.training.pairs import PairList, deal, halves, read_pairs, without
 
 FILES = ("a/a_0001.jpg", "a/a_0002.jpg", "b/b_0001.jpg", "b/b_0003.jpg")
 
@@ -63,9 +65,9 @@ def test_a_pair_that_is_listed_again_counts_once(tmp_path: Path) -> None:
     assert (pairs.same.tolist(), pairs.folds.tolist()) == ([True, False, True], [0, 0, 1])
     told = (
         " 2 lines list a pair again and are left out: each pair counts once. 1 of the same pairs are of a picture with "
-        "itself, which any model tells."
+        "itself or an exact copy, which any model tells."
     )
-    assert uncounted(pairs) == caveats(pairs, 3) == told
+    assert uncounted(pairs) == caveats(pairs, [np.arange(3)]) == told
     assert uncounted(without(pairs, [FILES[3]])) == told.partition(" 1 of")[0]
 
 
@@ -341,13 +343,23 @@ def test_where_different_pairs_link_all_identities_stay_whole_and_pairs_between_
 
 def test_what_is_left_out_and_what_can_not_be_checked_is_told() -> None:
     known = drawn_at_random(20, in_folders=True)
-    assert caveats(known, len(known.same)) == ""
-    assert caveats(known, len(known.same) - 7) == (
+    assert caveats(known, [np.arange(len(known.same))]) == ""
+    assert caveats(known, [np.arange(len(known.same) - 7)]) == (
         f" Of the list's {len(known.same)} pairs 7 different ones are left out: they link two parts."
     )
     unknown = drawn_at_random(20, in_folders=False)
-    assert "whether one identity is in two parts can't be checked." in caveats(unknown, len(unknown.same))
-    assert caveats(clusters(3, folds=True), 6) == ""
+    assert "whether one identity is in two parts can't be checked." in caveats(unknown, [np.arange(len(unknown.same))])
+    assert caveats(clusters(3, folds=True), [np.arange(6)]) == ""
+
+
+def test_identities_in_several_folds_are_counted() -> None:
+    # Identity b has pairs in both folds, with other pictures in each.
+    same = [("a/1.png", "a/2.png", True), ("b/1.png", "b/2.png", True), ("b/3.png", "b/4.png", True)]
+    different = [("a/1.png", "b/1.png", False), ("b/3.png", "c/1.png", False)]
+    pairs = pair_list(*same, *different, folds=[0, 0, 1, 0, 1])
+    told = " 1 folders that are one identity each have pairs in several parts: identities are not held out, and on"
+    assert caveats(pairs, [np.array([0, 1, 3]), np.array([2, 4])]).startswith(told)
+    assert caveats(pairs, [np.arange(5)]) == ""
 
 
 def test_same_pairs_of_two_folders_stay_together_whatever_else_is_linked() -> None:
@@ -376,3 +388,40 @@ def test_originals_and_their_copies_in_two_folders_are_dealt_picture_by_picture(
     pictures = [set(pairs.left[half]) | set(pairs.right[half]) for half in (first, second)]
     assert not pictures[0] & pictures[1]
     assert "or same and different ones between two: who is who" in caveats(pairs, 120)
+
+
+def test_exact_copies_under_other_names_are_in_one_part() -> None:
+    # Each picture of a same pair is there twice; by their names the copies would be strangers.
+    rows = [(f"{n}/1.png", f"{n}/2.png", True) for n in range(12)] + [
+        (f"copy{n}/1.png", f"copy{n}/2.png", n % 2 == 0) for n in range(12)
+    ]
+    known = pair_list(*rows)
+    originals = {file: known.files.index(file.removeprefix("copy")) for file in known.files}
+    pairs = replace(known, firsts=np.array([originals[file] for file in known.files]))
+    first, second = halves(pairs, seed=0)
+    halved = [{int(pairs.originals[one]) for one in pairs.sides[half].ravel().tolist()} for half in (first, second)]
+    assert halved[0]
+    assert halved[1]
+    assert not halved[0] & halved[1]
+    by_names = halves(known, seed=0)
+    apart = [{int(pairs.originals[one]) for one in pairs.sides[half].ravel().tolist()} for half in by_names]
+    assert apart[0] & apart[1]
+
+
+def test_folds_that_share_an_exact_copy_are_refused() -> None:
+    rows = [(f"{n}/1.png", f"{n}/{side}.png", side == 2) for n in range(3) for side in (2, 3)]
+    known = pair_list(*rows, folds=[0, 0, 1, 1, 2, 2])
+    halves(known, seed=0)
+    firsts = np.arange(len(known.files))
+    firsts[known.files.index("2/1.png")] = known.files.index("0/1.png")
+    with pytest.raises(TrainingError, match=r"1 are in both, some perhaps as exact copies, such as 0/1\.png\.$"):
+        halves(replace(known, firsts=firsts), seed=0)
+
+
+def test_pairs_of_exact_copies_are_told_by_what_they_are_said_to_be() -> None:
+    known = pair_list(("a/1.png", "b/1.png", True), ("a/1.png", "c/1.png", False), ("a/1.png", "d/1.png", False))
+    told = uncounted(replace(known, firsts=np.array([0, 0, 0, 3])))
+    assert told == (
+        " 1 of the same pairs are of a picture with itself or an exact copy, which any model tells. 1 of the different "
+        "pairs are of a picture and an exact copy of it, and labelled wrongly."
+    )

@@ -1,0 +1,62 @@
+"""What must be known of a list of pairs, and of the parts that were made of it, to read scores rightly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from twinsight_core.training.pairs import PairList, one_identity
+
+
+def uncounted(pairs: PairList) -> str:
+    """Returns what a list holds that tells nothing, in sentences, each after a blank; empty if nothing."""
+    told = ""
+    if pairs.repeats:
+        told += f" {pairs.repeats} lines list a pair again and are left out: each pair counts once."
+    of_one = pairs.originals[pairs.left] == pairs.originals[pairs.right]
+    if alike := int((of_one & pairs.same).sum()):
+        told += f" {alike} of the same pairs are of a picture with itself or an exact copy, which any model tells."
+    if contrary := int((of_one & ~pairs.same).sum()):
+        told += (
+            f" {contrary} of the different pairs are of a picture and an exact copy of it, and labelled wrongly."
+        )
+    return told
+
+
+def caveats(pairs: PairList, parts: Sequence[np.ndarray]) -> str:
+    """Returns what must be known of parts of a list, in sentences, each after a blank; empty if nothing.
+
+    Args:
+        pairs: the list.
+        parts: of each the pairs in it, [n] int64, as `deal` made them.
+    """
+    told = uncounted(pairs)
+    identities = one_identity(pairs)
+    if pairs.folds is not None:
+        if shared := _in_several(pairs, parts, identities):
+            told += (
+                f" {shared} folders that are one identity each have pairs in several parts: identities are not held "
+                "out, and on others the model may be worse."
+            )
+        return told
+    if (apart := len(pairs.same) - sum(len(part) for part in parts)) > 0:
+        told += f" Of the list's {len(pairs.same)} pairs {apart} different ones are left out: they link two parts."
+    if identities != {PurePosixPath(file).parent for file in pairs.files}:
+        told += (
+            " Folders are no identities here, since different pairs lie within one, or same and different ones between "
+            "two: who is who is known by same pairs alone, and whether one identity is in two parts can't be checked."
+        )
+    return told
+
+
+def _in_several(pairs: PairList, parts: Sequence[np.ndarray], identities: set[PurePosixPath]) -> int:
+    """Returns how many folders of one identity have pictures in pairs of two parts or more."""
+    folders = [PurePosixPath(file).parent for file in pairs.files]
+    found: Counter[PurePosixPath] = Counter()
+    for part in parts:
+        pictures = np.unique(np.concatenate([pairs.left[part], pairs.right[part]]))
+        found.update({folders[picture] for picture in pictures.tolist()} & identities)
+    return sum(count > 1 for count in found.values())
