@@ -225,7 +225,7 @@ def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str
         shared = np.intersect1d(pictures[one], pictures[other])
         if len(shared):
             raise TrainingError(
-                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, some perhaps as "
+                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, perhaps as "
                 f"exact copies, such as {pairs.files[shared[0]]}.",
                 reason="PAIRS_NOT_DEALT",
             )

@@ -414,7 +414,7 @@ def test_folds_that_share_an_exact_copy_are_refused() -> None:
     halves(known, seed=0)
     firsts = np.arange(len(known.files))
     firsts[known.files.index("2/1.png")] = known.files.index("0/1.png")
-    with pytest.raises(TrainingError, match=r"1 are in both, some perhaps as exact copies, such as 0/1\.png\.$"):
+    with pytest.raises(TrainingError, match=r"1 are in both, perhaps as exact copies, such as 0/1\.png\.$"):
         halves(replace(known, firsts=firsts), seed=0)
 
 
