@@ -242,10 +242,10 @@ class Catalog:
             check_no_link(folder)
             collection = Collection(folder, self._options)
         except (DataLoss, FailedPrecondition) as error:
-            if error.reason == "KEY_MISSING":  # see `_check_keys`, which tells it
-                return error
-            _log.error("%s", error.message)
-            return error
+            if error.reason != "KEY_MISSING":  # see `_check_keys`, which tells it
+                _log.error("%s", error.message)
+            # Kept without the frames that it came through, which hold all that was read of the collection.
+            return type(error)(error.message, reason=error.reason)
         except (PermissionError, Unavailable) as error:
             if isinstance(error, Unavailable) and error.reason not in {"COLLECTION_BUSY", "COLLECTION_READ_ONLY"}:
                 raise

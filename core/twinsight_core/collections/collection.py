@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from twinsight_core.collections import callbacks
 from twinsight_core.collections.matches import Content, contents_of, matches_of
 from twinsight_core.collections.opening import read_rows, restored
 from twinsight_core.collections.paging import Reading, page_of_all, page_of_matches
@@ -27,7 +27,7 @@ from twinsight_core.errors import DataLoss, StorageFull, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.host.cores import core_count
 from twinsight_core.index.base import prepared
-from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.index.row_memory import IN_MEMORY, RowPlaces, VectorCopy
 from twinsight_core.items import (
     Checkpoint,
@@ -46,11 +46,11 @@ from twinsight_core.items import (
     check_vector,
 )
 from twinsight_core.sealing.keyring import Keyring
-from twinsight_core.search.combining import Combiner, Searched
+from twinsight_core.search.combining import Combiner
 from twinsight_core.search.generation import Generation
 from twinsight_core.search.indexer import Indexer, IndexPolicy
-from twinsight_core.search.rows import RowBatch, Rows
-from twinsight_core.search.search import Answer, search
+from twinsight_core.search.rows import Rows
+from twinsight_core.search.search import Answer
 from twinsight_core.storage import snapshots
 from twinsight_core.storage.records import StoredItem, vector_of
 from twinsight_core.storage.store import FILE_NAME, Store
@@ -140,19 +140,17 @@ class Collection:
             self._options.graph,
             self._options.policy,
             name=self.spec.id,
-            snapshot=partial(_save, folder, self._store),
+            snapshot=partial(callbacks.save, folder, self._store),
         )
-        # None of these knows the collection. In a circle with them it would stay in memory once it is deleted, until
-        # garbage is looked for, which a server does not do among what was there when it began to serve.
-        searching = partial(_search, self._indexer, ef=self._options.ef)
+        searching = partial(callbacks.search_generation, self._indexer, ef=self._options.ef)
         # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
         self._combiners = {exact: Combiner(searching, at_once=core_count()) for exact in (False, True)}
         self._writer = Writer(
             self._store,
             self._ids,
-            apply=partial(_apply, self._indexer, self.spec.dimension),
-            matching=partial(_matching, self._indexer),
-            erase=partial(_erase, self._indexer, folder, self._store),
+            apply=partial(callbacks.apply, self._indexer, self.spec.dimension),
+            matching=partial(callbacks.matching, self._indexer),
+            erase=partial(callbacks.erase, self._indexer, folder, self._store),
         )
 
     @property
@@ -309,12 +307,15 @@ class Collection:
         with self._guarded():
             return len(self._writer.submit(DeleteWhere(filter, purge)))
 
-    def search(self, queries: np.ndarray, options: SearchOptions) -> list[list[Match]]:
+    def search(
+        self, queries: np.ndarray, options: SearchOptions, *, check_wanted: Callable[[], None] = lambda: None
+    ) -> list[list[Match]]:
         """Returns each query's matches, closest first; equal scores in the order of writing.
 
         Args:
             queries: `[n, dimension] float32`, each fit for `check_vector`.
             options: what is wanted. Fewer than `top_k` matches come back only where no more meet the request.
+            check_wanted: raises where nobody waits for the answer any more; called while the search waits for its turn.
 
         Raises:
             InvalidInput: a query or an option is against the rules.
@@ -323,12 +324,12 @@ class Collection:
         check_queries(queries, self.spec)
         with self._guarded():
             ready = prepared(queries, self.spec.metric)
-            rows, answer, contents = self._searched(ready, options)
+            rows, answer, contents = self._searched(ready, options, check_wanted)
             if None in contents.values():
                 # What was found is being rewritten: it is gone from the disk, whence it is wanted, and what replaces it
                 # may not be in memory yet. Between two writes it is in both, so that it is not missed.
                 with self._writer.settled():
-                    rows, answer, contents = self._searched(ready, options)
+                    rows, answer, contents = self._searched(ready, options, check_wanted)
                     if None in contents.values():
                         raise self._store.damaged("an item that was found is missing")
             return matches_of(answer, contents, ids=rows.ids, metric=self.spec.metric)
@@ -370,7 +371,7 @@ class Collection:
         except DataLoss as error:
             with self._finding:
                 if self._damage is None:
-                    self._damage = error
+                    self._damage = DataLoss(error.message, reason=error.reason)
                     _log.error("Collection `%s` is used no more: %s", self.spec.id, error.message)
             raise
 
@@ -396,53 +397,13 @@ class Collection:
             pass
 
     def _searched(
-        self, queries: np.ndarray, options: SearchOptions
+        self, queries: np.ndarray, options: SearchOptions, check_wanted: Callable[[], None]
     ) -> tuple[Rows, Answer, Mapping[int, Content | None]]:
         """Returns the rows that were searched, what is found among them, and its contents."""
-        searched = self._combiners[options.exact].search(queries, options)
+        searched = self._combiners[options.exact].search(queries, options, check_wanted=check_wanted)
         rows, answer = searched.generation.rows, searched.answer.at_least(options.min_score)
         return rows, answer, contents_of(answer, options, rows, self._store)
 
 
 def _item(stored: StoredItem, include_vector: bool) -> Item:
     return Item(stored.id, vector_of(stored) if include_vector else None, stored.metadata)
-
-
-def _search(indexer: Indexer, queries: np.ndarray, options: SearchOptions, *, ef: int) -> Searched:
-    indexer.last_search_s = time.monotonic()
-    generation = indexer.generation
-    return Searched(generation, search(generation, queries, options, ef=ef))
-
-
-def _apply(indexer: Indexer, dimension: int, added: Sequence[tuple[int, NewItem]], removed: np.ndarray) -> None:
-    batch = RowBatch(
-        seqs=np.array([seq for seq, _ in added], np.int64),
-        ids=[item.id for _, item in added],
-        vectors=np.array([item.vector for _, item in added], np.float32).reshape(-1, dimension),
-        metadata=[item.metadata for _, item in added],
-    )
-    indexer.apply(batch, removed)
-
-
-def _matching(indexer: Indexer, filter_: Filter) -> list[str]:
-    rows = indexer.generation.rows
-    view = rows.view
-    return [rows.ids[row] for row in np.flatnonzero(rows.mask(filter_, view)).tolist()]
-
-
-def _erase(indexer: Indexer, folder: Path, store: Store) -> None:
-    try:
-        with indexer.purging():
-            snapshots.drop(folder, store)
-        store.erase()
-    except (StorageFull, Unavailable) as error:
-        why = "The disk has no room, or fails." if isinstance(error, StorageFull) else error.message
-        raise type(error)(
-            f"The items are deleted, but not erased from the disk yet. {why} Delete them again with `purge`; the "
-            "next start does it too.",
-            reason=error.reason,
-        ) from error
-
-
-def _save(folder: Path, store: Store, graph: HnswIndex, last_seq: int, outside: np.ndarray) -> None:
-    snapshots.save(graph, last_seq, outside, folder, store)

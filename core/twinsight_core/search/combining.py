@@ -8,6 +8,7 @@ queries makes hardly more calls than one of a single query.
 2. Who comes later waits. Whoever has finished wakes the one that waits longest, which takes along all that wait for a
    search with the same options, searches for all of them, and hands out what it found.
 3. Where a search for many fails, each is done again for itself: nobody fails for another.
+4. Who waits looks now and then whether the search is still wanted, and leaves where it isn't.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from twinsight_core.items import SearchOptions
 from twinsight_core.search.generation import Generation
 from twinsight_core.search.search import Answer
 
+_LOOK_S = 0.1
+"""How late one that waits may see that its search is no longer wanted."""
 MOST_QUERIES = 64
 """Of one search: more of them gain nothing, and those that came first wait for the last."""
 
@@ -89,12 +92,15 @@ class Combiner:
         self._under_way = 0
         self._waiting: list[_Waiting] = []
 
-    def search(self, queries: np.ndarray, options: SearchOptions) -> Searched:
+    def search(
+        self, queries: np.ndarray, options: SearchOptions, *, check_wanted: Callable[[], None] = lambda: None
+    ) -> Searched:
         """Searches, with whoever asks for the same at the same time.
 
         Args:
             queries: `[n, dimension] float32`, prepared.
             options: what is wanted.
+            check_wanted: raises where nobody waits for the answer any more; called while this waits for its turn.
         """
         mine = _Waiting(queries, options)
         with self._lock:
@@ -110,8 +116,11 @@ class Combiner:
             together = [mine]
         else:
             try:
-                mine.woken.wait()
-            except BaseException:  # Ctrl-C in the main thread
+                while not mine.woken.wait(_LOOK_S):
+                    check_wanted()
+                if mine.outcome is None:
+                    check_wanted()
+            except BaseException:  # Ctrl-C in the main thread, too
                 self._leave(mine)
                 raise
             together = [] if mine.outcome is not None else self._taken(mine)

@@ -20,9 +20,7 @@ def uncounted(pairs: PairList) -> str:
     if alike := int((of_one & pairs.same).sum()):
         told += f" {alike} of the same pairs are of a picture with itself or an exact copy, which any model tells."
     if contrary := int((of_one & ~pairs.same).sum()):
-        told += (
-            f" {contrary} of the different pairs are of a picture and an exact copy of it, and labelled wrongly."
-        )
+        told += f" {contrary} of the different pairs are of a picture and an exact copy of it, and labelled wrongly."
     return told
 
 

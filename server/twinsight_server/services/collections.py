@@ -150,7 +150,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             vectors = self._query_vectors(collection, request.queries, call)
             call.check_alive()
             with call.stage("search"):
-                matches = self._search(collection, vectors, options)
+                matches = self._search(collection, vectors, options, call)
             if request.exclude_self:
                 matches = _without_themselves(matches, request)
             call.count(matches)
@@ -224,12 +224,16 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         )
 
     def _search(
-        self, collection: Collection, vectors: np.ndarray | list[np.ndarray | TwinsightError], options: SearchOptions
+        self,
+        collection: Collection,
+        vectors: np.ndarray | list[np.ndarray | TwinsightError],
+        options: SearchOptions,
+        call: Call,
     ) -> Sequence[list[Match] | TwinsightError]:
         if isinstance(vectors, np.ndarray):
-            return collection.search(vectors, options)
+            return collection.search(vectors, options, check_wanted=call.check_alive)
         good = [one for one in vectors if isinstance(one, np.ndarray)]
-        found = iter(collection.search(np.stack(good), options) if good else ())
+        found = iter(collection.search(np.stack(good), options, check_wanted=call.check_alive) if good else ())
         return [next(found) if isinstance(one, np.ndarray) else one for one in vectors]
 
     def _calibration(self, spec: CollectionSpec) -> Calibration | None:

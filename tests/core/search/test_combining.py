@@ -227,3 +227,50 @@ def test_an_interrupted_search_leaves_the_others_to_the_next(pool: ThreadPoolExe
     with pytest.raises(KeyboardInterrupt):
         asked[1].result(10)
     assert interrupted == [3]
+
+
+class Gone(Exception):
+    pass
+
+
+def test_a_search_that_nobody_waits_for_any_more_is_not_done(pool: ThreadPoolExecutor) -> None:
+    searches = Searches()
+    combiner = Combiner(searches, at_once=1)
+    gone = threading.Event()
+
+    def check_wanted() -> None:
+        if gone.is_set():
+            raise Gone
+
+    (first,) = ask(pool, combiner, [(query(0), TOP_3)])
+    left = pool.submit(combiner.search, query(1), TOP_3, check_wanted=check_wanted)
+    wait_until(lambda: len(combiner._waiting) == 1)
+    gone.set()
+    with pytest.raises(Gone):
+        left.result(10)
+    assert not combiner._waiting, "it leaves before its turn comes"
+    searches.go.set()
+    assert rows(first.result(10)) == [0]
+    assert (combiner._under_way, searches.sizes) == (0, [1])
+
+
+def test_one_that_is_gone_when_its_turn_comes_passes_it_on(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_core.search.combining._LOOK_S", 60.0)
+    searches = Searches()
+    combiner = Combiner(searches, at_once=1)
+
+    def check_wanted() -> None:
+        raise Gone
+
+    (first,) = ask(pool, combiner, [(query(0), TOP_3)])
+    left = pool.submit(combiner.search, query(1), TOP_3, check_wanted=check_wanted)
+    wait_until(lambda: len(combiner._waiting) == 1)
+    last = pool.submit(combiner.search, query(2), SearchOptions(top_k=4))
+    wait_until(lambda: len(combiner._waiting) == 2)
+    searches.go.set()
+    with pytest.raises(Gone):
+        left.result(10)
+    assert [rows(one.result(10)) for one in (first, last)] == [[0], [2]]
+    assert (combiner._under_way, combiner._waiting, searches.sizes) == (0, [], [1, 1])
