@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
-from twinsight_core.commands.options import run_options
+from twinsight_core.commands.options import given, run_options
 from twinsight_core.commands.train_siamese import siamese_command
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
@@ -127,7 +127,13 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     show_default=True,
     help="Columns of the input in pixels; 0: as --size.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Pictures in a batch.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default="8, or all that there are",
+    help="Pictures in a batch.",
+)
 @click.option(
     "--annotations",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -159,6 +165,8 @@ def rcnn(
         test_set=test_set,
         skip_bad=run.skip_bad,
     )
+    if not given("batch_size"):
+        batch_size = max(1, min(batch_size, len(parts.train)))
     backbone = BACKBONES[run.backbone]
     config = FasterRCNNConfig(
         backbone=backbone,

@@ -63,7 +63,13 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
 @click.option(
     "--dimension", type=click.IntRange(2, 4096), default=256, show_default=True, help="Components of the embedding."
 )
-@click.option("--classes", type=click.IntRange(min=2), default=16, show_default=True, help="Classes in a batch.")
+@click.option(
+    "--classes",
+    type=click.IntRange(min=2),
+    default=16,
+    show_default="16, or all that there are",
+    help="Classes in a batch.",
+)
 @click.option(
     "--pictures", type=click.IntRange(min=2), default=4, show_default=True, help="Pictures of each class in a batch."
 )
@@ -183,7 +189,10 @@ def _train_on_classes(
 ) -> None:
     read = run.pictures()
     config = how.network
-    siamese.Sampler(read, siamese.split(read, how).train, how)  # says what is wrong before a network is made
+    rows = siamese.split(read, how).train
+    if not given("classes"):
+        how = replace(how, classes=max(2, min(how.classes, siamese.trainable_classes(read, rows))))
+    siamese.Sampler(read, rows, how)  # says what is wrong before a network is made
     network = _first_network(run, config, start)
     run.begin(
         {"dimension": config.dimension, "classes": how.classes, "pictures of each": how.pictures,

@@ -151,6 +151,11 @@ def _check_held_out(pictures: LabelledImages, rows: np.ndarray, how: SiameseTrai
         )
 
 
+def trainable_classes(pictures: LabelledImages, rows: np.ndarray) -> int:
+    """Returns how many classes have two pictures or more among some rows, [count] int64: one makes no pair."""
+    return int((np.bincount(pictures.labels[rows]) > 1).sum())
+
+
 class Sampler:
     """The batches: functions of the step alone.
 
