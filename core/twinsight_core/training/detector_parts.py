@@ -95,6 +95,8 @@ def detector_parts(
     _check_boxes(parts.train, preprocessing, "to train on")
     _check_boxes(parts.validation, preprocessing, "to choose the weights by")
     _check_boxes(parts.test, preprocessing, "for the scores")
+    _tell_missing(parts.train, "trained on", "it can't be learnt")
+    _tell_missing(parts.test, "scored", "it has no score")
     return parts
 
 
@@ -162,6 +164,14 @@ def _extents(data: BoxedImages, size: Preprocessing) -> np.ndarray:
     boxes = data.boxes[data.valid].astype(np.float64)
     extents: np.ndarray = (boxes[:, 2:] - boxes[:, :2]) * [size.width_px, size.height_px]
     return extents
+
+
+def _tell_missing(data: BoxedImages, purpose: str, so: str) -> None:
+    """Warns of each class that no box of a part is of; the parts are made by pictures, and a rare class has few."""
+    counts = np.bincount(data.labels[data.valid], minlength=len(data.classes))
+    for name, count in zip(data.classes, counts, strict=True):
+        if not count:
+            _LOG.warning("no box of `%s` is in the pictures that are %s: %s", name, purpose, so)
 
 
 def _check_boxes(data: BoxedImages, size: Preprocessing, purpose: str) -> None:

@@ -52,6 +52,16 @@ def names(data: BoxedImages) -> str:
 ALL = dict.fromkeys("abcdefghij", (BOX,))
 
 
+def test_a_class_that_a_part_lacks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    marked: dict[str, Sequence[Box]] = {**ALL, **dict.fromkeys("abc", (("dog", 8, 8, 24, 24),))}
+    data = voc(tmp_path / "set", {"train": "abcde", "val": "fgh"}, marked)
+    parts(data)
+    assert caplog.messages == ["no box of `dog` is in the pictures that are scored: it has no score"]
+    caplog.clear()
+    parts(voc(tmp_path / "both", {"train": "abcde", "val": "fgh"}, ALL))
+    assert not caplog.messages
+
+
 def test_train_and_val_are_read_where_both_are_there(tmp_path: Path) -> None:
     data = voc(tmp_path / "set", {"train": "abcde", "val": "fgh", "trainval": "abcdefgh"}, ALL)
     read = parts(data)
