@@ -61,5 +61,6 @@ def restored(rows: Rows, folder: Path, store: Store, parameters: GraphParameters
     generation = Generation(rows, graph, Coverage(end, np.flatnonzero(~held)))
     covered = np.flatnonzero(held)
     for first in range(0, len(covered), _RESTORED_ROWS):
-        generation.fingerprints.added(fingerprints_of(view.read(covered[first : first + _RESTORED_ROWS])))
+        marks = fingerprints_of(view.read(covered[first : first + _RESTORED_ROWS]))
+        generation.fingerprints.restored(marks, has_dead=bool(graph.dead))
     return generation

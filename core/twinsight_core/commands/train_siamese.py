@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -44,6 +45,7 @@ _LOG = logging.getLogger(__name__)
 SAME_CLASS = "The two pictures are of one class in the sense of the training data, at even odds beforehand."
 SAME_PAIR = "The two pictures are a same pair in the sense of the list that was trained on, at even odds beforehand."
 CALIBRATION_FMR = 0.01
+_OF_MARGINS = "unit vectors are at most 2 apart, 4 squared, and an angle counts in radians"
 _MOST_TIMES = 2
 """How far above it the rate may lie, as measured, before that is told."""
 CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclude")
@@ -130,7 +132,7 @@ def siamese_command(
     list are held out; where it has none, pairs that share no picture and no identity's folder with the others; of
     different pairs drawn at random those are left out that link what is held out to the rest.
     """
-    _check_options(pairs, loss)
+    _check_options(pairs, loss, margin)
     start = run.check()
     teacher = None if run.distillation is None else embedding_teacher(run.distillation)
     backbone = BACKBONES[run.backbone]
@@ -169,12 +171,15 @@ def siamese_command(
     _train_on_classes(run, of_classes, start=start, teacher=teacher)
 
 
-def _check_options(pairs: Path | None, loss: siamese.LossName) -> None:
-    """Refuses options that were given and would be without effect.
+def _check_options(pairs: Path | None, loss: siamese.LossName, margin: float) -> None:
+    """Refuses options that were given and would be without effect, and a margin that no vectors can keep.
 
     Raises:
         click.UsageError: there are such.
     """
+    most = siamese.MOST_MARGIN.get("contrastive" if pairs is not None else loss, math.inf)
+    if margin > most:
+        raise click.UsageError(f"--margin (={margin:g}) must be at most {most:.4g} for this loss: {_OF_MARGINS}.")
     if pairs is None:
         if given("pairs_in_batch"):
             raise click.UsageError("--pairs-in-batch must be given with --pairs only: class folders have no pairs.")

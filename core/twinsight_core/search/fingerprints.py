@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-MOST_EQUAL = 8
-"""Points of a graph that may be equal: of hundreds a walk finds no way out."""
+MOST_EQUAL, MOST_ALIVE = 8, 4
+"""Points of a graph that may be equal, and of these alive: of hundreds a walk finds no way out."""
 
 _RECENT = 4096
-# Of a fingerprint: points with it in the graph, of which the last may be alive.
-_LIVE = 0x80
+# Of a fingerprint: how many points with it are in the graph, and times this how many of them are alive.
+_ALIVE = 0x10
 
 
 class Fingerprints:
     """Fingerprints of the vectors in a graph, those of removed points too. One thread at a time.
 
-    Of equal vectors one at a time is alive in a graph: when it is removed, another may come in, a few times.
+    Of equal vectors a few at a time are alive in a graph: when one is removed, another may come in, a few times.
 
     All but the latest are sorted arrays of 9 bytes each, where a dictionary of Python's numbers takes over 100.
-
-    Args:
-        most_equal: points that may be equal.
     """
 
-    def __init__(self, *, most_equal: int = MOST_EQUAL) -> None:
-        self._most_equal = most_equal
+    def __init__(self) -> None:
         self._settled = np.empty(0, np.uint64)
         self._states = np.empty(0, np.uint8)
         self._recent: dict[int, int] = {}
@@ -36,31 +34,46 @@ class Fingerprints:
         """Adds fingerprints `[n] uint64` of vectors that may come into the graph.
 
         Returns:
-            Which may, `[n] bool`: of equal ones the first, unless one is alive there already, or as many are as may be.
+            Which may, `[n] bool`: of equal ones the first, until as many are there, or alive, as may be.
         """
         fresh = np.zeros(len(fingerprints), np.bool_)
-        places, settled = self._places(fingerprints)
-        known = zip(fingerprints.tolist(), places.tolist(), settled.tolist(), strict=True)
-        for number, (key, place, is_settled) in enumerate(known):
-            state = int(self._states[place]) if is_settled else self._recent.get(key, 0)
-            if state & _LIVE or state >= self._most_equal:
-                continue
-            fresh[number] = True
-            state = (state + 1) | _LIVE
-            if is_settled:
-                self._states[place] = state
-            else:
-                self._recent[key] = state
+        for number, (key, place, state) in enumerate(self._states_of(fingerprints)):
+            if state // _ALIVE < MOST_ALIVE and state % _ALIVE < MOST_EQUAL:
+                fresh[number] = True
+                self._put(key, place, state + _ALIVE + 1)
         self._settle()
         return fresh
 
+    def restored(self, fingerprints: np.ndarray, *, has_dead: bool) -> None:
+        """Adds points that are alive in a graph.
+
+        Args:
+            fingerprints: `[n] uint64`.
+            has_dead: whether points were removed from it, it is not known which: then one more of each may come in.
+        """
+        for key, place, state in self._states_of(fingerprints):
+            total = MOST_EQUAL - 1 if has_dead else min(state % _ALIVE + 1, MOST_EQUAL)
+            self._put(key, place, min(state // _ALIVE + 1, MOST_EQUAL) * _ALIVE + total)
+        self._settle()
+
     def removed(self, fingerprints: np.ndarray) -> None:
         """Says that the points of fingerprints `[n] uint64` are removed from the graph."""
+        for key, place, state in self._states_of(fingerprints):
+            if state >= _ALIVE:
+                self._put(key, place, state - _ALIVE)
+
+    def _states_of(self, fingerprints: np.ndarray) -> Iterator[tuple[int, int, int]]:
+        """Yields each fingerprint, its place among the settled or -1, and its state as it is then."""
         places, settled = self._places(fingerprints)
-        self._states[places[settled]] &= _LIVE - 1
-        for key in fingerprints[~settled].tolist():
-            if key in self._recent:
-                self._recent[key] &= _LIVE - 1
+        places[~settled] = -1
+        for key, place in zip(fingerprints.tolist(), places.tolist(), strict=True):
+            yield key, place, int(self._states[place]) if place >= 0 else self._recent.get(key, 0)
+
+    def _put(self, key: int, place: int, state: int) -> None:
+        if place >= 0:
+            self._states[place] = state
+        else:
+            self._recent[key] = state
 
     def _places(self, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns where fingerprints are settled, `[n] int64`, and which are, `[n] bool`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
-from twinsight_core.search.fingerprints import MOST_EQUAL, Fingerprints, fingerprints_of
+from twinsight_core.search.fingerprints import Fingerprints, fingerprints_of
 from twinsight_core.search.hubs import Hubs, are_outgrown
 from twinsight_core.search.rows import Rows
 
@@ -28,9 +28,9 @@ class Coverage:
     Attributes:
         end: rows from here on are not in the graph: the tail, which is scanned exactly.
         outside: `[n] int64`, rising; rows before `end` that the graph is not asked for and that are scanned too: copies
-            of a vector that is alive in the graph, since hundreds of equal points link to one another alone, and a walk
-            finds no way out (500 copies among 8,000 vectors took recall from 1.00 to 0.84); and points that no walk
-            finds, those far from all others, say, whose neighbours prefer links to their own kind.
+            of a vector of which a few are alive in the graph, since hundreds of equal points link to one another alone,
+            and a walk finds no way out (500 copies among 8,000 vectors took recall from 1.00 to 0.84); and points that
+            no walk finds, those far from all others, say, whose neighbours prefer links to their own kind.
     """
 
     end: int
@@ -54,7 +54,7 @@ class Generation:
         rows: the items in memory.
         graph: the graph, whose labels are sequence numbers; None: every search is exact.
         coverage: replaced only after the graph holds what it says.
-        fingerprints: of the vectors in the graph, and which of them are alive.
+        fingerprints: of the vectors in the graph, and how many of them are alive.
         hubs: of the graph; None: there are none, or they are still to be found.
         dying: sequence numbers of removed items that the graph may not know of yet.
         purges: how many purges had been done when it was begun: it may hold what a later one erases.
@@ -66,8 +66,7 @@ class Generation:
         self.rows = rows
         self.graph = graph
         self.coverage = coverage
-        # What was removed from a graph that was loaded is not known: one more of each vector at most may come in.
-        self.fingerprints = Fingerprints(most_equal=2 if graph is not None and graph.dead else MOST_EQUAL)
+        self.fingerprints = Fingerprints()
         self.hubs: Hubs | None = None
         self._hubs_seen = 0  # rows that the graph covered when they were looked for
         self.dying: deque[int] = deque()

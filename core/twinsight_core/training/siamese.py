@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,6 +52,13 @@ LossName = Literal["supervised_contrastive", "arcface", "contrastive", "triplet"
 LOSSES: tuple[LossName, ...] = ("supervised_contrastive", "arcface", "contrastive", "triplet", "triplet_semi_hard")
 TEMPERATURES: dict[LossName, float] = {"supervised_contrastive": 0.1, "arcface": 0.03}
 """Of the losses that have one, where none is given."""
+MOST_MARGIN: dict[LossName, float] = {
+    "arcface": math.pi / 2,
+    "contrastive": 2.0,
+    "triplet": 2.0,
+    "triplet_semi_hard": 4.0,
+}
+"""Of the losses that have a margin: an angle, a distance between unit vectors, or its square."""
 CENTRES = "centres"
 """Name of the directions of "arcface" among the trained weights."""
 TURNS = 8

@@ -386,6 +386,8 @@ def test_a_list_that_can_not_be_trained_on_says_why(lines: str, message: str, li
         (("--pairs", "x", "--turns"), "--turns must not be given with --pairs: "),
         (("--pairs", "x", "--classes", "16"), "--classes must not be given with --pairs: "),
         (("--pairs-in-batch", "8"), "--pairs-in-batch must be given with --pairs only: class folders have no pairs."),
+        (("--loss", "arcface", "--margin", "30"), "--margin (=30) must be at most 1.571 for this loss: unit vectors"),
+        (("--pairs", "x", "--margin", "2.5"), "--margin (=2.5) must be at most 2 for this loss: unit vectors"),
     ],
 )
 def test_an_option_without_effect_is_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
