@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -34,7 +34,11 @@ def caveats(pairs: PairList, parts: Sequence[np.ndarray]) -> str:
     told = uncounted(pairs)
     identities = one_identity(pairs)
     if pairs.folds is not None:
-        if shared := _in_several(pairs, parts, identities):
+        pictures = [np.unique(np.concatenate([pairs.left[part], pairs.right[part]])) for part in parts]
+        if copied := _in_several([set(pairs.originals[some].tolist()) for some in pictures]):
+            told += f" {copied} pictures are in several parts, as exact copies under other names."
+        folders = [PurePosixPath(file).parent for file in pairs.files]
+        if shared := _in_several([{folders[one] for one in some.tolist()} & identities for some in pictures]):
             told += (
                 f" {shared} folders that are one identity each have pairs in several parts: identities are not held "
                 "out, and on others the model may be worse."
@@ -50,11 +54,7 @@ def caveats(pairs: PairList, parts: Sequence[np.ndarray]) -> str:
     return told
 
 
-def _in_several(pairs: PairList, parts: Sequence[np.ndarray], identities: set[PurePosixPath]) -> int:
-    """Returns how many folders of one identity have pictures in pairs of two parts or more."""
-    folders = [PurePosixPath(file).parent for file in pairs.files]
-    found: Counter[PurePosixPath] = Counter()
-    for part in parts:
-        pictures = np.unique(np.concatenate([pairs.left[part], pairs.right[part]]))
-        found.update({folders[picture] for picture in pictures.tolist()} & identities)
+def _in_several(parts: Sequence[Collection[Hashable]]) -> int:
+    """Returns how many things are in two parts or more."""
+    found = Counter(one for part in parts for one in part)
     return sum(count > 1 for count in found.values())

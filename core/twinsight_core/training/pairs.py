@@ -219,14 +219,13 @@ def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str
             f"both kinds: there would be {told}; {remedy}.",
             reason="PAIRS_NOT_DEALT",
         )
-    left, right = pairs.originals[pairs.left], pairs.originals[pairs.right]
-    pictures = {name: np.union1d(left[part], right[part]) for name, part in parts.items()}
+    pictures = {name: np.union1d(pairs.left[part], pairs.right[part]) for name, part in parts.items()}
     for one, other in combinations(pictures, 2):
         shared = np.intersect1d(pictures[one], pictures[other])
         if len(shared):
             raise TrainingError(
-                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, perhaps as "
-                f"exact copies, such as {pairs.files[shared[0]]}.",
+                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, such as "
+                f"{pairs.files[shared[0]]}.",
                 reason="PAIRS_NOT_DEALT",
             )
     return parts
