@@ -182,6 +182,7 @@ class Run:
             return
         self._check_unfinished(mine)
         _discard(self.checkpoints)
+        shutil.rmtree(self.events, ignore_errors=True)  # TensorBoard would draw them into this run's curves
         self._finished.unlink(missing_ok=True)
         write_whole(self._record, _json(mine))
 
@@ -219,6 +220,11 @@ class Run:
                 reason="RUN_UNFINISHED",
             )
         _LOG.warning("The checkpoints of another run, up to step %d, are deleted: %s", max(steps), self.checkpoints)
+
+    @property
+    def events(self) -> Path:
+        """Folder of TensorBoard's events."""
+        return self.work / "events"
 
     @property
     def _finished(self) -> Path:
@@ -307,7 +313,7 @@ class Watching:
 
     def __init__(self, run: Run) -> None:
         self._progress = terminal_progress()
-        self.history = History(run.work / "events", run.work / "history.jsonl")
+        self.history = History(run.events, run.work / "history.jsonl")
 
     @property
     def watchers(self) -> tuple[Watcher, ...]:

@@ -136,6 +136,15 @@ def test_a_kill_never_leaves_checkpoints_beside_another_runs_record(
     assert [one.name for one in first.work.iterdir()] == ["run.json"]
 
 
+def test_the_events_of_the_run_before_are_deleted_unless_it_goes_on(run: Callable[..., Run]) -> None:
+    first = run()
+    for other, left in ((first, 0), (replace(first, resume=True), 1), (replace(first, seed=1), 0)):
+        other.begin({}, **DATA)
+        assert len(list(first.events.glob("*"))) == left
+        first.events.mkdir(exist_ok=True)
+        (first.events / "events.out.tfevents.1.host").touch()
+
+
 def test_checkpoints_of_a_run_that_is_not_known_are_not_gone_on_from(run: Callable[..., Run]) -> None:
     going_on = replace(run(), resume=True)
     going_on.begin({}, **DATA)
