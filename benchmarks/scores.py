@@ -24,12 +24,13 @@ from benchmarks.faces import scores as fold_scores
 from benchmarks.measure import interleaved_ms, summary
 from benchmarks.serving import served_executor
 from twinsight_core.engine import Engine
+from twinsight_core.evaluation.fitting import calibration_error
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.importing.package import Importable, import_package
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.mobilefacenet import MobileFaceNet
 from twinsight_core.packages import ModelPackage, find_package
-from twinsight_core.training.base import BASE, calibrated, served_gallery
+from twinsight_core.training.base import BASE, held_out_copies, served_gallery
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.measure import gallery
 from twinsight_core.training.recipe import LoadedSet, load_sets, load_teacher
@@ -58,8 +59,9 @@ def base(data: Path, cache: Path) -> dict[str, float]:
             score = retrieval_scores(among.embeddings[rows], among.labels[rows])
             scores[f"{one.config.name}_recall_at_1{suffix}"] = score.recall_at_k[1]
             scores[f"{one.config.name}_map_at_r{suffix}"] = score.map_at_r
-    calibration = calibrated(BASE, sets, embed)
-    scores["copies_expected_calibration_error"] = calibration.expected_calibration_error
+    if package.card.calibration is not None:
+        held_out = held_out_copies(BASE, sets, embed)
+        scores["copies_expected_calibration_error"] = calibration_error(package.card.calibration, held_out)
     with tempfile.TemporaryDirectory() as folder:
         imported = import_package(
             architecture="mobilenet_v1", weights=data / BASE.teacher, out=Path(folder) / "mobilenet"

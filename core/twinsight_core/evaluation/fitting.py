@@ -251,6 +251,12 @@ def expected_calibration_error(
     return float(gap.sum() / count.sum())
 
 
+def calibration_error(calibration: Calibration, pairs: ScoredPairs) -> float:
+    """Returns the expected calibration error of a calibration on pairs, 0..1, at even odds as it is fitted."""
+    probability = calibration.probability(pairs.cosine)
+    return expected_calibration_error(probability, pairs.same, weights=_even_weights(pairs.same))
+
+
 def _even_weights(same: np.ndarray) -> np.ndarray:
     """Returns how much each pair counts where both kinds count alike together, [count] float64; 1 on average."""
     positive = int(same.sum())

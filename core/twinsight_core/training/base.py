@@ -238,18 +238,31 @@ def calibrated(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> Calib
         sets: the pictures.
         embed: the embedding.
     """
-
-    def pairs(classes: Part, seed: int) -> ScoredPairs:
-        among = served_gallery(recipe, sets, classes, embed)
-        copies = embed_copies(sets, among, embed, each=MEASURED_PICTURES, preprocessing=recipe.served, seed=seed)
-        return copy_pairs(copies, among, seed=seed + 2)
-
     return fit_calibration(
-        fit=pairs(lambda one: one.split.validation, 2),
-        measure=pairs(lambda one: one.split.test, 1),
+        fit=_pairs_of_copies(recipe, sets, embed, lambda one: one.split.validation, seed=2),
+        measure=held_out_copies(recipe, sets, embed),
         meaning=MEANING,
         false_match_rate=FALSE_MATCH_RATE,
     )
+
+
+def held_out_copies(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> ScoredPairs:
+    """Returns pairs of pictures of the test's classes and edited copies, and of different pictures, as they are served.
+
+    Args:
+        recipe: the size of the input.
+        sets: the pictures.
+        embed: the embedding.
+    """
+    return _pairs_of_copies(recipe, sets, embed, lambda one: one.split.test, seed=1)
+
+
+def _pairs_of_copies(
+    recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed, classes: Part, *, seed: int
+) -> ScoredPairs:
+    among = served_gallery(recipe, sets, classes, embed)
+    copies = embed_copies(sets, among, embed, each=MEASURED_PICTURES, preprocessing=recipe.served, seed=seed)
+    return copy_pairs(copies, among, seed=seed + 2)
 
 
 def calibrate_package(recipe: Recipe, package: ModelPackage, *, data: Path, out: Path) -> ModelPackage:
