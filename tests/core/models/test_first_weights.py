@@ -16,10 +16,7 @@ MAKE = partial(Classifier, config=ClassifierConfig(backbone=MobileNetConfig(widt
 
 def weights(network: Classifier) -> dict[str, np.ndarray]:
     """All tensors of a network, by their place."""
-    return {
-        ".".join(map(str, path)): np.asarray(value)
-        for path, value in nnx.to_flat_state(nnx.to_pure_dict(nnx.state(network)))
-    }
+    return {".".join(map(str, path)): np.asarray(value[...]) for path, value in nnx.to_flat_state(nnx.state(network))}
 
 
 def test_one_program_draws_what_the_constructor_draws() -> None:

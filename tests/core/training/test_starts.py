@@ -49,12 +49,9 @@ def test_backbone_and_a_head_that_fits_are_the_packages(
 ) -> None:
     network = first_network(maker(classes=classes), seed=1, start=package)
     for place in ("stem", "blocks"):
-        for ours, theirs in zip(
-            nnx.to_leaves(nnx.state(getattr(network.backbone, place))),
-            nnx.to_leaves(nnx.state(getattr(source.backbone, place))),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(ours[...], theirs[...])
+        ours, theirs = (nnx.to_flat_state(nnx.state(getattr(one.backbone, place))) for one in (network, source))
+        for (path, given), (_, value) in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(given[...], value[...], err_msg=str(path))
     expected = source if kept else drawn(maker(classes=classes), seed=1)
     np.testing.assert_array_equal(network.head.kernel[...], expected.head.kernel[...])
 
