@@ -1,4 +1,4 @@
-"""The table of `docs/reliability.md`: what the long forms have shown, made from `benchmarks/results/torture.json`."""
+"""The table of `docs/reliability.md`: results of the long forms, generated from `benchmarks/results/torture.json`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST = 200
 
 
 class Entry(TypedDict):
-    """What the file says of a promise."""
+    """What the file holds about a promise."""
 
     environment: Environment
     number: int
@@ -35,15 +35,15 @@ def write(results: Path, document: Path = DOCUMENT) -> None:
     """Puts the table between the document's markers.
 
     Raises:
-        ValueError: the document has none.
+        ValueError: the document has no markers.
     """
     entries: dict[str, Entry] = json.loads(results.read_text("utf-8"))
     put(document, {SECTION: "\n".join(table(entries))})
 
 
 def table(entries: Mapping[str, Entry]) -> Iterator[str]:
-    """Yields the table's lines in Markdown, and where and with what it was tried."""
-    yield "| | promise | cases | of the long form | minutes | shown | |"
+    """Yields the table's lines in Markdown, then the machines and commits of the runs."""
+    yield "| no. | promise | cases | share of the long form | minutes | figures | result |"
     yield "| --- | --- | ---: | ---: | ---: | --- | --- |"
     for name, one in sorted(entries.items(), key=lambda entry: entry[1]["number"]):
         holds = "holds" if one["holds"] else f"**broken**: {_cell(one['first_failures'][0])}"
@@ -57,11 +57,11 @@ def table(entries: Mapping[str, Entry]) -> Iterator[str]:
         machine = one["environment"]["machine"]
         where = f"{machine['cores']} cores of an {machine['cpu']} at commit `{one['environment']['commit']}`"
         tried.setdefault(where, []).append(f"`{name}`")
-    yield "Tried on " + "; ".join(f"{where} ({', '.join(names)})" for where, names in tried.items()) + "."
+    yield "Run on " + "; ".join(f"{where} ({', '.join(names)})" for where, names in tried.items()) + "."
 
 
 def told(figures: Mapping[str, Figure]) -> str:
-    """Returns figures as one line."""
+    """Returns the figures as one line."""
     return ", ".join(
         f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}" for name, value in figures.items()
     )
