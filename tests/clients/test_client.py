@@ -73,7 +73,7 @@ def test_embed_takes_files_arrays_and_regions(client: Client, picture: Draw, tmp
 
 
 def test_a_lone_picture_is_refused_where_many_are_asked_for(client: Client) -> None:
-    with pytest.raises(TypeError, match=r"^`images` must be a list, also where it holds one thing alone\.$"):
+    with pytest.raises(TypeError, match=r"^`images` must be a list, even for a single value\.$"):
         client.embed("cat.jpg")
     with pytest.raises(InvalidArgument, match=r"^`images` has 0 entries; it must have 1 to 256\.$"):
         client.embed([])

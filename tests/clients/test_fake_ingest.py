@@ -126,8 +126,8 @@ def test_a_name_that_is_another_lists_is_told(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == []
     assert list(client.ingest("c", ITEMS, ingest_id="feed", batch_size=1)) == []
     assert caplog.messages == [
-        f"Ingest `feed` wrote nothing to `c`: as many batches ({len(ITEMS)}) are on disk under that name. Other items "
-        "need another name."
+        f"Ingest `feed` wrote nothing to `c`: batches 1 to {len(ITEMS)} are already on disk under this id. Use another "
+        "`ingest_id` for other items."
     ]
 
 

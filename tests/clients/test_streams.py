@@ -131,7 +131,7 @@ def test_a_plain_iterable_that_takes_its_time_does_not_hold_up_the_event_loop() 
 def test_a_lone_path_or_file_is_refused_instead_of_being_taken_apart(lone: str | bytes) -> None:
     # As callers without a type checker do it.
     images, items = cast("list[bytes]", lone), cast("list[NewItem]", lone)
-    said = r"^`{}` must be a list, also where it holds one thing alone\.$"
+    said = r"^`{}` must be a list, even for a single value\.$"
     with pytest.raises(TypeError, match=said.format("images")):
         FakeClient().embed_stream(images)
     with pytest.raises(TypeError, match=said.format("images")):

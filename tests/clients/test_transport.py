@@ -229,12 +229,12 @@ def test_waiting_for_a_server_takes_as_many_tries_as_it_needs(
 
 def test_a_wait_that_ends_within_a_try_says_that_the_server_does_not_serve(wire: WireServer) -> None:
     wire.held = "Check"
-    with Client(wire.address) as client, pytest.raises(Unavailable, match=r"^The server does not serve within 0\.2 s"):
+    with Client(wire.address) as client, pytest.raises(Unavailable, match=r"^The server is not serving after 0\.2 s"):
         client.wait_ready(timeout_s=0.2)
 
     async def story() -> None:
         async with AsyncClient(wire.address) as client:
-            with pytest.raises(Unavailable, match=r"^The server does not serve within 0\.2 s") as raised:
+            with pytest.raises(Unavailable, match=r"^The server is not serving after 0\.2 s") as raised:
                 await client.wait_ready(timeout_s=0.2, request_id="mine")
             assert (raised.value.reason, raised.value.request_id) == ("NOT_SERVING", "mine")
 

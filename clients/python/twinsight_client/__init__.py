@@ -1,17 +1,21 @@
 """twinsight's Python client: image similarity over gRPC. Installs and runs without JAX.
 
+Search the collection `photos`, which `twinsight index DIR` fills; then create a collection and write to it:
+
     from twinsight_client import Client, NewItem, field
 
     with Client("127.0.0.1:50051") as client:
         client.wait_ready()
-        client.create_collection("photos", model="base")
-        client.upsert("photos", [NewItem("cat", "cat.jpg", {"year": 2024})]).values()
-        for matches in client.search("photos", ["other.jpg"], where=field("year") >= 2020).values():
-            print([(match.id, match.score) for match in matches])
+        (matches,) = client.search("photos", ["holiday.jpg"], top_k=5).values()
+        print([(match.id, match.score) for match in matches])
 
-`AsyncClient` is the same for asyncio, `twinsight_client.testing.FakeClient` the same in memory for tests,
-`twinsight_client.errors` what calls can fail with, `twinsight_client.results` what they answer, and
-`twinsight_client.model_cards` what is told of models.
+        client.create_collection("pets", model="base")
+        client.upsert("pets", [NewItem("cat", "cat.jpg", {"year": 2024})]).values()
+        (matches,) = client.search("pets", ["other-cat.jpg"], where=field("year") >= 2020).values()
+
+`AsyncClient` has the same methods for asyncio, and `twinsight_client.testing.FakeClient` works in memory, for tests.
+`twinsight_client.errors` has the errors that calls raise, `twinsight_client.results` the values they return, and
+`twinsight_client.model_cards` the descriptions of models.
 """
 
 from twinsight_client.aio import AsyncClient

@@ -1,7 +1,7 @@
 """The asyncio client: the methods of `twinsight_client.client.Client`, awaited.
 
-Arguments, answers and errors are the same, and told there. Pictures are read and packed in a thread, so that a large
-file does not hold up the event loop; nor does a plain iterable that is given to a stream, for it is drawn in threads.
+Arguments, results and errors are the same, and documented there. Pictures are read and packed in a thread, so that a
+large file does not block the event loop. Plain iterables passed to a stream are consumed in threads, too.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ A = TypeVar("A")
 
 
 class AsyncClient:
-    """Calls a twinsight server from asyncio; the arguments are those of `Client`.
+    """Client of a twinsight server for asyncio; the arguments are those of `Client`.
 
         async with AsyncClient("127.0.0.1:50051") as client:
-            (matches,) = (await client.search("photos", ["cat.jpg"], top_k=5)).values()
+            (matches,) = (await client.search("photos", ["holiday.jpg"], top_k=5)).values()
 
-    Belongs to the event loop of its first call. Cancelling a task cancels its call on the server.
+    It belongs to the event loop of its first call. Cancelling a task cancels its call on the server.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connection; safe to call again."""
+        """Closes the connection; safe to call again."""
         await self._transport.close()
 
     async def embed(
         self, images: Iterable[ImageLike], *, model: str = "", timeout_s: float | None = None, request_id: str = ""
     ) -> ModelResults[Embedding]:
-        """Turns pictures into vectors of length 1."""
+        """Embeds pictures as vectors of length 1."""
         operation = await asyncio.to_thread(operations.embed, images, model=model)
         return await self._call(operation, timeout_s, request_id)
 
@@ -98,7 +98,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> AsyncIterator[ModelResults[Embedding]]:
-        """Turns any number of pictures into vectors, batch by batch, reading on as the server has room."""
+        """Embeds any number of pictures, batch by batch; nothing is sent until the result is iterated."""
         flow = EmbedFlow(model=model, batch_size=batch_size)
         return self._transport.stream(
             flow, flow.requests_async(images), timeout_s=timeout_s, request_id=request_id_for(request_id)
@@ -114,7 +114,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[Comparison]:
-        """Says how alike the two sides of each pair are."""
+        """Compares the two sides of each pair."""
         operation = await asyncio.to_thread(
             operations.compare,
             pairs,
@@ -133,7 +133,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[list[Label]]:
-        """Says which of a model's labels pictures bear, the most probable first, for each picture."""
+        """Returns a model's labels for each picture, most probable first."""
         operation = await asyncio.to_thread(operations.classify, images, model=model, top_k=top_k)
         return await self._call(operation, timeout_s, request_id)
 
@@ -147,7 +147,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[list[Detection]]:
-        """Finds things in pictures, the highest score first, for each picture."""
+        """Detects objects in each picture, highest score first."""
         operation = await asyncio.to_thread(
             operations.detect,
             images,
@@ -167,22 +167,22 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> CollectionInfo:
-        """Makes an empty collection, bound to a model or else to a dimension. Retried if refused for load."""
+        """Creates an empty collection, bound to a model or else to a dimension. Retried if rejected for load."""
         operation = operations.create_collection(collection, model=model, dimension=dimension, metric=metric)
         return await self._call(operation, timeout_s, request_id)
 
     async def get_collection(
         self, collection: str, *, timeout_s: float | None = None, request_id: str = ""
     ) -> CollectionInfo:
-        """Describes one collection."""
+        """Returns the description of one collection."""
         return await self._call(operations.get_collection(collection), timeout_s, request_id)
 
     async def list_collections(self, *, timeout_s: float | None = None, request_id: str = "") -> list[CollectionInfo]:
-        """Describes all collections, by id."""
+        """Returns the descriptions of all collections, ordered by id."""
         return await self._call(operations.list_collections(), timeout_s, request_id)
 
     async def delete_collection(self, collection: str, *, timeout_s: float | None = None, request_id: str = "") -> None:
-        """Deletes a collection and all it holds. Retried if refused for load."""
+        """Deletes a collection and everything in it. Retried if rejected for load."""
         await self._call(operations.delete_collection(collection), timeout_s, request_id)
 
     async def upsert(
@@ -211,9 +211,10 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> AsyncIterator[IngestResults]:
-        """Writes any number of items, batch by batch, each acknowledged once it is on disk.
+        """Writes any number of items, batch by batch. A generator: nothing is written until the result is iterated.
 
-        Resumes by `ingest_id`, also after a batch that was refused, as `Client.ingest` does.
+        It yields each batch once that is on disk, and resumes by `ingest_id` as `Client.ingest` does, also after a
+        rejected batch.
         """
         request_id = request_id_for(request_id)
         last_batch = 0
@@ -245,7 +246,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Results[Item]:
-        """Reads items by id; a missing one is an error."""
+        """Returns items by id; a missing one is an error."""
         operation = operations.get_items(collection, ids, include_vectors=include_vectors)
         return await self._call(operation, timeout_s, request_id)
 
@@ -259,7 +260,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> AsyncIterator[Results[Item]]:
-        """Reads items page by page, by id; see `Client.list_items`."""
+        """Yields items page by page, by id; see `Client.list_items`."""
         token = ""
         while True:
             operation = operations.list_items(
@@ -280,7 +281,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id or by filter, and erases them from the disk with `purge`. Retried if refused for load."""
+        """Deletes items by id or by filter; `purge` erases them from the disk. Retried if rejected for load."""
         call = operations.delete_items(collection, ids=ids, where=where, purge=purge)
         return await self._call(call, timeout_s, request_id)
 
@@ -301,7 +302,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Results[list[Match]]:
-        """Finds the items nearest to pictures, vectors or stored items; the closest first, for each query."""
+        """Returns the items nearest to each query (a picture, a vector or a stored item), closest first."""
         operation = await asyncio.to_thread(
             operations.search,
             collection,
@@ -319,19 +320,19 @@ class AsyncClient:
         return await self._call(operation, timeout_s, request_id)
 
     async def list_models(self, *, timeout_s: float | None = None, request_id: str = "") -> list[ModelInfo]:
-        """Cards of all models, by name."""
+        """Returns the cards of all models, ordered by name."""
         return await self._call(operations.list_models(), timeout_s, request_id)
 
     async def get_model(self, model: str = "", *, timeout_s: float | None = None, request_id: str = "") -> ModelInfo:
-        """Card of one model; empty: of the server's default."""
+        """Returns the card of a model; empty: of the server's default."""
         return await self._call(operations.get_model(model), timeout_s, request_id)
 
     async def health(self, service: str = "", *, timeout_s: float | None = None, request_id: str = "") -> HealthStatus:
-        """What the server says of itself, or of one of its services. Not tried again."""
+        """Returns the health of the server, or of one of its services. Never retried."""
         return await self._call(operations.health(service), timeout_s, request_id)
 
     async def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
-        """Returns once the server serves; raises Unavailable where it does not within `timeout_s`."""
+        """Waits until the server is serving; raises Unavailable if it is not within `timeout_s`."""
         with operations.waiting(timeout_s):
             await self._call(operations.wait_ready(), timeout_s, request_id)
 

@@ -1,11 +1,11 @@
-"""The client: one method for each call of the contract.
+"""The client: one method for each call of the API.
 
-A search by picture, as the client sees it:
+How the client performs a search by picture:
 
-1. `Client.search` has `operations.search` build one message; pictures are read from disk here.
-2. The transport sends it under a deadline and a request id, and again where that is safe (`retry`).
-3. `answers` turns the response into `Results`, the trailing metadata into the time each stage took.
-4. A failed call leaves as an error of `errors`, with the server's reason and the field's path (`status`).
+1. `operations.search` builds one message for `Client.search`, reading pictures from disk.
+2. The transport sends it with a deadline and a request id, and retries it where that is safe (`retry`).
+3. `answers` turns the response into `Results`, and the trailing metadata into the time each stage took.
+4. A failed call raises an error of `errors` with the server's reason and the field's path (`status`).
 """
 
 from __future__ import annotations
@@ -49,31 +49,32 @@ A = TypeVar("A")
 
 
 class Client:
-    """Calls a twinsight server. May be shared by threads; `close` it, or use it as a context manager.
+    """Client of a twinsight server. Threads may share it; `close` it, or use it as a context manager.
 
         with Client("127.0.0.1:50051") as client:
-            client.create_collection("photos", model="base")
-            client.upsert("photos", [NewItem("cat", "cat.jpg", {"year": 2024})]).values()
-            (matches,) = client.search("photos", ["other-cat.jpg"], top_k=5).values()
+            (matches,) = client.search("photos", ["holiday.jpg"], top_k=5).values()
+            client.create_collection("pets", model="base")
+            client.upsert("pets", [NewItem("cat", "cat.jpg", {"year": 2024})]).values()
 
     A picture is the bytes or the path of a JPEG, PNG or WebP file, pixels as [height, width, 3] uint8, a Pillow image,
-    or an `ImageInput` with a region. Where a vector may stand too, it is a sequence of numbers, an array of one axis or
-    an `Embedding`, which knows its model: its digest is sent where `vector_model_digest` is empty, and embeddings of
-    another model than that, or of two in one message, are refused.
+    or an `ImageInput` with a region. A vector, where a method accepts one, is a sequence of numbers, a one-dimensional
+    array or an `Embedding`. An `Embedding` knows its model: the client sends that digest if `vector_model_digest` is
+    empty, and rejects embeddings of any other model, or of two models in one message.
 
-    Every method takes `timeout_s`, seconds for the call with all its tries (None: the client's, else what suits the
-    kind of call; streams have none), and `request_id`, under which the server logs the call: 1 to 128 ASCII letters,
-    digits and any of `._:/+=-` (empty: a new one). It raises a `TwinsightClientError` when the call fails as a whole,
-    `InvalidArgument` before sending where the client can tell, and OSError where a picture's file can't be read.
+    Every method takes `timeout_s`, the seconds for the call including retries (None: the client's, else a default for
+    the kind of call; streams have no deadline), and `request_id`, under which the server logs the call: 1 to 128 ASCII
+    letters, digits and any of `._:/+=-` (empty: a new one). A call that fails as a whole raises a
+    `TwinsightClientError`, `InvalidArgument` before sending if the client can tell; an unreadable file raises OSError.
 
     Args:
         target: HOST:PORT of the server.
         tls: None: plain text.
-        token: an API key or a JWT, or what returns one at every call; needs TLS or this machine (`ChannelOptions`).
-        channel: limits and habits of the connection.
-        retry: how often reads and upserts are tried, and all unary calls that are refused for load.
-        timeout_s: deadline of every call that does not set its own, in seconds.
-        transport: what sends the calls instead of gRPC; `twinsight_client.testing` has one in memory.
+        token: an API key or JWT, or a function called for one at every call; needs TLS or this machine
+            (`ChannelOptions`).
+        channel: limits and timings of the connection.
+        retry: how often to try reads and upserts, and any unary call that the server rejects for load.
+        timeout_s: deadline in seconds of every call that does not set its own.
+        transport: sends the calls instead of gRPC; `twinsight_client.testing` has one in memory.
     """
 
     def __init__(
@@ -101,17 +102,17 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection; safe to call again."""
+        """Closes the connection; safe to call again."""
         self._transport.close()
 
     def embed(
         self, images: Iterable[ImageLike], *, model: str = "", timeout_s: float | None = None, request_id: str = ""
     ) -> ModelResults[Embedding]:
-        """Turns pictures into vectors of length 1.
+        """Embeds pictures as vectors of length 1.
 
         Args:
             images: at most 256 unless the server is configured otherwise; `embed_stream` takes any number.
-            model: empty: the server's default. Pictures for a collection are for `upsert` and `search` themselves.
+            model: empty: the server's default. To write to or search a collection, pass it the pictures themselves.
             timeout_s: see the class.
             request_id: see the class.
         """
@@ -126,17 +127,17 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Iterator[ModelResults[Embedding]]:
-        """Turns any number of pictures into vectors, batch by batch, reading on as the server has room.
+        """Embeds any number of pictures, batch by batch; nothing is sent until the result is iterated.
 
         Args:
-            images: drawn by another thread while answers are read.
+            images: consumed by another thread, as the server has room, while the caller iterates.
             model: empty: the server's default.
-            batch_size: most pictures in one message; large ones make smaller batches.
+            batch_size: most pictures in one message; large pictures make smaller batches.
             timeout_s: for the whole stream; None: no deadline.
             request_id: see the class.
 
         Yields:
-            The answers to one batch; `ItemError.index` counts over the whole stream.
+            The results of one batch; `ItemError.index` counts over the whole stream.
         """
         flow = EmbedFlow(model=model, batch_size=batch_size)
         return self._transport.stream(
@@ -153,13 +154,13 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[Comparison]:
-        """Says how alike the two sides of each pair are.
+        """Compares the two sides of each pair.
 
         Args:
             pairs: two pictures or vectors each; at most 128 unless the server is configured otherwise.
             model: empty: the server's default.
-            vector_model_digest: of the model that made the vectors in `pairs`; another than this model's is refused.
-            target_fmr: false match rate to aim at, above 0, at most 1: `same` is decided at the model's operating
+            vector_model_digest: digest of the model that made the vectors in `pairs`; must be the comparing model's.
+            target_fmr: target false match rate, above 0 and at most 1: `same` is decided at the model's operating
                 point for it, to six digits, or the next stricter one; None: at the model's default point.
             timeout_s: see the class.
             request_id: see the class.
@@ -176,12 +177,12 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[list[Label]]:
-        """Says which of a model's labels pictures bear, the most probable first, for each picture.
+        """Returns a model's labels for each picture, most probable first.
 
         Args:
             images: at most 256 unless the server is configured otherwise.
-            model: for classification; empty: the server's default, or else its only one.
-            top_k: most labels for each picture; over the number of the model's labels: all.
+            model: a classification model; empty: the server's default, or else its only one.
+            top_k: most labels per picture; all of them if the model has fewer.
             timeout_s: see the class.
             request_id: see the class.
         """
@@ -197,13 +198,13 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> ModelResults[list[Detection]]:
-        """Finds things in pictures, the highest score first, for each picture.
+        """Detects objects in each picture, highest score first.
 
         Args:
             images: at most 256 unless the server is configured otherwise.
-            model: for detection; empty: the server's default, or else its only one.
+            model: a detection model; empty: the server's default, or else its only one.
             score_threshold: only detections with at least this score, 0..1; None: the server's 0.5.
-            max_detections: most for each picture; 0: as many as the model gives.
+            max_detections: most per picture; 0: as many as the model gives.
             timeout_s: see the class.
             request_id: see the class.
         """
@@ -222,12 +223,12 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> CollectionInfo:
-        """Makes an empty collection, bound to a model or, with none named, to a dimension. Retried if refused for load.
+        """Creates an empty collection, bound to a model or else to a dimension. Retried if rejected for load.
 
         Args:
             collection: its id: 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'.
-            model: name of the model that embeds its pictures; empty: it takes vectors alone.
-            dimension: components of its vectors, 1 to 4096, where no model is named.
+            model: name of the model that embeds its pictures; empty: it takes only vectors.
+            dimension: components of its vectors, 1 to 4096, if no model is named.
             metric: cosine, euclidean or dot.
             timeout_s: see the class.
             request_id: see the class.
@@ -238,15 +239,15 @@ class Client:
     def get_collection(
         self, collection: str, *, timeout_s: float | None = None, request_id: str = ""
     ) -> CollectionInfo:
-        """Describes one collection."""
+        """Returns the description of one collection."""
         return self._call(operations.get_collection(collection), timeout_s, request_id)
 
     def list_collections(self, *, timeout_s: float | None = None, request_id: str = "") -> list[CollectionInfo]:
-        """Describes all collections, by id."""
+        """Returns the descriptions of all collections, ordered by id."""
         return self._call(operations.list_collections(), timeout_s, request_id)
 
     def delete_collection(self, collection: str, *, timeout_s: float | None = None, request_id: str = "") -> None:
-        """Deletes a collection and all it holds. Retried if refused for load."""
+        """Deletes a collection and everything in it. Retried if rejected for load."""
         self._call(operations.delete_collection(collection), timeout_s, request_id)
 
     def upsert(
@@ -262,8 +263,8 @@ class Client:
 
         Args:
             collection: its id.
-            items: at most 1000 unless the server is configured otherwise; of two with one id the later wins.
-            vector_model_digest: of the model that made the vectors; another than the collection's is refused.
+            items: at most 1000 unless the server is configured otherwise; of two with the same id the later wins.
+            vector_model_digest: digest of the model that made the vectors; must be the collection's.
             timeout_s: see the class.
             request_id: see the class.
         """
@@ -281,25 +282,25 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Iterator[IngestResults]:
-        """Writes any number of items, batch by batch, each acknowledged once it is on disk: as its answers are read.
+        """Writes any number of items, batch by batch. A generator: nothing is written until the result is iterated.
 
-        Named by an `ingest_id`, a bulk write that broke off resumes: call it again with the same items in the same
-        order and the same `batch_size`, and the batches that are on disk are skipped and yield nothing. They are known
-        by number alone: of other items under the same name as many are skipped, with a warning where none is left. A
-        batch that is refused as a whole holds back those after it (BATCH_OUT_OF_ORDER) until all are sent again. In a
-        collection that is deleted and made anew meanwhile nothing more is written (COLLECTION_REPLACED): call it again.
+        It yields each batch once that is on disk. With an `ingest_id`, an interrupted write resumes: call `ingest`
+        again with the same items, order and `batch_size`; batches already on disk are skipped and yield nothing.
+        Only batch numbers are compared: other items under that id are skipped, too, with a warning if none is left. A
+        batch rejected as a whole blocks those after it (BATCH_OUT_OF_ORDER) until all are sent again. If the
+        collection is deleted and re-created meanwhile, nothing more is written (COLLECTION_REPLACED): call it again.
 
         Args:
             collection: its id.
-            items: drawn by another thread while answers are read.
-            ingest_id: the caller's name for this list of items, 1 to 128 bytes; empty: it can't resume.
-            vector_model_digest: of the model that made the vectors; another than the collection's is refused.
+            items: consumed by another thread while the caller iterates.
+            ingest_id: the caller's name for this list of items, 1 to 128 bytes; empty: the write can't resume.
+            vector_model_digest: digest of the model that made the vectors; must be the collection's.
             batch_size: most items in one message; large pictures make smaller batches.
             timeout_s: for the whole stream; None: no deadline.
             request_id: see the class.
 
         Yields:
-            What became of one batch; `ItemError.index` counts over the whole stream.
+            The results of one batch; `ItemError.index` counts over the whole stream.
         """
         request_id = request_id_for(request_id)
         last_batch = 0
@@ -328,7 +329,7 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Results[Item]:
-        """Reads items by id, at most 1000 unless the server is configured otherwise; a missing one is an error."""
+        """Returns items by id, at most 1000 unless the server is configured otherwise; a missing one is an error."""
         operation = operations.get_items(collection, ids, include_vectors=include_vectors)
         return self._call(operation, timeout_s, request_id)
 
@@ -342,15 +343,15 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Iterator[Results[Item]]:
-        """Reads items page by page, by id: each that is there throughout comes once, also while it is written anew.
+        """Yields items page by page, by id. One present throughout appears once, even if it is rewritten meanwhile.
 
         Args:
             collection: its id.
-            where: only items that meet it.
+            where: only items that match this filter.
             page_size: most items on a page, at most 1000.
-            include_vectors: read the vectors too.
+            include_vectors: return the vectors too.
             timeout_s: for each page.
-            request_id: of every page's call.
+            request_id: used by the call for every page.
         """
         token = ""
         while True:
@@ -372,7 +373,7 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> DeleteResults:
-        """Deletes items by id, at most 1000 by default, or filter; `purge` erases them. Retried if refused for load."""
+        """Deletes items by id (max. 1000 by default) or filter; `purge` erases them. Retried if rejected for load."""
         return self._call(operations.delete_items(collection, ids=ids, where=where, purge=purge), timeout_s, request_id)
 
     def search(
@@ -392,20 +393,20 @@ class Client:
         timeout_s: float | None = None,
         request_id: str = "",
     ) -> Results[list[Match]]:
-        """Finds the items nearest to pictures, vectors or stored items; the closest first, for each query.
+        """Returns the items nearest to each query (a picture, a vector or a stored item), closest first.
 
         Args:
             collection: its id.
             queries: pictures, vectors or `ItemId`s; at most 256 unless the server is configured otherwise.
-            top_k: most matches for each query, 1 to 1000 unless the server is configured otherwise.
-            where: only items that meet it.
+            top_k: most matches per query, 1 to 1000 unless the server is configured otherwise.
+            where: only items that match this filter.
             min_score: only matches with at least this score.
-            exact: compare with every item instead of walking the graph: the true answer, slower.
-            ef: width of the walk through the graph, `top_k` to 4096; 0: the server's default.
+            exact: compare with every item instead of searching the graph: exact results, slower.
+            ef: width of the graph search, `top_k` to 4096; 0: the server's default.
             include_metadata: return the matches' metadata.
             include_vectors: return the matches' vectors.
-            exclude_self: leave out of the matches of an `ItemId` that item itself.
-            vector_model_digest: of the model that made the vectors; another than the collection's is refused.
+            exclude_self: leave the item itself out of the matches of an `ItemId`.
+            vector_model_digest: digest of the model that made the vectors; must be the collection's.
             timeout_s: see the class.
             request_id: see the class.
         """
@@ -425,19 +426,19 @@ class Client:
         return self._call(operation, timeout_s, request_id)
 
     def list_models(self, *, timeout_s: float | None = None, request_id: str = "") -> list[ModelInfo]:
-        """Cards of all models, by name."""
+        """Returns the cards of all models, ordered by name."""
         return self._call(operations.list_models(), timeout_s, request_id)
 
     def get_model(self, model: str = "", *, timeout_s: float | None = None, request_id: str = "") -> ModelInfo:
-        """Card of one model; empty: of the server's default."""
+        """Returns the card of a model; empty: of the server's default."""
         return self._call(operations.get_model(model), timeout_s, request_id)
 
     def health(self, service: str = "", *, timeout_s: float | None = None, request_id: str = "") -> HealthStatus:
-        """What the server says of itself, or of one of its services. Not tried again."""
+        """Returns the health of the server, or of one of its services. Never retried."""
         return self._call(operations.health(service), timeout_s, request_id)
 
     def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
-        """Returns once the server serves; raises Unavailable where it does not within `timeout_s`."""
+        """Waits until the server is serving; raises Unavailable if it is not within `timeout_s`."""
         with operations.waiting(timeout_s):
             self._call(operations.wait_ready(), timeout_s, request_id)
 

@@ -1,21 +1,21 @@
-"""Everything that a call can fail with, as one tree.
+"""Every error that a call can raise, as one tree.
 
     TwinsightClientError
     ├── InvalidArgument         the request breaks a rule; says which field and which rule
     ├── NotFound                no model, collection or item of that name
     ├── AlreadyExists           the name is taken
-    ├── FailedPrecondition      right call, wrong state: a vector of another model, say
-    ├── ResourceExhausted       refused for load (with `retry_after_s`) or too large (without)
-    ├── DeadlineExceeded        the time given ran out
-    ├── Unavailable             nobody answers, or the server starts or drains
+    ├── FailedPrecondition      right call, wrong state: a vector of another model, for example
+    ├── ResourceExhausted       rejected for load (with `retry_after_s`), or too large (without)
+    ├── DeadlineExceeded        the deadline passed
+    ├── Unavailable             no server answers, or it is starting or draining
     ├── DataLoss                the stored data is damaged; nothing was deleted
-    ├── Cancelled               the call was given up
-    ├── Unauthenticated         the server does not know who calls
-    ├── PermissionDenied        the server knows, and says no
-    └── ServerError             a fault of the server's, or an answer that the contract does not know
+    ├── Cancelled               the call was cancelled
+    ├── Unauthenticated         the server can't identify the caller
+    ├── PermissionDenied        the caller is not allowed to do this
+    └── ServerError             a fault in the server, or a status the API does not define
 
-A call raises one of them when it fails as a whole. Where one item of many fails, its place in the results holds an
-`ItemError`, which `ItemError.exception` turns into the same classes.
+A call that fails as a whole raises one of them. If one item of many fails, its place in the results holds an
+`ItemError`; `ItemError.exception` turns it into one of the same classes.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class TwinsightClientError(Exception):
 
     Attributes:
         code: name of the gRPC status code.
-        message: what the server says, for a person.
-        reason: stable UPPER_SNAKE_CASE word for programs; empty where none was given.
-        violations: the rules broken, where the server names fields.
-        request_id: the call's id, as the server's logs have it; empty where the call never left.
+        message: human-readable description.
+        reason: stable UPPER_SNAKE_CASE identifier for programs; empty if there is none.
+        violations: the rules that were broken, if the server names fields.
+        request_id: id of the call in the server's logs; empty if the call was never sent.
     """
 
     code: str = "UNKNOWN"
@@ -71,7 +71,7 @@ class TwinsightClientError(Exception):
 
 
 class InvalidArgument(TwinsightClientError):
-    """The request breaks a rule; sending it again changes nothing. Raised before sending where the client can tell."""
+    """The request breaks a rule; retrying does not help. Raised before sending if the client can tell."""
 
     code = "INVALID_ARGUMENT"
 
@@ -89,16 +89,16 @@ class AlreadyExists(TwinsightClientError):
 
 
 class FailedPrecondition(TwinsightClientError):
-    """The call does not fit the state of what it names."""
+    """The call does not suit the state of the model, collection or item it names."""
 
     code = "FAILED_PRECONDITION"
 
 
 class ResourceExhausted(TwinsightClientError):
-    """The server refused: for load, or because the message is too large or its disk is full.
+    """The server rejected the call: for load, or because the message is too large or its disk is full.
 
     Attributes:
-        retry_after_s: seconds after which another try may go through; None where trying again changes nothing.
+        retry_after_s: seconds after which a retry may succeed; None if retrying does not help.
     """
 
     code = "RESOURCE_EXHAUSTED"
@@ -117,13 +117,13 @@ class ResourceExhausted(TwinsightClientError):
 
 
 class DeadlineExceeded(TwinsightClientError):
-    """The time given ran out. A write may have happened all the same."""
+    """The deadline passed. A write may have happened anyway."""
 
     code = "DEADLINE_EXCEEDED"
 
 
 class Unavailable(TwinsightClientError):
-    """Nobody answers at the address, or the server starts or drains, which ends its streams."""
+    """No server answers at the address, or it is starting or draining, which ends its streams."""
 
     code = "UNAVAILABLE"
 
@@ -135,13 +135,13 @@ class DataLoss(TwinsightClientError):
 
 
 class Cancelled(TwinsightClientError):
-    """The call was given up before it was answered."""
+    """The call was cancelled before it was answered."""
 
     code = "CANCELLED"
 
 
 class Unauthenticated(TwinsightClientError):
-    """The server does not know who calls."""
+    """The server can't identify the caller."""
 
     code = "UNAUTHENTICATED"
 
@@ -153,9 +153,9 @@ class PermissionDenied(TwinsightClientError):
 
 
 class ServerError(TwinsightClientError):
-    """A fault on the server's side, or an answer that the contract does not know.
+    """A fault in the server, or a status that the API does not define.
 
-    The text is fixed by the server and tells little; its logs tell the rest under `request_id`.
+    The server's message is fixed and says little; its logs have the details under `request_id`.
     """
 
     code = "INTERNAL"
@@ -199,7 +199,7 @@ def error_of(
     request_id: str = "",
     retry_after_s: float | None = None,
 ) -> TwinsightClientError:
-    """Returns the error of the class that stands for `code`, the name of a gRPC status code."""
+    """Returns an error of the class for `code`, the name of a gRPC status code."""
     if code == ResourceExhausted.code:
         return ResourceExhausted(
             message, retry_after_s=retry_after_s, reason=reason, violations=violations, request_id=request_id

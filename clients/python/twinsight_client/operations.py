@@ -1,6 +1,6 @@
-"""Every call of the contract as a value: request, deadline, whether it may be sent again, and how its answer is read.
+"""Every call of the API as a value: request, deadline, whether it may be retried, and how to parse the response.
 
-The sync and the asyncio client build the same operations and differ only in how they send them.
+The sync and the asyncio client build the same operations; they differ only in how they send them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ INFERENCE_S = 60.0
 SEARCH_S = 30.0
 WRITE_S = 60.0
 PURGE_S = 600.0
-"""A purge writes the collection's file anew."""
+"""A purge rewrites the collection's file."""
 MANAGE_S = 10.0
 INFERENCE_SERVICE = "/twinsight.v1.InferenceService/"
 COLLECTION_SERVICE = "/twinsight.v1.CollectionService/"
@@ -58,15 +58,15 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Operation(Generic[R, A]):
-    """One call that is answered once.
+    """One unary call.
 
     Attributes:
         method: gRPC's path.
         request: the message to send.
-        response: class of the message that answers.
-        parse: reads the answer.
-        timeout_s: deadline where the caller sets none.
-        repeat: whether it may be sent again.
+        response: class of the response message.
+        parse: turns the response into the result.
+        timeout_s: deadline if the caller sets none.
+        repeat: whether it may be retried.
     """
 
     method: str
@@ -77,7 +77,7 @@ class Operation(Generic[R, A]):
     repeat: Repeat = Repeat.WHEN_SAFE
 
     def deadline_s(self, *given: float | None) -> float:
-        """Returns the first of `given` that is set, else what suits this kind of call."""
+        """Returns the first of `given` that is set, else the default for this kind of call."""
         return next((one for one in given if one is not None), self.timeout_s)
 
 
@@ -95,7 +95,7 @@ def compare(
     """InferenceService.Compare.
 
     Raises:
-        InvalidArgument: embeddings of several models, or of another than `vector_model_digest`.
+        InvalidArgument: embeddings of several models, or of a model other than `vector_model_digest`.
     """
     sides = [(left, right) for left, right in _many(pairs, "pairs")]
     contents = [
@@ -123,7 +123,7 @@ def classify(
     """InferenceService.Classify.
 
     Raises:
-        InvalidArgument: `top_k` can't travel.
+        InvalidArgument: `top_k` is out of range for the message.
     """
     _check_int32("top_k", top_k)
     request = inference_pb.ClassifyRequest(
@@ -144,7 +144,7 @@ def detect(
     """InferenceService.Detect.
 
     Raises:
-        InvalidArgument: `max_detections` can't travel.
+        InvalidArgument: `max_detections` is out of range for the message.
     """
     _check_int32("max_detections", max_detections)
     request = inference_pb.DetectRequest(
@@ -164,7 +164,7 @@ def create_collection(
     """CollectionService.CreateCollection.
 
     Raises:
-        InvalidArgument: `metric` is none, or `dimension` can't travel.
+        InvalidArgument: `metric` is not a metric, or `dimension` is out of range for the message.
     """
     _check_int32("collection.dimension", dimension)
     try:
@@ -223,7 +223,7 @@ def upsert(
     """CollectionService.UpsertItems.
 
     Raises:
-        InvalidArgument: embeddings of several models, or of another than `vector_model_digest`.
+        InvalidArgument: embeddings of several models, or of a model other than `vector_model_digest`.
     """
     new = _many(items, "items")
     request = collections_pb.UpsertItemsRequest(
@@ -259,7 +259,7 @@ def list_items(
     """CollectionService.ListItems: one page, and the token of the next.
 
     Raises:
-        InvalidArgument: `page_size` can't travel.
+        InvalidArgument: `page_size` is out of range for the message.
     """
     _check_int32("page_size", page_size)
     request = collections_pb.ListItemsRequest(
@@ -312,8 +312,8 @@ def search(
     """CollectionService.Search.
 
     Raises:
-        InvalidArgument: `top_k` or `ef` can't travel, a query is malformed, or embeddings are of several models or of
-            another than `vector_model_digest`.
+        InvalidArgument: `top_k` or `ef` is out of range for the message, a query is malformed, or embeddings are of
+            several models or of a model other than `vector_model_digest`.
     """
     _check_int32("top_k", top_k)
     _check_int32("ef", ef)
@@ -373,7 +373,7 @@ def health(service: str) -> Operation[health_pb2.HealthCheckResponse, HealthStat
 
 
 def wait_ready() -> Operation[health_pb2.HealthCheckResponse, None]:
-    """Health.Check, until the server serves."""
+    """Health.Check, repeated until the server is serving."""
     return Operation(
         HEALTH_SERVICE + "Check",
         health_pb2.HealthCheckRequest(),
@@ -386,15 +386,15 @@ def wait_ready() -> Operation[health_pb2.HealthCheckResponse, None]:
 
 @contextmanager
 def waiting(timeout_s: float) -> Iterator[None]:
-    """Makes of a last try that was cut off what it means for a wait of `timeout_s` seconds.
+    """Turns the DeadlineExceeded of the last try into the error of the whole wait of `timeout_s` seconds.
 
     Raises:
-        Unavailable: the server does not serve within that time.
+        Unavailable: the server is not serving within that time.
     """
     try:
         yield
     except DeadlineExceeded as error:
-        message = f"The server does not serve within {timeout_s:g} s."
+        message = f"The server is not serving after {timeout_s:g} s."
         raise Unavailable(message, reason=answers.NOT_SERVING, request_id=error.request_id) from None
 
 
@@ -413,10 +413,10 @@ def _query(query: Content | ItemId) -> collections_pb.Query:
 
 
 def _check_int32(path: str, value: int) -> None:
-    """Refuses what the wire can't hold; what the server takes is the server's to say.
+    """Rejects what the message can't hold; the limits themselves are the server's to check.
 
     Raises:
-        InvalidArgument: `value` is over 32 bits.
+        InvalidArgument: `value` does not fit a signed 32-bit integer.
     """
     if not -(2**31) <= value < 2**31:
         name = path.rpartition(".")[2]
@@ -435,10 +435,10 @@ def _many(things: Iterable[A], name: str) -> Sequence[A]:
 
 
 def check_many(things: object, name: str) -> None:
-    """Checks that `things` are many: a lone path, id or file's bytes would be taken apart into characters.
+    """Checks that `things` are many: a lone path, id or file's bytes would be split into characters.
 
     Raises:
         TypeError: one thing instead of many.
     """
     if isinstance(things, str | bytes):
-        raise TypeError(f"`{name}` must be a list, also where it holds one thing alone.")
+        raise TypeError(f"`{name}` must be a list, even for a single value.")

@@ -1,11 +1,11 @@
-"""Bulk calls as flows: many things in, cut into messages; one answer for each message, in order.
+"""Bulk calls as flows: splits many things into messages, and reads one response per message, in order.
 
 A message is full at a number of things or of bytes, whichever comes first, so that it stays under the server's limit
-whatever the size of the pictures. A thing larger than that travels alone. The same things in the same order are cut the
-same way, which is what lets a bulk write resume by the number of its batches.
+whatever the size of the pictures. A thing larger than that gets a message of its own. The same things in the same order
+are always split the same way, so that a bulk write can resume by the number of its batches.
 
-The requests of a stream are drawn while its answers are read: by another thread in the sync client, by another task in
-the asyncio client, which draws plain iterables in threads. What both touch is a deque of the messages on their way.
+Requests are generated while responses are read: by another thread in the sync client, by another task in the asyncio
+client, which consumes plain iterables in threads. The two sides share a deque of the messages in flight.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelRe
 _log = logging.getLogger("twinsight.client")
 
 BATCH_BYTES = 8 * 1024 * 1024
-"""At which a message is full: an eighth of what the client's channel carries, twice a camera's largest JPEGs."""
+"""A message is full at this size: an eighth of what the client's channel carries, twice a camera's largest JPEGs."""
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -39,12 +39,12 @@ A = TypeVar("A")
 
 
 class Flow(ABC, Generic[T, R, A]):
-    """One bulk call: cuts things into requests and reads the answers.
+    """One bulk call: splits things into requests and parses the responses.
 
     Attributes:
         method: gRPC's path.
-        response: class of the messages that answer.
-        things: what callers know the things as.
+        response: class of the response messages.
+        things: name of the caller's argument, for errors.
     """
 
     method: str
@@ -62,19 +62,19 @@ class Flow(ABC, Generic[T, R, A]):
         self._number = 0
 
     def requests(self, things: Iterable[T]) -> Iterator[Message]:
-        """Returns the messages of all `things`, each made when it is drawn.
+        """Returns the messages of all `things`, each built when it is asked for.
 
         Raises:
-            TypeError: at once, where `things` are one thing instead of many.
+            TypeError: at once, if `things` are one thing instead of many.
         """
         check_many(things, self.things)
         return self._requests(things)
 
     def requests_async(self, things: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[Message]:
-        """Returns the messages of all `things`; plain iterables are drawn, and files read, in threads.
+        """Returns the messages of all `things`; plain iterables are consumed, and files read, in threads.
 
         Raises:
-            TypeError: at once, where `things` are one thing instead of many.
+            TypeError: at once, if `things` are one thing instead of many.
         """
         check_many(things, self.things)
         return self._requests_async(things)
@@ -97,7 +97,7 @@ class Flow(ABC, Generic[T, R, A]):
             yield drawn
 
     def parse(self, response: R, call: CallInfo) -> A:
-        """Reads the answer to the oldest message that has none yet."""
+        """Parses the response to the oldest message that has none yet."""
         start, count = self._sent.popleft()
         return self._read(response, call, start, count)
 
@@ -115,7 +115,7 @@ class Flow(ABC, Generic[T, R, A]):
         return False
 
     def _add(self, thing: T) -> list[Message]:
-        """Takes one thing up; returns the messages that are full by it."""
+        """Adds one thing; returns the messages that this completes."""
         full: list[Message] = []
         size = self._size_bytes(thing)
         if self._filling and self._filling_bytes + size > BATCH_BYTES:
@@ -127,7 +127,7 @@ class Flow(ABC, Generic[T, R, A]):
         return full
 
     def _close(self) -> list[Message]:
-        """Returns the message of what was taken up since the last; none where there is nothing to send."""
+        """Returns the message of what was added since the last one; none if there is nothing to send."""
         batch, self._filling, self._filling_bytes = self._filling, [], 0
         if not batch:
             return []
@@ -166,7 +166,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
     """CollectionService.IngestItems.
 
     Args:
-        last_batch: highest batch on disk already; it and those before are not sent.
+        last_batch: highest batch already on disk; it and those before it are not sent.
     """
 
     method = COLLECTION_SERVICE + "IngestItems"
@@ -183,11 +183,11 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         self._last_batch = last_batch
 
     def tell_skipped(self) -> None:
-        """Logs a warning where all there was to write was skipped: the name may be another list's."""
+        """Logs a warning if every batch was skipped: the `ingest_id` may be that of another list of items."""
         if self._last_batch and 0 < self._number <= self._last_batch:
             _log.warning(
-                "Ingest `%s` wrote nothing to `%s`: as many batches (%d) are on disk under that name. Other items need "
-                "another name.",
+                "Ingest `%s` wrote nothing to `%s`: batches 1 to %d are already on disk under this id. Use another "
+                "`ingest_id` for other items.",
                 self._ingest_id,
                 self._collection,
                 self._number,
@@ -216,9 +216,9 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
 
 
 class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
-    """CollectionService.IngestItems with one message that writes nothing and asks for the last batch on disk.
+    """CollectionService.IngestItems with one message that writes nothing: it asks for the last batch on disk.
 
-    The thing it takes is the `ingest_id`.
+    Its only thing is the `ingest_id`.
     """
 
     method = COLLECTION_SERVICE + "IngestItems"
