@@ -364,5 +364,5 @@ def test_health_is_told_and_waited_for(client: Client, wire: WireServer) -> None
     client.wait_ready()
     wire.memory.is_serving = False
     assert client.health() is HealthStatus.NOT_SERVING
-    with pytest.raises(Unavailable, match=r"^The server answers, but is not_serving\.$"):
+    with pytest.raises(Unavailable, match=r"^The server responds, but is not_serving\.$"):
         client.wait_ready(timeout_s=0.05)

@@ -95,7 +95,7 @@ def test_an_embedding_of_another_model_than_the_digest_given_is_not_sent(
         own, foreign = (client.embed([picture(1)], model=model).values()[0] for model in ("fake", "other"))
         assert CALLS[name](client, own, own.model_digest)
         requests = record(memory)
-        with pytest.raises(InvalidArgument, match=r"vectors compare only under one model\.$") as raised:
+        with pytest.raises(InvalidArgument, match=r"vectors are only comparable within one model\.$") as raised:
             CALLS[name](client, foreign, own.model_digest)
     assert raised.value.reason == "CLIENT_CHECK"
     assert raised.value.field.endswith("vector")
@@ -141,7 +141,8 @@ def test_the_digest_sent_is_the_callers_or_that_of_the_first_embedding_that_has_
     with pytest.raises(InvalidArgument) as raised:
         vector_digest([*contents, ("f", SECOND)], given="")
     assert raised.value.message == (
-        "`f` is an embedding of model `sha256:b`, `c` is of `sha256:a`: vectors compare only under one model."
+        "`f` is an embedding of model `sha256:b`, but `c` is of `sha256:a`; vectors are only comparable within one "
+        "model."
     )
     with pytest.raises(InvalidArgument, match="`c` is an embedding of model `sha256:a`, `vector_model_digest` is of"):
         vector_digest(contents, given="sha256:b")

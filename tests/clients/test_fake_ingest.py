@@ -137,5 +137,5 @@ def test_an_item_that_can_not_be_sent_is_named() -> None:
     with pytest.raises(InvalidArgument, match=r"Item `b`: Metadata `ok` must be .*, not NoneType") as caught:
         list(client.ingest("c", [*ITEMS, NewItem("b", [1.0], {"ok": None})]))  # type: ignore[dict-item]
     assert caught.value.field == "metadata['ok']"
-    with pytest.raises(TypeError, match="An item's id is a str, not int: 7"):
+    with pytest.raises(TypeError, match="An item's id must be a str, not int: 7"):
         client.upsert("c", [NewItem(7, [1.0])])  # type: ignore[arg-type]

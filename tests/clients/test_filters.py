@@ -116,7 +116,7 @@ def test_between_is_what_two_comparisons_say(value: int, low: int, high: int) ->
 
 
 def test_a_chained_comparison_is_refused_instead_of_losing_half() -> None:
-    with pytest.raises(TypeError, match=r"join filters with & \| ~, not with and, or, not or a < b < c"):
+    with pytest.raises(TypeError, match=r"combine filters with &, \| and ~, not with and, or, not or a < b < c"):
         _ = 2000 <= field("year") < 2010
 
 
@@ -127,17 +127,17 @@ def test_a_chained_comparison_is_refused_instead_of_losing_half() -> None:
         ("[1]", "A filter must be a JSON object, not [1]."),
         ("{}", "A filter must name at least one field."),
         ('{"a": null}', "`a` must be compared with a string, a number or true/false, not null."),
-        ('{"a": {}}', "`a` can be tested by equals, in, exists, gt, gte, lt, lte, not by nothing."),
-        ('{"a": {"gte": 1, "above": 2}}', "`a` can be tested by equals, in, exists, gt, gte, lt, lte, not by above."),
+        ('{"a": {}}', "`a` takes the tests equals, in, exists, gt, gte, lt, lte; got none."),
+        ('{"a": {"gte": 1, "above": 2}}', "`a` takes the tests equals, in, exists, gt, gte, lt, lte; got above."),
         ('{"a": {"gte": "x"}}', "`gte` on `a` ('x') must be a number."),
         ('{"a": {"gte": true}}', "`gte` on `a` (True) must be a number."),
         ('{"a": {"in": "x"}}', "`in` on `a` must be a list."),
         ('{"a": []}', "`is_in` on `a` must name at least one value."),
         ('{"a": {"exists": 1}}', "`exists` on `a` must be true or false."),
         ('{"any_of": {}}', "`any_of` must be a list of at least one filter."),
-        ('{"a": 1, "b": 2, "a": 3}', "The filter names `a` twice in one object; join both by all_of."),
-        ('{"any_of": [{"year": {"gte": 1, "gte": 2}}]}', "The filter names `gte` twice in one object"),
-        ('{"not": {"a": 1}, "not": {"b": 1}}', "The filter names `not` twice in one object"),
+        ('{"a": 1, "b": 2, "a": 3}', "The filter has `a` twice in one object; combine them with all_of."),
+        ('{"any_of": [{"year": {"gte": 1, "gte": 2}}]}', "The filter has `gte` twice in one object"),
+        ('{"not": {"a": 1}, "not": {"b": 1}}', "The filter has `not` twice in one object"),
         ('{"not": 3}', "A filter must be a JSON object, not 3."),
         ('{"a": {"gte": 1' + "0" * 400 + "}}", "`gte` on `a` must fit in 64 bits."),
         ('{"a": 1' + "0" * 5000 + "}", "The filter is not JSON: Exceeds the limit"),
@@ -175,5 +175,5 @@ def test_what_is_no_filter_is_told_how_to_become_one() -> None:
         lambda: list(client.list_items("c", where=wrong)),
         lambda: client.delete_items("c", where=wrong),
     ):
-        with pytest.raises(TypeError, match=r"^`where` is a Filter, as .* make one, not dict\.$"):
+        with pytest.raises(TypeError, match=r"^`where` must be a Filter, such as .*, not dict\.$"):
             asked()

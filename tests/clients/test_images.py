@@ -48,7 +48,7 @@ def test_pixels_travel_raw_row_by_row() -> None:
 def test_pixels_of_another_shape_or_type_are_refused_before_sending(pixels: np.ndarray, said: str) -> None:
     with pytest.raises(InvalidArgument) as raised:
         image_message(pixels)
-    assert str(raised.value) == f"Pixels are [height, width, 3] uint8, RGB; these are {said}."
+    assert str(raised.value) == f"Pixels must be [height, width, 3] uint8, RGB; these are {said}."
 
 
 def test_a_pillow_image_is_sent_upright_and_over_white() -> None:

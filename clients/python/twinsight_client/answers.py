@@ -1,4 +1,4 @@
-"""Response messages to what callers get."""
+"""Turns response messages into the results that callers get."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 
 class _Answer(Protocol):
-    """One element of a `results` list: a oneof of a value and an error, whose code is 0 where it is not set."""
+    """One element of a `results` list: a oneof of a value and an error; the error's code is 0 if it is not set."""
 
     @property
     def error(self) -> status_pb2.Status: ...
@@ -77,7 +77,7 @@ A = TypeVar("A", bound=_Answer)
 
 
 def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelResults[Embedding]:
-    """Vectors of an Embed."""
+    """Returns the vectors of an Embed."""
     model = _model_reference(response.model)
     return ModelResults(_each(response.results, _embedding_of(model)), model=model, call=call)
 
@@ -85,7 +85,7 @@ def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelRes
 def stream_embeddings(
     response: inference_pb.EmbedStreamResponse, call: CallInfo, *, start: int, count: int
 ) -> ModelResults[Embedding]:
-    """Vectors of one message of an EmbedStream: `count` pictures from number `start` of the stream on."""
+    """Returns the vectors of one message of an EmbedStream: `count` pictures, from number `start` of the stream on."""
     if response.error.code:
         refused = [item_error(start + place, response.error) for place in range(count)]
         return ModelResults(refused, model=ModelReference(), call=call)
@@ -94,17 +94,17 @@ def stream_embeddings(
 
 
 def comparisons(response: inference_pb.CompareResponse, call: CallInfo) -> ModelResults[Comparison]:
-    """Answers of a Compare."""
+    """Returns the comparisons of a Compare."""
     return ModelResults(_each(response.results, _comparison), model=_model_reference(response.model), call=call)
 
 
 def classifications(response: inference_pb.ClassifyResponse, call: CallInfo) -> ModelResults[list[Label]]:
-    """Labels of a Classify, the most probable first."""
+    """Returns the labels of a Classify, most probable first."""
     return ModelResults(_each(response.results, _labels), model=_model_reference(response.model), call=call)
 
 
 def detections(response: inference_pb.DetectResponse, call: CallInfo) -> ModelResults[list[Detection]]:
-    """What a Detect found, the highest score first."""
+    """Returns the detections of a Detect, highest score first."""
     return ModelResults(_each(response.results, _detections), model=_model_reference(response.model), call=call)
 
 
@@ -112,26 +112,26 @@ def collection(
     response: (collections_pb.CreateCollectionResponse | collections_pb.GetCollectionResponse),
     _call: CallInfo,
 ) -> CollectionInfo:
-    """The collection of a CreateCollection or GetCollection."""
+    """Returns the collection of a CreateCollection or GetCollection."""
     return _collection(response.collection)
 
 
 def collections(response: collections_pb.ListCollectionsResponse, _call: CallInfo) -> list[CollectionInfo]:
-    """Collections of a ListCollections."""
+    """Returns the collections of a ListCollections."""
     return [_collection(one) for one in response.collections]
 
 
 def nothing(_response: Message, _call: CallInfo) -> None:
-    """The answer of a call that has none."""
+    """Returns nothing, for calls whose response is empty."""
 
 
 def upserted(response: collections_pb.UpsertItemsResponse, call: CallInfo) -> Results[str]:
-    """Ids of an UpsertItems."""
+    """Returns the ids of an UpsertItems."""
     return Results(_each(response.results, lambda result: result.id), call=call)
 
 
 def ingested(response: collections_pb.IngestItemsResponse, call: CallInfo, *, start: int, count: int) -> IngestResults:
-    """Ids of one batch of an IngestItems: `count` items from number `start` of the stream on."""
+    """Returns the ids of one batch of an IngestItems: `count` items, starting at number `start` of the stream."""
     answers: list[str | ItemError]
     if response.error.code:
         answers = [item_error(start + place, response.error) for place in range(count)]
@@ -143,50 +143,50 @@ def ingested(response: collections_pb.IngestItemsResponse, call: CallInfo, *, st
 def items(
     response: collections_pb.GetItemsResponse | collections_pb.ListItemsResponse, call: CallInfo
 ) -> Results[Item]:
-    """Items of a GetItems or of a page of a ListItems."""
+    """Returns the items of a GetItems or of a page of a ListItems."""
     return Results(_each(response.results, lambda result: _item(result.item)), call=call)
 
 
 def page(response: collections_pb.ListItemsResponse, call: CallInfo) -> tuple[Results[Item], str]:
-    """Items of one page of a ListItems, and the token of the next; empty on the last."""
+    """Returns the items of one page of a ListItems and the token of the next page, which is empty on the last."""
     return items(response, call), response.next_page_token
 
 
 def deleted(response: collections_pb.DeleteItemsResponse, call: CallInfo) -> DeleteResults:
-    """Ids of a DeleteItems."""
+    """Returns the ids of a DeleteItems."""
     answers = _each(response.results, lambda result: result.item.id)
     return DeleteResults(answers, deleted_count=response.deleted_count, call=call)
 
 
 def matches(response: collections_pb.SearchResponse, call: CallInfo) -> Results[list[Match]]:
-    """Matches of a Search, closest first."""
+    """Returns the matches of a Search, closest first."""
     return Results(_each(response.results, lambda result: [_match(one) for one in result.matches.matches]), call=call)
 
 
 def model(response: models_pb.GetModelResponse, _call: CallInfo) -> ModelInfo:
-    """Card of a GetModel."""
+    """Returns the card of a GetModel."""
     return _model(response.model)
 
 
 def models(response: models_pb.ListModelsResponse, _call: CallInfo) -> list[ModelInfo]:
-    """Cards of a ListModels."""
+    """Returns the cards of a ListModels."""
     return [_model(one) for one in response.models]
 
 
 def health(response: health_pb2.HealthCheckResponse, _call: CallInfo) -> HealthStatus:
-    """What the server says of itself."""
+    """Returns the status of a health check."""
     return _HEALTH.get(response.status, HealthStatus.UNKNOWN)
 
 
 def serving(response: health_pb2.HealthCheckResponse, call: CallInfo) -> None:
-    """Nothing, where the server serves.
+    """Returns if the server is serving.
 
     Raises:
-        Unavailable: it does not yet, or no longer.
+        Unavailable: it is not serving yet, or no longer.
     """
     status = health(response, call)
     if status is not HealthStatus.SERVING:
-        message = f"The server answers, but is {status.value}."
+        message = f"The server responds, but is {status.value}."
         raise Unavailable(message, reason=NOT_SERVING, request_id=call.request_id)
 
 
@@ -231,7 +231,7 @@ def _detections(result: inference_pb.DetectResult) -> list[Detection]:
 
 
 def _match(found: collections_pb.Match) -> Match:
-    vector = found.vector  # each look at a field makes a copy
+    vector = found.vector  # each access to the field copies it
     return Match(
         found.id,
         found.score,

@@ -1,4 +1,4 @@
-"""How the connection is made: sizes, keep-alive, TLS."""
+"""Settings of the connection: message sizes, keep-alive, TLS."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<address>[^\]]*)\]|(?P<host>[^:/\[\]]+))(?
 
 @dataclass(frozen=True)
 class ChannelOptions:
-    """Limits and habits of the connection.
+    """Limits and timings of the connection.
 
     Attributes:
-        max_receive_bytes: largest answer taken.
+        max_receive_bytes: largest response accepted.
         max_send_bytes: largest request sent; the server has its own limit.
-        keepalive_s: between pings while a call runs. This product's server takes more than one in ten seconds for
+        keepalive_s: interval between pings during a call. A twinsight server treats more than one in ten seconds as
             abuse, other gRPC servers and proxies more than one in five minutes.
-        keepalive_timeout_s: without an answer to a ping, after which the connection counts as dead.
-        longest_reconnect_wait_s: between tries to connect to a server that is down.
-        allow_plaintext_token: send a token without TLS to other machines, too; otherwise that is a ValueError.
+        keepalive_timeout_s: a connection whose ping goes unanswered for this long counts as dead.
+        longest_reconnect_wait_s: longest wait between attempts to connect to a server that is down.
+        allow_plaintext_token: send the token to other machines without TLS, too; otherwise that is a ValueError.
     """
 
     max_receive_bytes: int = 64 * MEBIBYTE
@@ -38,13 +38,13 @@ class ChannelOptions:
 
 @dataclass(frozen=True)
 class Tls:
-    """TLS, and mutual TLS with a certificate of the client's own. Files are PEM.
+    """TLS, or mutual TLS with a client certificate. Files are PEM.
 
     Attributes:
         ca: certificates to trust; None: those that gRPC ships with.
         certificate: the client's certificate chain, for mutual TLS.
-        key: the private key to `certificate`.
-        server_name: name to expect in the server's certificate, where it is not the target's host.
+        key: the private key of `certificate`.
+        server_name: name to expect in the server's certificate, if it is not the target's host.
     """
 
     ca: Path | None = None
@@ -57,7 +57,7 @@ class Tls:
 
         Raises:
             OSError: a file can't be read.
-            ValueError: a certificate without its key, or the reverse.
+            ValueError: a certificate without its key, or a key without its certificate.
         """
         if (self.certificate is None) != (self.key is None):
             raise ValueError("A client certificate and its key must be given together.")
@@ -75,7 +75,7 @@ def channel_arguments(target: str, options: ChannelOptions, tls: Tls | None) -> 
         ("grpc.max_send_message_length", options.max_send_bytes),
         ("grpc.keepalive_time_ms", round(options.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_s * 1000)),
-        # gRPC's own waits grow to two minutes: far too long for somebody who has just started the server.
+        # gRPC's own waits grow to two minutes: far too long for a user who has just started the server.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", round(options.longest_reconnect_wait_s * 1000)),
     ]
@@ -93,7 +93,7 @@ def is_local(target: str) -> bool:
 
 
 def _is_loopback(target: str) -> bool:
-    """Whether the host is `localhost` or a loopback address; a name such as 127.example.org may be anywhere."""
+    """Whether the host is `localhost` or a loopback address; a name such as 127.example.org may be any machine."""
     found = _HOST_AND_PORT.fullmatch(target)
     if found is None:
         return False

@@ -1,4 +1,4 @@
-"""Which model made the vectors of a request: an `Embedding` knows it, plain numbers don't."""
+"""Which model made the vectors of a request: an `Embedding` knows, plain numbers don't."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def vector_digest(contents: Iterable[tuple[str, object]], *, given: str) -> str:
     """Returns the `vector_model_digest` to send: the caller's, else that of the embeddings.
 
     Args:
-        contents: all that the request holds, each with the path of its vector; what is no `Embedding`, or one whose
-            model is not known, says nothing.
-        given: by the caller; empty: nothing.
+        contents: everything in the request, each with the path of its vector. Anything but an `Embedding` whose model
+            is known is ignored.
+        given: the caller's digest; empty: none.
 
     Raises:
-        InvalidArgument: an embedding is of another model than `given`, or than one before it.
+        InvalidArgument: an embedding's model differs from `given`, or from that of an earlier one.
     """
     digest, whose = given, "`vector_model_digest`"
     for path, content in contents:
@@ -25,8 +25,8 @@ def vector_digest(contents: Iterable[tuple[str, object]], *, given: str) -> str:
             continue
         if digest and content.model_digest != digest:
             message = (
-                f"`{path}` is an embedding of model `{content.model_digest}`, {whose} is of `{digest}`: "
-                "vectors compare only under one model."
+                f"`{path}` is an embedding of model `{content.model_digest}`, but {whose} is of `{digest}`; "
+                "vectors are only comparable within one model."
             )
             raise InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation(path, message)])
         if not digest:

@@ -1,19 +1,19 @@
 """Conditions on metadata, built in Python or from JSON.
 
-In Python, conditions on fields joined by `&`, `|` and `~`:
+In Python, combine conditions on fields with `&`, `|` and `~`:
 
     (field("year") >= 2000) & field("brand").is_in(["acme", "zenith"]) & ~field("sold").exists()
 
 In JSON (and on the command line), an object whose members must all hold:
 
-    {"brand": "acme"}                               equals; a list of strings equals a string that it holds
+    {"brand": "acme"}                               equals; a list of strings equals each string in it
     {"brand": ["acme", "zenith"]}                   equals any of these; the same as {"brand": {"in": [...]}}
     {"year": {"gte": 2000, "lt": 2010}}             bounds: gt, gte, lt, lte
     {"sold": {"exists": false}}                     the item has no such field
-    {"any_of": [{"year": 1999}, {"brand": "acme"}]} any may hold; likewise all_of
+    {"any_of": [{"year": 1999}, {"brand": "acme"}]} at least one must hold; all_of: every one
     {"not": {"brand": "acme"}}                      the inner filter must not hold
 
-A field that is itself called all_of, any_of or not can be tested in Python alone. An item without the field meets no
+A field that is itself called all_of, any_of or not can be tested only in Python. An item without the field meets no
 condition but `exists: false`.
 """
 
@@ -33,25 +33,25 @@ _TESTS = ("equals", "in", "exists", *_BOUNDS)
 
 
 class Filter:
-    """A condition on an item's metadata; join several with `&`, `|` and `~`. Made by `field` and `filter_from_json`."""
+    """A condition on an item's metadata, from `field` or `filter_from_json`; combine several with `&`, `|` and `~`."""
 
     def __init__(self, message: types_pb2.Filter) -> None:
         self._message = message
 
     @property
     def message(self) -> types_pb2.Filter:
-        """The condition as the contract has it."""
+        """The condition as a protobuf message."""
         return self._message
 
     def __and__(self, other: Filter) -> Filter:
-        return _joined("all_of", self, other)
+        return _join("all_of", self, other)
 
     def __or__(self, other: Filter) -> Filter:
-        return _joined("any_of", self, other)
+        return _join("any_of", self, other)
 
     def __invert__(self) -> Filter:
         message = types_pb2.Filter()
-        getattr(message, "not").CopyFrom(self._message)  # a keyword in Python, a field's name in the contract
+        getattr(message, "not").CopyFrom(self._message)  # a keyword in Python, a field's name in the message
         return Filter(message)
 
     def __eq__(self, other: object) -> bool:
@@ -61,7 +61,7 @@ class Filter:
 
     def __bool__(self) -> bool:
         raise TypeError(
-            "A filter has no truth of its own: join filters with & | ~, not with and, or, not or a < b < c."
+            "A filter has no truth value: combine filters with &, | and ~, not with and, or, not or a < b < c."
         )
 
     def __repr__(self) -> str:
@@ -69,44 +69,44 @@ class Filter:
 
 
 class Field:
-    """One metadata field, to be compared. Made by `field`."""
+    """A metadata field to compare, from `field`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def equals(self, value: Scalar) -> Filter:
-        """Holds where the field has this value; a list of strings equals a string that it holds."""
+        """Holds if the field has this value; a list of strings equals each string in it."""
         return self._condition(types_pb2.Condition(equals=value_message(value, name=self._name)))
 
     def is_in(self, values: Iterable[Scalar]) -> Filter:
-        """Holds where the field equals any of `values`.
+        """Holds if the field equals any of `values`.
 
         Raises:
-            InvalidArgument: there are none, or one is of a type that metadata can't hold.
-            TypeError: a lone string, which would be taken apart into characters.
+            InvalidArgument: `values` is empty, or one has a type that metadata can't hold.
+            TypeError: a lone string, which would be split into characters.
         """
         if isinstance(values, str | bytes):
-            raise TypeError(f"`is_in` on `{self._name}` takes a list, also where it holds one value alone.")
+            raise TypeError(f"`is_in` on `{self._name}` takes a list, even for a single value.")
         messages = [value_message(value, name=self._name) for value in values]
         if not messages:
             raise _invalid(f"`is_in` on `{self._name}` must name at least one value.")
         condition = types_pb2.Condition()
-        getattr(condition, "in").values.extend(messages)  # a keyword in Python, a field's name in the contract
+        getattr(condition, "in").values.extend(messages)  # a keyword in Python, a field's name in the message
         return self._condition(condition)
 
     def between(self, low: float, high: float) -> Filter:
-        """Holds where low <= the field <= high."""
+        """Holds if low <= the field <= high."""
         return self._range({"gte": low, "lte": high})
 
     def exists(self) -> Filter:
-        """Holds where the item has the field."""
+        """Holds if the item has the field."""
         return self._condition(types_pb2.Condition(exists=True))
 
     def is_missing(self) -> Filter:
-        """Holds where the item has no such field."""
+        """Holds if the item does not have the field."""
         return self._condition(types_pb2.Condition(exists=False))
 
-    # Python's own == answers True or False: a filter is what a reader of `field("brand") == "acme"` means.
+    # A filter is what a reader of `field("brand") == "acme"` expects, not Python's True or False.
     def __eq__(self, value: Scalar) -> Filter:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.equals(value)
 
@@ -136,8 +136,8 @@ class Field:
             try:
                 near = float(bound)
                 setattr(between, word, near)
-                # A float holds the integers up to 2^53 alone: of larger ones it may be its neighbour. A server that
-                # knows no other bounds goes by that.
+                # A float is exact only for integers up to 2^53; a larger one may round to its neighbour. A server that
+                # does not know the integer bounds uses the rounded one.
                 if isinstance(bound, int) and near != bound:
                     setattr(between, f"{word}_integer", bound)
             except (OverflowError, ValueError) as error:
@@ -150,28 +150,28 @@ class Field:
 
 
 def filter_message(where: object) -> types_pb2.Filter | None:
-    """Returns a condition as the contract has it; None: there is none.
+    """Returns a condition as a protobuf message; None if there is none.
 
     Raises:
-        TypeError: it is no Filter; a mapping perhaps, which `filter_from_json` reads.
+        TypeError: it is not a Filter, but for example a mapping, which `filter_from_json` reads.
     """
     if where is None:
         return None
     if not isinstance(where, Filter):
         raise TypeError(
-            f"`where` is a Filter, as `field('year') >= 2000` or `filter_from_json(text)` make one, not "
+            f"`where` must be a Filter, such as `field('year') >= 2000` or `filter_from_json(text)`, not "
             f"{type(where).__name__}."
         )
     return where.message
 
 
 def field(name: str) -> Field:
-    """Returns the metadata field `name`, to compare it: `field("year") >= 2000`."""
+    """Returns the metadata field `name` for comparisons: `field("year") >= 2000`."""
     return Field(name)
 
 
 def filter_from_json(document: str | Mapping[str, object]) -> Filter:
-    """Returns the filter that a JSON object stands for; the module's docstring has the form.
+    """Returns the filter that a JSON object describes; see the module's docstring for the form.
 
     Args:
         document: the object, or its text.
@@ -180,24 +180,24 @@ def filter_from_json(document: str | Mapping[str, object]) -> Filter:
         InvalidArgument: not JSON, not of that form, or nested too deeply.
     """
     try:
-        return _object(_parsed(document) if isinstance(document, str) else document)
+        return _object(_parse_json(document) if isinstance(document, str) else document)
     except RecursionError as error:
         raise _invalid("The filter is nested too deeply.") from error
 
 
-def _parsed(text: str) -> object:
+def _parse_json(text: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_unrepeated)
-    except ValueError as error:  # not JSON's own alone: Python refuses integers of thousands of digits
+        return json.loads(text, object_pairs_hook=_reject_duplicates)
+    except ValueError as error:  # not only JSON errors: Python rejects integers of thousands of digits
         raise _invalid(f"The filter is not JSON: {error}.") from error
 
 
-def _unrepeated(members: Sequence[tuple[str, object]]) -> dict[str, object]:
-    """An object of the document; json alone would keep the last of two members of one name, and lose a condition."""
+def _reject_duplicates(members: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Returns an object of the document; json itself would keep only the last of two members of the same name."""
     found: dict[str, object] = {}
     for name, value in members:
         if name in found:
-            raise _invalid(f"The filter names `{name}` twice in one object; join both by all_of.")
+            raise _invalid(f"The filter has `{name}` twice in one object; combine them with all_of.")
         found[name] = value
     return found
 
@@ -214,7 +214,7 @@ def _member(name: str, value: object) -> Filter:
     if name in {"all_of", "any_of"}:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise _invalid(f"`{name}` must be a list of at least one filter.")
-        return _joined(name, *(_object(one) for one in value))
+        return _join(name, *(_object(one) for one in value))
     if name == "not":
         return ~_object(value)
     if isinstance(value, Mapping):
@@ -227,7 +227,7 @@ def _member(name: str, value: object) -> Filter:
 def _tests(tested: Field, name: str, tests: Mapping[object, object]) -> Filter:
     unknown = [str(word) for word in tests if word not in _TESTS]
     if unknown or not tests:
-        raise _invalid(f"`{name}` can be tested by {', '.join(_TESTS)}, not by {', '.join(unknown) or 'nothing'}.")
+        raise _invalid(f"`{name}` takes the tests {', '.join(_TESTS)}; got {', '.join(unknown) or 'none'}.")
     parts: list[Filter] = []
     bounds = {str(word): bound for word, bound in tests.items() if word in _BOUNDS}
     if bounds:
@@ -253,11 +253,11 @@ def _scalar(name: str, value: object) -> Scalar:
 
 
 def _all(parts: Sequence[Filter]) -> Filter:
-    return parts[0] if len(parts) == 1 else _joined("all_of", *parts)
+    return parts[0] if len(parts) == 1 else _join("all_of", *parts)
 
 
-def _joined(word: str, *parts: Filter) -> Filter:
-    """All or any of `parts`; members of the same word are taken up one level, so that chains of & stay flat."""
+def _join(word: str, *parts: Filter) -> Filter:
+    """Returns all or any of `parts`; members of the same kind move up one level, so that chains of & stay flat."""
     members: list[types_pb2.Filter] = []
     for part in parts:
         inner = part.message

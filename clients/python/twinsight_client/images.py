@@ -1,10 +1,10 @@
-"""Pictures and vectors as callers have them, turned into the messages of the contract.
+"""Turns the pictures and vectors that callers pass into messages.
 
-Pictures are sent as they are: the bytes of a file travel untouched, and the server decodes, turns upright, crops and
-resizes. Only pixels that are decoded already (NumPy, Pillow) travel raw.
+Files are sent as they are: the bytes of a file are not changed, and the server decodes, turns upright, crops and
+resizes. Only pixels that are already decoded (NumPy, Pillow) are sent raw.
 
-Wherever a call takes a picture or a vector, one rule tells them apart: a sequence of numbers, an array of one axis or
-an `Embedding` is a vector, everything else a picture.
+Wherever a call takes a picture or a vector, one rule distinguishes them: a sequence of numbers, a one-dimensional array
+or an `Embedding` is a vector; everything else is a picture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import Embedding, Vector
 
 Region: TypeAlias = tuple[float, float, float, float]
-"""x_min, y_min, x_max, y_max: fractions of the picture's width and height once it is upright."""
+"""x_min, y_min, x_max, y_max: fractions of the upright picture's width and height."""
 Pixels: TypeAlias = NDArray[np.uint8]
 """[height, width, 3] uint8, RGB, 0..255."""
 ImageSource: TypeAlias = bytes | str | Path | Pixels | Image.Image
@@ -31,7 +31,7 @@ ImageSource: TypeAlias = bytes | str | Path | Pixels | Image.Image
 
 @dataclass(frozen=True, eq=False)
 class ImageInput:
-    """A picture, and the part of it to look at.
+    """A picture, and the region of it to use.
 
     Attributes:
         source: bytes of a JPEG, PNG or WebP file; the path of one; pixels as [height, width, 3] uint8, RGB, 0..255; or
@@ -50,7 +50,7 @@ Content: TypeAlias = ImageLike | VectorLike
 
 
 def image_message(image: ImageLike) -> types_pb2.Image:
-    """Returns the message for one picture; reads the file where a path is given.
+    """Returns the message of one picture; reads the file if given a path.
 
     Raises:
         InvalidArgument: pixels of the wrong shape or type.
@@ -70,14 +70,16 @@ def image_message(image: ImageLike) -> types_pb2.Image:
         return types_pb2.Image(raw=_raw(np.asarray(upright_rgb(image))))
     if isinstance(image, np.ndarray):
         return types_pb2.Image(raw=_raw(image))
-    raise TypeError(f"A picture is bytes, a path, a uint8 array, a Pillow image or an ImageInput, not {_named(image)}.")
+    raise TypeError(
+        f"A picture must be bytes, a path, a uint8 array, a Pillow image or an ImageInput, not {_type_name(image)}."
+    )
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Returns an RGB copy as the server sees the same file: upright, 16-bit greys by their high byte, alpha over white.
+    """Returns an RGB copy as the server sees the same file: upright, high byte of 16-bit greys, alpha over white.
 
-    PNGs of 2- and 4-bit greys or 16-bit colours that call one of them transparent come out otherwise: Pillow has
-    forgotten how the file counts it once the pixels are read. Send these as files.
+    The copy differs for PNGs of 2- or 4-bit grey or 16-bit colour that declare one value transparent: Pillow no longer
+    knows the value as the file has it once the pixels are read. Send these as files.
     """
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
@@ -98,7 +100,7 @@ def size_bytes(content: Content) -> int:
     """Returns about how many bytes `content` takes in a message, without reading any file.
 
     Raises:
-        OSError: the file is not there.
+        OSError: the file does not exist.
     """
     if isinstance(content, Embedding):
         return content.vector.nbytes
@@ -113,24 +115,24 @@ def size_bytes(content: Content) -> int:
 
 
 def vector_bytes(vector: VectorLike) -> bytes:
-    """Returns `vector` as the wire has it: little-endian float32.
+    """Returns `vector` in its wire format, little-endian float32.
 
     Raises:
-        InvalidArgument: not one axis of numbers, or empty.
+        InvalidArgument: not a one-dimensional array of numbers, or empty.
     """
     try:
         array = np.asarray(vector.vector if isinstance(vector, Embedding) else vector, dtype="<f4")
     except (TypeError, ValueError) as error:
-        raise _invalid("vector", f"A vector holds numbers alone: {error}.") from error
+        raise _invalid("vector", f"A vector must contain only numbers: {error}.") from error
     if array.ndim != 1 or array.size == 0:
         raise _invalid(
-            "vector", f"A vector has one axis and at least one component; this one's shape is {array.shape}."
+            "vector", f"A vector must have one axis and at least one component; its shape is {array.shape}."
         )
     return array.tobytes()
 
 
 def vector_array(data: bytes) -> Vector:
-    """Returns the read-only [dimension] float32 array of a vector on the wire."""
+    """Returns the read-only [dimension] float32 array of a vector in its wire format."""
     array = np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
     array.flags.writeable = False
     return array
@@ -154,10 +156,10 @@ def content_message(content: Content) -> types_pb2.Image | bytes:
 
 
 def _raw(pixels: NDArray[np.generic]) -> types_pb2.RawImage:
-    """Message of [height, width, 3] uint8 pixels."""
+    """Returns the message of [height, width, 3] uint8 pixels."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise _invalid(
-            "raw", f"Pixels are [height, width, 3] uint8, RGB; these are {list(pixels.shape)} {pixels.dtype.name}."
+            "raw", f"Pixels must be [height, width, 3] uint8, RGB; these are {list(pixels.shape)} {pixels.dtype.name}."
         )
     return types_pb2.RawImage(height=pixels.shape[0], width=pixels.shape[1], rgb=pixels.tobytes())
 
@@ -169,7 +171,7 @@ def _box(region: Region) -> types_pb2.Box:
     return types_pb2.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
 
 
-def _named(value: object) -> str:
+def _type_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 

@@ -1,4 +1,4 @@
-"""Items to write, and items to look for."""
+"""Items to write, and items to search by."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from twinsight_client.results import MetadataValue
 
 @dataclass(frozen=True)
 class ItemId:
-    """Stands for a stored item where a search could also take a picture or a vector."""
+    """A stored item to search by, in place of a picture or a vector."""
 
     id: str
 
 
 class KeepVector(Enum):
-    """Stands for the vector that a stored item has."""
+    """The type of `KEEP_VECTOR`."""
 
     KEEP_VECTOR = "keep_vector"
 
 
 KEEP_VECTOR = KeepVector.KEEP_VECTOR
-"""Of an item whose metadata alone is written: the vector that it has. Where it is not there the error is its own."""
+"""Content of an item of which only the metadata is written: it keeps its vector. A missing item fails alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,10 @@ class NewItem:
     """An item to write.
 
     Attributes:
-        id: 1 to 256 bytes of UTF-8 without control characters; an item of that id is replaced.
-        content: a picture, embedded with the collection's model and not kept; or a vector or an `Embedding`; or
+        id: 1 to 256 bytes of UTF-8 without control characters; an existing item of that id is replaced.
+        content: a picture, which is embedded with the collection's model and not stored; a vector or an `Embedding`; or
             `KEEP_VECTOR`.
-        metadata: fields to filter by, in place of those that it had.
+        metadata: fields to filter by; they replace those of an existing item.
     """
 
     id: str
@@ -48,25 +48,25 @@ class NewItem:
 
 
 def item_size_bytes(item: NewItem) -> int:
-    """Returns about how many bytes `item` takes in a message, without making one or reading any file.
+    """Returns about how many bytes `item` takes in a message, without building one or reading any file.
 
     Raises:
-        OSError: the file is not there.
+        OSError: the file does not exist.
     """
     content = 0 if isinstance(item.content, KeepVector) else size_bytes(item.content)
     return content + len(item.id.encode()) + metadata_size_bytes(item.metadata)
 
 
 def item_message(item: NewItem) -> collections_pb.NewItem:
-    """Returns the message of one item; reads the file where its content is a path.
+    """Returns the message of one item; reads the file if its content is a path.
 
     Raises:
-        InvalidArgument: pixels, vector or metadata of a shape or type that the contract can't carry; names the item.
+        InvalidArgument: pixels, vector or metadata of a shape or type that no message can hold; names the item.
         OSError: the file can't be read.
-        TypeError: neither a picture nor a vector, or an id that is no str.
+        TypeError: neither a picture nor a vector, or an id that is not a str.
     """
     if not isinstance(item.id, str):
-        raise TypeError(f"An item's id is a str, not {type(item.id).__name__}: {item.id!r}.")
+        raise TypeError(f"An item's id must be a str, not {type(item.id).__name__}: {item.id!r}.")
     try:
         return _message(item)
     except InvalidArgument as error:

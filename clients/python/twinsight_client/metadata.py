@@ -1,4 +1,4 @@
-"""Metadata values, to messages and back."""
+"""Metadata values to messages and back."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import MetadataValue
 
 _PER_FIELD, _PER_ENTRY = 12, 4
-"""Bytes of tags and lengths, about."""
+"""Approximate bytes of tags and lengths."""
 
 
 def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
-    """Returns the message of one value; `name` is the field's, for the error. NumPy's scalars are what they hold.
+    """Returns the message of one value, which may be a NumPy scalar; `name` is the field's, for errors.
 
     Raises:
         InvalidArgument: a type that metadata can't hold, or an integer of more than 64 bits.
     """
     match plain_scalar(value):
-        case bool(flag):  # before int, of which bool is a kind
+        case bool(flag):  # before int, its base class
             return types_pb2.Value(bool_value=flag)
         case int(number):
             if not -(2**63) <= number < 2**63:
@@ -37,7 +37,7 @@ def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
 
 
 def plain_scalar(value: object) -> object:
-    """Returns Python's own value of a NumPy scalar, and anything else as it is."""
+    """Returns the Python value of a NumPy scalar; anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -51,7 +51,7 @@ def metadata_messages(metadata: Mapping[str, MetadataValue]) -> dict[str, types_
 
 
 def metadata_size_bytes(metadata: Mapping[str, MetadataValue]) -> int:
-    """Returns about how many bytes fields take in a message, without making one."""
+    """Returns about how many bytes fields take in a message, without building one."""
     return sum(_PER_FIELD + _text_bytes(name) + _value_bytes(value) for name, value in metadata.items())
 
 
@@ -68,9 +68,9 @@ def _text_bytes(text: str) -> int:
 
 
 def metadata_values(messages: Mapping[str, types_pb2.Value]) -> dict[str, MetadataValue]:
-    """Returns the fields of an item in the order of their names; kinds that this client does not know are left out."""
+    """Returns the fields of an item, ordered by name; kinds of values that this client does not know are left out."""
     values: dict[str, MetadataValue] = {}
-    if not messages:  # as in each of the many matches of a search that asks for none
+    if not messages:  # as in each match of a search without metadata
         return values
     for name in sorted(messages):
         value = metadata_value(messages[name])
@@ -80,7 +80,7 @@ def metadata_values(messages: Mapping[str, types_pb2.Value]) -> dict[str, Metada
 
 
 def metadata_value(message: types_pb2.Value) -> MetadataValue | None:
-    """Returns one value, or None where the message holds no kind that this client knows."""
+    """Returns one value, or None if it is of no kind that this client knows."""
     match message.WhichOneof("kind"):
         case "string_value":
             return message.string_value

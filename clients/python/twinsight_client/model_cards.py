@@ -1,4 +1,4 @@
-"""Cards of models as a caller sees them: what each does, how its scores are to be read, and where it comes from."""
+"""Cards of models: what each does, how to read its scores, and where it comes from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class ModelTask(StrEnum):
-    """What a model does, and which calls it is for."""
+    """What a model does, and so which calls it serves."""
 
     UNSPECIFIED = "unspecified"
     EMBEDDING = "embedding"
@@ -18,17 +18,17 @@ class ModelTask(StrEnum):
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold that was chosen for a false match rate; the rates are shares of held-out pairs.
+    """A threshold chosen for a false match rate; the rates are shares of held-out pairs.
 
     Attributes:
-        target_fmr: the rate that the threshold was chosen for, 0..1.
-        threshold: cosine similarity at and above which a pair is the same, -1..1.
-        false_match_rate: different pairs that pass the threshold, 0..1.
+        target_fmr: false match rate that the threshold was chosen for, 0..1.
+        threshold: cosine similarity at and above which a pair counts as the same, -1..1.
+        false_match_rate: share of different pairs that pass the threshold, 0..1.
         false_match_rate_low: lower end of its 95 % interval.
-        false_match_rate_high: its upper end.
-        false_non_match_rate: same pairs that fail the threshold, 0..1.
+        false_match_rate_high: upper end of that interval.
+        false_non_match_rate: share of same pairs that fail the threshold, 0..1.
         false_non_match_rate_low: lower end of its 95 % interval.
-        false_non_match_rate_high: its upper end.
+        false_non_match_rate_high: upper end of that interval.
     """
 
     target_fmr: float
@@ -46,16 +46,16 @@ class Calibration:
     """How a cosine similarity becomes a probability and a decision; the rates are shares of held-out pairs.
 
     Attributes:
-        meaning: what the probability is a probability of.
-        threshold: cosine similarity at and above which a pair is the same unless a call says otherwise, -1..1.
-        false_match_rate: different pairs that pass the threshold, 0..1.
-        false_non_match_rate: same pairs that fail it, 0..1.
-        expected_calibration_error: of the probability, 0..1.
-        false_match_rate_low: lower end of the rate's 95 % interval; None, as the following three, where not measured.
-        false_match_rate_high: its upper end.
-        false_non_match_rate_low: lower end of that rate's 95 % interval.
-        false_non_match_rate_high: its upper end.
-        operating_points: further thresholds, by falling `target_fmr`.
+        meaning: the event that the probability describes.
+        threshold: cosine similarity at and above which a pair counts as the same by default, -1..1.
+        false_match_rate: share of different pairs that pass the threshold, 0..1.
+        false_non_match_rate: share of same pairs that fail it, 0..1.
+        expected_calibration_error: expected calibration error of the probability, 0..1.
+        false_match_rate_low: lower end of its 95 % interval; None, like the next three, if not measured.
+        false_match_rate_high: upper end of that interval.
+        false_non_match_rate_low: lower end of its 95 % interval.
+        false_non_match_rate_high: upper end of that interval.
+        operating_points: further thresholds, by decreasing `target_fmr`.
     """
 
     meaning: str
@@ -75,20 +75,20 @@ class ModelInfo:
     """A model's card.
 
     Attributes:
-        name: the name under which calls ask for it.
+        name: the name by which calls choose it.
         digest: "sha256:" and 64 hexadecimal digits over the package's content.
         task: what it does.
-        input_height: rows of the picture the network sees, in pixels.
-        input_width: columns of it, in pixels.
-        dimension: components of a vector; 0 where the task is not embedding.
-        labels: what the model can answer; empty for an embedding model.
-        calibration: None where the model was not calibrated.
+        input_height: height of the network's input in pixels.
+        input_width: width of the network's input in pixels.
+        dimension: components of a vector; 0 unless the task is embedding.
+        labels: every label the model can return; empty for an embedding model.
+        calibration: None if the model is not calibrated.
         licence: licence of the weights.
         training_data: what the weights were trained on.
         description: what it is for and where it fails.
-        scores: on held-out data, by name of the measure.
-        architecture: the architecture's name.
-        is_default: whether calls that name no model get this one.
+        scores: scores on held-out data, by name of the measure.
+        architecture: name of the architecture.
+        is_default: whether calls that name no model use this one.
     """
 
     name: str

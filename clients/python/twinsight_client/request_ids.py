@@ -1,4 +1,4 @@
-"""Names of calls: sent with each, and found in the server's log and in errors."""
+"""Ids of calls, sent with each call and found in the server's log and in errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import uuid
 from twinsight_client.errors import FieldViolation, InvalidArgument
 
 _PATTERN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-"""The server's own: an id that is none by it would be replaced, and a header can't carry some of the rest."""
+"""The server's own pattern: it would replace any other id, and some characters can't be sent in a header."""
 
 
 def new_request_id() -> str:
@@ -17,10 +17,10 @@ def new_request_id() -> str:
 
 
 def request_id_for(given: str) -> str:
-    """Returns the id that a caller gave; a new one where that is empty.
+    """Returns the caller's id, or a new one if that is empty.
 
     Raises:
-        InvalidArgument: it can be no id.
+        InvalidArgument: `given` is not a valid id.
     """
     if not given:
         return new_request_id()

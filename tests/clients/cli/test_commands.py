@@ -199,7 +199,7 @@ def test_health_waits_as_long_as_it_is_told_and_not_at_all_for_0(wire: WireServe
     assert (health(0).exit_code, wire.methods()) == (0, ["Check"])
     wire.memory.is_serving = False
     late = health(2)
-    assert (late.exit_code, late.stderr) == (4, "Error: The server answers, but is not_serving. [NOT_SERVING]\n")
+    assert (late.exit_code, late.stderr) == (4, "Error: The server responds, but is not_serving. [NOT_SERVING]\n")
     wire.held = "Check"
     late = health(0.3)
     assert (late.exit_code, late.stderr) == (4, "Error: The server is not serving after 0.3 s. [NOT_SERVING]\n")
