@@ -73,7 +73,7 @@ def test_reasons_of_other_domains_are_not_taken_for_the_servers(
 
 def test_a_status_without_a_message_still_says_something() -> None:
     error = error_from_status(status_pb2.Status(code=13))
-    assert str(error) == "The server answered INTERNAL and said no more."
+    assert str(error) == "The server returned INTERNAL without a message."
     assert item_error(0, status_pb2.Status(code=99)).code == "UNKNOWN"
 
 

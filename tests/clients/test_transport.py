@@ -296,7 +296,7 @@ def test_nobody_at_the_address_is_unavailable(dead_address: str) -> None:
     assert raised.value.reason == ""
 
 
-TOO_LARGE = r"^The message \(20\d\d bytes\) is larger than max_send_bytes \(1000 bytes\): send fewer things at once\.$"
+TOO_LARGE = r"^The message \(20\d\d bytes\) is larger than max_send_bytes \(1000 bytes\); send fewer things per call\.$"
 SMALL = ChannelOptions(max_send_bytes=1000)
 
 
@@ -424,5 +424,8 @@ def test_a_task_that_is_cancelled_ends_as_tasks_do_though_its_client_is_closed(w
 
 
 def test_a_token_that_is_no_token_is_told_by_an_open_client(wire: WireServer) -> None:
-    with Client(wire.address, token=lambda: "") as client, pytest.raises(ValueError, match="The token is empty"):
+    with (
+        Client(wire.address, token=lambda: "") as client,
+        pytest.raises(ValueError, match="The token must be non-empty"),
+    ):
         client.list_models()

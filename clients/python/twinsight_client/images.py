@@ -125,9 +125,7 @@ def vector_bytes(vector: VectorLike) -> bytes:
     except (TypeError, ValueError) as error:
         raise _invalid("vector", f"A vector must contain only numbers: {error}.") from error
     if array.ndim != 1 or array.size == 0:
-        raise _invalid(
-            "vector", f"A vector must have one axis and at least one component; its shape is {array.shape}."
-        )
+        raise _invalid("vector", f"A vector must have one axis and at least one component; its shape is {array.shape}.")
     return array.tobytes()
 
 

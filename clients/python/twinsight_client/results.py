@@ -1,11 +1,11 @@
-"""Answers as a caller sees them: frozen records, and `Results`, the one form in which many answers arrive.
+"""Results of calls: frozen records, and `Results`, the sequence that every call on many things returns.
 
-Every call that takes many things answers each on its own, so one bad picture never fails its neighbours. `Results`
-holds those answers in the request's order, and a caller chooses how to take them:
+A call that takes many things answers each on its own, so one bad picture never fails its neighbours. `Results` holds
+the answers in the request's order, and the caller chooses how to read them:
 
     results = client.embed(["a.jpg", "broken.jpg"])
-    results.values()        # every value, or the first error raised
-    results.errors()        # the ItemErrors alone
+    results.values()        # all values; raises the first error
+    results.errors()        # only the ItemErrors
     for answer in results:  # both, in order
         if isinstance(answer, ItemError): ...
 
@@ -27,12 +27,12 @@ from twinsight_client.errors import FieldViolation, TwinsightClientError, error_
 
 T = TypeVar("T")
 MetadataValue: TypeAlias = str | int | float | bool | Sequence[str]
-"""What a metadata field can hold. Reads back as `str`, `int`, `float`, `bool` or a tuple of `str`."""
+"""What a metadata field can hold. It is read back as `str`, `int`, `float`, `bool` or a tuple of `str`."""
 Vector: TypeAlias = NDArray[np.float32]
 
 
 class Metric(StrEnum):
-    """How nearness is measured. `score` is higher the closer, whatever the metric."""
+    """How distance is measured. A higher `score` is closer, whatever the metric."""
 
     UNSPECIFIED = "unspecified"
     COSINE = "cosine"
@@ -41,7 +41,11 @@ class Metric(StrEnum):
 
 
 class CollectionState(StrEnum):
-    """How a collection answers at the moment: `rebuilding` is exact and slower, `damaged` answers DATA_LOSS."""
+    """State of a collection.
+
+    While `rebuilding`, searches are exact and slower. A `damaged` one fails with DATA_LOSS, or with UNAVAILABLE and the
+    reason COLLECTION_BROKEN until the server restarts.
+    """
 
     UNSPECIFIED = "unspecified"
     READY = "ready"
@@ -50,7 +54,7 @@ class CollectionState(StrEnum):
 
 
 class HealthStatus(StrEnum):
-    """What the server says of itself; only `serving` takes calls."""
+    """Health that the server reports; it takes calls only when `serving`."""
 
     UNKNOWN = "unknown"
     SERVING = "serving"
@@ -60,7 +64,7 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Where the server spent the call, in milliseconds; None for a stage that did not take place."""
+    """Where the server spent the time of the call, in milliseconds; None for a stage that did not take place."""
 
     decode_ms: float | None = None
     queue_ms: float | None = None
@@ -72,7 +76,7 @@ class StageTimes:
 
 @dataclass(frozen=True)
 class CallInfo:
-    """What the server says about the call itself."""
+    """The id of a call and the time its stages took."""
 
     request_id: str = ""
     times: StageTimes = StageTimes()
@@ -80,7 +84,7 @@ class CallInfo:
 
 @dataclass(frozen=True)
 class ModelReference:
-    """Which model answered. Vectors compare only under equal digests."""
+    """The model that answered. Vectors are only comparable if their digests are equal."""
 
     name: str = ""
     digest: str = ""
@@ -88,13 +92,13 @@ class ModelReference:
 
 @dataclass(frozen=True)
 class ItemError:
-    """Why one item of many has no answer.
+    """Why one item of many failed.
 
     Attributes:
-        index: position in what the caller gave, from 0; for a stream, over the whole stream.
+        index: position in the caller's list, from 0; in a stream, over the whole stream.
         code: name of the gRPC status code.
-        reason: stable UPPER_SNAKE_CASE word for programs.
-        message: the name, the value and the rule, for a person.
+        reason: stable UPPER_SNAKE_CASE identifier for programs.
+        message: human-readable: the name, the value and the rule.
         field: path of the field in the message (`images[3].encoded`); empty if there is none.
     """
 
@@ -105,7 +109,7 @@ class ItemError:
     field: str = ""
 
     def exception(self, *, request_id: str = "") -> TwinsightClientError:
-        """Returns the error of the client's tree that says the same."""
+        """Returns the equivalent exception of `twinsight_client.errors`."""
         violations = (FieldViolation(self.field, self.message),) if self.field else ()
         return error_of(self.code, self.message, reason=self.reason, violations=violations, request_id=request_id)
 
@@ -138,10 +142,10 @@ class Results(Sequence[T | ItemError], Generic[T]):
         return f"{type(self).__name__}({list(self._answers)!r})"
 
     def values(self) -> list[T]:
-        """Every value, in order.
+        """Returns every value, in order.
 
         Raises:
-            TwinsightClientError: an item has no value; the class is that of the first such item's status code.
+            TwinsightClientError: an item failed; the class is that of the first failed item's status code.
         """
         errors = self.errors()
         if errors:
@@ -149,19 +153,19 @@ class Results(Sequence[T | ItemError], Generic[T]):
         return self.successes()
 
     def errors(self) -> list[ItemError]:
-        """The errors alone, in order; empty when all went well."""
+        """Returns only the errors, in order; empty if none failed."""
         return [answer for answer in self._answers if isinstance(answer, ItemError)]
 
     def successes(self) -> list[T]:
-        """The values alone, in order, whatever became of the others."""
+        """Returns only the values, in order, without the items that failed."""
         return [answer for answer in self._answers if not isinstance(answer, ItemError)]
 
 
 class ModelResults(Results[T]):
-    """Results that a model made.
+    """Results of a model.
 
     Attributes:
-        model: the model that answered; empty where the message as a whole was refused.
+        model: the model that answered; empty if the message as a whole was rejected.
     """
 
     def __init__(
@@ -172,11 +176,11 @@ class ModelResults(Results[T]):
 
 
 class IngestResults(Results[str]):
-    """What became of one batch of a bulk write: the id of each item that is on disk now.
+    """Results of one batch of a bulk write: the id of each item that is now on disk.
 
     Attributes:
         batch: number of the batch, from 1.
-        last_batch: highest batch on disk under the write's `ingest_id`; 0 without one.
+        last_batch: highest batch on disk under the `ingest_id`; 0 without one.
     """
 
     def __init__(
@@ -188,10 +192,10 @@ class IngestResults(Results[str]):
 
 
 class DeleteResults(Results[str]):
-    """What became of the ids to delete; empty for a deletion by filter.
+    """Results for the ids to delete; empty for a deletion by filter.
 
     Attributes:
-        deleted_count: how many items are gone.
+        deleted_count: how many items were deleted.
     """
 
     def __init__(self, answers: Sequence[str | ItemError], *, deleted_count: int, call: CallInfo | None = None) -> None:
@@ -201,11 +205,11 @@ class DeleteResults(Results[str]):
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A picture as a vector. May be given wherever a vector may: the client then sends whose it is.
+    """A picture as a vector. Accepted wherever a vector is; the client then sends the digest of its model, too.
 
     Attributes:
         vector: [dimension] float32, of length 1 (L2 norm), read-only.
-        model_digest: digest of the model that made it; empty: not known.
+        model_digest: digest of the model that made it; empty: unknown.
     """
 
     vector: Vector
@@ -219,17 +223,17 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How alike two pictures are.
+    """How similar two pictures are.
 
     Attributes:
         cosine_similarity: -1..1; 1 is the same direction.
-        euclidean_distance: 0..2, between the vectors at length 1.
-        probability: calibrated, 0..1, that both show the same, at even odds; None where the model has no calibration.
-        same: whether `cosine_similarity` reaches `threshold`; None with `probability`.
-        threshold: cosine similarity at and above which `same` is true here, -1..1; None with `probability`.
+        euclidean_distance: 0..2, between the vectors scaled to length 1.
+        probability: calibrated, 0..1, that both show the same, at even odds; None if the model has no calibration.
+        same: whether `cosine_similarity` reaches `threshold`; None if `probability` is.
+        threshold: cosine similarity at and above which `same` is true here, -1..1; None if `probability` is.
         target_fmr: false match rate that the threshold was chosen for; None at the model's default point.
-        false_match_rate: share of held-out different pairs that pass the threshold, 0..1; None with `probability`.
-        false_non_match_rate: share of held-out same pairs that fail it, 0..1; None with `probability`.
+        false_match_rate: share of held-out different pairs that pass the threshold, 0..1; None if `probability` is.
+        false_non_match_rate: share of held-out same pairs that fail it, 0..1; None if `probability` is.
     """
 
     cosine_similarity: float
@@ -244,11 +248,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Label:
-    """What a picture shows.
+    """A label that a classifier gave a picture.
 
     Attributes:
         label: one of the model's labels.
-        probability: that it is the picture's, 0..1; those of all the model's labels add up to 1.
+        probability: probability that it is right, 0..1; over all the model's labels they add up to 1.
     """
 
     label: str
@@ -258,7 +262,7 @@ class Label:
 class Box(NamedTuple):
     """A rectangle in fractions of the upright picture's width and height; (0, 0) is the top left corner.
 
-    May be given as the region of an `ImageInput`.
+    It can be the region of an `ImageInput`.
 
     Attributes:
         x_min: left edge, 0..1.
@@ -275,11 +279,11 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Detection:
-    """A thing in a picture.
+    """An object detected in a picture.
 
     Attributes:
-        box: where it is in the whole picture, also where a region of it was looked at.
-        label: what it is, one of the model's labels.
+        box: where it is in the whole picture, even if only a region was searched.
+        label: one of the model's labels.
         score: how sure the model is, above 0, at most 1; not a calibrated probability.
     """
 
@@ -290,15 +294,16 @@ class Detection:
 
 @dataclass(frozen=True)
 class Match:
-    """An item that was found.
+    """An item that a search found.
 
     Attributes:
         id: the item's id.
         score: higher is closer, whatever the metric.
-        distance: the metric's own; lower is closer.
-        probability: calibrated, 0..1, that it is the same, at even odds: of one pair by itself; None if not known.
-        metadata: the item's fields; empty unless asked for.
-        vector: [dimension] float32, read-only; None unless asked for. Left out of comparisons of matches.
+        distance: distance by the collection's metric; lower is closer.
+        probability: calibrated, 0..1, that query and item are the same, at even odds, of this one pair by itself; None
+            if not known.
+        metadata: the item's fields; empty unless requested.
+        vector: [dimension] float32, read-only; None unless requested. Matches compare equal without it.
     """
 
     id: str
@@ -316,7 +321,7 @@ class Item:
     Attributes:
         id: its id.
         metadata: its fields.
-        vector: [dimension] float32, read-only; None unless asked for. Left out of comparisons of items.
+        vector: [dimension] float32, read-only; None unless requested. Items compare equal without it.
     """
 
     id: str
@@ -326,21 +331,21 @@ class Item:
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """A set of items whose vectors compare with one another.
+    """A set of items whose vectors are comparable.
 
     Attributes:
         id: its name.
-        model: name of the model to which it was bound; empty: vectors made elsewhere. By now another model may be
-            served under that name, so it is not for `embed`: hand pictures to `upsert` and `search` themselves, which
-            take the model of `model_digest` or refuse them.
+        model: name of the model that it was bound to; empty: vectors are made elsewhere. Another model may be served
+            under that name by now, so don't `embed` with it: pass the pictures themselves to `upsert` and `search`,
+            which use the model of `model_digest` or reject them.
         dimension: components of each vector.
-        metric: how nearness is measured.
-        model_digest: digest of the model to which it is bound.
+        metric: how distance is measured.
+        model_digest: digest of the model that it is bound to.
         item_count: items in it.
-        indexed_count: items that the index has taken in, all once it has caught up; the rest are scanned exactly. 0
-            while the collection is too small for a graph.
-        state: how it answers.
-        create_time: when it was made, in UTC.
+        indexed_count: items in the index, all of them once it has caught up; the rest are scanned exactly. 0 while the
+            collection is too small for a graph.
+        state: see `CollectionState`.
+        create_time: when it was created, in UTC.
     """
 
     id: str

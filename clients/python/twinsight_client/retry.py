@@ -1,16 +1,17 @@
-"""When a call is sent again.
+"""When a call is retried.
 
-Only what may safely happen twice: reads, and UpsertItems, which writes the same content under the same ids.
-CreateCollection and DeleteCollection (whose second try would answer ALREADY_EXISTS or NOT_FOUND about the first) and
-DeleteItems (likewise, and by filter it could take items written in between) only where the server turned the call away
-before anything was done: RESOURCE_EXHAUSTED with a time. Never streams (which a caller resumes by `ingest_id`) and
-questions about health.
+Which calls:
 
-Only where another try can help: UNAVAILABLE, and RESOURCE_EXHAUSTED where the server names a time (RetryInfo); without
-one the message is too large and stays so. Whoever is refused with a time has found a server that lives and has much to
-do: it is asked again until the deadline, so that a program may hand in a thousand calls at once. Waits grow from try to
-try, are jittered so that clients refused together do not come back together, and end with the call's deadline: an error
-is raised at once when the wait would outlast it.
+- Reads, and UpsertItems, which writes the same content under the same ids: these may safely happen twice.
+- CreateCollection, DeleteCollection and DeleteItems only if the server rejected the call before doing anything, that is
+  with RESOURCE_EXHAUSTED and a time. Otherwise a second try could fail with ALREADY_EXISTS or NOT_FOUND because of the
+  first, and DeleteItems by filter could delete items written in between.
+- Never streams, which a caller resumes by `ingest_id`, and never health checks.
+
+Which errors: UNAVAILABLE, and RESOURCE_EXHAUSTED if the server names a time (RetryInfo); without one the message is too
+large and stays so. A server that names a time is alive but busy, so the call is retried until its deadline: a program
+may submit a thousand calls at once. Waits grow from try to try, and are jittered so that clients rejected together do
+not return together. They never outlast the call's deadline: the error is raised at once if the next wait would.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from twinsight_client.errors import ResourceExhausted, TwinsightClientError, Una
 
 
 class Repeat(Enum):
-    """Whether a call may be sent again."""
+    """Whether a call may be retried."""
 
     NEVER = "never"
     WHEN_REFUSED = "when_refused"
-    """Where nothing was done: the server refused for load and named a time."""
+    """Only if nothing was done: the server rejected the call for load and named a time."""
     WHEN_SAFE = "when_safe"
     UNTIL_DEADLINE = "until_deadline"
-    """As often as it takes, for calls that wait for a server to come up."""
+    """As often as it takes: for calls that wait for a server to start."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and after which waits.
+    """How often to retry, and after which waits.
 
     Attributes:
-        attempts: tries in all, those not counted that a server refused for load and named a time; 1 turns retries off.
-        first_wait_s: before the second try; doubles from try to try.
-        longest_wait_s: where the doubling ends.
+        attempts: tries in all, not counting those rejected for load with a time; 1 turns retries off.
+        first_wait_s: wait before the second try; doubles from try to try.
+        longest_wait_s: limit of the doubling.
     """
 
     attempts: int = 4
@@ -53,9 +54,9 @@ class Attempts:
     """The tries of one call.
 
     Args:
-        policy: how often and after which waits.
-        repeat: whether this call may be sent again.
-        timeout_s: seconds the call has from now, waits included.
+        policy: how often to retry, and after which waits.
+        repeat: whether this call may be retried.
+        timeout_s: seconds the call has from now, including waits.
         clock: monotonic seconds.
         jitter: a number in [0, 1).
     """
@@ -78,7 +79,7 @@ class Attempts:
         self._counted = 0
 
     def remaining_s(self) -> float:
-        """Seconds until the call's deadline, at least 0."""
+        """Returns the seconds until the call's deadline, at least 0."""
         return max(0.0, self._deadline - self._clock())
 
     def wait_after_s(self, error: TwinsightClientError) -> float | None:
@@ -88,13 +89,13 @@ class Attempts:
         self._counted += asked_s is None
         if not self._may_help(error, refused=asked_s is not None):
             return None
-        # The exponent is capped: a wait of hours would overflow nothing but sense.
+        # Capped: 2.0 ** 1024 overflows, and a busy server may be asked that often.
         growth = self._policy.first_wait_s * 2.0 ** min(self._made - 1, 16)
         wait_s = (asked_s or 0.0) + min(self._policy.longest_wait_s, growth) * (0.5 + self._jitter() / 2)
         return wait_s if wait_s < self.remaining_s() else None
 
     def _may_help(self, error: TwinsightClientError, *, refused: bool) -> bool:
-        """Whether another try is allowed, and of use; `refused`: for load, with a time to come again."""
+        """Whether another try is allowed and may succeed; `refused`: for load, with a time to retry."""
         if self._repeat is Repeat.UNTIL_DEADLINE:
             return refused or isinstance(error, Unavailable)
         if self._repeat is Repeat.NEVER or self._policy.attempts == 1:

@@ -1,7 +1,7 @@
-"""What gRPC says around an answer: statuses to errors, trailing metadata to `CallInfo`.
+"""Turns gRPC statuses into errors, and trailing metadata into `CallInfo`.
 
 The server's details follow google.rpc: ErrorInfo (domain "twinsight") with a stable reason, BadRequest with the field's
-path, RetryInfo where another try may go through.
+path, RetryInfo if a retry may succeed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 def error_from_call(error: grpc.RpcError, *, request_id: str) -> TwinsightClientError:
     """Returns the client's error for a failed call, sync or asyncio; `request_id` is the id the call was sent with."""
-    # To grpc's own client errors are calls; grpc.aio's answer the same questions.
+    # The errors of grpc's sync client are calls; those of grpc.aio have the same methods.
     call = cast("grpc.Call", error)
     try:
         status = rpc_status.from_call(call)
     except (ValueError, DecodeError):
-        # Details that contradict the status, or can't be read: a proxy's work. The status itself still counts.
+        # Details that contradict the status or can't be parsed come from a proxy. The status itself still counts.
         status = None
     if status is None:
         status = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
@@ -47,7 +47,7 @@ def error_from_status(status: status_pb2.Status, *, request_id: str = "") -> Twi
             retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
     return error_of(
         code,
-        status.message or f"The server answered {code} and said no more.",
+        status.message or f"The server returned {code} without a message.",
         reason=_reason(status),
         violations=_violations(status),
         request_id=request_id,
@@ -56,28 +56,28 @@ def error_from_status(status: status_pb2.Status, *, request_id: str = "") -> Twi
 
 
 def item_error(index: int, status: status_pb2.Status) -> ItemError:
-    """Returns why the item at `index` has no answer."""
+    """Returns the error of the item at `index`."""
     code = _code_name(status.code)
     violations = _violations(status)
     return ItemError(
         index=index,
         code=code,
         reason=_reason(status),
-        message=status.message or f"The server answered {code} and said no more.",
+        message=status.message or f"The server returned {code} without a message.",
         field=violations[0].field if violations else "",
     )
 
 
 def is_too_large(error: TwinsightClientError) -> bool:
-    """Whether it is the message, and no load, that is too much: sent again it would fail again."""
+    """Whether the message is too large, rather than the load: a retry would fail, too."""
     if not isinstance(error, ResourceExhausted) or error.retry_after_s is not None:
         return False
-    # gRPC gives no reason, neither where a message is over its limit nor where it takes no more calls at once.
+    # gRPC itself gives no reason, neither for a message over its limit nor when it accepts no more calls.
     return error.reason == "CLIENT_CHECK" or (not error.reason and "larger than max" in error.message)
 
 
 def call_info(metadata: Metadata, *, sent: str = "") -> CallInfo:
-    """Returns what the trailing metadata say; `sent` is the request id to fall back on."""
+    """Returns the call info in the trailing metadata; `sent` is the fallback for the request id."""
     fields = {key: value for key, value in metadata if isinstance(value, str)}
     times = StageTimes(
         decode_ms=_milliseconds(fields, "decode"),
@@ -115,5 +115,5 @@ def _violations(status: status_pb2.Status) -> list[FieldViolation]:
 
 
 def _code_name(number: int) -> str:
-    """Name of a status code; UNKNOWN for numbers that gRPC does not have."""
+    """Returns the name of a status code; UNKNOWN for numbers that gRPC does not have."""
     return _CODE_NAMES.get(number, "UNKNOWN")

@@ -1,4 +1,4 @@
-"""How operations travel: over gRPC here, in memory in `twinsight_client.testing`."""
+"""How operations are sent: over gRPC here, in memory in `twinsight_client.testing`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ A = TypeVar("A")
 
 
 class Transport(Protocol):
-    """Sends operations and returns their answers."""
+    """Sends operations and returns their results."""
 
     def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
-        """Returns the answer.
+        """Returns the result.
 
         Raises:
             TwinsightClientError: the call failed as a whole.
@@ -37,7 +37,7 @@ class Transport(Protocol):
     def stream(
         self, flow: Flow[T, R, A], requests: Iterator[Message], *, timeout_s: float | None, request_id: str
     ) -> Iterator[A]:
-        """Yields the answer to each of `requests`, in order; what `requests` raises comes after the last answer.
+        """Yields the result of each of `requests`, in order; raises what `requests` raises after the last one.
 
         Raises:
             TwinsightClientError: the call failed as a whole.
@@ -45,18 +45,18 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the connection; safe to call again."""
+        """Closes the connection; safe to call again."""
         ...
 
 
 class GrpcTransport:
-    """A gRPC channel that tries again where that is safe. May be shared by threads.
+    """A gRPC channel that retries calls where that is safe. Threads may share it.
 
     Args:
         target: HOST:PORT, or whatever else gRPC resolves.
         tls: None: plain text.
-        token: says who calls; None: nothing does.
-        options: limits and habits of the connection.
+        token: identifies the caller; None: no token.
+        options: limits and timings of the connection.
         retry: how often to try.
         sleep: waits between tries.
         clock: monotonic seconds.
@@ -86,7 +86,7 @@ class GrpcTransport:
         self._closed = False
 
     def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
-        """Sends once, and again where that is safe and can help."""
+        """Sends the call, and retries it where that is safe and may help."""
         request = serialized(operation.request, most_bytes=self._most_bytes, request_id=request_id)
         attempts = Attempts(self._retry, operation.repeat, timeout_s=timeout_s, clock=self._clock)
         while True:
@@ -101,7 +101,7 @@ class GrpcTransport:
     def stream(
         self, flow: Flow[T, R, A], requests: Iterator[Message], *, timeout_s: float | None, request_id: str
     ) -> Iterator[A]:
-        """Sends as the server has room and yields as it answers."""
+        """Sends as the server has room, and yields results as they arrive."""
         source = _Source(requests, most_bytes=self._most_bytes, request_id=request_id)
         method = self._channel.stream_stream(
             flow.method,
@@ -122,13 +122,13 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise error_told(error, request_id=request_id, closed_here=self._closed) from None
         finally:
-            # A caller that stops early leaves the server working for nobody otherwise; no effect on a finished call.
+            # Otherwise the server would work on for a caller that stopped early; no effect on a finished call.
             call.cancel()
         if source.failure is not None:
             raise source.failure
 
     def close(self) -> None:
-        """Closes the channel; calls that run, and those made after it, end with `Cancelled`."""
+        """Closes the channel; calls in flight, and later ones, fail with `Cancelled`."""
         self._closed = True
         self._channel.close()
 
@@ -146,13 +146,13 @@ class GrpcTransport:
                 raise closed() from None
             raise
         except grpc.RpcError as error:
-            # The client's errors are the whole story; gRPC's own would triple every traceback.
+            # The client's error says it all; gRPC's own would triple every traceback.
             raise error_told(error, request_id=request_id, closed_here=self._closed) from None
         return operation.parse(response, call_info(call.trailing_metadata() or (), sent=request_id))
 
 
 def closed(*, request_id: str = "") -> Cancelled:
-    """Returns the error of a call whose client was closed; `request_id` where the call had left."""
+    """Returns the error of a call on a closed client; `request_id` if the call had been sent."""
     return Cancelled("The client is closed.", reason="CLIENT_CLOSED", request_id=request_id)
 
 
@@ -160,11 +160,11 @@ def error_told(error: grpc.RpcError, *, request_id: str, closed_here: bool) -> T
     """Returns the client's error for a call that failed.
 
     Args:
-        error: gRPC's.
-        request_id: the id it was sent with.
-        closed_here: whether this client was closed; else nobody on this side can have cancelled the call, since
-            whoever made it waits for it now. It was the server, as one does that drains: gRPC ends what reaches it
-            between the last call that it takes and the notice that it takes no more, unread.
+        error: gRPC's error.
+        request_id: the id that the call was sent with.
+        closed_here: whether this client was closed. If not, nobody on this side can have cancelled the call, since its
+            caller is waiting for it: the server did. A draining server does: gRPC ends, unread, calls that arrive
+            between the last one it accepts and the notice that it accepts no more.
     """
     told = error_from_call(error, request_id=request_id)
     if isinstance(told, Cancelled) and not closed_here:
@@ -180,16 +180,16 @@ def error_told(error: grpc.RpcError, *, request_id: str, closed_here: bool) -> T
 def serialized(message: Message, *, most_bytes: int, request_id: str) -> bytes:
     """Returns the bytes of a message.
 
-    gRPC itself ends a call whose message is too large with a status that may be taken for the server's.
+    gRPC itself would end a call whose message is too large with a status that looks like the server's.
 
     Raises:
-        ResourceExhausted: there are more than `most_bytes`, where that is not negative.
+        ResourceExhausted: there are more than `most_bytes`, unless that is negative.
     """
     sent = message.SerializeToString()
     if 0 <= most_bytes < len(sent):
         raise ResourceExhausted(
-            f"The message ({len(sent)} bytes) is larger than max_send_bytes ({most_bytes} bytes): send fewer things at "
-            "once.",
+            f"The message ({len(sent)} bytes) is larger than max_send_bytes ({most_bytes} bytes); send fewer things "
+            "per call.",
             reason="CLIENT_CHECK",
             request_id=request_id,
         )
@@ -197,15 +197,15 @@ def serialized(message: Message, *, most_bytes: int, request_id: str) -> bytes:
 
 
 def as_given(sent: bytes) -> bytes:
-    """Returns what was serialized already: gRPC's own serializer, that it would call too late for an error."""
+    """Returns `sent`, which is already serialized: gRPC would call a serializer too late to raise an error."""
     return sent
 
 
 class _Source:
-    """Requests of a stream, drawn by gRPC's thread: what they raise is kept, since gRPC would only log it.
+    """Requests of a stream, consumed by gRPC's thread: keeps what they raise, since gRPC would only log it.
 
     Attributes:
-        failure: what the requests raised.
+        failure: the exception that the requests raised.
     """
 
     def __init__(self, requests: Iterator[Message], *, most_bytes: int, request_id: str) -> None:

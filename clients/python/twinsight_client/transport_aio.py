@@ -1,4 +1,4 @@
-"""How operations travel from asyncio."""
+"""How operations are sent from asyncio."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ A = TypeVar("A")
 
 
 class AsyncTransport(Protocol):
-    """Sends operations and returns their answers; see `twinsight_client.transport.Transport`."""
+    """Sends operations and returns their results; see `twinsight_client.transport.Transport`."""
 
     async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
-        """Returns the answer."""
+        """Returns the result."""
         ...
 
     def stream(
         self, flow: Flow[T, R, A], requests: AsyncIterator[Message], *, timeout_s: float | None, request_id: str
     ) -> AsyncIterator[A]:
-        """Yields the answer to each of `requests`, in order."""
+        """Yields the result of each of `requests`, in order."""
         ...
 
     async def close(self) -> None:
-        """Ends the connection; safe to call again."""
+        """Closes the connection; safe to call again."""
         ...
 
 
 class AsyncGrpcTransport:
-    """A grpc.aio channel that tries again where that is safe. Belongs to the event loop of its first call.
+    """A grpc.aio channel that retries calls where that is safe. It belongs to the event loop of its first call.
 
     Args:
         target: HOST:PORT, or whatever else gRPC resolves.
         tls: None: plain text.
-        token: says who calls; None: nothing does.
-        options: limits and habits of the connection.
+        token: identifies the caller; None: no token.
+        options: limits and timings of the connection.
         retry: how often to try.
         sleep: waits between tries.
         clock: monotonic seconds.
@@ -79,7 +79,7 @@ class AsyncGrpcTransport:
         self._closed = False
 
     async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
-        """Sends once, and again where that is safe and can help."""
+        """Sends the call, and retries it where that is safe and may help."""
         request = serialized(operation.request, most_bytes=self._most_bytes, request_id=request_id)
         attempts = Attempts(self._retry, operation.repeat, timeout_s=timeout_s, clock=self._clock)
         while True:
@@ -94,7 +94,7 @@ class AsyncGrpcTransport:
     async def stream(
         self, flow: Flow[T, R, A], requests: AsyncIterator[Message], *, timeout_s: float | None, request_id: str
     ) -> AsyncIterator[A]:
-        """Sends as the server has room and yields as it answers."""
+        """Sends as the server has room, and yields results as they arrive."""
         source = _Source(requests, most_bytes=self._most_bytes, request_id=request_id)
         method = self._channel().stream_stream(
             flow.method,
@@ -116,13 +116,13 @@ class AsyncGrpcTransport:
             failure = await final.instead_of(error)
             raise error_told(failure, request_id=request_id, closed_here=self._closed) from None
         finally:
-            # A caller that stops early leaves the server working for nobody otherwise; no effect on a finished call.
+            # Otherwise the server would work on for a caller that stopped early; no effect on a finished call.
             call.cancel()
         if source.failure is not None:
             raise source.failure
 
     async def close(self) -> None:
-        """Closes the channel; calls that run, and those made after it, end with `Cancelled`."""
+        """Closes the channel; calls in flight, and later ones, fail with `Cancelled`."""
         self._closed = True
         if self._opened is not None:
             await self._opened.close()
@@ -143,12 +143,12 @@ class AsyncGrpcTransport:
                 raise closed(request_id=request_id) from None
             raise
         except grpc.RpcError as error:
-            # The client's errors are the whole story; gRPC's own would triple every traceback.
+            # The client's error says it all; gRPC's own would triple every traceback.
             raise error_told(error, request_id=request_id, closed_here=self._closed) from None
         return operation.parse(response, call_info(trailing or (), sent=request_id))
 
     def _channel(self) -> grpc.aio.Channel:
-        """The channel, opened at the first call: grpc.aio ties it to the event loop that runs then.
+        """Returns the channel, opened at the first call: grpc.aio binds it to the event loop running then.
 
         Raises:
             Cancelled: the client is closed.
@@ -164,31 +164,31 @@ class AsyncGrpcTransport:
 
 
 def _cancellations() -> int:
-    """How often this task was asked to end: grpc.aio ends the calls of a closed channel as if the task had been."""
+    """Returns how often this task was cancelled: grpc.aio ends the calls of a closed channel as if it had been."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
 
 class _FinalStatus:
-    """The status that the server ended a stream with.
+    """The status with which the server ended a stream.
 
-    Where the server ends a stream while a request is being written, grpc.aio takes the failed write for the end of the
-    call: it puts an INTERNAL of its own before, or in place of, what the server said (seen in 1.85.1, in most streams
-    that were refused at once). The callback runs at each of the two, so the server's can be told apart and kept.
+    If the server ends a stream while a request is being written, grpc.aio takes the failed write for the end of the
+    call: it reports an INTERNAL of its own before, or in place of, the server's status (seen in 1.85.1, in most streams
+    that were rejected at once). The callback runs for each of the two, so the server's can be recognised and kept.
     """
 
     def __init__(self, call: grpc.aio.StreamStreamCall[bytes, R]) -> None:
         self._call = call
-        self._told = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._error: grpc.aio.AioRpcError | None = None
         call.add_done_callback(self._keep)
 
     async def instead_of(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        """Returns what the server said, where `error` is not that; after a second without it, `error`."""
+        """Returns the server's status if `error` is not it; after a second without one, `error`."""
         if not _is_failed_write(error):
             return error
         try:
-            await asyncio.wait_for(self._told.wait(), timeout=1.0)
+            await asyncio.wait_for(self._arrived.wait(), timeout=1.0)
         except TimeoutError:
             return error
         return self._error or error
@@ -201,7 +201,7 @@ class _FinalStatus:
         )
         if not _is_failed_write(error):
             self._error = error
-            self._told.set()
+            self._arrived.set()
 
 
 def _is_failed_write(error: grpc.aio.AioRpcError) -> bool:
@@ -209,7 +209,7 @@ def _is_failed_write(error: grpc.aio.AioRpcError) -> bool:
 
 
 def _result(coroutine: Coroutine[object, None, T]) -> T:
-    """Returns what a coroutine returns that has nothing to wait for, as those that read the status of an ended call."""
+    """Returns the result of a coroutine that never waits, such as those that read the status of an ended call."""
     try:
         coroutine.send(None)
     except StopIteration as stop:
@@ -220,10 +220,10 @@ def _result(coroutine: Coroutine[object, None, T]) -> T:
 
 
 class _Source:
-    """Requests of a stream, drawn by gRPC's task: what they raise is kept, since gRPC would only log it.
+    """Requests of a stream, consumed by gRPC's task: keeps what they raise, since gRPC would only log it.
 
     Attributes:
-        failure: what the requests raised.
+        failure: the exception that the requests raised.
     """
 
     def __init__(self, requests: AsyncIterator[Message], *, most_bytes: int, request_id: str) -> None:
