@@ -56,14 +56,14 @@ def test_a_report_tells_what_was_sent_and_what_became_of_it(bench: Bench, wire: 
     assert result.exit_code == 0, result.output
     found = said(result)
     assert found["server"] == wire.address
-    assert found["call"] == "embed, 1 picture a call"
+    assert found["call"] == "embed, 1 picture per call"
     assert found["model"] == "fake"
     assert found["sent"].startswith("8 generated JPEGs of 500x375, ")
     assert found["loop"] == "closed, 1 in flight"
     assert found["measured"] == "0.2 s, after 0 s of warm-up"
     assert (found["refused"], found["failed"]) == ("0", "0")
     assert found["calls"] == found["answered"] == str(wire.methods().count("Embed") - 1)
-    assert 0 < int(found["this client"].removesuffix("% of one core")) < 400  # the server runs in this process too
+    assert 0 < int(found["client CPU"].removesuffix("% of one core")) < 400  # the server runs in this process too
     table = [line.split() for line in result.stdout.split("\n\n")[1].splitlines()]
     assert table[0] == ["ms", "p50", "p90", "p95", "p99", "max"]
     assert [line[:-5] for line in table[1:]] == [
@@ -79,7 +79,7 @@ def test_the_json_report_has_the_documented_fields(bench: Bench, tmp_path: Path)
     file = tmp_path / "report.json"
     result = bench("compare", "--rate", 100, "--batch", 2, "--json", file)
     assert result.exit_code == 0, result.output
-    assert said(result)["call"] == "compare, 2 pairs a call"
+    assert said(result)["call"] == "compare, 2 pairs per call"
     report = json.loads(file.read_text())
     assert set(report) == {one.name for one in fields(Report)}
     documented = Report.__doc__ or ""
@@ -174,7 +174,7 @@ def test_a_server_that_does_not_serve_is_one_line(bench: Bench, wire: WireServer
     result = bench("embed")
     assert (result.exit_code, result.stdout) == (4, "")
     assert result.stderr == (
-        f"Error: The server at {wire.address} does not serve: it says `not_serving`. "
+        f"Error: The server at {wire.address} is `not_serving`. "
         "Wait for it with: twinsight health --wait 60 [NOT_SERVING]\n"
     )
     assert wire.methods() == ["Check"]
@@ -188,16 +188,16 @@ def test_what_is_wrong_with_all_calls_is_told_before_the_load(bench: Bench, wire
     assert unknown.exit_code == 1
     assert unknown.stderr.startswith("Error: Model `big` does not exist")
     empty = bench("embed", "--images", tmp_path)
-    assert (empty.exit_code, empty.stderr) == (1, f"Error: There are no pictures under {tmp_path}. [FOLDER_EMPTY]\n")
+    assert (empty.exit_code, empty.stderr) == (1, f"Error: No pictures under {tmp_path}. [FOLDER_EMPTY]\n")
     assert wire.methods().count("Embed") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("search", "--images", "."), "--images are searched by with --by image."),
+        (("search", "--images", "."), "--images requires --by image."),
         (("search", "--filter", "{"), "The filter is not JSON"),
-        (("embed", "--json", "no/such/folder/report.json"), "no/such/folder is no folder."),
+        (("embed", "--json", "no/such/folder/report.json"), "no/such/folder is not a folder."),
         (("embed", "--rate", "0"), "0.0 is not in the range x>0."),
         (("embed", "--concurrency", "0"), "0 is not in the range 1<=x<=500."),
     ],
@@ -231,7 +231,7 @@ def test_what_was_measured_is_shown_also_where_its_file_can_not_be_written_in_th
     result = bench("embed", "--json", tmp_path / "report.json")
     assert result.exit_code == 1
     assert os.strerror(errno.ENOSPC) in result.stderr
-    assert said(result)["call"] == "embed, 1 picture a call"
+    assert said(result)["call"] == "embed, 1 picture per call"
 
 
 def test_the_deadline_of_measured_calls_is_settable(bench: Bench, wire: WireServer) -> None:
@@ -274,7 +274,7 @@ def test_a_meter_tells_the_last_half_second_and_all_that_went_wrong() -> None:
             "4.0 calls/s  p50 250.0 ms  p99 250.0 ms  1 refused  1 failed"
         )
         assert meter.line(Tick(4.5, window, 2, rows(), 0.5)) == (
-            "0.0 calls/s  1 refused  1 failed  waiting for 2 answers"
+            "0.0 calls/s  1 refused  1 failed  waiting for 2 responses"
         )
         meter.show(Tick(1.0, window, 2, rows(0), 0.5))  # no terminal: nothing is drawn
 

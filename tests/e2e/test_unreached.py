@@ -64,25 +64,25 @@ def test_a_server_that_wants_tls_is_not_to_be_started_again(authority: trustme.C
     with listening(authority.issue_cert("127.0.0.1")) as target:
         told = said("--target", target)
     assert told.startswith(f"Error: {target} closed the connection (")
-    assert "It may have ended, or want TLS (--tls-ca, --tls-server-name)" in told
+    assert "The server may have stopped, or it requires TLS (--tls-ca, --tls-server-name)" in told
     with listening(authority.issue_cert("127.0.0.1"), clients=authority) as target:
         told = said("--target", target, "--tls-ca", ca)
     assert told.startswith(f"Error: {target} closed the connection (")
-    assert told.endswith("or a certificate of yours (--tls-cert, --tls-key).\n")
+    assert told.endswith("or a client certificate (--tls-cert, --tls-key).\n")
 
 
 def test_a_server_without_tls_is_said_to_have_none(ca: Path) -> None:
     with listening() as target:
         told = said("--target", target, "--tls-ca", ca)
-    assert told.startswith(f"Error: {target} answers without TLS (")
-    assert told.endswith("). Leave out --tls and --tls-ca.\n")
+    assert told.startswith(f"Error: {target} does not use TLS (")
+    assert told.endswith("). Omit --tls and --tls-ca.\n")
 
 
 def test_a_certificate_for_another_name_is_told(authority: trustme.CA, ca: Path) -> None:
     with listening(authority.issue_cert("photos.example")) as target:
         told = said("--target", target, "--tls-ca", ca)
     assert told.startswith(f"Error: The certificate of {target} is for another name (")
-    assert told.endswith("). Say which to expect with --tls-server-name.\n")
+    assert told.endswith("). Set the expected name with --tls-server-name.\n")
 
 
 @pytest.mark.parametrize("why", ["of another authority", "expired"])
@@ -95,15 +95,15 @@ def test_a_certificate_that_is_not_trusted_is_told(authority: trustme.CA, ca: Pa
         told = said("--target", target, "--tls-ca", ca)
     assert told.startswith(f"Error: The certificate of {target} is not trusted (")
     assert ("certificate has expired" in told) == (why == "expired")
-    assert told.endswith("). Unless it has expired, say with --tls-ca whom to trust.\n")
+    assert told.endswith("). Unless it has expired, name the authority to trust with --tls-ca.\n")
 
 
 def test_a_file_that_holds_no_certificates_is_told_of(authority: trustme.CA, tmp_path: Path) -> None:
     (tmp_path / "none.pem").write_text("none")
     with listening(authority.issue_cert("127.0.0.1")) as target:
         told = said("--target", target, "--tls-ca", tmp_path / "none.pem")
-    assert told.startswith(f"Error: No TLS could be agreed on with {target} (")
-    assert told.endswith("). See to --tls-ca and --tls-server-name.\n")
+    assert told.startswith(f"Error: The TLS handshake with {target} failed (")
+    assert told.endswith("). Check --tls-ca and --tls-server-name.\n")
 
 
 def test_of_what_gives_no_hint_no_advice_is_given() -> None:

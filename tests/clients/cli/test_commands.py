@@ -157,7 +157,7 @@ def test_of_several_embedders_the_default_is_taken_or_one_must_be_named(album: P
     make_default(memory, "fake-classifier")
     refused = run("index", str(album))
     assert refused.exit_code == 1
-    assert refused.stderr == "Error: --model must be given: `a`, `b` do embedding. [MODEL_AMBIGUOUS]\n"
+    assert refused.stderr == "Error: --model is required; available for embedding: `a`, `b`. [MODEL_AMBIGUOUS]\n"
 
 
 def make_default(memory: MemoryServer, name: str) -> None:
@@ -219,7 +219,7 @@ def test_health_waits_as_long_as_it_is_told_and_not_at_all_for_0(wire: WireServe
         (
             DeadlineExceeded("late"),
             4,
-            "Error: The server at there:1 did not answer in time. Give it longer with --timeout.",
+            "Error: The server at there:1 did not respond in time. Raise the deadline with --timeout.",
         ),
         (ServerError("Internal error.", request_id="r1"), 1, "Error: Internal error. [INTERNAL, request r1]"),
     ],

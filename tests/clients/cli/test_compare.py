@@ -81,4 +81,6 @@ def test_compare_names_the_picture_that_no_message_carries(twinsight: Twinsight,
         file.truncate(most + 1)
     result = twinsight("compare", album / "a.jpg", huge)
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {huge}: The file ({most + 1} bytes) is over {most} bytes. [FILE_TOO_LARGE]\n"
+    assert (
+        result.stderr == f"Error: {huge}: The file ({most + 1} bytes) is larger than {most} bytes. [FILE_TOO_LARGE]\n"
+    )

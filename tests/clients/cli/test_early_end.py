@@ -62,7 +62,7 @@ def test_what_was_answered_is_printed_and_the_rest_are_errors(
     assert result.exit_code == 4
     assert result.stderr.splitlines() == [
         f"skipped {files[1]}: No such file or directory [FILE_UNREADABLE]",
-        "Not finished: 1 of 4 files have no answer.",
+        "Not finished: 1 of 4 files were not processed.",
         "Error: Draining. [DRAINING]",
     ]
     document = json.loads(result.stdout)
@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_what_was_answered(
     result = twinsight(command, *files, "--json")
     assert (result.exit_code, result.stderr.splitlines()[1:]) == (
         130,
-        ["Not finished: 2 of 4 files have no answer.", "Interrupted."],
+        ["Not finished: 2 of 4 files were not processed.", "Interrupted."],
     )
     reasons = [one.get("error", {}).get("reason") for one in json.loads(result.stdout)["results"]]
     assert reasons == [None, "FILE_UNREADABLE", "INTERRUPTED", "INTERRUPTED"]
@@ -161,7 +161,7 @@ def test_answers_of_two_models_are_not_mixed(album: Path, monkeypatch: pytest.Mo
     answered = batches.ask_in_batches([album / "a.jpg", album / "2024/b.jpg"], ask)
     assert [answer for _, answer in answered.successes()] == ["cat"]
     assert answered.model.digest == "sha256:1"
-    said = "Model `m` (sha256:1) answered at first, and now `m` (sha256:2)."
+    said = "The server changed from model `m` (sha256:1) to `m` (sha256:2) during the run."
     assert answered.answers[1][1] == ItemError(1, "FAILED_PRECONDITION", "MODEL_MISMATCH", said)
     with pytest.raises(FailedPrecondition):
         answered.raise_ended()

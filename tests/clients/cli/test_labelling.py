@@ -156,8 +156,8 @@ def test_another_picture_of_the_same_id_is_left_alone(
     result = twinsight("classify", other, "--write-to", "photos")
     assert result.exit_code == 3
     assert result.stderr == (
-        f"1 pictures have no item in photos ({other / 'a.jpg'} for one): `twinsight index` makes them, and --prefix "
-        "must be as it was there.\n"
+        f"1 pictures have no item in photos, for example {other / 'a.jpg'}. Index them with `twinsight index`, and "
+        "give the same --prefix here as there.\n"
     )
     assert stored()["a.jpg"].metadata == before
 
@@ -206,7 +206,7 @@ def test_what_was_labelled_before_the_server_went_is_told(
     result = twinsight("classify", indexed, "--write-to", "photos", "--json")
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        "Not finished: 1 of 3 files have no answer.",
+        "Not finished: 1 of 3 files were not processed.",
         "Error: The disk is full. [DISK_FULL]",
     ]
     document = json.loads(result.stdout)
@@ -217,8 +217,8 @@ def test_what_was_labelled_before_the_server_went_is_told(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--label-field", "root"], "`root` is `twinsight index`'s own."),
-        (["--probability-field", ""], "it must not be empty."),
+        (["--label-field", "root"], "`root` is reserved for `twinsight index`."),
+        (["--probability-field", ""], "must not be empty."),
         (["--label-field", "label_probability"], "must differ"),
     ],
 )
@@ -232,7 +232,7 @@ def test_what_only_writing_gives_a_meaning_to_is_refused_without_it(
     twinsight: Twinsight, album: Path, option: list[str]
 ) -> None:
     result = twinsight("classify", album, *option)
-    assert (result.exit_code, f"{option[0]} goes with --write-to." in result.stderr) == (2, True)
+    assert (result.exit_code, f"{option[0]} requires --write-to." in result.stderr) == (2, True)
 
 
 def test_a_collection_that_is_not_there_is_told_before_the_work(

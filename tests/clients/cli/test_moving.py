@@ -264,22 +264,34 @@ def replaced(place: int, old: str, new: str) -> Callable[[list[str]], None]:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda lines: lines.pop(), " has 4 items, and its first line says 5: it was cut short or changed."),
-        (lambda lines: lines.pop(0), " is no file of `twinsight collections export`: its first line does not say so."),
-        (lambda lines: lines.clear(), " is no file of `twinsight collections export`: its first line does not say so."),
-        (replaced(0, '"cosine"', '"taxi"'), ", line 1: what is said of the collection is not all there, or wrong."),
-        (replaced(0, '"format_version": 1', '"format_version": 2'), " is of version 2; this release reads up to 1."),
+        (lambda lines: lines.pop(), " has 4 items, but its first line says 5: it was truncated or changed."),
+        (
+            lambda lines: lines.pop(0),
+            " was not written by `twinsight collections export`: its first line is no header.",
+        ),
+        (
+            lambda lines: lines.clear(),
+            " was not written by `twinsight collections export`: its first line is no header.",
+        ),
+        (replaced(0, '"cosine"', '"taxi"'), ", line 1: the description of the collection is incomplete or wrong."),
+        (
+            replaced(0, '"format_version": 1', '"format_version": 2'),
+            " has format version 2; this release reads up to 1.",
+        ),
         (replaced(3, '"vector": "', '"vector": "!'), ", line 4: Only base64 data is allowed."),
-        (replaced(3, '"vector": "', '"vector": "AAAA'), ", line 4: `vector` has 67 bytes, and not 4 x 16."),
-        (replaced(3, '"vector"', '"vectors"'), ", line 4: an item has an `id`, a `vector` in base64 and `metadata`."),
-        (replaced(2, '"integerValue"', '"number"'), ", line 3: metadata `count` is no value of a kind that is known."),
-        (replaced(2, '["x", "y"]', "[1]"), ", line 3: metadata `tags` is a list of more than text."),
+        (replaced(3, '"vector": "', '"vector": "AAAA'), ", line 4: `vector` has 67 bytes, not 4 x 16."),
+        (
+            replaced(3, '"vector"', '"vectors"'),
+            ", line 4: an item must have an `id`, a `vector` in base64 and `metadata`.",
+        ),
+        (replaced(2, '"integerValue"', '"number"'), ", line 3: metadata `count` has a value of an unknown kind."),
+        (replaced(2, '["x", "y"]', "[1]"), ", line 3: metadata `tags` must be a list of strings."),
         (
             replaced(2, '"-1"', f'"{2**63}"'),
             f", line 3: Item `ü1`: Metadata `small` ({2**63}) must fit a signed 64-bit ",
         ),
         (lambda lines: lines.__setitem__(1, "[" * 100_000), ", line 2: "),
-        (lambda lines: lines.__setitem__(1, "[]"), ", line 2: an item is a JSON object."),
+        (lambda lines: lines.__setitem__(1, "[]"), ", line 2: an item must be a JSON object."),
     ],
 )
 def test_a_file_that_is_not_whole_is_refused_before_anything_is_written(

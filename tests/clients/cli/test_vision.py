@@ -77,7 +77,7 @@ def test_a_file_that_no_message_carries_is_listed_and_the_others_are_answered(
     result = twinsight(command, *files, "--json")
     assert result.exit_code == 3
     assert result.stderr.splitlines()[0] == (
-        f"skipped {huge}: The file ({MAX_FILE_BYTES + 1} bytes) is over {MAX_FILE_BYTES} bytes. [FILE_TOO_LARGE]"
+        f"skipped {huge}: The file ({MAX_FILE_BYTES + 1} bytes) is larger than {MAX_FILE_BYTES} bytes. [FILE_TOO_LARGE]"
     )
     answers = json.loads(result.stdout)["results"]
     assert [one["file"] for one in answers] == [str(file) for file in files]
@@ -149,7 +149,7 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout(
 ) -> None:
     wire.held = command.capitalize()
     result = wired(command, album / "a.jpg", "--timeout", 0.3)
-    assert (result.exit_code, "did not answer in time" in result.stderr) == (4, True)
+    assert (result.exit_code, "did not respond in time" in result.stderr) == (4, True)
 
 
 @pytest.mark.parametrize("command", ["classify", "detect", "embed"])

@@ -1,7 +1,7 @@
 """The `twinsight` command line.
 
-`main` is the group of all commands: two tables, from which nothing is imported before it is asked for. A start of the
-server, or a look at its health, need not wait for what other commands are made of.
+`main` is the group of all commands, built from two tables. A command is imported only when it is needed, so that
+`serve` or `health` does not wait for the imports of the others.
 """
 
 from __future__ import annotations
@@ -28,36 +28,43 @@ CLIENT_COMMANDS = {
     "health": "twinsight_client.cli.server_state:health",
     "bench": "twinsight_client.cli.bench:bench",
 }
-"""Commands that ask a server: where each is."""
+"""Commands that call a server, by name: where each is."""
 
 SERVER_COMMANDS = {
     "serve": ("twinsight_server.cli:serve", "Run the server.", "server"),
-    "keys": ("twinsight_server.access.commands:keys", "Make, list and revoke API keys.", "server"),
+    "keys": ("twinsight_server.access.commands:keys", "Create, list and revoke API keys.", "server"),
     "train": ("twinsight_core.commands.train:train", "Train a model on your own pictures.", "train"),
-    "evaluate": ("twinsight_core.commands.evaluate:evaluate", "Measure a model on labelled pictures.", "train"),
+    "evaluate": ("twinsight_core.commands.evaluate:evaluate", "Evaluate a model on labelled pictures.", "train"),
     "calibrate": (
         "twinsight_core.commands.calibrate:calibrate",
-        "Turn a model's scores into probabilities and thresholds.",
+        "Fit probabilities and thresholds to a model's scores.",
         "train",
     ),
     "import": (
         "twinsight_core.commands.import_:import_",
-        "Make a model package from another project's weights.",
+        "Create a model package from another project's weights.",
         "server",
     ),
     "export": (
         "twinsight_core.commands.export:export",
-        "Write a model as ONNX or StableHLO, for other runtimes.",
+        "Export a model as ONNX or StableHLO, for other runtimes.",
         "server",
     ),
-    "backup": ("twinsight_core.commands.backup:backup", "Copy collections while a server uses them.", "server"),
-    "backups": ("twinsight_core.commands.backups:backups", "List what is in a backup, or take it out.", "server"),
-    "restore": ("twinsight_core.commands.restore:restore", "Put a backup into a data folder.", "server"),
-    "keyring": ("twinsight_core.commands.keyring:keyring", "Make the keys that encrypt data on disk.", "server"),
+    "backup": ("twinsight_core.commands.backup:backup", "Back up collections while a server uses them.", "server"),
+    "backups": ("twinsight_core.commands.backups:backups", "List what is in a backup, or remove it.", "server"),
+    "restore": ("twinsight_core.commands.restore:restore", "Restore a backup to a data folder.", "server"),
+    "keyring": ("twinsight_core.commands.keyring:keyring", "Create the keys that encrypt data on disk.", "server"),
     "rekey": ("twinsight_core.commands.rekey:rekey", "Encrypt a data folder, or change its key.", "server"),
-    "salvage": ("twinsight_core.commands.salvage:salvage", "Save what is left of a damaged collection.", "server"),
+    "salvage": ("twinsight_core.commands.salvage:salvage", "Recover what is left of a damaged collection.", "server"),
 }
-"""Commands of the extras: where each is, its line in the help, and its extra."""
+"""Commands of the extras, by name: where each is, its line in the help, and its extra."""
+
+SECTIONS = {
+    "Ask a server": tuple(CLIENT_COMMANDS),
+    "Run and administer a server": ("serve", "keys", "backup", "backups", "restore", "keyring", "rekey", "salvage"),
+    "Train and manage models": ("train", "evaluate", "calibrate", "import", "export"),
+}
+"""Headings of the command list, and the commands under each."""
 
 
 @click.group(
@@ -75,16 +82,16 @@ SERVER_COMMANDS = {
 @shared_options(on_group=True)
 @click.version_option(metadata.version("twinsight"), prog_name="twinsight")
 def main() -> None:
-    """Image similarity: embed, search and compare pictures; say what they show, and find things in them.
+    """Image similarity: embed, search and compare pictures, classify them and detect objects in them.
 
-    Start a server, give it a folder of pictures, and search; see the examples below and each command's own --help.
-    Backup, backups, calibrate, evaluate, export, import, keyring, keys, rekey, restore, salvage and train work on files
-    alone; all others but serve ask a server, for which the options here are.
+    Start a server, index a folder of pictures, and search; see the examples below and each command's own --help. The
+    options here are for the commands that ask a server; the others need no server.
 
     Results go to standard output, everything else to standard error.
     """
 
 
 main.locations = CLIENT_COMMANDS
+main.sections = SECTIONS
 for _name, (_location, _short_help, _extra) in SERVER_COMMANDS.items():
     main.add_command(ServerCommand(_name, location=_location, short_help=_short_help, extra=_extra))

@@ -1,7 +1,7 @@
-"""Any number of files in calls that each take a limited number: cut, asked one after another, put together again.
+"""Sends any number of files in calls of limited size, one after another, and joins the results.
 
-A file that can't travel at all is answered here, as the server would have: it fails alone. Where a call fails as a
-whole, or Ctrl-C comes, what was answered until then is kept.
+A file that can't be sent at all fails alone, with an error like the server's. If a call fails as a whole, or on Ctrl-C,
+the results so far are kept.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from twinsight_client.status import is_too_large
 from twinsight_client.streams import BATCH_BYTES
 
 BATCH_SIZE = 32
-"""Pictures in one call: the largest batch that a server computes at once unless it is configured otherwise."""
+"""Pictures per call: the largest batch that a server computes at once by default."""
 MAX_FILE_BYTES = 60 * 1024 * 1024
-"""What fits a message of 64 MiB; servers take less, but say so themselves."""
+"""Fits a message of 64 MiB; servers accept less, and say so themselves."""
 TOO_LARGE = "FILE_TOO_LARGE"
 UNREADABLE = "FILE_UNREADABLE"
 INTERRUPTED = "INTERRUPTED"
@@ -41,13 +41,13 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Answered(Generic[T]):
-    """What became of files.
+    """Results for files.
 
     Attributes:
-        model: what answered.
-        answers: each file with its answer, in the order given.
-        ended: what ended the asking early; None: it came to its end.
-        unanswered: places of the files that were left without an answer then; their errors tell what ended it.
+        model: the model that answered.
+        answers: each file with its result, in the order given.
+        ended: what ended the run early; None if it finished.
+        unanswered: positions of the files without a result then; their errors say what ended the run.
     """
 
     model: ModelReference
@@ -56,29 +56,29 @@ class Answered(Generic[T]):
     unanswered: frozenset[int] = frozenset()
 
     def successes(self) -> list[tuple[Path, T]]:
-        """The files that have an answer, with it."""
+        """Returns the files that have a result, with it."""
         return [(file, answer) for file, answer in self.answers if not isinstance(answer, ItemError)]
 
     def write_errors(self) -> None:
-        """Lists the files that have none, on standard error; those that were never dealt with only as a number."""
+        """Lists the failed files on standard error; of those that were not processed, only the number."""
         for file, answer in self.answers:
             if isinstance(answer, ItemError) and answer.index not in self.unanswered:
                 write_error(f"skipped {file}: {answer.message} [{answer.reason or answer.code}]")
         if self.unanswered:
-            write_error(f"Not finished: {len(self.unanswered)} of {len(self.answers)} files have no answer.")
+            write_error(f"Not finished: {len(self.unanswered)} of {len(self.answers)} files were not processed.")
 
     def raise_ended(self) -> None:
-        """Raises what ended the asking early, once what there is was printed; returns where nothing did."""
+        """Raises what ended the run early, for callers that have printed the results; returns if it finished."""
         if self.ended is not None:
             raise self.ended
 
 
 @dataclass(frozen=True)
 class Sized:
-    """A file that can travel.
+    """A file that can be sent.
 
     Attributes:
-        index: its place in what the user gave, from 0.
+        index: its position in the user's list, from 0.
         file: its path.
         size: bytes.
     """
@@ -95,17 +95,18 @@ def ask_in_batches(
     known: Mapping[int, ItemError] | None = None,
     arrived: Callable[[Mapping[int, T | ItemError]], None] = lambda _answers: None,
 ) -> Answered[T]:
-    """Returns the answers to all files, or to those asked about before a call failed or Ctrl-C came.
+    """Returns the results of all files, or of those processed before a call failed or Ctrl-C was pressed.
 
     Args:
         files: pictures.
         ask: makes one call, with the files' bytes.
-        known: errors of files that need not be looked at, by their places.
-        arrived: told the answers as they come, by the files' places: those of a call, then of the next; each once, the
-            files left without an answer among them. What it raises ends the asking as what a call raises does.
+        known: errors of files that need not be read, by position.
+        arrived: called with the results of each call as they arrive, by the files' positions: each result once,
+            including the errors of files that were not processed. An exception that it raises ends the run like one
+            that a call raises.
 
     Raises:
-        TwinsightClientError: the first call failed: there is nothing to keep.
+        TwinsightClientError: the first call failed, so there is nothing to keep.
         KeyboardInterrupt: likewise.
     """
     sendable, refused = sort_out(files, known)
@@ -129,7 +130,7 @@ def ask_in_batches(
             raise
         ended = error
         left = [index for index in range(len(files)) if index not in answers and index not in untold]
-        untold |= {index: _left(index, error) for index in left}
+        untold |= {index: _unprocessed(index, error) for index in left}
     answers |= untold
     arrived(untold)
     return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)), ended, frozenset(left))
@@ -138,11 +139,11 @@ def ask_in_batches(
 def sort_out(
     files: Sequence[Path], known: Mapping[int, ItemError] | None = None
 ) -> tuple[list[Sized], dict[int, ItemError]]:
-    """Returns the files that can travel, and for the others the error that each of them gets, by its place.
+    """Returns the files that can be sent, and the errors of the others by position.
 
     Args:
         files: any.
-        known: errors of files that need not be looked at.
+        known: errors of files that need not be read, by position.
     """
     sendable: list[Sized] = []
     refused: dict[int, ItemError] = {**(known or {})}
@@ -164,7 +165,7 @@ def sort_out(
 
 
 def placed(files: Iterable[Sized], answers: Iterable[T | ItemError]) -> dict[int, T | ItemError]:
-    """Returns the answers to `files` by their places in what the user gave."""
+    """Returns the results of `files` by their positions in the user's list."""
     return {
         one.index: replace(answer, index=one.index) if isinstance(answer, ItemError) else answer
         for one, answer in zip(files, answers, strict=True)
@@ -172,17 +173,17 @@ def placed(files: Iterable[Sized], answers: Iterable[T | ItemError]) -> dict[int
 
 
 def too_large(size: int, *, most: int = MAX_FILE_BYTES) -> str:
-    """Returns what is wrong with a file of `size` bytes; empty where it can travel."""
-    return f"The file ({size} bytes) is over {most} bytes." if size > most else ""
+    """Returns what is wrong with a file of `size` bytes; empty if it can be sent."""
+    return f"The file ({size} bytes) is larger than {most} bytes." if size > most else ""
 
 
 def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Iterator[list[S]]:
-    """Cuts things into batches, each small enough to be one message.
+    """Splits things into batches, each small enough for one message.
 
     Args:
-        things: in the order in which they are to be sent; each by itself fits a message.
-        size_of: bytes that one takes.
-        most: things in a batch.
+        things: in the order in which to send them; each by itself fits a message.
+        size_of: returns the bytes that one takes.
+        most: most things in a batch.
     """
     batch: list[S] = []
     size = 0
@@ -200,18 +201,17 @@ def cut(things: Iterable[S], *, size_of: Callable[[S], int], most: int) -> Itera
 def ask_in_parts(
     things: Sequence[S], ask: Callable[[Sequence[S]], R]
 ) -> Iterator[tuple[Sequence[S], R | ResourceExhausted]]:
-    """Asks about things; where the server's messages are smaller than the client's, in ever smaller messages.
+    """Sends things, halving the message as long as the server rejects it as too large.
 
     Args:
-        things: what one message of the client's holds.
+        things: at most what one message of the client's holds.
         ask: makes one call.
 
     Yields:
-        Each part with its answer, in the order given; a single thing that is too large for the server with the error
-        that says so.
+        Each part with its result, in the order given; for a single thing that is too large for the server, the error.
 
     Raises:
-        TwinsightClientError: a call failed otherwise.
+        TwinsightClientError: a call failed for another reason.
     """
     if not things:
         return
@@ -232,7 +232,7 @@ def ask_in_parts(
 
 
 def _read(batch: Iterable[Sized]) -> tuple[list[tuple[Sized, bytes]], dict[int, ItemError]]:
-    """Returns the files of a batch with their bytes, and the errors of those that can't be read after all."""
+    """Returns the files of a batch with their bytes, and the errors of those that can't be read."""
     read: list[tuple[Sized, bytes]] = []
     unread: dict[int, ItemError] = {}
     for one in batch:
@@ -248,28 +248,28 @@ def _unreadable(index: int, error: OSError) -> ItemError:
 
 
 def _check_same(model: ModelReference, answered_by: ModelReference) -> None:
-    """Raises FailedPrecondition where the server was started again with another model: answers are never mixed."""
+    """Raises FailedPrecondition if the server was restarted with another model: results are never mixed."""
     if model.digest and answered_by.digest and answered_by != model:
         raise FailedPrecondition(
-            f"Model `{model.name}` ({model.digest}) answered at first, and now `{answered_by.name}` "
-            f"({answered_by.digest}).",
+            f"The server changed from model `{model.name}` ({model.digest}) to `{answered_by.name}` "
+            f"({answered_by.digest}) during the run.",
             reason="MODEL_MISMATCH",
         )
 
 
-def _left(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError) -> ItemError:
-    """Returns the error of a file that nobody was asked about any more."""
+def _unprocessed(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError) -> ItemError:
+    """Returns the error of a file that was not processed because the run ended."""
     if isinstance(ended, KeyboardInterrupt):
-        return ItemError(index, Cancelled.code, INTERRUPTED, "It was interrupted before this file was answered.")
+        return ItemError(index, Cancelled.code, INTERRUPTED, "Interrupted before this file was processed.")
     if isinstance(ended, OSError):
-        return ItemError(index, Cancelled.code, INTERRUPTED, f"It ended before this file was answered: {ended}")
+        return ItemError(index, Cancelled.code, INTERRUPTED, f"Ended before this file was processed: {ended}")
     return ItemError(index, ended.code, ended.reason, ended.message)
 
 
 def _ask(
     batch: Sequence[tuple[Sized, bytes]], ask: Callable[[Sequence[bytes]], ModelResults[T]]
 ) -> tuple[ModelReference, list[T | ItemError]]:
-    """Asks about a batch, in one message or several; returns what answered last, and the answers."""
+    """Sends a batch, in one message or several; returns the model that answered last, and the results."""
     model = ModelReference()
     answers: list[T | ItemError] = []
     for part, results in ask_in_parts(batch, lambda files: ask([encoded for _, encoded in files])):

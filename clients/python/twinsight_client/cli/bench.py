@@ -1,4 +1,4 @@
-"""`twinsight bench`: how many calls a running server takes, and how long they take."""
+"""`twinsight bench`: throughput and latency of a running server."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from twinsight_client.results import HealthStatus, Vector
 
 CLOSED_CONCURRENCY = 1
 OPEN_CONCURRENCY = 64
-"""An open loop needs room for calls that are due while others are answered."""
+"""An open loop needs room for calls that are due while others are in flight."""
 MOST_IN_FLIGHT = 500
-"""Each call in flight has a connection, and many systems let a process open 1024 files."""
+"""Each call in flight has its own connection, and many systems let a process open 1024 files."""
 PICTURES_BYTES = 256 * 1024 * 1024
-"""Of pictures kept in memory to be sent again and again."""
+"""Most bytes of pictures kept in memory, to be sent again and again."""
 STDOUT = Path("-")
 
 
 @click.group(
-    short_help="Measure how many calls a server takes, and how long they take.",
+    short_help="Measure the throughput and latency of a server.",
     epilog=examples(
         "twinsight bench embed --concurrency 8",
         "twinsight bench embed --rate 50 --duration 60 --json report.json",
@@ -57,30 +57,30 @@ STDOUT = Path("-")
 )
 @shared_options()
 def bench() -> None:
-    """Send calls of one kind to a running server for some seconds, and tell how long they took.
+    """Send calls of one kind to a running server for some seconds, and report how long they took.
 
-    In a closed loop (--concurrency N) each of N connections sends its next call when the last is answered: it shows
-    what the server can do, but sends less as the server slows down. In an open loop (--rate R) calls are due R times a
-    second at times fixed beforehand, whatever the server does, and their latency counts from when they were due, also
-    where they had to wait to be sent: it shows what users see, without coordinated omission.
+    In a closed loop (--concurrency N), each of N connections sends its next call when the last one is answered. This
+    shows what the server can do, but sends less as the server slows down. In an open loop (--rate R), calls are due R
+    times a second at times fixed in advance, whatever the server does, and their latency counts from when they were
+    due, even if they had to wait to be sent. This shows what users see, without coordinated omission.
 
-    Calls are sent once and never again: what the server refuses for load is counted apart from errors. Besides the
-    latency the report says where it went: the server's own stages, and what is left for network and client. Ctrl-C ends
-    early and still reports. The exit code is 3 where calls or single items failed.
+    Calls are never retried; those that the server refuses for load are counted separately from errors. The report also
+    shows where the latency went: the server's own stages, and what is left for network and client. Ctrl-C ends the run
+    early and still prints a report. The exit code is 3 if calls or single items failed.
     """
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What all kinds of calls are asked for.
+    """The options of all kinds of calls.
 
     Attributes:
         settings: the server and how to reach it.
         duration_s: how long to measure.
-        warmup_s: how long to send before.
-        concurrency: most calls in flight; None: what suits the loop.
-        rate: calls due a second; None: a closed loop.
-        json_file: where to write the report; STDOUT: instead of tables; None: nowhere.
+        warmup_s: how long to send calls before that.
+        concurrency: most calls in flight; None: the default of the loop.
+        rate: calls due per second; None: a closed loop.
+        json_file: where to write the report; STDOUT: print it instead of tables; None: nowhere.
     """
 
     settings: Settings
@@ -96,7 +96,7 @@ class Asked:
         return self.settings.as_json or self.json_file == STDOUT
 
     def plan(self) -> Plan:
-        """Returns how the load is made."""
+        """Returns the plan of the load."""
         usual = CLOSED_CONCURRENCY if self.rate is None else OPEN_CONCURRENCY
         return Plan(
             target=self.settings.target,
@@ -109,22 +109,22 @@ class Asked:
         )
 
     def client(self) -> Client:
-        """Returns a client of the server; what would spoil the run's end is told before its begin.
+        """Returns a client of the server; first checks that the report can be written when the run ends.
 
         Raises:
             OSError: the report can't be written.
-            click.UsageError: there is no folder for it, or TLS options do not go together.
+            click.UsageError: there is no folder for it, or TLS options contradict each other.
         """
         file = self.json_file
         if file is not None and file != STDOUT:
             if not file.absolute().parent.is_dir():
-                raise click.BadParameter(f"{file.parent} is no folder.", param_hint="--json")
+                raise click.BadParameter(f"{file.parent} is not a folder.", param_hint="--json")
             check_writable(file)
         return self.settings.client()
 
 
 def _load_options(command: click.Command) -> click.Command:
-    """Adds the options that all kinds of calls have."""
+    """Adds the options of all kinds of calls."""
     option = partial(click.option, show_default=True)
     options = (
         option(
@@ -141,13 +141,13 @@ def _load_options(command: click.Command) -> click.Command:
             type=click.FloatRange(min=0),
             default=2.0,
             metavar="SECONDS",
-            help="How long to send before that.",
+            help="How long to send calls before that.",
         ),
         click.option(
             "--concurrency",
             type=click.IntRange(1, MOST_IN_FLIGHT),
             metavar="N",
-            help="Calls in flight, each on its own connection; with --rate, at most.  "
+            help="Calls in flight, each on its own connection; with --rate, the maximum.  "
             f"[default: {CLOSED_CONCURRENCY}; with --rate: {OPEN_CONCURRENCY}]",
         ),
         click.option(
@@ -156,7 +156,7 @@ def _load_options(command: click.Command) -> click.Command:
             metavar="CALLS_PER_S",
             help="Open loop: calls are due this often, and latency counts from when they are due.",
         ),
-        option("--batch", type=click.IntRange(1), default=1, metavar="N", help="Pictures, pairs or queries a call."),
+        option("--batch", type=click.IntRange(1), default=1, metavar="N", help="Pictures, pairs or queries per call."),
         click.option(
             "--images",
             type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -168,7 +168,7 @@ def _load_options(command: click.Command) -> click.Command:
         command = one(command)
     own = list(command.params)
     shared = shared_options()(command).params[len(own) :]
-    # Here `--json` takes a file as well, so the shared flag makes way for it.
+    # Here `--json` also takes a file, so it replaces the shared flag.
     command.params = [*own, *reversed([one for one in shared if one.name != "as_json"])]
     json_option = click.option(
         "--json",
@@ -183,13 +183,16 @@ def _load_options(command: click.Command) -> click.Command:
 
 
 _MODEL = click.option(
-    "--model", default="", metavar="NAME", help="Model to ask.  [default: the server's, or its only one for this]"
+    "--model",
+    default="",
+    metavar="NAME",
+    help="Model to use.  [default: the server's default, or its only one for this]",
 )
 
 
 @_load_options
 @bench.command(
-    short_help="Send pictures to embed.",
+    short_help="Embed pictures.",
     epilog=examples(
         "twinsight bench embed --concurrency 8",
         "twinsight bench embed --rate 50 --images ~/Pictures --json report.json",
@@ -209,14 +212,14 @@ def embed(
     rate: float | None,
     json_file: Path | None,
 ) -> None:
-    """Send pictures to embed, --batch in each call."""
+    """Embed pictures, --batch in each call."""
     asked = Asked(settings, duration_s, warmup_s, concurrency, rate, json_file)
     _measure_pictures(embed_calls, asked, images, batch=batch, model=model)
 
 
 @_load_options
 @bench.command(
-    short_help="Send pairs of pictures to compare.",
+    short_help="Compare pairs of pictures.",
     epilog=examples("twinsight bench compare --concurrency 4", "twinsight bench compare --images ~/Pictures --batch 4"),
 )
 @_MODEL
@@ -233,7 +236,7 @@ def compare(
     rate: float | None,
     json_file: Path | None,
 ) -> None:
-    """Send pairs of pictures to compare, --batch in each call: each picture with the next."""
+    """Compare pairs of pictures, --batch in each call: each picture with the next."""
     asked = Asked(settings, duration_s, warmup_s, concurrency, rate, json_file)
     _measure_pictures(compare_calls, asked, images, batch=batch, model=model)
 
@@ -248,14 +251,16 @@ def compare(
     ),
 )
 @click.option("--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection to search.")
-@click.option("--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Most matches.")
-@click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata meet this filter.")
+@click.option(
+    "--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Maximum matches per query."
+)
+@click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata match this filter.")
 @click.option(
     "--by",
     type=click.Choice(["vector", "image"]),
     default="vector",
     show_default=True,
-    help="Search by random vectors of length 1, or by pictures.",
+    help="Search by random vectors of length 1 or by pictures.",
 )
 @click.pass_obj
 def search(
@@ -275,10 +280,10 @@ def search(
 ) -> None:
     """Search a collection, --batch queries in each call, by random vectors or by pictures.
 
-    Random vectors are unlike what a collection holds; --by image with pictures of your own is nearer to real use.
+    Random vectors are unlike those in a collection; --by image with your own pictures is closer to real use.
     """
     if images is not None and by != "image":
-        raise click.UsageError("--images are searched by with --by image.")
+        raise click.UsageError("--images requires --by image.")
     try:
         where = filter_from_json(condition) if condition is not None else None
     except InvalidArgument as error:
@@ -300,23 +305,22 @@ def search(
 
 
 def _check_serving(client: Client, settings: Settings) -> None:
-    """Refuses to send load where none is taken.
+    """Checks that the server takes load.
 
     Raises:
-        Unavailable: the server says that it does not serve.
+        Unavailable: the server reports that it is not serving.
         TwinsightClientError: it can't be reached.
     """
     status = client.health(timeout_s=MANAGE_S)  # --timeout is for the calls that are measured
     if status is not HealthStatus.SERVING:
         raise Unavailable(
-            f"The server at {settings.target} does not serve: it says `{status}`. "
-            "Wait for it with: twinsight health --wait 60",
+            f"The server at {settings.target} is `{status}`. Wait for it with: twinsight health --wait 60",
             reason="NOT_SERVING",
         )
 
 
 def _pictures(folder: Path | None) -> tuple[list[bytes], str]:
-    """Returns the files of pictures to send, and what they are."""
+    """Returns the picture files to send, and a description of them."""
     if folder is None:
         made = generated_jpegs()
         return made, f"{len(made)} generated JPEGs of {WIDTH_PX}x{HEIGHT_PX}, {_size(made)} each"
@@ -324,7 +328,7 @@ def _pictures(folder: Path | None) -> tuple[list[bytes], str]:
     sendable, refused = sort_out(files)
     for place, error in sorted(refused.items()):
         write_error(f"skipped {files[place]}: {error.message} [{error.reason}]")
-    # Where not all are sent, the same sample each time, from all over the folder.
+    # If not all are sent: the same sample each time, from the whole folder.
     random.Random(0).shuffle(sendable)  # noqa: S311  # no secret
     found: list[bytes] = []
     size = 0
@@ -334,7 +338,7 @@ def _pictures(folder: Path | None) -> tuple[list[bytes], str]:
         found.append(one.file.read_bytes())
         size += len(found[-1])
     if not found:
-        raise InvalidArgument(f"There are no pictures under {folder}.", reason="FOLDER_EMPTY")
+        raise InvalidArgument(f"No pictures under {folder}.", reason="FOLDER_EMPTY")
     of = "" if len(found) == len(files) else f" of {len(files)}"
     return found, f"{len(found)}{of} pictures under {folder}, {_size(found)} each"
 
@@ -344,7 +348,7 @@ def _size(pictures: list[bytes]) -> str:
 
 
 class _PictureCalls(Protocol):
-    """Makes the calls that send pictures to a model."""
+    """Builds calls that send pictures to a model."""
 
     def __call__(
         self, pictures: Sequence[bytes], *, what: str, batch: int, model: str, timeout_s: float | None
@@ -352,7 +356,7 @@ class _PictureCalls(Protocol):
 
 
 def _measure_pictures(make: _PictureCalls, asked: Asked, images: Path | None, *, batch: int, model: str) -> None:
-    """Sends pictures to a model and tells what became of them; raises as `_measure` and `_check_serving`."""
+    """Sends pictures to a model and reports the results; raises like `_measure` and `_check_serving`."""
     with asked.client() as client:
         _check_serving(client, asked.settings)
     pictures, what = _pictures(images)
@@ -361,11 +365,11 @@ def _measure_pictures(make: _PictureCalls, asked: Asked, images: Path | None, *,
 
 
 def _measure(workload: Workload, asked: Asked, subject: Subject) -> None:
-    """Sends the load and tells what became of it.
+    """Sends the load and reports the results.
 
     Raises:
         click.exceptions.Exit: calls or items failed.
-        KeyboardInterrupt: the run was interrupted; there was a report where something had been measured.
+        KeyboardInterrupt: the run was interrupted; if anything was measured, the report has been printed.
     """
     plan = asked.plan()
     started = datetime.now(UTC)
@@ -374,7 +378,7 @@ def _measure(workload: Workload, asked: Asked, subject: Subject) -> None:
     if run.interrupted and not len(measured(run)):
         raise KeyboardInterrupt
     report = summarize(run, workload, plan, subject=subject, started=started)
-    # The file comes last: what was measured is not lost where the disk has become full meanwhile.
+    # The file comes last: the results are not lost if the disk has filled up meanwhile.
     if asked.as_json:
         write_json(report)
     else:

@@ -1,4 +1,4 @@
-"""What `twinsight bench` shows: how it goes on standard error, tables or JSON at the end."""
+"""Output of `twinsight bench`: progress on standard error, tables or JSON at the end."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ STAGE_NAMES = {
     "queue": "queue",
     "compute": "compute",
     "search": "search",
-    "server_other": "rest of the server",
+    "server_other": "other server time",
     "network_and_client": "network and client",
 }
-"""Of `Report.stages_ms`, in the order of the way."""
+"""Names for `Report.stages_ms`, in the order of a call's path."""
 ONE = {"pictures": "picture", "pairs": "pair", "queries": "query"}
 
 
 class Meter:
-    """Shows a run while it goes on; nothing where standard error is no terminal.
+    """Shows the progress of a run, if standard error is a terminal.
 
     Args:
-        name: of the call.
-        shown: False shows nothing on a terminal either.
+        name: name of the call.
+        shown: False shows nothing even on a terminal.
     """
 
     def __init__(self, name: str, *, shown: bool) -> None:
         self._name = name
         self._refused = 0
         self._failed = 0
-        # Drawn once a tick: a thread that draws ten times a second would take its share of the core.
+        # Drawn once per tick: a thread that draws ten times a second would use CPU time of the load.
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -66,7 +66,7 @@ class Meter:
         self._progress.stop()
 
     def show(self, tick: Tick) -> None:
-        """Draws how far the run is."""
+        """Draws the progress of the run."""
         window = tick.window
         if self._task is None:
             self._task = self._progress.add_task(self._name, total=window.end - window.begin, said="")
@@ -78,7 +78,7 @@ class Meter:
         )
 
     def line(self, tick: Tick) -> str:
-        """Returns the figures of the time since the last tick, and all calls that were not answered so far."""
+        """Returns the figures since the last tick, and the number of all refused and failed calls so far."""
         outcomes = tick.recent.column("outcome")
         self._refused += int((outcomes == REFUSED).sum())
         self._failed += sum(is_failure(int(one)) for one in outcomes)
@@ -91,12 +91,12 @@ class Meter:
         if self._failed:
             parts.append(f"{self._failed} failed")
         if tick.elapsed_s >= tick.window.end - tick.window.begin and tick.in_flight:
-            parts.append(f"waiting for {tick.in_flight} answers")
+            parts.append(f"waiting for {tick.in_flight} responses")
         return "  ".join(parts)
 
 
 def write_report(report: Report) -> None:
-    """Prints a report to standard output; what went wrong and what to know, to standard error."""
+    """Prints a report to standard output, and its error messages and notes to standard error."""
     write_fields(_fields(report))
     if report.latency_ms is not None:
         click.echo()
@@ -126,7 +126,7 @@ def _fields(report: Report) -> dict[str, object]:
         loop = f"{load.loop}, {load.rate:g} calls/s due, at most {load.concurrency} in flight"
     fields: dict[str, object | None] = {
         "server": report.target,
-        "call": f"{report.call}, {load.batch} {ONE[items.kind] if load.batch == 1 else items.kind} a call",
+        "call": f"{report.call}, {load.batch} {ONE[items.kind] if load.batch == 1 else items.kind} per call",
         "collection": where,
         "model": report.model or None,
         "sent": report.sent,
@@ -135,21 +135,21 @@ def _fields(report: Report) -> dict[str, object]:
         "calls": calls.due,
         "answered": calls.answered,
         "refused": calls.refused,
-        "failed": _counted(calls.failed, report.errors),
+        "failed": _with_codes(calls.failed, report.errors),
         "unanswered": calls.unanswered or None,
-        "never started": calls.not_started or None,
+        "not started": calls.not_started or None,
         "started late": calls.late or None,
-        f"failed {items.kind}": _counted(items.failed, items.errors) if items.failed else None,
+        f"failed {items.kind}": _with_codes(items.failed, items.errors) if items.failed else None,
         "calls/s": f"{report.calls_per_s:.1f}",
         f"{items.kind}/s": f"{report.items_per_s:.1f}",
-        "this client": f"{report.client_cpu:.0%} of one core",
+        "client CPU": f"{report.client_cpu:.0%} of one core",
         "slowest call": report.slowest.request_id if report.slowest else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _counted(count: int, by_code: Mapping[str, int]) -> str:
-    """A number, and what it is made of."""
+def _with_codes(count: int, by_code: Mapping[str, int]) -> str:
+    """Returns a number with its breakdown by code."""
     return str(count) + (f" ({', '.join(f'{code} {one}' for code, one in by_code.items())})" if by_code else "")
 
 

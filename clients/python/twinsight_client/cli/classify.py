@@ -1,4 +1,4 @@
-"""`twinsight classify`: what pictures show."""
+"""`twinsight classify`: labels for pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twinsight_client.results import ItemError, Label, ModelResults
 
 
 @click.command(
-    short_help="Say what pictures show.",
+    short_help="Classify pictures.",
     epilog=examples(
         "twinsight classify cat.jpg",
         "twinsight classify *.jpg --top-k 1 --json",
@@ -34,7 +34,7 @@ from twinsight_client.results import ItemError, Label, ModelResults
 )
 @click.argument("paths", metavar="IMAGE|DIR...", nargs=-1, required=True, type=FILE_OR_FOLDER)
 @click.option(
-    "--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=5, show_default=True, help="Most labels for a picture."
+    "--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=5, show_default=True, help="Maximum labels per picture."
 )
 @click.option(
     "--min-probability",
@@ -46,36 +46,36 @@ from twinsight_client.results import ItemError, Label, ModelResults
     "--model",
     default="",
     metavar="NAME",
-    help="Model to classify with.  [default: the server's, or its only one for this]",
+    help="Model to classify with.  [default: the server's default, or its only one for this]",
 )
 @click.option(
     "--csv",
     "out",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     metavar="FILE",
-    help="Write the labels to this file as they come, a row each, instead of printing a table.",
+    help="Write the labels to this CSV file as they arrive, one per row, instead of printing a table.",
 )
 @click.option(
     "--write-to",
     metavar="COLLECTION",
-    help="Write the best label and its probability to the items of these pictures, instead of printing a table.",
+    help="Write each picture's best label and its probability to its item, instead of printing a table.",
 )
-@click.option("--prefix", default="", help="With --write-to: what `twinsight index` was told to put before each id.")
+@click.option("--prefix", default="", help="With --write-to: the --prefix that `twinsight index` was given.")
 @click.option(
     "--label-field",
     metavar="NAME",
     default="label",
     show_default=True,
-    help="With --write-to: the field that takes the label.",
+    help="With --write-to: field for the label.",
 )
 @click.option(
     "--probability-field",
     metavar="NAME",
     default="label_probability",
     show_default=True,
-    help="With --write-to: the field that takes its probability.",
+    help="With --write-to: field for its probability.",
 )
-@click.option("--replace", is_flag=True, help="With --write-to: labels without a probability, too, which people gave.")
+@click.option("--replace", is_flag=True, help="With --write-to: also overwrite labels without a probability.")
 @shared_options()
 @click.pass_obj
 def classify(
@@ -92,20 +92,20 @@ def classify(
     probability_field: str,
     replace: bool,
 ) -> None:
-    """Say which of a model's labels pictures bear, the most probable first.
+    """Classify pictures: print the labels of each one, most probable first.
 
-    Of a folder these are the JPEG, PNG and WebP files under it, as `twinsight index` finds them. `twinsight models
-    NAME` tells which labels there are. With --csv the file has the columns `file`, `rank` (1 is the most probable),
-    `label`, `probability` and `error`.
+    A folder stands for the JPEG, PNG and WebP files under it, as `twinsight index` finds them. `twinsight models NAME`
+    shows the labels of a model. The --csv file has the columns `file`, `rank` (1 is the most probable), `label`,
+    `probability` and `error`.
 
-    With --write-to the items that `twinsight index` made of these very files are labelled, a batch at a time, whichever
-    folder above them it was told. Their other fields and their vectors stay; of two that change the same item at the
-    same time the later wins. A label that has no probability beside it was given by somebody and stays, unless
-    --replace is given. A picture that has no label, as with --min-probability, has that of an earlier run taken
-    away. Where pictures have no item the exit code is 3.
+    With --write-to, the items that `twinsight index` created from these same files are labelled, a batch at a time,
+    whichever of the folders above them was indexed. Their vectors and other fields are kept; of two concurrent changes
+    to an item, the later wins. A label without a probability was set by somebody, and is kept unless --replace is
+    given. A picture that gets no label, for example because of --min-probability, loses that of an earlier run. If any
+    picture has no item, the exit code is 3.
 
-    Files that can't be read are listed, and the exit code is 3. Where it ends early, as by Ctrl-C, it gives what was
-    answered until then.
+    Files that can't be read are listed, and the exit code is 3. If it ends early, for example by Ctrl-C, it prints the
+    results so far.
     """
     if write_to is None:
         _check_nothing_of_writing(click.get_current_context())
@@ -115,10 +115,10 @@ def classify(
     if out is not None:
         check_writable(out)
     with settings.client(retry=PATIENT) as client, LabelTable(out) as table:
-        client.health()  # is never tried again: a server that is not there is told of at once
+        client.health()  # never retried: an unreachable server is reported at once
         labeller = None
         if write_to is not None:
-            client.get_collection(write_to)  # a name that is wrong is told before the work
+            client.get_collection(write_to)  # reports a wrong name before the work
             labeller = Labeller(
                 client,
                 write_to,
@@ -144,7 +144,9 @@ def classify(
 
             answered = ask_in_batches(
                 given.files,
-                lambda batch: _sure(client.classify(batch, model=model, top_k=top_k), min_probability or 0.0),
+                lambda batch: _drop_improbable(
+                    client.classify(batch, model=model, top_k=top_k), min_probability or 0.0
+                ),
                 known=given.errors,
                 arrived=take,
             )
@@ -158,7 +160,7 @@ def classify(
     if out is not None:
         write_error(f"Labels: {out} ({len(answered.successes())} pictures)")
     if report is not None and not settings.as_json:
-        _tell(report, pictures=len(given.files))
+        _print_report(report, pictures=len(given.files))
     answered.raise_ended()
     if len(answered.successes()) < len(given.files) or (report and (report.no_item or report.skipped)):
         raise click.exceptions.Exit(exits.PARTIAL)
@@ -167,26 +169,26 @@ def classify(
 def _check_nothing_of_writing(context: click.Context) -> None:
     for name in ("prefix", "label_field", "probability_field", "replace"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name.replace('_', '-')} goes with --write-to.")
+            raise click.UsageError(f"--{name.replace('_', '-')} requires --write-to.")
 
 
 def _check_fields(label_field: str, probability_field: str) -> None:
     for name, option in ((label_field, "--label-field"), (probability_field, "--probability-field")):
         if not name or name in FIELDS_OF_FILES:
-            said = f"`{name}` is `twinsight index`'s own." if name else "it must not be empty."
+            said = f"`{name}` is reserved for `twinsight index`." if name else "must not be empty."
             raise click.BadParameter(said, param_hint=option)
     if label_field == probability_field:
         raise click.UsageError("--label-field and --probability-field must differ.")
 
 
-def _tell(report: LabelReport, *, pictures: int) -> None:
-    """Prints what became of the items."""
+def _print_report(report: LabelReport, *, pictures: int) -> None:
+    """Prints what was written to the items."""
     for one in report.skipped:
         write_error(f"not labelled {one.id}: {one.message} [{one.reason}]")
     if report.no_item:
         write_error(
-            f"{len(report.no_item)} pictures have no item in {report.collection} ({report.no_item[0]} for one): "
-            "`twinsight index` makes them, and --prefix must be as it was there."
+            f"{len(report.no_item)} pictures have no item in {report.collection}, for example {report.no_item[0]}. "
+            "Index them with `twinsight index`, and give the same --prefix here as there."
         )
     write_fields(
         {
@@ -202,8 +204,8 @@ def _tell(report: LabelReport, *, pictures: int) -> None:
     )
 
 
-def _sure(results: ModelResults[list[Label]], least: float) -> ModelResults[list[Label]]:
-    """The same answers without the labels that are less probable."""
+def _drop_improbable(results: ModelResults[list[Label]], least: float) -> ModelResults[list[Label]]:
+    """Returns the results without the labels that are less probable than `least`."""
     answers = [
         answer if isinstance(answer, ItemError) else [one for one in answer if one.probability >= least]
         for answer in results
@@ -212,7 +214,7 @@ def _sure(results: ModelResults[list[Label]], least: float) -> ModelResults[list
 
 
 def _result(file: Path, answer: list[Label] | ItemError) -> dict[str, object]:
-    """One answer for JSON."""
+    """Returns one result for JSON."""
     return {"file": str(file), ("error" if isinstance(answer, ItemError) else "labels"): answer}
 
 

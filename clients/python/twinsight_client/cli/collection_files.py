@@ -1,8 +1,8 @@
-"""A collection as a file of JSON Lines, which any server takes up again.
+"""A collection as a file of JSON Lines, which any server can import.
 
-The first line says what the collection is and how many items follow, so that a file that was cut short is known for it.
-Each further line is one item, in protobuf's JSON form of `twinsight.v1.Item`: the vector is base64 of its little-endian
-float32, and a field's value names its kind (`{"integerValue": "7"}`), so nothing is lost on the way.
+The first line describes the collection and says how many items follow, so that a truncated file is recognised. Each
+further line is one item, in protobuf's JSON form of `twinsight.v1.Item`: the vector is base64 of its little-endian
+float32, and a field's value names its kind (`{"integerValue": "7"}`), so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from twinsight_client.results import CollectionInfo, Item, MetadataValue, Metric
 FORMAT = "twinsight.collection"
 VERSION = 1
 _COUNT_DIGITS = 19
-"""Of any 64-bit number: the first line is written again, with the count, over itself."""
+"""Digits of any 64-bit number: the first line is finally overwritten by one with the count."""
 _MAX_LINE_BYTES = 4 * 1024 * 1024
-"""Several times what the largest item takes, so that no file that is something else is read into memory."""
+"""Several times the size of the largest item, so that no other kind of file is read into memory."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first line says.
+    """The first line of the file.
 
     Attributes:
-        collection: id of the collection that was written.
-        model: name that its model had there; empty: it was bound to none.
+        collection: id of the exported collection.
+        model: name of its model there; empty: it was bound to none.
         model_digest: digest of that model.
-        metric: how nearness is measured.
+        metric: how distance is measured.
         dimension: components of each vector.
         item_count: items in the file.
     """
@@ -52,13 +52,13 @@ class Header:
 
 
 def header_of(info: CollectionInfo) -> Header:
-    """Returns the header of a collection's file, without its count."""
+    """Returns the header of a collection's file, without the item count."""
     return Header(info.id, info.model, info.model_digest, info.metric, info.dimension)
 
 
 @contextmanager
 def whole_file(out: Path) -> Iterator[BinaryIO]:
-    """Yields a file of its maker's alone (0600) that takes the place of `out` at the end, or is removed.
+    """Yields a file that only its owner can read (0600); at the end it replaces `out`, or on failure is removed.
 
     Raises:
         OSError: it can't be written; names `out`.
@@ -75,7 +75,7 @@ def whole_file(out: Path) -> Iterator[BinaryIO]:
             _sync_folder(out.absolute().parent)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:  # a full disk's names no file, others the one beside it
+    except OSError as error:  # a full disk's error names no file, others name the temporary file
         raise OSError(error.errno, error.strerror, str(out)) from error
 
 
@@ -88,7 +88,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_items(file: BinaryIO, header: Header, items: Iterable[Item]) -> int:
-    """Writes a collection's file; returns how many items are in it."""
+    """Writes a collection's file; returns the number of items."""
     file.write(_header_line(header, 0))
     count = 0
     for count, item in enumerate(items, 1):  # noqa: B007  # the last is returned
@@ -99,23 +99,23 @@ def write_items(file: BinaryIO, header: Header, items: Iterable[Item]) -> int:
 
 
 def new_item(item: Item) -> NewItem:
-    """Returns what writes an item that was read with its vector."""
+    """Returns the item to write for one that was read with its vector."""
     return NewItem(item.id, _vector(item), item.metadata)
 
 
 class CollectionFile:
-    """A collection's file that was read through once, and found whole.
+    """A collection's file, read once and checked.
 
     Args:
-        file: at its start; can be read again.
+        file: at its start, and seekable.
         name: for errors.
 
     Attributes:
-        header: what it says of the collection.
-        repeated: ids that stand in more than one line; the last line counts.
+        header: its description of the collection.
+        repeated: ids that occur on more than one line; the last line counts.
 
     Raises:
-        InvalidArgument: it is no such file, of a later version, damaged or cut short; names the line.
+        InvalidArgument: it is not such a file, of a later version, damaged or truncated; names the line.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -125,7 +125,7 @@ class CollectionFile:
         self.repeated = self._check()
 
     def items(self) -> Iterator[Item]:
-        """Reads all items, in the file's order."""
+        """Yields all items, in the file's order."""
         self._file.seek(0)
         for number, line in enumerate(self._lines(), 1):
             if number > 1:
@@ -140,12 +140,12 @@ class CollectionFile:
         except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict) or said.get("format") != FORMAT:
-            message = f"{self._name} is no file of `twinsight collections export`: its first line does not say so."
+            message = f"{self._name} was not written by `twinsight collections export`: its first line is no header."
             raise InvalidArgument(message, reason="FILE_DAMAGED")
         try:
             version = int(said["format_version"])
             if version > VERSION:
-                message = f"{self._name} is of version {version}; this release reads up to {VERSION}."
+                message = f"{self._name} has format version {version}; this release reads up to {VERSION}."
                 raise InvalidArgument(message, reason="FILE_TOO_NEW")
             return Header(
                 collection=str(said["collection"]),
@@ -156,7 +156,7 @@ class CollectionFile:
                 item_count=int(said["item_count"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(1, "what is said of the collection is not all there, or wrong.") from error
+            raise self._damaged(1, "the description of the collection is incomplete or wrong.") from error
 
     def _check(self) -> frozenset[str]:
         seen: set[str] = set()
@@ -167,8 +167,8 @@ class CollectionFile:
             (repeated if item.id in seen else seen).add(item.id)
         if count != self.header.item_count:
             message = (
-                f"{self._name} has {count} items, and its first line says {self.header.item_count}: "
-                "it was cut short or changed."
+                f"{self._name} has {count} items, but its first line says {self.header.item_count}: "
+                "it was truncated or changed."
             )
             raise InvalidArgument(message, reason="FILE_DAMAGED")
         return frozenset(repeated)
@@ -176,7 +176,7 @@ class CollectionFile:
     def _item(self, line: bytes, number: int) -> Item:
         try:
             item = _item(line, self.header.dimension)
-            item_message(new_item(item))  # refuses what no message can carry
+            item_message(new_item(item))  # rejects what no message can hold
         except InvalidArgument as error:
             raise self._damaged(number, error.message) from error
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
@@ -217,7 +217,7 @@ def _item_line(item: Item) -> bytes:
 
 def _value_json(value: MetadataValue) -> dict[str, object]:
     match value:
-        case bool():  # before int, of which bool is a kind
+        case bool():  # before int, its base class
             return {"boolValue": value}
         case int():
             return {"integerValue": str(value)}
@@ -231,13 +231,13 @@ def _value_json(value: MetadataValue) -> dict[str, object]:
 def _item(line: bytes, dimension: int) -> Item:
     said = json.loads(line)
     if not isinstance(said, dict):
-        raise TypeError("an item is a JSON object")
+        raise TypeError("an item must be a JSON object")
     name, encoded, fields = said.get("id"), said.get("vector"), said.get("metadata", {})
     if not isinstance(name, str) or not isinstance(encoded, str) or not isinstance(fields, dict):
-        raise TypeError("an item has an `id`, a `vector` in base64 and `metadata`")
+        raise TypeError("an item must have an `id`, a `vector` in base64 and `metadata`")
     vector = base64.b64decode(encoded, validate=True)
     if len(vector) != 4 * dimension:
-        raise ValueError(f"`vector` has {len(vector)} bytes, and not 4 x {dimension}")
+        raise ValueError(f"`vector` has {len(vector)} bytes, not 4 x {dimension}")
     return Item(name, {one: _value(value, one) for one, value in fields.items()}, vector_array(vector))
 
 
@@ -253,10 +253,10 @@ def _value(said: object, name: str) -> MetadataValue:
             return text
         case {"stringList": {**texts}}:
             return _texts(texts.get("values", []), name)
-    raise ValueError(f"metadata `{name}` is no value of a kind that is known")
+    raise ValueError(f"metadata `{name}` has a value of an unknown kind")
 
 
 def _texts(values: object, name: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
-        raise ValueError(f"metadata `{name}` is a list of more than text")
+        raise ValueError(f"metadata `{name}` must be a list of strings")
     return tuple(values)

@@ -1,4 +1,4 @@
-"""Filters as commands take them: JSON, as `twinsight_client.filters` has it."""
+"""The --filter option: JSON as in `twinsight_client.filters`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from twinsight_client.filters import Filter, filter_from_json
 
 
 def filter_given(condition: str | None) -> Filter | None:
-    """Returns the filter of a --filter; None where there is none.
+    """Returns the filter of a --filter; None if there is none.
 
     Raises:
-        click.BadParameter: it is no filter.
+        click.BadParameter: it is not a valid filter.
     """
     if condition is None:
         return None

@@ -1,4 +1,4 @@
-"""Exit codes of the command line, and errors on their way to the terminal: one line each, no tracebacks."""
+"""Exit codes of the command line, and error messages for the terminal: one line each, no tracebacks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ UNREACHABLE = 4
 INTERRUPTED = 130
 
 HELP = f"""{KEEP}Exit codes:
-  0    done
-  1    the server refused or failed, or a file could not be used
-  2    the command line is wrong
-  3    done, except for items that could not be; they are listed
-  4    the server can't be reached, is not ready or took too long
+  0    success
+  1    the server rejected the call or failed, or a file could not be used
+  2    invalid command line
+  3    success except for some items, which are listed
+  4    the server is unreachable, not ready or too slow
   130  interrupted"""
 
 
@@ -27,43 +27,43 @@ _UNREACHED = (
     ),
     (
         ("Hostname Verification",),
-        "The certificate of {target} is for another name ({message}). Say which to expect with --tls-server-name.",
+        "The certificate of {target} is for another name ({message}). Set the expected name with --tls-server-name.",
     ),
     (
         ("CERTIFICATE_VERIFY_FAILED",),
-        "The certificate of {target} is not trusted ({message}). Unless it has expired, say with --tls-ca whom to "
-        "trust.",
+        "The certificate of {target} is not trusted ({message}). Unless it has expired, name the authority to trust "
+        "with --tls-ca.",
     ),
-    (("WRONG_VERSION_NUMBER",), "{target} answers without TLS ({message}). Leave out --tls and --tls-ca."),
+    (("WRONG_VERSION_NUMBER",), "{target} does not use TLS ({message}). Omit --tls and --tls-ca."),
     (
         ("handshake",),
-        "No TLS could be agreed on with {target} ({message}). See to --tls-ca and --tls-server-name.",
+        "The TLS handshake with {target} failed ({message}). Check --tls-ca and --tls-server-name.",
     ),
     (
         ("Socket closed", "Connection reset"),
-        "{target} closed the connection ({message}). It may have ended, or want TLS (--tls-ca, --tls-server-name) or "
-        "a certificate of yours (--tls-cert, --tls-key).",
+        "{target} closed the connection ({message}). The server may have stopped, or it requires TLS (--tls-ca, "
+        "--tls-server-name) or a client certificate (--tls-cert, --tls-key).",
     ),
 )
-"""Of the texts with which gRPC tells that a connection failed, parts of them and what to say; the first that fits."""
+"""Parts of gRPC's messages about failed connections, and the message to print; the first match counts."""
 
 _NO_ANSWER = "No answer from {target} ({message})."
 
 
 def exit_code(error: TwinsightClientError) -> int:
-    """Returns the exit code that stands for an error."""
+    """Returns the exit code for an error."""
     return UNREACHABLE if isinstance(error, Unavailable | DeadlineExceeded) else FAILED
 
 
 def one_line(error: TwinsightClientError, *, target: str) -> str:
-    """Returns what a person at the terminal should read about an error."""
+    """Returns the message to print for an error."""
     message = " ".join(error.message.split())
     if isinstance(error, Unavailable) and not error.reason:
-        # gRPC's own text tells of sockets and nothing of what to do.
+        # gRPC's own text is about sockets and does not say what to do.
         said = next((text for parts, text in _UNREACHED if any(part in message for part in parts)), _NO_ANSWER)
         return said.format(target=target, message=message)
     if isinstance(error, DeadlineExceeded):
-        return f"The server at {target} did not answer in time. Give it longer with --timeout."
+        return f"The server at {target} did not respond in time. Raise the deadline with --timeout."
     if isinstance(error, ServerError):
         return f"{message} [{error.code}, request {error.request_id or 'unknown'}]"
     return f"{message} [{error.reason or error.code}]"

@@ -1,4 +1,4 @@
-"""Help texts that keep their lines: click folds paragraphs unless they start with a backspace."""
+"""Help texts with fixed lines: click rewraps paragraphs unless they start with a backspace."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ KEEP = "\b\n"
 
 
 def examples(*lines: str) -> str:
-    """Returns the end of a command's help: its examples, one a line."""
+    """Returns the epilog of a command's help: its examples, one per line."""
     return KEEP + "\n".join(("Examples:", *(f"  {line}" for line in lines)))

@@ -1,7 +1,6 @@
-"""What every command is told about the server and about output.
+"""The options that all commands share, about the server and the output.
 
-The options stand before the command or after it (`twinsight --json models`, `twinsight models --json`); the later
-counts.
+They may precede or follow the command (`twinsight --json models`, `twinsight models --json`); the later one counts.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from twinsight_client.token import Bearer
 _TOKEN = "TWINSIGHT_TOKEN"  # noqa: S105 - the variable's name
 _TARGET = f"{__name__}.target"
 PATIENT = RetryPolicy(attempts=10)
-"""A run of hours outlives a restart of the server."""
+"""Lets a run of hours survive a restart of the server."""
 Command = TypeVar("Command", bound=Callable[..., object] | click.Command)
 
 
 def _connect(settings: Settings, retry: RetryPolicy) -> Client:
-    settings.bearer()  # refuses with a line about the options
+    settings.bearer()  # its error names the options
     return Client(
         settings.target,
         tls=settings.channel_tls(),
@@ -45,16 +44,16 @@ class Settings:
 
     Attributes:
         target: HOST:PORT of the server.
-        timeout_s: deadline of each call; None: what suits its kind.
-        tls: use TLS with the certificates that gRPC ships with, where no `tls_ca` is given.
+        timeout_s: deadline of each call; None: a default for its kind.
+        tls: use TLS, with the certificates that gRPC ships with unless `tls_ca` is given.
         tls_ca: certificates to trust; turns TLS on.
-        tls_cert: the client's own certificate, for mutual TLS.
-        tls_key: the private key to it.
-        tls_server_name: name to expect in the server's certificate.
-        token_file: holds the token; None: it is in the environment, or there is none.
-        allow_plaintext_token: send it without TLS to other machines, too.
-        as_json: one JSON document on standard output instead of tables.
-        connect: makes the client.
+        tls_cert: client certificate, for mutual TLS.
+        tls_key: private key of `tls_cert`.
+        tls_server_name: expected name in the server's certificate.
+        token_file: file with the token; None: it is in the environment, or there is none.
+        allow_plaintext_token: send the token without TLS to other machines, too.
+        as_json: print one JSON document instead of tables.
+        connect: creates the client.
     """
 
     target: str = DEFAULT_TARGET
@@ -70,10 +69,10 @@ class Settings:
     connect: Callable[[Settings, RetryPolicy], Client] = _connect
 
     def channel_tls(self) -> Tls | None:
-        """Returns the TLS that is asked for; None: plain text.
+        """Returns the TLS settings; None: plain text.
 
         Raises:
-            click.UsageError: TLS options that do not go together.
+            click.UsageError: TLS options that contradict each other.
         """
         if not (self.tls or self.tls_ca or self.tls_cert or self.tls_key or self.tls_server_name):
             return None
@@ -82,7 +81,7 @@ class Settings:
         return Tls(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key, server_name=self.tls_server_name)
 
     def token(self) -> str | None:
-        """Returns the token: never an option's value, which every user of the machine could see.
+        """Returns the token, which is never an option's value: every user of the machine could see that.
 
         Raises:
             OSError: its file can't be read.
@@ -91,16 +90,16 @@ class Settings:
 
     @cached_property
     def _token(self) -> str | None:
-        # Read once: a pipe, as the shell's <(...) makes one, gives its content to the first reader alone.
+        # Read once: a pipe, such as the shell's <(...), can be read only once.
         if self.token_file:
             return self.token_file.read_text("utf-8").strip()
         return os.environ.get(_TOKEN) or None
 
     def bearer(self) -> Bearer:
-        """Returns what adds the token to calls.
+        """Returns the object that adds the token to calls.
 
         Raises:
-            click.UsageError: it would be sent in plain text.
+            click.UsageError: the token is malformed or would be sent in plain text.
         """
         try:
             tls, allow = self.channel_tls(), self.allow_plaintext_token
@@ -116,7 +115,7 @@ class Settings:
         """Returns a client of the server.
 
         Raises:
-            click.UsageError: TLS options that do not go together.
+            click.UsageError: TLS options that contradict each other.
         """
         return self.connect(self, retry or RetryPolicy())
 
@@ -125,8 +124,8 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
     """Returns the decorator that adds the shared options to a command.
 
     Args:
-        on_group: show all of them in the help, and read the environment. On a command neither is done: its help would
-            be mostly about TLS, and the environment would outweigh what was said before the command.
+        on_group: show all of them in the help, and read the environment. A command does neither: its help would be
+            mostly about TLS, and the environment would override options given before the command.
     """
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
     option = partial(click.option, expose_value=False, callback=_keep)
@@ -136,7 +135,7 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
             "--target",
             metavar="HOST:PORT",
             envvar="TWINSIGHT_TARGET" if on_group else None,
-            help=f"The server.  [env: TWINSIGHT_TARGET; default: {DEFAULT_TARGET}]",
+            help=f"Address of the server.  [env: TWINSIGHT_TARGET; default: {DEFAULT_TARGET}]",
         ),
         option(
             "--timeout",
@@ -144,7 +143,7 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
             type=click.FloatRange(min=0, min_open=True),
             metavar="SECONDS",
             envvar="TWINSIGHT_TIMEOUT" if on_group else None,
-            help="Deadline of each call.  [env: TWINSIGHT_TIMEOUT; default: 10 to 600 by kind of call]",
+            help="Deadline of each call.  [env: TWINSIGHT_TIMEOUT; default: 10 to 600, by kind of call]",
         ),
         option("--json", "as_json", is_flag=True, default=None, help="Print one JSON document instead of tables."),
         tls_option("--tls", is_flag=True, default=None, help="Use TLS, trusting the public certificate authorities."),
@@ -155,14 +154,14 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
             envvar="TWINSIGHT_TLS_CA" if on_group else None,
             help="Use TLS, trusting these certificates (PEM).  [env: TWINSIGHT_TLS_CA]",
         ),
-        tls_option("--tls-cert", type=file, metavar="FILE", help="The client's own certificate (PEM), for mutual TLS."),
-        tls_option("--tls-key", type=file, metavar="FILE", help="The private key (PEM) to --tls-cert."),
+        tls_option("--tls-cert", type=file, metavar="FILE", help="Client certificate (PEM), for mutual TLS."),
+        tls_option("--tls-key", type=file, metavar="FILE", help="Private key (PEM) of --tls-cert."),
         tls_option(
             "--token-file",
             type=file,
             metavar="FILE",
             envvar="TWINSIGHT_TOKEN_FILE" if on_group else None,
-            help="File of the API key or JWT that says who calls.  [env: TWINSIGHT_TOKEN_FILE, or the token itself in "
+            help="File with the API key or JWT to call with.  [env: TWINSIGHT_TOKEN_FILE, or the token itself in "
             "TWINSIGHT_TOKEN]",
         ),
         tls_option(
@@ -171,7 +170,7 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
             default=None,
             help="Send the token without TLS to other machines, too.",
         ),
-        tls_option("--tls-server-name", metavar="NAME", help="Name to expect in the server's certificate."),
+        tls_option("--tls-server-name", metavar="NAME", help="Expected name in the server's certificate."),
     )
 
     def add(command: Command) -> Command:
@@ -183,17 +182,17 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
 
 
 def target_of(context: click.Context) -> str:
-    """Returns the server's address as the innermost command had it."""
+    """Returns the server's address that the innermost command was given."""
     return str(context.meta.get(_TARGET, DEFAULT_TARGET))
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: str | float | bool | Path | None) -> None:
-    """Puts an option that was given into the settings of this command and those below it."""
+    """Stores an option in the settings of this command and of those below it."""
     settings = context.obj if isinstance(context.obj, Settings) else Settings()
     if value is not None and parameter.name is not None:
         given = {one.name: vars(settings)[one.name] for one in fields(settings)}
         given[parameter.name] = value
         settings = Settings(**given)
     context.obj = settings
-    # Shared with the contexts above, where errors are told.
+    # Shared with the contexts above, which print errors.
     context.meta[_TARGET] = settings.target
