@@ -144,7 +144,9 @@ def test_the_digest_sent_is_the_callers_or_that_of_the_first_embedding_that_has_
         "`f` is an embedding of model `sha256:b`, but `c` is of `sha256:a`; vectors are only comparable within one "
         "model."
     )
-    with pytest.raises(InvalidArgument, match="`c` is an embedding of model `sha256:a`, `vector_model_digest` is of"):
+    with pytest.raises(
+        InvalidArgument, match="`c` is an embedding of model `sha256:a`, but `vector_model_digest` is of"
+    ):
         vector_digest(contents, given="sha256:b")
 
 

@@ -41,7 +41,7 @@ def test_folders_stand_for_the_pictures_under_them_and_refuse_nothing_beside_the
     assert result.exit_code == 3
     assert result.stderr.splitlines() == [
         f"No JPEG, PNG or WebP files under {empty}.",
-        f"passed over under {empty}: 1 .gif, 1 linked folder",
+        f"ignored under {empty}: 1 .gif, 1 linked folder",
         f"skipped {album / '2024/broken.png'}: The image is not a whole JPEG, PNG or WebP file. [IMAGE_UNREADABLE]",
         f"skipped {tmp_path / 'gone'}: No such file or directory [FILE_UNREADABLE]",
     ]

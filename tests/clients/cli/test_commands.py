@@ -65,7 +65,7 @@ def test_a_file_given_twice_is_embedded_twice(twinsight: Twinsight, album: Path)
 def test_items_are_deleted_and_purged_by_id(twinsight: Twinsight, album: Path) -> None:
     twinsight("index", album, "--collection", "photos")
     gone = twinsight("collections", "delete-items", "photos", "a.jpg", "nobody")
-    assert (gone.exit_code, gone.stderr) == (3, "nobody: not there\nDeleted 1 items.\n")
+    assert (gone.exit_code, gone.stderr) == (3, "not found: nobody\nDeleted 1 items.\n")
     again = twinsight("collections", "delete-items", "photos", "a.jpg", "--purge", "--json")
     assert json.loads(again.stdout) == {"deleted_count": 0, "missing": ["a.jpg"], "purged": True}
     assert again.exit_code == 3
@@ -75,7 +75,10 @@ def test_items_are_deleted_and_purged_by_id(twinsight: Twinsight, album: Path) -
 
 def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight) -> None:
     empty = twinsight("collections")
-    assert (empty.exit_code, empty.stderr) == (0, "There are no collections yet. Make one with: twinsight index DIR\n")
+    assert (empty.exit_code, empty.stderr) == (
+        0,
+        "There are no collections yet. Create one with: twinsight index DIR\n",
+    )
     made = json.loads(twinsight("collections", "create", "photos", "--json").stdout)
     assert (made["model"], made["metric"], made["state"]) == ("fake", "cosine", "ready")
     assert twinsight("collections", "create", "v", "--dimension", 3, "--metric", "dot").exit_code == 0

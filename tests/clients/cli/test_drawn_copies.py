@@ -104,7 +104,7 @@ def test_what_is_no_folder_where_one_is_needed_is_told_before_the_server_is_aske
     (tmp_path / "gone-link").symlink_to(tmp_path / "gone")
     result = twinsight("detect", files[0], "--out", tmp_path / out)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"{tmp_path / Path(out).parts[0]} is no folder, and one is needed there." in result.stderr
+    assert f"{tmp_path / Path(out).parts[0]} is not a folder." in result.stderr
     assert (tmp_path / "taken").read_bytes() == b"mine"
 
 
@@ -131,7 +131,7 @@ def test_a_place_that_may_not_be_written_to_is_told_before_the_server_is_asked(
     )
     result = twinsight("detect", files[0], "--out", tmp_path / out)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"{place} may not be written to." in result.stderr
+    assert f"{place} is not writable." in result.stderr
 
 
 def test_one_copy_is_written_over_an_earlier_one_or_into_new_folders(

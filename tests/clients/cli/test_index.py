@@ -127,7 +127,7 @@ def test_prune_deletes_items_of_this_folder_whose_file_is_gone(
     assert run_json(twinsight, album, "--prune", exit_code=3)["pruned"] == 1
     assert stored_ids(memory) == {"other/x.jpg", "2024/b.jpg", "2024/summer/c.JPG"}
     (album / "2024" / "b.jpg").unlink()
-    assert "--purge goes with --prune." in twinsight("index", album, "--purge").stderr
+    assert "--purge requires --prune." in twinsight("index", album, "--purge").stderr
     assert run_json(twinsight, album, "--prune", "--purge", exit_code=3)["pruned"] == 1
     assert stored_ids(memory) == {"other/x.jpg", "2024/summer/c.JPG"}
 
@@ -171,9 +171,9 @@ def test_prune_on_an_empty_folder_deletes_nothing(twinsight: Twinsight, memory: 
         one.path.unlink()
     result = twinsight("index", album, "--prune")
     assert result.exit_code == 1
-    assert "There are no pictures in the folder; nothing is pruned. [FOLDER_EMPTY]" in result.stderr
+    assert "The folder has no pictures; nothing was pruned. [FOLDER_EMPTY]" in result.stderr
     assert len(stored_ids(memory)) == 3
-    assert "Not finished: run the same command again to go on." in result.stderr
+    assert "Not finished: run the same command again to continue." in result.stderr
     assert run_json(twinsight, album, "--prune", exit_code=1)["finished"] is False
     assert run_json(twinsight, album, exit_code=0)["finished"] is True
 
@@ -283,7 +283,7 @@ def test_an_error_of_the_whole_ends_the_run_and_tells_how_far_it_came(
     memory.answer = answer_until_it_breaks  # type: ignore[method-assign,assignment]  # pyright: ignore[reportAttributeAccessIssue]
     result = twinsight("index", album, "--jobs", 1, "--batch-size", 1)
     assert result.exit_code == 4
-    assert "Not finished: run the same command again to go on." in result.stderr
+    assert "Not finished: run the same command again to continue." in result.stderr
     assert "Error: Draining. [DRAINING]" in result.stderr
     assert "Traceback" not in result.output
 

@@ -47,9 +47,9 @@ def test_a_picture_of_another_folder_does_not_take_the_place_of_one_of_the_same_
     result = twinsight("index", hat.parent / "shoes")
     assert result.exit_code == 3
     assert result.stderr.splitlines() == [
-        f"skipped 1.jpg: The item of this id is of another picture, 1.jpg of {hat}. [ITEM_OF_ANOTHER_PICTURE]",
-        "Pictures of other folders have these ids: --prefix keeps folders apart, --moved-from takes the items of a "
-        "folder that was moved for this one's, --replace replaces them.",
+        f"skipped 1.jpg: This id belongs to another picture, 1.jpg of {hat}. [ITEM_OF_ANOTHER_PICTURE]",
+        "These ids belong to pictures of other folders: --prefix keeps folders apart, --moved-from takes over the "
+        "items of a moved folder, --replace replaces them.",
     ]
     assert read(memory, "1.jpg") == before
     assert read(memory, "sock.jpg").metadata["root"] == str(hat.parent / "shoes")
@@ -62,7 +62,7 @@ def test_a_picture_that_is_to_take_the_place_of_another_does_not_take_its_fields
 ) -> None:
     result = twinsight("index", hat.parent / "shoes", "--replace")
     assert result.exit_code == 0
-    assert result.stderr == "1 items were of other folders' pictures and were replaced.\n"
+    assert result.stderr == "1 items of other folders' pictures were replaced.\n"
     taken = read(memory, "1.jpg")
     assert (taken.metadata["root"], taken.metadata.get("label")) == (str(hat.parent / "shoes"), None)
     with FakeClient(memory) as client:
@@ -102,7 +102,7 @@ def test_a_folder_that_was_moved_keeps_its_items_and_their_fields(
     result = twinsight("index", moved)
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
-        "1 items were written from elsewhere and are this folder's now, with their fields.",
+        "1 items moved to this folder, with their fields.",
         f"If {hat} was moved here, --moved-from {hat} --prune deletes its items whose file is gone.",
     ]
     assert (read(memory, "1.jpg").metadata["root"], read(memory, "1.jpg").metadata["label"]) == (str(moved), "hat")

@@ -60,7 +60,7 @@ def test_what_was_moved_can_be_pruned_by_a_later_run(twinsight: Twinsight, memor
     later = twinsight("index", moved, "--moved-from", old, "--prune")
     assert (later.exit_code, later.stderr) == (
         0,
-        "1 items were written from elsewhere and are this folder's now, with their fields.\n",
+        "1 items moved to this folder, with their fields.\n",
     )
     assert ids(memory) == {"same.jpg", "changed.jpg"}
 
@@ -118,7 +118,7 @@ def test_a_name_that_no_item_has_is_told_and_an_empty_one_is_refused(
     twinsight: Twinsight, memory: MemoryServer, moved: Path
 ) -> None:
     result = twinsight("index", moved, "--moved-from", "/no/such")
-    assert "No items in `photos` are of /no/such.\n" in result.stderr
+    assert "Collection `photos` has no items of /no/such.\n" in result.stderr
     empty = twinsight("index", moved, "--moved-from", "", "--prune")
-    assert (empty.exit_code, "--moved-from takes a folder." in empty.stderr) == (2, True)
+    assert (empty.exit_code, "--moved-from must name a folder." in empty.stderr) == (2, True)
     assert "gone.jpg" in ids(memory)

@@ -34,7 +34,7 @@ def mixed(tmp_path: Path, picture: Callable[[int], bytes]) -> Path:
 
 def test_pictures_that_are_not_taken_and_links_to_folders_are_counted(twinsight: Twinsight, mixed: Path) -> None:
     result = twinsight("index", mixed)
-    assert (result.exit_code, result.stderr) == (0, "passed over: 2 .heic, 1 .gif, 1 linked folder\n")
+    assert (result.exit_code, result.stderr) == (0, "ignored: 2 .heic, 1 .gif, 1 linked folder\n")
     report = json.loads(twinsight("index", mixed, "--json").stdout)
     assert (report["found"], report["unchanged"], report["skipped"]) == (2, 2, [])
     assert (report["passed_over"], report["linked_folders"]) == ({".gif": 1, ".heic": 2}, ["sub/trip"])
@@ -45,7 +45,7 @@ def test_a_folder_without_any_picture_that_is_taken_says_what_there_is(twinsight
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(tmp_path / "there")
     result = twinsight("index", tmp_path)
-    assert (result.exit_code, result.stderr) == (0, "passed over: 2 linked folders\n")
+    assert (result.exit_code, result.stderr) == (0, "ignored: 2 linked folders\n")
 
 
 def test_nothing_is_said_where_nothing_is_passed_over(

@@ -74,7 +74,7 @@ def test_no_more_are_listed_than_asked_for_and_it_is_said(
         3,
         3,
     ]
-    assert twinsight("items", "shop", "--limit", 2).stderr == "There are more than 2: see --limit and --filter.\n"
+    assert twinsight("items", "shop", "--limit", 2).stderr == "There are more than 2 items; see --limit and --filter.\n"
     assert twinsight("items", "shop", "--limit", 3).stderr == ""
     assert json.loads(twinsight("items", "shop", "--limit", 2, "--json").stdout)["more"] is True
 

@@ -186,7 +186,7 @@ def test_a_run_that_broke_off_is_told_and_run_again(
     broken = on(other)("collections", "import", exported)
     assert broken.exit_code == 4
     assert broken.stderr == (
-        "Not finished: run the same command again to go on.\nError: The server drains. [DRAINING]\n"
+        "Not finished: run the same command again to continue.\nError: The server drains. [DRAINING]\n"
     )
     again = json.loads(on(other)("collections", "import", exported, "--json").stdout)
     assert (again["created"], again["unchanged"], again["written"]) == (False, 2, 3)
@@ -225,8 +225,8 @@ def test_the_model_is_found_by_its_digest_under_whatever_name_and_must_be_there(
     without = MemoryServer(models=["another"])
     refused = on(without)("collections", "import", exported)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("Error: The vectors are of a model that is not served here: `sha256:")
-    assert refused.stderr.endswith("which was called `fake`. Serve it, under any name. [MODEL_NOT_LOADED]\n")
+    assert refused.stderr.startswith("Error: The model of the vectors is not served here: `sha256:")
+    assert refused.stderr.endswith("called `fake` when exported. Serve it, under any name. [MODEL_NOT_LOADED]\n")
     with FakeClient(without) as client:
         assert client.list_collections() == []
 
@@ -248,7 +248,7 @@ def test_a_collection_that_is_unlike_the_one_in_the_file_is_refused(
         client.create_collection("photos", **made)  # type: ignore[arg-type]
     refused = on(other)("collections", "import", exported)
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"Error: Collection `photos` is of {said}")
+    assert refused.stderr.startswith(f"Error: Collection `photos` has {said}")
     assert refused.stderr.endswith(". Choose another with --collection. [COLLECTION_MISMATCH]\n")
     assert stored(other, "photos") == []
 
@@ -337,7 +337,7 @@ def test_a_pipe_is_no_file_to_import(twinsight: Twinsight, tmp_path: Path) -> No
         result = twinsight("collections", "import", tmp_path / "pipe")
     finally:
         os.close(descriptor)
-    assert (result.exit_code, "must be a file: it is read twice." in result.stderr) == (2, True)
+    assert (result.exit_code, "must be a regular file, because it is read twice." in result.stderr) == (2, True)
 
 
 def meanwhile(memory: MemoryServer, do: Callable[[FakeClient], object]) -> None:
@@ -364,7 +364,7 @@ def test_an_export_that_missed_what_was_written_meanwhile_says_so(
     assert result.exit_code == 3
     report = json.loads(result.stdout)
     assert (report["items"], report["item_count"], report["file"]) == (5, 6, str(exported))
-    assert "photos has 6 by now: it was written to meanwhile. Export it again" in result.stderr
+    assert "photos now has 6: it was written to during the export. Export it again" in result.stderr
 
 
 def test_an_export_of_a_collection_that_is_made_anew_meanwhile_keeps_the_file_of_before(
@@ -379,7 +379,7 @@ def test_an_export_of_a_collection_that_is_made_anew_meanwhile_keeps_the_file_of
     result = twinsight("collections", "export", "photos", "--out", exported)
     assert (result.exit_code, result.stderr) == (
         1,
-        "Error: Collection `photos` was deleted and made anew meanwhile; nothing was kept. Export it again. "
+        "Error: Collection `photos` was deleted and re-created meanwhile; nothing was written. Export it again. "
         "[COLLECTION_REPLACED]\n",
     )
     assert (exported.read_bytes(), list(exported.parent.iterdir())) == (before, [exported])

@@ -63,7 +63,7 @@ def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: Wir
         wire.may_answer.set()
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert stderr.endswith("Not finished: run the same command again to go on.\nInterrupted.\n")
+    assert stderr.endswith("Not finished: run the same command again to continue.\nInterrupted.\n")
     assert "found       4" in stdout
     with Client(wire.address) as client:
         written = client.get_collection("photos").item_count
@@ -73,7 +73,7 @@ def test_ctrl_c_lets_batches_under_way_arrive_and_the_next_run_goes_on(wire: Wir
 def test_a_second_ctrl_c_gives_batches_under_way_up_and_the_report_is_kept(wire: WireServer, album: Path) -> None:
     with interrupted(wire, album, "--json") as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == "Waiting for the batches in work (1); another Ctrl-C gives them up.\n"
+        assert process.stderr.readline() == "Waiting for batches in flight (1); press Ctrl-C again to abandon them.\n"
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=20)
         assert not wire.may_answer.is_set()

@@ -68,7 +68,7 @@ def test_a_stored_item_can_be_the_query(twinsight: Twinsight, tmp_path: Path) ->
     ("arguments", "said"),
     [
         ([], "Give either an IMAGE or an --item."),
-        (["--exclude-self", __file__], "--exclude-self is of an --item"),
+        (["--exclude-self", __file__], "--exclude-self requires --item."),
         (["nowhere.jpg"], "File 'nowhere.jpg' does not exist."),
         (["--item", "x", "--filter", "{"], "Invalid value for --filter: The filter is not JSON"),
         (["--item", "x", "--region", "0,0,1"], "0,0,1 is not X_MIN,Y_MIN,X_MAX,Y_MAX."),
@@ -118,7 +118,7 @@ def test_the_sheet_is_written_over_none_of_its_pictures(
     (tmp_path / "query.jpg").write_bytes((indexed / "a.jpg").read_bytes())
     before = (tmp_path / sheet).read_bytes()
     result = twinsight("search", tmp_path / "query.jpg", "--sheet", tmp_path / sheet)
-    assert (result.exit_code, "is one of the pictures, which is left as it is." in result.stderr) == (2, True)
+    assert (result.exit_code, "is one of the pictures, which is not overwritten." in result.stderr) == (2, True)
     assert (tmp_path / sheet).read_bytes() == before
 
 

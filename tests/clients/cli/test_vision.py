@@ -256,7 +256,7 @@ def test_detect_draws_several_into_a_folder_without_writing_over_any(
     assert new.exit_code == 0
     assert {one.name for one in (tmp_path / "new" / "folder").iterdir()} == {"a.jpg", "b.jpg"}
     file = twinsight("detect", *files[:2], "--out", tmp_path / "one.png")
-    assert (file.exit_code, "must be a folder where there are several pictures" in file.stderr) == (2, True)
+    assert (file.exit_code, "must be a folder: there are several pictures" in file.stderr) == (2, True)
 
 
 def test_a_copy_under_another_name_than_its_pictures_is_written_over_nothing(

@@ -1,4 +1,4 @@
-"""`twinsight collections`: list, describe, make, move and delete collections."""
+"""`twinsight collections`: list, describe, create, export, import and delete collections."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPEC
 
 @click.group(
     invoke_without_command=True,
-    short_help="List, describe, make, move and delete collections.",
+    short_help="List, describe, create, move and delete collections.",
     epilog=examples(
         "twinsight collections",
         "twinsight collections get photos",
@@ -36,7 +36,7 @@ _METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPEC
 @shared_options()
 @click.pass_context
 def collections(context: click.Context) -> None:
-    """List the collections, or do something with one of them."""
+    """List the collections, or work on one of them."""
     if context.invoked_subcommand is None:
         context.invoke(list_)
 
@@ -56,7 +56,7 @@ def list_(settings: Settings) -> None:
         [(one.id, one.model, one.metric, one.dimension, one.item_count, one.state) for one in found],
     )
     if not found:
-        write_error("There are no collections yet. Make one with: twinsight index DIR")
+        write_error("There are no collections yet. Create one with: twinsight index DIR")
 
 
 @collections.command(short_help="Describe one collection.", epilog=examples("twinsight collections get photos"))
@@ -64,13 +64,13 @@ def list_(settings: Settings) -> None:
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, collection: str) -> None:
-    """Describe COLLECTION: its model, metric and dimension, how many items it holds, and its state."""
+    """Describe COLLECTION: its model, metric, dimension, number of items and state."""
     with settings.client() as client:
-        _tell(client.get_collection(collection), settings)
+        _print_info(client.get_collection(collection), settings)
 
 
 @collections.command(
-    short_help="Make an empty collection.",
+    short_help="Create an empty collection.",
     epilog=examples(
         "twinsight collections create photos",
         "twinsight collections create vectors --dimension 512 --metric euclidean",
@@ -81,26 +81,28 @@ def get(settings: Settings, collection: str) -> None:
     "--model",
     default="",
     metavar="NAME",
-    help="Model that embeds its pictures.  [default: the server's, or its only one for this, unless --dimension]",
+    help="Model that embeds its pictures.  [default: the server's default, or its only one for this]",
 )
-@click.option("--dimension", type=click.IntRange(1, 4096), help="Take vectors made elsewhere, of this many components.")
+@click.option("--dimension", type=click.IntRange(1, 4096), help="Bind to no model; take vectors of this dimension.")
 @click.option(
-    "--metric", type=_METRICS, default=Metric.COSINE.value, show_default=True, help="How nearness is measured."
+    "--metric", type=_METRICS, default=Metric.COSINE.value, show_default=True, help="How distance is measured."
 )
 @shared_options()
 @click.pass_obj
 def create(settings: Settings, collection: str, model: str, dimension: int | None, metric: str) -> None:
-    """Make COLLECTION, bound to a model or, with --dimension, to vectors that are made elsewhere."""
+    """Create COLLECTION, bound to a model or, with --dimension, for vectors made elsewhere."""
     if model and dimension:
         raise click.UsageError("--model and --dimension exclude each other: a model has its own dimension.")
     with settings.client() as client:
         if not model and not dimension:
             model = default_embedder(client)
-        _tell(client.create_collection(collection, model=model, dimension=dimension or 0, metric=metric), settings)
+        _print_info(
+            client.create_collection(collection, model=model, dimension=dimension or 0, metric=metric), settings
+        )
 
 
 @collections.command(
-    short_help="Delete a collection and all it holds.",
+    short_help="Delete a collection and everything in it.",
     epilog=examples("twinsight collections delete photos", "twinsight collections delete photos --yes"),
 )
 @click.argument("collection")
@@ -108,12 +110,12 @@ def create(settings: Settings, collection: str, model: str, dimension: int | Non
 @shared_options()
 @click.pass_obj
 def delete(settings: Settings, collection: str, yes: bool) -> None:
-    """Delete COLLECTION and all it holds, also where it is damaged. There is no way back."""
+    """Delete COLLECTION and everything in it, even if it is damaged. This can't be undone."""
     with settings.client() as client:
         try:
             count = client.get_collection(collection).item_count
         except (DataLoss, FailedPrecondition, PermissionDenied, Unavailable) as error:
-            # Damaged, refused, broken, or not ours to read: it can't be counted, but it can be deleted.
+            # Damaged, refused, broken or not readable with this key: can't be counted, but can be deleted.
             if isinstance(error, Unavailable) and error.reason != "COLLECTION_BROKEN":
                 raise
             count = None
@@ -137,18 +139,16 @@ def delete(settings: Settings, collection: str, yes: bool) -> None:
 )
 @click.argument("collection")
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
-@click.option(
-    "--purge", is_flag=True, help="Leave nothing of them, nor of earlier deletions, in the server's data folder."
-)
+@click.option("--purge", is_flag=True, help="Erase these items and earlier deletions from the server's data folder.")
 @shared_options()
 @click.pass_obj
 def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purge: bool) -> None:
-    """Delete the items of COLLECTION that have these ids. There is no way back.
+    """Delete the items of COLLECTION with these ids. This can't be undone.
 
-    Ids that are not there are listed, and the exit code is 3.
+    Missing ids are listed, and the exit code is 3.
 
-    With --purge the collection's file is written anew, so that no byte of them stays in it: give it time with
-    --timeout if the collection is large. Ids that are gone already may be purged too. Backups are not reached.
+    --purge rewrites the collection's file, so that no byte of these items stays in it; raise --timeout for a large
+    collection. Ids that were deleted before can be purged, too. Backups are not changed.
     """
     with settings.client() as client:
         deleted = client.delete_items(collection, ids, purge=purge)
@@ -157,7 +157,7 @@ def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purg
         write_json({"deleted_count": deleted.deleted_count, "missing": missing, "purged": purge})
     else:
         for one in missing:
-            write_error(f"{one}: not there")
+            write_error(f"not found: {one}")
         write_error(f"Deleted {deleted.deleted_count} items{', and erased them' if purge else ''}.")
     if missing:
         raise click.exceptions.Exit(exits.PARTIAL)
@@ -165,7 +165,7 @@ def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purg
 
 @collections.command(
     "export",
-    short_help="Write a collection to a file.",
+    short_help="Export a collection to a file.",
     epilog=examples(
         "twinsight collections export photos --out photos.jsonl",
         "twinsight --target old:50051 collections export photos --out photos.jsonl",
@@ -177,22 +177,22 @@ def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purg
     required=True,
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write it here; a file that is there is replaced.",
+    help="File to write; an existing one is replaced.",
 )
 @shared_options()
 @click.pass_obj
 def export(settings: Settings, collection: str, out: Path) -> None:
-    """Write the items of COLLECTION to a file of JSON Lines: ids, vectors and metadata.
+    """Export the items of COLLECTION to a file of JSON Lines: ids, vectors and metadata.
 
-    `twinsight collections import` takes it up again, on this server or another, under this name or another. The file
-    is yours alone (0600), since who has vectors can search for what they are of; it appears when it is whole.
+    `twinsight collections import` reads it, on this server or another, under this name or another. Only you can read
+    the file (mode 0600), since vectors can be used to search for what they show; it appears when it is complete.
 
-    Let nothing write to the collection meanwhile: where the file holds another number of items than the collection
-    afterwards, that is told, and the exit code is 3.
+    Stop writes to the collection during the export: if the file and the collection hold different numbers of items
+    afterwards, a message says so, and the exit code is 3.
     """
     check_writable(out)
     with settings.client(retry=PATIENT) as client:
-        client.health()  # is never tried again: a server that is not there is told of at once
+        client.health()  # never retried: an unreachable server is reported at once
         info = client.get_collection(collection)
         with progress_bar(shown=not settings.as_json and sys.stderr.isatty()) as progress:
             task = progress.add_task(collection, total=info.item_count)
@@ -203,15 +203,15 @@ def export(settings: Settings, collection: str, out: Path) -> None:
         write_error(f"Exported {collection}: {out} ({report.items} items)")
     if report.items != report.item_count:
         write_error(
-            f"The file has {report.items} items, {collection} has {report.item_count} by now: it was written to "
-            "meanwhile. Export it again when nothing writes to it."
+            f"The file has {report.items} items, but {collection} now has {report.item_count}: it was written to "
+            "during the export. Export it again when nothing writes to it."
         )
         raise click.exceptions.Exit(exits.PARTIAL)
 
 
 @collections.command(
     "import",
-    short_help="Write the items of a file to a collection.",
+    short_help="Import a file into a collection.",
     epilog=examples(
         "twinsight collections import photos.jsonl",
         "twinsight --target new:50051 collections import photos.jsonl",
@@ -220,24 +220,24 @@ def export(settings: Settings, collection: str, out: Path) -> None:
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--collection", "-c", metavar="NAME", default="", help="Collection; made if it is missing.  [default: as exported]"
+    "--collection", "-c", metavar="NAME", default="", help="Collection; created if missing.  [default: as exported]"
 )
 @shared_options()
 @click.pass_obj
 def import_(settings: Settings, file: Path, collection: str) -> None:
-    """Write the items of FILE, which `twinsight collections export` made, to a collection.
+    """Import FILE, written by `twinsight collections export`, into a collection.
 
-    A collection that is missing is made like the one that was exported: of its metric and its dimension, bound to the
-    same model, under whatever name that is served here. One that is there and differs in any of them is refused. Items
-    of the same ids are replaced, others stay.
+    A missing collection is created like the exported one: with its metric and dimension, bound to the same model under
+    whatever name that is served here. An existing one that differs in any of these is rejected. Items with the same ids
+    are replaced; others are kept.
 
-    Run it again to go on after an interruption: items that the server has just as they are in FILE are skipped. A file
-    that is damaged or cut short is refused before anything is written. Items that the server refuses are listed, and
-    the exit code is 3.
+    Run it again to continue after an interruption: items that the server already has exactly as in FILE are not sent
+    again. A damaged or truncated file is rejected before anything is written. Items that the server rejects are listed,
+    and the exit code is 3.
     """
     with file.open("rb") as opened:
         if not opened.seekable():
-            raise click.BadParameter(f"{file} must be a file: it is read twice.", param_hint="FILE")
+            raise click.BadParameter(f"{file} must be a regular file, because it is read twice.", param_hint="FILE")
         checked = CollectionFile(opened, str(file))
         with (
             settings.client(retry=PATIENT) as client,
@@ -257,13 +257,13 @@ def import_(settings: Settings, file: Path, collection: str) -> None:
                 importer.run()
             finally:
                 progress.stop()
-                _tell_of_import(importer.report, as_json=settings.as_json)
+                _print_import(importer.report, as_json=settings.as_json)
     if importer.report.skipped:
         raise click.exceptions.Exit(exits.PARTIAL)
 
 
-def _tell_of_import(report: ImportReport, *, as_json: bool) -> None:
-    """Prints what was done, also where the run broke off."""
+def _print_import(report: ImportReport, *, as_json: bool) -> None:
+    """Prints what was done, even if the run was interrupted."""
     if as_json:
         write_json(report)
         return
@@ -280,10 +280,10 @@ def _tell_of_import(report: ImportReport, *, as_json: bool) -> None:
         }
     )
     if not report.finished:
-        write_error("Not finished: run the same command again to go on.")
+        write_error("Not finished: run the same command again to continue.")
 
 
-def _tell(info: CollectionInfo, settings: Settings) -> None:
+def _print_info(info: CollectionInfo, settings: Settings) -> None:
     if settings.as_json:
         write_json(info)
         return

@@ -1,4 +1,4 @@
-"""`twinsight detect`: what is in pictures, and where."""
+"""`twinsight detect`: objects in pictures, and where they are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _JPEG_QUALITY = 92
 
 
 @click.command(
-    short_help="Find things in pictures.",
+    short_help="Detect objects in pictures.",
     epilog=examples(
         "twinsight detect street.jpg",
         "twinsight detect street.jpg --out found.png --min-score 0.8",
@@ -35,18 +35,21 @@ _JPEG_QUALITY = 92
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Draw the boxes on copies of the pictures: a file for one picture, a folder for several.",
+    help="Draw the boxes on copies of the pictures; a file for one picture, a folder for several.",
 )
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    help="Only things with at least this score.  [default: the server's 0.5]",
+    help="Only detections with at least this score.  [default: the server's 0.5]",
 )
 @click.option(
-    "--max-detections", type=click.IntRange(1, 2**31 - 1), help="Most things in a picture.  [default: all there are]"
+    "--max-detections", type=click.IntRange(1, 2**31 - 1), help="Maximum detections per picture.  [default: all]"
 )
 @click.option(
-    "--model", default="", metavar="NAME", help="Model to look with.  [default: the server's, or its only one for this]"
+    "--model",
+    default="",
+    metavar="NAME",
+    help="Model to detect with.  [default: the server's default, or its only one for this]",
 )
 @shared_options()
 @click.pass_obj
@@ -59,18 +62,17 @@ def detect(
     max_detections: int | None,
     model: str,
 ) -> None:
-    """Find things in pictures: where they are, in fractions of the picture's size, what they are, and the score.
+    """Detect objects in pictures: print each one's label, score and box, in fractions of the picture's size.
 
-    Of a folder these are the JPEG, PNG and WebP files under it, as `twinsight index` finds them. `twinsight models
-    NAME` tells which labels there are. Files that can't be read, or whose copy can't be drawn, are listed, and the exit
-    code is 3.
-    Where it ends early, as by Ctrl-C, it gives what was answered until then.
+    A folder stands for the JPEG, PNG and WebP files under it, as `twinsight index` finds them. `twinsight models NAME`
+    shows the labels of a model. Files that can't be read, or whose copy can't be drawn, are listed, and the exit code
+    is 3. If it ends early, for example by Ctrl-C, it prints the results so far.
     """
     given = pictures_given(paths)
     files = given.files
     copies = {} if out is None else _copies(out, given)
     with settings.client(retry=PATIENT) as client:
-        client.health()  # is never tried again: a server that is not there is told of at once
+        client.health()  # never retried: an unreachable server is reported at once
         answered = ask_in_batches(
             files,
             lambda batch: client.detect(
@@ -84,7 +86,7 @@ def detect(
     try:
         if out is not None:
             _draw(done, copies, drawn)
-    finally:  # whatever ends the drawing, as Ctrl-C does
+    finally:  # even if the drawing is interrupted, for example by Ctrl-C
         if settings.as_json:
             results = [_result(file, answer, drawn.get(file)) for file, answer in answered.answers]
             write_json({"model": answered.model, "results": results})
@@ -96,27 +98,27 @@ def detect(
 
 
 def _copies(out: Path, given: Given) -> dict[Path, Path]:
-    """Returns where the copy of each file goes: never where one of the files is, and no two to one place.
+    """Returns the path of each file's copy: never one of the files themselves, and no path twice.
 
-    A copy that can't have its file's own name is not written over anything either: nobody asked for that name.
+    A copy that can't have its file's own name does not overwrite an existing file, either: nobody asked for that name.
     """
     files = given.files
     for folder in set(given.folders):
         if folder is not None and out.resolve().is_relative_to(folder.resolve()):
             raise click.BadParameter(
-                f"{out} is in {folder}, where the next run would take the copies for pictures.", param_hint="--out"
+                f"{out} is in {folder}: the next run would take the copies for pictures.", param_hint="--out"
             )
     is_file = not out.is_dir() and out.suffix.lower() in SUFFIXES
     if is_file and len(set(files)) > 1:
-        raise click.BadParameter(f"{out} must be a folder where there are several pictures.", param_hint="--out")
+        raise click.BadParameter(f"{out} must be a folder: there are several pictures.", param_hint="--out")
     taken = {file.resolve() for file in files}
     if is_file and out.resolve() in taken:
-        raise click.BadParameter(f"{out} is the picture itself, which is left as it is.", param_hint="--out")
+        raise click.BadParameter(f"{out} is the picture itself, which is not overwritten.", param_hint="--out")
     _check_writable(out, is_file=is_file)
     copies: dict[Path, Path] = {}
     for file in dict.fromkeys(files):
         copy, number = (out if is_file else out / file.name), 1
-        # A file's own name may tell Pillow nothing, or of a format that it can't write.
+        # Pillow may not know the suffix of the file's own name, or not write that format.
         stem, suffix = (file.stem, file.suffix) if file.suffix.lower() in SUFFIXES else (file.name, ".png")
         if not is_file and suffix != file.suffix:
             copy = out / f"{stem}{suffix}"
@@ -129,19 +131,19 @@ def _copies(out: Path, given: Given) -> dict[Path, Path]:
 
 
 def _check_writable(out: Path, *, is_file: bool) -> None:
-    """Refuses a place that no copy could be written to in the end: before the work, not after it."""
+    """Rejects an --out that can't be written to: before the work, not after it."""
     folder = out.absolute().parent if is_file else out.absolute()
-    # What is not there yet is made.
+    # Missing folders are created.
     there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
     if not there.is_dir():
-        raise click.BadParameter(f"{there} is no folder, and one is needed there.", param_hint="--out")
+        raise click.BadParameter(f"{there} is not a folder.", param_hint="--out")
     target, rights = (out, os.W_OK) if is_file and out.exists() else (there, os.W_OK | os.X_OK)
     if not os.access(target, rights):
-        raise click.BadParameter(f"{target} may not be written to.", param_hint="--out")
+        raise click.BadParameter(f"{target} is not writable.", param_hint="--out")
 
 
 def _draw(done: Sequence[tuple[Path, list[Detection]]], copies: dict[Path, Path], drawn: dict[Path, Path]) -> None:
-    """Writes the copies, and says where they are, or why one could not be written; adds those that were to `drawn`."""
+    """Writes the copies, prints their paths or errors, and adds those that were written to `drawn`."""
     for file, detections in done:
         copy = copies[file]
         try:
@@ -158,7 +160,7 @@ def _save(picture: Image.Image, copy: Path) -> None:
     """Writes a copy.
 
     Raises:
-        Undrawable: there is no room for it, or no right to, or it is more than its format takes.
+        Undrawable: the disk is full, the path is not writable, or the picture is too large for its format.
     """
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +171,7 @@ def _save(picture: Image.Image, copy: Path) -> None:
 
 
 def _result(file: Path, answer: list[Detection] | ItemError, copy: Path | None) -> dict[str, object]:
-    """One answer for JSON."""
+    """Returns one result for JSON."""
     if isinstance(answer, ItemError):
         return {"file": str(file), "error": answer}
     result: dict[str, object] = {

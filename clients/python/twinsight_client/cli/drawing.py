@@ -1,4 +1,4 @@
-"""What was found in a picture, drawn on a copy of it."""
+"""Draws detections on a copy of a picture."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from twinsight_client.cli.output import printable
 from twinsight_client.images import upright_rgb
 from twinsight_client.results import Detection
 
-# Shares of the picture's shorter side, and the least in pixels that can still be made out.
+# Shares of the picture's shorter side, and the smallest sizes in pixels that are still legible.
 LINE_SHARE, LEAST_LINE_PX = 1 / 200, 2
 TEXT_SHARE, LEAST_TEXT_PX = 1 / 30, 12
 PAPER = (255, 255, 255)
 COLOURS = ((178, 24, 43), (33, 102, 172), (27, 120, 55), (118, 42, 131), (166, 86, 40), (0, 104, 110))
-"""Dark enough for white letters."""
+"""Dark enough for white text."""
 
 
 class Undrawable(Exception):
-    """The picture can't be read here, though a server may have been able to, or its copy can't be written."""
+    """The picture can't be read here, even if the server could, or its copy can't be written."""
 
 
 def draw_detections(path: Path, detections: Sequence[Detection]) -> Image.Image:
-    """Returns the picture as the server sees it, as RGB, with each detection's box, label and score, the surest on top.
+    """Returns the picture as the server sees it, as RGB, with the boxes, labels and scores, the highest score on top.
 
     Args:
         path: the picture.
         detections: the highest score first.
 
     Raises:
-        Undrawable: the picture is no longer there, or its format or size is too much for Pillow.
+        Undrawable: the picture no longer exists, or Pillow can't read its format or size.
     """
     picture = _upright(path)
     pen = ImageDraw.Draw(picture)
@@ -46,7 +46,7 @@ def draw_detections(path: Path, detections: Sequence[Detection]) -> Image.Image:
         right, bottom = one.box.x_max * picture.width - 1, one.box.y_max * picture.height - 1
         # A box narrower than a pixel still has one.
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
-    # After the boxes, whose lines would run through the words.
+    # After the boxes, whose lines would cross the text.
     for one in reversed(detections):
         colour = colour_of(one.label)
         left, top = one.box.x_min * picture.width, one.box.y_min * picture.height
@@ -66,7 +66,7 @@ def _write_label(
     colour: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Writes above a box's corner, or below it where the picture ends; all of it within the picture if it fits."""
+    """Writes above a box's corner, or below it at the edge of the picture; within the picture if it fits."""
     pen = ImageDraw.Draw(picture)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 4
@@ -78,7 +78,7 @@ def _write_label(
 
 def _upright(path: Path) -> Image.Image:
     try:
-        # Over 90 million pixels Pillow warns: more than a server takes, and too much memory here.
+        # Pillow warns above 90 million pixels: more than a server accepts, and too much memory here.
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(path) as picture,

@@ -1,6 +1,6 @@
-"""The pictures that a command line names: files as they are, folders by the picture files under them.
+"""The pictures that a command line names: files, and folders for the picture files under them.
 
-What is not there, or can't be read, is no wrong command line: it fails alone.
+A path that is missing or can't be read is not a usage error: it fails alone.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FILE_OR_FOLDER = click.Path(readable=False, path_type=Path)
 
 @dataclass(frozen=True)
 class Given:
-    """What a command is to work on.
+    """The pictures to process.
 
     Attributes:
-        files: pictures, as a person is told of them: folder by folder, in the order given.
-        folders: of each of them the folder that was named; None of a file that was named itself.
-        errors: by its place, what can't be looked at at all.
+        files: their paths as printed, folder by folder, in the order given.
+        folders: for each of them, the folder that was named; None for a file that was named itself.
+        errors: errors of those that can't be accessed, by position.
     """
 
     files: tuple[Path, ...]
@@ -35,7 +35,7 @@ class Given:
 
 
 def pictures_given(paths: Sequence[Path]) -> Given:
-    """Returns the pictures that `paths` name; a folder is searched as `twinsight index` does it."""
+    """Returns the pictures that `paths` name; searches folders as `twinsight index` does."""
     files: list[Path] = []
     folders: list[Path | None] = []
     errors: dict[int, ItemError] = {}
@@ -53,7 +53,7 @@ def pictures_given(paths: Sequence[Path]) -> Given:
         if not found:
             write_error(f"No JPEG, PNG or WebP files under {path}.")
         if passed_over := passed_over_said(listing.passed_over, listing.linked_folders):
-            write_error(f"passed over under {path}: {passed_over}")
+            write_error(f"ignored under {path}: {passed_over}")
         files += found
         folders += [path] * len(found)
     return Given(tuple(files), tuple(folders), errors)
@@ -62,5 +62,5 @@ def pictures_given(paths: Sequence[Path]) -> Given:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # nobody may look: it is told of as a file that can't be read
+    except OSError:  # not accessible: reported as a file that can't be read
         return False

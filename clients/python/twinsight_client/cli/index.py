@@ -1,4 +1,4 @@
-"""`twinsight index`: a folder of pictures into a collection."""
+"""`twinsight index`: writes a folder of pictures to a collection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twinsight_client.filters import field
 
 
 @click.command(
-    short_help="Write a folder of pictures to a collection.",
+    short_help="Index a folder of pictures into a collection.",
     epilog=examples(
         "twinsight index ~/Pictures",
         "twinsight index ~/Pictures --collection family --prune",
@@ -33,35 +33,35 @@ from twinsight_client.filters import field
 )
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection; made if it is missing."
+    "--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection; created if missing."
 )
 @click.option(
     "--model",
     default="",
     metavar="NAME",
-    help="Model to bind a new collection to.  [default: the server's, or its only one for this]",
+    help="Model to bind a new collection to.  [default: the server's default, or its only one for this]",
 )
-@click.option("--prefix", default="", help="Put this before each id, to keep several folders in one collection.")
+@click.option("--prefix", default="", help="Put this before each id, to index several folders into one collection.")
 @click.option(
     "--moved-from",
     metavar="OLD_DIR",
     multiple=True,
-    help="Take the items of OLD_DIR, which need not be there any more, for this folder's.",
+    help="Treat the items of OLD_DIR, which need not exist any more, as this folder's.",
 )
 @click.option(
     "--replace",
     is_flag=True,
-    help="Write also where the id is that of another folder's picture, which goes with all its fields.",
+    help="Replace items of other folders' pictures that have the same id, with all their fields.",
 )
 @click.option("--prune", is_flag=True, help="Delete items of this folder whose file is gone.")
 @click.option(
     "--purge",
     is_flag=True,
-    help="With --prune: erase from the server's disk these and all that was deleted or replaced, which takes a while.",
+    help="With --prune: erase these, and all that was deleted or replaced, from the server's disk; takes a while.",
 )
-@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches sent at the same time.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Batches sent concurrently.")
 @click.option(
-    "--batch-size", type=click.IntRange(1, 256), default=16, show_default=True, help="Most pictures in a batch."
+    "--batch-size", type=click.IntRange(1, 256), default=16, show_default=True, help="Maximum pictures per batch."
 )
 @shared_options()
 @click.pass_obj
@@ -79,36 +79,36 @@ def index(
     jobs: int,
     batch_size: int,
 ) -> None:
-    """Write the JPEG, PNG and WebP files under DIR to a collection.
+    """Index the JPEG, PNG and WebP files under DIR into a collection.
 
-    Files are taken by their suffix. Other pictures (HEIC, GIF, TIFF, AVIF, BMP, raw files) and links to folders are
-    passed over, and counted. Hidden files and folders are left out.
+    Files are chosen by their suffix. Other image formats (HEIC, GIF, TIFF, AVIF, BMP, raw files) and links to folders
+    are ignored and counted. Hidden files and folders are ignored.
 
-    An item's id is its file's path under DIR. Its metadata can be searched by: `folder` (the names of the folders on
-    the way), `file`, `size`, `mtime_ns`, and `root`, the absolute path of DIR, by which `search --sheet` finds the
-    pictures. Fields that others wrote to the same items stay, also where a file changed.
+    An item's id is its file's path under DIR. Filters can use its metadata: `folder` (the names of the folders on the
+    path), `file`, `size`, `mtime_ns`, and `root`, the absolute path of DIR, by which `search --sheet` finds the
+    pictures. Fields that others wrote to an item are kept, even if its file changes.
 
-    A picture whose id is already that of another folder's picture is skipped, unless --replace is given; give each
-    folder a --prefix. A file of the same size and time of change is the same picture: a folder may be moved.
-    Where files of it changed as well, or are gone, name the old one with --moved-from: what changed keeps its fields
-    then, and --prune deletes what is gone from both. Without that no item of another folder is deleted: one that can't
-    be seen may be unmounted, or on another machine.
+    A picture whose id belongs to another folder's picture is skipped unless --replace is given; use a --prefix for each
+    folder. A file with the same size and modification time is the same picture, so a folder may be moved. If some of
+    its files also changed or are gone, name the old folder with --moved-from: changed files then keep their fields, and
+    --prune deletes the items whose file is gone from both. Otherwise no item of another folder is deleted: a folder
+    that can't be seen may be unmounted or on another machine.
 
-    Run it again to go on after an interruption or to take up changes: files that the server has as they are now are
-    skipped. Files and folders that can't be read are listed with the reason, and the exit code is 3; --prune deletes
-    nothing of theirs.
+    Run it again to continue after an interruption or to pick up changes: files that the server already has as they are
+    now are not sent again. Files and folders that can't be read are listed with the reason, and the exit code is 3;
+    --prune deletes none of their items.
     """
     if purge and not prune:
-        raise click.UsageError("--purge goes with --prune.")
+        raise click.UsageError("--purge requires --prune.")
     if not all(moved_from):
-        raise click.UsageError("--moved-from takes a folder.")
+        raise click.UsageError("--moved-from must name a folder.")
     old_roots = [root for one in moved_from for root in _as_stored(one)]
     listing = find_pictures(folder)
     with settings.client(retry=PATIENT) as client:
-        client.health()  # is never tried again: a server that is not there is told of at once
+        client.health()  # never retried: an unreachable server is reported at once
         ensure_collection(client, collection, model=model)
         for one in moved_from:
-            _tell_of_no_items(client, collection, one)
+            _warn_if_no_items(client, collection, one)
         with progress_bar(shown=not settings.as_json and sys.stderr.isatty()) as progress:
             task = progress.add_task(collection, total=len(listing.pictures))
             indexer = Indexer(
@@ -120,7 +120,7 @@ def index(
                 jobs=jobs,
                 batch_size=batch_size,
                 advance=lambda count: progress.advance(task, count),
-                interrupted=_tell_of_waiting,
+                interrupted=_print_waiting,
             )
             try:
                 indexer.run(listing)
@@ -128,29 +128,29 @@ def index(
                     indexer.prune(listing, purge=purge)
             finally:
                 progress.stop()
-                _tell(indexer.report, told=old_roots, as_json=settings.as_json)
+                _print_report(indexer.report, told=old_roots, as_json=settings.as_json)
     if indexer.report.skipped:
         raise click.exceptions.Exit(exits.PARTIAL)
 
 
 def _as_stored(folder: str) -> list[str]:
-    """Returns what items may call a folder: links on the way to it may have been others when they were written."""
+    """Returns the names that items may have for a folder: links in its path may have changed since."""
     return sorted({folder, str(Path(folder).absolute()), os.path.realpath(folder)})
 
 
-def _tell_of_no_items(client: Client, collection: str, folder: str) -> None:
+def _warn_if_no_items(client: Client, collection: str, folder: str) -> None:
     where = field("root").is_in(_as_stored(folder))
     if not next(client.list_items(collection, where=where, page_size=1)):
-        write_error(f"No items in `{collection}` are of {folder}.")
+        write_error(f"Collection `{collection}` has no items of {folder}.")
 
 
-def _tell_of_waiting(count: int) -> None:
+def _print_waiting(count: int) -> None:
     if count:
-        write_error(f"Waiting for the batches in work ({count}); another Ctrl-C gives them up.")
+        write_error(f"Waiting for batches in flight ({count}); press Ctrl-C again to abandon them.")
 
 
-def _tell(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> None:
-    """Prints what was done, also where the run broke off."""
+def _print_report(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> None:
+    """Prints what was done, even if the run was interrupted."""
     if as_json:
         write_json(report)
         return
@@ -158,19 +158,19 @@ def _tell(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> 
         write_error(f"skipped {one.id}: {one.message} [{one.reason}]")
     if any(one.reason == TAKEN for one in report.skipped):
         write_error(
-            "Pictures of other folders have these ids: --prefix keeps folders apart, --moved-from takes the items of a "
-            "folder that was moved for this one's, --replace replaces them."
+            "These ids belong to pictures of other folders: --prefix keeps folders apart, --moved-from takes over the "
+            "items of a moved folder, --replace replaces them."
         )
     if report.replaced:
-        write_error(f"{report.replaced} items were of other folders' pictures and were replaced.")
+        write_error(f"{report.replaced} items of other folders' pictures were replaced.")
     if report.moved:
-        write_error(f"{report.moved} items were written from elsewhere and are this folder's now, with their fields.")
+        write_error(f"{report.moved} items moved to this folder, with their fields.")
     for old in sorted(set(report.moved_from).difference(told)):
         write_error(
             f"If {old} was moved here, --moved-from {shlex.quote(old)} --prune deletes its items whose file is gone."
         )
     if passed_over := passed_over_said(report.passed_over, report.linked_folders):
-        write_error(f"passed over: {passed_over}")
+        write_error(f"ignored: {passed_over}")
     handled = report.written + len(report.skipped)
     rate = f", {handled / report.seconds:.0f}/s" if handled and report.seconds else ""
     write_fields(
@@ -185,4 +185,4 @@ def _tell(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> 
         }
     )
     if not report.finished:
-        write_error("Not finished: run the same command again to go on.")
+        write_error("Not finished: run the same command again to continue.")

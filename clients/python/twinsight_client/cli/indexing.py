@@ -1,16 +1,17 @@
-"""A folder of pictures into a collection, so that running it again does only what is left to do.
+"""Indexes a folder of pictures into a collection, so that running it again does only what is left to do.
 
 1. The picture files are found; each file's path under the folder becomes an item's id.
-2. The server is asked, 500 ids at a time, which items it has of these very files (path, size, time of change): those
-   are done. That record on the server is all the state there is: a run that was stopped anywhere is simply run again.
-3. A picture whose id is taken by another picture, from another folder, is put down and left out, unless it is to be
-   replaced. One whose folder was moved, or that changed at its place, keeps the fields that others wrote.
-4. The rest is read and sent in batches by a few threads; at most twice as many batches as threads are under way, so
+2. The server is asked, 500 ids at a time, which items it has of these same files (path, size, modification time); those
+   are done. That record on the server is the only state: a run that was interrupted is simply run again.
+3. A picture whose id belongs to another picture, from another folder, is recorded and skipped, unless it is to be
+   replaced. One whose folder was moved, or that changed in place, keeps the fields that others wrote.
+4. The rest is read and sent in batches by a few threads. At most twice as many batches as threads are in flight, so
    memory stays bounded whatever the folder.
-5. What can't be read, here or by the server, is put down with its reason; what fails as a whole ends the run.
-6. On request, items of files that are gone are deleted: those alone of which the system says that there is no such
-   file, not those of a folder that can't be read. Those of another folder are deleted only where it is said that it was
-   moved here: one that can't be seen may be unmounted, or on another machine.
+5. Pictures that can't be read, here or by the server, are recorded with the reason; a call that fails as a whole ends
+   the run.
+6. On request, items whose file is gone are deleted: only if the system says that there is no such file, not if a folder
+   can't be read. Items of another folder are deleted only if the user says that it was moved here: a folder that can't
+   be seen may be unmounted or on another machine.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ from twinsight_client.results import CollectionInfo, ItemError
 
 TAKEN = "ITEM_OF_ANOTHER_PICTURE"
 CHUNK = 500
-"""Ids in one question to the server, which takes 1000."""
+"""Ids per request; the server accepts 1000."""
 _NOTHING = filters.field("root").exists() & filters.field("root").is_missing()
-"""A filter that no item meets."""
+"""A filter that no item matches."""
 _OF_THE_COLLECTION = frozenset({"COLLECTION_UNBOUND", "MODEL_NOT_LOADED"})
-"""Reasons for which no picture at all is taken."""
+"""Reasons that apply to every picture, not only to one."""
 _LOOK_S = 0.5
-"""After which the main thread looks up: a Ctrl-C that comes just as it begins to wait does not wake it."""
+"""How often the waiting main thread wakes up: a Ctrl-C just as it begins to wait does not wake it."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A picture that is not in the collection, or a folder that was not looked through, and why."""
+    """A picture that was not indexed, or a folder that was not searched, and why."""
 
     id: str
     reason: str
@@ -58,22 +59,22 @@ class Skipped:
 
 @dataclass
 class IndexReport:
-    """What a run did.
+    """Results of a run.
 
     Attributes:
         collection: the collection's id.
         found: picture files under the folder.
-        unchanged: of them, those that the server had already.
-        written: of them, those written now.
-        skipped: of them, those that could not be, and what could not be looked at.
-        moved: items that had been written from elsewhere, of the same pictures.
-        moved_from: the folders that those had been written from.
-        replaced: items of other pictures, whose place pictures of this folder took.
-        passed_over: files by each suffix of pictures that are not taken.
+        unchanged: of these, those that the server already had.
+        written: of these, those written now.
+        skipped: of these, those that could not be written; and files and folders that could not be read.
+        moved: items of the same pictures that had been indexed from another folder.
+        moved_from: the folders that those had been indexed from.
+        replaced: items of other pictures that pictures of this folder replaced.
+        passed_over: number of ignored picture files, by suffix.
         linked_folders: links to folders under the folder, which are not followed.
         pruned: items deleted because their file is gone.
         seconds: how long it took.
-        finished: whether what was asked for came to its end, pruning included.
+        finished: whether the run completed, including pruning.
     """
 
     collection: str
@@ -95,18 +96,18 @@ class Indexer:
     """Writes the pictures of a folder to a collection.
 
     Args:
-        client: the server's; used by several threads.
+        client: client of the server; used by several threads.
         collection: id of a collection that is bound to a model.
         prefix: put before each id, so that several folders can share a collection.
         moved_from: folders, as items name them, that were moved to this one: their items count as this folder's.
-        replace: write also where the id is another picture's, which is lost with its fields.
-        jobs: batches sent at once.
+        replace: also replace items of other pictures with the same id, which lose their fields.
+        jobs: batches sent concurrently.
         batch_size: most pictures in a batch.
-        advance: told how many more pictures are dealt with.
-        interrupted: told, after Ctrl-C, how many batches in work are waited for; another Ctrl-C gives them up.
+        advance: called with the number of further pictures that are done.
+        interrupted: called after Ctrl-C with the number of batches in flight; another Ctrl-C abandons them.
 
     Attributes:
-        report: what was done so far; complete also after an exception.
+        report: what was done so far; complete even after an exception.
     """
 
     def __init__(
@@ -139,11 +140,11 @@ class Indexer:
         self.report = IndexReport(collection)
 
     def run(self, listing: Listing) -> None:
-        """Writes those pictures that the server does not have yet; `report` tells what became of them.
+        """Writes the pictures that the server does not have yet; see `report` for the results.
 
         Raises:
-            TwinsightClientError: the run can't go on; what was acknowledged until then is on disk.
-            KeyboardInterrupt: likewise; the batches in work were waited for, until a second one.
+            TwinsightClientError: the run can't continue; what was acknowledged until then is on disk.
+            KeyboardInterrupt: likewise; it is raised when the batches in flight have finished, or by a second Ctrl-C.
         """
         started = time.monotonic()
         self.report.found = len(listing.pictures)
@@ -163,11 +164,11 @@ class Indexer:
                 self._settle(under_way)
             self.report.finished = True
         except BaseException as error:
-            # What waits is dropped; what is on its way is let arrive, for it may be on the server's disk already. The
-            # pool can't say what that is: it loses a thread whose start Ctrl-C interrupts.
+            # Waiting batches are dropped; those in flight may finish, since they may be on the server's disk already.
+            # The pool can't tell which those are: it loses a thread whose start Ctrl-C interrupts.
             in_work = self._stop()
             if isinstance(error, KeyboardInterrupt):
-                self._interrupted(in_work)  # from here on another one leaves at once
+                self._interrupted(in_work)  # from here on, another Ctrl-C ends the run at once
             with self._turn:
                 while not self._turn.wait_for(lambda: self._in_work == 0, _LOOK_S):
                     pass
@@ -178,15 +179,15 @@ class Indexer:
             self.report.seconds = time.monotonic() - started
 
     def prune(self, listing: Listing, *, purge: bool = False) -> None:
-        """Deletes the items that were written from the same folder, or were moved with it, and whose file is gone.
+        """Deletes the items of this folder, or of one that was moved here, whose file is gone.
 
-        It must be gone from the folder that it was moved from as well: what is still there was not moved.
-        With `purge` these, and whatever was deleted or replaced in the collection before, are erased: once, at the end,
-        and also where no file is newly gone, since an earlier run may have deleted without erasing.
+        The file must also be gone from the folder that it was moved from: one that still exists there was not moved.
+        With `purge`, these items and all that was deleted or replaced in the collection before are erased. That happens
+        once, at the end, even if no file is newly gone, since an earlier run may have deleted without erasing.
 
         Raises:
-            InvalidArgument: there are no pictures at all: more likely a disk that is not mounted than a wish.
-            TwinsightClientError: the run can't go on.
+            InvalidArgument: there are no pictures at all: more likely an unmounted disk than intention.
+            TwinsightClientError: the run can't continue.
         """
         started = time.monotonic()
         self.report.finished = False
@@ -198,7 +199,7 @@ class Indexer:
 
     def _prune(self, listing: Listing, *, purge: bool) -> None:
         if not listing.pictures:
-            raise InvalidArgument("There are no pictures in the folder; nothing is pruned.", reason="FOLDER_EMPTY")
+            raise InvalidArgument("The folder has no pictures; nothing was pruned.", reason="FOLDER_EMPTY")
         kept = {self._id(picture) for picture in listing.pictures}
         ours = filters.field("root").is_in([str(listing.root), *self._moved_from])
         gone: list[str] = []
@@ -214,14 +215,14 @@ class Indexer:
         for ids in _chunks(gone, CHUNK):
             self.report.pruned += self._client.delete_items(self._collection, ids).deleted_count
         if purge:
-            # Each purge writes the whole collection anew; this one asks for nothing but that.
+            # Each purge rewrites the whole collection, so there is one, which deletes nothing itself.
             self._client.delete_items(self._collection, where=_NOTHING, purge=True)
 
     def _id(self, picture: Picture) -> str:
         return self._prefix + picture.file
 
     def _changed(self, pictures: Sequence[Picture]) -> Iterator[Picture]:
-        """Yields the pictures that the server does not have as they are now."""
+        """Yields the pictures that the server does not have in their current state."""
         for chunk in _chunks(pictures, CHUNK):
             sendable = [picture for picture in chunk if self._is_sendable(picture)]
             if not sendable:
@@ -244,7 +245,7 @@ class Indexer:
                     yield picture
                 else:
                     was = f"{answer.metadata['file']} of {answer.metadata['root']}"
-                    self._skip(picture, TAKEN, f"The item of this id is of another picture, {was}.")
+                    self._skip(picture, TAKEN, f"This id belongs to another picture, {was}.")
 
     def _note_move(self, before: object, now: str) -> None:
         self.report.moved += before != now
@@ -252,7 +253,7 @@ class Indexer:
             self.report.moved_from.append(before)
 
     def _is_sendable(self, picture: Picture) -> bool:
-        """Whether the picture can travel at all; otherwise it is put down as skipped."""
+        """Whether the picture can be sent at all; otherwise records it as skipped."""
         try:
             str(picture.path).encode()
         except UnicodeEncodeError:
@@ -264,13 +265,13 @@ class Indexer:
         return True
 
     def _stop(self) -> int:
-        """Lets no further batch begin; returns how many are in work."""
+        """Lets no further batch begin; returns how many are in flight."""
         with self._turn:
             self._stopped = True
             return self._in_work
 
     def _handle(self, batch: Sequence[Picture]) -> None:
-        """Sends one batch, unless the run is over; runs in one of the threads."""
+        """Sends one batch, unless the run was stopped; runs in one of the threads."""
         with self._turn:
             if self._stopped:
                 return
@@ -309,7 +310,7 @@ class Indexer:
                     sent.replaced += item.id in self._replacing
 
     def _settle(self, under_way: set[Future[None]]) -> None:
-        """Waits for at least one batch and counts those that are done; raises what they raised."""
+        """Waits for at least one batch and counts the finished ones; raises their exceptions."""
         done, _ = wait(under_way, return_when=FIRST_COMPLETED)
         self._count_arrived()
         for one in done:
@@ -331,7 +332,7 @@ class Indexer:
 
 @dataclass
 class _Sent:
-    """What became of one batch."""
+    """Results of one batch."""
 
     written: int = 0
     replaced: int = 0
@@ -339,18 +340,18 @@ class _Sent:
 
 
 def ensure_collection(client: Client, collection: str, *, model: str) -> CollectionInfo:
-    """Returns the collection, made and bound to `model` (empty: see `default_embedder`) where it is missing.
+    """Returns the collection; if missing, creates it, bound to `model` (empty: see `default_embedder`).
 
     Raises:
-        FailedPrecondition: it exists, and is bound to another model or to none.
-        TwinsightClientError: the server refused or can't be reached.
+        FailedPrecondition: it exists and is bound to another model or to none.
+        TwinsightClientError: the server rejected the call or can't be reached.
     """
     try:
         found = client.get_collection(collection)
     except NotFound:
         try:
             return client.create_collection(collection, model=model or default_embedder(client))
-        except AlreadyExists:  # made by somebody else in the meantime
+        except AlreadyExists:  # created concurrently
             found = client.get_collection(collection)
     if not found.model or (model and found.model != model):
         bound = f"model `{found.model}`" if found.model else "no model"

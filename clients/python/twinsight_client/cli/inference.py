@@ -23,7 +23,7 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(
-    short_help="Say how alike two pictures are.",
+    short_help="Compare two pictures.",
     epilog=examples(
         "twinsight compare left.jpg right.jpg",
         "twinsight compare left.jpg right.jpg --target-fmr 0.001",
@@ -35,7 +35,7 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--model",
     default="",
     metavar="NAME",
-    help="Model to compare with.  [default: the server's, or its only one for this]",
+    help="Model to compare with.  [default: the server's default, or its only one for this]",
 )
 @click.option(
     "--target-fmr",
@@ -46,12 +46,12 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @shared_options()
 @click.pass_obj
 def compare(settings: Settings, *, left: Path, right: Path, model: str, target_fmr: float | None) -> None:
-    """Say how alike the pictures A and B are.
+    """Compare the pictures A and B.
 
-    The probability is calibrated on pairs that the model never saw, and `same` says whether the similarity passes the
-    model's own threshold, or that of the operating point that --target-fmr asks for; the rates below it are the shares
-    of different pairs that pass it and of same pairs that fail it. `twinsight models NAME` tells what it is a
-    probability of, at even odds, and which points there are. A model without a calibration tells none of it.
+    The probability is calibrated on pairs that the model never saw. `same` says whether the similarity passes the
+    model's own threshold, or that of the operating point chosen by --target-fmr. The rates below it are the shares of
+    different pairs that pass the threshold and of same pairs that fail it. `twinsight models NAME` shows what the
+    probability is of, at even odds, and the operating points. A model without a calibration gives none of these.
     """
     for file in (left, right):
         if said := too_large(file.stat().st_size, most=MAX_FILE_BYTES // 2):
@@ -95,7 +95,7 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
 
 
 @click.command(
-    short_help="Turn pictures into vectors.",
+    short_help="Embed pictures as vectors.",
     epilog=examples(
         "twinsight embed *.jpg --out vectors.npz",
         "twinsight embed cat.jpg --json",
@@ -109,18 +109,18 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
     "--model",
     default="",
     metavar="NAME",
-    help="Model to embed with.  [default: the server's, or its only one for this]",
+    help="Model to embed with.  [default: the server's default, or its only one for this]",
 )
 @shared_options()
 @click.pass_obj
 def embed(settings: Settings, paths: tuple[Path, ...], out: Path | None, model: str) -> None:
-    """Turn pictures into vectors of length 1.
+    """Embed pictures as vectors of length 1.
 
-    Of a folder these are the JPEG, PNG and WebP files under it, as `twinsight index` finds them.
+    A folder stands for the JPEG, PNG and WebP files under it, as `twinsight index` finds them.
 
-    With --out the vectors go to a NumPy archive: `vectors` [pictures, dimension] float32, `files`, `model` and
-    `digest`. Vectors compare only under the same digest. Files that can't be read are listed, and the exit code is 3.
-    Where it ends early, as by Ctrl-C, it gives what was answered until then.
+    --out writes a NumPy archive: `vectors` [pictures, dimension] float32, `files`, `model` and `digest`. Vectors are
+    only comparable under the same digest. Files that can't be read are listed, and the exit code is 3. If it ends
+    early, for example by Ctrl-C, it gives the results so far.
     """
     if out is not None and out.suffix != ".npz":
         raise click.BadParameter(f"{out.name} must end in .npz.", param_hint="--out")
@@ -128,7 +128,7 @@ def embed(settings: Settings, paths: tuple[Path, ...], out: Path | None, model: 
         check_writable(out)
     given = pictures_given(paths)
     with settings.client(retry=PATIENT) as client:
-        client.health()  # is never tried again: a server that is not there is told of at once
+        client.health()  # never retried: an unreachable server is reported at once
         answered = ask_in_batches(given.files, lambda batch: client.embed(batch, model=model), known=given.errors)
     done = answered.successes()
     if out is not None:
@@ -145,7 +145,7 @@ def embed(settings: Settings, paths: tuple[Path, ...], out: Path | None, model: 
 
 
 def _of_file(error: ItemError, left: Path, right: Path, *, request_id: str) -> TwinsightClientError:
-    """The error of a pair, with the name of the file that it is about."""
+    """Returns the error of a pair, with the name of the file concerned."""
     for side, file in (("left", left), ("right", right)):
         if error.field.startswith(f"pairs[0].{side}"):
             error = replace(error, message=f"{file}: {error.message}")
@@ -153,7 +153,7 @@ def _of_file(error: ItemError, left: Path, right: Path, *, request_id: str) -> T
 
 
 def _result(file: Path, answer: Embedding | ItemError, *, with_vector: bool) -> dict[str, object]:
-    """One answer for JSON; the vector is left out where it went to the archive."""
+    """Returns one result for JSON, without the vector if that went to the archive."""
     if isinstance(answer, ItemError):
         return {"file": str(file), "error": answer}
     return {"file": str(file), "vector": answer.vector} if with_vector else {"file": str(file)}
@@ -171,7 +171,7 @@ def _write_archive(out: Path, done: Sequence[tuple[Path, Embedding]], model: Mod
 
 
 def _write_vectors(done: Sequence[tuple[Path, Embedding]]) -> None:
-    """The start of each vector: enough to see that two are the same or differ."""
+    """Prints the start of each vector: enough to see whether two are the same."""
     rows = [
         (file, answer.dimension, " ".join(f"{one:+.4f}" for one in answer.vector[:4]) + " …") for file, answer in done
     ]

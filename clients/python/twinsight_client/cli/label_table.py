@@ -1,4 +1,4 @@
-"""Labels as a table for spreadsheets and databases: a row for each label of each picture."""
+"""Labels as a CSV file for spreadsheets and databases: one row per label of each picture."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ COLUMNS = ("file", "rank", "label", "probability", "error")
 
 
 class LabelTable:
-    """A file of comma-separated values, written as answers come.
+    """A CSV file, written as results arrive.
 
-    A picture without a label, or that could not be answered, has one row all the same. The file is made when there is
-    something to write: where the first call fails, an older one stays.
+    A picture without a label, or with an error, also gets one row. The file is created when there is something to
+    write: if the first call fails, an existing file is left as it is.
 
     Args:
         out: the file; None: nothing is written.
@@ -37,11 +37,11 @@ class LabelTable:
             self._file.close()
 
     def write(self, answers: Iterable[tuple[Path, list[Label] | ItemError]]) -> None:
-        """Writes the rows of some pictures; they are in the file when this returns."""
+        """Writes the rows of some pictures; returns when they are in the file."""
         if self._out is None:
             return
         if self._file is None:
-            # A name that is no text is written as the bytes that it has on disk.
+            # File names that are not valid UTF-8 are written as the bytes they have on disk.
             self._file = self._out.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             csv.writer(self._file).writerow(COLUMNS)
         csv.writer(self._file).writerows(row for file, answer in answers for row in _rows(file, answer))

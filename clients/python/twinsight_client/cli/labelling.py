@@ -1,10 +1,10 @@
-"""What pictures show, written to the items that `twinsight index` made of them.
+"""Writes labels of pictures to the items that `twinsight index` created from them.
 
-1. Each picture's item is looked for: under the picture's path in the folder that was named, and else under its path in
-   every folder above it, since a part of a library may be named, or a file. That an item is of this very file its
-   fields tell; one that others wrote, which has no such fields, goes by its id.
-2. The item's fields are read, its label is changed among them, and they are written with the vector that it has. Of two
-   that do so at the same time the later wins. What is so already is not written again.
+1. Each picture's item is looked up under the picture's path in the folder that was named, else under its path in every
+   folder above it, since the user may name a part of a library, or a file. The item's fields say whether it is of this
+   same file; an item that others wrote, without these fields, is recognised by its id.
+2. The item's fields are read, the label among them is changed, and they are written back; the item keeps its vector. Of
+   two concurrent changes, the later wins. Items that already have the label are not written.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from twinsight_client.items import KEEP_VECTOR, NewItem, item_size_bytes
 from twinsight_client.results import Item, ItemError, Label, MetadataValue
 
 CHUNK = 500
-"""Ids or items in one call, which takes 1000."""
+"""Ids or items per call; the server accepts 1000."""
 FIELDS_OF_FILES = frozenset(Picture(Path(), "", 0, 0).metadata())
-"""By which `index` knows which files it has."""
+"""The fields by which `index` recognises the files it has."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a picture shows.
+    """The labels of a picture.
 
     Attributes:
-        file: its path, as a person is told of it.
-        folder: the folder that was named, under which it was found; None of a file that was named itself.
-        labels: the most probable first; may be empty.
+        file: its path, as printed.
+        folder: the named folder under which it was found; None for a file that was named itself.
+        labels: most probable first; may be empty.
     """
 
     file: Path
@@ -43,22 +43,22 @@ class Shown:
 
     @property
     def path(self) -> Path:
-        """Where it is, as `index` has it: the folder's links are followed, its own is not."""
+        """Its path as `index` records it: links in the folder's path are resolved, the file's own is not."""
         folder = self.file.parent if self.folder is None else self.folder
         return folder.resolve() / self.file.relative_to(folder)
 
 
 @dataclass
 class LabelReport:
-    """What was written.
+    """Results of the labelling.
 
     Attributes:
         collection: the collection's id.
         written: items that were changed.
-        unchanged: items that had just that label.
-        kept: items that have a label without a probability, which somebody gave them.
-        no_label: pictures without a label, whose items have none now.
-        no_item: pictures of which there is no item.
+        unchanged: items that already had the same label.
+        kept: items with a label but no probability, which somebody set.
+        no_label: pictures without a label; their items have none now.
+        no_item: pictures without an item.
         skipped: items that could not be written.
     """
 
@@ -75,12 +75,12 @@ class Labeller:
     """Writes the best label of pictures, and its probability, to their items.
 
     Args:
-        client: the server's.
+        client: client of the server.
         collection: id of the collection.
         prefix: what `index` put before each id.
         label_field: name of the field for the label.
         probability_field: name of the field for its probability.
-        replace: write also where an item has a label without a probability, which no run gave it.
+        replace: also overwrite labels without a probability, which no run wrote.
 
     Attributes:
         report: what was done so far.
@@ -105,12 +105,12 @@ class Labeller:
         self.report = LabelReport(collection)
 
     def write(self, pictures: Sequence[Shown]) -> None:
-        """Writes the labels of some pictures; they are on the server's disk when this returns.
+        """Writes the labels of some pictures; returns when they are on the server's disk.
 
         Raises:
-            TwinsightClientError: the server refused or can't be reached.
+            TwinsightClientError: the server rejected a call or can't be reached.
         """
-        found = self._found(pictures)
+        found = self._find(pictures)
         changed: dict[str, NewItem] = {}
         files: dict[str, Path] = {}
         for picture, item in zip(pictures, found, strict=True):
@@ -121,7 +121,7 @@ class Labeller:
             if self._is_given(item.metadata):
                 self.report.kept += 1
                 continue
-            metadata = self._labelled(item.metadata, picture.labels)
+            metadata = self._with_label(item.metadata, picture.labels)
             if metadata == item.metadata:
                 self.report.unchanged += 1
             else:
@@ -137,23 +137,23 @@ class Labeller:
                     self.report.skipped.append(Skipped(new.id, answer.reason or answer.code, answer.message))
 
     def _is_given(self, metadata: Mapping[str, MetadataValue]) -> bool:
-        """Whether somebody gave the item its label, which stays: no run leaves one without its probability."""
+        """Whether somebody set the item's label, which is kept: a run always writes a probability, too."""
         return not self._replace and self._label_field in metadata and self._probability_field not in metadata
 
-    def _labelled(self, metadata: Mapping[str, MetadataValue], labels: Sequence[Label]) -> dict[str, MetadataValue]:
-        """An item's fields with the best label; without one where there is none, also not that of an earlier run."""
+    def _with_label(self, metadata: Mapping[str, MetadataValue], labels: Sequence[Label]) -> dict[str, MetadataValue]:
+        """Returns an item's fields with the best label; if there is none, also without that of an earlier run."""
         own = (self._label_field, self._probability_field)
         labelled = {name: value for name, value in metadata.items() if name not in own}
         if labels:
             labelled |= {self._label_field: labels[0].label, self._probability_field: labels[0].probability}
         return labelled
 
-    def _found(self, pictures: Sequence[Shown]) -> list[Item | None]:
-        """Returns each picture's item; None where there is none."""
+    def _find(self, pictures: Sequence[Shown]) -> list[Item | None]:
+        """Returns each picture's item; None if there is none."""
         own = [self._own_id(one) for one in pictures]
         stored = self._stored(one for one in own if one is not None)
         found = [self._item_of(one, [item_id], stored) for one, item_id in zip(pictures, own, strict=True)]
-        # Asked for only where need be: most are found at once.
+        # Only for those not found yet: most are found at once.
         others = {place: self._ids(pictures[place].path) for place, item in enumerate(found) if item is None}
         stored = self._stored(item_id for ids in others.values() for item_id in ids)
         for place, ids in others.items():
@@ -161,17 +161,17 @@ class Labeller:
         return found
 
     def _own_id(self, picture: Shown) -> str | None:
-        """The id that `index` gives to a picture of the folder that was named."""
+        """Returns the id that `index` gives to a picture of the named folder."""
         folder = picture.folder
         return None if folder is None else self._prefix + picture.file.relative_to(folder).as_posix()
 
     def _ids(self, path: Path) -> list[str]:
-        """The ids that `index` may have given, by which folder it was told to index."""
+        """Returns the ids that `index` may have given, depending on the folder it indexed."""
         parts = path.parts[1:]
         return [self._prefix + "/".join(parts[start:]) for start in range(len(parts))]
 
     def _stored(self, ids: Iterable[str]) -> dict[str, Item]:
-        """Returns those of the items that there are, by id."""
+        """Returns the items that exist, by id."""
         asked = [one for one in dict.fromkeys(ids) if _is_text(one)]
         stored: dict[str, Item] = {}
         for start in range(0, len(asked), CHUNK):

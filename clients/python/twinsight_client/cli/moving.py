@@ -1,14 +1,13 @@
-"""A collection out of a server into a file, and out of a file into a server.
+"""Exports a collection from a server to a file, and imports a file into a server.
 
-Out: pages are read and written as they come, into a file that appears when it is whole.
+Export: pages are read and written as they arrive, to a file that appears when it is complete.
 
-In:
+Import:
 
-1. The file is read through and checked, so that nothing is written of one that is damaged or cut short.
-2. The collection is made like the one in the file where it is missing; one that is unlike it is refused.
-3. The server is asked, some hundred ids at a time, which items it has just as the file has them: those are done. That
-   is all the state there is: a run that broke off is simply run again, and one that is run again later brings back what
-   was changed or deleted meanwhile.
+1. The file is read and checked, so that nothing is written from a damaged or truncated one.
+2. A missing collection is created like the one in the file; an existing one that differs is rejected.
+3. The server is asked, some hundred ids at a time, which items it has exactly as in the file; those are done. That is
+   the only state: an interrupted import is simply run again, and a later one restores what was changed or deleted.
 4. The rest is written in the file's order, with the digest of the model that made the vectors.
 """
 
@@ -31,19 +30,19 @@ from twinsight_client.results import CollectionInfo, Item, ItemError
 from twinsight_client.status import is_too_large
 
 CHUNK = 400
-"""Items in a call: with the largest vectors and metadata that there are, half of what an answer may hold."""
+"""Items per call: with the largest possible vectors and metadata, half the limit of a response."""
 ITEM_TOO_LARGE = "ITEM_TOO_LARGE"
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written to a file.
+    """Results of an export.
 
     Attributes:
         collection: the collection's id.
-        file: where it is.
-        items: items in it.
-        item_count: items in the collection afterwards; another number tells that it was written to meanwhile.
+        file: path of the file.
+        items: items in the file.
+        item_count: items in the collection afterwards; a different number means that it was written to meanwhile.
         seconds: how long it took.
     """
 
@@ -56,18 +55,18 @@ class ExportReport:
 
 @dataclass
 class ImportReport:
-    """What was written to a collection.
+    """Results of an import.
 
     Attributes:
         collection: the collection's id.
-        file: where it came from.
-        created: whether the collection was made for it.
+        file: path of the file.
+        created: whether the collection was created.
         items: items in the file.
-        unchanged: of them, those that the server had just so.
-        written: of them, those written now.
-        skipped: of them, those that the server refused.
+        unchanged: of these, those that the server already had in the same state.
+        written: of these, those written now.
+        skipped: of these, those that the server rejected.
         seconds: how long it took.
-        finished: whether it came to its end.
+        finished: whether the import completed.
     """
 
     collection: str
@@ -84,17 +83,17 @@ class ImportReport:
 def export_collection(
     client: Client, info: CollectionInfo, out: Path, *, advance: Callable[[int], None] = lambda _count: None
 ) -> ExportReport:
-    """Writes a collection to a file, which appears when it is whole.
+    """Writes a collection to a file, which appears when it is complete.
 
     Args:
-        client: the server's.
+        client: client of the server.
         info: the collection.
-        out: a file that is there is replaced.
-        advance: told how many more items are written.
+        out: the file; an existing one is replaced.
+        advance: called with the number of further items that are written.
 
     Raises:
-        FailedPrecondition: another collection took its id meanwhile; nothing is kept.
-        TwinsightClientError: the server refused or can't be reached.
+        FailedPrecondition: the collection was deleted and re-created meanwhile; nothing is written.
+        TwinsightClientError: the server rejected a call or can't be reached.
         OSError: the file can't be written.
     """
 
@@ -106,14 +105,14 @@ def export_collection(
         except InvalidArgument as error:
             if error.reason != "PAGE_TOKEN_INVALID":
                 raise
-            raise _replaced(info, "nothing was kept. Export it again") from error
+            raise _replaced_error(info, "nothing was written. Export it again") from error
 
     started = time.monotonic()
     with whole_file(out) as file:
         count = write_items(file, header_of(info), items())
         now = client.get_collection(info.id)
         if not _is_same(now, info):
-            raise _replaced(info, "nothing was kept. Export it again")
+            raise _replaced_error(info, "nothing was written. Export it again")
     return ExportReport(info.id, str(out), count, now.item_count, time.monotonic() - started)
 
 
@@ -121,8 +120,8 @@ def _is_same(now: CollectionInfo, before: CollectionInfo) -> bool:
     return (header_of(now), now.create_time) == (header_of(before), before.create_time)
 
 
-def _replaced(info: CollectionInfo, therefore: str) -> FailedPrecondition:
-    message = f"Collection `{info.id}` was deleted and made anew meanwhile; {therefore}."
+def _replaced_error(info: CollectionInfo, therefore: str) -> FailedPrecondition:
+    message = f"Collection `{info.id}` was deleted and re-created meanwhile; {therefore}."
     return FailedPrecondition(message, reason="COLLECTION_REPLACED")
 
 
@@ -130,14 +129,14 @@ class Importer:
     """Writes a collection's file to a server.
 
     Args:
-        client: the server's.
-        file: checked.
+        client: client of the server.
+        file: the checked file.
         collection: id of the collection; empty: that in the file.
-        name: the file's.
-        advance: told how many more items are dealt with.
+        name: name of the file.
+        advance: called with the number of further items that are done.
 
     Attributes:
-        report: what was done so far; complete also after an exception.
+        report: what was done so far; complete even after an exception.
     """
 
     def __init__(
@@ -158,11 +157,11 @@ class Importer:
         self.report = ImportReport(collection or header.collection, name, items=header.item_count)
 
     def run(self) -> None:
-        """Writes what the collection does not have, after `prepare`.
+        """Writes the items that the collection does not have yet; call `prepare` first.
 
         Raises:
-            FailedPrecondition: another collection took its id meanwhile.
-            TwinsightClientError: the server refused or can't be reached; what was written until then is on disk.
+            FailedPrecondition: the collection was deleted and re-created meanwhile.
+            TwinsightClientError: the server rejected a call or can't be reached; what was written is on disk.
         """
         started = time.monotonic()
         try:
@@ -172,17 +171,17 @@ class Importer:
                 self._write(left)
                 self._advance(len(batch))
             if self._info is not None and not _is_same(self._client.get_collection(self._info.id), self._info):
-                raise _replaced(self._info, "what was written before is not in it. Import the file again")
+                raise _replaced_error(self._info, "what was written before that is lost. Import the file again")
             self.report.finished = True
         finally:
             self.report.seconds = time.monotonic() - started
 
     def prepare(self) -> None:
-        """Makes the collection where it is missing.
+        """Creates the collection if it is missing.
 
         Raises:
-            FailedPrecondition: the collection is unlike the one in the file, or its model is not served.
-            TwinsightClientError: the server refused or can't be reached.
+            FailedPrecondition: the collection differs from the one in the file, or its model is not served.
+            TwinsightClientError: the server rejected a call or can't be reached.
         """
         name, header = self.report.collection, self._file.header
         try:
@@ -191,13 +190,13 @@ class Importer:
             try:
                 info = self._create(name, header)
                 self.report.created = True
-            except AlreadyExists:  # made by somebody else in the meantime
+            except AlreadyExists:  # created concurrently
                 info = self._client.get_collection(name)
         wanted = (header.dimension, header.metric, header.model_digest)
         if (info.dimension, info.metric, info.model_digest) != wanted:
-            there = _said(info.dimension, info.metric, info.model_digest)
+            there = _describe(info.dimension, info.metric, info.model_digest)
             raise FailedPrecondition(
-                f"Collection `{name}` is of {there}; the file is of {_said(*wanted)}. "
+                f"Collection `{name}` has {there}; the file has {_describe(*wanted)}. "
                 "Choose another with --collection.",
                 reason="COLLECTION_MISMATCH",
             )
@@ -214,22 +213,22 @@ class Importer:
         ]
         if not served:
             raise FailedPrecondition(
-                f"The vectors are of a model that is not served here: `{header.model_digest}`, which was called "
-                f"`{header.model}`. Serve it, under any name.",
+                f"The model of the vectors is not served here: `{header.model_digest}`, called `{header.model}` when "
+                "exported. Serve it, under any name.",
                 reason="MODEL_NOT_LOADED",
             )
         model = header.model if header.model in served else served[0]
         return self._client.create_collection(name, model=model, metric=header.metric)
 
     def _changed(self, batch: Sequence[Item]) -> list[Item]:
-        """Returns the items that the server does not have just so."""
+        """Returns the items that the server does not have in the same state."""
         try:
             ids = [one.id for one in batch]
             stored = self._client.get_items(self.report.collection, ids, include_vectors=True)
         except ResourceExhausted as error:
             if error.reason != "ANSWER_TOO_LARGE" and not is_too_large(error):
                 raise
-            return list(batch)  # writing them is as good as asking
+            return list(batch)  # writing them takes no more than asking
         return [
             new
             for new, old in zip(batch, stored, strict=True)
@@ -252,9 +251,9 @@ class Importer:
 
 
 def _same(left: Item, right: Item) -> bool:
-    """Whether two items are the same to the bit of their vectors and the kind of their values."""
+    """Whether two items are equal, down to the bits of their vectors and the kinds of their values."""
     return item_message(new_item(left)) == item_message(new_item(right))
 
 
-def _said(dimension: int, metric: str, digest: str) -> str:
+def _describe(dimension: int, metric: str, digest: str) -> str:
     return f"dimension {dimension}, metric {metric} and {f'model `{digest}`' if digest else 'no model'}"

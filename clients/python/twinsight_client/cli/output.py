@@ -1,4 +1,4 @@
-"""One JSON document for machines on standard output; errors on standard error."""
+"""Output of commands: one JSON document on standard output, errors on standard error."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 
 
 def write_json(document: object) -> None:
-    """Prints one JSON document to standard output; to a terminal with escapes for what is not printable."""
+    """Prints one JSON document to standard output; on a terminal, escapes unprintable characters."""
     readable = json.dumps(plain(document), indent=2, ensure_ascii=False)
     try:
         readable.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:  # a file's name that is no text, or an output that takes less than UTF-8
+    except UnicodeEncodeError:  # a file name that is not UTF-8, or an output encoding smaller than UTF-8
         readable = json.dumps(plain(document), indent=2)
     if sys.stdout.isatty():
         readable = "".join(one if one.isprintable() or one == "\n" else _json_escape(one) for one in readable)
@@ -53,18 +53,18 @@ def write_error(message: str) -> None:
 
 
 def printable(value: object) -> str:
-    """Returns `value` for a terminal: None as nothing, control characters as escapes."""
+    """Returns `value` as text for a terminal: None as an empty string, unprintable characters escaped."""
     text = "" if value is None else str(value)
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
 
 
 def percent(share: float | None) -> str:
-    """Returns a probability as a person reads it; empty where there is none."""
+    """Returns a probability in percent; empty if there is none."""
     return "" if share is None else f"{share:.1%}"
 
 
 def check_writable(out: Path) -> None:
-    """Raises OSError where a file could not be written in the end: before the work, not after it."""
+    """Raises OSError if a file can't be written: before the work, not after it."""
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
     if not os.access(out if out.exists() else out.absolute().parent, os.W_OK):

@@ -1,4 +1,4 @@
-"""Picture files on disk: which there are, and where a stored item's file is."""
+"""Picture files on disk: finds them, and locates the file of a stored item."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER_SUFFIXES = frozenset(
         *("dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "sr2", "orf", "rw2", "raf", "pef", "srw", "x3f"),
     )
 )
-"""Of pictures that are not taken: who has them should hear of it."""
+"""Suffixes of unsupported image formats, which are reported."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Picture:
         root: the folder, absolute.
         file: path relative to it, with forward slashes.
         size: bytes.
-        mtime_ns: time of the last change, in nanoseconds since 1970.
-        others: fields of its stored item, those that others wrote among them.
+        mtime_ns: modification time, in nanoseconds since 1970.
+        others: fields of its stored item, including those that others wrote.
     """
 
     root: Path
@@ -43,11 +43,11 @@ class Picture:
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """The file's path."""
         return self.root / self.file
 
     def metadata(self) -> dict[str, MetadataValue]:
-        """Returns the fields of the item made of it; `same_file` and `stored_file` read those of the file."""
+        """Returns the fields of its item; `same_file` and `stored_file` read those that describe the file."""
         return {
             **self.others,
             "root": str(self.root),
@@ -58,7 +58,7 @@ class Picture:
         }
 
     def same_file(self, metadata: Mapping[str, MetadataValue]) -> bool:
-        """Whether a stored item was made of this file as it is now."""
+        """Whether a stored item was made from this file in its current state."""
         return (metadata.get("root"), metadata.get("file"), metadata.get("size"), metadata.get("mtime_ns")) == (
             str(self.root),
             self.file,
@@ -67,11 +67,11 @@ class Picture:
         )
 
     def is_another(self, metadata: Mapping[str, MetadataValue], *, moved_from: Collection[str] = ()) -> bool:
-        """Whether a stored item was made of another picture, which only has the same path in another folder.
+        """Whether a stored item was made from another picture, which only has the same path in another folder.
 
-        A file at the same place is the same picture, changed or not, and so is one of the same size and time of change
-        elsewhere: its folder was moved. An item that names no folder is nobody else's: whoever changes an item's fields
-        may have left them out. Of folders that are said to have been moved here, the same path is the same picture.
+        A file at the same place is the same picture, changed or not. So is one elsewhere with the same size and
+        modification time: its folder was moved. An item that names no folder counts as this picture's: somebody who
+        changed its fields may have left them out. In folders listed in `moved_from`, the same path is the same picture.
         """
         root, file = metadata.get("root"), metadata.get("file")
         if not isinstance(root, str) or not isinstance(file, str) or Path(root, file) == self.path:
@@ -83,12 +83,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file or folder that could not be looked at: whether there are pictures is not known.
+    """A file or folder that could not be accessed, so it is not known whether it has pictures.
 
     Attributes:
-        file: path relative to the folder that was looked through, with forward slashes.
+        file: path relative to the searched folder, with forward slashes.
         reason: FILE_UNREADABLE or FOLDER_UNREADABLE.
-        message: what the system says.
+        message: the system's message.
     """
 
     file: str
@@ -98,13 +98,13 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found under a folder.
+    """The picture files under a folder.
 
     Attributes:
         root: the folder, absolute.
-        pictures: its picture files, folder by folder, in the order of their names.
-        unreadable: what could not be looked at.
-        passed_over: how many files there are by each suffix of pictures that are not taken.
+        pictures: its picture files, folder by folder, ordered by name.
+        unreadable: files and folders that could not be accessed.
+        passed_over: number of files in unsupported image formats, by suffix.
         linked_folders: links to folders, which are not followed; paths relative to `root`, with forward slashes.
     """
 
@@ -118,8 +118,8 @@ class Listing:
 def find_pictures(root: Path) -> Listing:
     """Returns the picture files under `root`; hidden files and folders are left out.
 
-    What a picture is goes by its suffix. Links to files are followed, links to folders are not: they may lead in
-    circles. What is no regular file, a pipe say, is no picture: reading it could wait for ever.
+    Pictures are recognised by suffix. Links to files are followed, links to folders are not: they may form cycles.
+    Anything but a regular file, such as a pipe, is ignored: reading it could block for ever.
     """
     root = root.resolve()
     pictures: list[Picture] = []
@@ -127,19 +127,19 @@ def find_pictures(root: Path) -> Listing:
     passed_over: Counter[str] = Counter()
     linked_folders: list[str] = []
 
-    def put_down(error: OSError, path: Path, reason: str) -> None:
-        if not isinstance(error, FileNotFoundError):  # a link to nothing, or deleted since it was listed
+    def record(error: OSError, path: Path, reason: str) -> None:
+        if not isinstance(error, FileNotFoundError):  # a dangling link, or deleted since it was listed
             unreadable.append(Unreadable(path.relative_to(root).as_posix(), reason, error.strerror or str(error)))
 
-    def put_folder_down(error: OSError) -> None:
-        put_down(error, Path(error.filename), "FOLDER_UNREADABLE")
+    def record_folder(error: OSError) -> None:
+        record(error, Path(error.filename), "FOLDER_UNREADABLE")
 
-    for folder, folders, files in os.walk(root, onerror=put_folder_down):
+    for folder, folders, files in os.walk(root, onerror=record_folder):
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         linked_folders.extend(
             path.relative_to(root).as_posix()
             for path in (Path(folder, one) for one in folders)
-            if os.path.islink(path)  # noqa: PTH114  # Path.is_symlink raises where it may not look
+            if os.path.islink(path)  # noqa: PTH114  # Path.is_symlink raises without permission
         )
         for name in sorted(files):
             path = Path(folder, name)
@@ -153,7 +153,7 @@ def find_pictures(root: Path) -> Listing:
             try:
                 state = path.stat()
             except OSError as error:
-                put_down(error, path, "FILE_UNREADABLE")
+                record(error, path, "FILE_UNREADABLE")
                 continue
             if stat.S_ISREG(state.st_mode):
                 pictures.append(Picture(root, path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
@@ -161,7 +161,7 @@ def find_pictures(root: Path) -> Listing:
 
 
 def passed_over_said(passed_over: Mapping[str, int], linked_folders: Collection[str]) -> str:
-    """Says what of a `Listing` was not looked into, the most frequent first; empty where there is nothing."""
+    """Returns what a `Listing` ignored, as text, most frequent first; empty if nothing."""
     said = [f"{count} {suffix}" for suffix, count in sorted(passed_over.items(), key=lambda one: (-one[1], one[0]))]
     if links := len(linked_folders):
         said.append(f"{links} linked folder{'s' if links > 1 else ''}")
@@ -169,26 +169,26 @@ def passed_over_said(passed_over: Mapping[str, int], linked_folders: Collection[
 
 
 def is_gone(path: Path) -> bool:
-    """Whether there is certainly no file at `path`, not even a link to nothing.
+    """Whether there is certainly no file at `path`, not even a dangling link.
 
-    A file that a failing disk, a stale mount or a lack of rights hides is not gone.
+    A file that is hidden by a failing disk, a stale mount or missing permissions is not gone.
     """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except (OSError, ValueError):  # ValueError: no path at all, for it holds a NUL
+    except (OSError, ValueError):  # ValueError: not a path, it has a NUL
         return False
     return False
 
 
 def stored_file(item_id: str, metadata: Mapping[str, MetadataValue], *, root: Path | None) -> Path | None:
-    """Returns where the file of a stored item is, or None where that is not known or no file can be seen there.
+    """Returns the path of a stored item's file; None if it is unknown, or no file can be seen there.
 
     Args:
         item_id: the item's id.
-        metadata: its fields, as `Picture.metadata` made them or not.
-        root: folder to look in instead of the one that was indexed: the pictures have moved, or lie elsewhere here.
+        metadata: its fields, from `Picture.metadata` or elsewhere.
+        root: folder to look in instead of the indexed one, if the pictures are elsewhere now or on this machine.
     """
     file = metadata.get("file", item_id)
     base = root or metadata.get("root")
@@ -197,5 +197,5 @@ def stored_file(item_id: str, metadata: Mapping[str, MetadataValue], *, root: Pa
     path = Path(base, file)
     try:
         return path if path.is_file() else None
-    except OSError:  # it may be there, but nobody can look
+    except OSError:  # it may exist, but can't be accessed
         return None

@@ -1,4 +1,4 @@
-"""How far a long command has come, on standard error."""
+"""Progress bars of long commands, on standard error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 class _Rate(ProgressColumn):
-    """Things a second."""
+    """Things per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -16,7 +16,7 @@ class _Rate(ProgressColumn):
 
 
 def progress_bar(*, shown: bool) -> Progress:
-    """Returns a bar that counts things; `shown` or only counted."""
+    """Returns a progress bar that counts things; invisible unless `shown`."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

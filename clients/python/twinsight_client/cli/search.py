@@ -1,4 +1,4 @@
-"""`twinsight search`: what looks like a picture."""
+"""`twinsight search`: the items most similar to a picture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RegionParam(click.ParamType[Region]):
 
 
 @click.command(
-    short_help="Find what looks like a picture.",
+    short_help="Find similar pictures.",
     epilog=examples(
         "twinsight search cat.jpg",
         "twinsight search cat.jpg --top-k 20 --sheet matches.png",
@@ -50,20 +50,22 @@ class RegionParam(click.ParamType[Region]):
 @click.option("--item", metavar="ID", help="Search by a stored item's id instead of a picture.")
 @click.option("--exclude-self", is_flag=True, help="Leave the --item itself out of its matches.")
 @click.option("--collection", "-c", metavar="NAME", default="photos", show_default=True, help="Collection to search.")
-@click.option("--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Most matches.")
-@click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata meet this filter.")
+@click.option(
+    "--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Maximum matches."
+)
+@click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata match this filter.")
 @click.option("--min-score", type=float, help="Only matches with at least this score; the table shows scores.")
-@click.option("--exact", is_flag=True, help="Compare with every item: the true answer, slower.")
+@click.option("--exact", is_flag=True, help="Compare with every item: exact, but slower.")
 @click.option(
     "--region",
     type=RegionParam(),
     metavar="X_MIN,Y_MIN,X_MAX,Y_MAX",
-    help="Look at this part of IMAGE alone: edges as fractions 0 to 1 of its width and height.",
+    help="Search by this part of IMAGE only: edges as fractions 0 to 1 of its width and height.",
 )
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write the query and its matches as one picture, .png or .jpg.",
+    help="Write a contact sheet of the query and its matches, .png or .jpg.",
 )
 @click.option(
     "--root",
@@ -87,20 +89,20 @@ def search(
     sheet: Path | None,
     root: Path | None,
 ) -> None:
-    """Find the items of a collection that look like IMAGE, the closest first.
+    """Find the items of a collection that are most similar to IMAGE, closest first.
 
-    A probability is that of one pair by itself, at even odds: many strangers in a large collection have a high one. How
-    to choose --min-score is in docs/scores.md.
+    A probability is that of one pair by itself, at even odds: in a large collection, many unrelated items have a high
+    one. docs/scores.md explains how to choose --min-score.
 
     A filter is a JSON object whose members must all hold: a value to equal, a list to be in, bounds (gt, gte, lt, lte)
-    or {"exists": true}; any_of, all_of and not join such objects.
+    or {"exists": true}; any_of, all_of and not combine such objects.
     """
     if (image is None) == (item is None):
         raise click.UsageError("Give either an IMAGE or an --item.")
     if item is not None and region is not None:
-        raise click.UsageError("--region is a part of IMAGE; an --item is searched by as it is stored.")
+        raise click.UsageError("--region is a part of IMAGE; it can't be used with --item.")
     if exclude_self and item is None:
-        raise click.UsageError("--exclude-self is of an --item; an IMAGE is no item.")
+        raise click.UsageError("--exclude-self requires --item.")
     where = filter_given(condition)
     query = ItemId(item) if item is not None else ImageInput(image or Path(), region=region)
     with settings.client() as client:
@@ -140,7 +142,7 @@ def search(
 
 
 def _write_sheet(target: Path, query: Tile, matches: Sequence[Match], root: Path | None) -> None:
-    """Writes the contact sheet, and says where it is."""
+    """Writes the contact sheet and prints its path."""
     tiles = [query]
     for place, match in enumerate(matches, 1):
         said = f"{place}.  score {match.score:.3f}"
@@ -148,7 +150,7 @@ def _write_sheet(target: Path, query: Tile, matches: Sequence[Match], root: Path
             said += f"   p {percent(match.probability)}"
         tiles.append(Tile(stored_file(match.id, match.metadata, root=root), (said, match.id)))
     if any(tile.path is not None and tile.path.resolve() == target.resolve() for tile in tiles):
-        raise click.BadParameter(f"{target} is one of the pictures, which is left as it is.", param_hint="--sheet")
+        raise click.BadParameter(f"{target} is one of the pictures, which is not overwritten.", param_hint="--sheet")
     picture = contact_sheet(tiles)
     try:
         picture.save(target)

@@ -1,4 +1,4 @@
-"""`twinsight models` and `twinsight health`: what the server is and whether it serves."""
+"""`twinsight models` and `twinsight health`: the server's models and health."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LABELS_SHOWN = 10
 
 
 @click.command(
-    short_help="List the server's models, or show one's card.",
+    short_help="List the server's models, or show one of them.",
     epilog=examples("twinsight models", "twinsight models base"),
 )
 @click.argument("name", required=False)
 @shared_options()
 @click.pass_obj
 def models(settings: Settings, name: str | None) -> None:
-    """List the server's models, or show the card of NAME: what it is for, its licence, its scores on held-out data."""
+    """List the server's models, or show the card of NAME: purpose, licence, scores on held-out data."""
     with settings.client() as client:
         if name is not None:
-            _tell(client.get_model(name), settings)
+            _print_card(client.get_model(name), settings)
             return
         found = client.list_models()
     if settings.as_json:
@@ -51,19 +51,23 @@ def models(settings: Settings, name: str | None) -> None:
 
 
 @click.command(
-    short_help="Say whether the server serves.",
+    short_help="Check whether the server is serving.",
     epilog=examples(
         "twinsight health",
         "twinsight health --wait 30 && twinsight index ~/Pictures",
     ),
 )
 @click.option(
-    "--wait", "wait_s", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait until it serves, at most this long."
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait until it is serving, at most this long.",
 )
 @shared_options()
 @click.pass_obj
 def health(settings: Settings, wait_s: float | None) -> None:
-    """Say whether the server serves: exit code 0 where it does, 4 where it does not."""
+    """Check whether the server is serving: exit code 0 if it is, 4 if not."""
     with settings.client() as client:
         if wait_s:
             client.wait_ready(timeout_s=wait_s)
@@ -76,7 +80,7 @@ def health(settings: Settings, wait_s: float | None) -> None:
         raise click.exceptions.Exit(exits.UNREACHABLE)
 
 
-def _tell(card: ModelInfo, settings: Settings) -> None:
+def _print_card(card: ModelInfo, settings: Settings) -> None:
     if settings.as_json:
         write_json(card)
         return
@@ -87,7 +91,7 @@ def _tell(card: ModelInfo, settings: Settings) -> None:
         "architecture": card.architecture,
         "input": f"{card.input_height}x{card.input_width} pixels",
         "dimension": card.dimension or None,
-        "labels": _named(card.labels),
+        "labels": _summarise_labels(card.labels),
         "licence": card.licence,
         "training data": card.training_data,
         "description": card.description,
@@ -99,8 +103,8 @@ def _tell(card: ModelInfo, settings: Settings) -> None:
     write_fields({name: value for name, value in fields.items() if value is not None})
 
 
-def _named(labels: Sequence[str]) -> str | None:
-    """The first labels and how many there are; None where there are none."""
+def _summarise_labels(labels: Sequence[str]) -> str | None:
+    """Returns the number of labels and the first ones; None if there are none."""
     if not labels:
         return None
     more = ", …" if len(labels) > LABELS_SHOWN else ""
@@ -127,5 +131,5 @@ def _calibration_fields(stated: Calibration) -> dict[str, object]:
 
 
 def _rate(rate: float, low: float | None, high: float | None) -> str:
-    """A rate as a person reads it, with its interval where there is one."""
+    """Returns a rate in percent, with its interval if there is one."""
     return f"{rate:.3%}" + ("" if low is None or high is None else f" ({low:.3%} to {high:.3%})")

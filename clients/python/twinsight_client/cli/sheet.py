@@ -1,4 +1,4 @@
-"""Contact sheets: a query and what was found, as labelled thumbnails, for a person to judge at a glance."""
+"""Contact sheets: a query and its matches as labelled thumbnails, to judge at a glance."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Tile:
     """One thumbnail.
 
     Attributes:
-        path: the picture; None: not known or gone, and a grey field stands for it.
+        path: the picture; None: unknown or gone, drawn as a grey field.
         lines: the label's lines, top to bottom; each is cut to the tile's width.
-        is_query: framed, so that it is told from what was found.
-        region: the part that was looked at, drawn as a frame.
+        is_query: framed, to distinguish it from the matches.
+        region: the part that was searched by, drawn as a frame.
     """
 
     path: Path | None
@@ -42,7 +42,7 @@ class Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile], *, columns: int = 5) -> Image.Image:
-    """Returns the tiles row by row as one RGB picture.
+    """Returns the tiles as one RGB picture, row by row.
 
     Args:
         tiles: at least one.
@@ -75,11 +75,11 @@ def contact_sheet(tiles: Sequence[Tile], *, columns: int = 5) -> Image.Image:
 
 
 def _thumbnail(tile: Tile) -> Image.Image | None:
-    """The picture as the server sees it, upright and small, with its region framed; None where it can't be read."""
+    """Returns the picture upright and small, with its region framed; None if it can't be read."""
     if tile.path is None:
         return None
     try:
-        # Over 90 million pixels Pillow warns, over twice that it refuses: too much memory for a thumbnail either way.
+        # Pillow warns above 90 million pixels and refuses above twice that: too much memory for a thumbnail.
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(tile.path) as picture,
@@ -100,7 +100,7 @@ def _thumbnail(tile: Tile) -> Image.Image | None:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The line as far as it fits; of a path the end tells most, so it is the start that goes."""
+    """Returns the line, without its start if it is too long: the end of a path says most."""
     if font.getlength(line) <= THUMB_PX:
         return line
     start = 0

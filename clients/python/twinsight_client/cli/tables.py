@@ -1,4 +1,4 @@
-"""Tables for people, on standard output. Apart from `output`, since most of a command's start would be rich's."""
+"""Tables on standard output. Apart from `output`, since importing rich takes most of a command's start."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.text import Text
 from twinsight_client.cli.output import printable
 
 WIDE = 100_000
-"""Columns of an output that is no terminal: nothing is folded on its way to a file or another program."""
+"""Columns of an output that is not a terminal: nothing is wrapped on its way to a file or program."""
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table to standard output. A column whose name ends in a space is of numbers, and stands to the right."""
+    """Prints a table to standard output. A column whose name ends in a space is right-aligned, for numbers."""
     console = _console()
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
     for name in columns:
@@ -29,7 +29,7 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def write_fields(fields: Mapping[str, object]) -> None:
-    """Prints names and values to standard output, one a line."""
+    """Prints names and values to standard output, one pair per line."""
     console = _console()
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
@@ -42,7 +42,7 @@ def write_fields(fields: Mapping[str, object]) -> None:
 def _print(console: Console, table: Table) -> None:
     with console.capture() as captured:
         console.print(table)
-    # Cells are filled up to their column's width, the last ones too.
+    # Cells are padded to their column's width, even in the last column.
     text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     encoding = sys.stdout.encoding
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
