@@ -256,7 +256,7 @@ def test_a_run_comes_to_counts_rates_and_percentiles() -> None:
     assert (report.slowest.latency_ms, report.slowest.request_id) == (500, "bench-1-5")
     assert (report.calls_per_s, report.items_per_s) == (0.2, 0.7)
     assert (report.load.loop, report.latency_from, report.model) == ("closed", "sending", "base")
-    assert report.notes == ["Calls without an answer within 3 s: 1. They are in no percentile."]
+    assert report.notes == ["Calls without a response within 3 s: 1. No percentile includes them."]
 
 
 def test_a_run_without_answers_has_no_percentiles() -> None:
@@ -269,7 +269,7 @@ def test_calls_of_an_open_loop_that_were_never_started_are_counted_and_told_of()
     assert (report.calls.due, report.calls.not_started, report.calls.answered) == (8, 4, 2)
     assert (report.load.loop, report.latency_from) == ("open", "due time")
     assert report.notes[0].startswith(
-        "Calls that were due and never started: 4. The server does not make 0.8 calls/s of 2 in flight"
+        "Calls due but not started: 4. The server did not sustain 0.8 calls/s with 2 in flight"
     )
 
 
@@ -282,15 +282,15 @@ def test_calls_due_in_the_warm_up_are_not_of_the_measured_time_though_never_star
     report = report_of(late, rate=1.0)
     assert (report.calls.due, report.calls.answered, report.calls.not_started) == (7, 0, 7)
     assert (report.calls_per_s, report.latency_ms) == (0.143, None)
-    assert report.notes[0].startswith("Of the calls that were due in the measured time none was answered")
-    assert report.notes[1].startswith("Calls that were due and never started: 7.")
+    assert report.notes[0].startswith("No call that was due in the measured time was answered")
+    assert report.notes[1].startswith("Calls due but not started: 7.")
 
 
 def test_late_starts_are_told_of() -> None:
     rows = records(Record(0, 3.0, 3.002, 3.1, ANSWERED), Record(1, 4.0, 4.0005, 4.1, ANSWERED))
     report = report_of(replace(RUN, records=rows, due_count=2), rate=0.2)
     assert report.calls.late == 1
-    assert report.notes[0].startswith("Calls started over 1 ms after they were due: 1. Either 2 were in flight")
+    assert report.notes[0].startswith("Calls started more than 1 ms late: 1. Either 2 were in flight")
 
 
 @pytest.mark.parametrize(("share", "is_told"), [(0.79, False), (0.81, True)])
@@ -306,5 +306,5 @@ def test_an_interrupted_run_says_how_long_it_measured() -> None:
     assert (report.interrupted, report.calls.unanswered, report.load.duration_s) == (True, 1, 2.5)
     assert report.notes == [
         "Interrupted after 2.5 s of measuring.",
-        "Calls under way when the run was interrupted: 1. They are in no percentile.",
+        "Calls in flight when the run was interrupted: 1. No percentile includes them.",
     ]

@@ -1,12 +1,12 @@
-"""twinsight's main job on real photographs, through a real server and the client anyone would use.
+"""twinsight's main task on real photographs, with a real server and the public client.
 
-1. A server is started as a process of its own, on a free port, with an empty folder.
-2. Photographs are indexed: originals, and others among which they must be told.
+1. A server is started in its own process, on a free port, with an empty data folder.
+2. Photographs are indexed: originals, and others to distinguish them from.
 3. Edited copies of the originals are searched for; each must find its original first.
-4. Pairs are compared: a copy with its original must be the same, different pictures must not.
+4. Pairs are compared: a copy and its original must be the same, different pictures must not.
 5. A broken picture among good ones must fail alone.
 
-Ends with `demo: ok`, or says what was wrong and exits with 1.
+The demo ends with `demo: ok`, or says what was wrong and exits with 1.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from twinsight_client.cli.sheet import Tile, contact_sheet
 
 COLLECTION = "demo"
 EQUAL = 1e-3
-"""Scores this close are of pictures that are the same to the model: two copies of one file in a folder."""
+"""Pictures with scores this close are the same to the model, for example two copies of one file in a folder."""
 
 out = Console(width=110, highlight=False)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for one edited copy."""
+    """The matches of one edited copy."""
 
     original: str
     edit: str
@@ -50,14 +50,14 @@ class Answer:
 
     @property
     def right(self) -> bool:
-        """Whether the original came first, or level with the first."""
+        """Whether the original came first or tied with the first."""
         scores = {match.id: match.score for match in self.matches}
         return scores.get(self.original, -1.0) >= self.matches[0].score - EQUAL
 
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """Runs `twinsight serve` on a free port; gives its address."""
+    """Runs `twinsight serve` on a free port; yields its address."""
     twinsight = Path(sys.executable).parent / "twinsight"
     command = [str(twinsight), "serve", "--listen", "127.0.0.1:0", "--data-dir", str(folder), "--log-level", "warning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -71,16 +71,16 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def index(client: Client, photos: Mapping[str, Path]) -> list[str]:
-    """Writes the photographs to a new collection; returns the names of those that could be read."""
+    """Indexes the photographs in a new collection; returns the names of those that could be read."""
     client.create_collection(COLLECTION, model=client.get_model().name)
     written: list[str] = []
     names = iter(photos)
-    # Cuts the pictures into messages by their bytes: 32 of a camera's are more than one message takes.
+    # `ingest` splits the pictures into messages by size: 32 of a camera's exceed the limit of one message.
     for results in client.ingest(COLLECTION, (NewItem(name, path) for name, path in photos.items()), batch_size=32):
         for result in results:
             name = next(names)
             if isinstance(result, ItemError):
-                out.print(f"  left out: {name}: {result.message}")
+                out.print(f"  skipped: {name}: {result.message}")
             else:
                 written.append(name)
     return written
@@ -100,7 +100,7 @@ def search(client: Client, photos: Mapping[str, Path], originals: list[str], fol
 
 
 def show_search(answers: list[Answer]) -> None:
-    """Prints one line for each original: how each edit scored, and the best that is not the original."""
+    """Prints one line per original: the score of each edit, and the best match that is not the original."""
     table = Table(title="Edited copies, searched for: score of the original (first unless marked ✗)")
     table.add_column("original")
     for edit in EDITS:
@@ -120,7 +120,7 @@ def _score(answer: Answer) -> str:
 
 
 def compare(client: Client, photos: Mapping[str, Path], answers: list[Answer]) -> list[str]:
-    """Compares copies with their originals and with other pictures; returns what was judged wrongly."""
+    """Compares copies with their originals and originals with each other; returns the wrong decisions."""
     originals = list(dict.fromkeys(answer.original for answer in answers))
     gentle = [answer for answer in answers if answer.edit.startswith("JPEG")]
     like = [(answer.original, "copy", photos[answer.original], answer.copy) for answer in gentle]
@@ -150,17 +150,17 @@ def _numbers(one: Comparison) -> tuple[str, str, str, str]:
 
 
 def embed_with_a_broken_one(client: Client, photos: Mapping[str, Path], originals: list[str]) -> list[str]:
-    """Embeds three pictures of which the middle one is cut off; returns what was wrong."""
+    """Embeds three pictures, the middle one truncated; returns what was wrong."""
     whole = photos[originals[0]].read_bytes()
     results = client.embed([whole, whole[: len(whole) // 2], whole])
     kinds = [result.code if isinstance(result, ItemError) else "OK" for result in results]
     for result in results.errors():
-        out.print(f"A cut-off picture between two good ones: {result.code} {result.reason} at {result.field}.")
+        out.print(f"A truncated picture between two good ones: {result.code} {result.reason} at {result.field}.")
     return [] if kinds == ["OK", "INVALID_ARGUMENT", "OK"] else [f"a broken picture gave {kinds}"]
 
 
 def write_sheet(path: Path, answers: list[Answer], photos: Mapping[str, Path]) -> None:
-    """Writes a contact sheet: for each original the hardest of its copies, and what that found."""
+    """Writes a contact sheet: for each original, the hardest of its copies and its matches."""
     tiles = []
     for name in dict.fromkeys(answer.original for answer in answers):
         hardest = min((a for a in answers if a.original == name), key=lambda a: a.matches[0].score)
@@ -173,7 +173,7 @@ def write_sheet(path: Path, answers: list[Answer], photos: Mapping[str, Path]) -
 
 
 def run(photos: Mapping[str, Path], folder: Path) -> list[str]:
-    """Does it all; returns what went wrong."""
+    """Runs all steps; returns what went wrong."""
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as data, server(Path(data)) as address, Client(address) as client:
@@ -185,7 +185,7 @@ def run(photos: Mapping[str, Path], folder: Path) -> list[str]:
         start = time.perf_counter()
         written = index(client, photos)
         took = time.perf_counter() - start
-        out.print(f"Indexed {len(written)} pictures in {took:.1f} s ({len(written) / took:.0f} a second).")
+        out.print(f"Indexed {len(written)} pictures in {took:.1f} s ({len(written) / took:.0f} per second).")
         originals = written[:MOST_ORIGINALS]
         if len(originals) < 2:
             return ["the demo needs at least two pictures that can be read"]
@@ -203,9 +203,9 @@ def run(photos: Mapping[str, Path], folder: Path) -> list[str]:
 
 
 def main() -> int:
-    """Runs the demo; returns the exit status."""
+    """Runs the demo; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="folder of pictures; without it those of installed packages")
+    parser.add_argument("--photos", type=Path, help="folder of pictures; default: those of installed packages")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the copies and the sheet")
     options = parser.parse_args()
     if options.photos and not options.photos.is_dir():

@@ -1,4 +1,4 @@
-"""What people do to a picture before they pass it on."""
+"""Edits that people make to a picture before they pass it on."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def crop(picture: Picture) -> Picture:
 
 
 def rotate(picture: Picture) -> Picture:
-    """Turns by 10 degrees and cuts off the empty corners."""
+    """Rotates by 10 degrees and crops the empty corners."""
     turned = picture.rotate(10, Image.Resampling.BICUBIC)
     width, height = picture.size
     return turned.crop((round(0.1 * width), round(0.1 * height), round(0.9 * width), round(0.9 * height)))
 
 
 def recolour(picture: Picture) -> Picture:
-    """Half the saturation, brighter, more contrast."""
+    """Halves the saturation, and raises brightness and contrast."""
     pale = ImageEnhance.Color(picture).enhance(0.5)
     return ImageEnhance.Contrast(ImageEnhance.Brightness(pale).enhance(1.25)).enhance(1.2)
 
 
 def blur(picture: Picture) -> Picture:
-    """Gaussian blur with a radius of 1 % of the longer side."""
+    """Applies a Gaussian blur with a radius of 1 % of the longer side."""
     return picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 100))
 
 
 def untouched(picture: Picture) -> Picture:
-    """Nothing but the re-encoding."""
+    """Returns the picture as it is, for re-encoding only."""
     return picture
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the demo: photographs that installed packages carry, or a folder of one's own."""
+"""The pictures of the demo: photographs in installed packages, or a folder of your own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from importlib import resources
 from pathlib import Path
 
 MOST = 300
-"""Pictures taken from a folder."""
+"""Most pictures used from a folder."""
 
 MOST_ORIGINALS = 12
-"""Pictures of which edited copies are made."""
+"""Most pictures that edited copies are made of."""
 
 _PACKAGED = {
     "sklearn.datasets.images": ("china.jpg", "flower.jpg"),

@@ -1,14 +1,14 @@
-"""Which films a clip was taken from, and from when in them: search by frames, and a vote on what fits together.
+"""Finds which films a clip comes from, and at what time: a search by frames, then a vote.
 
     pip install av
     python clients/python/examples/videos index film.mp4 other.mp4
     python clients/python/examples/videos find clip.mp4
 
-1. `index` writes a frame of each second of each film to a collection, with the film and the second as fields.
-2. `find` searches for the frames of a clip. A frame by itself says little: many look alike, within a film most of all.
-3. So each match votes for a film and a moment at which the clip would begin in it. What is from the film agrees on it.
+1. `index` writes one frame per second of each film to a collection, with the film and the time as fields.
+2. `find` searches for the frames of a clip. A single frame says little: many look alike, most of all within a film.
+3. So each match votes for a film and a time at which the clip would begin in it. The frames of the right film agree.
 
-PyAV (`av`) reads the files: https://pyav.basswood-io.com. It is no dependency of twinsight, which takes pictures alone.
+PyAV (`av`) reads the files: https://pyav.basswood-io.com. twinsight does not depend on it: it takes only pictures.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from twinsight_client import AlreadyExists, Client, ImageInput, NewItem
 
 BATCH = 32
 SIDE_PX = 512
-"""More than models look at, and a twelfth of what a frame of a film has."""
+"""More than models look at, and a twelfth of the pixels of a film frame."""
 
 
 def frames(file: Path, *, every_s: float) -> Iterator[tuple[float, Image.Image]]:
-    """Yields frames of a video, about `every_s` seconds from one another, with their times in seconds."""
+    """Yields frames of a video, about `every_s` seconds apart, with their times in seconds."""
     av: Any = importlib.import_module("av")
     due_s = 0.0
     with av.open(str(file)) as video:
@@ -45,13 +45,13 @@ def frames(file: Path, *, every_s: float) -> Iterator[tuple[float, Image.Image]]
 
 
 def index(client: Client, collection: str, film: str, shown: Iterable[tuple[float, Image.Image]]) -> int:
-    """Writes the frames of a film to a collection; returns how many."""
+    """Writes the frames of a film to a collection; returns their number."""
     items = (NewItem(f"{film}@{time_s:.2f}", image, {"film": film, "time_s": time_s}) for time_s, image in shown)
     return sum(len(batch.values()) for batch in client.ingest(collection, items))
 
 
 def find(client: Client, collection: str, shown: Iterable[tuple[float, Image.Image]]) -> list[Found]:
-    """Returns the films that a clip's frames agree on, those with most of them first."""
+    """Returns the films that a clip's frames agree on, most frames first."""
     times: list[float] = []
     sightings: list[Sighting] = []
     left = iter(shown)
@@ -62,14 +62,14 @@ def find(client: Client, collection: str, shown: Iterable[tuple[float, Image.Ima
             sightings += [
                 Sighting(str(match.metadata["film"]), float(str(match.metadata["time_s"])), time_s)
                 for match in matches
-                # The model's own probability that two pictures are of the same original; a vote wants no certainty.
+                # The model's own probability that two pictures have the same original; a vote needs no certainty.
                 if (match.probability or 0.0) >= 0.5
             ]
     return agreed(sightings, frames=len(times))
 
 
 def main() -> None:
-    """Does what the command line says."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description="Find the films that a clip was taken from.")
     parser.add_argument("command", choices=["index", "find"])
     parser.add_argument("files", nargs="+", type=Path)

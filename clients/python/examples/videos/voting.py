@@ -1,4 +1,4 @@
-"""What frames of a clip agree on: each that was found in a film says when the clip would begin there."""
+"""Voting of a clip's frames: each frame that was found in a film says when the clip would begin there."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 STEP_S = 1.0
-"""By less than this differs what frames say of the beginning: they are not taken at the same moments of the film."""
+"""Frames of one clip differ by less than this about its beginning: they are not sampled at the same times."""
 
 LEAST_AGREEING, LEAST_SHARE = 3, 0.3
-"""Frames of a clip, and share of all, that agree by chance are fewer: of 24 that a clip of strangers had, 4 did."""
+"""Fewer frames, and a smaller share, agree by chance: of the 24 frames of an unrelated clip, 4 did."""
 
 
 class Sighting(NamedTuple):
-    """A clip's frame that was found in a film; times in seconds from the beginning of each."""
+    """A frame of a clip that was found in a film; times in seconds from the beginning of each."""
 
     film: str
     film_s: float
@@ -24,7 +24,7 @@ class Sighting(NamedTuple):
 
     @property
     def start_s(self) -> float:
-        """When in the film the clip would begin."""
+        """Time in the film at which the clip would begin."""
         return self.film_s - self.clip_s
 
 
@@ -33,9 +33,9 @@ class Found(NamedTuple):
 
     Attributes:
         film: its name.
-        start_s: when in it the clip begins, in seconds.
-        agreeing: frames of the clip that say so.
-        frames: that it has.
+        start_s: time in it at which the clip begins, in seconds.
+        agreeing: frames of the clip that agree.
+        frames: frames of the clip.
     """
 
     film: str
@@ -45,11 +45,11 @@ class Found(NamedTuple):
 
 
 def agreed(sightings: Iterable[Sighting], *, frames: int) -> list[Found]:
-    """Returns for each film the beginning that most frames agree on, where enough do; most first.
+    """Returns, for each film, the beginning that most frames agree on, if enough do; most frames first.
 
     Args:
-        sightings: of all frames. One that is found at several places of a film counts once for each beginning.
-        frames: of the clip.
+        sightings: sightings of all frames; one found at several places of a film counts once for each beginning.
+        frames: frames of the clip.
     """
     by_film: dict[str, list[Sighting]] = defaultdict(list)
     for one in sightings:
@@ -64,7 +64,7 @@ def agreed(sightings: Iterable[Sighting], *, frames: int) -> list[Found]:
 
 
 def _most_together(seen: Sequence[Sighting]) -> list[Sighting]:
-    """Returns those of the two neighbouring steps in which most frames are."""
+    """Returns the sightings of the two neighbouring steps with the most frames."""
     steps: dict[int, list[Sighting]] = defaultdict(list)
     for one in seen:
         steps[math.floor(one.start_s / STEP_S)].append(one)

@@ -1,4 +1,4 @@
-"""What is sent: request messages built once and kept as bytes, and how many items of an answer failed."""
+"""The calls to send: request messages, built once and kept as bytes, and parsers of their responses."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from twinsight_client.results import ItemError, ModelReference, Vector
 from twinsight_client.status import item_error
 
 MOST_BYTES = ChannelOptions().max_send_bytes
-"""Of one message."""
+"""Size limit of one message."""
 VECTOR_CALLS = 256
-"""Different messages of random vectors; searches of few different ones would all find their way in the caches."""
+"""Different messages of random vectors; with only a few, searches would find their whole path in the caches."""
 VECTOR_BYTES = 64 * 1024 * 1024
-"""Of all messages of random vectors together."""
+"""Size limit of all messages of random vectors together."""
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -33,11 +33,11 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Reading:
-    """What an answer says.
+    """The content of a response.
 
     Attributes:
-        errors: of the items that have no answer.
-        model: what answered; empty where the answer does not say.
+        errors: errors of the failed items.
+        model: the model that answered; empty if the response does not say.
     """
 
     errors: Sequence[ItemError] = ()
@@ -49,13 +49,13 @@ class Workload:
     """Calls of one kind.
 
     Attributes:
-        name: of the call: embed, search or compare.
-        items: what a call is about: pictures, queries or pairs.
+        name: name of the call: embed, search or compare.
+        items: kind of its items: pictures, queries or pairs.
         batch: items in each call.
-        what: describes what is sent, for a person.
+        what: human-readable description of what is sent.
         method: gRPC's path.
         requests: messages, sent in turn.
-        read: reads an answer's bytes.
+        read: parses the bytes of a response.
         timeout_s: deadline of each call.
     """
 
@@ -118,11 +118,11 @@ def search_calls(
 
     Args:
         collection: its id.
-        queries: those of each call, equally many; pictures or vectors.
-        what: describes them.
-        top_k: matches for each.
-        where: only items that meet it.
-        timeout_s: deadline of each call; None: what suits a search.
+        queries: the queries of each call, the same number in each; pictures or vectors.
+        what: human-readable description of the queries.
+        top_k: matches for each query.
+        where: only items that match this filter.
+        timeout_s: deadline of each call; None: the default of a search.
     """
 
     def read(data: bytes) -> Reading:
@@ -170,7 +170,7 @@ def vector_queries(dimension: int, *, batch: int, seed: int = 0) -> list[list[Ve
 
 
 def _batches(pictures: Sequence[bytes], batch: int) -> list[list[bytes]]:
-    """Cuts pictures into calls; the last call, and one that is larger than all of them, begins again at the first."""
+    """Splits pictures into calls; the last call, or one larger than all of them, starts over at the first picture."""
     _check_size([len(one) for one in pictures], batch, "pictures")
     return _cut(pictures, batch)
 
@@ -181,10 +181,10 @@ def _cut(things: Sequence[T], batch: int) -> list[list[T]]:
 
 
 def _check_size(sizes: Sequence[int], batch: int, named: str) -> None:
-    """Refuses calls that no message carries, before they are built.
+    """Rejects calls that are too large for a message, before they are built.
 
     Raises:
-        InvalidArgument: `batch` things of `sizes`, in bytes, that make one call are more than a message.
+        InvalidArgument: the `batch` things of a call, of `sizes` in bytes, do not fit a message.
     """
     most = max(sum(one) for one in _cut(sizes, batch))
     if most > MOST_BYTES:
@@ -204,7 +204,7 @@ def _workload(
     batch: int,
     timeout_s: float | None,
 ) -> Workload:
-    """Returns the workload of `sent`, at least one call, each built and serialised before the next is built."""
+    """Returns the workload of `sent`, at least one call; serialises each call before it builds the next."""
     method, deadline_s = "", 0.0
     requests: list[bytes] = []
     for one in sent:

@@ -1,4 +1,4 @@
-"""One connection of the load: sends a call once, never again, and says what became of it."""
+"""One connection of the load: sends a call once, never retries it, and returns the outcome."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from twinsight_client.token import Bearer
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one call.
+    """The outcome of one call.
 
     Attributes:
         begun: when it was sent, in seconds of `time.perf_counter`.
-        ended: when its answer was here, likewise.
+        ended: when its response arrived, likewise.
         outcome: see `outcomes`.
-        reading: what the answer says; of a call that was not answered nothing.
-        times: of the server's stages.
-        error: of a call that failed.
+        reading: content of the response; empty if there was none.
+        times: times of the server's stages.
+        error: error of a failed call.
     """
 
     begun: float
@@ -40,20 +40,20 @@ class Answer:
 
 
 class Connection:
-    """A channel that shares its TCP connection with no other. Belongs to the running event loop.
+    """A channel that does not share its TCP connection. It belongs to the running event loop.
 
     Args:
         target: HOST:PORT of the server.
         tls: None: plain text.
-        workload: what is sent.
-        bearer: adds the token; None: there is none.
+        workload: the calls to send.
+        bearer: adds the token; None: no token.
     """
 
     def __init__(self, target: str, *, tls: Tls | None, workload: Workload, bearer: Bearer | None = None) -> None:
         self._bearer = bearer or Bearer(None, target=target, tls=tls, allow_plaintext=False)
         arguments = [
             *channel_arguments(target, ChannelOptions(), tls),
-            # gRPC lets channels with the same arguments share one connection otherwise.
+            # Otherwise gRPC lets channels with the same arguments share one connection.
             ("grpc.use_local_subchannel_pool", 1),
         ]
         self._channel = (
@@ -61,12 +61,12 @@ class Connection:
             if tls is None
             else grpc.aio.secure_channel(target, tls.credentials(), options=arguments)
         )
-        # Bytes go in and come out: requests are built, and answers read, outside of what is measured.
+        # Bytes in and out: requests are built and responses parsed outside the measured time.
         self._method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(workload.method)
         self._workload = workload
 
     async def open(self, *, request_id: str) -> None:
-        """Connects, so that no measured call has to.
+        """Connects, so that measured calls don't include it.
 
         Raises:
             TwinsightClientError: the server can't be reached.
@@ -79,7 +79,7 @@ class Connection:
             raise error_from_call(error, request_id=request_id) from None
 
     async def send(self, request: bytes, *, request_id: str) -> Answer:
-        """Sends one call and returns what became of it."""
+        """Sends one call and returns its outcome."""
         metadata = self._bearer.metadata(request_id=request_id)
         begun = time.perf_counter()
         call = self._method(request, timeout=self._workload.timeout_s, metadata=metadata)
@@ -94,5 +94,5 @@ class Connection:
         return Answer(begun, ended, ANSWERED, reading=self._workload.read(data), times=times)
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         await self._channel.close()

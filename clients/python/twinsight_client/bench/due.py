@@ -1,4 +1,4 @@
-"""When calls are measured, and when those of an open loop are due. All times are seconds of one monotonic clock."""
+"""When calls are measured, and when those of an open loop are due; all times in seconds of one monotonic clock."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Window:
-    """The time of a run.
+    """The times of a run.
 
     Attributes:
-        begin: of the warm-up.
-        start: of what is measured.
-        end: of what is measured; no call is started from here on.
+        begin: start of the warm-up.
+        start: start of the measured time.
+        end: end of the measured time; no call starts from here on.
     """
 
     begin: float
@@ -28,16 +28,16 @@ class Window:
 
 
 class DueTimes:
-    """Times at equal distances, handed out one after another, however late they are taken.
+    """Times at equal intervals, handed out one after another, however late they are taken.
 
-    They are fixed beforehand and never shifted, so a server that stalls does not keep calls from being due, and the
-    wait of those that could not be sent is part of their latency. Measuring from the sending instead would leave out
-    just the calls that suffered ("coordinated omission").
+    They are fixed in advance and never shifted: a server that stalls does not delay when calls are due, and the wait of
+    calls that could not be sent is part of their latency. Measuring from when they are sent would leave out the very
+    calls that suffered ("coordinated omission").
 
     Args:
-        rate: due times a second.
+        rate: due times per second.
         begin: the first of them.
-        end: all of them are before it.
+        end: they are all before this time.
     """
 
     def __init__(self, rate: float, *, begin: float, end: float) -> None:
@@ -47,7 +47,7 @@ class DueTimes:
         self._taken = 0
 
     def take(self) -> float | None:
-        """Returns the next due time, None after the last."""
+        """Returns the next due time; None after the last."""
         due = self._at(self._taken)
         if due >= self._end:
             return None

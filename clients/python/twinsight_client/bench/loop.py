@@ -1,12 +1,12 @@
-"""The load itself: so many calls in flight, or so many a second.
+"""The load itself: a number of calls in flight, or a number of calls per second.
 
-1. As many connections are opened as calls may be in flight. Each has a worker that sends one call after another.
-2. The first calls are sent one by one until one is answered well: what is wrong with all of them is told at once.
-3. Closed loop: a worker sends its next call when the last is answered. A server that slows down is sent fewer calls.
-4. Open loop: a worker takes the next due time, waits for it, and sends. Where all workers are waiting for answers, due
-   times pass; the next free worker takes the oldest, and the call's latency counts from when it was due.
-5. No call is sent twice, and none is begun after the end; those in flight are waited for, except on Ctrl-C.
-6. The warm-up is sent, kept and told apart by the time at which its calls were due.
+1. One connection is opened for each call that may be in flight. Each has a worker that sends one call after another.
+2. The first calls are sent one by one until one succeeds, so that an error common to all calls is reported at once.
+3. Closed loop: a worker sends its next call when the last one is answered. A server that slows down gets fewer calls.
+4. Open loop: a worker takes the next due time, waits for it, and sends. While all workers wait for responses, due times
+   pass; the next free worker takes the oldest one, and the call's latency counts from when it was due.
+5. No call is sent twice, and none starts after the end; the loop waits for those in flight, except on Ctrl-C.
+6. Warm-up calls are sent and recorded like all others; they are recognised by when they were due.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from twinsight_client.results import ModelReference
 from twinsight_client.token import Bearer
 
 TRIED = 8
-"""Calls sent one by one to find one that is answered well: a folder may hold some pictures that are not."""
+"""Calls sent one by one until one succeeds: a folder may hold some pictures that fail."""
 PAUSE_S = 0.05
-"""After a call of a closed loop that found no server: failures take microseconds, and would be all there is."""
+"""Pause of a closed loop after a call that found no server: such failures take microseconds and would flood it."""
 TICK_S = 0.5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the load is made.
+    """The plan of a load.
 
     Attributes:
         target: HOST:PORT of the server.
         concurrency: most calls in flight.
-        duration_s: how long is measured.
-        warmup_s: how long calls are sent before.
-        rate: calls a second of an open loop; None: a closed loop.
+        duration_s: how long to measure.
+        warmup_s: how long to send calls before that.
+        rate: calls per second of an open loop; None: a closed loop.
         tls: None: plain text.
-        bearer: adds the token; None: there is none.
+        bearer: adds the token; None: no token.
     """
 
     target: str
@@ -64,14 +64,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tick:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        elapsed_s: since its begin; the warm-up is part of it.
+        elapsed_s: time since its begin, including the warm-up.
         window: its times.
-        in_flight: calls under way.
+        in_flight: calls in flight.
         recent: the calls that ended since the last tick.
-        recent_s: how long that is.
+        recent_s: time since the last tick.
     """
 
     elapsed_s: float
@@ -83,20 +83,20 @@ class Tick:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run leaves.
+    """The data of a finished run.
 
     Attributes:
-        name: begins the request ids of its calls, NAME-NUMBER.
-        window: when it was; `end` is earlier than planned where it was interrupted.
-        records: of all calls, those of the warm-up and those that ended after the window too.
-        due_count: calls that were due until `window.end`, begun or not; None: a closed loop.
+        name: prefix of the request ids of its calls, NAME-NUMBER.
+        window: its times; `end` is earlier than planned if it was interrupted.
+        records: records of all calls, including those of the warm-up and those that ended after the window.
+        due_count: calls that were due until `window.end`, sent or not; None: a closed loop.
         interrupted: whether it ended early.
-        cpu_share: of one core, what this process used while it measured; 1.0 is one core.
+        cpu_share: CPU time of this process per second of the measured time; 1.0 is one core.
         warmup_due_count: of the calls due, those before `window.start`.
-        model: what answered; empty where answers do not say.
-        item_errors: how many items of measured calls failed, by the name of the status code.
-        messages: what the server said first, by the name of the status code.
-        refused_for_good: measured calls that were refused without a time to come again.
+        model: the model that answered; empty if responses do not say.
+        item_errors: number of failed items in measured calls, by name of the status code.
+        messages: the server's first error message, by name of the status code.
+        refused_for_good: measured calls that were refused without a time to retry.
     """
 
     name: str
@@ -113,27 +113,27 @@ class Run:
 
 
 def run_load(workload: Workload, plan: Plan, *, on_tick: Callable[[Tick], None] = lambda _tick: None) -> Run:
-    """Sends the load and returns what became of it; Ctrl-C ends it early, and returns what there is until then.
+    """Sends the load and returns the data of the run; Ctrl-C ends it early and returns the data so far.
 
     Args:
-        workload: what is sent.
-        plan: how.
-        on_tick: told a few times a second how far it is.
+        workload: the calls to send.
+        plan: how to send them.
+        on_tick: called a few times a second with the progress.
 
     Raises:
-        TwinsightClientError: the server can't be reached, or fails every one of the first calls.
-        KeyboardInterrupt: before anything was sent for its time.
+        TwinsightClientError: the server can't be reached, or every one of the first calls fails.
+        KeyboardInterrupt: the run was interrupted before the load began.
     """
-    # epoll sleeps whole milliseconds: due times would be missed by 0.6 ms at the median, with select by 0.15.
+    # epoll sleeps in whole milliseconds and misses due times by 0.6 ms at the median; select by 0.15 ms.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         return runner.run(_Load(workload, plan, on_tick).run())
 
 
 class _Pacing(Protocol):
-    """Says when the next call is due."""
+    """Decides when the next call is due."""
 
     def take(self) -> float | None:
-        """Returns the next due time, None after the last."""
+        """Returns the next due time; None after the last."""
         ...
 
 
@@ -164,7 +164,7 @@ class _Load:
             for _ in range(plan.concurrency)
         ]
         try:
-            # The first alone: a server that is not there is one error.
+            # The first alone: an unreachable server is one error.
             await connections[0].open(request_id=self._name)
             await asyncio.gather(*(one.open(request_id=self._name) for one in connections[1:]))
             await self._try(connections[0])
@@ -173,14 +173,14 @@ class _Load:
             await asyncio.gather(*(one.close() for one in connections))
 
     async def _try(self, connection: Connection) -> None:
-        """Sends calls until one is answered well; raises the first one's error if none is."""
+        """Sends calls until one succeeds; raises the first one's error if none does."""
         errors: list[Exception] = []
         for request in self._workload.requests[:TRIED]:
             answer = await connection.send(request, request_id=f"{self._name}-{next(self._numbers)}")
             if answer.outcome == ANSWERED and len(answer.reading.errors) < self._workload.batch:
                 self._model = answer.reading.model
                 return
-            if answer.outcome == REFUSED:  # somebody else's load; the server does answer
+            if answer.outcome == REFUSED:  # because of other load: the server does respond
                 return
             if answer.error is not None:
                 raise answer.error
@@ -264,7 +264,7 @@ class _Load:
             self._messages.setdefault(one.code, one.message)
 
     async def _watch(self) -> None:
-        """Tells how far the run is, and measures what it costs here."""
+        """Reports the progress of the run, and measures the CPU time of this process."""
         place = 0
         last = self._window.begin
         self._note_cpu_from(last)
@@ -282,19 +282,19 @@ class _Load:
             last = now
 
     def _note_cpu_from(self, now: float) -> None:
-        """Notes where the measured part of the run begins, once it does."""
+        """Notes the start of the measured time, once it is reached."""
         if self._cpu_from is None and now >= self._window.start:
             self._cpu_from = (now, time.process_time())
 
     def _note_cpu(self, now: float) -> None:
-        """Takes the time of this process that the measured part of the run took; of several notes the first counts."""
+        """Notes the CPU share of this process in the measured time; only the first call counts."""
         if self._cpu_from is not None and not self._cpu_share:
             wall_from, cpu_from = self._cpu_from
             self._cpu_share = (time.process_time() - cpu_from) / max(now - wall_from, 1e-9)
 
 
 class _AsSoonAsFree:
-    """The pacing of a closed loop: the next call is due when somebody can send it."""
+    """The pacing of a closed loop: the next call is due as soon as a worker is free."""
 
     def __init__(self, window: Window) -> None:
         self._end = window.end

@@ -1,4 +1,4 @@
-"""Pictures to send where there are none at hand."""
+"""Generated pictures, to send if the user names none."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ WIDTH_PX, HEIGHT_PX = 500, 375
 """A common size in collections of photographs: the longer side of ImageNet's."""
 GENERATED = 8
 QUALITY = 90
-"""With the noise below, files of about 80 KB, like photographs of that size."""
+"""With the noise below, files have about 80 KB, like photographs of that size."""
 
 
 def generated_jpegs(*, count: int = GENERATED, seed: int = 0) -> list[bytes]:
-    """Returns pictures as JPEG files, each different, the same ones for the same seed.
+    """Returns pictures as JPEG files, each different, and the same ones for the same seed.
 
-    Each has a gradient of its own colours and directions, and noise, coarse and fine: a smooth or a blank picture would
-    be decoded quicker than a photograph.
+    Each has a gradient with its own colours and direction, and coarse and fine noise: a smooth or blank picture would
+    decode faster than a photograph.
     """
     random = np.random.default_rng(seed)
     return [_jpeg(random) for _ in range(count)]

@@ -13,7 +13,7 @@ from twinsight_client.bench.outcomes import ANSWERED
 from twinsight_client.results import StageTimes
 
 NONE = math.nan
-"""A stage that did not take place, or that the server says nothing of."""
+"""A stage that did not take place, or that the server did not report."""
 Column: TypeAlias = NDArray[np.float64]
 
 
@@ -21,12 +21,12 @@ class Record(NamedTuple):
     """One call. Times are seconds of one monotonic clock, stages milliseconds on the server.
 
     Attributes:
-        number: of the call within the run; with the run's name its request id.
-        due: when it should have been sent: fixed beforehand in an open loop, `begun` in a closed one.
+        number: number of the call in the run; with the run's name, its request id.
+        due: when it should have been sent: fixed in advance in an open loop, `begun` in a closed one.
         begun: when it was sent.
-        ended: when its answer was here.
+        ended: when its response arrived.
         outcome: see `outcomes`.
-        failed_items: pictures, pairs or queries of it that have no answer.
+        failed_items: pictures, pairs or queries of it that failed.
         decode_ms: see `StageTimes`.
         queue_ms: see `StageTimes`.
         compute_ms: see `StageTimes`.
@@ -51,7 +51,7 @@ _WIDTH = len(Record._fields)
 
 
 class Recorder:
-    """Takes records in: 88 bytes a call.
+    """Collects records, 88 bytes per call.
 
     Attributes:
         count: calls so far.
@@ -62,7 +62,7 @@ class Recorder:
         self.count = 0
 
     def add(self, record: Record) -> None:
-        """Keeps one record."""
+        """Adds one record."""
         self._rows.extend(record)
         self.count += 1
 
@@ -85,7 +85,7 @@ class Records:
         return len(self._table)
 
     def __getitem__(self, chosen: NDArray[np.bool_]) -> Records:
-        """The calls at which `chosen` [calls] is true."""
+        """Returns the calls for which `chosen` [calls] is true."""
         return Records(self._table[chosen])
 
     def column(self, name: str) -> Column:

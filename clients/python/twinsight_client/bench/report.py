@@ -1,8 +1,8 @@
-"""What a run comes to: counts, rates and exact percentiles. `Report` as JSON is what `--json` writes.
+"""The report of a run: counts, rates and exact percentiles. `--json` writes the `Report` as JSON.
 
-Percentiles are by nearest rank over all latencies of the measured time: each is a latency that some call had, none is
-an average of others. Latencies and stages are those of answered calls; what became of the other calls is counted.
-Rates count the answers that arrived within the measured time, whenever their calls were sent.
+Percentiles are by nearest rank over all latencies of the measured time: each is the latency of a call, never an average
+of several. Latencies and stages are those of answered calls; the outcomes of all others are counted. Rates count the
+responses that arrived within the measured time, whenever their calls were sent.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from twinsight_client.bench.outcomes import REFUSED, UNANSWERED, code_name, is_f
 from twinsight_client.bench.records import Column, Records
 
 LATE_S = 1e-3
-"""A call that begins later than this after it was due counts as late; timers of a free client take a tenth of it."""
+"""A call that starts more than this after it was due counts as late; the timers of an idle client need a tenth."""
 BUSY = 0.8
-"""Share of a core above which this client's own waiting shows in the latencies."""
+"""Share of a core above which this client's own delays show in the latencies."""
 STAGES = ("decode", "queue", "compute", "search")
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """In milliseconds."""
+    """Percentiles in milliseconds."""
 
     p50: float
     p90: float
@@ -41,15 +41,15 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Load:
-    """What was asked for, and how long was measured.
+    """The requested load, and the measured time.
 
     Attributes:
-        loop: `closed`: the next call is sent when one is answered; `open`: at times fixed beforehand.
+        loop: `closed`: the next call is sent when one is answered; `open`: at times fixed in advance.
         concurrency: most calls in flight.
-        rate: calls due a second; None: a closed loop.
-        batch: items in a call.
-        warmup_s: not measured.
-        duration_s: measured; less than was asked for where the run was interrupted.
+        rate: calls due per second; None: a closed loop.
+        batch: items per call.
+        warmup_s: time before the measured time.
+        duration_s: measured time; less than requested if the run was interrupted.
         timeout_s: deadline of each call.
     """
 
@@ -64,16 +64,16 @@ class Load:
 
 @dataclass(frozen=True)
 class CallCounts:
-    """Calls that were due in the measured time; of a closed loop, those sent in it.
+    """Calls that were due in the measured time; in a closed loop, those sent in it.
 
     Attributes:
-        due: all of them: the sum of the next five.
-        answered: with an answer as a whole; items of it may have failed.
-        refused: turned away for load (RESOURCE_EXHAUSTED).
-        failed: with any other status.
-        unanswered: under way when the run was interrupted.
-        not_started: of an open loop, still waiting for their turn when the time was over.
-        late: of those started, how many were started more than 1 ms after they were due.
+        due: all of them, the sum of the next five.
+        answered: calls that succeeded as a whole; items of them may have failed.
+        refused: calls refused for load (RESOURCE_EXHAUSTED).
+        failed: calls that failed with any other status.
+        unanswered: calls in flight when the run was interrupted.
+        not_started: calls of an open loop that were still waiting to be sent when the time was over.
+        late: of those started, calls started more than 1 ms after they were due.
     """
 
     due: int
@@ -87,13 +87,13 @@ class CallCounts:
 
 @dataclass(frozen=True)
 class ItemCounts:
-    """What answered calls were about.
+    """Items of answered calls.
 
     Attributes:
         kind: pictures, queries or pairs.
-        answered: with an answer of their own.
-        failed: without one.
-        errors: the failed ones by the name of their status code.
+        answered: items that succeeded.
+        failed: items that failed.
+        errors: number of failed items, by name of the status code.
     """
 
     kind: str
@@ -104,7 +104,7 @@ class ItemCounts:
 
 @dataclass(frozen=True)
 class Slowest:
-    """The answered call with the longest latency; the server's log has it under its request id."""
+    """The answered call with the highest latency; the server's log has it under its request id."""
 
     latency_ms: float
     request_id: str
@@ -112,34 +112,34 @@ class Slowest:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything about a run.
+    """The complete report of a run.
 
     Attributes:
         target: HOST:PORT of the server.
         call: embed, search or compare.
-        sent: what was sent, for a person.
-        model: name of the model that answered, or that the collection is bound to; empty where none is.
-        model_digest: its digest.
-        collection: of a search, the collection's id; else None.
-        collection_items: how many items it held.
+        sent: human-readable description of what was sent.
+        model: name of the model that answered, or that the collection is bound to; empty if none.
+        model_digest: digest of the model.
+        collection: id of the searched collection; None for other calls.
+        collection_items: items in the collection.
         started: when the run began.
-        client: versions that matter here.
-        load: what was asked for.
+        client: versions on the client's side.
+        load: the requested load.
         interrupted: whether the run ended early.
-        calls: what became of them.
-        errors: failed calls by the name of their status code.
-        items: what became of pictures, queries or pairs.
-        messages: what the server said first, by the name of the status code.
-        calls_per_s: answered calls.
-        items_per_s: answered items.
-        latency_from: `due time` or `sending`: where latencies begin.
-        latency_ms: until the answer is here; None where no call was answered.
-        stages_ms: where that time went: `wait` (due but not sent yet; of an open loop), the server's own `decode`,
+        calls: outcomes of the calls.
+        errors: number of failed calls, by name of the status code.
+        items: outcomes of the pictures, queries or pairs.
+        messages: the server's first error message, by name of the status code.
+        calls_per_s: answered calls per second.
+        items_per_s: answered items per second.
+        latency_from: when latencies start: `due time` or `sending`.
+        latency_ms: latencies until the response arrived; None if no call was answered.
+        stages_ms: breakdown of the latencies: `wait` (due but not yet sent; open loop only), the server's own `decode`,
             `queue`, `compute` and `search`, `server_other` (the rest of its time) and `network_and_client`. A stage
             that did not take place is left out. Percentiles of parts do not add up to those of the whole.
-        slowest: None where no call was answered.
-        client_cpu: of one core, the share that the load tester itself used.
-        notes: what to know before trusting the figures.
+        slowest: the slowest call; None if no call was answered.
+        client_cpu: share of one core that the load generator itself used.
+        notes: caveats about the figures.
     """
 
     target: str
@@ -169,7 +169,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Subject:
-    """What the calls ran on; fields as in `Report`."""
+    """The model and collection of the calls; fields as in `Report`."""
 
     model: str = ""
     model_digest: str = ""
@@ -178,7 +178,7 @@ class Subject:
 
 
 def percentiles(values: Column) -> Percentiles | None:
-    """Returns the percentiles of `values`, in their unit, NaN left out; None where nothing remains."""
+    """Returns the percentiles of `values`, in their unit, without NaN; None if nothing remains."""
     values = values[~np.isnan(values)]
     if not values.size:
         return None
@@ -196,10 +196,10 @@ def summarize(run: Run, workload: Workload, plan: Plan, *, subject: Subject, sta
     """Returns the report of a run.
 
     Args:
-        run: what happened.
+        run: the data of the run.
         workload: what was sent.
-        plan: how.
-        subject: what the calls ran on; a model that the answers name counts for more.
+        plan: how it was sent.
+        subject: the model and collection; a model named by the responses takes precedence.
         started: when the run began.
     """
     window_s = max(run.window.end - run.window.start, 1e-9)
@@ -271,7 +271,7 @@ def stages_ms(answered: Records, *, is_open: bool) -> dict[str, Percentiles]:
     if is_open:
         columns["wait"] = (answered.column("begun") - answered.column("due")) * 1e3
     columns |= stages
-    # Of several pictures the longest of each stage counts, so that stages together may be more than the whole.
+    # For several pictures, the longest of each stage counts, so the stages may add up to more than the total.
     known = np.nansum(np.array(list(stages.values())), axis=0)
     columns["server_other"] = np.maximum(total - known, 0)
     columns["network_and_client"] = np.maximum(on_the_way - total, 0)
@@ -283,7 +283,7 @@ def _counts(run: Run, calls: Records) -> CallCounts:
     outcome = calls.column("outcome")
     not_started = 0
     if run.due_count is not None:
-        # Where the server falls behind, calls that were due in the warm-up are among those that nobody took.
+        # If the server falls behind, calls due in the warm-up may be among those that were never started.
         not_started = max(0, run.due_count - run.warmup_due_count - len(calls))
     refused = int((outcome == REFUSED).sum())
     unanswered = int((outcome == UNANSWERED).sum())
@@ -309,26 +309,26 @@ def _notes(run: Run, load: Load, counts: CallCounts, errors: dict[str, int], *, 
         yield f"Interrupted after {load.duration_s:.1f} s of measuring."
     if run.cpu_share > BUSY:
         yield (
-            f"This client used {run.cpu_share:.0%} of one core: latencies include its own waiting. Share the load "
-            "among several `twinsight bench`, on other machines if you can."
+            f"This client used {run.cpu_share:.0%} of one core: latencies include its own delays. Split the load "
+            "over several `twinsight bench`, on other machines if possible."
         )
     if arrived and not counts.answered:
         yield (
-            "Of the calls that were due in the measured time none was answered: the rates are those of calls due in "
-            "the warm-up, answered late, and there are no latencies."
+            "No call that was due in the measured time was answered: the rates are those of calls due in the warm-up, "
+            "answered late, and there are no latencies."
         )
     if counts.not_started:
         yield (
-            f"Calls that were due and never started: {counts.not_started}. The server does not make {load.rate:g} "
-            f"calls/s of {load.concurrency} in flight (see --concurrency). The waits of these calls are in no "
-            "percentile: true latencies at this rate are longer, and grow with the duration."
+            f"Calls due but not started: {counts.not_started}. The server did not sustain {load.rate:g} calls/s with "
+            f"{load.concurrency} in flight (see --concurrency). No percentile includes the waits of these calls: true "
+            "latencies at this rate are longer, and grow with the duration."
         )
     elif counts.late:
         yield (
-            f"Calls started over 1 ms after they were due: {counts.late}. Either {load.concurrency} were in flight "
+            f"Calls started more than 1 ms late: {counts.late}. Either {load.concurrency} were in flight "
             "(see --concurrency) or this client was busy; the wait is part of their latency."
         )
     if late := errors.get("DEADLINE_EXCEEDED"):
-        yield f"Calls without an answer within {load.timeout_s:g} s: {late}. They are in no percentile."
+        yield f"Calls without a response within {load.timeout_s:g} s: {late}. No percentile includes them."
     if counts.unanswered:
-        yield f"Calls under way when the run was interrupted: {counts.unanswered}. They are in no percentile."
+        yield f"Calls in flight when the run was interrupted: {counts.unanswered}. No percentile includes them."
