@@ -112,7 +112,7 @@ def test_vectors_are_little_endian_float32() -> None:
 
 @pytest.mark.parametrize("vector", [[], np.zeros((2, 2), np.float32), ["a"]])
 def test_what_is_no_vector_is_refused_before_sending(vector: list[float]) -> None:
-    with pytest.raises(InvalidArgument, match="A vector h"):
+    with pytest.raises(InvalidArgument, match="A vector must"):
         vector_bytes(vector)
 
 

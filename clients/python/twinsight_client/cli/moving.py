@@ -171,7 +171,7 @@ class Importer:
                 self._write(left)
                 self._advance(len(batch))
             if self._info is not None and not _is_same(self._client.get_collection(self._info.id), self._info):
-                raise _replaced_error(self._info, "what was written before that is lost. Import the file again")
+                raise _replaced_error(self._info, "what was written before is not in it. Import the file again")
             self.report.finished = True
         finally:
             self.report.seconds = time.monotonic() - started
