@@ -23,7 +23,7 @@ from twinsight_client import (
     Unavailable,
 )
 from twinsight_client.cli import indexing, main
-from twinsight_client.cli.index import _tell
+from twinsight_client.cli.index import _print_report
 from twinsight_client.cli.indexing import Indexer, IndexReport
 from twinsight_client.cli.pictures import find_pictures, is_gone, stored_file
 from twinsight_client.cli.settings import Settings
@@ -385,7 +385,7 @@ def test_an_interruption_keeps_what_was_written_and_the_next_run_does_the_rest(
 
 
 def test_a_report_without_any_time_has_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    _tell(IndexReport("photos", found=1, written=1), as_json=False)
+    _print_report(IndexReport("photos", found=1, written=1), as_json=False)
     assert "time        0.0 s\n" in capsys.readouterr().out
 
 
