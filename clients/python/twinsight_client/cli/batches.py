@@ -130,7 +130,7 @@ def ask_in_batches(
             raise
         ended = error
         left = [index for index in range(len(files)) if index not in answers and index not in untold]
-        untold |= {index: _unprocessed(index, error) for index in left}
+        untold |= {index: _unprocessed_error(index, error) for index in left}
     answers |= untold
     arrived(untold)
     return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)), ended, frozenset(left))
@@ -257,7 +257,7 @@ def _check_same(model: ModelReference, answered_by: ModelReference) -> None:
         )
 
 
-def _unprocessed(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError) -> ItemError:
+def _unprocessed_error(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError) -> ItemError:
     """Returns the error of a file that was not processed because the run ended."""
     if isinstance(ended, KeyboardInterrupt):
         return ItemError(index, Cancelled.code, INTERRUPTED, "Interrupted before this file was processed.")

@@ -81,7 +81,7 @@ def get(settings: Settings, collection: str) -> None:
     "--model",
     default="",
     metavar="NAME",
-    help="Model that embeds its pictures.  [default: the server's default, or its only one for this]",
+    help="Model that embeds its pictures.  [default without --dimension: the server's, or its only one]",
 )
 @click.option("--dimension", type=click.IntRange(1, 4096), help="Bind to no model; take vectors of this dimension.")
 @click.option(
