@@ -62,7 +62,7 @@ def test_what_was_answered_is_printed_and_the_rest_are_errors(
     assert result.exit_code == 4
     assert result.stderr.splitlines() == [
         f"skipped {files[1]}: No such file or directory [FILE_UNREADABLE]",
-        "Not finished: 1 of 4 files were not processed.",
+        "Not finished: 1 of 4 files have no result.",
         "Error: Draining. [DRAINING]",
     ]
     document = json.loads(result.stdout)
@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_what_was_answered(
     result = twinsight(command, *files, "--json")
     assert (result.exit_code, result.stderr.splitlines()[1:]) == (
         130,
-        ["Not finished: 2 of 4 files were not processed.", "Interrupted."],
+        ["Not finished: 2 of 4 files have no result.", "Interrupted."],
     )
     reasons = [one.get("error", {}).get("reason") for one in json.loads(result.stdout)["results"]]
     assert reasons == [None, "FILE_UNREADABLE", "INTERRUPTED", "INTERRUPTED"]

@@ -206,7 +206,7 @@ def test_what_was_labelled_before_the_server_went_is_told(
     result = twinsight("classify", indexed, "--write-to", "photos", "--json")
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
-        "Not finished: 1 of 3 files were not processed.",
+        "Not finished: 1 of 3 files have no result.",
         "Error: The disk is full. [DISK_FULL]",
     ]
     document = json.loads(result.stdout)

@@ -60,12 +60,12 @@ class Answered(Generic[T]):
         return [(file, answer) for file, answer in self.answers if not isinstance(answer, ItemError)]
 
     def write_errors(self) -> None:
-        """Lists the failed files on standard error; of those that were not processed, only the number."""
+        """Lists the failed files on standard error; of those without a result when the run ended, only the number."""
         for file, answer in self.answers:
             if isinstance(answer, ItemError) and answer.index not in self.unanswered:
                 write_error(f"skipped {file}: {answer.message} [{answer.reason or answer.code}]")
         if self.unanswered:
-            write_error(f"Not finished: {len(self.unanswered)} of {len(self.answers)} files were not processed.")
+            write_error(f"Not finished: {len(self.unanswered)} of {len(self.answers)} files have no result.")
 
     def raise_ended(self) -> None:
         """Raises what ended the run early, for callers that have printed the results; returns if it finished."""
@@ -95,14 +95,14 @@ def ask_in_batches(
     known: Mapping[int, ItemError] | None = None,
     arrived: Callable[[Mapping[int, T | ItemError]], None] = lambda _answers: None,
 ) -> Answered[T]:
-    """Returns the results of all files, or of those processed before a call failed or Ctrl-C was pressed.
+    """Returns the results of all files, or of those that arrived before a call failed or Ctrl-C was pressed.
 
     Args:
         files: pictures.
         ask: makes one call, with the files' bytes.
         known: errors of files that need not be read, by position.
         arrived: called with the results of each call as they arrive, by the files' positions: each result once,
-            including the errors of files that were not processed. An exception that it raises ends the run like one
+            including the errors of files left without a result. An exception that it raises ends the run like one
             that a call raises.
 
     Raises:
@@ -130,7 +130,7 @@ def ask_in_batches(
             raise
         ended = error
         left = [index for index in range(len(files)) if index not in answers and index not in untold]
-        untold |= {index: _unprocessed_error(index, error) for index in left}
+        untold |= {index: _unanswered_error(index, error) for index in left}
     answers |= untold
     arrived(untold)
     return Answered(model, tuple((file, answers[index]) for index, file in enumerate(files)), ended, frozenset(left))
@@ -257,12 +257,12 @@ def _check_same(model: ModelReference, answered_by: ModelReference) -> None:
         )
 
 
-def _unprocessed_error(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError) -> ItemError:
-    """Returns the error of a file that was not processed because the run ended."""
+def _unanswered_error(index: int, ended: TwinsightClientError | KeyboardInterrupt | OSError) -> ItemError:
+    """Returns the error of a file whose result had not arrived when the run ended."""
     if isinstance(ended, KeyboardInterrupt):
-        return ItemError(index, Cancelled.code, INTERRUPTED, "Interrupted before this file was processed.")
+        return ItemError(index, Cancelled.code, INTERRUPTED, "Interrupted before the result of this file arrived.")
     if isinstance(ended, OSError):
-        return ItemError(index, Cancelled.code, INTERRUPTED, f"Ended before this file was processed: {ended}")
+        return ItemError(index, Cancelled.code, INTERRUPTED, f"Ended before the result of this file arrived: {ended}")
     return ItemError(index, ended.code, ended.reason, ended.message)
 
 
