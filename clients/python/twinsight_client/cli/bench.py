@@ -186,7 +186,7 @@ _MODEL = click.option(
     "--model",
     default="",
     metavar="NAME",
-    help="Model to use.  [default: the server's default, or its only one for this]",
+    help="Model to use.  [default: the server's default, or its only model for this]",
 )
 
 

@@ -46,7 +46,7 @@ from twinsight_client.results import ItemError, Label, ModelResults
     "--model",
     default="",
     metavar="NAME",
-    help="Model to classify with.  [default: the server's default, or its only one for this]",
+    help="Model to classify with.  [default: the server's default, or its only model for this]",
 )
 @click.option(
     "--csv",

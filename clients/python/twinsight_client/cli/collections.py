@@ -81,7 +81,7 @@ def get(settings: Settings, collection: str) -> None:
     "--model",
     default="",
     metavar="NAME",
-    help="Model that embeds its pictures.  [default without --dimension: the server's, or its only one]",
+    help="Model that embeds its pictures.  [default without --dimension: the server's, or its only model for this]",
 )
 @click.option("--dimension", type=click.IntRange(1, 4096), help="Bind to no model; take vectors of this dimension.")
 @click.option(

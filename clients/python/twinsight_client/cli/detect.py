@@ -49,7 +49,7 @@ _JPEG_QUALITY = 92
     "--model",
     default="",
     metavar="NAME",
-    help="Model to detect with.  [default: the server's default, or its only one for this]",
+    help="Model to detect with.  [default: the server's default, or its only model for this]",
 )
 @shared_options()
 @click.pass_obj

@@ -39,7 +39,7 @@ from twinsight_client.filters import field
     "--model",
     default="",
     metavar="NAME",
-    help="Model to bind a new collection to.  [default: the server's default, or its only one for this]",
+    help="Model to bind a new collection to.  [default: the server's default, or its only model for this]",
 )
 @click.option("--prefix", default="", help="Put this before each id, to index several folders into one collection.")
 @click.option(

@@ -35,7 +35,7 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--model",
     default="",
     metavar="NAME",
-    help="Model to compare with.  [default: the server's default, or its only one for this]",
+    help="Model to compare with.  [default: the server's default, or its only model for this]",
 )
 @click.option(
     "--target-fmr",
@@ -109,7 +109,7 @@ def compare(settings: Settings, *, left: Path, right: Path, model: str, target_f
     "--model",
     default="",
     metavar="NAME",
-    help="Model to embed with.  [default: the server's default, or its only one for this]",
+    help="Model to embed with.  [default: the server's default, or its only model for this]",
 )
 @shared_options()
 @click.pass_obj
