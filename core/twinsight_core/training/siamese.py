@@ -133,8 +133,9 @@ def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
         return np.flatnonzero(held[pictures.labels])
 
     def distinct_rows(part: tuple[str, ...]) -> np.ndarray:
-        found = rows(part)
-        return found[distinct(pictures.labels[found], firsts[found])]
+        every = rows(part)
+        kept: np.ndarray = every[distinct(pictures.labels[every], firsts[every])]
+        return kept
 
     firsts = first_copies(pictures.images)
     train, validation_rows, test_rows = rows(parts.train), distinct_rows(parts.validation), distinct_rows(parts.test)

@@ -81,8 +81,9 @@ def test_what_is_deleted_is_freed_without_looking_for_garbage(tmp_path: Path, *,
         for exact in (False, True):
             assert collection.search(vectors[:1], SearchOptions(1, exact=exact))[0][0].id == "0"
         before = len(list(Path("/proc/self/fd").iterdir()))
-        left = [weakref.ref(one) for one in (collection, collection._indexer, collection._store, collection._writer)]
-        left.append(weakref.ref(collection._indexer.generation.rows.exact))
+        parts: tuple[object, ...] = (collection._indexer, collection._indexer.generation.rows.exact, collection._writer)
+        left = [weakref.ref(one) for one in (collection, *parts)]
+        del parts
         del collection
         catalog.delete("a")
         assert [one() for one in left] == [None] * len(left)

@@ -21,7 +21,7 @@ from twinsight_core.executors.choice import ChosenExecutor, choose_executor
 from twinsight_core.executors.kept_files import read_kept
 from twinsight_core.executors.openvino import load_openvino, supported_precisions
 from twinsight_core.exporting import onnx
-from twinsight_core.exporting.agreement import trial_pictures
+from twinsight_core.exporting.agreement import LEAST_COSINE, trial_pictures
 from twinsight_core.images import Preprocessing
 from twinsight_core.models import registry
 from twinsight_core.models.precision import Precision
@@ -353,5 +353,5 @@ def test_an_accelerator_computes_in_bfloat16_where_that_answers_alike(
 ) -> None:
     monkeypatch.setattr(choice, "best_precision", lambda: "bf16")
     assert choose_executor(embedding, "xla", cache_dir=tmp_path).name == "xla:cpu:bf16"
-    monkeypatch.setitem(choice.LEAST_COSINE, "bf16", 1.1)
+    monkeypatch.setitem(LEAST_COSINE, "bf16", 1.1)
     assert choose_executor(embedding, "xla", cache_dir=tmp_path).name == "xla:cpu:f32"

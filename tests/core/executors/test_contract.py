@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from twinsight_core.executors.base import Executor
-from twinsight_core.executors.choice import LEAST_COSINE, MOST_DIFFERENCE
 from twinsight_core.executors.openvino import OpenVinoExecutor, supported_precisions
 from twinsight_core.executors.xla import XlaExecutor
-from twinsight_core.exporting.agreement import trial_pictures
+from twinsight_core.exporting.agreement import LEAST_COSINE, MOST_DIFFERENCE, trial_pictures
 from twinsight_core.exporting.onnx import to_onnx
 from twinsight_core.models.precision import Precision
 from twinsight_core.packages import ModelPackage

@@ -45,6 +45,6 @@ def test_what_is_given_is_not_drawn() -> None:
 
 @pytest.mark.parametrize("place", ["head", "tail"])
 def test_what_has_no_place_is_refused(place: str) -> None:
-    given = nnx.State({place: nnx.State({"kernel": nnx.Param(jax.numpy.ones((2, 2)))})})
+    given: nnx.State[str, object] = nnx.State({place: nnx.State({"kernel": nnx.Param(jax.numpy.ones((2, 2)))})})
     with pytest.raises(ValueError, match=rf"no place for {place}\.kernel, \(2, 2\)"):
         drawn(MAKE, seed=0, given=given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +12,31 @@ import pytest
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from core.models.test_bfloat16 import NETWORKS, PICTURES, Network
+from core.models.test_bfloat16 import CONFIGS, PICTURES
 from twinsight_core.models.bfloat16 import in_bfloat16
 from twinsight_core.models.float32 import in_float32
+from twinsight_core.models.registry import Network, build_network
 
 Run = Callable[[nnx.GraphState[jax.Array], jax.Array], jax.Array]
 HIGHEST = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def build(name: str) -> Network:
+    return build_network(CONFIGS[name], rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_product_of_a_network_is_float32(name: str) -> None:
-    precisions = [one.params["precision"] for one in _products(NETWORKS[name], in_float32)]
+    precisions = [one.params["precision"] for one in _products(partial(build, name), in_float32)]
 
     assert precisions
     assert set(precisions) == {HIGHEST}
-    assert None in [one.params["precision"] for one in _products(NETWORKS[name])], "JAX rounds unless it is told"
+    assert None in [one.params["precision"] for one in _products(partial(build, name))], "JAX rounds unless it is told"
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_network_served_in_bfloat16_has_a_head_of_float32(name: str) -> None:
-    products = _products(lambda: in_bfloat16(NETWORKS[name](), weights=True), in_loops=False)
+    products = _products(lambda: in_bfloat16(build(name), weights=True), in_loops=False)
     of_float32 = [
         one.params["precision"] for one in products if "f32" in one.invars[0].aval.str_short(short_dtypes=True)
     ]

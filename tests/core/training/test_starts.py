@@ -11,6 +11,7 @@ from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
 from twinsight_core.models.first_weights import drawn
+from twinsight_core.models.mobilenet import MobileNetV1
 from twinsight_core.packages import ModelCard, ModelPackage, save_package
 from twinsight_core.training.starts import first_network
 
@@ -57,8 +58,10 @@ def test_backbone_and_a_head_that_fits_are_the_packages(
 
 
 def test_from_a_package_statistics_stay_and_from_none_they_follow(package: ModelPackage) -> None:
-    assert first_network(maker(classes=3), seed=1, start=package).backbone.stem_norm.use_running_average
-    assert not first_network(maker(classes=3), seed=1, start=None).backbone.stem_norm.use_running_average
+    for start in (package, None):
+        backbone = first_network(maker(classes=3), seed=1, start=start).backbone
+        assert isinstance(backbone, MobileNetV1)
+        assert backbone.stem_norm.use_running_average == (start is package)
 
 
 def test_another_backbone_is_refused(package: ModelPackage) -> None:
