@@ -259,18 +259,31 @@ class ExactView:
         product of d terms in any order is at most d u / (1 - d u) |x| |y|. The 16 further terms cover the rest. Where
         numbers get smaller than the normal ones, each may be off by the least of those (taken for zero, at worst).
         """
-        lengths = _lengths(queries)
-        magnitude = self.longest * lengths
+        return self._slack_of(_lengths(queries), np.float64(self.longest))
+
+    def _slack_of(self, lengths: np.ndarray, norms: np.ndarray | np.float64) -> np.ndarray:
+        """Returns `_slack` for queries of some lengths and rows of some norms, float64 of the shape that both have."""
+        magnitude = norms * lengths
         if self.metric is Metric.EUCLIDEAN:
-            magnitude = 2 * magnitude + self.longest**2
-        terms = queries.shape[1] + 16
+            magnitude = 2 * magnitude + norms**2
+        terms = self.vectors.shape[1] + 16
         relative: float = terms * _UNIT_ROUNDOFF
         slack = 2.0 * relative / (1.0 - relative) * magnitude
         if self.metric is Metric.EUCLIDEAN:
             # Distances that float32 rounds alike: their squares, unlike `magnitude`, have the query's own in them.
-            slack += 8 * _UNIT_ROUNDOFF * (self.longest + lengths) ** 2
-        twice: np.ndarray = slack + 8 * terms * _LEAST_NORMAL * (1.0 + self.longest + lengths)
+            slack += 8 * _UNIT_ROUNDOFF * (norms + lengths) ** 2
+        twice: np.ndarray = slack + 8 * terms * _LEAST_NORMAL * (1.0 + norms + lengths)
         return twice
+
+    def _by_own_norms(self, query: np.ndarray, k: int, left: Bounded) -> Bounded:
+        """Returns which of some rows may be among the k best, each with the slack of its own norm.
+
+        `_slack` is that of the longest vector: where one is much longer than the others, it tells few of them apart.
+        """
+        # Rounded to float32, where the least square is 2**-149.
+        norms = np.sqrt(self.square_norms[left.rows].astype(np.float64)) * (1.0 + 2.0**-20) + 2.0**-74
+        own = self._slack_of(_lengths(query[None]), norms)
+        return Bounded(left.rows, left.lowest - own, left.highest + own).contenders(k, 0.0)
 
     def _doubts(self, queries: np.ndarray) -> np.ndarray:
         """Returns `[n] float32`: how much of a row's `lost` its coarse value may be off by, either way."""
@@ -281,6 +294,8 @@ class ExactView:
 
     def _decided(self, query: np.ndarray, k: int, left: Bounded, slack: float) -> Found:
         left = left.contenders(k, slack)
+        if self.metric is not Metric.COSINE and len(left.rows) > max(_FEW_LEFT, 2 * k):
+            left = self._by_own_norms(query, k, left)
         if self.int8 is not None and len(left.rows) > max(_FEW_LEFT, 2 * k):
             rows = np.sort(left.rows)
             left = Bounded.of(rows, self._coarse(query[None], rows, scanned=None)[0], None).contenders(k, slack)

@@ -102,7 +102,7 @@ def _graph_search(
         available = _available(view, allowed)
         width = _width(options, ef, view, available, has_hubs=hubs is not None)
         walkable = hubs is None or (not _is_too_deep(options, view, available) and hubs.lead_to(findable, available))
-        while pending and walkable and coverage.end and _worth_walking(view, available, width):
+        while pending and walkable and coverage.end and _worth_walking(view, available - scope.scanned, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):
                 labels = reader.search(asked, width)
@@ -271,6 +271,6 @@ def _is_too_deep(options: SearchOptions, view: ExactView, available: int) -> boo
 
 
 def _worth_walking(view: ExactView, available: int, width: int) -> bool:
-    """Returns whether a walk is faster than comparing with all that may be found."""
+    """Returns whether a walk is faster than comparing with all that may be found, beside what is scanned either way."""
     scattered = available < len(view) * SCATTERED_SHARE
     return available > width * (_SCATTERED_PER_WIDTH if scattered else _ROWS_PER_WIDTH)
