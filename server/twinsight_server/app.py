@@ -1,11 +1,12 @@
-"""A server from its settings: built, warmed up, served, drained.
+"""Builds a server from its settings, warms it up, serves and drains.
 
-1. `Server(config)` reads the model packages, opens the collections and takes the port. Whatever is wrong with them is
-   told here, before anything is served.
-2. `start` answers health (NOT_SERVING) and refuses calls while the models compile and answer a test picture; then calls
-   are let in and health says SERVING. From here nothing compiles.
-3. `stop` turns health off, refuses new calls a moment later, gives those in flight `drain_s`, and closes the
+1. `Server(config)` reads the model packages and the keys, locks the data folder and binds the port.
+2. `start` answers health (NOT_SERVING) and rejects calls while it opens the collections, compiles the models and runs a
+   test image through each. Then it accepts calls, and health says SERVING. From here on nothing compiles.
+3. `stop` turns health off, rejects new calls a moment later, gives those in flight `drain_s`, and closes the
    collections.
+
+The first two raise StartupError before any call is accepted.
 """
 
 from __future__ import annotations
@@ -64,27 +65,27 @@ from twinsight_server.services.reflection import GuardedReflection
 log = structlog.stdlib.get_logger("twinsight.app")
 
 _SPARE_THREADS = 64
-"""Threads beyond the calls and streams worked on: one of these refuses what is over a limit that the message tells of.
-Reflection streams, and calls whose message has not arrived, hold one too; without any, calls are turned away."""
+"""Threads beyond those for `max_calls` and `max_streams`: they reject calls whose message exceeds a limit. Reflection
+streams, and calls whose message has not arrived, hold one too; when none is left, calls are rejected unread."""
 
 _LEAST_PING_MS = 9_000
-"""Between pings of one connection: a little under the ten seconds that are told, for clocks and networks."""
+"""Between pings of one connection: a little under the documented ten seconds, to allow for clocks and networks."""
 _MOST_WAITING = 64
-"""Streams, and calls after health, that may wait for a thread; of more gRPC itself refuses, and tells no reason."""
+"""Streams and health calls that may wait for a thread; gRPC itself rejects any more, without a reason."""
 
 _NOTICE_S = 0.1
-"""Between health's NOT_SERVING and the first refusal: who watches it sends the next call elsewhere, and calls that are
-on their way are let in."""
+"""Between health's NOT_SERVING and the first rejection: clients that watch health send their next call elsewhere, and
+calls already on their way are accepted."""
 
 _LAST_WORDS_S = 0.1
-"""For calls that came in just as the last one ended: they are told that the server drains."""
+"""For calls that arrive just as the last one ends: they get the reason DRAINING."""
 
 _NAMED = 5
-"""Of many models or collections so many are named in a line."""
+"""How many models or collections a log line names at most."""
 
 _CLOSING_S = 1.0
-"""For gRPC to be done with the calls that it cancels. With some streams of bytes that are no message it never is, nor
-with a call that goes on beyond its time: neither may keep the collections from being closed."""
+"""For gRPC to finish the calls that it cancels. It never does for some streams of malformed messages, nor for a call
+that overruns its time; neither may keep the collections from being closed."""
 
 _DESCRIPTORS = tuple(
     descriptor.services_by_name[name]
@@ -107,20 +108,21 @@ class Server:
     """One server in this process.
 
     Attributes:
-        port: as bound.
-        metrics_address: HOST:PORT of the metrics; empty where there are none.
-        models: what it serves.
-        gate: where calls come in.
-        canary: what health follows.
-        metrics: what it counts.
-        compilations: counts those since it serves.
+        port: the port it is bound to.
+        metrics_address: HOST:PORT of the metrics; empty if disabled.
+        models: the models it serves.
+        gate: accepts and rejects calls.
+        canary: tests the models for the health service.
+        metrics: its metrics.
+        compilations: counts compilations since it began to serve.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        """Prepares everything that can fail.
+        """Reads the packages and keys, locks the data folder and binds the port; `start` does the rest.
 
         Raises:
-            StartupError: a package, the data folder, a keyring, an address or a certificate can't be used.
+            StartupError: a package, the data folder, a keyring, a file of keys, an address or a certificate can't be
+                used.
         """
         self._config = config
         self._begun = time.monotonic()
@@ -135,10 +137,10 @@ class Server:
             self.compilations = CompilationCounter()
             keyring = None if config.keyring is None else read_keyring(config.keyring)
             if keyring is not None and (config.vectors_on_disk or config.vector_copy != "float32"):
-                # Before the collections are opened: they may take more memory than there is.
+                # Before the collections are opened, which may take more memory than there is.
                 log.warning(
-                    "encrypted collections keep their vectors in memory: files of them would lie plainly on the disk, "
-                    "so vectors_on_disk and vector_copy are not followed, and memory is as without them",
+                    "ignoring vectors_on_disk and vector_copy for encrypted collections: their vectors stay in memory, "
+                    "because files of them would be unencrypted",
                     vectors_on_disk=config.vectors_on_disk,
                     vector_copy=config.vector_copy,
                 )
@@ -178,39 +180,39 @@ class Server:
         return f"{self._config.listen.rpartition(':')[0]}:{self.port}"
 
     def start(self, stopped: threading.Event | None = None) -> bool:
-        """Opens the collections, warms the models up and serves; returns once health says SERVING.
+        """Opens the collections, warms up the models and serves; returns once health says SERVING.
 
-        Both are done at the same time: reading rows keeps the interpreter busy, compiling the cores beside it.
+        The first two run in parallel: reading rows keeps the interpreter busy, compiling uses the other cores.
 
         Args:
-            stopped: when it is set meanwhile, the warm-up ends after the model that it is at; `stop` must follow.
+            stopped: setting it during the start ends the warm-up after the current model; `stop` must follow.
 
         Returns:
-            Whether the server serves: False where it was stopped before.
+            Whether the server serves: False if it was stopped first.
 
         Raises:
             StartupError: a model fails its first inference, or the collections can't be opened.
         """
         stopped = stopped or threading.Event()
         with keeping_to(self._cores):
-            self._grpc.start()  # starts a thread, in which all others that answer calls are started
+            self._grpc.start()  # starts a thread, which starts all others that answer calls
         failed = threading.Event()
         with no_garbage_collection(), ThreadPoolExecutor(1, thread_name_prefix="warm-up") as threads:
             warming = threads.submit(self.models.warm_up, lambda: stopped.is_set() or failed.is_set())
             try:
-                # Here: in a thread of its own the rows would lie in an arena of the allocator's that has gaps for good.
+                # In this thread: another has an arena of its own, which the rows would leave fragmented for good.
                 self._catalog.load()
             except BaseException:
                 failed.set()
                 raise
             warming.result()
-        _tell_open_files()
-        _tell_unserved(self._unserved(self._catalog.list()))
+        _warn_of_open_files()
+        _warn_of_unserved(self._unserved(self._catalog.list()))
         if not stopped.is_set():
             self.canary.learn()
         if stopped.is_set():
             return False
-        gc.freeze()  # what is there stays, and need not be looked through again
+        gc.freeze()  # everything allocated so far stays, so the collector need not scan it again
         give_back_freed()
         self.compilations.reset()
         self.gate.open()
@@ -219,7 +221,7 @@ class Server:
         for kept in ("exported", "xla"):
             forget_unused(config.cache / kept)
         if not (is_loopback(config.listen) or config.asks_for_tokens or config.tls_client_ca):
-            log.warning("whoever reaches the server may call it: it asks for no token", listen=config.listen)
+            log.warning("no authentication: anyone who can reach the server may call it", listen=config.listen)
         log.info(
             "serving",
             version=version("twinsight"),
@@ -230,7 +232,7 @@ class Server:
         return True
 
     def stop(self) -> bool:
-        """Drains and closes; calls in flight have `drain_s` to finish. Returns whether their threads have, too."""
+        """Drains and closes; calls in flight have `drain_s` to finish. Returns whether their threads finished too."""
         log.info("draining", seconds=self._config.drain_s)
         ends = time.monotonic() + self._config.drain_s
         self.canary.stop()
@@ -238,7 +240,7 @@ class Server:
         self.gate.close()
         self._grpc.stop(self._config.drain_s)
         self.gate.wait_drained(ends - time.monotonic())
-        # Those who watch health or look at the reflection would stay on until the end.
+        # Health watchers and reflection streams would stay open until the end.
         ended = self._grpc.stop(max(0.0, min(_LAST_WORDS_S, ends - time.monotonic())))
         if not ended.wait(_LAST_WORDS_S + _CLOSING_S):
             log.warning("calls did not end", seconds=self._config.drain_s)
@@ -247,7 +249,7 @@ class Server:
         gc.unfreeze()
         all_ended = self._threads.wait_idle(_LAST_WORDS_S)
         if not all_ended:
-            log.error("calls hang, and their threads can't be ended")
+            log.error("calls hang and their threads can't be stopped")
         log.info("stopped")
         return all_ended
 
@@ -267,16 +269,16 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
-                # One connection, whatever it leaves open, leaves the spare threads to the others. What it asks for
-                # beyond this waits on its side; of a client that does not wait it is refused (UNAVAILABLE), unread.
+                # Keeps the spare threads for other connections, whatever one connection leaves open. Its further calls
+                # wait on the client's side; a client that does not wait gets UNAVAILABLE, and the call is not read.
                 ("grpc.max_concurrent_streams", config.max_calls + config.max_streams),
                 # Two servers would silently share a port.
                 ("grpc.so_reuseport", 0),
-                # A peer that vanished without a word would keep its streams open for ever.
+                # A peer that vanished silently would keep its streams open for ever.
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
-                # Phones and load balancers ask every ten seconds or more whether a connection lives; by default gRPC
-                # ends one that asks more often than every five minutes, and what is in work on it.
+                # Phones and load balancers ping every ten seconds or more; by default gRPC closes a connection that
+                # pings more often than every five minutes, along with its calls in flight.
                 ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
@@ -301,7 +303,7 @@ class Server:
         return server
 
     def _collection_counts(self) -> CollectionCounts:
-        """Counts the collections; those that stay closed are damaged."""
+        """Counts the collections; those that could not be opened count as damaged."""
         in_state: Counter[CollectionState] = Counter()
         items = 0
         listed = self._catalog.list()
@@ -315,30 +317,30 @@ class Server:
         return CollectionCounts(in_state, items, unserved=len(self._unserved(listed)))
 
     def _unserved(self, listed: Iterable[tuple[str, Collection | Refused]]) -> list[CollectionSpec]:
-        """Returns the open ones of some collections that are bound to a model that is not served."""
+        """Returns the open collections that are bound to a model that is not served."""
         served = {"", *(model.digest for model in self.models.all())}
         specs = (one.spec for _, one in listed if isinstance(one, Collection))
         return [spec for spec in specs if spec.model_digest not in served]
 
 
-def _tell_open_files() -> None:
-    """Warns where the collections leave fewer files than are kept for connections."""
+def _warn_of_open_files() -> None:
+    """Warns if the collections leave fewer files than are reserved for connections."""
     files = open_files()
     if files is not None and files.are_short:
         log.warning(
-            "few files are left for connections, and no collection can be made: delete some, or raise the limit of "
-            "open files",
+            "few open files are left for connections, so no collection can be created: delete some, or raise the limit "
+            "(ulimit -n)",
             open=files.in_use,
             limit=files.limit,
             kept=files.reserve,
         )
 
 
-def _tell_unserved(specs: Sequence[CollectionSpec]) -> None:
-    """Warns, once for all, of collections whose model is not served, as after an upgrade of it."""
+def _warn_of_unserved(specs: Sequence[CollectionSpec]) -> None:
+    """Warns, in one line, of collections whose model is not served, as after a model upgrade."""
     if specs:
         log.warning(
-            "collections are of models that are not served: no picture is written to them or searched for in them",
+            "model not served for some collections; image writes and image searches will be rejected",
             count=len(specs),
             models=sorted({f"{spec.model_name} {spec.model_digest}" for spec in specs})[:_NAMED],
             first=[spec.id for spec in specs[:_NAMED]],
@@ -355,7 +357,7 @@ def _bind(server: grpc.Server, config: ServerConfig, certificates: Certificates 
         return server.add_secure_port(config.listen, certificates.credentials())
     except RuntimeError as error:
         raise StartupError(
-            f"Can't serve on `{config.listen}`: the address is taken or not this machine's.",
+            f"Can't serve on `{config.listen}`: the address is in use, or is not an address of this machine.",
             reason="ADDRESS_UNAVAILABLE",
         ) from error
 

@@ -1,4 +1,4 @@
-"""`twinsight serve`: settings from flags, environment and a TOML file, in this order; then the server's life."""
+"""`twinsight serve`: reads settings from flags, environment and a TOML file, in this order, and runs the server."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from twinsight_server.variables import CONFIG, unknown_variables, variable_of
 Value = str | int | float | bool | Path | None
 
 _LOOK_S = 0.5
-"""How often the main thread looks whether a signal was put down without waking it."""
+"""How often the main thread checks for a signal that was recorded without waking it."""
 
 
 class _Setting(click.Option):
-    """An option whose variable is not passed over where it is empty: `TWINSIGHT_API_KEYS=` must let nobody in."""
+    """An option that rejects an empty variable, not ignores it: `TWINSIGHT_API_KEYS=` must not let everyone in."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Returns the variable's value; None where there is none.
+        """Returns the variable's value; None if it is not set.
 
         Raises:
             BadParameter: it is empty, and that is not the default.
         """
         if self.default != "" and isinstance(self.envvar, str) and os.environ.get(self.envvar) == "":
-            raise click.BadParameter(f"{self.envvar} is empty: give it a value, or leave it out.", ctx=ctx, param=self)
+            raise click.BadParameter(f"{self.envvar} is empty: set it to a value, or unset it.", ctx=ctx, param=self)
         return super().resolve_envvar_value(ctx)
 
 
 def _options() -> list[click.Parameter]:
-    """One option for each field of ServerConfig."""
+    """Returns `--config` and one option for each field of ServerConfig."""
     hints = get_type_hints(ServerConfig, include_extras=True)
     options: list[click.Parameter] = [
         _Setting(
@@ -55,7 +55,7 @@ def _options() -> list[click.Parameter]:
             expose_value=False,
             envvar=CONFIG,
             show_envvar=True,
-            help='TOML file whose keys are the settings\' names (`data_dir = "/srv/twinsight"`).',
+            help='TOML file with the settings by name (`data_dir = "/srv/twinsight"`).',
         )
     ]
     for field in dataclasses.fields(ServerConfig):
@@ -76,7 +76,7 @@ def _options() -> list[click.Parameter]:
 
 
 class _NumberOr(click.ParamType[float | str]):
-    """A number, or a word in its place."""
+    """A number, or one word in its place."""
 
     def __init__(self, word: str) -> None:
         self.name = f"float|{word}"
@@ -104,7 +104,7 @@ def _click_type(hint: type) -> click.Choice[str] | click.Path | _NumberOr | type
 
 
 def _read_file(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    """Makes the file's settings the defaults."""
+    """Uses the file's settings as defaults."""
     del parameter
     if path is None:
         return None
@@ -120,36 +120,36 @@ def _serve(**settings: Value) -> None:
         # click has checked each value against the field's type.
         config = ServerConfig(**settings)  # type: ignore[arg-type]
         set_up_logs(config.log_format, config.log_level)
-        _tell_unknown_variables(config)
+        _warn_of_unknown_variables(config)
         run(config)
     except StartupError as error:
         write_line(f"twinsight: {error.message}", err=True)
         sys.exit(1)
 
 
-def _tell_unknown_variables(config: ServerConfig) -> None:
-    """Logs variables that are likely misspelt: what they were to set is as if they were not there."""
+def _warn_of_unknown_variables(config: ServerConfig) -> None:
+    """Logs variables that are likely misspelt, and therefore have no effect."""
     own = [config.keyring.removeprefix(ENVIRONMENT)] if config.keyring else []
     log = structlog.stdlib.get_logger("twinsight.settings")
     for name, like in unknown_variables(os.environ, known=own).items():
-        log.warning("unknown variable is passed over", variable=name, **({"like": like} if like else {}))
+        log.warning("ignoring unknown environment variable", variable=name, **({"like": like} if like else {}))
 
 
 def wait_until(stopped: threading.Event) -> None:
     """Waits in the main thread for an event that a signal's handler sets.
 
-    A signal that comes just as the thread begins to wait, or in another thread, is put down but does not wake it:
-    without looking up now and then it would wait on for ever, and the signal be lost.
+    A signal that arrives just as the thread begins to wait, or in another thread, is recorded but does not wake it:
+    without polling it would wait for ever, and the signal would be lost.
     """
     while not stopped.wait(_LOOK_S):
         pass
 
 
 def run(config: ServerConfig) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP; prints `serving on HOST:PORT` once it does, then `metrics on`.
+    """Serves until SIGTERM, SIGINT or SIGHUP; prints `serving on HOST:PORT` once it is up, then `metrics on`.
 
-    A signal that comes before ends the start after the model that is being compiled. SIGHUP, the end of the terminal,
-    is ignored where the process was started so, as `nohup` does.
+    A signal during the start stops it once the model that is being compiled is done. SIGHUP, sent when the terminal
+    closes, stays ignored if the process was started that way, as by `nohup`.
 
     Raises:
         StartupError: the server can't start.
@@ -164,7 +164,7 @@ def run(config: ServerConfig) -> None:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, on_signal)
 
-    # It takes seconds, which `--help` need not wait for, and in which a signal should count.
+    # The import takes seconds: `--help` should not wait for it, and a signal during it must not be lost.
     from twinsight_server.app import Server  # noqa: PLC0415
 
     if stopped.is_set():
@@ -178,7 +178,7 @@ def run(config: ServerConfig) -> None:
             wait_until(stopped)
     finally:
         if not server.stop():
-            # At its end Python would wait for their threads, which for a model that hangs is for ever.
+            # On exit Python would join their threads, which never end if a model hangs.
             if failure := sys.exc_info()[1]:
                 logging.getLogger("twinsight").error("the server failed", exc_info=failure)
             logging.shutdown()
@@ -193,9 +193,9 @@ serve = click.Command(
     help="""Serve models and collections over gRPC.
 
     Compiles every model for every batch size, tests it, and then prints `serving on HOST:PORT`. SIGTERM, Ctrl-C or
-    the end of the terminal drains: health turns NOT_SERVING, calls in flight finish, collections are closed.
+    closing the terminal drains the server: health turns NOT_SERVING, calls in flight finish, collections are closed.
 
-    Each setting is a flag, an environment variable or a key of the TOML file; the first that is given counts.
+    Each setting is a flag, an environment variable or a key of the TOML file; the first that is set wins.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Settings from a TOML file: which there are, and that each value is of its field's type."""
+"""Reads settings from a TOML file, and checks their names and types."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Setting = str | int | float | bool
 
 
 def read_settings(path: Path) -> dict[str, Setting]:
-    """Returns the settings of a file, by the names of `ServerConfig`'s fields; `~` at a path's start is the home.
+    """Returns the settings of a file by the names of `ServerConfig`'s fields; expands a leading `~` in paths.
 
     Raises:
-        ValueError: it can't be read, is not TOML, names a setting that there is not, or has a value of another type.
+        ValueError: it can't be read, is not TOML, names an unknown setting, or has a value of the wrong type.
     """
     try:
         values = tomllib.loads(path.read_text("utf-8"))
@@ -26,24 +26,24 @@ def read_settings(path: Path) -> dict[str, Setting]:
         raise ValueError(f"{path}: can't be read as TOML: {error}") from error
     hints = get_type_hints(ServerConfig)
     if unknown := sorted(set(values) - set(hints)):
-        raise ValueError(f"{path}: unknown settings: {', '.join(unknown)}. `serve --help` names them all.")
+        raise ValueError(f"{path}: unknown settings: {', '.join(unknown)}. `serve --help` lists all settings.")
     for name, value in values.items():
         kinds = _kinds(hints[name])
-        # Not by isinstance, for which true is a whole number.
+        # Not isinstance: it accepts true as an integer.
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             raise ValueError(f"{path}: `{name}` (={value!r}) must be {' or '.join(_NAMES[kind] for kind in kinds)}.")
         words = _words(hints[name])
         if isinstance(value, str) and words and value not in words:
             raise ValueError(f"{path}: `{name}` (={value!r}) must be {_any_of(kinds, words)}.")
         if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{path}: `{name}` must not have a null character.")
+            raise ValueError(f"{path}: `{name}` must not contain a null character.")
         if isinstance(value, str) and Path in {hints[name], *get_args(hints[name])}:
-            values[name] = os.path.expanduser(value)  # noqa: PTH111 - pathlib's fails where there is no home
+            values[name] = os.path.expanduser(value)  # noqa: PTH111 - pathlib's fails without a home folder
     return values
 
 
 def _words(hint: object) -> tuple[str, ...]:
-    """Returns the words that a field's text must be one of; empty: it may be any text."""
+    """Returns the words that a text field may be; empty: any text."""
     return tuple(str(word) for one in (hint, *get_args(hint)) if get_origin(one) is Literal for word in get_args(one))
 
 

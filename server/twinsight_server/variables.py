@@ -1,4 +1,4 @@
-"""Variables of the environment that are named as a setting's would be, and are none."""
+"""Finds environment variables that look like settings but are not."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ CONFIG = f"{PREFIX}CONFIG"
 
 
 def variable_of(setting: str) -> str:
-    """Returns the name of the variable that a setting may be given by."""
+    """Returns the name of a setting's environment variable."""
     return PREFIX + setting.upper()
 
 
 SETTINGS = frozenset({CONFIG, *(variable_of(field.name) for field in fields(ServerConfig))})
 OF_OTHERS = frozenset(f"{PREFIX}{name}" for name in ("COMMIT", "TARGET", "TIMEOUT", "TLS_CA", "TOKEN", "TOKEN_FILE"))
-"""What the client's commands and the benchmarks read: an image's health check has its variables beside the server's."""
+"""What the client's commands and the benchmarks read: in a container, its health check shares the environment."""
 
 
 def unknown_variables(environment: Iterable[str], *, known: Iterable[str] = ()) -> Mapping[str, str]:
-    """Returns the `TWINSIGHT_...` variables that nothing reads, each with the setting's that it resembles or "".
+    """Returns the `TWINSIGHT_...` variables that nothing reads, each with the closest setting's variable or "".
 
-    Kubernetes gives a container variables of each service in its namespace (`NAME_SERVICE_HOST`, `NAME_PORT`, ...),
-    whose names may begin so; these are passed over.
+    Kubernetes sets variables for each service in a container's namespace (`NAME_SERVICE_HOST`, `NAME_PORT`, ...), and
+    their names may have the same prefix; these are skipped.
 
     Args:
         environment: names of all variables.
-        known: further names that are read.
+        known: other names that are read.
     """
     names = sorted(name for name in environment if name.startswith(PREFIX))
     services = [name.removesuffix("SERVICE_HOST") for name in names if name.endswith("_SERVICE_HOST")]

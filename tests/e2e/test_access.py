@@ -52,7 +52,7 @@ def test_no_method_is_answered_without_a_token(access: Access, method: MethodDes
                 call(channel, method, metadata)
             status = status_of(refused.value)
             said.add((status.code, status.message, reason(status)))
-    assert said == {(16, "This server asks for a token, and the call has none that is valid.", "CREDENTIALS_INVALID")}
+    assert said == {(16, "This server requires a token, and the call has no valid one.", "CREDENTIALS_INVALID")}
 
 
 def test_each_method_of_the_contract_has_a_rule() -> None:
@@ -282,7 +282,7 @@ def test_secrets_are_in_no_output_of_a_server(tmp_path: Path, cache_dir: Path, p
                     assert token not in str(error)  # noqa: PT017
         file.write_text(f'{{"keys": {{"{key}": 1}}}}')
         with Client(process.address, token=key, retry=ONCE) as client:
-            until(lambda: bool(client.list_models()) and "stays in force" in (tmp_path / "serve.log").read_text())
+            until(lambda: bool(client.list_models()) and "stay in force" in (tmp_path / "serve.log").read_text())
         metrics = process.metrics()
         assert process.end(signal.SIGTERM) == 0
     shown = metrics + (tmp_path / "serve.log").read_text() + audit.read_text()
@@ -301,5 +301,5 @@ def test_tokens_in_plain_text_are_refused_where_others_can_reach_the_server(tmp_
 
 def test_settings_of_jwts_go_together(tmp_path: Path) -> None:
     for secret, issuer, audience in ((tmp_path, "", ""), (None, "i", "a"), (None, "i", "")):
-        with pytest.raises(StartupError, match="need `jwt_issuer` and `jwt_audience`"):
+        with pytest.raises(StartupError, match="JWTs need `jwt_issuer`, `jwt_audience`, and"):
             ServerConfig(jwt_secret=secret, jwt_issuer=issuer, jwt_audience=audience)

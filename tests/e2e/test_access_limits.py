@@ -65,7 +65,7 @@ def test_what_is_stored_has_its_limits(access: Access) -> None:
     with access.client(access.owner) as owner:
         owner.create_collection("full", dimension=2)
         try:
-            with pytest.raises(ResourceExhausted, match="There may be 3 collections") as told:
+            with pytest.raises(ResourceExhausted, match=r"^Collections on the server: 3 \(limit 3\)\.") as told:
                 owner.create_collection("more", dimension=2)
             assert (told.value.reason, told.value.retry_after_s) == ("COLLECTIONS_LIMIT", None)
             with pytest.raises(AlreadyExists):  # as who makes sure of its collections at each start expects
@@ -73,7 +73,7 @@ def test_what_is_stored_has_its_limits(access: Access) -> None:
             five = [NewItem(str(number), [1.0, 0.0]) for number in range(5)]
             owner.upsert("full", five).values()
             owner.upsert("full", five[:3]).values()  # they are there already
-            with pytest.raises(ResourceExhausted, match="there is no room for 1 more") as told:
+            with pytest.raises(ResourceExhausted, match="limit of 5 items; 1 more would not fit") as told:
                 owner.upsert("full", [*five[:2], NewItem("new", [1.0, 0.0])])
             assert (told.value.reason, told.value.retry_after_s) == ("COLLECTION_ITEMS_LIMIT", None)
             owner.delete_items("full", ["0"])
@@ -81,7 +81,7 @@ def test_what_is_stored_has_its_limits(access: Access) -> None:
             owner.delete_items("full", ["1"])
             bad = owner.upsert("full", [NewItem("newer", [1.0, 0.0]), NewItem("bad", [0.0, 0.0])])
             assert [error.index for error in bad.errors()] == [1]  # and takes no room from its neighbour
-            with pytest.raises(ResourceExhausted, match="there is no room for 2 more"):
+            with pytest.raises(ResourceExhausted, match="limit of 5 items; 2 more would not fit"):
                 owner.upsert("full", [NewItem("newest", [1.0, 0.0]), NewItem("bad", [0.0, 0.0])])
         finally:
             owner.delete_collection("full")
@@ -94,7 +94,9 @@ def test_a_key_has_so_many_collections_of_those_it_may_admin(access: Access) -> 
         owner.delete_collection("secret")  # makes room below the limit of all
         try:
             tenant.create_collection("tenant-a", dimension=2)
-            with pytest.raises(ResourceExhausted, match="There may be 2 of the collections that the caller") as told:
+            with pytest.raises(
+                ResourceExhausted, match=r"^Collections that the caller may `admin`: 2 \(limit 2\)\."
+            ) as told:
                 tenant.create_collection("tenant-b", dimension=2)
             assert (told.value.reason, told.value.retry_after_s) == ("KEY_COLLECTIONS_LIMIT", None)
             owner.create_collection("secret", dimension=2)  # others have their own

@@ -72,8 +72,8 @@ def test_collections_leave_files_to_connections(tmp_path: Path, cache_dir: Path)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reason(status_of(refused.value)) == "OPEN_FILES_LIMIT"
         assert refused.value.details() == (
-            f"The server may have {LIMIT} files open and keeps {KEPT} of them for connections; the others are in use. "
-            "Delete a collection, or raise the server's limit of open files (`ulimit -n`)."
+            f"The server has no files left for a collection: it may open {LIMIT}, of which it keeps {KEPT} for "
+            "connections. Delete a collection, or raise its limit of open files (`ulimit -n`)."
         )
         assert len(made) > 5
         check_health(process.address, connections=KEPT // 2)

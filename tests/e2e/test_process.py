@@ -142,7 +142,7 @@ def test_a_taken_port_is_told(tmp_path: Path, cache_dir: Path) -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         said = refusal("--listen", address, "--data-dir", tmp_path / "data", "--cache-dir", cache_dir)
-    assert f"Can't serve on `{address}`: the address is taken" in said
+    assert f"Can't serve on `{address}`: the address is in use" in said
 
 
 def test_an_unreadable_model_package_is_told(tmp_path: Path, cache_dir: Path) -> None:
@@ -159,10 +159,10 @@ def test_an_unreadable_model_package_is_told(tmp_path: Path, cache_dir: Path) ->
 @pytest.mark.parametrize(
     ("flags", "env", "says"),
     [
-        (["--queue-size", "0"], {}, "`queue_size` (=0) must be 1 to 1,000,000."),
+        (["--queue-size", "0"], {}, "`queue_size` (=0) must be between 1 and 1000000."),
         (["--batch-size", "x"], {}, "'x' is not a valid integer"),
-        ([], {"TWINSIGHT_MAX_TOP_K": "0"}, "`max_top_k` (=0) must be 1 to 100,000."),
-        (["--tls-cert", "cert.pem"], {}, "`tls_cert` and `tls_key` go together"),
+        ([], {"TWINSIGHT_MAX_TOP_K": "0"}, "`max_top_k` (=0) must be between 1 and 100000."),
+        (["--tls-cert", "cert.pem"], {}, "`tls_cert` and `tls_key` must be set together"),
         (
             ["--models", "base", "--default-model", "nope"],
             {},

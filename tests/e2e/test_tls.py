@@ -190,7 +190,7 @@ def test_a_broken_pair_leaves_the_old_one_in_service(tmp_path: Path, address: st
                 assert served_certificate(address, files) == old
         warnings = [line for line in lines if line["log_level"] == "warning"]
         assert len(warnings) == 1, "once for each change"
-        assert "stays in force" in warnings[0]["event"]
+        assert "stay in force" in warnings[0]["event"]
         assert "PRIVATE KEY" not in str(lines)
     finally:
         chain.write_bytes(before[0])

@@ -88,8 +88,7 @@ def test_collections_whose_model_is_not_served_are_told_at_the_start_and_counted
         assert counted(server, "twinsight_unserved_collections") == 7
     assert [line for line in logged if line["log_level"] == "warning"] == [
         {
-            "event": "collections are of models that are not served: no picture is written to them or searched for "
-            "in them",
+            "event": "model not served for some collections; image writes and image searches will be rejected",
             "log_level": "warning",
             "count": 7,
             "models": ["before sha256:0a"],

@@ -40,5 +40,5 @@ def test_what_a_keyring_keeps_from_being_done_is_told_before_a_collection_is_ope
     told = [line for line in lines if line["log_level"] == "warning"]
     assert len(told) == warnings
     for line in told:
-        assert line["event"].startswith("encrypted collections keep their vectors in memory: ")
+        assert line["event"].startswith("ignoring vectors_on_disk and vector_copy for encrypted collections: ")
         assert (line["vectors_on_disk"], line["vector_copy"]) == (on_disk, copy)

@@ -122,7 +122,7 @@ def test_no_flags_mean_the_defaults(started: list[ServerConfig]) -> None:
 
 @pytest.mark.parametrize("name", ["API_KEYS", "KEYRING", "TLS_CERT", "MODELS_DIR", "MAX_TOP_K", "CONFIG"])
 def test_an_empty_variable_is_not_passed_over(started: list[ServerConfig], name: str) -> None:
-    assert f"TWINSIGHT_{name} is empty: give it a value, or leave it out." in serve(env={f"TWINSIGHT_{name}": ""})
+    assert f"TWINSIGHT_{name} is empty: set it to a value, or unset it." in serve(env={f"TWINSIGHT_{name}": ""})
     assert not started
 
 
@@ -162,7 +162,7 @@ def test_a_file_that_is_not_toml_is_told(tmp_path: Path) -> None:
         ("data_dir = 5", "`data_dir` (=5) must be text."),
         ("api_keys = false", "`api_keys` (=False) must be text."),
         ("audit_log = 2026-01-01", "`audit_log` (=datetime.date(2026, 1, 1)) must be text."),
-        ('data_dir = "a\\u0000b"', "`data_dir` must not have a null character."),
+        ('data_dir = "a\\u0000b"', "`data_dir` must not contain a null character."),
         ("max_collections = 0.5", "`max_collections` (=0.5) must be a whole number."),
         ("max_calls = true", "`max_calls` (=True) must be a whole number."),
         ("listen = 50051", "`listen` (=50051) must be text."),
@@ -220,7 +220,7 @@ def test_the_wait_for_a_batch_is_nothing_else(started: list[ServerConfig]) -> No
     assert "'soon' is neither a number nor `auto`" in serve("--batch-wait-ms", "soon")
     assert not started
     for value in (-1.0, math.nan):
-        with pytest.raises(StartupError, match=r"`batch_wait_ms` \(=.*\) must be 0 to 10,000"):
+        with pytest.raises(StartupError, match=r"`batch_wait_ms` \(=.*\) must be between 0 and 10000"):
             ServerConfig(batch_wait_ms=value)
 
 

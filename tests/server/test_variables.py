@@ -49,7 +49,7 @@ def test_serve_warns_of_them_and_not_of_the_variable_of_the_keyring(monkeypatch:
         result = CliRunner().invoke(cli.serve, ["--keyring", "env:TWINSIGHT_OUR_KEYS"], env=environment)
     assert result.exit_code == 0, result.output
     told = {
-        "event": "unknown variable is passed over",
+        "event": "ignoring unknown environment variable",
         "log_level": "warning",
         "variable": "TWINSIGHT_MAX_CALL",
         "like": "TWINSIGHT_MAX_CALLS",

@@ -1,1 +1,1 @@
-"""Who may do what, and how much: certificates, tokens, rights, limits and the audit log. docs/security.md tells all."""
+"""Access control: certificates, tokens, rights, limits and the audit log. See docs/security.md."""

@@ -1,14 +1,14 @@
-"""The audit log: one JSON line for each call, stream and message of a stream, those that were refused among them.
+"""The audit log: one JSON line for each call, stream and message of a stream, including rejected ones.
 
     {"time": "2026-03-01T12:00:00.123456Z", "event": "call", "caller": "key:phone", "peer": "ipv4:10.0.0.7:51234",
      "method": "UpsertItems", "collection": "photos", "items": 32, "model": "base", "failed": 1, "written": 31,
      "deleted": 0, "purged": false, "returned": 0, "vectors": false, "code": "OK", "reason": "", "unproven": "",
      "request_id": "6f1c..."}
 
-It says who did what to what: what was asked for, and what came of it (`Effect`). Vectors, pictures, metadata, ids of
-items and tokens are never in it. Each line is written at once and whole, so that several threads, or processes, may
-share a file; one that was moved away is opened anew, so that the usual tools may rotate it without a signal. A line of
-which a full disk took only a part is lost, and stays as a line that is no JSON.
+It records who requested what, and the outcome (`Effect`). It never contains vectors, pictures, metadata, ids of items
+or tokens. Each line is written in one piece, so that several threads or processes can share a file. If the file was
+moved away, it is created again, so that the usual tools can rotate it without a signal. If a full disk accepts only
+part of a line, the entry is lost, and the part stays as a line that is not JSON.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from twinsight_core.errors import StartupError
 
 log = structlog.stdlib.get_logger("twinsight.access")
 
-_CLOSED = -1  # in the place of a file
+_CLOSED = -1  # in place of a file descriptor
 
 _LONGEST_NAME = 80
-"""Characters of a collection's id: what is longer can't be one, but may have been asked for."""
+"""Characters of a collection's id to record: anything longer can't be one, but may have been requested."""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a caller asks for, as far as it can be told of before it is done.
+    """What a caller requests, as far as it is known before it is done.
 
     Attributes:
         event: a whole unary call, a whole stream, or one message of a stream.
-        method: its name.
+        method: name of the method.
         collection: id of the collection that it names; None: it names none.
-        items: things in it.
+        items: number of items in it.
     """
 
     event: Literal["call", "stream", "message"]
@@ -53,22 +53,22 @@ class About:
 
     @property
     def collection_start(self) -> str | None:
-        """As much of the collection's id as is written down: what is longer can't be one."""
+        """The collection's id, cut to the length that is recorded."""
         return None if self.collection is None else self.collection[:_LONGEST_NAME]
 
 
 @dataclass
 class Effect:
-    """What a call, or a message, did, or learnt of a collection. What was done stays done whatever the code says.
+    """What a call or message changed or read. It holds whatever the status code is.
 
     Attributes:
-        model: name of the one that was run on pictures of it; empty: none was.
-        failed: things in the request whose answer is an error of their own.
+        model: name of the model that was run on its pictures; empty: none was.
+        failed: items of the request whose result is an error.
         written: items that are on disk.
-        deleted: items that are gone.
-        purged: whether what was deleted was erased, too.
-        returned: stored items in the answer, one in each answer of each query it is in.
-        vectors: whether they were there with their vectors.
+        deleted: items that were deleted.
+        purged: whether the deleted items were erased too.
+        returned: stored items in the response, counted once per query that found them.
+        vectors: whether they were returned with their vectors.
     """
 
     model: str = ""
@@ -84,7 +84,7 @@ class AuditLog:
     """Writes entries to a file. May be used from any thread."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file, and makes it where there is none.
+        """Opens the file, and creates it if it does not exist.
 
         Raises:
             StartupError: it can't be written.
@@ -113,17 +113,17 @@ class AuditLog:
         request_id: str,
         unproven: str = "",
     ) -> None:
-        """Writes a line. A disk that takes none does not keep the server from answering; the log says so once.
+        """Writes a line. If that fails, the server goes on answering, and logs the failure once.
 
         Args:
-            about: what was asked for.
-            effect: what came of it.
+            about: what was requested.
+            effect: what was done.
             caller: kind and name, `key:phone`; empty: not known.
-            peer: where the connection comes from, as gRPC says.
-            code: the status that it was answered with.
-            reason: stable word for a failure; empty: there is none.
+            peer: address of the client, as gRPC reports it.
+            code: the status of the response.
+            reason: stable name of the failure; empty: it succeeded.
             request_id: as in the log.
-            unproven: why the caller's credential is not good; empty: that is not what is wrong.
+            unproven: why the caller's credential is not valid; empty: that was not the failure.
         """
         line = _line(
             {
@@ -142,17 +142,17 @@ class AuditLog:
         )
         with self._writing:
             if self._file == _CLOSED:
-                log.error("an entry came after the audit log was closed, and is lost", file=str(self._path))
+                log.error("entry arrived after the audit log was closed and is lost", file=str(self._path))
                 return
             try:
                 self._follow_if_it_can()
-                # Others may have written since, so the fragment can't be cut off.
+                # Other processes may have written since, so the fragment can't be truncated.
                 line = b"\n" + line if self._torn else line
                 written = os.write(self._file, line)
                 if written:
                     self._torn = not line[:written].endswith(b"\n")
                 if written < len(line):
-                    raise OSError(f"only {written} of {len(line)} bytes were taken")
+                    raise OSError(f"only {written} of {len(line)} bytes were written")
             except OSError as error:
                 if not self._failing:
                     log.error(
@@ -162,23 +162,23 @@ class AuditLog:
                 return
             if self._failing:
                 self._failing = False
-                log.warning("the audit log is written again", file=str(self._path))
+                log.warning("the audit log can be written again", file=str(self._path))
 
     def close(self) -> None:
-        """Closes the file; what is written later is lost, which is told."""
+        """Closes the file; later entries are lost, which is logged."""
         with self._writing:
-            # Its number is soon another file's.
+            # Its descriptor is soon reused for another file.
             file, self._file = self._file, _CLOSED
             os.close(file)
 
     def _follow_if_it_can(self) -> None:
-        """Opens the file anew where it was moved away; where that fails, lines go on into the one that was."""
+        """Creates the file again if it was moved away; if that fails, lines still go into the moved file."""
         try:
             self._follow()
         except OSError as error:
             if not self._left_behind:
                 log.error(
-                    "the audit log was moved away and can't be made anew; entries go into the file that was moved",
+                    "the audit log was moved away and can't be created again; entries go into the moved file",
                     file=str(self._path),
                     error=str(error),
                 )
@@ -186,10 +186,10 @@ class AuditLog:
             return
         if self._left_behind:
             self._left_behind = False
-            log.warning("the audit log is made anew", file=str(self._path))
+            log.warning("the audit log was created again", file=str(self._path))
 
     def _follow(self) -> None:
-        """Opens the file anew where another has its name, or none."""
+        """Opens the file by its name again if that is now another file, or none."""
         mine = os.fstat(self._file)
         try:
             named = self._path.stat()
@@ -209,18 +209,18 @@ def _opened(path: Path) -> int:
 
 
 def _is_torn(file: int, path: Path) -> bool:
-    """Whether a file that was opened for writing ends within a line, as a full disk and then a restart leave it."""
+    """Whether a file opened for writing ends within a line, as after a full disk and a restart."""
     size = os.fstat(file).st_size
     if not size or not stat.S_ISREG(os.fstat(file).st_mode):
         return False
     try:
         with path.open("rb") as content:
             return os.pread(content.fileno(), 1, size - 1) != b"\n"
-    except OSError:  # it may be written, but not read
+    except OSError:  # the file may be writable but not readable
         return False
 
 
 def _line(fields: Mapping[str, str | int | None]) -> bytes:
     time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    # In ASCII: an id may hold anything, a lone surrogate, too.
+    # In ASCII: a requested id may contain anything, even a lone surrogate.
     return json.dumps({"time": time, **fields}, separators=(",", ":")).encode("ascii") + b"\n"

@@ -1,4 +1,4 @@
-"""`twinsight keys`: make, list and revoke API keys in a file."""
+"""`twinsight keys`: create, list and revoke API keys in a file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _file = click.option(
     required=True,
     envvar="TWINSIGHT_API_KEYS",
     show_envvar=True,
-    help="The file of keys; `serve --api-keys` reads it, and reads it again when it changes.",
+    help="File of the keys; `serve --api-keys` reads it, and reloads it when it changes.",
 )
 
 
 @click.group(
-    help="""Make, list and revoke API keys. The file holds their digests alone; a running server sees changes at once.
+    help="""Create, list and revoke API keys. The file holds only digests; a running server applies changes at once.
 
     \b
     Examples:
@@ -37,31 +37,33 @@ _file = click.option(
     """,
 )
 def keys() -> None:
-    """Make, list and revoke API keys."""
+    """Create, list and revoke API keys."""
 
 
 @keys.command()
 @_file
-@click.option("--name", required=True, help="What it is called in logs.")
+@click.option("--name", required=True, help="Name of the key, shown in logs.")
 @click.option(
-    "--rights", required=True, help="Some of search, read, write and admin, with commas between; read has search in it."
+    "--rights", required=True, help="Comma-separated rights: search, read, write, admin; read includes search."
 )
 @click.option(
     "--collections",
     default="",
-    help="Ids of collections, with commas between; * and ? stand for others. None: only the models.",
+    help="Comma-separated collection ids; * and ? are wildcards. Empty: only the models.",
 )
-@click.option("--days", type=click.IntRange(min=1, max=36_500), help="Days after which it is refused.")
-@click.option("--calls-per-s", type=click.FloatRange(min=0, max=MOST), help="Its rate of calls; 0: no limit.")
+@click.option("--days", type=click.IntRange(min=1, max=36_500), help="Days until it expires.")
+@click.option("--calls-per-s", type=click.FloatRange(min=0, max=MOST), help="Calls per second; 0: no limit.")
 @click.option(
-    "--items-per-s", type=click.FloatRange(min=0, max=MOST), help="Its rate of pictures, queries, items and ids."
+    "--items-per-s",
+    type=click.FloatRange(min=0, max=MOST),
+    help="Images, queries, items and ids per second; 0: no limit.",
 )
-@click.option("--max-calls", type=click.IntRange(min=0, max=MOST), help="Calls that it may have in work at once.")
-@click.option("--max-streams", type=click.IntRange(min=0, max=MOST), help="Streams that it may have open at once.")
+@click.option("--max-calls", type=click.IntRange(min=0, max=MOST), help="Concurrent calls; 0: no limit.")
+@click.option("--max-streams", type=click.IntRange(min=0, max=MOST), help="Open streams; 0: no limit.")
 @click.option(
     "--max-collections",
     type=click.IntRange(min=0, max=MOST),
-    help="Collections there may be of those that it may `admin`.",
+    help="Collections it may `admin` before it can't create another; 0: no limit.",
 )
 def new(
     *,
@@ -76,9 +78,9 @@ def new(
     max_streams: int | None,
     max_collections: int | None,
 ) -> None:
-    """Make a key, and print it: this once, since the file keeps only its digest."""
+    """Create a key and print it; the file keeps only its digest, so it can't be printed again."""
     key, now = new_key(), datetime.now(UTC)
-    with _told(path):
+    with _exit_on_failure(path):
         check_name(name)
         named = set(_split(rights))
         grant = Grant(frozenset(one for one in RIGHTS if one in named), _split(collections))
@@ -86,7 +88,7 @@ def new(
             raise ValueError(f"`rights` (={rights}) must be some of {', '.join(RIGHTS)}.")
         with changing(path) as known:
             if name in known:
-                raise ValueError(f"There is a key `{name}` already.")
+                raise ValueError(f"Key `{name}` exists already.")
             known[name] = ApiKey(
                 sha256=digest(key),
                 created=now,
@@ -100,8 +102,8 @@ def new(
 @keys.command("list")
 @_file
 def list_(path: Path) -> None:
-    """List the keys: names, rights and times."""
-    with _told(path):
+    """List the keys with their rights and dates."""
+    with _exit_on_failure(path):
         known = read_keys(path.read_bytes(), path=path)
     for name, one in known.items():
         grants = "; ".join(
@@ -113,12 +115,12 @@ def list_(path: Path) -> None:
 
 @keys.command()
 @_file
-@click.option("--name", required=True, help="Of the key.")
+@click.option("--name", required=True, help="Name of the key.")
 def revoke(path: Path, name: str) -> None:
-    """Remove a key: it is refused from the next second on, in open streams, too."""
-    with _told(path), changing(path) as known:
+    """Revoke a key; within a second a running server rejects it, in open streams too."""
+    with _exit_on_failure(path), changing(path) as known:
         if known.pop(name, None) is None:
-            raise ValueError(f"There is no key `{name}`.")
+            raise ValueError(f"Key `{name}` does not exist.")
 
 
 def _split(words: str) -> tuple[str, ...]:
@@ -126,14 +128,14 @@ def _split(words: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turns what can be wrong with the file of keys into one line."""
+def _exit_on_failure(path: Path) -> Iterator[None]:
+    """Turns errors of the file of keys into one line on standard error and exit code 1."""
     try:
         yield
     except StartupError as error:
         message = error.message
     except OSError as error:
-        # A write that fails names no file.
+        # The error of a failed write names no file.
         message = f"{error.filename or path}: {error.strerror or error}"
     except ValueError as error:
         message = str(error)

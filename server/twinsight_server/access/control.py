@@ -1,4 +1,4 @@
-"""What the gate asks of every call, in one: who it is, whether it may, how much it may, and a line of it."""
+"""All that the gate needs for access control: authentication, rights, limits and the audit log."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from twinsight_server.config import ServerConfig
 
 @dataclass(frozen=True)
 class AccessControl:
-    """Access to one server; as it is made without arguments, everybody may do everything.
+    """Access to one server; without arguments, everyone may do everything.
 
     Attributes:
-        guard: knows callers and their rights.
-        limiter: lets callers have their share.
-        audit: where calls are noted; None: nowhere.
+        guard: identifies callers and checks their rights.
+        limiter: limits callers to their share.
+        audit: the audit log; None: disabled.
     """
 
     guard: Guard = field(default_factory=Guard)
@@ -33,7 +33,7 @@ class AccessControl:
 
     @classmethod
     def of(cls, config: ServerConfig) -> AccessControl:
-        """Returns what the settings ask for, and warns of files that are not kept from others.
+        """Returns the access control of some settings, and warns of files with too open permissions.
 
         Raises:
             StartupError: a file of keys can't be used, or the audit log can't be written.

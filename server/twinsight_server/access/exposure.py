@@ -1,4 +1,4 @@
-"""Files of secrets and of keys that more may read or write than should: told at the start, and taken all the same."""
+"""Warns at start of files of secrets and keys whose permissions are too open; they are used anyway."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from twinsight_server.config import ServerConfig
 
 log = structlog.stdlib.get_logger("twinsight.access")
 
-# A group may read a secret, as it may a keyring, which is refused otherwise: containers mount secrets for one.
+# A group may read a secret, since containers mount secrets for a group. The same holds for a keyring, which is
+# rejected if its permissions are more open than that.
 _SECRET, _TRUSTED = 0o027, 0o022
-_READABLE = "others may read or change a secret: keep it to its owner (chmod 600), or a group (chmod 640)"
-_CHANGEABLE = "others may change a file that says who is let in: keep it from them (chmod go-w)"
+_READABLE = "others may read or change a secret: restrict it to its owner (chmod 600) or a group (chmod 640)"
+_CHANGEABLE = "others may change a file that decides who has access: remove their write permission (chmod go-w)"
 
 
 def warn_of_exposed(config: ServerConfig) -> None:
@@ -32,7 +33,7 @@ def warn_of_exposed(config: ServerConfig) -> None:
 
 
 def _mode(path: Path | None) -> int:
-    """Returns a file's permissions; 0 where there is none, which who reads it tells."""
+    """Returns a file's permissions; 0 if it can't be read, which its reader reports."""
     try:
         return path.stat().st_mode & 0o777 if path else 0
     except OSError:

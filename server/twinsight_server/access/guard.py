@@ -1,12 +1,12 @@
-"""Who calls, and whether they may.
+"""Authenticates and authorises callers.
 
-1. `identify` takes the one credential of a call, `authorization: Bearer ...` or `x-api-key`, and finds whose it is: a
-   key by its digest, a JWT by its signature, which is then remembered for a moment. Whatever is wrong with it, the
-   answer is one and the same.
-2. `check` looks up what the method needs (`methods`) and compares it with what the caller was granted. It does not know
-   which collections there are, so a refusal tells nothing of it either.
+1. `identify` takes the one credential of a call, `authorization: Bearer ...` or `x-api-key`, and finds its owner: a key
+   by its digest, a JWT by its signature, whose check is remembered for a moment. Whatever is wrong with it, the error
+   is always the same.
+2. `check` looks up what the method needs (`methods`) and compares it with the caller's grants. It does not know which
+   collections exist, so its errors don't reveal that either.
 
-Of a server that asks for no token everybody is `ANYONE`.
+If the server requires no token, every caller is `ANYONE`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from twinsight_server.access.watched import WatchedFiles
 from twinsight_server.access.web_tokens import TokenVerifier, VerificationKey, public_keys, secret_key
 
 _REMEMBERED_S = 60.0
-"""For how long a JWT that was checked is not checked again: a signature takes some 100 µs, its digest one."""
+"""How long the check of a JWT is remembered: a signature takes some 100 µs, its digest one."""
 
 _MOST_REMEMBERED = 4096
 
@@ -36,13 +36,13 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 @dataclass(frozen=True)
 class JwtSettings:
-    """How JWTs are checked.
+    """How JWTs are verified.
 
     Attributes:
-        secret: file of HS256's secret.
+        secret: file of the secrets for HS256.
         public_keys: file of public keys.
-        issuer: who must have issued a token.
-        audience: for whom it must be.
+        issuer: required `iss` of a token.
+        audience: required `aud` of a token.
     """
 
     secret: Path | None
@@ -52,7 +52,7 @@ class JwtSettings:
 
 
 class Guard:
-    """Lets callers in by their tokens. May be used from any thread."""
+    """Identifies callers by their tokens and checks their rights. May be used from any thread."""
 
     def __init__(
         self, *, keys: Path | None = None, tokens: JwtSettings | None = None, clock: Callable[[], float] = time.time
@@ -61,11 +61,11 @@ class Guard:
 
         Args:
             keys: file of API keys.
-            tokens: how JWTs are checked. Without either, everybody may do everything.
+            tokens: how JWTs are verified. Without keys and tokens, everyone may do everything.
             clock: seconds since 1970.
 
         Raises:
-            StartupError: a file can't be read or is not right.
+            StartupError: a file can't be read or is invalid.
         """
         self._clock = clock
         self._keys = (
@@ -79,25 +79,25 @@ class Guard:
         self.is_open = not (self._keys or self._verifiers)
 
     def identify(self, metadata: Metadata) -> Principal:
-        """Returns who calls.
+        """Returns the caller.
 
         Raises:
-            Unauthenticated: no credential, more than one, or one that is not good.
+            Unauthenticated: there is no credential, more than one, or an invalid one.
         """
         if self.is_open:
             return ANYONE
         try:
             return self._principal(_credential(metadata))
         except Unproven as why:
-            # The cause is for the log and the audit log: who calls is told the same whatever it is.
+            # The cause is for the log and the audit log: the caller gets the same error whatever it is.
             raise Unauthenticated(
-                "This server asks for a token, and the call has none that is valid.", reason="CREDENTIALS_INVALID"
+                "This server requires a token, and the call has no valid one.", reason="CREDENTIALS_INVALID"
             ) from why
 
     def knows(self, metadata: Metadata) -> bool:
-        """Whether a digest is enough to tell that a caller may come in; if not, `identify` may still know it.
+        """Whether a digest is enough to identify the caller; if not, `identify` may still succeed.
 
-        It neither reads files nor checks signatures, and goes by keys that may have been withdrawn a moment ago.
+        It neither reads files nor checks signatures, and uses keys that may have been revoked a moment ago.
         """
         if self.is_open:
             return True
@@ -111,18 +111,18 @@ class Guard:
 
     @staticmethod
     def check(principal: Principal, method: str, collection: str | None, *, rule: Rule | None = None) -> None:
-        """Checks that a caller may do something.
+        """Checks that a caller has a right.
 
         Args:
-            principal: who calls.
-            method: its name.
+            principal: the caller.
+            method: name of the method.
             collection: the one that the request names; None: it names none.
-            rule: what is needed; None: the method's own.
+            rule: what is needed; None: the method's own rule.
 
         Raises:
             PermissionDenied: the right is missing.
-            KeyError, TypeError: the method has no rule, or the collection was not given: a fault of the server's, which
-                lets nobody through.
+            KeyError, TypeError: the method has no rule, or the collection was not given: a bug in the server, which
+                lets no call pass.
         """
         rule = rule or RULES[method]
         if not rule.on_collection:
@@ -142,10 +142,10 @@ class Guard:
     def _principal(self, token: str) -> Principal:
         if token.startswith(PREFIX):
             if self._keys is None:
-                raise Unproven("an API key, and the server takes none")
+                raise Unproven("an API key, but the server accepts none")
             return self._keys.current().principal(token, self._now())
         if self._verifiers is None:
-            raise Unproven("no API key, and the server takes no JWT")
+            raise Unproven("not an API key, and the server accepts no JWT")
         return self._verifiers.current().principal(token, self._clock())
 
     def _now(self) -> datetime:
@@ -153,7 +153,7 @@ class Guard:
 
 
 class _Verifiers:
-    """All that check JWTs, and those that they checked a moment ago. Other keys come with another of these."""
+    """Verifies JWTs and remembers the results for a moment. Changed keys make a new instance."""
 
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
@@ -206,7 +206,7 @@ def _credential(metadata: Metadata) -> str:
     """Returns the one token of a call.
 
     Raises:
-        Unproven: there is none, or more than one, of which none can tell which counts.
+        Unproven: there is none, or more than one, which would be ambiguous.
     """
     found: list[str] = []
     for key, value in metadata:

@@ -1,16 +1,16 @@
-"""The file of API keys: JSON, made by `twinsight keys` and fit to be edited.
+"""The file of API keys: JSON, created by `twinsight keys`, and can be edited by hand.
 
     {"keys": {"phone": {
         "sha256": "9f86d0...", "created": "2026-03-01T12:00:00Z", "expires": "2027-03-01T00:00:00Z",
         "grants": [{"rights": ["read", "write"], "collections": ["photos*"]}],
         "share": {"calls_per_s": 20, "items_per_s": 200, "max_calls": 4, "max_streams": 2, "max_collections": 10}}}}
 
-`expires`, `share` and each part of it may be missing.
+`expires`, `share` and each of its values are optional.
 
-Only digests of keys are kept. A plain SHA-256 is right for that: a key is 256 random bits, which nobody can guess, so
-a slow hash with a salt, which passwords need, would only cost time in every call. A key is found by looking its digest
-up: how long that takes can tell of digests alone, and nobody can make a key whose digest begins as another's does and
-go on from there, so the key itself is never compared byte by byte.
+Only digests of keys are stored. A plain SHA-256 is enough: a key is 256 random bits, which nobody can guess, so a slow
+salted hash, as passwords need, would only cost time in every call. A key is found by looking up its digest. The timing
+of that can reveal something about digests only, and nobody can construct keys whose digests share a given prefix, so
+there is no attack byte by byte.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from twinsight_core.json_fields import OPTIONAL, JsonFields
 from twinsight_server.access.principals import Grant, Principal, Share, Unproven, read_grants, read_share
 
 PREFIX = "tws_"
-"""Begins every key: by it scanners find those that leaked, and the server tells them from JWTs."""
+"""Prefix of every key: scanners find leaked keys by it, and the server distinguishes them from JWTs."""
 
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -39,14 +39,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as the file has it.
+    """A key as stored in the file.
 
     Attributes:
         sha256: hexadecimal digest of the key.
-        created: when it was made.
+        created: when it was created.
         grants: what its holder may do.
-        expires: from when on it is refused; None: never.
-        share: how much its holder may have.
+        expires: when it becomes invalid; None: never.
+        share: how much its holder may use.
     """
 
     sha256: str = field(repr=False)
@@ -57,7 +57,7 @@ class ApiKey:
 
 
 class KeyRing:
-    """All keys of a file, by what is needed to check one."""
+    """All keys of a file, by digest."""
 
     def __init__(self, keys: Mapping[str, ApiKey]) -> None:
         self._known = {
@@ -65,10 +65,10 @@ class KeyRing:
         }
 
     def principal(self, key: str, now: datetime) -> Principal:
-        """Returns whose key it is.
+        """Returns the caller that a key belongs to.
 
         Raises:
-            Unproven: nobody's, or it has expired.
+            Unproven: the key is unknown, or has expired.
         """
         principal, expires = self._known.get(digest(key), (None, None))
         if principal is None:
@@ -79,12 +79,12 @@ class KeyRing:
 
 
 def digest(key: str) -> str:
-    """Returns what the file keeps of a key."""
+    """Returns the digest of a key, which the file stores."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def new_key() -> str:
-    """Returns a key that nobody has: 256 random bits as text."""
+    """Returns a new key: 256 random bits as text."""
     return PREFIX + secrets.token_urlsafe(32)
 
 
@@ -92,10 +92,10 @@ def check_name(name: str) -> None:
     """Checks the name of a key.
 
     Raises:
-        ValueError: nobody could be called so.
+        ValueError: the name is invalid.
     """
     if name.startswith(PREFIX):
-        raise ValueError(f"A key's name can't begin with `{PREFIX}`, as keys do.")
+        raise ValueError(f"A key's name must not begin with `{PREFIX}`, the prefix of keys.")
     if not _NAME.fullmatch(name):
         raise ValueError(f"A key's name (={name!r:.80}) must be 1 to 64 letters, digits, '.', '_', '@' or '-'.")
 
@@ -104,37 +104,37 @@ def read_keys(content: bytes, *, path: Path) -> dict[str, ApiKey]:
     """Reads the content of a key file.
 
     Raises:
-        StartupError: it is not right; the message says where, and holds nothing of a digest.
+        StartupError: it is invalid; the message says where, and contains no part of a digest.
     """
     try:
-        return _parsed(content)
+        return _parse(content)
     except (ValueError, RecursionError) as error:
-        raise StartupError(f"{path}: is no file of keys: {error}", reason="KEY_FILE_INVALID") from None
+        raise StartupError(f"{path}: not a valid file of keys: {error}", reason="KEY_FILE_INVALID") from None
 
 
 @contextmanager
 def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
-    """Gives the keys of a file to be changed, and writes them when the block ends without an error.
+    """Yields the keys of a file to be changed, and writes them when the block ends without an error.
 
-    Two at a time wait for one another. The new file is on disk before it takes the place of the old, whose owner, group
-    and mode it has. Behind a symbolic link the file that it leads to is written.
+    Concurrent changes wait for one another. The new file is on disk before it replaces the old one, and keeps its
+    owner, group and mode. If the path is a symbolic link, its target is written.
 
     Raises:
-        StartupError: the file is not right.
-        ValueError: the changed keys could not be read again; the file is as it was.
-        OSError: it can't be read or written, or not for those to whom it belongs.
+        StartupError: the file is invalid.
+        ValueError: the changed keys are invalid; the file is unchanged.
+        OSError: it can't be read or written, or its owner or group can't be kept.
     """
     with rewriting(path) as file:
         keys = read_keys(file.read_bytes(), path=path) if file.exists() else {}
         yield keys
-        content = _written(keys)
-        _parsed(content)
-        # Durably: a key that was revoked must not come back with the power.
+        content = _serialise(keys)
+        _parse(content)
+        # Durably: a revoked key must not come back after a power failure.
         rewrite_whole(file, content)
 
 
-def _parsed(content: bytes) -> dict[str, ApiKey]:
-    """Reads the content of a key file; raises ValueError or RecursionError where it is not right."""
+def _parse(content: bytes) -> dict[str, ApiKey]:
+    """Reads the content of a key file; raises ValueError or RecursionError if it is invalid."""
     top = JsonFields(json.loads(content), names=("keys",)).object("keys")
     keys = {name: _key(name, top) for name in top.names()}
     if len({one.sha256 for one in keys.values()}) < len(keys):
@@ -160,7 +160,7 @@ def _sha256(fields: JsonFields, name: str) -> str:
     except ValueError:
         sha256 = ""
     if not _DIGEST.fullmatch(sha256):
-        # Without the value: somebody may have put the key itself there.
+        # Without the value: it may be the key itself, entered by mistake.
         raise ValueError(f"`keys.{name}.sha256` must be 64 hexadecimal digits in lower case.")
     return sha256
 
@@ -168,14 +168,14 @@ def _sha256(fields: JsonFields, name: str) -> str:
 def _time(fields: JsonFields, name: str) -> datetime:
     time = datetime.fromisoformat(fields.text(name))
     if time.tzinfo is None:
-        raise ValueError(f"`{name}` must say its time zone (`2027-03-01T00:00:00Z`).")
+        raise ValueError(f"`{name}` must have a time zone (`2027-03-01T00:00:00Z`).")
     try:
         return time.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"`{name}` must lie in the years 1 to 9999 in UTC, too.") from None
+        raise ValueError(f"`{name}` must be in the years 1 to 9999 in UTC.") from None
 
 
-def _written(keys: Mapping[str, ApiKey]) -> bytes:
+def _serialise(keys: Mapping[str, ApiKey]) -> bytes:
     entries = {
         name: {
             "sha256": one.sha256,

@@ -1,8 +1,8 @@
-"""How much callers may have: rates by token buckets, and a share of the places.
+"""Limits what callers may use: rates by token buckets, and shares of concurrent calls and streams.
 
-A bucket fills by its rate and holds one second's worth, at least one. What finds enough in it, or finds it full where
-it asks for more than it holds, is let through and takes all it asks for: a large call leaves a debt that the next ones
-wait for, so that over time the rate holds whatever the sizes are.
+A bucket fills at its rate and holds one second's worth, at least one token. A request passes if the bucket has enough
+tokens, or if it is full and the request needs more than it can hold; it always takes all it needs. A large call thus
+leaves a debt that the next ones wait for, so that over time the rate holds whatever the sizes are.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from twinsight_core.errors import Overloaded
 from twinsight_server.access.principals import Principal, Share
 
 _LEAST_SWEEP = 1024
-"""Callers that are remembered before those that are gone are looked for."""
+"""Number of remembered callers at which those that have gone are first removed."""
 
 _LEAST_WAIT_S = 0.001
 _ROUNDING = 1e-6
 
 
 class Bucket:
-    """Things that may be had at a rate. Used under a lock.
+    """A token bucket. Must be used under a lock.
 
     Args:
-        rate: things a second.
-        now: seconds, from any start.
+        rate: tokens per second.
+        now: monotonic seconds.
     """
 
     def __init__(self, rate: float, now: float) -> None:
@@ -37,23 +37,23 @@ class Bucket:
         self._at = now
 
     def take_over(self, other: Bucket, now: float) -> None:
-        """Begins with what another holds, a debt too, instead of full: a caller's rate changed."""
+        """Takes over the tokens or the debt of another bucket instead of starting full: the caller's rate changed."""
         other._fill(now)
         self._held = min(self._capacity, other._held)
 
     def wait_s(self, count: int, now: float) -> float:
-        """Returns after how many seconds `count` can be taken; 0: now."""
+        """Returns the seconds until `count` can be taken; 0: now."""
         self._fill(now)
         short = min(count, self._capacity) - self._held
-        # Who waited for exactly as long as was said must find enough, whatever the sums of floats are.
+        # A caller that waits exactly this long must find enough, despite float rounding.
         return 0.0 if short <= _ROUNDING else short / self._rate
 
     def take(self, count: int) -> None:
-        """Takes `count`, for which `wait_s` was 0."""
+        """Takes `count` tokens; `wait_s` must have returned 0 for them."""
         self._held -= count
 
     def is_full(self, now: float) -> bool:
-        """Whether it would be the same if it were made anew."""
+        """Whether it is full, like a new one."""
         self._fill(now)
         return self._held >= self._capacity
 
@@ -64,12 +64,12 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why somebody has to wait.
+    """Why a caller has to wait.
 
     Attributes:
-        reason: names the limit, for programs.
-        message: names it with its value, for people.
-        wait_s: seconds after which another try may go through.
+        reason: identifies the limit, for programs.
+        message: names the limit and its value, for humans.
+        wait_s: seconds after which a retry may succeed.
     """
 
     reason: str
@@ -78,11 +78,12 @@ class Refusal:
 
     def error(self) -> Overloaded:
         """Returns it as the error of a call that does not wait."""
-        return Overloaded(f"{self.message}; try again later.", retry_after_s=self.wait_s, reason=self.reason)
+        message = f"{self.message}; retry after {self.wait_s:.3f} s."
+        return Overloaded(message, retry_after_s=self.wait_s, reason=self.reason)
 
 
 class Limiter:
-    """Lets callers have their share, and all together the server's. May be used from any thread."""
+    """Limits each caller to its share, and all together to the server's. May be used from any thread."""
 
     def __init__(
         self,
@@ -93,14 +94,14 @@ class Limiter:
         place_wait_s: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes the limits.
+        """Sets the limits.
 
         Args:
-            server: rates of all callers together; its places are the gate's.
+            server: rates of all callers together; the gate limits their concurrent calls and streams.
             each: share of a caller whose key has none of its own.
-            most_items: things that a call may have. One that has more is refused further in, and counts as one of so
-                many: what others wait for must not be as large as anybody likes. None: as many as it has.
-            place_wait_s: after which to try again where a caller has all its places.
+            most_items: items that a call may have. A call with more is rejected later, and counts with this many here:
+                one caller must not make others wait arbitrarily long. None: no limit.
+            place_wait_s: when to retry if a caller has reached its concurrent calls or streams.
             clock: monotonic seconds.
         """
         self._each = each
@@ -108,17 +109,17 @@ class Limiter:
         self._place_wait_s = place_wait_s
         self._clock = clock
         self._changed = threading.Condition()
-        self._all = _Rates(server, "SERVER", "All callers together may", clock())
+        self._all = _Rates(server, "SERVER", "for all callers", clock())
         self._none_by_default = each.over(_UNLIMITED) == _UNLIMITED and not self._all
         self._states: dict[tuple[str, str], _State] = {}
         self._sweep_at = _LEAST_SWEEP
 
     def enter(self, caller: Principal, items: int) -> Refusal | None:
-        """Takes a place for a call, or a message of a stream, and counts it; returns why not, where it has to wait.
+        """Admits and counts a call or a stream message; returns a refusal if it has to wait.
 
         Args:
-            caller: whose it is.
-            items: things in it.
+            caller: who sent it.
+            items: number of items in it.
         """
         if self._is_free(caller):
             return None
@@ -128,7 +129,8 @@ class Limiter:
             now = self._clock()
             state = self._state(caller, share, now)
             if share.max_calls and state.calls >= share.max_calls:
-                return self._full("KEY_CALLS_FULL", f"A caller may have {share.max_calls} calls in work at once")
+                message = f"Too many concurrent calls (limit {share.max_calls} for this caller)"
+                return self._full("KEY_CALLS_FULL", message)
             refusals = [*state.rates.refusals(items, now), *self._all.refusals(items, now)]
             if refusals:
                 return max(refusals, key=lambda one: one.wait_s)
@@ -138,32 +140,33 @@ class Limiter:
         return None
 
     def leave(self, caller: Principal, *, owed: int = 0) -> None:
-        """Gives back the place that `enter` took.
+        """Ends what `enter` admitted.
 
         Args:
-            caller: who leaves.
-            owed: things beyond those in the call that count, too; the next calls wait for them.
+            caller: who sent it.
+            owed: items beyond those in the call that count too; the next calls wait for them.
         """
         self._release(caller, calls=1, streams=0, owed=owed)
 
     def enter_stream(self, caller: Principal) -> Refusal | None:
-        """Takes a place for a stream; returns why not, where there is none."""
+        """Admits a stream; returns a refusal if the caller has too many."""
         if self._is_free(caller):
             return None
         share = caller.share.over(self._each)
         with self._changed:
             state = self._state(caller, share, self._clock())
             if share.max_streams and state.streams >= share.max_streams:
-                return self._full("KEY_STREAMS_FULL", f"A caller may have {share.max_streams} streams open at once")
+                message = f"Too many open streams (limit {share.max_streams} for this caller)"
+                return self._full("KEY_STREAMS_FULL", message)
             state.streams += 1
         return None
 
     def leave_stream(self, caller: Principal) -> None:
-        """Gives back what `enter_stream` took."""
+        """Ends what `enter_stream` admitted."""
         self._release(caller, calls=0, streams=1)
 
     def pause(self, seconds: float) -> None:
-        """Waits, until somebody's place is free at the longest."""
+        """Waits for some seconds, or less if a call or stream ends."""
         with self._changed:
             self._changed.wait(seconds)
 
@@ -179,7 +182,7 @@ class Limiter:
             self._changed.notify_all()
 
     def _is_free(self, caller: Principal) -> bool:
-        """Whether nothing limits a caller: then nothing is kept of it either."""
+        """Whether nothing limits a caller; no state is kept for it then."""
         return self._none_by_default and caller.share == _OPEN
 
     def _full(self, reason: str, message: str) -> Refusal:
@@ -199,18 +202,18 @@ class Limiter:
         return state
 
     def _sweep(self, now: float) -> None:
-        """Forgets callers who would be the same as new ones: subjects of JWTs are without number."""
+        """Forgets callers whose state equals that of new ones: the subjects of JWTs are unlimited."""
         self._states = {name: state for name, state in self._states.items() if not state.is_as_new(now)}
         self._sweep_at = max(_LEAST_SWEEP, 2 * len(self._states))
 
 
 class _Rates:
-    """The buckets of one caller, or of all."""
+    """The buckets of one caller, or of all callers together."""
 
     def __init__(self, share: Share, prefix: str, who: str, now: float) -> None:
         rates = (("CALL_RATE", "calls", share.calls_per_s), ("ITEM_RATE", "items", share.items_per_s))
         self._buckets = {
-            what: (Bucket(rate, now), f"{prefix}_{name}", f"{who} send {rate:g} {what} a second")
+            what: (Bucket(rate, now), f"{prefix}_{name}", f"Too many {what} (limit {rate:g} per second {who})")
             for name, what, rate in rates
             if rate
         }
@@ -219,36 +222,36 @@ class _Rates:
         return bool(self._buckets)
 
     def take_over(self, before: _Rates, now: float) -> None:
-        """Begins with what the buckets of before hold: two tokens of one caller may name different shares."""
+        """Takes over what earlier buckets hold: two tokens of one caller may name different shares."""
         for what, (bucket, _, _) in self._buckets.items():
             if what in before._buckets:
                 bucket.take_over(before._buckets[what][0], now)
 
     def refusals(self, items: int, now: float) -> Iterator[Refusal]:
-        """Yields what has to be waited for."""
+        """Yields a refusal for each limit that has to be waited for."""
         for what, (bucket, reason, message) in self._buckets.items():
             count = _count(what, items)
             if count and (wait_s := bucket.wait_s(count, now)) > 0:
                 yield Refusal(reason, message, max(_LEAST_WAIT_S, wait_s))
 
     def take(self, items: int) -> None:
-        """Counts one call with some items."""
+        """Counts one call and its items."""
         for what, (bucket, _, _) in self._buckets.items():
             bucket.take(_count(what, items))
 
     def owe(self, items: int) -> None:
-        """Counts items of a call that was counted."""
+        """Counts further items of a call that was counted before."""
         if "items" in self._buckets:
             self._buckets["items"][0].take(items)
 
     def are_full(self, now: float) -> bool:
-        """Whether they would be the same if they were made anew."""
+        """Whether all are full, like new ones."""
         return all(bucket.is_full(now) for bucket, _, _ in self._buckets.values())
 
 
 @dataclass
 class _State:
-    """What a caller has at the moment."""
+    """What a caller uses at the moment."""
 
     share: Share
     rates: _Rates
@@ -263,7 +266,7 @@ _UNLIMITED, _OPEN = Share(0, 0, 0, 0, 0), Share()
 
 
 def _rates(share: Share, now: float) -> _Rates:
-    return _Rates(share, "KEY", "A caller may", now)
+    return _Rates(share, "KEY", "for this caller", now)
 
 
 def _count(what: str, items: int) -> int:

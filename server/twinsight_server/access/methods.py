@@ -1,4 +1,4 @@
-"""What each method of the contract needs. A method that is not here can't be called."""
+"""The right that each method of the contract needs. A method that is not listed can't be called."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Rule:
 
     Attributes:
         right: the right.
-        on_collection: on the collection that the request names; otherwise in any grant.
+        on_collection: whether it must hold on the collection that the request names; otherwise any grant will do.
     """
 
     right: Right
@@ -43,7 +43,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "GetCollection": _SEARCH,
         "GetItems": _READ,
         "ListItems": _READ,
-        "Search": _SEARCH,  # with their vectors `VECTORS`
+        "Search": _SEARCH,  # with `include_vectors` also `VECTORS`
         "UpsertItems": _WRITE,
         "IngestItems": _WRITE,
         "DeleteItems": _WRITE,
@@ -51,7 +51,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "DeleteCollection": _ADMIN,
     }
 )
-"""By the method's name, which no two services share."""
+"""By method name, which is unique across services."""
 
 VECTORS = _READ
-"""Of a Search for the vectors of what it finds."""
+"""What a Search needs in addition to return vectors."""

@@ -1,7 +1,7 @@
 """Callers, and what they may do.
 
-A grant gives rights on the collections whose ids match its patterns. A right holds by itself: who may `write` may not
-for that reason `read`; but `read` has `search` in it, which finds items and gives nobody their vectors. `search` in any
+A grant gives rights on the collections whose ids match its patterns. Rights are independent: `write` does not include
+`read`. Only `read` includes another, `search`, which finds items but does not return their vectors. `search` in any
 grant, even one without collections, is the right to run the models.
 """
 
@@ -18,7 +18,7 @@ Right: TypeAlias = Literal["search", "read", "write", "admin"]
 RIGHTS: Final[tuple[Right, ...]] = ("search", "read", "write", "admin")
 
 _PATTERN = re.compile(r"[A-Za-z0-9._*?\[\]!-]{1,128}")
-"""What ids of collections are made of, and the wildcards `*`, `?` and `[...]`."""
+"""The characters of collection ids, and the wildcards `*`, `?` and `[...]`."""
 
 _MOST_GRANTS = 64
 _MOST_PATTERNS = 64
@@ -29,7 +29,7 @@ MOST = 10**9
 
 
 class Unproven(Exception):
-    """Why a credential is not good: for the log and the audit log alone, and never for who sent it."""
+    """Why a credential is not valid: only for the log and the audit log, never for the sender."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Grant:
     """Rights on some collections.
 
     Attributes:
-        rights: what may be done.
-        collections: patterns of ids (`photos*`); none: no collection, only what needs none.
+        rights: what is allowed.
+        collections: patterns of ids (`photos*`); empty: no collection, only what needs none.
 
     Raises:
-        ValueError: no right, an unknown one, or a pattern that no id can match.
+        ValueError: there is no right, an unknown one, or a pattern that no id can match.
     """
 
     rights: frozenset[Right]
@@ -54,17 +54,18 @@ class Grant:
         for pattern in self.collections:
             if not _PATTERN.fullmatch(pattern):
                 raise ValueError(
-                    f"`collections` (={pattern!r:.140}) must be ids of collections, in which `*`, `?` and `[...]` "
-                    "stand for others."
+                    f"`collections` (={pattern!r:.140}) must be collection ids; `*`, `?` and `[...]` are wildcards."
                 )
         if len(self.collections) > _MOST_PATTERNS:
-            raise ValueError(f"`collections` has over {_MOST_PATTERNS} entries.")
+            raise ValueError(
+                f"`collections` has {len(self.collections)} entries; at most {_MOST_PATTERNS} are allowed."
+            )
         # `(?!)` matches nothing.
         compiled = re.compile("|".join(map(fnmatch.translate, self.collections)) or "(?!)")
         object.__setattr__(self, "_matches", compiled)
 
     def has(self, right: Right) -> bool:
-        """Whether it gives a right, on whichever collections."""
+        """Whether it gives a right, on any collections."""
         return right in self.rights or (right == "search" and "read" in self.rights)
 
     def holds(self, right: Right, collection: str) -> bool:
@@ -76,7 +77,7 @@ class Grant:
         """Reads `{"rights": [...], "collections": [...]}`.
 
         Raises:
-            ValueError: something else.
+            ValueError: it has another form.
         """
         fields.check_names(("rights", "collections"))
         named = set(fields.texts("rights"))
@@ -90,7 +91,7 @@ def read_grants(fields: JsonFields, name: str) -> tuple[Grant, ...]:
     """Reads a list of grants.
 
     Raises:
-        ValueError: something else.
+        ValueError: it is not one.
     """
     objects = fields.objects(name)
     if not 1 <= len(objects) <= _MOST_GRANTS:
@@ -100,14 +101,14 @@ def read_grants(fields: JsonFields, name: str) -> tuple[Grant, ...]:
 
 @dataclass(frozen=True)
 class Share:
-    """How much one caller may have of the server; 0: as much as there is; None: the server's setting.
+    """How much of the server one caller may use; 0: no limit; None: the server's setting.
 
     Attributes:
         calls_per_s: calls, and messages of streams.
-        items_per_s: pictures, queries, items and ids in them.
-        max_calls: worked on at once.
-        max_streams: open at once.
-        max_collections: of those that it may `admin`, whoever made them, how many there may be for it to make another.
+        items_per_s: images, queries, items and ids in them.
+        max_calls: calls processed at once.
+        max_streams: streams open at once.
+        max_collections: with this many collections that it may `admin`, whoever created them, it can't create another.
     """
 
     calls_per_s: float | None = None
@@ -117,7 +118,7 @@ class Share:
     max_collections: int | None = None
 
     def over(self, default: Share) -> Share:
-        """Returns this share, with what it leaves open taken from another."""
+        """Returns this share, with missing values taken from another."""
         return Share(
             default.calls_per_s if self.calls_per_s is None else self.calls_per_s,
             default.items_per_s if self.items_per_s is None else self.items_per_s,
@@ -128,10 +129,10 @@ class Share:
 
 
 def read_share(fields: JsonFields) -> Share:
-    """Reads `{"calls_per_s": 20, "max_calls": 4}`, of which each may be missing.
+    """Reads `{"calls_per_s": 20, "max_calls": 4}`, in which each value is optional.
 
     Raises:
-        ValueError: something else.
+        ValueError: it has another form.
     """
     fields.check_names({one for one in Share.__dataclass_fields__ if one in fields})
 
@@ -140,7 +141,7 @@ def read_share(fields: JsonFields) -> Share:
             return None
         value = fields.number(name)
         if not 0 <= value <= MOST:
-            raise ValueError(f"`{name}` (={value}) must be 0 to {MOST:,}.")
+            raise ValueError(f"`{name}` (={value}) must be between 0 and {MOST}.")
         return value
 
     def count(name: str) -> int | None:
@@ -155,11 +156,11 @@ class Principal:
     """A caller.
 
     Attributes:
-        kind: how it showed who it is: by an API key, by a JWT, or not at all, where the server asks for nothing; empty:
-            it has not.
-        name: of the key, or the JWT's subject.
+        kind: how it is authenticated: by an API key, by a JWT, or "anyone" if the server requires no token; empty: it
+            is not.
+        name: the key's name, or the JWT's subject.
         grants: what it may do.
-        share: how much it may have.
+        share: how much it may use.
     """
 
     kind: Literal["key", "jwt", "anyone", ""]
@@ -175,16 +176,16 @@ class Principal:
         return any(grant.holds(right, collection) for grant in self.grants)
 
     def may_somewhere(self, right: Right) -> bool:
-        """Whether it has a right at all."""
+        """Whether it has a right in any grant."""
         return any(grant.has(right) for grant in self.grants)
 
     def may_know(self, collection: str) -> bool:
-        """Whether it may know of a collection."""
+        """Whether it may know that a collection exists."""
         return self.may("search", collection)
 
 
 ANYONE = Principal("anyone", "", (Grant(frozenset(RIGHTS), ("*",)),))
-"""The caller of a server that asks for no token."""
+"""The caller of a server that requires no token."""
 
 NOBODY = Principal("", "", ())
-"""The caller of a call that is not, or not yet, known to be anybody's."""
+"""The caller of a call that is not, or not yet, authenticated."""

@@ -1,4 +1,4 @@
-"""How much may be stored: collections, as the files that they take allow, and items in each."""
+"""Limits what is stored: collections, also by the open files that they need, and items per collection."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from twinsight_server.access.principals import Principal, Share
 
 
 class Quotas:
-    """Limits on what is stored; 0: none. Exact, however many write at once. May be used from any thread.
+    """Limits on what is stored; 0: no limit. They hold exactly under concurrent writes. May be used from any thread.
 
     Args:
-        catalog: where collections are counted.
-        collections: there may be.
-        collections_each: of those that a caller may `admin`, whoever made them, there may be for it to make another,
-            where its key has no limit of its own.
-        items: that each collection may have.
+        catalog: counts the collections.
+        collections: collections on the server.
+        collections_each: a caller that may `admin` this many collections, whoever created them, can't create another;
+            applies if its key has no limit of its own.
+        items: items per collection.
     """
 
     def __init__(self, catalog: Catalog, *, collections: int, collections_each: int, items: int) -> None:
@@ -36,11 +36,10 @@ class Quotas:
 
     @contextmanager
     def creating(self, name: str, caller: Principal) -> Iterator[None]:
-        """While a caller makes a collection, one at a time. One that is there already takes no room from any.
+        """Checks the limits and holds a lock while a caller creates a collection; an existing one is not limited.
 
         Raises:
-            LimitReached: there are as many as there may be, of all or of the caller's, or its files would be taken from
-                connections.
+            LimitReached: the server or the caller has as many as allowed, or its files would be taken from connections.
         """
         with self._creating:
             names = [one for one, _ in self._catalog.list()]
@@ -50,11 +49,11 @@ class Quotas:
             yield
 
     def check_room(self, collection: Collection, ids: Sequence[str]) -> None:
-        """Checks, before anything is done for items, that one of them may be written.
+        """Checks, before any work is done for items, that at least one of them may be written.
 
         Args:
-            collection: where to.
-            ids: of the items, good ones and bad ones, that would be new; none of them: there is nothing to check.
+            collection: where to write.
+            ids: ids of the items that would be new, valid or not; empty: nothing is checked.
 
         Raises:
             LimitReached: the collection is full, and has none of them.
@@ -64,11 +63,11 @@ class Quotas:
 
     @contextmanager
     def writing(self, collection: Collection, ids: Sequence[str]) -> Iterator[None]:
-        """While items are written, for which room is kept meanwhile.
+        """Reserves room for items while they are written.
 
         Args:
-            collection: where to.
-            ids: of the items; those that it has already take no room.
+            collection: where to write.
+            ids: ids of the items; those that it has already take no room.
 
         Raises:
             LimitReached: there is no room for all of them.
@@ -92,27 +91,29 @@ class Quotas:
                 self._reserved[name] -= count
 
     def _check_share(self, names: Sequence[str], caller: Principal) -> None:
-        # A caller's are those that it may delete, whoever made them: so it holds whatever becomes of keys.
+        # Counts what the caller may delete, whoever created it, so that the limit survives changes of keys.
         most = caller.share.over(self._each).max_collections
-        if most and sum(caller.may("admin", one) for one in names) >= most:
+        count = sum(caller.may("admin", one) for one in names) if most else 0
+        if most and count >= most:
             raise LimitReached(
-                f"There may be {most} of the collections that the caller may `admin`, and there are as many.",
+                f"Collections that the caller may `admin`: {count} (limit {most}). Delete one to create another.",
                 reason="KEY_COLLECTIONS_LIMIT",
             )
         if self._collections and len(names) >= self._collections:
             raise LimitReached(
-                f"There may be {self._collections} collections, and there are as many.", reason="COLLECTIONS_LIMIT"
+                f"Collections on the server: {len(names)} (limit {self._collections}). Delete one to create another.",
+                reason="COLLECTIONS_LIMIT",
             )
 
     def _full(self, collection: Collection, count: int) -> LimitReached:
         return LimitReached(
-            f"Collection `{collection.spec.id}` may have {self._items} items; there is no room for {count} more.",
+            f"Collection `{collection.spec.id}` has a limit of {self._items} items; {count} more would not fit.",
             reason="COLLECTION_ITEMS_LIMIT",
             field="items",
         )
 
     def _has_room(self, collection: Collection, count: int) -> bool:
-        # What is being written is counted twice once it is there: a little early is better than too late.
+        # Items being written count twice once they are stored: rejecting a little early is better than too late.
         present = collection.status().item_count + self._reserved[collection.spec.id]
         return not count or present + count <= self._items
 
@@ -121,7 +122,7 @@ def _check_files() -> None:
     files = open_files()
     if files is not None and files.are_short:
         raise LimitReached(
-            f"The server may have {files.limit:g} files open and keeps {files.reserve} of them for connections; the "
-            "others are in use. Delete a collection, or raise the server's limit of open files (`ulimit -n`).",
+            f"The server has no files left for a collection: it may open {files.limit:g}, of which it keeps "
+            f"{files.reserve} for connections. Delete a collection, or raise its limit of open files (`ulimit -n`).",
             reason="OPEN_FILES_LIMIT",
         )

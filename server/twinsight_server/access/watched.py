@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class WatchedFiles(Generic[T]):
-    """What some files say together, read again when their content has changed. May be used from any thread.
+    """A value parsed from files, which are reloaded when their contents change. May be used from any thread.
 
     Contents are compared, not times: a mounted secret changes behind a symbolic link, a file may be rewritten within
     one tick of the file system's clock, and reading a few kilobytes takes microseconds.
@@ -38,9 +38,9 @@ class WatchedFiles(Generic[T]):
 
         Args:
             paths: at least one.
-            parse: makes the value of the files' contents, in order; raises StartupError where they are not right.
+            parse: makes the value from the files' contents, in order; raises StartupError if they are invalid.
             reason: of the error for a file that can't be read.
-            interval_s: least time between two looks at the files.
+            interval_s: least time between two checks of the files.
             clock: monotonic seconds.
 
         Raises:
@@ -60,13 +60,13 @@ class WatchedFiles(Generic[T]):
 
     @property
     def latest(self) -> T:
-        """The value that `current` returned last: without a look at the files."""
+        """The value that `current` returned last, without checking the files."""
         return self._value
 
     def current(self) -> T:
-        """Returns the value, of the files as they are now or were a moment ago.
+        """Returns the value of the files as they are now or were a moment ago.
 
-        Where they can't be used, that is logged once, and the value stays what it was.
+        If they can't be used, that is logged once, and the value stays as it was.
         """
         if self._clock() >= self._next_look and self._looking.acquire(blocking=False):
             try:
@@ -94,10 +94,10 @@ class WatchedFiles(Generic[T]):
         except StartupError as error:
             self._warn(error)
             return
-        log.info("files were read again", files=[str(path) for path in self._paths])
+        log.info("files reloaded", files=[str(path) for path in self._paths])
 
     def _warn(self, error: StartupError) -> None:
-        log.warning("changed files can't be used; what they said before stays in force", error=error.message)
+        log.warning("changed files can't be used; their previous contents stay in force", error=error.message)
 
     def _read(self) -> list[bytes]:
         return [self._read_one(path) for path in self._paths]
@@ -110,5 +110,5 @@ class WatchedFiles(Generic[T]):
 
 
 def _digest(contents: Sequence[bytes]) -> bytes:
-    """One digest of all: the files' own contents, some of them secret, need not stay in memory."""
+    """Returns a digest of all files, so that their contents, some of them secret, need not stay in memory."""
     return b"".join(hashlib.sha256(content).digest() for content in contents)

@@ -1,13 +1,13 @@
 """JSON Web Tokens: who signed them, for whom, until when, and what they grant.
 
-The algorithm follows from the key that was configured, never from the token: RSA keys check RS256, P-256 keys ES256,
-Ed25519 keys EdDSA, and a secret HS256. Keys are files of the server's own; nothing is downloaded.
+The algorithm follows from the configured key, never from the token: RSA keys verify RS256, P-256 keys ES256, Ed25519
+keys EdDSA, and a secret HS256. Keys are local files; nothing is downloaded.
 
-A token must have `iss`, `aud`, `exp` and `sub`, and in `twinsight_grants` what it grants, as in the file of keys:
+A token must have `iss`, `aud`, `exp` and `sub`, and `twinsight_grants` in the format of the file of API keys:
 
     "twinsight_grants": [{"rights": ["read"], "collections": ["photos*"]}]
 
-It may have a `twinsight_share`, as a key of that file has; what it leaves open is the server's setting.
+It may have a `twinsight_share`, also in that file's format; the server's settings apply for missing values.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ GRANTS = "twinsight_grants"
 """The claim that says what a token grants."""
 
 SHARE = "twinsight_share"
-"""The claim that says how much its holder may have."""
+"""The claim that says how much of the server its holder may use."""
 
 _LEEWAY_S = 10
-"""By how much two clocks may differ."""
+"""Tolerated difference of two clocks."""
 
 _LEAST_SECRET_BYTES = 32  # RFC 7518, section 3.2: at least as long as the hash
 _LEAST_RSA_BITS = 2048  # RFC 7518, section 3.3
 _MOST_KEYS = 16
-"""Of a token that does not name its key each is tried."""
+"""A token that does not name its key is checked with each of them."""
 
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
 _LONGEST_SUBJECT = 256
 _WRAPPED = re.compile(r"[A-Za-z0-9+/]{64}|[A-Za-z0-9+/]{76}")
-"""A line of base64 that goes on in the next: as long as `openssl` and `base64` make them, and without an end."""
+"""A line of base64 that continues on the next: full length as printed by `openssl` and `base64`, no padding."""
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 Algorithm: TypeAlias = Literal["HS256", "RS256", "ES256", "EdDSA"]
@@ -55,11 +55,11 @@ Algorithm: TypeAlias = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
 @dataclass(frozen=True)
 class VerificationKey:
-    """What checks a signature.
+    """A key that verifies signatures.
 
     Attributes:
-        key: a public key, or the secret of HS256.
-        algorithm: the one that it is for.
+        key: a public key, or the secret for HS256.
+        algorithm: its algorithm.
         key_id: its `kid`; empty: it has none.
     """
 
@@ -69,12 +69,12 @@ class VerificationKey:
 
 
 class TokenVerifier:
-    """Checks tokens of one issuer.
+    """Verifies the tokens of one issuer.
 
     Args:
-        keys: any of them may have signed.
-        issuer: who must have issued a token.
-        audience: for whom it must be.
+        keys: any of them may have signed a token.
+        issuer: required `iss` of a token.
+        audience: required `aud` of a token.
     """
 
     def __init__(self, keys: Sequence[VerificationKey], *, issuer: str, audience: str) -> None:
@@ -83,15 +83,15 @@ class TokenVerifier:
         self._audience = audience
 
     def principal(self, token: str) -> tuple[Principal, float]:
-        """Returns whom a token stands for, and until when (seconds since 1970).
+        """Returns the caller that a token identifies, and until when (seconds since 1970).
 
         Raises:
-            Unproven: it is not good.
+            Unproven: it is not valid.
         """
         try:
             key_id = jwt.get_unverified_header(token).get("kid", "")
         except (jwt.PyJWTError, ValueError):
-            raise Unproven("no JWT") from None
+            raise Unproven("not a JWT") from None
         why, of_claims = "JWT: no key of that name", ""
         for key in self._keys:
             if key_id and key.key_id and key.key_id != key_id:
@@ -102,7 +102,7 @@ class TokenVerifier:
                 why = "JWT: signed by none of the keys"
             except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
                 text = str(error)[:200]
-                of_claims = f"JWT: {text if text.isprintable() else repr(text)}"  # its signature is good
+                of_claims = f"JWT: {text if text.isprintable() else repr(text)}"  # its signature is valid
         raise Unproven(of_claims or why)
 
     def _verified(self, token: str, key: VerificationKey) -> tuple[Principal, float]:
@@ -117,7 +117,7 @@ class TokenVerifier:
         )
         fields = JsonFields(claims)
         subject = fields.text("sub")
-        # It is shown in logs, where what is not printable could change what a terminal shows.
+        # It appears in logs, where unprintable characters could control a terminal.
         if not (1 <= len(subject) <= _LONGEST_SUBJECT and subject.isprintable()):
             raise ValueError(f"`sub` must be 1 to {_LONGEST_SUBJECT} printable characters.")
         if GRANTS not in fields:
@@ -127,17 +127,17 @@ class TokenVerifier:
 
 
 def secret_key(content: bytes) -> list[VerificationKey]:
-    """Reads the secrets of HS256, one a line: while one is replaced by another, tokens of both are good.
+    """Reads the secrets for HS256, one per line: during a rotation, tokens of both secrets are valid.
 
-    The whole file, less a line's end, is one as well: a secret of any bytes may have line ends in it, and one of text
-    may have been wrapped, as `openssl rand -base64` prints it.
+    The whole file without its final line end is a secret too: a binary secret may contain line ends, and a text may
+    have been wrapped, as `openssl rand -base64` prints it.
 
     Raises:
-        StartupError: one is too short, or there are too many.
+        StartupError: one is too short or a PEM file, or there are too many.
     """
     whole = content.rstrip(b"\r\n")
     if b"-----BEGIN" in whole:
-        # Whoever has a public key could sign with it.
+        # Anyone who has a public key could sign with it.
         raise _invalid("the secret is a PEM file; public keys belong in `jwt_public_keys`")
     lines = _lines(whole)
     secrets = [whole, *lines] if len(lines) > 1 else [whole]
@@ -145,14 +145,14 @@ def secret_key(content: bytes) -> list[VerificationKey]:
         if len(secret) < _LEAST_SECRET_BYTES:
             raise _invalid(f"the secret has {len(secret)} bytes; each must have at least {_LEAST_SECRET_BYTES}")
     if len(lines) > _MOST_KEYS:
-        raise _invalid(f"there are {len(lines)} secrets; there may be {_MOST_KEYS}")
+        raise _invalid(f"there are {len(lines)} secrets; at most {_MOST_KEYS} are allowed")
     if len(lines) > 1:
-        log.info("several secrets of JWTs are good", count=len(lines))
+        log.info("several JWT secrets are valid", count=len(lines))
     return [VerificationKey(secret, "HS256") for secret in secrets]
 
 
 def _lines(whole: bytes) -> list[bytes]:
-    """Returns the secrets of a file that has one a line; none where it is one secret as a whole."""
+    """Returns the secrets of a file with one per line; empty if the whole file is one secret."""
     try:
         text = whole.decode()
     except UnicodeDecodeError:
@@ -165,10 +165,10 @@ def _lines(whole: bytes) -> list[bytes]:
 
 
 def public_keys(content: bytes) -> list[VerificationKey]:
-    """Reads public keys: PEM, one or several, or a JSON Web Key Set, in which keys for other tokens are passed over.
+    """Reads public keys: one or several in PEM, or a JSON Web Key Set, in which keys for other tokens are skipped.
 
     Raises:
-        StartupError: none, too many, or one that is private or weak, or in PEM of no known kind.
+        StartupError: there are none or too many, or one is private, weak or (in PEM) of an unknown kind.
     """
     try:
         keys = _jwks(content) if content.lstrip().startswith(b"{") else _pem(content)
@@ -184,7 +184,7 @@ def _pem(content: bytes) -> list[VerificationKey]:
         raise ValueError("a private key; the server needs, and should have, only the public one")
     blocks = _PEM.findall(content)
     if len(blocks) != content.count(b"-----BEGIN"):
-        raise ValueError("something in it is no public key, or not all of one")
+        raise ValueError("it contains something other than complete public keys")
     keys = (load_pem_public_key(block) for block in blocks)
     return [VerificationKey(*_checked(key)) for key in keys]
 
@@ -195,7 +195,7 @@ _JWKS_ALGORITHMS: dict[str, Algorithm] = {"RSA": "RS256", "EC": "ES256", "OKP": 
 
 
 def _jwks(content: bytes) -> list[VerificationKey]:
-    """Returns the keys of a set that tokens may be signed with; others are passed over (RFC 7517, section 5)."""
+    """Returns the keys of a set that tokens may be signed with; others are skipped (RFC 7517, section 5)."""
     found: list[VerificationKey] = []
     for one in JsonFields(json.loads(content)).objects("keys"):
         if "d" in one or "k" in one:
@@ -206,9 +206,9 @@ def _jwks(content: bytes) -> list[VerificationKey]:
         curve = one.text("crv") if "crv" in one else ""
         algorithm = _JWKS_ALGORITHMS.get(kind)
         said = one.text("alg") if "alg" in one else algorithm
-        # EdDSA has a name of its own for this curve since RFC 9864.
+        # Since RFC 9864, EdDSA with this curve has its own algorithm name.
         if algorithm is None or curve != _JWKS_CURVES.get(kind, curve) or said not in {algorithm, curve or algorithm}:
-            log.info("a key for other tokens is passed over", kid=name, kty=kind, crv=curve, alg=said or "")
+            log.info("skipping a key for other tokens", kid=name, kty=kind, crv=curve, alg=said or "")
             continue
         parts = {part: one.text(part) if part in one else "" for part in _JWKS_PARTS[kind]}
         found.append(VerificationKey(*_checked(jwt.PyJWK({"kty": kind, **parts}).key), name))
@@ -216,10 +216,10 @@ def _jwks(content: bytes) -> list[VerificationKey]:
 
 
 def _checked(key: object) -> tuple[PublicKey, Algorithm]:
-    """Returns a key with the algorithm that it is for.
+    """Returns a key with its algorithm.
 
     Raises:
-        ValueError: it is weak or of another kind.
+        ValueError: it is weak or of an unsupported kind.
     """
     match key:
         case rsa.RSAPublicKey():
@@ -235,4 +235,4 @@ def _checked(key: object) -> tuple[PublicKey, Algorithm]:
 
 
 def _invalid(why: str) -> StartupError:
-    return StartupError(f"The keys of JWTs can't be used: {why}.", reason="JWT_KEY_INVALID")
+    return StartupError(f"The JWT keys can't be used: {why}.", reason="JWT_KEY_INVALID")

@@ -59,7 +59,7 @@ def test_after_a_line_that_was_cut_off_the_next_ones_are_whole(tmp_path: Path, t
     assert len(lines[1]) == taken
     assert [line["event"] for line in logged] == [
         "the audit log can't be written; entries are lost",
-        "the audit log is written again",
+        "the audit log can be written again",
     ]
 
 
@@ -99,7 +99,7 @@ def test_what_comes_after_the_end_is_lost_and_told_and_closes_no_other_file(tmp_
     os.close(number)
     if other != number:
         os.close(other)
-    assert [one["event"] for one in told] == ["an entry came after the audit log was closed, and is lost"]
+    assert [one["event"] for one in told] == ["entry arrived after the audit log was closed and is lost"]
     assert (tmp_path / "audit.jsonl").read_bytes() == b""
 
 
@@ -126,6 +126,6 @@ def test_lines_go_into_the_file_that_was_moved_where_no_new_one_can_be_made(
     assert [request_id(line) for line in moved.read_text().splitlines()] == ["first", "moved 0", "moved 1"]
     assert [request_id(line) for line in path.read_text().splitlines()] == ["after"]
     assert [line["event"] for line in logged] == [
-        "the audit log was moved away and can't be made anew; entries go into the file that was moved",
-        "the audit log is made anew",
+        "the audit log was moved away and can't be created again; entries go into the moved file",
+        "the audit log was created again",
     ]

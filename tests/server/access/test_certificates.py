@@ -26,8 +26,8 @@ def written(folder: Path, left: timedelta) -> tuple[Path, Path, datetime]:
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        (timedelta(hours=-1), ["the certificate has expired: clients refuse it"]),
-        (timedelta(days=6), ["the certificate expires soon"]),
+        (timedelta(hours=-1), ["certificate has expired; clients reject it"]),
+        (timedelta(days=6), ["certificate expires soon"]),
         (timedelta(days=8), []),
     ],
 )
@@ -58,5 +58,5 @@ def test_metrics_tell_when_the_certificate_in_the_file_expires(tmp_path: Path) -
         written(tmp_path, timedelta(days=-1))
         assert made.changed() is not None
     assert [one["event"] for one in lines if one["log_level"] == "warning"] == [
-        "the certificate has expired: clients refuse it"
+        "certificate has expired; clients reject it"
     ]

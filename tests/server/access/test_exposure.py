@@ -10,8 +10,8 @@ import structlog.testing
 from twinsight_server.access.control import AccessControl
 from twinsight_server.config import ServerConfig
 
-SECRET = "others may read or change a secret: keep it to its owner (chmod 600), or a group (chmod 640)"  # noqa: S105
-TRUSTED = "others may change a file that says who is let in: keep it from them (chmod go-w)"
+SECRET = "others may read or change a secret: restrict it to its owner (chmod 600) or a group (chmod 640)"  # noqa: S105
+TRUSTED = "others may change a file that decides who has access: remove their write permission (chmod go-w)"
 
 
 def _warned(folder: Path, mode: int, setting: str) -> list[dict[str, object]]:

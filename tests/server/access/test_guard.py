@@ -63,7 +63,7 @@ def test_a_key_is_known_in_either_header_and_nothing_else_is(file: Path) -> None
         with pytest.raises(Unauthenticated) as refused:
             guard.identify(metadata)
         texts.add((refused.value.message, refused.value.reason))
-    assert texts == {("This server asks for a token, and the call has none that is valid.", "CREDENTIALS_INVALID")}
+    assert texts == {("This server requires a token, and the call has no valid one.", "CREDENTIALS_INVALID")}
 
 
 def test_an_expired_key_is_refused(file: Path) -> None:
@@ -112,12 +112,12 @@ def test_a_written_file_reads_as_it_was(file: Path) -> None:
             {"grants": [{"rights": ["all"], "collections": ["*"]}]},
             "`rights` must be some of `search`, `read`, `write`, `admin`",
         ),
-        ({"grants": [{"rights": ["read"], "collections": ["a/b"]}]}, "must be ids of collections"),
+        ({"grants": [{"rights": ["read"], "collections": ["a/b"]}]}, "must be collection ids;"),
         ({"grants": [{"rights": ["read"], "collection": ["a"]}]}, "`keys.a.grants[0].collection` is unknown"),
         ({"sha256": "12"}, "`keys.a.sha256` must be 64 hexadecimal digits"),
-        ({"created": "2026-01-02T00:00:00"}, "`created` must say its time zone"),
-        ({"expires": "9999-12-31T23:59:59-05:00"}, "`expires` must lie in the years 1 to 9999 in UTC"),
-        ({"share": {"calls_per_s": -1}}, "`calls_per_s` (=-1.0) must be 0 to"),
+        ({"created": "2026-01-02T00:00:00"}, "`created` must have a time zone"),
+        ({"expires": "9999-12-31T23:59:59-05:00"}, "`expires` must be in the years 1 to 9999 in UTC"),
+        ({"share": {"calls_per_s": -1}}, "`calls_per_s` (=-1.0) must be between 0 and"),
     ],
 )
 def test_a_wrong_entry_is_told(file: Path, change: dict[str, object], said: str) -> None:
@@ -282,7 +282,7 @@ def test_while_a_secret_is_replaced_tokens_of_both_are_good() -> None:
     for short in ("s" * 31, f"{old}\nshort", f"short\n{old}"):
         with pytest.raises(StartupError, match="each must have at least 32"):
             secret_key(short.encode())
-    with pytest.raises(StartupError, match="there are 17 secrets; there may be 16"):
+    with pytest.raises(StartupError, match="there are 17 secrets; at most 16 are allowed"):
         secret_key(b"\n".join([old.encode()] * 17))
 
 
@@ -351,9 +351,9 @@ def test_the_log_is_told_what_the_caller_is_not(tmp_path: Path, file: Path) -> N
     assert why(keys, *bearer(old), *bearer(old)) == "more than one token"
     assert why(keys, *bearer(new_key())) == "no such key"
     assert why(keys, *bearer(old)).startswith("key:old expired at 20")
-    assert why(keys, *signed()) == "no API key, and the server takes no JWT"
-    assert why(tokens, *bearer(old)) == "an API key, and the server takes none"
-    assert why(tokens, *bearer("a.b.c")) == "no JWT"
+    assert why(keys, *signed()) == "not an API key, and the server accepts no JWT"
+    assert why(tokens, *bearer(old)) == "an API key, but the server accepts none"
+    assert why(tokens, *bearer("a.b.c")) == "not a JWT"
     assert why(tokens, *signed(SECRET * 2)) == "JWT: signed by none of the keys"
     assert why(tokens, *signed(exp=now - timedelta(minutes=1))) == "JWT: Signature has expired"
     assert "Audience" in why(tokens, *signed(aud="other"))

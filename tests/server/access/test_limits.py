@@ -89,6 +89,9 @@ def test_a_refused_call_takes_nothing_and_the_longest_wait_is_told() -> None:
     assert refusal(limiter, a, 5) is None
     for _ in range(3):
         assert refusal(limiter, a, 5) == ("SERVER_ITEM_RATE", 1.0)
+    full = limiter.enter(a, 5)
+    assert full is not None
+    assert full.error().message == "Too many items (limit 5 per second for all callers); retry after 1.000 s."
     clock.now += 1
     assert refusal(limiter, a, 5) is None
 
@@ -146,6 +149,7 @@ def test_streams_have_places_of_their_own() -> None:
     full = limiter.enter_stream(a)
     assert full is not None
     assert full.reason == "KEY_STREAMS_FULL"
+    assert full.error().message == "Too many open streams (limit 1 for this caller); retry after 0.100 s."
     limiter.leave_stream(a)
     assert limiter.enter_stream(a) is None
 

@@ -30,8 +30,8 @@ def test_no_collection_is_made_of_the_files_that_are_kept_for_connections(
         pytest.fail("it is made")
     assert refused.value.reason == "OPEN_FILES_LIMIT"
     assert refused.value.message == (
-        "The server may have 400 files open and keeps 100 of them for connections; the others are in use. Delete a "
-        "collection, or raise the server's limit of open files (`ulimit -n`)."
+        "The server has no files left for a collection: it may open 400, of which it keeps 100 for connections. Delete "
+        "a collection, or raise its limit of open files (`ulimit -n`)."
     )
 
 
@@ -58,7 +58,7 @@ def test_collections_are_counted_by_what_a_caller_may_admin(tmp_path: Path) -> N
 
     make("a-1", of("a"))
     make("b-1", of("b"))
-    with pytest.raises(LimitReached, match="There may be 1 of the collections") as refused:
+    with pytest.raises(LimitReached, match=r"^Collections that the caller may `admin`: 1 \(limit 1\)\.") as refused:
         make("a-2", of("a"))
     assert refused.value.reason == "KEY_COLLECTIONS_LIMIT"
     with pytest.raises(AlreadyExists):  # the limit is of new ones
