@@ -1,1 +1,1 @@
-"""The gRPC server: messages in, `twinsight_core` out. `convert` is the only place where messages meet arrays."""
+"""The gRPC server around `twinsight_core`. `convert` is the only place where messages meet arrays."""

@@ -1,4 +1,4 @@
-"""Log lines on standard error: one JSON object a line, or coloured text for people. The core's go the same way."""
+"""Logging to standard error, the core's included: one JSON object per line, or coloured text for humans."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def set_up_logs(form: Literal["json", "console"], level: str) -> None:
     """Sends all lines of the process to standard error.
 
     Args:
-        form: how a line looks.
-        level: least severe lines to show: debug, info, warning or error.
+        form: format of a line.
+        level: least severe level to log: debug, info, warning or error.
     """
     shared: list[Processor] = [
         structlog.stdlib.add_logger_name,
@@ -29,7 +29,7 @@ def set_up_logs(form: Literal["json", "console"], level: str) -> None:
     last: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if form == "json"
-        # Not as rich shows tracebacks: with what variables hold, tokens too.
+        # Not rich's tracebacks, which show the values of variables, tokens included.
         else [
             _as_lines,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback),
@@ -52,17 +52,17 @@ def set_up_logs(form: Literal["json", "console"], level: str) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("twinsight").setLevel(level.upper())
-    # grpcio logs a traceback for each message that is not protobuf: any client could fill the log.
+    # grpcio logs a traceback for each malformed message: any client could fill the log.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
 
 
-def _as_lines(logger: object, method: str, said: EventDict) -> EventDict:
-    """Leaves one printable line of each text; values that are no text the console's renderer shows by their repr."""
+def _as_lines(logger: object, method: str, event: EventDict) -> EventDict:
+    """Makes each text a single printable line; the console renderer shows other values by their repr."""
     del logger, method
-    return {name: printable(value) if isinstance(value, str) else value for name, value in said.items()}
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _traceback(out: TextIO, failure: ExcInfo) -> None:
-    told = io.StringIO()
-    structlog.dev.plain_traceback(told, failure)
-    out.write(f"\n{set_in(told.getvalue().strip())}")
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, failure)
+    out.write(f"\n{set_in(text.getvalue().strip())}")

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CollectionCounts:
 
     Attributes:
         in_state: collections by state.
-        items: items in all collections that can be read.
+        items: items in all readable collections.
         unserved: collections whose model is not served.
     """
 
@@ -43,80 +43,84 @@ class CollectionCounts:
 
 
 _WORKED_ON = frozenset({"OK", "DEADLINE_EXCEEDED", "CANCELLED"})
-"""Codes of calls whose time tells how fast the server is: of others, most are refused at once."""
+"""Codes of calls whose times are recorded: most other calls are rejected at once, which says nothing about speed."""
 
 
 class Metrics:
-    """The server's instruments in a registry of their own, so that several servers fit in one process."""
+    """The server's metrics, in their own registry so that several servers can share a process."""
 
     def __init__(self) -> None:
-        # They are a series more for each, of which Prometheus makes nothing.
+        # They add a series per metric that Prometheus does not use.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         self.registry = CollectorRegistry()
         one = self.registry
         ProcessCollector(registry=one)
-        Info("twinsight_build", "The release that serves.", registry=one).info({"version": version("twinsight")})
-        calls = Counter("twinsight_calls", "Calls that ended.", ["method", "code"], registry=one)
-        failed = Counter("twinsight_failed", "Calls that failed as a whole, refused or not.", ["reason"], registry=one)
+        Info("twinsight_build", "Version of the server.", registry=one).info({"version": version("twinsight")})
+        calls = Counter("twinsight_calls", "Finished calls.", ["method", "code"], registry=one)
+        failed = Counter(
+            "twinsight_failed", "Calls that failed as a whole, or were rejected.", ["reason"], registry=one
+        )
         call_seconds = Histogram(
             "twinsight_call_seconds",
-            "Time in the server of a call that was answered, or given up by its caller.",
+            "Time in the server of calls that succeeded, were cancelled or exceeded their deadline.",
             ["method"],
             buckets=_SECONDS,
             registry=one,
         )
         stage_seconds = Histogram(
             "twinsight_stage_seconds",
-            "Time of a stage of a call that was answered, or given up by its caller.",
+            "Time per stage of calls that succeeded, were cancelled or exceeded their deadline.",
             ["stage"],
             buckets=_SECONDS,
             registry=one,
         )
-        items = Counter("twinsight_items", "Items answered, by outcome.", ["method", "outcome"], registry=one)
-        # The library takes longer to find the one of some labels than to count.
+        items = Counter("twinsight_items", "Results returned, by outcome.", ["method", "outcome"], registry=one)
+        # The library takes longer to look up a labelled child than to count.
         self._calls, self._call_seconds = cache(calls.labels), cache(call_seconds.labels)
         self._stage_seconds, self._items = cache(stage_seconds.labels), cache(items.labels)
         self._failed = cache(failed.labels)
-        self._in_flight = Gauge("twinsight_calls_in_flight", "Calls and messages of streams in work.", registry=one)
-        self._streams = Gauge("twinsight_open_streams", "Streams that are open, in work or not.", registry=one)
-        self.refused = Counter("twinsight_refused", "Calls refused for load.", ["reason"], registry=one)
-        self.queued = Gauge("twinsight_queued_images", "Pictures that calls have in work.", ["model"], registry=one)
+        self._in_flight = Gauge("twinsight_calls_in_flight", "Calls and stream messages being processed.", registry=one)
+        self._streams = Gauge("twinsight_open_streams", "Open streams, busy or idle.", registry=one)
+        self.refused = Counter("twinsight_refused", "Calls rejected because of load.", ["reason"], registry=one)
+        self.queued = Gauge(
+            "twinsight_queued_images", "Images being decoded, queued or computed.", ["model"], registry=one
+        )
         self.batch_size = Histogram(
             "twinsight_batch_size",
-            "Pictures in a computed batch; health's test picture is left out.",
+            "Images per computed batch, without health's test image.",
             ["model"],
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=one,
         )
         self.batch_wait = Gauge(
             "twinsight_batch_wait_seconds",
-            "Longest wait of a picture for others to fill its batch, as it is now.",
+            "How long an image may currently wait for its batch to fill.",
             ["model"],
             registry=one,
         )
         self.dropped = Counter(
             "twinsight_dropped_images",
-            "Pictures dropped before compute: their caller was gone.",
+            "Images dropped before inference because the caller had gone or its deadline had passed.",
             ["model"],
             registry=one,
         )
-        self.healthy = Gauge("twinsight_healthy", "1 while the last test inference was right.", registry=one)
+        self.healthy = Gauge("twinsight_healthy", "1 if the last test inference was correct.", registry=one)
         self._compilations = Gauge(
-            "twinsight_compilations_after_serving", "Programs compiled since the server began to serve.", registry=one
+            "twinsight_compilations_after_serving", "Programs compiled since serving began.", registry=one
         )
         self._http: WSGIServer | None = None
 
     def ended(
         self, method: str, code: str, reason: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]
     ) -> None:
-        """Counts a call; times are of those that were worked on: refusals take none, and would hide how long it takes.
+        """Counts a call; records times only of processed calls, because quick rejections would distort them.
 
         Args:
             method: its name.
             code: the name of its status.
-            reason: why it failed; empty where it was answered.
+            reason: why it failed; empty if it succeeded.
             stages: seconds of each, and `total`.
-            outcomes: how many items were answered with what.
+            outcomes: number of results by status name.
         """
         self._calls(method, code).inc()
         for outcome, count in outcomes.items():
@@ -129,7 +133,7 @@ class Metrics:
             (self._call_seconds(method) if stage == "total" else self._stage_seconds(stage)).observe(seconds)
 
     def watch_calls(self, in_flight: Callable[[], float], streams: Callable[[], float]) -> None:
-        """Reads how many calls are in work, and streams open, when the metrics are asked for."""
+        """Sets the functions that return the numbers of calls in flight and of open streams, called at each scrape."""
         self._in_flight.set_function(in_flight)
         self._streams.set_function(streams)
 
@@ -140,7 +144,7 @@ class Metrics:
         collections: Callable[[], CollectionCounts],
         certificate_end_s: Callable[[], float] | None = None,
     ) -> None:
-        """Reads these when the metrics are asked for; `certificate_end_s` is since 1970, and None without TLS."""
+        """Sets functions called at each scrape; `certificate_end_s` returns seconds since 1970, None: no TLS."""
         self._compilations.set_function(compilations)
         if certificate_end_s is not None:
             Gauge(
@@ -160,7 +164,7 @@ class Metrics:
             HOST:PORT as bound.
 
         Raises:
-            StartupError: the address is malformed or taken.
+            StartupError: the address is malformed or in use.
         """
         host, _, port = listen.rpartition(":")
         if not host:
@@ -174,7 +178,7 @@ class Metrics:
         return f"{host}:{self._http.server_port}"
 
     def close(self) -> None:
-        """Stops the HTTP server, if there is one."""
+        """Stops the HTTP server, if it runs."""
         if self._http:
             self._http.shutdown()
             self._http.server_close()
@@ -182,24 +186,22 @@ class Metrics:
 
 
 class _Collections(Collector):
-    """Tells of the collections, counted once."""
+    """Collects all collection metrics from one count."""
 
     def __init__(self, count: Callable[[], CollectionCounts]) -> None:
         self._count = count
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        return self._told(CollectionCounts({}, items=0, unserved=0))
+        return self._families(CollectionCounts({}, items=0, unserved=0))
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        return self._told(self._count())
+        return self._families(self._count())
 
-    def _told(self, now: CollectionCounts) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily(
-            "twinsight_collection_items", "Items in all collections that can be read.", value=now.items
-        )
+    def _families(self, now: CollectionCounts) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily("twinsight_collection_items", "Items in all readable collections.", value=now.items)
         yield GaugeMetricFamily(
             "twinsight_damaged_collections",
-            "Collections that can't be read; the others serve.",
+            "Collections that can't be read; the others are served.",
             value=now.in_state.get(CollectionState.DAMAGED, 0),
         )
         by_state = GaugeMetricFamily("twinsight_collections", "Collections by state.", labels=["state"])
@@ -207,5 +209,7 @@ class _Collections(Collector):
             by_state.add_metric([state], now.in_state.get(state, 0))
         yield by_state
         yield GaugeMetricFamily(
-            "twinsight_unserved_collections", "Collections whose model is not served: no pictures.", value=now.unserved
+            "twinsight_unserved_collections",
+            "Collections whose model is not served; they reject images.",
+            value=now.unserved,
         )

@@ -1,4 +1,4 @@
-"""Errors as status codes: the one place where the tree of `twinsight_core.errors` meets gRPC."""
+"""Maps the errors of `twinsight_core.errors` to gRPC statuses; the only place that does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from grpc_status import rpc_status
 from twinsight_core import errors
 
 DOMAIN = "twinsight"
-"""Domain of the reasons in google.rpc.ErrorInfo."""
+"""Domain of the reasons in `google.rpc.ErrorInfo`."""
 
 _LONGEST_MESSAGE = 1000
-"""gRPC refuses trailing metadata of over 8 KiB, and would hide the error behind one of its own."""
+"""gRPC rejects trailing metadata of over 8 KiB, which would hide the error behind one of its own."""
 
 _CODES: dict[type[errors.TwinsightError], grpc.StatusCode] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -37,7 +37,7 @@ _CODES: dict[type[errors.TwinsightError], grpc.StatusCode] = {
 
 
 def code_of(error: errors.TwinsightError) -> grpc.StatusCode:
-    """Returns the status code of an error; INTERNAL for one that no caller should see."""
+    """Returns the status code of an error; INTERNAL for errors that callers should not see."""
     for kind in type(error).__mro__:
         if kind in _CODES:
             return _CODES[kind]
@@ -45,11 +45,11 @@ def code_of(error: errors.TwinsightError) -> grpc.StatusCode:
 
 
 def status_of(error: errors.TwinsightError, *, request_id: str = "") -> status_pb2.Status:
-    """Returns an error as google.rpc.Status, for a `results` list or for the whole call.
+    """Returns an error as `google.rpc.Status`, for a `results` list or for the whole call.
 
     Args:
         error: what went wrong.
-        request_id: added as google.rpc.RequestInfo where it is given.
+        request_id: added as `google.rpc.RequestInfo` if not empty.
     """
     code = code_of(error)
     if code is grpc.StatusCode.INTERNAL:
@@ -67,10 +67,10 @@ def status_of(error: errors.TwinsightError, *, request_id: str = "") -> status_p
 
 
 def internal(request_id: str = "", *, reason: str = "INTERNAL") -> status_pb2.Status:
-    """Returns the status of an unforeseen error: fixed text, since an exception's own may tell too much."""
+    """Returns the status of an unexpected error, with fixed text: an exception's own may reveal too much."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
     return _status(
-        grpc.StatusCode.INTERNAL, "Internal error; the server's log has it under the request id.", details, request_id
+        grpc.StatusCode.INTERNAL, "Internal error; see the server's log for this request id.", details, request_id
     )
 
 
@@ -83,15 +83,15 @@ class _AbortStatus(NamedTuple):
 
 
 class AbortStatus(_AbortStatus, grpc.Status):
-    """A status with trailing metadata: gRPC drops what was set before when a call is aborted."""
+    """A status with trailing metadata: on abort, gRPC drops metadata that was set before."""
 
 
 def abort_status(status: status_pb2.Status, trailing: tuple[tuple[str, str], ...]) -> AbortStatus:
-    """Returns the status with which a call is aborted.
+    """Returns the status to abort a call with.
 
     Args:
-        status: with its details, which travel as `grpc-status-details-bin`.
-        trailing: further trailing metadata.
+        status: its details are sent as `grpc-status-details-bin`.
+        trailing: additional trailing metadata.
     """
     aborted = rpc_status.to_status(status)
     return AbortStatus(aborted.code, aborted.details, (*aborted.trailing_metadata, *trailing))
@@ -103,10 +103,10 @@ def _status(code: grpc.StatusCode, message: str, details: list[Message], request
     number: int = code.value[0]
     if len(message) > _LONGEST_MESSAGE:
         message = message[:_LONGEST_MESSAGE] + "…"
-    return status_pb2.Status(code=number, message=message, details=[_packed(detail) for detail in details])
+    return status_pb2.Status(code=number, message=message, details=[_pack(detail) for detail in details])
 
 
-def _packed(detail: Message) -> any_pb2.Any:
+def _pack(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed

@@ -185,7 +185,7 @@ def test_a_model_of_another_task_is_refused(client: Client, picture: Draw) -> No
         lambda: client.create_collection("c", model="fake-classifier"),
     ]
     for call in calls:
-        with pytest.raises(FailedPrecondition, match=r"^Model `fake\S*` does \w+, not \w+\.$") as raised:
+        with pytest.raises(FailedPrecondition, match=r"^Model `fake\S*` is for \w+, not \w+\.$") as raised:
             call()
         assert (raised.value.reason, raised.value.field) == ("MODEL_TASK", "model")
 
@@ -247,7 +247,7 @@ def test_search_keeps_to_filter_score_and_what_is_asked_for(client: Client, phot
     assert [match.id for match in near] == ["p3"]
     assert near[0].vector is not None
     assert np.array_equal(near[0].vector, client.embed([picture(3)]).values()[0].vector)
-    with pytest.raises(InvalidArgument, match=r"^`top_k` \(=0\) must be 1 to 1000\.$") as raised:
+    with pytest.raises(InvalidArgument, match=r"^`top_k` \(=0\) must be between 1 and 1000\.$") as raised:
         client.search(photos, [picture(3)], top_k=0)
     assert raised.value.field == "top_k"
 

@@ -31,8 +31,7 @@ def test_batches_after_a_refused_one_are_refused_until_it_is_written() -> None:
     assert reasons == [["DISK_FULL"], *[["BATCH_OUT_OF_ORDER"]] * 3]
     assert [batch.last_batch for batch in rest] == [1] * 4
     assert (
-        rest[1].errors()[0].message
-        == "`batch` (=3) comes after batch 2, which was refused: that must be written first."
+        rest[1].errors()[0].message == "`batch` (=3) comes after batch 2, which was rejected and must be written first."
     )
     assert stored(client) == ["i0"]
     again = list(client.ingest("c", ITEMS, ingest_id="bulk", batch_size=1))
@@ -69,8 +68,8 @@ def test_nor_does_one_that_was_told_where_to_resume_before() -> None:
     rest = list(client.ingest("c", begun(), ingest_id="bulk", batch_size=1))
     (first, *others) = [error for batch in rest for error in batch.errors()]
     assert first.message == (
-        "`batch` (=3) follows batch 2, and 0 is the last on disk: the collection was made anew since, say. Ask again "
-        "where to resume."
+        "`batch` (=3) follows batch 2, but the last batch on disk is 0: the collection may have been re-created. Ask "
+        "again where to resume."
     )
     assert {error.reason for error in (first, *others)} == {"BATCH_OUT_OF_ORDER"}
     assert stored(client) == []

@@ -120,7 +120,7 @@ def test_labels_and_boxes_depend_on_the_bytes_alone(picture: Draw) -> None:
 
 def test_of_models_for_a_task_the_only_one_needs_no_name(picture: Draw) -> None:
     client = FakeClient(MemoryServer(classifiers=["one", "other"], detectors=()))
-    with pytest.raises(InvalidArgument, match=r"^`model` must be given: `one`, `other` do classification\.$"):
+    with pytest.raises(InvalidArgument, match=r"^`model` must be set; available for classification: `one`, `other`\.$"):
         client.classify([picture(1)])
     assert client.classify([picture(1)], model="other").model.name == "other"
     with pytest.raises(NotFound, match=r"^No model for detection is loaded\.$"):

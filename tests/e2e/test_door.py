@@ -140,6 +140,7 @@ def test_bytes_that_are_no_message_are_told_to_whom_comes_for_the_first_time(gua
         raw(channel, EMBED)(b"\xff\xff\xff", metadata=bearer(token_of("garbled")), timeout=30)
     status = status_of(refused.value)
     assert (status.code, reason(status)) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "MESSAGE_MALFORMED")
+    assert status.message == "The request body is not a valid message for Embed."
 
 
 def test_a_call_that_ends_without_its_message_is_told_so(guarded: Guarded) -> None:
@@ -148,6 +149,7 @@ def test_a_call_that_ends_without_its_message_is_told_so(guarded: Guarded) -> No
         with pytest.raises(grpc.RpcError) as refused:
             next(method(iter(()), metadata=bearer(token_of("silent")), timeout=30))
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert refused.value.details() == "Embed needs one message, and none was sent."
 
 
 @pytest.mark.parametrize("path", [CHECK, WATCH])

@@ -100,7 +100,7 @@ def test_an_unforeseen_error_tells_nothing(
         api.call("InferenceService", "Embed", images=[{"encoded": photos["coffee"]}])
     api.close()
     assert caught.value.code() is grpc.StatusCode.INTERNAL
-    assert caught.value.details() == "Internal error; the server's log has it under the request id."
+    assert caught.value.details() == "Internal error; see the server's log for this request id."
     assert "secret" not in str(errors.status_of(caught.value))
 
 
@@ -135,6 +135,7 @@ def test_a_full_server_refuses_at_once_and_says_when_to_come_again(
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert errors.reason(errors.status_of(caught.value)) == reason
         assert errors.retry_after_s(caught.value) > 0
+    assert calls_full.value.details() == "Too many concurrent calls (limit 2); retry after 0.1 s."
 
 
 def test_a_deadline_that_passes_ends_the_call(

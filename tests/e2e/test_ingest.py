@@ -40,8 +40,8 @@ def test_a_stream_of_batches_resumes_where_it_stopped(api: Reflected, small: str
     assert bad[1].error.code == grpc.StatusCode.NOT_FOUND.value[0]
     assert [errors.reason(bad[n].error) for n in (2, 3, 5)] == ["BATCH_OUT_OF_ORDER"] * 3
     assert bad[2].error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
-    assert bad[2].error.message == "`batch` (=5) comes after batch 4, which was refused: that must be written first."
-    assert bad[5].error.message == "`batch` (=6) comes after batch 5, which was refused: that must be written first."
+    assert bad[2].error.message == "`batch` (=5) comes after batch 4, which was rejected and must be written first."
+    assert bad[5].error.message == "`batch` (=6) comes after batch 5, which was rejected and must be written first."
     assert [one.results[0].id for one in (bad[4], bad[6])] == ["b4", "b5"]
     found = api.call("CollectionService", "GetItems", collection=small, ids=["b4", "b5", "b6"]).results
     assert [one.WhichOneof("result") for one in found] == ["item", "item", "error"]
@@ -65,7 +65,7 @@ def test_a_stream_does_not_go_on_into_a_collection_that_was_made_anew(api: Refle
     assert refused[0].error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
     assert errors.field(refused[0].error) == "collection"
     assert refused[0].error.message == (
-        "Collection `small` was deleted and made anew since this stream began with it: write to it with another "
+        "Collection `small` was deleted and re-created since this stream first used it. Write to it with another "
         "stream, which resumes after its own last batch."
     )
     again = ingest(iter([batch_of(api, small, n) for n in range(1, 5)]), timeout=30)
@@ -103,8 +103,8 @@ def test_what_was_told_by_another_stream_must_be_on_disk(api: Reflected, small: 
     assert {errors.reason(one.error) for one in refused} == {"BATCH_OUT_OF_ORDER"}
     assert (errors.field(refused[0].error), refused[0].last_batch) == ("follows", 0)
     assert refused[0].error.message == (
-        "`batch` (=5) follows batch 4, and 0 is the last on disk: the collection was made anew since, say. Ask again "
-        "where to resume."
+        "`batch` (=5) follows batch 4, but the last batch on disk is 0: the collection may have been re-created. Ask "
+        "again where to resume."
     )
     assert ids_in(api, small) == []
 

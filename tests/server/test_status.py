@@ -12,4 +12,4 @@ def test_a_fault_of_the_servers_own_keeps_its_reason_and_hides_its_text() -> Non
     assert status.details[0].Unpack(details)
     assert status.details[1].Unpack(request)
     assert (status.code, details.reason, request.request_id) == (13, "COMPUTE_FAILED", "r")
-    assert status.message == "Internal error; the server's log has it under the request id."
+    assert status.message == "Internal error; see the server's log for this request id."

@@ -1,1 +1,1 @@
-"""Calls from their coming to their answers: taken or refused, timed, counted, ended."""
+"""Calls from arrival to response: accepted or rejected, timed, counted, ended."""

@@ -1,7 +1,7 @@
-"""A call as its stages see it: whose it is, its id, its deadline, the times it took.
+"""A call as its stages see it: caller, id, deadline, times.
 
-Servicers open the call themselves (`with gate.call(context, "Embed") as call`, see `gate`) instead of an interceptor
-doing it for them: so they hold a typed `Call`, and unary calls and the messages of a stream go the same way.
+Servicers open the call themselves (`with gate.call(context, "Embed") as call`, see `gate`) instead of leaving that to
+an interceptor: so they hold a typed `Call`, and unary calls and stream messages take the same path.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from twinsight_server.access.principals import NOBODY
 from twinsight_server.status import code_of
 
 _WAIT_STEP_S = 0.1
-"""How late a waiting message may notice that its caller is gone or that the server drains."""
+"""How late a waiting message may notice that its caller has gone or that the server drains."""
 
 
 class Call:
-    """One call, or one message of a stream: whose it is, its id, its deadline and the times of its stages."""
+    """One call, or one message of a stream: its caller, id, deadline and the times of its stages."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Call:
         """Starts the clock.
 
         Args:
-            request_id: names the call in logs and answers.
+            request_id: identifies the call in logs and responses.
             deadline: on `time.monotonic`'s scale; None: none.
-            check_waiting: of a call that waits where there is no room: raises once it must not go on waiting. None: it
-                is refused at once.
-            metadata: as they came, the caller's token among them: never to be shown.
+            check_waiting: raises when the call must stop waiting for room. None: the call does not wait, it is
+                rejected at once.
+            metadata: as received, including the caller's token: must never be logged or returned.
         """
         self.request_id = request_id
         self.metadata = metadata
@@ -52,22 +52,23 @@ class Call:
         self._stages: dict[str, float] = {}
         self.outcomes: Counter[str] = Counter()
         self.effect = Effect()
-        """For the audit log; of a stream: of the message that is in work."""
+        """For the audit log; of a stream: that of its current message."""
         self.touched = 0
-        """Stored items that it was given, or deleted; they count as the caller's where they are more than it sent."""
+        """Stored items that it returned or deleted; any beyond the number it sent also count towards the caller's
+        rate."""
         self.cut_off: Callable[[], object] | None = None
-        """Ends the call towards its caller, who sees CANCELLED, where the thread that works on it can't be ended."""
+        """Ends the call for its caller, who sees CANCELLED, when the thread working on it can't be stopped."""
 
     def cancel(self) -> None:
-        """The caller is gone; work for it stops at the next check."""
+        """Records that the caller has gone; work for it stops at the next check."""
         self._gone = True
 
     def check_alive(self) -> None:
-        """Raises when nobody waits for the answer any more.
+        """Checks that somebody still waits for the response.
 
         Raises:
-            Cancelled: the caller is gone.
-            DeadlineExceeded: its time is over.
+            Cancelled: the caller has gone.
+            DeadlineExceeded: its deadline has passed.
         """
         if self._deadline is not None and time.monotonic() >= self._deadline:
             raise deadline_exceeded()
@@ -76,18 +77,18 @@ class Call:
 
     @property
     def is_patient(self) -> bool:
-        """Whether it waits where there is no room: a message of a stream does, a unary call does not."""
+        """Whether it waits when there is no room: a message of a stream does, a unary call does not."""
         return self._check_waiting is not None
 
     def remaining_s(self) -> float | None:
-        """Seconds until the deadline, at least 0; None: there is none."""
+        """Returns the seconds until the deadline, at least 0; None: there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def patience_s(self) -> float | None:
-        """Seconds for which to wait, before asking again, for what is taken; None: the call is refused instead.
+        """Returns how many seconds to wait before trying again; None: the call does not wait, it is rejected.
 
         Raises:
-            Cancelled, DeadlineExceeded: nobody waits for the answer any more.
+            Cancelled, DeadlineExceeded: nobody waits for the response any more.
             Unavailable: the server drains.
         """
         if self._check_waiting is None:
@@ -98,11 +99,11 @@ class Call:
         return _WAIT_STEP_S if remaining_s is None else min(_WAIT_STEP_S, remaining_s)
 
     def record(self, stage: str, seconds: float) -> None:
-        """Notes a stage's time. Of several pictures in a call the longest counts."""
+        """Records a stage's time; for a call with several images, the longest."""
         self._stages[stage] = max(self._stages.get(stage, 0.0), seconds)
 
     def count(self, results: Sequence[object]) -> None:
-        """Counts the items of the call by what became of them: OK, or the status code of a TwinsightError."""
+        """Counts the call's results by outcome: OK, or the status code of a TwinsightError."""
         self.effect.failed += sum(isinstance(one, TwinsightError) for one in results)
         self.outcomes.update(code_of(one).name if isinstance(one, TwinsightError) else "OK" for one in results)
 
@@ -116,10 +117,10 @@ class Call:
             self.record(name, time.monotonic() - start)
 
     def stages(self) -> dict[str, float]:
-        """Seconds of each stage so far, and `total`."""
+        """Returns the seconds of each stage so far, and `total`."""
         return {**self._stages, "total": time.monotonic() - self.started}
 
 
 def deadline_exceeded() -> DeadlineExceeded:
-    """Returns the error of a call whose time is over."""
+    """Returns the error of a call whose deadline has passed."""
     return DeadlineExceeded("The call's deadline passed before the work was done.", reason="DEADLINE_EXCEEDED")

@@ -1,13 +1,13 @@
-"""Before a message: whom the server does not know is refused before anything of a message is read.
+"""Rejects unauthenticated calls before their message is read.
 
-grpcio asks a servicer of a unary method only once the whole message has come and is parsed. Without this a caller
-without a token could have the server hold as many messages of the largest size as it has threads, or hold the threads
-themselves by never sending one. (Streams are asked before their first message; `Gate.stream` does that.)
+grpcio runs the servicer of a unary method only once the whole message has arrived and been parsed. So without this a
+caller without a token could make the server hold as many messages of the largest size as it has threads, or hold the
+threads themselves by never sending one. (For streams, `Gate.stream` checks the token before the first message.)
 
-1. `intercept_service` is called in the one thread in which all calls come in, and does there only what costs a digest:
-   a caller that is known by it goes on as if nothing stood here.
-2. Any other call is answered as a stream of messages is, whose servicer runs before that has come. There, in a
-   thread of its own, the token is checked in full, and the call refused, or its message waited for.
+1. `intercept_service` runs in the one thread that receives all calls, and computes only a digest there: a caller known
+   by it passes unchanged.
+2. Any other call is handled as a stream of requests, whose servicer runs before the first message. There, in a thread
+   of its own, the token is checked in full; then the call is rejected, or its message awaited.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ ResponseT = TypeVar("ResponseT")
 
 
 class Door(grpc.ServerInterceptor):
-    """Lets calls to the product's unary methods in; to stand inside of `MalformedMessages`.
+    """Checks tokens of calls to the product's unary methods; must come after `MalformedMessages`.
 
     Args:
-        guard: knows the callers.
-        gate: refuses calls.
+        guard: identifies the callers.
+        gate: rejects calls.
     """
 
     def __init__(self, guard: Guard, gate: Gate) -> None:
@@ -44,7 +44,7 @@ class Door(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[RequestT, ResponseT] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
-        """Returns what answers a call: the servicer, or what first asks who calls."""
+        """Returns the handler of a call: its servicer, or one that identifies the caller first."""
         handler = continuation(handler_call_details)
         if (
             handler is None
@@ -59,7 +59,7 @@ class Door(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
         if handler.unary_unary is None:
             return handler
-        # The one answer leaves with the status, for which no thread waits: a caller may take nothing.
+        # The one response leaves with the status, so no thread waits for it: the caller may not read it.
         return grpc.stream_unary_rpc_method_handler(
             partial(self._answered, method, handler.unary_unary),
             request_deserializer=handler.request_deserializer,
@@ -80,5 +80,5 @@ class Door(grpc.ServerInterceptor):
             self._gate.refuse(context, method, error)
             raise
         if request is None:
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} takes one message, and none came.")
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} needs one message, and none was sent.")
         return answer(request, context)

@@ -1,13 +1,13 @@
-"""The life of a call: taken or refused, named, timed, answered, counted and logged.
+"""The life cycle of a call: accepted or rejected, identified, timed, answered, counted and logged.
 
-1. `Gate.call` refuses while the server starts or drains, whom it does not know, what the caller may not do (`access`),
-   and when the caller's share or `max_calls` are used up; at once, with the time after which to try again. A message of
-   a stream waits for its turn instead: meanwhile nothing more of the stream is read, which holds its caller back.
+1. `Gate.call` rejects calls while the server starts or drains, unknown callers, missing rights (`access`), and calls
+   beyond the caller's share or `max_calls`. It does so at once, and says when to retry if load is the reason. A message
+   of a stream waits for its turn instead; meanwhile the stream is not read, which holds its caller back.
 2. The call gets its request id (the client's `x-request-id`, or a new one), its deadline, and notice of cancellation.
-3. The servicer works; stages record their times in the call.
+3. The servicer does the work; stages record their times in the call.
 4. A `TwinsightError` becomes its status with details; anything else becomes INTERNAL with fixed text and a log line
    with the traceback.
-5. Request id and stage times leave in the trailing metadata; metrics, one log line and the audit log are written.
+5. Request id and stage times are sent in the trailing metadata; metrics, one log line and the audit log are written.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ from twinsight_server.metrics import Metrics
 from twinsight_server.status import abort_status, code_of, internal, status_of
 
 _RETRY_AFTER_S = 0.1
-"""A call takes tens of milliseconds: sooner would be refused again, later would leave the server idle."""
+"""A call takes tens of milliseconds: an earlier retry would be rejected again, a later one would leave the server
+idle."""
 
 OURS = "/twinsight."
-"""Begins the paths of the methods whose calls go through the gate: the product's own."""
+"""Path prefix of the product's own methods, whose calls go through the gate."""
 
 _LOGGER = "twinsight.calls"
 log = structlog.stdlib.get_logger(_LOGGER)
@@ -47,7 +48,7 @@ _plain_log = logging.getLogger(_LOGGER)
 
 
 class Gate:
-    """Lets calls in."""
+    """Accepts and rejects calls."""
 
     def __init__(
         self, metrics: Metrics, *, max_calls: int, max_streams: int, access: AccessControl | None = None
@@ -57,41 +58,41 @@ class Gate:
         self._calls = Slots(max_calls)
         self._streams = Slots(max_streams)
         metrics.watch_calls(lambda: self._calls.taken, lambda: self._streams.taken)
-        self._closed = "STARTING"  # reason for which calls are refused; empty: they are not
+        self._closed = "STARTING"  # why calls are rejected; empty: they are accepted
         self._idle = IdleStreams[Call]()
-        # A set, whose `add` and `discard` are atomic: a lock would be one more on the way of every call.
+        # A set's `add` and `discard` are atomic, which saves every call a lock.
         self._in_flight: set[Call] = set()
         self._drained = threading.Event()
 
     def open(self) -> None:
-        """Lets calls in from now on."""
+        """Accepts calls from now on."""
         self._closed = ""
 
     def close(self) -> None:
-        """Refuses new calls and ends the streams: those with a message in work after it, the others at once."""
+        """Rejects new calls and ends the streams: idle ones at once, the others after their current message."""
         self._closed = "DRAINING"
         self._idle.end_all()
         if not self._in_flight:
             self._drained.set()
 
     def wait_drained(self, timeout_s: float) -> bool:
-        """Waits, once closed, until the last answer has left; returns whether it has."""
+        """Waits, once closed, until the last response has left; returns whether it has."""
         return self._drained.wait(timeout_s)
 
     @property
     def takes_calls(self) -> bool:
-        """Whether a call that came now would be worked on."""
+        """Whether a call that arrives now would be processed."""
         return not (self._closed or self._calls.are_taken)
 
     def knows(self, metadata: Metadata) -> bool:
-        """Whether a digest tells that a caller may come in: the thread that receives calls has time for no more."""
+        """Whether a digest is enough to identify the caller: the thread that receives calls has no time for more."""
         return self._access.guard.knows(metadata)
 
     def turn_away(self, context: grpc.ServicerContext, method: str) -> NoReturn:
-        """The life of a unary call that came while none is taken, and whose message nobody reads.
+        """Rejects a unary call that arrived while none is accepted, without reading its message.
 
         Args:
-            context: gRPC's; the call leaves by its `abort_with_status`.
+            context: gRPC's; the call ends by its `abort_with_status`.
             method: its name.
         """
         with self._answered(context, About("call", method)):
@@ -102,23 +103,23 @@ class Gate:
     def call(
         self, context: grpc.ServicerContext, method: str, *, collection: str | None = None, items: int = 0
     ) -> Iterator[Call]:
-        """The life of a unary call; leaves by `context.abort_with_status` when it fails.
+        """Runs a unary call; ends it by `context.abort_with_status` if it fails.
 
         Args:
             context: gRPC's.
             method: its name.
             collection: the one that the request names; None: it names none.
-            items: things in it that are answered each on its own.
+            items: entries of the request that have a result each.
         """
         about = About("call", method, collection, items)
         with self._answered(context, about) as call:
             self._access.guard.check(call.caller, method, collection)
             with self._turn(call, items), self._slot(self._calls, "CALLS_FULL"):
                 yield call
-                call.check_alive()  # so that the metrics tell what the caller saw
+                call.check_alive()  # so that the metrics record what the caller saw
 
     def require(self, call: Call, method: str, collection: str, rule: Rule) -> None:
-        """Checks what a call needs beyond its method's rule, for what it asks for.
+        """Checks a right that a call needs beyond its method's rule.
 
         Raises:
             PermissionDenied: the caller lacks the right.
@@ -127,7 +128,7 @@ class Gate:
 
     @contextmanager
     def stream(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
-        """The life of a stream; its messages go through `message`, which checks the caller's rights."""
+        """Runs a stream; its messages go through `message`, which checks the caller's rights."""
         with (
             self._answered(context, About("stream", method), check_waiting=self._check_open) as call,
             self._stream_turn(call),
@@ -135,30 +136,30 @@ class Gate:
         ):
             self._idle.add(call, context)
             try:
-                self._check_open()  # what closed before it was there to be ended
+                self._check_open()  # `close` may have run before the stream was added to those it ends
                 yield call
-                # gRPC may end the requests of a caller that is gone as if it had finished, a moment before it says
-                # that it is gone: such a stream, all of whose messages were answered, then counts as OK.
+                # When a caller has gone, gRPC may end its requests as if it had finished, a moment before reporting
+                # that it has gone: such a stream counts as OK if all its messages were answered.
                 call.check_alive()
             finally:
                 self._idle.discard(call)
 
     @contextmanager
     def message(self, stream: Call, method: str, *, collection: str | None = None, items: int = 0) -> Iterator[Call]:
-        """One message of a stream: waits for its turn among the calls, and raises what it fails with.
+        """Runs one message of a stream: waits for its turn among the calls; its errors are raised, not sent.
 
-        `answered` must follow once its answer has left: until then draining leaves the stream alone.
+        `answered` must follow once its response has left: until then draining leaves the stream open.
 
         Args:
-            stream: whose message it is.
+            stream: the stream of the message.
             method: the stream's.
             collection: the one that the message is for; None: the method names none.
-            items: things in it that are answered each on its own.
+            items: entries of the message that have a result each.
 
         Raises:
             Cancelled, DeadlineExceeded: nobody reads the stream any more.
             PermissionDenied: the caller lacks the right.
-            Unauthenticated: the caller's token is no longer good.
+            Unauthenticated: the caller's token is no longer valid.
             Unavailable: the server drains.
         """
         self._idle.begin(stream)
@@ -173,7 +174,7 @@ class Gate:
 
     @contextmanager
     def question(self, stream: Call, method: str) -> Iterator[None]:
-        """One message of a stream that needs no right and no place, only a token: otherwise as `message`.
+        """Runs a stream message that needs a token but no right and no slot; otherwise like `message`.
 
         Raises:
             Cancelled, DeadlineExceeded, Unauthenticated, Unavailable: as `check_stream` does.
@@ -185,29 +186,29 @@ class Gate:
                 yield
 
     def refuse(self, context: grpc.ServicerContext, method: str, error: TwinsightError) -> None:
-        """Ends a call of which no message reached its servicer; its caller has a share of these, too.
+        """Rejects a call whose message did not reach its servicer; it counts towards its caller's share.
 
-        It is counted, logged and noted as any other.
+        It appears in the metrics, the log and the audit log like any other call.
         """
         try:
             with self._answered(context, About("call", method)) as call, self._turn(call, 0):
                 raise error
         finally:
-            # Its traceback has this frame: both would keep the call, and its place in the connection, until garbage is
-            # looked for. Nor may a caller keep it.
+            # Its traceback refers to this frame: the cycle would keep the call, and its slot in the connection, until
+            # the next garbage collection. For the same reason no caller of this may keep the error.
             del error
 
     def answered(self, stream: Call) -> None:
-        """To be called when the answer to a message has left; raises as `check_stream` does."""
+        """Must be called when the response to a message has left; raises like `check_stream`."""
         self._idle.wait(stream)
         self.check_stream(stream)
 
     def check_stream(self, stream: Call) -> None:
-        """Raises where a stream can't go on.
+        """Checks that a stream can continue.
 
         Raises:
             Cancelled, DeadlineExceeded: nobody reads it any more.
-            Unauthenticated: the caller's token is no longer good.
+            Unauthenticated: the caller's token is no longer valid.
             Unavailable: the server drains.
         """
         stream.check_alive()
@@ -220,7 +221,7 @@ class Gate:
 
     @contextmanager
     def _turn(self, call: Call, items: int, *, waiting: Call | None = None) -> Iterator[None]:
-        """The caller's share: of what all may send, and of the places."""
+        """Takes what the call needs of the caller's share: its rates, and one of its concurrent calls."""
         caller, limiter = call.caller, self._access.limiter
         while (refusal := limiter.enter(caller, items)) is not None:
             patience_s = waiting.patience_s() if waiting else None
@@ -246,7 +247,7 @@ class Gate:
 
     @contextmanager
     def _slot(self, slots: Slots, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
-        if not slots.take() and not (waiting and _turn_came(slots, waiting)):
+        if not slots.take() and not (waiting and _wait_for_slot(slots, waiting)):
             raise self._full(reason)
         try:
             yield
@@ -255,8 +256,9 @@ class Gate:
 
     def _full(self, reason: str) -> Overloaded:
         self._metrics.refused.labels(reason).inc()
+        slots, what = (self._calls, "concurrent calls") if reason == "CALLS_FULL" else (self._streams, "open streams")
         return Overloaded(
-            "The server works on as many calls as it takes at once; try again shortly.",
+            f"Too many {what} (limit {slots.count}); retry after {_RETRY_AFTER_S:g} s.",
             retry_after_s=_RETRY_AFTER_S,
             reason=reason,
         )
@@ -274,13 +276,13 @@ class Gate:
         self._in_flight.add(call)
 
         def over() -> None:
-            """Called when the answer has left, or the caller."""
+            """Called when the response has left, or the caller has gone."""
             call.cancel()
             self._in_flight.discard(call)
             if self._closed == "DRAINING" and not self._in_flight:
                 self._drained.set()
 
-        if not context.add_callback(over):  # over before it began
+        if not context.add_callback(over):  # the call has ended already
             over()
         failure: status_pb2.Status | None = None
         reason = why = ""
@@ -295,10 +297,10 @@ class Gate:
             if code_of(error) is grpc.StatusCode.INTERNAL:
                 log.exception("call failed", request_id=call.request_id, method=method)
         except grpc.RpcError:
-            # Raised by the requests of a stream whose caller went away.
+            # Raised by the request iterator of a stream whose caller has gone.
             failure, reason = _gone(call), "CANCELLED"
         except GeneratorExit:
-            # The caller of a stream went away in the middle of a message; gRPC closes the generator.
+            # The caller of a stream has gone during a message; gRPC closes the generator.
             failure, reason = _gone(call), "CANCELLED"
             raise
         except Exception:
@@ -335,7 +337,7 @@ class Gate:
 
     @contextmanager
     def _audited(self, call: Call, about: About) -> Iterator[None]:
-        """Notes what becomes of the block."""
+        """Writes the outcome of the block to the audit log."""
         code, reason, why = grpc.StatusCode.INTERNAL, "", ""
         try:
             yield
@@ -361,8 +363,8 @@ class Gate:
             )
 
 
-def _turn_came(slots: Slots, waiting: Call) -> bool:
-    """Waits for a slot as long as the call does; returns whether it has one."""
+def _wait_for_slot(slots: Slots, waiting: Call) -> bool:
+    """Waits for a slot as long as the call may; returns whether it got one."""
     while (step_s := waiting.patience_s()) is not None:
         if slots.take(step_s):
             return True
@@ -370,7 +372,7 @@ def _turn_came(slots: Slots, waiting: Call) -> bool:
 
 
 def _unproven(error: TwinsightError) -> str:
-    """Why a caller's credential is not good; empty where that is not what is wrong."""
+    """Returns why a caller's credential is not valid; empty if the error is another."""
     return str(error.__cause__) if isinstance(error.__cause__, Unproven) else ""
 
 

@@ -1,4 +1,4 @@
-"""Streams that wait for their caller's next message: draining would have to wait for them."""
+"""Tracks streams that wait for their caller's next message, so that a drain can end them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ StreamT = TypeVar("StreamT")
 
 
 class IdleStreams(Generic[StreamT]):
-    """The open streams, and which of them have no message in work. May be used from any thread."""
+    """The open streams, and which of them are processing a message. May be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,7 +19,7 @@ class IdleStreams(Generic[StreamT]):
         self._busy: set[StreamT] = set()
 
     def add(self, stream: StreamT, context: grpc.ServicerContext) -> None:
-        """Takes a stream that has nothing in work."""
+        """Adds an idle stream."""
         with self._lock:
             self._contexts[stream] = context
 
@@ -30,17 +30,17 @@ class IdleStreams(Generic[StreamT]):
             self._busy.discard(stream)
 
     def begin(self, stream: StreamT) -> None:
-        """A message of it is in work from now on, until its answer has left."""
+        """Marks a stream as processing a message, until its response has left."""
         with self._lock:
             self._busy.add(stream)
 
     def wait(self, stream: StreamT) -> None:
-        """It waits for its caller again."""
+        """Marks a stream as idle again."""
         with self._lock:
             self._busy.discard(stream)
 
     def end_all(self) -> None:
-        """Cancels those that have nothing in work."""
+        """Cancels all idle streams."""
         with self._lock:
             for stream, context in self._contexts.items():
                 if stream not in self._busy:

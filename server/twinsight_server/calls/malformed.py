@@ -1,10 +1,10 @@
-"""Bytes that are no message of their method: refused as bad input is.
+"""Rejects malformed messages (bytes that don't parse) like any other bad input.
 
-Left to grpcio (seen with 1.85.1), the thread of a unary call with such bytes waits for ever, and so many of them take
-every thread of the server; a stream ends with INTERNAL, and now and then is never ended, so that a drain waits for it.
-So no deserializer fails here: it leaves a mark, and the call is refused on it, before the servicer runs or, on a
-stream, where its loop comes to it. The product's own methods refuse it by the gate, as any other bad input: it counts
-towards its caller's rate, and is counted, logged and noted.
+With grpcio alone (seen with 1.85.1), the thread of a unary call with such bytes waits for ever, so enough of them take
+every thread of the server. A stream ends with INTERNAL, and sometimes never ends, so that a drain waits for it. Here no
+deserializer fails: it returns a marker, and the call is rejected on it, before the servicer runs or, in a stream, when
+its loop reaches it. Calls to the product's own methods are rejected through the gate: they count towards their caller's
+rate and appear in the metrics, the log and the audit log.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Refuse = Callable[[grpc.ServicerContext], None]
 
 
 class Malformed:
-    """Stands for bytes that are no message."""
+    """Marks a message that could not be parsed."""
 
 
 class MalformedMessages(grpc.ServerInterceptor):
-    """Refuses them, whatever the service.
+    """Rejects malformed messages to any service.
 
     Args:
-        gate: refuses those to the product's own methods.
+        gate: rejects those to the product's own methods.
     """
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        # Kept, since it is asked for at every call, in the one thread that takes them all.
+        # Cached: it is needed for every call, in the one thread that receives them all.
         self._wrapped = lru_cache(maxsize=128)(self._wrap)
 
     def intercept_service(
@@ -48,46 +48,46 @@ class MalformedMessages(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[RequestT, ResponseT] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
-        """Wraps what answers a call."""
+        """Wraps the handler of a call."""
         handler = continuation(handler_call_details)
         return None if handler is None else self._wrapped(handler, handler_call_details.method)
 
     def _wrap(
         self, handler: grpc.RpcMethodHandler[RequestT, ResponseT], path: str
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
-        if not path.startswith(OURS):
-            return _wrapped(handler, lambda context: _refuse(context, _malformed()))
         method = path.rpartition("/")[2]
-        return _wrapped(handler, lambda context: self._gate.refuse(context, method, _malformed()))
+        if not path.startswith(OURS):
+            return _wrap_handler(handler, method, lambda context: _refuse(context, _malformed(method)))
+        return _wrap_handler(handler, method, lambda context: self._gate.refuse(context, method, _malformed(method)))
 
 
-def _wrapped(
-    handler: grpc.RpcMethodHandler[RequestT, ResponseT], refuse: Refuse
+def _wrap_handler(
+    handler: grpc.RpcMethodHandler[RequestT, ResponseT], method: str, refuse: Refuse
 ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
     if handler.request_deserializer is None:
         return handler
     read = partial(_read, handler.request_deserializer)
     if handler.unary_unary is not None:
         return grpc.unary_unary_rpc_method_handler(
-            _checked(handler.unary_unary, refuse),
+            _check_first(handler.unary_unary, refuse),
             request_deserializer=read,
             response_serializer=handler.response_serializer,
         )
     if handler.unary_stream is not None:
         return grpc.unary_stream_rpc_method_handler(
-            _checked(handler.unary_stream, refuse),
+            _check_first(handler.unary_stream, refuse),
             request_deserializer=read,
             response_serializer=handler.response_serializer,
         )
     if handler.stream_unary is not None:
         return grpc.stream_unary_rpc_method_handler(
-            partial(_one_answer, handler.stream_unary),
+            partial(_answer_once, method, handler.stream_unary),
             request_deserializer=read,
             response_serializer=handler.response_serializer,
         )
     if handler.stream_stream is not None:
         return grpc.stream_stream_rpc_method_handler(
-            partial(_answered, handler.stream_stream),
+            partial(_answer_stream, method, handler.stream_stream),
             request_deserializer=read,
             response_serializer=handler.response_serializer,
         )
@@ -98,15 +98,15 @@ def _read(deserialize: Callable[[bytes], RequestT], content: bytes) -> RequestT:
     try:
         return deserialize(content)
     except DecodeError:
-        return cast("RequestT", Malformed())  # for `_checked` and `_messages` alone
+        return cast("RequestT", Malformed())  # only `_check_first` and `_messages` see it
 
 
-def _checked(
+def _check_first(
     answer: Callable[[RequestT, grpc.ServicerContext], AnswerT], refuse: Refuse
 ) -> Callable[[RequestT, grpc.ServicerContext], AnswerT]:
-    """Returns what refuses bytes that are no message, and leaves the rest to `answer`."""
+    """Returns a handler that rejects malformed messages and passes all others to `answer`."""
 
-    # Health's watch takes more than others do, and says so by an attribute.
+    # Health's watch takes one more argument, and declares that by an attribute.
     def checked(request: RequestT, context: grpc.ServicerContext, *more: object) -> AnswerT:
         if isinstance(request, Malformed):
             refuse(context)
@@ -115,38 +115,40 @@ def _checked(
     return update_wrapper(checked, answer)
 
 
-def _one_answer(
+def _answer_once(
+    method: str,
     answer: Callable[[Iterator[RequestT], grpc.ServicerContext], ResponseT],
     requests: Iterator[RequestT],
     context: grpc.ServicerContext,
 ) -> ResponseT:
     try:
-        return answer(_messages(requests), context)
+        return answer(_messages(requests, method), context)
     except InvalidInput as error:
         _refuse(context, error)
         raise
 
 
-def _answered(
+def _answer_stream(
+    method: str,
     answer: Callable[[Iterator[RequestT], grpc.ServicerContext], Iterator[ResponseT]],
     requests: Iterator[RequestT],
     context: grpc.ServicerContext,
 ) -> Iterator[ResponseT]:
     try:
-        yield from answer(_messages(requests), context)
+        yield from answer(_messages(requests, method), context)
     except InvalidInput as error:  # the product's own servicers have turned it into a status by now
         _refuse(context, error)
 
 
-def _messages(requests: Iterator[RequestT]) -> Iterator[RequestT]:
+def _messages(requests: Iterator[RequestT], method: str) -> Iterator[RequestT]:
     for request in requests:
         if isinstance(request, Malformed):
-            raise _malformed()
+            raise _malformed(method)
         yield request
 
 
-def _malformed() -> InvalidInput:
-    return InvalidInput("The call has bytes that are no message of its method.", reason="MESSAGE_MALFORMED")
+def _malformed(method: str) -> InvalidInput:
+    return InvalidInput(f"The request body is not a valid message for {method}.", reason="MESSAGE_MALFORMED")
 
 
 def _refuse(context: grpc.ServicerContext, error: InvalidInput) -> None:

@@ -1,11 +1,11 @@
-"""Unary calls that would only be refused, turned away before their message is read.
+"""Rejects unary calls before their message is read when the server is full.
 
-A call that comes when every place is taken, or every thread by calls on their way to one, costs what an answered one
-does in gRPC alone: a thread is woken for it, its message, tens or thousands of kilobytes of picture, is received,
-copied and parsed, and the thread is woken again. Under overload that is taken from the calls that are answered. So such
-a call is answered by the thread that receives calls, as one whose requests are a stream of which nothing is read: the
-rest of its message stays on the caller's side. The caller, the metrics and the logs are told the same as by a refusal
-further in.
+A call that arrives when every slot is taken, or every thread is busy with calls about to take one, costs as much in
+gRPC as one that is answered: a thread is woken for it, its message (tens or thousands of kilobytes of image) is
+received, copied and parsed, and the thread is woken again. Under overload the answered calls pay for that. So the
+thread that receives calls rejects such a call itself, as one with a stream of requests that is never read: the rest of
+its message stays on the caller's side. The caller, the metrics and the logs see the same as after a rejection by
+`Gate.call`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ P = ParamSpec("P")
 
 
 class LoadShedding(grpc.ServerInterceptor):
-    """Turns calls away while the gate takes none, or no thread is free; to stand before what wraps their handlers."""
+    """Rejects calls while the gate accepts none or no thread is free; must come before what wraps their handlers."""
 
     def __init__(self, gate: Gate, threads: CallThreads, methods: Collection[str]) -> None:
         """Takes the gate.
 
         Args:
-            gate: refuses.
-            threads: answer what is not turned away.
-            methods: the unary methods that go through it, as `/package.Service/Method`.
+            gate: rejects.
+            threads: run all other calls.
+            methods: the unary methods that go through the gate, as `/package.Service/Method`.
         """
         self._gate = gate
         self._threads = threads
@@ -46,31 +46,31 @@ class LoadShedding(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[RequestT, ResponseT] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
-        """Returns what answers the call, or what turns it away."""
+        """Returns the handler of the call, or one that rejects it."""
         path = handler_call_details.method
         if (self._gate.takes_calls and not self._threads.are_taken) or path not in self._methods:
             return continuation(handler_call_details)
         if not self._gate.knows(handler_call_details.invocation_metadata):
-            # To find out who it is may take signature checks, a hundred times as long as the rest: not in this thread.
+            # Identifying the caller may take a signature check, a hundred times as long as the rest: do it elsewhere.
             return continuation(handler_call_details)
         method = path.rpartition("/")[2]
 
         def turn_away(_messages: Iterator[RequestT], context: grpc.ServicerContext) -> ResponseT:
             return self._gate.turn_away(context, method)
 
-        # grpcio's own way of choosing the thread, which it takes from no other place.
+        # The only way in grpcio to choose the thread that runs a handler.
         turn_away.experimental_thread_pool = self._here  # type: ignore[attr-defined]
         return grpc.stream_unary_rpc_method_handler(turn_away)
 
 
 class _Here(ThreadPoolExecutor):
-    """Runs what it is given in the thread that gives it, at once."""
+    """Runs what is submitted at once, in the submitting thread."""
 
     def __init__(self) -> None:
         super().__init__(max_workers=1)
 
     def submit(self, fn: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs) -> Future[ResultT]:
-        """Returns a future that is done."""
+        """Runs `fn` and returns a finished future."""
         done: Future[ResultT] = Future()
         try:
             done.set_result(fn(*args, **kwargs))

@@ -1,4 +1,4 @@
-"""Places for a number of calls at once."""
+"""A limit on concurrent calls."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ import threading
 
 
 class Slots:
-    """A semaphore that can be looked at."""
+    """A semaphore whose state can be read.
+
+    Attributes:
+        count: number of slots.
+    """
 
     def __init__(self, count: int) -> None:
-        """Frees them all.
+        """Starts with all slots free.
 
         Args:
-            count: how many there are.
+            count: number of slots.
         """
-        self._count = self._free = count
+        self.count = self._free = count
         self._freed = threading.Condition(threading.Lock())
 
     @property
     def taken(self) -> int:
-        """How many are taken."""
-        return self._count - self._free
+        """Number of slots in use."""
+        return self.count - self._free
 
     @property
     def are_taken(self) -> bool:
-        """Whether there was no free one a moment ago."""
+        """Whether no slot was free a moment ago."""
         return self._free <= 0
 
     def take(self, timeout_s: float = 0.0) -> bool:
-        """Takes one; returns whether there was one within the time."""
+        """Takes a slot; returns whether one was free within the time."""
         with self._freed:
             if not self._free and timeout_s > 0:
                 self._freed.wait_for(lambda: self._free, timeout_s)
@@ -38,7 +42,7 @@ class Slots:
             return True
 
     def give_back(self) -> None:
-        """Frees one."""
+        """Frees a slot."""
         with self._freed:
             self._free += 1
             self._freed.notify()

@@ -1,7 +1,7 @@
-"""Threads that answer calls, and know how many of them are taken.
+"""The thread pool that answers calls, and knows how many of its threads are busy.
 
-One starts with the pool, the others as they are needed. Where the system gives no more of them, calls make do with
-those there are: an error would end the one thread in which gRPC takes calls. It is tried again after a second.
+One thread starts with the pool, the others on demand. If the system starts no more of them, calls share the existing
+ones: an error would end the one thread in which gRPC receives calls. The pool tries again after a second.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class CallThreads(ThreadPoolExecutor):
     """A pool for gRPC's server.
 
     Args:
-        count: how many threads there are at most.
-        cores: that they keep to.
+        count: largest number of threads.
+        cores: the cores that they are pinned to.
 
     Raises:
-        StartupError: the system gives not one.
+        StartupError: not even one thread can be started.
     """
 
     def __init__(self, count: int, *, cores: frozenset[int]) -> None:
-        # They inherit them, too, but `on_all_cores` has to know.
+        # Threads inherit the cores anyway, but `on_all_cores` has to know them.
         super().__init__(count, thread_name_prefix="call", initializer=partial(keep_to, cores))
         self._count = count
-        self._in_work = deque[None]()  # as many as there are calls: adding and taking away need no lock
+        self._in_work = deque[None]()  # one entry per call: append and pop need no lock
         self._short_until_s = 0.0
         super().submit(int)
         if not self._threads:
@@ -54,19 +54,19 @@ class CallThreads(ThreadPoolExecutor):
 
     @property
     def are_taken(self) -> bool:
-        """Whether a call that came now would wait for a thread."""
+        """Whether a call that arrives now would wait for a thread."""
         in_work = len(self._in_work)
         return in_work >= self._count or (in_work >= len(self._threads) and time.monotonic() < self._short_until_s)
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Waits until no call has a thread; returns whether that came about."""
+        """Waits until no call has a thread; returns whether that happened in time."""
         ends = time.monotonic() + timeout_s
         while self._in_work and time.monotonic() < ends:
             time.sleep(_LOOK_S)
         return not self._in_work
 
     def submit(self, fn: Callable[P, ResultT], /, *args: P.args, **kwargs: P.kwargs) -> Future[ResultT]:
-        """Has a call answered as soon as a thread is free."""
+        """Runs a call as soon as a thread is free."""
 
         def run() -> ResultT:
             try:
@@ -82,17 +82,17 @@ class CallThreads(ThreadPoolExecutor):
             raise
 
     def _adjust_thread_count(self) -> None:
-        """Starts a thread where none is free; the work is queued before, and stays so where that fails."""
+        """Starts a thread if none is free; the call is queued already, and stays queued if that fails."""
         if len(self._in_work) > len(self._threads):
-            # The pool counts a thread as idle after each call, also after those that had waited for it.
+            # The pool counts a thread as idle after each call, even if other calls are waiting for it.
             while self._idle_semaphore.acquire(blocking=False):
                 pass
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:
-            if not self._short_until_s:  # it is told once
+            if not self._short_until_s:  # logged once
                 log.error(
-                    "threads can't be started; calls make do with those there are",
+                    "can't start more threads; calls share the existing ones",
                     threads=len(self._threads),
                     why=str(error),
                 )

@@ -1,1 +1,1 @@
-"""The only place where messages meet arrays: requests to core's types, core's results to messages."""
+"""Converts requests to core's types and core's results to messages; the only place where messages meet arrays."""

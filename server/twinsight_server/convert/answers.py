@@ -1,4 +1,4 @@
-"""Core's results to messages."""
+"""Converts core's results to messages."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def classification_message(
     Args:
         probabilities: [labels] float32, 0..1.
         labels: their names.
-        top_k: most labels, at least 1.
+        top_k: largest number of labels, at least 1.
     """
     best: list[int] = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
     return inference_pb.Classification(
@@ -89,13 +89,13 @@ def detections_message(
     Args:
         answer: [rows, 6] float32, see `twinsight_core.models.tasks`.
         package: the detector's.
-        picture: what it looked at.
-        limits: what is left out.
+        picture: its input.
+        limits: which detections to return.
     """
     scores = answer[:, 4]
     rows = answer[(scores >= limits.score_threshold) & (scores > 0)]
     boxes = picture_boxes(rows[:, :4], picture, package.card.preprocessing)
-    # What lies in the padding alone was cut down to nothing.
+    # A box that lies entirely in the padding was clipped to nothing.
     extent = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     message = inference_pb.Detections()
     for box, row in list(zip(boxes[extent], rows[extent], strict=True))[: limits.most]:
@@ -109,7 +109,7 @@ def detections_message(
 
 
 def write_item(message: collections_pb.Item, item: Item) -> None:
-    """Writes a stored item into an empty message: to put messages together takes twice as long and more."""
+    """Writes a stored item into an empty message: composing it of separate messages takes over twice as long."""
     message.id = item.id
     if item.vector is not None:
         message.vector = vector_bytes(item.vector)
@@ -124,7 +124,7 @@ def write_matches(
     Args:
         message: an empty result.
         matches: from a collection.
-        probabilities: calibrated, of each; None where there is no calibration.
+        probabilities: calibrated probability of each; None without calibration.
     """
     message.matches.SetInParent()
     add = message.matches.matches.add
@@ -140,11 +140,11 @@ def write_matches(
 
 
 def _write_metadata(messages: MutableMapping[str, pb.Value], values: Metadata) -> None:
-    """Writes an item's fields where they stay."""
+    """Writes an item's fields directly into the message's map."""
     for name, value in values.items():
-        message = messages[name]  # makes it
+        message = messages[name]  # creates it
         match value:
-            case bool():  # before int: True is one
+            case bool():  # before int, which bool is a subclass of
                 message.bool_value = value
             case int():
                 message.integer_value = value
@@ -153,7 +153,7 @@ def _write_metadata(messages: MutableMapping[str, pb.Value], values: Metadata) -
             case str():
                 message.string_value = value
             case _:
-                message.string_list.SetInParent()  # of no strings it is a list too
+                message.string_list.SetInParent()  # so that an empty list is one too
                 message.string_list.values.extend(value)
 
 

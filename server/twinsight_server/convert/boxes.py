@@ -1,4 +1,4 @@
-"""Boxes in a network's input to boxes in the picture as the client has it: `twinsight_core.images` backwards."""
+"""Converts boxes in a network's input to boxes in the client's picture: inverts `twinsight_core.images`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twinsight_core.images import WHOLE, Preprocessing, Region, upright_size
 from twinsight_server.inference.pipeline import Picture
 
 _ALL_OF_REGION = np.array([0.0, 0.0, 1.0, 1.0])
-"""Left, top, width and height of an input that shows the region, no more and no less."""
+"""Left, top, width and height of an input that shows exactly the region."""
 
 
 def picture_boxes(boxes: np.ndarray, picture: Picture, to: Preprocessing) -> np.ndarray:
@@ -16,11 +16,11 @@ def picture_boxes(boxes: np.ndarray, picture: Picture, to: Preprocessing) -> np.
 
     Args:
         boxes: [count, 4] float32, x_min, y_min, x_max, y_max in fractions of the network's input.
-        picture: what the input was made of; it was decoded before.
-        to: how it was made.
+        picture: the picture that the input was made from, decoded once already.
+        to: how the input was made.
 
     Returns:
-        [count, 4] float32, 0..1, cut at the edges of the picture's region; one that lies outside has no extent.
+        [count, 4] float32, 0..1, clipped to the picture's region; a box outside it has no extent.
     """
     region = picture.region or WHOLE
     seen = _ALL_OF_REGION if to.fit == "stretch" else _input_in_region(_size(picture.source), region, to)
@@ -32,11 +32,11 @@ def picture_boxes(boxes: np.ndarray, picture: Picture, to: Preprocessing) -> np.
 
 
 def _input_in_region(size: tuple[int, int], region: Region, to: Preprocessing) -> np.ndarray:
-    """Returns where a network's input begins, and its size, in fractions of the region: beyond it where it is padded.
+    """Returns position and size of a network's input in fractions of the region; padding lies outside the region.
 
     Args:
         size: width and height of the whole picture.
-        region: the part that the input was made of.
+        region: the part that the input was made from.
         to: with the fit "crop" or "pad".
 
     Returns:
@@ -47,7 +47,7 @@ def _input_in_region(size: tuple[int, int], region: Region, to: Preprocessing) -
     if to.fit == "crop":
         fraction = target / (part * np.max(target / part))
         return np.concatenate([(1 - fraction) / 2, fraction])
-    # Whole pixels, as the picture was pasted over the grey.
+    # Rounded to whole pixels, as when the picture was pasted onto the grey.
     pasted = np.maximum(1, np.round(part * np.min(target / part)))
     padded: np.ndarray = np.concatenate([-((target - pasted) // 2), target]) / np.tile(pasted, 2)
     return padded

@@ -1,4 +1,4 @@
-"""Messages of requests to core's types; what breaks a rule is refused here, with the field's path."""
+"""Converts request messages to core's types, and rejects what breaks a rule, naming the field's path."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _METRICS: dict[collections_pb.Metric.ValueType, Metric] = {
 DEFAULT_TOP_K = 5
 DEFAULT_SCORE_THRESHOLD = 0.5
 _ROUNDING = 1e-6
-"""Edges of regions are 32-bit numbers, of which sums and differences are off by less."""
+"""Edges of regions are 32-bit numbers; rounding errors of their sums and differences are smaller than this."""
 
 
 @dataclass(frozen=True)
 class DetectionLimits:
-    """Which of a picture's detections are answered.
+    """Which of a picture's detections are returned.
 
     Attributes:
-        score_threshold: those with at least this score, 0..1.
-        most: how many, those of the highest score; None: all.
+        score_threshold: least score, 0..1.
+        most: largest number, those with the highest scores; None: all.
     """
 
     score_threshold: float
@@ -63,10 +63,10 @@ def picture(message: pb.Image, *, field: str = "") -> Picture:
 
     Args:
         message: as received.
-        field: path of the message for its errors; empty where the caller puts it before them.
+        field: path of the message, for its errors; empty if the caller adds it.
 
     Raises:
-        InvalidImage: no source, or `raw` has another number of bytes than its size says.
+        InvalidImage: it has no source, or the number of bytes of `raw` does not match its size.
         InvalidInput: the region is out of bounds.
     """
     try:
@@ -77,16 +77,16 @@ def picture(message: pb.Image, *, field: str = "") -> Picture:
             case "raw":
                 return Picture(_pixels(message.raw), region)
             case _:
-                raise InvalidImage("The image has neither `encoded` nor `raw`.", reason="IMAGE_MISSING")
+                raise InvalidImage("The image must have `encoded` or `raw` set.", reason="IMAGE_MISSING")
     except InvalidInput as error:
         raise (error.under(field) if field else error) from None
 
 
 def label_count(request: inference_pb.ClassifyRequest) -> int:
-    """Returns how many labels are asked for, at least 1.
+    """Returns how many labels are requested, at least 1.
 
     Raises:
-        InvalidInput: a negative number.
+        InvalidInput: the number is negative.
     """
     if request.top_k < 0:
         raise InvalidInput(
@@ -98,21 +98,21 @@ def label_count(request: inference_pb.ClassifyRequest) -> int:
 
 
 def detection_limits(request: inference_pb.DetectRequest) -> DetectionLimits:
-    """Returns which detections are asked for.
+    """Returns which detections are requested.
 
     Raises:
-        InvalidInput: a value out of range.
+        InvalidInput: a value is out of range.
     """
     threshold = request.score_threshold if request.HasField("score_threshold") else DEFAULT_SCORE_THRESHOLD
     if not 0 <= threshold <= 1:  # written so that NaN fails
         raise InvalidInput(
-            f"`score_threshold` (={threshold:g}) must lie in 0..1.",
+            f"`score_threshold` (={threshold:g}) must be between 0 and 1.",
             reason="SCORE_THRESHOLD_INVALID",
             field="score_threshold",
         )
     if request.max_detections < 0:
         raise InvalidInput(
-            f"`max_detections` (={request.max_detections}) must be at least 0 (0: all that the model gives).",
+            f"`max_detections` (={request.max_detections}) must be at least 0 (0: all).",
             reason="MAX_DETECTIONS_INVALID",
             field="max_detections",
         )
@@ -124,7 +124,7 @@ def _region(box: pb.Box) -> Region:
 
 
 def _within(edge: float) -> float:
-    """Puts an edge that rounding has carried past the picture's, as that of a sum of 32-bit numbers, back on it."""
+    """Moves an edge that rounding has carried just past the picture's, as sums of 32-bit numbers do, back onto it."""
     return min(max(edge, 0.0), 1.0) if -_ROUNDING <= edge <= 1 + _ROUNDING else edge
 
 
@@ -144,7 +144,7 @@ def vector(values: bytes, dimension: int, *, field: str = "vector") -> np.ndarra
 
     Args:
         values: little-endian float32.
-        dimension: how many there must be.
+        dimension: required number of components.
         field: path for the error.
 
     Returns:
@@ -161,12 +161,12 @@ def vector(values: bytes, dimension: int, *, field: str = "vector") -> np.ndarra
         )
     array = np.frombuffer(values, "<f4").astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise InvalidInput("`vector` holds NaN or infinity.", reason="VECTOR_INVALID", field=field)
+        raise InvalidInput("`vector` must not contain NaN or infinity.", reason="VECTOR_INVALID", field=field)
     return array
 
 
 def vectors(values: Sequence[bytes], dimension: int) -> np.ndarray | None:
-    """Returns the vectors of bytes on the wire, `[n, dimension] float32`; None where one has not as many bytes."""
+    """Returns the vectors of bytes on the wire, `[n, dimension] float32`; None if one has the wrong length."""
     if any(len(one) != 4 * dimension for one in values):
         return None
     return np.frombuffer(b"".join(values), "<f4").reshape(-1, dimension).astype(np.float32, copy=False)
@@ -206,7 +206,7 @@ def search_filter(message: pb.Filter, *, field: str = "filter") -> Filter:
     """Returns a filter.
 
     Raises:
-        InvalidInput: it is empty somewhere, too deep, or breaks a rule of `twinsight_core.filters`.
+        InvalidInput: a part of it is empty, it is too deep, or it breaks a rule of `twinsight_core.filters`.
     """
     found = _filter(message, field, depth=1, left=_Left())
     check_filter(found, field=field)
@@ -215,7 +215,7 @@ def search_filter(message: pb.Filter, *, field: str = "filter") -> Filter:
 
 @dataclass
 class _Left:
-    """What may still come of a filter: a huge one is refused before it is built."""
+    """What a filter may still contain: a huge one is rejected before it is built."""
 
     nodes: int = MAX_NODES
     values: int = MAX_ALL_VALUES
@@ -276,7 +276,7 @@ def _condition(message: pb.Condition, field: str, left: _Left) -> Filter:
 
 
 def _bound(message: pb.Range, name: str) -> int | float | None:
-    """Returns a bound: the integer where one is set, else the double."""
+    """Returns a bound: the integer if it is set, otherwise the double; None: neither."""
     for one in (f"{name}_integer", name):
         if message.HasField(one):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             bound: int | float = getattr(message, one)
@@ -285,11 +285,11 @@ def _bound(message: pb.Range, name: str) -> int | float | None:
 
 
 def metric(message: collections_pb.Metric.ValueType) -> Metric:
-    """Returns a metric; cosine for the unspecified one.
+    """Returns a metric; cosine if unspecified.
 
     Raises:
-        InvalidInput: the number stands for none.
+        InvalidInput: the number is not a Metric value.
     """
     if message not in _METRICS:
-        raise InvalidInput(f"`metric` (={message}) is none of Metric.", reason="METRIC_INVALID", field="metric")
+        raise InvalidInput(f"`metric` (={message}) is not a Metric value.", reason="METRIC_INVALID", field="metric")
     return _METRICS[message]

@@ -1,1 +1,1 @@
-"""Health, which is a real inference, and how it is asked for."""
+"""Health, based on a real inference, and the service that reports it."""

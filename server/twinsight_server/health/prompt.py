@@ -1,8 +1,9 @@
-"""Health's calls, which need no token, wait for their message in a few places.
+"""Limits how many health calls, which need no token, wait for their message.
 
-grpcio gives each call a thread that waits for its message. Whoever opened calls and sent none could keep all threads,
-and neither health nor anybody else would be answered. So only a few wait for long: of more, those that have waited
-longest are ended after a moment. An honest question comes with its call, however many come at once.
+grpcio gives each call a thread that waits for its message. A client that opened calls and sent no messages could hold
+all threads, and neither health nor any other call would be answered. So only a few may wait for long: beyond that, the
+calls that have waited longest are ended after a moment. A well-behaved client sends the message with the call, so its
+calls are answered however many arrive at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 MOST_WAITING = 16
-"""For longer than a moment: a quarter of the threads that the server has to spare."""
+"""Calls that may wait longer than a moment: a quarter of the server's spare threads."""
 
 _MOMENT_S = 0.1
 
@@ -27,11 +28,11 @@ _HEALTH = "/grpc.health.v1.Health/"
 
 
 class PromptHealth(grpc.ServerInterceptor):
-    """Asks health's servicers through the few places. May be used from any thread."""
+    """Runs health calls within this limit. May be used from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[grpc.ServicerContext, float] = {}  # since when, in the order in which they came
+        self._waiting: dict[grpc.ServicerContext, float] = {}  # since when, in order of arrival
         self._thinning = False
 
     def intercept_service(
@@ -39,18 +40,18 @@ class PromptHealth(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[RequestT, ResponseT] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
-        """Wraps what answers a question after health; its servicer runs before the message has come."""
+        """Wraps the handler of a health call, so that it runs before the message has arrived."""
         handler = continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(_HEALTH):
             return handler
         reading, writing = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary is not None:
-            # The one answer leaves with the status, for which no thread waits.
+            # The one response leaves with the status, so no thread waits for it.
             return grpc.stream_unary_rpc_method_handler(
                 partial(self._answered, handler.unary_unary), request_deserializer=reading, response_serializer=writing
             )
         if handler.unary_stream is not None:
-            # grpcio gives such a servicer a function that sends, instead of taking an iterator from it.
+            # grpcio passes such a servicer a function to send with, and takes no iterator from it.
             watch = cast("Callable[..., Iterator[ResponseT]]", _Watch(self, handler.unary_stream))
             return grpc.stream_stream_rpc_method_handler(
                 watch, request_deserializer=reading, response_serializer=writing
@@ -58,21 +59,21 @@ class PromptHealth(grpc.ServerInterceptor):
         return handler
 
     def message(self, requests: Iterator[RequestT], context: grpc.ServicerContext) -> RequestT:
-        """Waits for the message of a call; leaves by `context.abort` where none comes."""
+        """Waits for the message of a call; ends it by `context.abort` if there is none."""
         with self._lock:
             self._waiting[context] = time.monotonic()
             self._thin_later()
         try:
             return next(requests)
         except (StopIteration, grpc.RpcError):
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "A question after health is one message, and none came.")
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "A health call needs one message, and none was sent.")
             raise
         finally:
             with self._lock:
                 self._waiting.pop(context, None)
 
     def _thin_later(self) -> None:
-        """Has those who wait too long looked for, where too many wait. Holds the lock."""
+        """Schedules `_thin` if too many calls wait. The caller holds the lock."""
         if len(self._waiting) > MOST_WAITING and not self._thinning:
             self._thinning = True
             timer = threading.Timer(_MOMENT_S, self._thin)
@@ -101,7 +102,7 @@ class PromptHealth(grpc.ServerInterceptor):
 
 
 class _Watch(Generic[RequestT, ResponseT]):
-    """`Watch`, which holds no thread while nothing changes."""
+    """The handler of `Watch`, which holds no thread while nothing changes."""
 
     experimental_non_blocking = True
 

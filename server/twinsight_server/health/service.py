@@ -1,15 +1,15 @@
-"""The health service: whether the server serves, told to whoever asks or watches.
+"""The health service: reports whether the server serves, on request or continuously.
 
-A message to a watcher leaves only when its connection takes it, and one that takes nothing holds up whoever sends. So
-nobody sends under a lock that others need, nor in a thread that anybody waits for:
+A message to a watcher leaves only when its connection accepts it, so a connection that accepts nothing blocks the
+sender. Therefore nothing is sent under a lock that others need, nor in a thread that anyone waits for:
 
-1. A question is answered from memory.
-2. What changes is noted, and watchers are told by a few threads of their own, of each only the newest, one message at a
-   time. A watcher that does not take its message within a second is cut off.
-3. There are only so many watchers, and nothing of what they asked is kept.
+1. `Check` is answered from memory.
+2. Changes are recorded, and a few threads of their own send them to the watchers: only the latest status, one message
+   at a time per watcher. A watcher that does not accept its message within a second is cut off.
+3. The number of watchers is limited, and the names they ask for are not stored.
 
-(grpcio's own servicer sends under its one lock: a watcher that takes nothing ends health for all, and keeps the server
-from stopping; and it keeps the name of every service that was ever watched.)
+(grpcio's own servicer sends under its one lock: a watcher that accepts nothing stops health for everyone and keeps the
+server from stopping. It also keeps the name of every service that was ever watched.)
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class _Watcher:
     Attributes:
         knows: whether the service that it watches is one of ours.
         context: gRPC's.
-        send: sends a message, and returns once it has left, or the call is over.
-        told: the status that it was told last; None: none yet.
-        is_being_told: whether a thread is at it.
+        send: sends a message; returns once it has left or the call is over.
+        told: the last status sent; None: none yet.
+        is_being_told: whether a thread is sending to it.
     """
 
     knows: bool
@@ -52,10 +52,10 @@ class _Watcher:
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """`grpc.health.v1.Health`; NOT_SERVING until it is told otherwise. May be used from any thread.
+    """`grpc.health.v1.Health`; NOT_SERVING until `tell`. May be used from any thread.
 
     Args:
-        services: their full names; "" is the server as a whole. All are as healthy as it.
+        services: their full names; "" is the server as a whole. All have the same status.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
@@ -67,13 +67,13 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="health")
 
     def tell(self, *, serving: bool) -> None:
-        """Says from now on that the server serves, or does not."""
+        """Sets whether the server serves."""
         with self._lock:
             if not self._stopped:
                 self._set(serving=serving)
 
     def stop(self) -> None:
-        """Says for good that it does not serve."""
+        """Sets NOT_SERVING for good."""
         with self._lock:
             self._stopped = True
             self._set(serving=False)
@@ -81,25 +81,25 @@ class HealthService(health_pb2_grpc.HealthServicer):
     def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
-        """Answers for one service."""
+        """Returns the status of one service."""
         if request.service not in self._services:
-            _abort(context, grpc.StatusCode.NOT_FOUND, "There is no such service here.")
+            _abort(context, grpc.StatusCode.NOT_FOUND, f"The server has no service `{request.service[:80]}`.")
         return health_pb2.HealthCheckResponse(status=self._status(knows=True))
 
-    def Watch(  # type: ignore[override]  # grpcio hands in what sends, where the servicer asks for that
+    def Watch(  # type: ignore[override]  # grpcio passes `send` if the handler asks for it, see `PromptHealth`
         self,
         request: health_pb2.HealthCheckRequest,
         context: grpc.ServicerContext,
         send: Callable[[health_pb2.HealthCheckResponse], None],
     ) -> None:
-        """Tells of one service now, and whenever it changes; SERVICE_UNKNOWN where there is none of its name."""
+        """Sends the status of one service now and on every change; SERVICE_UNKNOWN for an unknown name."""
         watcher = _Watcher(request.service in self._services, context, send)
         with self._lock:
             is_full = len(self._watchers) >= MOST_WATCHERS
             if not is_full:
                 self._watchers.add(watcher)
         if is_full:
-            _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "Health is watched by as many as may.")
+            _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"Too many Watch streams (limit {MOST_WATCHERS}).")
         if not context.add_callback(partial(self._over, watcher)):
             self._over(watcher)
             return
@@ -107,7 +107,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
             self._tell(watcher)
 
     def _set(self, *, serving: bool) -> None:
-        """Holds the lock."""
+        """Sets the status. The caller holds the lock."""
         self._serving = serving
         for watcher in self._watchers:
             self._tell(watcher)
@@ -118,7 +118,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
         return health_pb2.HealthCheckResponse.SERVING if self._serving else health_pb2.HealthCheckResponse.NOT_SERVING
 
     def _tell(self, watcher: _Watcher) -> None:
-        """Has a watcher told what it does not know yet. Holds the lock."""
+        """Schedules sending the status to a watcher that has not got it yet. The caller holds the lock."""
         if not watcher.is_being_told and watcher.told != self._status(knows=watcher.knows):
             watcher.is_being_told = True
             self._senders.submit(self._send, watcher)
@@ -135,7 +135,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
             cut_off.start()
             try:
                 watcher.send(health_pb2.HealthCheckResponse(status=status))
-            except Exception:  # noqa: BLE001 - whatever it is, nobody can be told there
+            except Exception:  # noqa: BLE001 - whatever it is, this watcher can't be reached any more
                 self._over(watcher)
             finally:
                 cut_off.cancel()

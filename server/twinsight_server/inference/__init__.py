@@ -1,1 +1,1 @@
-"""Pictures through a model: decoded, gathered into batches, computed by lanes."""
+"""Inference: decodes pictures, gathers them into batches and computes these in lanes."""

@@ -1,23 +1,23 @@
 """How long a lane for a device waits for a batch to fill: a fixed time, or one tuned to a goal for the 99th percentile.
 
-A larger batch costs the device less a picture, and those in it the wait. That is worth it while the device is busy,
-others come within the wait, and calls keep their goal. `TunedWait` finds out by trying:
+A larger batch costs the device less per picture, but its pictures wait longer. That is worth it while the device is
+busy, others arrive within the wait, and the goal is met. `TunedWait` finds out by trying:
 
-1. Pictures that took longer than the goal are counted among the last `WINDOW`. Once they are more than one in a hundred
-   the wait is halved at once, and counting starts anew with pictures that came after that.
-2. After every `PERIOD` batches it is decided whether to go on. Where the lanes were mostly idle, or waited and were
-   hardly joined, waiting gains nothing, and the wait is halved; below one step it is zero.
-3. Where they were busy and 99 of 100 pictures kept well within the goal, the wait grows by one step. Between the two
-   it stays, so that it comes to rest below the goal instead of trying again and again where the goal breaks.
+1. Among the last `WINDOW` pictures it counts those that took longer than the goal. Once they are more than one in a
+   hundred, the wait is halved at once, and counting restarts with pictures that arrive after that.
+2. After every `PERIOD` batches it decides how to continue. If the lanes were mostly idle, or waited and few pictures
+   joined, waiting gains nothing, and the wait is halved; below one step it becomes zero.
+3. If the lanes were busy and 99 of 100 pictures stayed well within the goal, the wait grows by one step. In between
+   it stays, so that it settles below the goal instead of probing the point where the goal breaks again and again.
 
-So the longest wait is reached `STEPS * PERIOD` batches after the first hundred pictures of a load that is worth it, and
-zero again within four periods without, or once the goal was missed four times. Where it is missed without any wait,
-none is tried, though near the device's limit one might help.
+So the longest wait is reached `STEPS * PERIOD` batches after the first hundred pictures of a load that is worth it. It
+is zero again after four periods without such a load, or once the goal was missed four times. If the goal is missed
+without any wait, none is tried, though near the device's limit one might help.
 
 Source: Crankshaw et al., "Clipper: A Low-Latency Online Prediction Serving System", NSDI 2017, section 4.3: additive
 increase and multiplicative decrease under a latency objective (there of the batch's size), and the delayed batching
 that this tunes. Triton (`max_queue_delay_microseconds`) and TensorFlow Serving (`batch_timeout_micros`) leave the
-number to whoever runs them.
+number to their operators.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from collections.abc import Iterable
 from typing import Protocol
 
 WINDOW = 512
-"""Pictures over which the 99th percentile is taken: five may be late, the sixth tells."""
+"""Pictures over which the 99th percentile is taken: five may be late, the sixth triggers a shorter wait."""
 
 PERIOD = 32
 """Batches between two decisions."""
 
 STEPS = 8
-"""From zero to the longest wait, half of the goal: the other half is for decoding's end, the queue and computing."""
+"""Steps from zero to the longest wait, half of the goal; the other half is for the end of decoding, the queue and
+computing."""
 
 _LATE_SHARE = 0.01
 _LEAST_COUNTED = 100
-"""With fewer one late picture would be more than one in a hundred."""
+"""With fewer pictures a single late one would be more than one in a hundred."""
 _NEAR = 0.8
 _BUSY = 0.5
 _IDLE = 0.25
-"""Of the lanes' time. Of two lanes for one device the second only keeps it fed, so a half is a device that is busy."""
+"""Shares of the lanes' time. Of two lanes for one device the second only keeps it fed, so one half means a busy
+device."""
 _LEAST_JOINED = 0.5
 
 
 class BatchWait(Protocol):
-    """Says how long to wait, and is told what came of it. Called under the batcher's lock."""
+    """Decides how long to wait, and learns from the outcome. Called under the batcher's lock."""
 
     @property
     def seconds(self) -> float:
@@ -54,14 +56,14 @@ class BatchWait(Protocol):
         ...
 
     def waited(self, joined: int) -> None:
-        """Takes note that a lane waited, and how many pictures came meanwhile."""
+        """Records that a lane waited, and how many pictures joined in that time."""
         ...
 
     def served(self, begun: float, ended: float, since: Iterable[float]) -> None:
-        """Takes note of a batch.
+        """Records a batch.
 
         Args:
-            begun: when a lane took it, on any clock that does not go back.
+            begun: when a lane took it, on a monotonic clock.
             ended: when it was answered.
             since: when each of its pictures was submitted.
         """
@@ -69,27 +71,27 @@ class BatchWait(Protocol):
 
 
 class FixedWait:
-    """Always the same."""
+    """A wait that is always the same."""
 
     def __init__(self, seconds: float) -> None:
-        """Takes the wait."""
+        """Sets the wait."""
         self.seconds = seconds
 
     def waited(self, joined: int) -> None:
-        """Makes nothing of it."""
+        """Does nothing."""
 
     def served(self, begun: float, ended: float, since: Iterable[float]) -> None:
-        """Makes nothing of it."""
+        """Does nothing."""
 
 
 class TunedWait:
-    """Follows the load; see above. It looks at no clock and sorts nothing, so it is cheap and always does the same."""
+    """A wait that adapts to the load, see above. It reads no clock and sorts nothing: cheap and deterministic."""
 
     def __init__(self, p99_goal_s: float, *, lanes: int) -> None:
-        """Begins without a wait.
+        """Starts without a wait.
 
         Args:
-            p99_goal_s: time from a picture's submission to its answer that one in a hundred may exceed.
+            p99_goal_s: target for the 99th percentile of the time from a picture's submission to its answer.
             lanes: how many work at the same time.
         """
         self.longest_s = p99_goal_s / 2
@@ -155,7 +157,7 @@ class TunedWait:
         self._steps = self._steps / 2 if self._steps >= 2 else 0.0
 
     def _forget(self, now: float) -> None:
-        """Starts counting and the period anew: what came before was served under another wait."""
+        """Restarts counting and the period: everything before was served with another wait."""
         self._recent.clear()
         self._late = self._near = 0
         self._counts_from = now

@@ -1,25 +1,24 @@
-"""Pictures of many calls gathered into batches for one model.
+"""Gathers pictures of many calls into batches for one model.
 
-1. A call takes room for as many pictures as it has in work at once, before any is decoded; without room, or where its
-   deadline would pass first, it is refused at once, and a message of a stream waits. It keeps the room until it is
-   answered.
-2. A picture is submitted undecoded where the model computes on the host. Where it has a device, the picture is
-   announced when it goes to a decoder, and submitted, or given up, when it comes from there.
-3. What is due first is taken first: a deadline, or the time within which a call wants its answer. Streams have more
-   patience than unary calls, and all of it ends, so that nobody waits for ever.
-4. The model's lanes, each a thread, take what waits. On the host a lane decodes and computes on one core, and takes no
-   more than its share. For a device a lane waits for a batch to fill (`batch_wait`: how long), but only while pictures
-   are being decoded.
-5. A lone picture of a model with nothing else in work is decoded and computed by its caller's own thread, on all cores:
-   passing it to a lane and back would cost two wake-ups, of up to a millisecond each where the processor has gone to
-   sleep.
-6. Pictures whose caller is gone or whose deadline has passed are dropped before they are decoded, and again before they
-   are computed.
-7. The test picture behind health goes before all others, as a batch of its own.
-8. Each picture's future gets its row. A batch that fails is tried again picture by picture, so that one that poisons it
-   fails alone.
-9. A turn that hangs in the model is given up: its pictures fail, and its lane is made anew, in a thread of its own.
-   What the old thread still brings is ignored.
+1. Before anything is decoded, a call reserves room for the pictures that it has in flight at once. Without room, or if
+   its deadline would pass first, it is rejected at once; a message of a stream waits instead. The call keeps the room
+   until it is answered.
+2. If the model computes on the host, pictures are submitted undecoded. If it has a device, a picture is announced when
+   it goes to a decoder, and submitted or given up when the decoder is done.
+3. Pictures are taken in order of when they are due: at the call's deadline, or after a fixed patience if that ends
+   sooner. Streams have more patience than unary calls, but it is limited too, so nothing waits for ever.
+4. The model's lanes, one thread each, take pictures from the queue. On the host a lane decodes and computes on one
+   core, and takes no more than its share. For a device a lane waits for a batch to fill (`batch_wait` decides how
+   long), but only while pictures are being decoded.
+5. A lone picture of an otherwise idle model is decoded and computed in its caller's thread, on all cores: passing it to
+   a lane and back would cost two wake-ups, of up to a millisecond each if the processor has gone to sleep.
+6. Pictures whose caller has gone or whose deadline has passed are dropped before they are decoded, and again before
+   they are computed.
+7. The test picture behind health goes ahead of all others, as a batch of its own.
+8. Each picture's future gets its row. A batch that fails is retried picture by picture, so that a bad picture fails
+   alone.
+9. A turn that hangs in the model is given up: its pictures fail, and its lane is renewed (`Engine.renew`) and continues
+   in a new thread. Whatever the old thread still returns is ignored.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _MIN_RETRY_S = 0.05
 _LOOKS = 3
 _RENEW_AGAIN_S = 5.0
 _CLOSING_S = 10.0
-"""For what waits when the server ends: more than any batch takes, and no end where one hangs."""
+"""For queued pictures when the server stops: longer than any batch takes, but limited in case one hangs."""
 
 
 class Batcher:
@@ -66,27 +65,27 @@ class Batcher:
         wait_s: float | None,
         p99_goal_s: float = 0.05,
     ) -> None:
-        """Takes what it serves; `start` follows once the engine is warm.
+        """Starts no thread yet; `start` must follow once the engine is warm.
 
         Args:
             name: the model's name, for metrics and the threads.
-            engine: computes.
-            metrics: where batches are counted.
-            queue_size: pictures that calls may have in work at once, all together.
-            wait_s: longest wait for a batch to fill; None: follows the load and `p99_goal_s`. The host waits for none.
-            p99_goal_s: time in here that one picture in a hundred may exceed.
+            engine: runs the model.
+            metrics: counts batches.
+            queue_size: pictures in flight at once, of all calls together.
+            wait_s: longest wait for a batch to fill; None: adapts to the load and `p99_goal_s`. Never on the host.
+            p99_goal_s: target for the 99th percentile of a picture's time in here.
         """
         self._name = name
         self._engine = engine
         self._metrics = metrics
         self._dropped = metrics.dropped.labels(name)
-        self._batch_size = metrics.batch_size.labels(name)  # there from the start, as a count of none
+        self._batch_size = metrics.batch_size.labels(name)  # so that the metric exists from the start, as zero
         self._queue_size = queue_size
         self._fixed_wait_s = wait_s
         self._p99_goal_s = p99_goal_s
         self._wait: BatchWait = FixedWait(0.0)
         lock = threading.Lock()
-        self._changed = threading.Condition(lock)  # the lanes alone wait for it
+        self._changed = threading.Condition(lock)  # only the lanes wait for it
         self._room_freed = threading.Condition(lock)
         self._numbers = itertools.count()
         self._waiting: list[Waiting] = []  # a heap
@@ -95,7 +94,7 @@ class Batcher:
         self._turns: dict[int, Turn] = {}  # by thread
         self._hung = 0
         self._alone_hangs = False
-        self._missing: set[int] = set()  # lanes that are being made anew
+        self._missing: set[int] = set()  # lanes that are being renewed
         self._closed = False
         self._seconds_per_image = 0.0  # moving average, of one lane
         self._longest_turn_s = 0.0
@@ -119,7 +118,7 @@ class Batcher:
 
     @property
     def at_once(self) -> int:
-        """Pictures of one call in work at once: two batches for a device, one for each lane of the host."""
+        """Pictures of one call in flight at once: one batch per lane, at least two, limited by the queue's size."""
         return min(max(2, self._engine.lanes) * self._engine.max_batch, self._queue_size)
 
     @property
@@ -129,28 +128,27 @@ class Batcher:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is being decoded, waits or is computed."""
+        """Whether nothing is being decoded, queued or computed."""
         return not (self._decoding or self._waiting or self._turns)
 
     @property
     def is_broken(self) -> bool:
-        """Whether as many turns as it has lanes hang, whose threads hold cores or the device, or no lane is there."""
+        """Whether all lanes are lost: as many turns hang as it has lanes, or all lanes wait to be renewed."""
         return max(self._hung, len(self._missing)) >= self._engine.lanes
 
     @contextmanager
     def room(self, count: int, call: Call) -> Iterator[None]:
-        """Takes room for `count` pictures at once, for as long as the call is worked on.
+        """Reserves room for `count` pictures for the duration of the block.
 
-        A call that waits for room holds none, and whoever holds some waits for nothing that the call has: so they never
-        wait for each other.
+        There is no deadlock: a call that waits for room holds none, and calls that hold room do not wait for that call.
 
         Args:
             count: at most the size of the queue.
-            call: is refused, or waits, as it wants.
+            call: waits or is rejected, depending on its kind.
 
         Raises:
-            Overloaded: there is none, or the call's deadline would pass before its turn; says when to come again.
-            Cancelled, DeadlineExceeded: there was none for as long as the caller waited.
+            Overloaded: there is no room, or the call's deadline would pass before its turn; says when to retry.
+            Cancelled, DeadlineExceeded: there was no room for as long as the caller waited.
             Unavailable: the server drains.
         """
         with self._room_freed:
@@ -161,10 +159,11 @@ class Batcher:
                     self._room_freed.wait(step_s)
                     continue
                 self._metrics.refused.labels("QUEUE_FULL").inc()
+                retry_after_s = max(_MIN_RETRY_S, self._wait_of(self._taken) / 2)
                 raise Overloaded(
-                    f"The queue of model `{self._name}` holds {self._taken} of at most {self._queue_size} pictures; "
-                    f"{count} more don't fit.",
-                    retry_after_s=max(_MIN_RETRY_S, self._wait_of(self._taken) / 2),
+                    f"The queue of model `{self._name}` is full: it holds {self._taken} images (limit "
+                    f"{self._queue_size}), and {count} more would not fit; retry after {retry_after_s:.2f} s.",
+                    retry_after_s=retry_after_s,
                 )
             self._check_hope(call)
             self._taken += count
@@ -176,12 +175,12 @@ class Batcher:
                 self._room_freed.notify_all()
 
     def announce(self) -> None:
-        """Says that a picture goes to a decoder: `submit` or `give_up` follows."""
+        """Announces that a picture goes to a decoder: `submit` or `give_up` must follow."""
         with self._changed:
             self._decoding += 1
 
     def give_up(self, *, is_dropped: bool = False) -> None:
-        """Says that an announced picture does not come; `is_dropped`: since nobody waits for it any more."""
+        """Withdraws an announced picture; `is_dropped`: because nobody waits for it any more."""
         if is_dropped:
             self._dropped.inc()
         with self._changed:
@@ -201,28 +200,28 @@ class Batcher:
 
         Args:
             load: returns [height, width, 3] uint8 at the model's size; may raise TwinsightError.
-            call: whose it is.
-            future: gets the model's answer, float32, or what `load` raised; or raises Cancelled, DeadlineExceeded,
-                Unavailable, or what computing raised.
-            announced: whether it comes from a decoder.
-            due: when it was due on its way there, so that waiting for a decoder counts; None: as of now.
+            call: the call that it belongs to.
+            future: gets the model's answer, float32, or the error of `load` as its result; or raises Cancelled,
+                DeadlineExceeded, Unavailable, or the error of computing.
+            announced: whether it was announced and comes from a decoder.
+            due: when it was due before it was decoded, so that waiting for a decoder counts; None: computed now.
         """
         with self._changed:
             self._decoding -= announced
             self._put(load, call, future, due=due_of(call) if due is None else due)
 
     def submit_urgent(self, image: np.ndarray, call: Call) -> Future[Answer]:
-        """Queues a picture ahead of all others and without room: for the test inference behind health.
+        """Queues a picture ahead of all others, without room: for the test inference behind health.
 
-        A full queue is load and not sickness, so it must not fail the test. Nor does it share a batch, which would make
-        it wait for the others' answers, and have them computed by one program today and another tomorrow.
+        A full queue is load and not a fault, so it must not fail the test. The picture shares no batch either: it would
+        wait for the other pictures, and the batch size would decide which program computes it.
 
         Args:
             image: [height, width, 3] uint8 at the model's size.
-            call: whose it is.
+            call: the call that it belongs to.
 
         Returns:
-            As the future of `submit`.
+            Like the future of `submit`.
         """
         future: Future[Answer] = Future()
         with self._changed:
@@ -230,9 +229,9 @@ class Batcher:
         return future
 
     def infer_alone(self, load: Callable[[], np.ndarray], call: Call, future: Future[Answer]) -> bool:
-        """Computes a picture in the caller's thread if nothing else is in work; returns whether it was so.
+        """Computes a picture in the caller's thread if the model is idle; returns whether it did.
 
-        Arguments as in `submit`.
+        The arguments are those of `submit`.
         """
         with self._changed:
             if self._closed or self._alone_hangs or not self.is_idle:
@@ -246,9 +245,10 @@ class Batcher:
     def give_up_hung(self, limit_s: float) -> int:
         """Gives up turns that the model has had for longer than a limit; returns how many there were.
 
-        Their pictures fail with Unavailable, and their lanes are made anew: those that hang can't be ended. A picture
-        that hangs in its caller's own thread can't be answered there: its call is cut off. To be asked again and again:
-        what it did not find at work several times may have stood still with the whole process.
+        Their pictures fail with Unavailable, and their lanes are renewed, because hanging threads can't be stopped. A
+        picture that hangs in its caller's own thread can't be answered there: its call is cut off. Must be called
+        periodically: a turn counts as hanging only after several calls have found the model at it, since before that
+        the whole process may have stood still.
         """
         with self._changed:
             now = time.monotonic()
@@ -265,23 +265,23 @@ class Batcher:
             self._missing.update(renewed)
             self._changed.notify()
         for turn in hung.values():
-            log.error("a turn hangs", model=self._name, lane=turn.lane, size=len(turn.batch), limit_s=round(limit_s, 3))
+            log.error("batch hangs", model=self._name, lane=turn.lane, size=len(turn.batch), limit_s=round(limit_s, 3))
             for one in turn.batch:
                 answer(one.future, Unavailable("The model hangs on this batch.", reason="MODEL_HUNG"))
                 if turn.lane is None and one.call.cut_off:
                     one.call.cut_off()
-        for lane in renewed:  # it may take seconds, or for ever on a device that is sick
+        for lane in renewed:  # in a thread: it may take seconds, or for ever on a faulty device
             threading.Thread(target=self._renew, args=(lane,), name=f"renew-{self._name}", daemon=True).start()
         return len(hung)
 
     def _renew(self, lane: int) -> None:
-        """Makes a lane anew, and tries again until it can be made."""
+        """Renews a lane, and retries until that succeeds."""
         use_all_cores()
         while not self._closed:
             try:
                 self._engine.renew(lane)
             except Exception:
-                log.exception("a lane can't be made anew", model=self._name, lane=lane)
+                log.exception("lane can't be renewed", model=self._name, lane=lane)
                 time.sleep(_RENEW_AGAIN_S)
                 continue
             with self._changed:
@@ -290,13 +290,13 @@ class Batcher:
             return
 
     def longest_turn_s(self) -> float:
-        """Returns the longest time that a lane was busy at a stretch since this was last asked."""
+        """Returns the time of the longest turn since the last call of this."""
         with self._changed:
             longest, self._longest_turn_s = self._longest_turn_s, 0.0
         return longest
 
     def close(self) -> None:
-        """Computes what waits, then stops the lanes."""
+        """Computes what is queued, then stops the lanes."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -305,23 +305,23 @@ class Batcher:
         for lane in self._lanes:
             lane.join(max(0.0, ends - time.monotonic()))
             if lane.is_alive():
-                log.warning("a lane does not end", model=self._name, lane=lane.name)
+                log.warning("lane does not stop", model=self._name, lane=lane.name)
 
     def _wait_of(self, pictures: int) -> float:
-        """Seconds until as many pictures are done."""
+        """Returns the estimated seconds to compute this many pictures."""
         return pictures * self._seconds_per_image / max(1, len(self._lanes))
 
     def _check_hope(self, call: Call) -> None:
-        """Refuses a call whose deadline will have passed when its turn comes: its work would be thrown away."""
+        """Rejects a call whose deadline will have passed before its turn: its work would be wasted."""
         remaining_s = call.remaining_s()
-        if remaining_s is None or not self._waiting or call.is_patient:  # a stream is not refused for load
+        if remaining_s is None or not self._waiting or call.is_patient:  # streams are not rejected because of load
             return
         due = due_of(call)
         wait_s = self._wait_of(self._decoding + sum(one.due <= due for one in self._waiting))
         if wait_s > remaining_s:
             self._metrics.refused.labels("DEADLINE_TOO_SHORT").inc()
             raise Overloaded(
-                f"Model `{self._name}` comes to this call in about {wait_s * 1e3:.0f} ms, and its deadline is in "
+                f"Model `{self._name}` needs about {wait_s * 1e3:.0f} ms to reach this call; its deadline is in "
                 f"{remaining_s * 1e3:.0f} ms.",
                 retry_after_s=max(_MIN_RETRY_S, wait_s - remaining_s),
                 reason="DEADLINE_TOO_SHORT",
@@ -347,12 +347,12 @@ class Batcher:
                 return
 
     def _next_turn(self, lane: int) -> Turn | None:
-        """Waits for pictures; returns at most the largest bucket, or None once closed and empty."""
+        """Waits for pictures; returns a turn with at most the largest bucket of them, or None once closed and empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 self._wait_for_company()
-                # While this one waited for company another lane may have taken all.
+                # While this lane waited, another may have taken everything.
                 if batch := self._take():
                     turn = self._turns[threading.get_ident()] = Turn(lane, batch, time.monotonic())
                     return turn
@@ -360,7 +360,7 @@ class Batcher:
                     return None
 
     def _wait_for_company(self) -> None:
-        """Waits for the batch to fill, at most as long as its first picture is to wait."""
+        """Waits for the batch to fill, at most as long as its first picture may wait."""
         if not self._waiting or self._is_full():
             return
         wait_s = self._waiting[0].since + self._wait.seconds - time.monotonic()
@@ -371,7 +371,7 @@ class Batcher:
                 self._wait.waited(max(0, len(self._waiting) - before))  # another lane may have taken some
 
     def _take(self) -> list[Waiting]:
-        """Takes a batch off the queue, and wakes another lane for the rest."""
+        """Takes a batch from the queue, and wakes another lane if there is more."""
         if self._is_urgent():
             batch = [heapq.heappop(self._waiting)]
         else:
@@ -381,7 +381,7 @@ class Batcher:
         return batch
 
     def _share(self) -> int:
-        """How many of the waiting pictures a lane takes."""
+        """Returns how many of the queued pictures a lane takes."""
         if not self.on_host:
             return min(len(self._waiting), self._engine.max_batch)
         free = max(1, len(self._lanes) - len(self._turns))
@@ -392,15 +392,15 @@ class Batcher:
         return bool(self._waiting) and self._waiting[0].is_urgent
 
     def _is_full(self) -> bool:
-        """Whether to wait no longer: the largest bucket is full, nothing is being decoded, or something is urgent."""
+        """Whether to stop waiting: the largest bucket is full, nothing is being decoded, or something is urgent."""
         full = len(self._waiting) >= self._engine.max_batch
         return full or not self._decoding or not self._waiting or self._closed or self._is_urgent()
 
     def _serve(self, turn: Turn, infer: Infer) -> bool:
-        """Decodes and computes what is still wanted of a batch, and ends this thread's turn.
+        """Decodes and computes the pictures of a batch that are still wanted, and ends this thread's turn.
 
         Returns:
-            Whether the turn was not given up meanwhile.
+            Whether the turn still counts: False if it was given up in the meantime.
         """
         try:
             ready = [(one, image) for one in turn.batch if (image := loaded(one, self._dropped)) is not None]
@@ -428,15 +428,15 @@ class Batcher:
         except Exception as error:
             if len(batch) == 1:
                 ((one, _),) = batch
-                log.exception("a picture failed in compute", model=self._name, request_id=one.call.request_id)
+                log.exception("inference failed on an image", model=self._name, request_id=one.call.request_id)
                 fail(one.future, error)
                 return
-            log.exception("a batch failed; its pictures are tried one by one", model=self._name, size=len(batch))
+            log.exception("batch failed; retrying its images one by one", model=self._name, size=len(batch))
             for single in batch:
                 self._compute([single], turn, infer)
             return
         took = time.monotonic() - start
-        if not batch[0][0].is_urgent:  # health's test pictures would be most batches of a server at rest
+        if not batch[0][0].is_urgent:  # otherwise most batches of an idle server would be health's test pictures
             self._batch_size.observe(len(batch))
         for (one, _), row in zip(batch, answers, strict=True):
             one.call.record("compute", took)

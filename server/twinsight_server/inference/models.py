@@ -1,4 +1,4 @@
-"""The models that a server offers: each a package, an engine and a batcher."""
+"""The models that a server serves, each with its package, engine and batcher."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ MOST_AT_ONCE: dict[Task, int] = {"embedding": 4096, "classification": 4096, "det
 """Largest batch by task: one picture keeps a detector busy, and each of its batch sizes takes long to compile."""
 
 MOST_ON_HOST: dict[Task, int] = {"embedding": 4, "classification": 4, "detection": 1}
-"""Largest batch of one core. Two cores of an AMD EPYC compute `base` a tenth faster in fours than one by one and no
-faster in more, which would keep the pictures of a batch waiting for one another. Of `cells` two and four at once took
-1.06 and 1.27 times the time a picture that one takes, and their programs half a gigabyte."""
+"""Largest batch of one core. Two cores of an AMD EPYC compute `base` a tenth faster in batches of 4 than one by one,
+and no faster in larger batches, whose pictures would only wait for one another. For `cells`, batches of 2 and 4 took
+1.06 and 1.27 times as long per picture as single ones, and their programs half a gigabyte."""
 
 _BASE = "base"
-"""The default model where none is given and it is served."""
+"""The default model if none is set and this one is served."""
 
 log = structlog.stdlib.get_logger("twinsight.models")
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that is loaded.
+    """A loaded model.
 
     Attributes:
         package: its name, digest and card.
-        engine: computes; called by the batcher alone once it serves.
-        batcher: the way to it.
+        engine: runs it; called only by the batcher once the server serves.
+        batcher: queues pictures for it.
     """
 
     package: ModelPackage
@@ -46,23 +46,23 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """Name under which calls ask for it."""
+        """The name by which calls select it."""
         return self.package.name
 
     @property
     def digest(self) -> str:
-        """Names its weights and preprocessing."""
+        """Identifies its weights and preprocessing."""
         return self.package.digest
 
 
 class Models:
-    """All models by name: those that ship, and those of `models_dir`, which take precedence."""
+    """All served models by name."""
 
     def __init__(self, packages: dict[str, ModelPackage], config: ServerConfig, metrics: Metrics) -> None:
-        """Makes the engines; builds and compiles nothing yet.
+        """Creates the engines; builds and compiles nothing yet.
 
         Raises:
-            PackageError: the default model that was given is not among the packages.
+            PackageError: `default_model` is not among the packages.
         """
         self.default_name = _default_name(packages, config)
         self._models: dict[str, ServedModel] = {}
@@ -86,7 +86,7 @@ class Models:
             self._models[name] = ServedModel(package, engine, batcher)
 
     def warm_up(self, is_in_vain: Callable[[], bool]) -> None:
-        """Compiles every model for every bucket and starts its lanes; stops before the next once it is in vain."""
+        """Compiles each model for every bucket and starts its lanes; stops before the next model if `is_in_vain`."""
         for model in self.all():
             if is_in_vain():
                 return
@@ -95,7 +95,7 @@ class Models:
             log.info("model ready", model=model.name, digest=model.digest, executor=model.engine.executor_name)
 
     def get(self, name: str) -> ServedModel:
-        """Returns a model; the default one for an empty name.
+        """Returns the model of a name; for an empty name, the default model.
 
         Raises:
             NotFound: no model has the name.
@@ -103,7 +103,7 @@ class Models:
         """
         if not (name or self.default_name):
             raise InvalidInput(
-                "`model` must be given: none of the models is the default.", reason="MODEL_AMBIGUOUS", field="model"
+                "`model` must be set: there is no default model.", reason="MODEL_AMBIGUOUS", field="model"
             )
         found = self._models.get(name or self.default_name)
         if found is None:
@@ -111,12 +111,12 @@ class Models:
         return found
 
     def get_for(self, task: Task, name: str) -> ServedModel:
-        """Returns a model that does a task; for an empty name the default one, or else the only one that does it.
+        """Returns a model for a task; for an empty name the default model, or else the only one for the task.
 
         Raises:
-            NotFound: no model has the name, or none does the task.
-            FailedPrecondition: the model does another task.
-            InvalidInput: several do it, and none was named.
+            NotFound: no model has the name, or none is for the task.
+            FailedPrecondition: the model is for another task.
+            InvalidInput: several are for the task, and none was named.
         """
         able = [model for model in self.all() if model.package.card.task == task]
         if not name and self._models.get(self.default_name) not in able:
@@ -125,37 +125,37 @@ class Models:
             if len(able) > 1:
                 names = ", ".join(f"`{model.name}`" for model in able)
                 raise InvalidInput(
-                    f"`model` must be given: {names} do {task}.", reason="MODEL_AMBIGUOUS", field="model"
+                    f"`model` must be set; available for {task}: {names}.", reason="MODEL_AMBIGUOUS", field="model"
                 )
             return able[0]
         model = self.get(name)
         if model not in able:
             raise FailedPrecondition(
-                f"Model `{model.name}` does {model.package.card.task}, not {task}.",
+                f"Model `{model.name}` is for {model.package.card.task}, not {task}.",
                 reason="MODEL_TASK",
                 field="model",
             )
         return model
 
     def with_digest(self, digest: str) -> ServedModel | None:
-        """Returns the model of a digest, whatever its name; None if it is not loaded."""
+        """Returns the model with a digest, whatever its name; None if it is not loaded."""
         return next((model for model in self._models.values() if model.digest == digest), None)
 
     def all(self) -> list[ServedModel]:
-        """Returns the models in the order of their names."""
+        """Returns the models sorted by name."""
         return list(self._models.values())
 
     def close(self) -> None:
-        """Computes what waits and stops the lanes."""
+        """Computes what is queued and stops the lanes."""
         for model in self.all():
             model.batcher.close()
 
 
 def _default_name(packages: dict[str, ModelPackage], config: ServerConfig) -> str:
-    """Returns the name of the default model; empty where none was given, `base` is not served and several embed.
+    """Returns the default model's name: the given one, `base` if served, the only embedding model, or else "".
 
     Raises:
-        PackageError: the one that was given is not among the packages.
+        PackageError: the given one is not among the packages.
     """
     given = config.default_model
     if given and given not in packages:
@@ -170,10 +170,10 @@ def _default_name(packages: dict[str, ModelPackage], config: ServerConfig) -> st
 
 
 def read_packages(config: ServerConfig) -> dict[str, ModelPackage]:
-    """Returns the packages to serve by name.
+    """Returns the packages to serve by name; those of `models_dir` replace shipped ones of the same name.
 
     Raises:
-        PackageError: one can't be read, `models_dir` is no folder, or there is no model of a wanted name.
+        PackageError: one can't be read, `models_dir` is not a folder, or a name in `models` does not exist.
     """
     packages = {package.name: package for package in shipped_packages()}
     if config.models_dir is not None:

@@ -1,4 +1,4 @@
-"""Pictures of one call to a model's answers: decoded, batched with other calls', answered one by one."""
+"""Runs a model on the pictures of a call: decodes them and batches them with those of other calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = structlog.stdlib.get_logger("twinsight.pipeline")
 T = TypeVar("T")
 
 _NICE = 10
-"""A tenth of what a thread of the usual priority gets where both want a core."""
+"""Gives a thread a tenth of what one of normal priority gets when both compete for a core."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Picture:
 
     Attributes:
         source: a whole encoded file, or pixels [height, width, 3] uint8.
-        region: the part to look at; None: all.
+        region: the part to use; None: all.
     """
 
     source: bytes | np.ndarray
@@ -49,34 +49,34 @@ class Picture:
 class Pipeline:
     """Decodes pictures and runs models on them.
 
-    On the host the models' lanes decode what they compute, but for pictures that take long: a lane that was at one
-    would keep others waiting, and its batch. Those are decoded aside, on what the others leave of the cores.
+    On the host the models' lanes decode what they compute, except for pictures that take long to decode: these would
+    delay the lane's batch and other pictures. They are decoded by separate threads of low priority.
     """
 
     def __init__(self, *, decoders: int, limits: Limits) -> None:
-        """Starts the threads that decode for devices, and those for what takes long.
+        """Creates the thread pools: one that decodes for devices, and one for slow pictures.
 
         Args:
-            decoders: how many.
-            limits: which pictures are refused.
+            decoders: threads that decode for devices.
+            limits: which pictures are rejected.
         """
         self._pool = FairPool(decoders, "decode", initializer=use_all_cores)
-        self._aside = FairPool(max(1, decoders // 2), "decode-slow", initializer=_give_way)
+        self._aside = FairPool(max(1, decoders // 2), "decode-slow", initializer=_lower_priority)
         self._limits = limits
 
     def infer(self, model: ServedModel, pictures: Sequence[Picture], call: Call) -> list[Answer]:
-        """Runs a model on pictures, each on its own.
+        """Runs a model on pictures; each has its own result.
 
-        So many of a call are in work at once that every lane has a batch, and a device a second one: a large call
-        leaves the decoders and the queue to others in between.
+        At most `Batcher.at_once` pictures of a call are in flight at once, enough to keep all lanes busy: a large call
+        leaves decoders and queue to others in between.
 
         Args:
-            model: runs on them.
+            model: the model to run.
             pictures: any number.
-            call: whose they are; gets the times of decode, queue and compute.
+            call: the call that they belong to; gets the times of decode, queue and compute.
 
         Returns:
-            For each picture, in order, the model's answer (`twinsight_core.models.tasks`), or InvalidImage.
+            For each picture, in order, the model's answer (`twinsight_core.models.tasks`), or its error.
 
         Raises:
             Overloaded: the queue has no room for them, and the call does not wait for it.
@@ -98,12 +98,12 @@ class Pipeline:
         return answers
 
     def close(self) -> None:
-        """Finishes what is being decoded and stops the threads."""
+        """Finishes decoding and stops the threads."""
         self._pool.close()
         self._aside.close()
 
     def _begin(self, model: ServedModel, picture: Picture, call: Call, *, alone: bool = False) -> Future[Answer]:
-        """Puts a picture in work; one that is `alone` in its call is computed here where the model is idle."""
+        """Starts work on a picture; one that is `alone` in its call is computed right here if the model is idle."""
         future: Future[Answer] = Future()
         try:
             decode, is_slow = _guarded(partial(self._checked, model, picture), call)
@@ -128,10 +128,10 @@ class Pipeline:
         return future
 
     def _checked(self, model: ServedModel, picture: Picture) -> tuple[Callable[[], np.ndarray], bool]:
-        """Returns what makes a picture's pixels at the model's size, and whether that takes long.
+        """Returns a function that decodes a picture to the model's size, and whether that takes long.
 
         Raises:
-            InvalidImage: it is refused unread.
+            InvalidImage: it is rejected undecoded.
         """
         to = model.package.card.preprocessing
         if isinstance(picture.source, bytes):
@@ -140,28 +140,28 @@ class Pipeline:
         return partial(images.from_pixels, picture.source, to, limits=self._limits, region=picture.region), False
 
 
-def _give_way() -> None:
-    """Lets this thread have what others leave of the cores."""
+def _lower_priority() -> None:
+    """Lowers the priority of this thread, on all cores."""
     use_all_cores()
-    if sys.platform == "linux":  # elsewhere it would be the whole process
+    if sys.platform == "linux":  # elsewhere this affects the whole process
         os.nice(_NICE)
 
 
 def _guarded(work: Callable[[], T], call: Call) -> T:
-    """Returns what is made of a picture; what goes wrong keeps to this picture."""
+    """Returns the result of `work`; turns any exception into an error of this picture alone."""
     try:
         return work()
     except TwinsightError:
         raise
     except BaseException as error:
-        log.exception("a picture failed in decoding", request_id=call.request_id)
-        raise TwinsightError("Decoding failed on this picture.", reason="DECODE_FAILED") from error
+        log.exception("decoding an image failed", request_id=call.request_id)
+        raise TwinsightError("Decoding this image failed.", reason="DECODE_FAILED") from error
 
 
 def _decode(
     model: ServedModel, load: Callable[[], np.ndarray], call: Call, future: Future[Answer], *, due: float, since: float
 ) -> None:
-    """Decodes one picture away from the lanes and queues it."""
+    """Decodes one picture outside the lanes and queues it."""
     start = time.monotonic()
     try:
         call.check_alive()
@@ -182,8 +182,8 @@ def _answer(future: Future[Answer], call: Call) -> Answer:
         raise deadline_exceeded() from None
     except TwinsightError:
         raise
-    except Exception:  # noqa: BLE001 - the batcher tried it alone and logged why; the neighbours are answered
-        return TwinsightError("The model failed on this picture.", reason="COMPUTE_FAILED")
+    except Exception:  # noqa: BLE001 - the batcher retried it alone and logged why; the other pictures have answers
+        return TwinsightError("The model failed on this image.", reason="COMPUTE_FAILED")
     if isinstance(answer, TwinsightError):
         call.check_alive()
     return answer

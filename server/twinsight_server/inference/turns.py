@@ -1,4 +1,4 @@
-"""Pictures that wait for a model, and the turns in which they are served."""
+"""Pictures queued for a model, and the turns in which they are served."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Infer = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray] | np.ndarray]
 
 _PATIENCE_S = 1.0
 _STREAM_PATIENCE_S = 10.0
-"""A stream's picture goes behind those of unary calls that came up to nine seconds after it."""
+"""A stream's picture goes behind those of unary calls that arrived up to nine seconds after it."""
 
 
 @dataclass(frozen=True, order=True)
 class Waiting:
-    """A picture in the queue, ordered by when it is due and, among those due together, by when it came."""
+    """A picture in the queue, ordered by when it is due and, among those due at the same time, by arrival."""
 
     URGENT: ClassVar[float] = -math.inf
-    """When what goes before all others is due."""
+    """The `due` that goes ahead of all others."""
 
     due: float
     number: int
@@ -40,20 +40,20 @@ class Waiting:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether it is the test picture behind health, which goes before all others, and alone."""
+        """Whether it is the test picture behind health, which goes ahead of all others, in its own batch."""
         return self.due == self.URGENT
 
 
 @dataclass
 class Turn:
-    """What a thread is at.
+    """The batch that a thread is serving.
 
     Attributes:
-        lane: its number; None: a caller's thread.
+        lane: the lane's number; None: a caller's thread.
         batch: the pictures.
         begun: when it began.
-        computing: since when the model has it; None: it does not.
-        looks: how often the watchdog has found the model at it.
+        computing: since when the model computes it; None: it does not.
+        looks: how often the watchdog has found the model computing it.
     """
 
     lane: int | None
@@ -63,7 +63,7 @@ class Turn:
     looks: int = 0
 
     def computed(self, infer: Infer, images: Sequence[np.ndarray]) -> Sequence[np.ndarray] | np.ndarray:
-        """Has the model compute pictures. Only meanwhile can it hang: what the log takes is not the model's time."""
+        """Runs the model on pictures. Only this time counts as hanging, not for example the time for logging."""
         self.looks, self.computing = 0, time.monotonic()
         try:
             return infer(images)
@@ -72,19 +72,19 @@ class Turn:
 
 
 def answer(future: Future[Answer], with_: Answer) -> None:
-    """Gives a picture its answer or the error that is its own, unless its turn was given up and it has one."""
+    """Gives a picture its answer or its own error, unless it has one because its turn was given up."""
     with suppress(InvalidStateError):
         future.set_result(with_)
 
 
 def fail(future: Future[Answer], error: Exception) -> None:
-    """Says that a picture's call has failed, or computing it; does nothing where it has an answer."""
+    """Fails a picture because its call or its computation failed; does nothing if it has an answer."""
     with suppress(InvalidStateError):
         future.set_exception(error)
 
 
 def is_wanted(one: Waiting, dropped: Counter) -> bool:
-    """Returns whether somebody waits for a picture's answer; where nobody does its future fails, and it is counted."""
+    """Returns whether somebody waits for a picture's answer; otherwise fails its future and counts it as dropped."""
     try:
         one.call.check_alive()
     except TwinsightError as error:
@@ -95,7 +95,7 @@ def is_wanted(one: Waiting, dropped: Counter) -> bool:
 
 
 def loaded(one: Waiting, dropped: Counter) -> np.ndarray | None:
-    """Returns a picture's pixels; None where nobody wants them or there are none, of which the future tells."""
+    """Returns a picture's pixels; None if nobody waits for it or it can't be loaded, which its future then says."""
     if not is_wanted(one, dropped):
         return None
     start = time.monotonic()
@@ -115,6 +115,6 @@ def loaded(one: Waiting, dropped: Counter) -> np.ndarray | None:
 
 
 def due_of(call: Call) -> float:
-    """Returns when a call wants its answer, on `time.monotonic`'s scale: at its deadline, or when its patience ends."""
+    """Returns when a call's answer is due, on `time.monotonic`'s scale: at its deadline or the end of its patience."""
     patience_s = _STREAM_PATIENCE_S if call.is_patient else _PATIENCE_S
     return time.monotonic() + min(patience_s, call.remaining_s() or patience_s)

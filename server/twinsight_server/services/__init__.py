@@ -1,1 +1,1 @@
-"""The gRPC services: each checks and translates, and has no logic of its own."""
+"""The gRPC services: they check and translate, and have no logic of their own."""

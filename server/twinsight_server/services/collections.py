@@ -1,4 +1,4 @@
-"""CollectionService: collections and search in them. Items are read and written in `items` and `ingest`."""
+"""CollectionService: manages and searches collections. `items` and `ingest` read and write items."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from twinsight_server.status import status_of
 
 
 class CollectionService(collections_grpc.CollectionServiceServicer):
-    """Keeps items and finds the nearest; see collection_service.proto."""
+    """Stores items and finds nearest neighbours; see collection_service.proto."""
 
     def __init__(self, gate: Gate, catalog: Catalog, models: Models, pipeline: Pipeline, config: ServerConfig) -> None:
         self._gate = gate
@@ -52,7 +52,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: grpc.ServicerContext
     ) -> pb.CreateCollectionResponse:
-        """Makes an empty collection."""
+        """Creates an empty collection."""
         with self._gate.call(context, "CreateCollection", collection=request.collection.id) as call:
             try:
                 spec = self._spec(request.collection)
@@ -74,7 +74,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     def ListCollections(
         self, request: pb.ListCollectionsRequest, context: grpc.ServicerContext
     ) -> pb.ListCollectionsResponse:
-        """Describes all collections that the caller may read; of one that stays closed the id, as damaged."""
+        """Describes all collections that the caller may search; one that can't be opened by its id, as damaged."""
         del request
         with self._gate.call(context, "ListCollections") as call:
             return pb.ListCollectionsResponse(
@@ -139,20 +139,22 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             return self._writer.delete(request, call)
 
     def Search(self, request: pb.SearchRequest, context: grpc.ServicerContext) -> pb.SearchResponse:
-        """Finds the nearest items. All queries go through the index in one call."""
+        """Finds the nearest items; all queries are searched in one call of the index."""
         with self._gate.call(context, "Search", collection=request.collection, items=len(request.queries)) as call:
             collection = self._catalog.get(request.collection, visible=call.caller.may_know)
             if request.include_vectors:
                 self._gate.require(call, "Search", request.collection, VECTORS)
             check_count(len(request.queries), self._config.max_images, field="queries")
-            check_digest(request.vector_model_digest, collection.spec.model_digest, of=f"`{collection.spec.id}`")
+            check_digest(
+                request.vector_model_digest, collection.spec.model_digest, of=f"collection `{collection.spec.id}`"
+            )
             options = self._options(request)
             vectors = self._query_vectors(collection, request.queries, call)
             call.check_alive()
             with call.stage("search"):
                 matches = self._search(collection, vectors, options, call)
             if request.exclude_self:
-                matches = _without_themselves(matches, request)
+                matches = _remove_self_matches(matches, request)
             call.count(matches)
             call.effect.returned = sum(len(one) for one in matches if not isinstance(one, TwinsightError))
             if request.include_vectors:
@@ -164,7 +166,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             return check_size(response, self._config.max_message_bytes)
 
     def _spec(self, message: pb.Collection) -> CollectionSpec:
-        """Checks what a new collection is to be; its id is checked by the catalogue."""
+        """Returns the spec of a new collection, checked except for the id, which the catalogue checks."""
         metric = requests.metric(message.metric)
         if not message.model:
             return CollectionSpec(id=message.id, dimension=message.dimension, metric=metric, created_at=time.time())
@@ -172,7 +174,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         dimension = model.package.card.dimension
         if message.dimension not in {0, dimension}:
             raise InvalidInput(
-                f"`dimension` (={message.dimension}) must be 0 or {dimension}, model `{model.name}`'s.",
+                f"`dimension` (={message.dimension}) must be 0 or {dimension}, the dimension of model `{model.name}`.",
                 reason="DIMENSION_INVALID",
                 field="dimension",
             )
@@ -189,7 +191,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
         most = self._config.max_top_k
         if not 1 <= request.top_k <= most:
             raise InvalidInput(
-                f"`top_k` (={request.top_k}) must be 1 to {most}.", reason="TOP_K_INVALID", field="top_k"
+                f"`top_k` (={request.top_k}) must be between 1 and {most}.", reason="TOP_K_INVALID", field="top_k"
             )
         options = SearchOptions(
             top_k=request.top_k,
@@ -202,7 +204,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
             max_content_bytes=self._config.max_message_bytes,
         )
         check_options(options)
-        # Without itself an item needs one more to be left with as many.
+        # One more, since `exclude_self` removes the item itself.
         more = options.top_k + request.exclude_self
         ef = max(options.ef, more) if options.ef else 0
         return replace(options, top_k=more, ef=ef if ef <= MAX_EF else 0)
@@ -210,7 +212,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
     def _query_vectors(
         self, collection: Collection, queries: Sequence[pb.Query], call: Call
     ) -> np.ndarray | list[np.ndarray | TwinsightError]:
-        """Returns the queries' vectors, `[n, dimension] float32` where all are good, else each with what is wrong."""
+        """Returns the queries' vectors: `[n, dimension] float32` if all are valid, otherwise a vector or error each."""
         vectors = requests.vectors([query.vector for query in queries], collection.spec.dimension)
         if vectors is not None and are_fit(vectors, collection.spec):
             return vectors
@@ -253,10 +255,10 @@ def _write_result(
     answers.write_matches(message, matches, probabilities)
 
 
-def _without_themselves(
+def _remove_self_matches(
     matches: Sequence[list[Match] | TwinsightError], request: pb.SearchRequest
 ) -> list[list[Match] | TwinsightError]:
-    """Leaves out of each query's matches the item that it names, and what is more than is wanted."""
+    """Removes from each query's matches the item that it names, and any matches beyond `top_k`."""
     return [
         found
         if isinstance(found, TwinsightError)
@@ -280,7 +282,7 @@ def _query(collection: Collection, query: pb.Query) -> Picture | np.ndarray:
                 raise item_not_found(collection, query.item_id, "item_id")
             return item.vector
         case _:
-            raise InvalidInput("The query has no `image`, `vector` or `item_id`.", reason="INPUT_MISSING")
+            raise InvalidInput("The query must have `image`, `vector` or `item_id` set.", reason="INPUT_MISSING")
 
 
 def _description(collection: Collection) -> pb.Collection:

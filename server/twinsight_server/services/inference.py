@@ -1,10 +1,10 @@
 """Embed, EmbedStream, Compare, Classify and Detect.
 
-All run a model on pictures and answer each on its own:
+All of them run a model on pictures and return a result for each:
 
-1. The model is looked up by its name and the method's task, the number of pictures is checked.
+1. The model is looked up by its name and the method's task, and the number of pictures is checked.
 2. Each picture is read (`convert.requests`), decoded, batched and computed (`infer_pictures`).
-3. Outcomes are counted, answers and errors made messages (`convert.answers`), in the request's order.
+3. Outcomes are counted; answers and errors become messages (`convert.answers`) in the order of the request.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
         self._max_message_bytes = max_message_bytes
 
     def Embed(self, request: inference_pb.EmbedRequest, context: grpc.ServicerContext) -> inference_pb.EmbedResponse:
-        """Pictures to vectors."""
+        """Embeds pictures."""
         with self._gate.call(context, "Embed", items=len(request.images)) as call:
             model, results = self._embed(request.model, request.images, call)
             response = inference_pb.EmbedResponse(model=answers.model_reference(model.package), results=results)
@@ -51,7 +51,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
     def EmbedStream(
         self, request_iterator: Iterator[inference_pb.EmbedStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[inference_pb.EmbedStreamResponse]:
-        """The same, message by message."""
+        """Embeds pictures message by message."""
         with self._gate.stream(context, "EmbedStream") as stream:
             for request in request_iterator:
                 yield self._embed_message(request, stream)
@@ -60,7 +60,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
     def Compare(
         self, request: inference_pb.CompareRequest, context: grpc.ServicerContext
     ) -> inference_pb.CompareResponse:
-        """Pairs to how alike they are. Both sides of all pairs ride in the same batches."""
+        """Compares pairs; the pictures of both sides of all pairs share batches."""
         with self._gate.call(context, "Compare", items=2 * len(request.pairs)) as call:
             model = self._models.get_for("embedding", request.model)
             check_count(len(request.pairs), max(1, self._max_images // 2), field="pairs")
@@ -87,7 +87,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
     def Classify(
         self, request: inference_pb.ClassifyRequest, context: grpc.ServicerContext
     ) -> inference_pb.ClassifyResponse:
-        """Pictures to their most probable labels."""
+        """Returns the most probable labels of pictures."""
         with self._gate.call(context, "Classify", items=len(request.images)) as call:
             top_k = requests.label_count(request)
             model, results = self._infer("classification", request.model, request.images, call)
@@ -98,7 +98,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
             return check_size(response, self._max_message_bytes)
 
     def Detect(self, request: inference_pb.DetectRequest, context: grpc.ServicerContext) -> inference_pb.DetectResponse:
-        """Pictures to what is in them, and where."""
+        """Returns the objects in pictures, with their boxes."""
         with self._gate.call(context, "Detect", items=len(request.images)) as call:
             limits = requests.detection_limits(request)
             model, results = self._infer("detection", request.model, request.images, call)
@@ -130,7 +130,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
     def _infer(
         self, task: Task, name: str, images: Sequence[pb.Image], call: Call
     ) -> tuple[ServedModel, list[tuple[Picture, np.ndarray] | TwinsightError]]:
-        """Runs the model of a name and a task on pictures; returns it, and each picture with the model's answer."""
+        """Runs the model of a name and task on pictures; returns it, and each picture with its answer or the error."""
         model = self._models.get_for(task, name)
         check_count(len(images), self._max_images, field="images")
         pictures = read_each(images, "images", requests.picture)
@@ -154,7 +154,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
 
 
 def _side(side: inference_pb.CompareInput, name: str, model: ServedModel) -> Picture | np.ndarray:
-    """Reads one side of a pair; its errors say which."""
+    """Reads one side of a pair; its errors name the side."""
     try:
         match side.WhichOneof("input"):
             case "image":
@@ -163,11 +163,11 @@ def _side(side: inference_pb.CompareInput, name: str, model: ServedModel) -> Pic
                 vector = requests.vector(side.vector, model.package.card.dimension)
                 if not vector.any():
                     raise InvalidInput(
-                        "`vector` is all zero: it has no direction.", reason="VECTOR_INVALID", field="vector"
+                        "`vector` must not be all zeros: it has no direction.", reason="VECTOR_INVALID", field="vector"
                     )
                 return vector
             case _:
-                raise InvalidInput(f"`{name}` has neither `image` nor `vector`.", reason="INPUT_MISSING")
+                raise InvalidInput(f"`{name}` must have `image` or `vector` set.", reason="INPUT_MISSING")
     except TwinsightError as error:
         raise error.under(name) from None
 
@@ -177,7 +177,7 @@ def _compare_each(
     model: ServedModel,
     decision: Decision | None,
 ) -> list[Comparison | TwinsightError]:
-    """Compares the pairs whose sides are both there; of a pair with two errors the left one is told."""
+    """Compares the pairs whose sides are both valid; of a pair with two errors the left one is returned."""
     results: dict[int, Comparison | TwinsightError] = {}
     good: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for number, (left, right) in enumerate(pairs):

@@ -1,13 +1,13 @@
-"""IngestItems: one stream of batches, of which none may be left behind.
+"""IngestItems: a stream of batches, none of which may be lost.
 
-What is kept on disk of a bulk write is its last batch alone, and a client that resumes sends what comes after it. So
-that number must never pass a batch that was refused:
+The disk keeps only the number of a bulk write's last batch, and a client that resumes sends the batches after it. So
+that number must never pass a batch that was rejected:
 
-1. Of a batch that is refused as a whole, for whatever reason, the stream remembers the number.
-2. Batches after the lowest such number are refused too, and remembered, until it is sent again and written.
-3. A client that opens another stream resumes after the last batch on disk, which lies before all of them.
-4. A collection that is deleted and made anew has none of the batches before: the stream does not go on into it, nor
-   does another that was told by the one before where to resume (`follows`).
+1. The stream remembers the number of each batch that is rejected as a whole, for whatever reason.
+2. Batches after the lowest such number are rejected and remembered too, until that batch is sent again and written.
+3. A client that opens another stream resumes after the last batch on disk, which precedes all of them.
+4. A collection that was deleted and re-created has none of the earlier batches: the stream does not continue into it,
+   nor does a later stream that resumes where this one stopped (`follows`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from twinsight_server.status import status_of
 
 
 class IngestSession:
-    """One IngestItems stream: the collection and the client's name for it hold from message to message.
+    """One IngestItems stream; collection and ingest id, once given, hold for the messages that follow.
 
     Attributes:
-        collection: id of the one that the message taken up is for.
+        collection: id of the current message's collection.
     """
 
     def __init__(self, writer: ItemWriter) -> None:
@@ -37,11 +37,11 @@ class IngestSession:
         self.collection = ""
         self._ingest_id = ""
         self._refused: dict[str, _Refused] = {}
-        # Weak: a stream must not keep what was deleted in memory.
+        # Weak: a stream must not keep a deleted collection in memory.
         self._first: dict[str, ref[Collection]] = {}
 
     def begin(self, request: pb.IngestItemsRequest) -> None:
-        """Takes up the next message: `write` or `refuse` follows, or both."""
+        """Begins the next message: `write`, `refuse` or both must follow."""
         self.collection = request.collection or self.collection
         self._ingest_id = request.ingest_id or self._ingest_id
 
@@ -49,7 +49,7 @@ class IngestSession:
         """Writes one batch, unless it is on disk already.
 
         Raises:
-            TwinsightError: the batch as a whole is refused; nothing of it was written.
+            TwinsightError: the batch is rejected as a whole; nothing of it was written.
         """
         collection = self._same_collection(call)
         last = collection.last_batch(self._ingest_id) if self._ingest_id else 0
@@ -70,10 +70,10 @@ class IngestSession:
         return pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
 
     def refuse(self, request: pb.IngestItemsRequest, error: TwinsightError, call: Call) -> pb.IngestItemsResponse:
-        """Returns the answer to a message that failed as a whole, and remembers its batch."""
+        """Returns the response to a message that failed as a whole, and remembers its batch."""
         denied = isinstance(error, PermissionDenied)
         if request.items and self._is_resumable(request.batch):
-            # Of a collection that does not exist, or is not the caller's, none can tell which was meant.
+            # If the collection does not exist or is not the caller's, the one that was meant is unknown.
             meant = "" if denied or isinstance(error, NotFound) else self.collection
             self._refused.setdefault(self._ingest_id, _Refused()).add(request.batch, meant)
         return pb.IngestItemsResponse(
@@ -83,11 +83,11 @@ class IngestSession:
         )
 
     def _same_collection(self, call: Call) -> Collection:
-        """Returns the message's collection, unless it is another one than earlier messages of that id were for."""
+        """Returns the message's collection; raises if it is not the one that earlier messages wrote to by this id."""
         found = self._writer.collection(self.collection, call)
         if self._first.setdefault(self.collection, ref(found))() is not found:
             raise FailedPrecondition(
-                f"Collection `{self.collection}` was deleted and made anew since this stream began with it: write to "
+                f"Collection `{self.collection}` was deleted and re-created since this stream first used it. Write to "
                 "it with another stream, which resumes after its own last batch.",
                 reason="COLLECTION_REPLACED",
                 field="collection",
@@ -102,20 +102,20 @@ class IngestSession:
         first = self._refused[self._ingest_id].first if self._ingest_id in self._refused else None
         if first is not None and request.batch > first:
             raise FailedPrecondition(
-                f"`batch` (={request.batch}) comes after batch {first}, which was refused: that must be written first.",
+                f"`batch` (={request.batch}) comes after batch {first}, which was rejected and must be written first.",
                 reason="BATCH_OUT_OF_ORDER",
                 field="batch",
             )
         if request.follows > last:
             raise FailedPrecondition(
-                f"`batch` (={request.batch}) follows batch {request.follows}, and {last} is the last on disk: the "
-                "collection was made anew since, say. Ask again where to resume.",
+                f"`batch` (={request.batch}) follows batch {request.follows}, but the last batch on disk is {last}: "
+                "the collection may have been re-created. Ask again where to resume.",
                 reason="BATCH_OUT_OF_ORDER",
                 field="follows",
             )
 
     def _is_resumable(self, batch: int) -> bool:
-        """Whether a batch has a place in a bulk write: a name that can be kept and a number that can be reached."""
+        """Whether a bulk write can resume after this batch: its ingest id and its number are valid."""
         try:
             check_checkpoint(Checkpoint(self._ingest_id, batch))
         except InvalidInput:
@@ -130,7 +130,7 @@ class IngestSession:
 
 
 class _Refused:
-    """Batches of one bulk write that were refused and not written since: number, and collection where it is known."""
+    """Batches of one bulk write that were rejected and not written since: their numbers, and collections if known."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[int, str]] = []

@@ -1,4 +1,4 @@
-"""The inputs of a request, each read, checked and put through a model on its own."""
+"""Reads and checks the inputs of a request, and runs a model on them; each input has its own result."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ResponseT = TypeVar("ResponseT", bound=Message)
 def read_each(
     messages: Sequence[MessageT], path: str, read: Callable[[MessageT], ValueT]
 ) -> list[ValueT | TwinsightError]:
-    """Reads messages each on its own.
+    """Reads messages independently of each other.
 
     Args:
         messages: of a repeated field.
-        path: the field's name, which errors carry with the message's number.
+        path: the field's name; errors carry it with the message's index.
         read: may raise TwinsightError.
 
     Returns:
@@ -50,17 +50,17 @@ def infer_pictures(
     model: ServedModel,
     call: Call,
 ) -> list[np.ndarray | TwinsightError | OtherT]:
-    """Runs a model on the pictures among the inputs, together; what is none passes through.
+    """Runs a model on the pictures among the inputs, together; other inputs are returned unchanged.
 
     Args:
         inputs: in the request's order.
-        path: path of the n-th input's picture, for its errors.
+        path: returns the path of the n-th input's picture, for its errors.
         pipeline: decodes and computes.
-        model: runs on them.
-        call: whose they are.
+        model: the model to run.
+        call: the call that they belong to.
 
     Returns:
-        For each input the model's answer (`twinsight_core.models.tasks`), or why there is none.
+        For each picture the model's answer (`twinsight_core.models.tasks`) or its error, for other inputs themselves.
     """
     pictures = [one for one in inputs if isinstance(one, Picture)]
     if pictures:
@@ -87,7 +87,7 @@ def collection_vectors(
 ) -> list[np.ndarray | TwinsightError | OtherT]:
     """Embeds the pictures among the inputs with the model of a collection; see `infer_pictures`.
 
-    Where the collection's model is not loaded, or there is none, each picture has that for its error.
+    If the collection has no model, or its model is not loaded, that is the error of each picture.
     """
     if not any(isinstance(one, Picture) for one in inputs):
         return [one for one in inputs if not isinstance(one, Picture)]
@@ -101,10 +101,10 @@ def collection_vectors(
 
 
 def check_count(count: int, most: int, *, field: str) -> None:
-    """Checks how many things a request has.
+    """Checks the number of entries of a field.
 
     Raises:
-        InvalidInput: none, or more than `most`.
+        InvalidInput: there are none, or more than `most`.
     """
     if not 1 <= count <= most:
         raise InvalidInput(
@@ -113,10 +113,10 @@ def check_count(count: int, most: int, *, field: str) -> None:
 
 
 def check_size(response: ResponseT, most: int) -> ResponseT:
-    """Returns a response that may hold large contents.
+    """Returns the response if it has at most `most` bytes.
 
     Raises:
-        AnswerTooLarge: it has more than `most` bytes; gRPC would refuse it without saying why.
+        AnswerTooLarge: it is larger; gRPC would reject it without saying why.
     """
     if response.ByteSize() > most:
         raise answer_too_large()
@@ -124,11 +124,11 @@ def check_size(response: ResponseT, most: int) -> ResponseT:
 
 
 def check_digest(given: str, expected: str, *, of: str) -> None:
-    """Checks that vectors were made by the model they are compared under.
+    """Checks that vectors were made by the model of those they are compared with.
 
     Args:
-        given: the request's `vector_model_digest`; empty: not said.
-        expected: digest of the model; empty: none.
+        given: the request's `vector_model_digest`; empty: not given.
+        expected: digest of the model; empty: there is none.
         of: what the digest belongs to, for the message.
 
     Raises:
@@ -137,22 +137,22 @@ def check_digest(given: str, expected: str, *, of: str) -> None:
     if given and given != expected:
         bound = f"has digest `{expected}`" if expected else "is bound to no model"
         raise FailedPrecondition(
-            f"`vector_model_digest` (=`{given[:80]}`) is another model's: {of} {bound}, "
-            "and vectors compare only under one model.",
+            f"`vector_model_digest` (=`{given[:80]}`) does not match: {of} {bound}, and only vectors of the same model "
+            "can be compared.",
             reason="MODEL_MISMATCH",
             field="vector_model_digest",
         )
 
 
 def _no_model(spec: CollectionSpec) -> TwinsightError:
-    """Why a collection takes no pictures."""
+    """Returns why a collection accepts no pictures."""
     if not spec.model_digest:
         return FailedPrecondition(
-            f"Collection `{spec.id}` is bound to no model: it takes vectors, not images.", reason="COLLECTION_UNBOUND"
+            f"Collection `{spec.id}` is bound to no model: it accepts vectors, not images.", reason="COLLECTION_UNBOUND"
         )
     return FailedPrecondition(
         f"Collection `{spec.id}` is bound to model `{spec.model_name}` with digest `{spec.model_digest}`, which is "
-        "not loaded here: its vectors can't be compared with another model's. Serve that model, or make the collection "
-        "anew.",
+        "not loaded here; vectors of another model can't be compared with its own. Serve that model, or re-create the "
+        "collection.",
         reason="MODEL_NOT_LOADED",
     )

@@ -1,4 +1,4 @@
-"""Items of a collection: written, read by id or by page, deleted. Streams of batches are in `ingest`."""
+"""Writes, reads (by id or by page) and deletes items of a collection. Streams of batches are in `ingest`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ItemWriter:
         self.max_items = max_items
 
     def collection(self, name: str, call: Call) -> Collection:
-        """Returns a collection; where there is none, the error names those that the caller may read."""
+        """Returns a collection; if it does not exist, the error lists those that the caller may know of."""
         return self._catalog.get(name, visible=call.caller.may_know)
 
     def write(
@@ -47,17 +47,17 @@ class ItemWriter:
         checkpoint: Checkpoint | None,
         call: Call,
     ) -> list[pb.UpsertResult]:
-        """Embeds, checks and writes items; the good ones in one atomic batch.
+        """Embeds, checks and writes items; the valid ones in one atomic batch.
 
         Args:
-            collection: where they go.
+            collection: where to write.
             messages: the items.
             digest: `vector_model_digest` of the request.
-            checkpoint: kept on disk with the items.
-            call: whose they are.
+            checkpoint: stored with the items; None: none.
+            call: the call that they belong to.
 
         Returns:
-            For each item its id, which is on disk, or its error.
+            For each item its id, which is on disk by then, or its error.
         """
         check_digest(digest, collection.spec.model_digest, of=f"collection `{collection.spec.id}`")
         self._quotas.check_room(collection, [message.id for message in messages if not message.keep_vector])
@@ -137,15 +137,15 @@ class ItemReader:
         return response
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
-        """Reads a page, with fewer items where as many as were asked for are too large for one answer.
+        """Reads a page, with fewer items than requested if these don't fit in one response.
 
         Raises:
-            AnswerTooLarge: a single item is.
+            AnswerTooLarge: a single item does not fit.
         """
         collection = self._catalog.get(request.collection, visible=call.caller.may_know)
         if not 0 <= request.page_size <= MAX_PAGE:
             raise InvalidInput(
-                f"`page_size` (={request.page_size}) must be 0 to {MAX_PAGE}.",
+                f"`page_size` (={request.page_size}) must be between 0 and {MAX_PAGE}.",
                 reason="PAGE_SIZE_INVALID",
                 field="page_size",
             )
@@ -181,7 +181,7 @@ class ItemReader:
         """Writes results into a response.
 
         Raises:
-            AnswerTooLarge: they are more than an answer may hold; no more were made from there on.
+            AnswerTooLarge: they exceed the limit of a response; the results after that are not written.
         """
         size = 0
         for one in found:
@@ -193,18 +193,18 @@ class ItemReader:
             size += result.ByteSize()
             if size > self._max_bytes:
                 raise answer_too_large()
-        check_size(response, self._max_bytes)  # with what is around the results
+        check_size(response, self._max_bytes)  # including what surrounds the results
 
 
 def _check_own_faults(items: Sequence[NewItem | NewMetadata | TwinsightError]) -> None:
-    """Raises an error that is not its item's own fault: resuming after the batch would never write that item."""
+    """Raises an error that is not the fault of its item: a client that resumes after the batch would lose the item."""
     for item in items:
         if isinstance(item, TwinsightError) and not isinstance(item, InvalidInput):
             raise item
 
 
 def _missing(collection: Collection, number: int, one: str) -> status_pb2.Status:
-    """Why no item has an id: none is there, or none can have it."""
+    """Returns why no item has an id: it does not exist, or the id is invalid."""
     path = f"ids[{number}]"
     try:
         check_id(one, field=path)
@@ -214,13 +214,13 @@ def _missing(collection: Collection, number: int, one: str) -> status_pb2.Status
 
 
 def item_not_found(collection: Collection, item_id: str, path: str) -> NotFound:
-    """Returns the error for an id that no item has; `path` is the field's."""
+    """Returns the error for an id that no item has; `path` is that of the field."""
     text = f"Item `{item_id}` does not exist in `{collection.spec.id}`."
     return NotFound(text, reason="ITEM_NOT_FOUND", field=path)
 
 
 def _input(message: pb.NewItem, collection: Collection) -> Picture | np.ndarray | None:
-    """Where an item's vector comes from; None: from the item that is there."""
+    """Returns the source of an item's vector; None: the stored item keeps its own."""
     match message.WhichOneof("input"):
         case "image":
             return requests.picture(message.image, field="image")
@@ -229,13 +229,13 @@ def _input(message: pb.NewItem, collection: Collection) -> Picture | np.ndarray 
         case "keep_vector" if message.keep_vector:
             return None
         case _:
-            raise InvalidInput("The item has no `image`, `vector` or `keep_vector`.", reason="INPUT_MISSING")
+            raise InvalidInput("The item must have `image`, `vector` or `keep_vector` set.", reason="INPUT_MISSING")
 
 
 def _new_item(
     collection: Collection, number: int, message: pb.NewItem, vector: np.ndarray | TwinsightError | None
 ) -> NewItem | NewMetadata | TwinsightError:
-    """The item as it will be written, checked; its errors say which item it is."""
+    """Returns the item to write, checked, or an error that names the item."""
     if isinstance(vector, TwinsightError):
         return vector
     try:

@@ -21,13 +21,13 @@ class ModelService(models_grpc.ModelServiceServicer):
     def ListModels(
         self, request: models_pb.ListModelsRequest, context: grpc.ServicerContext
     ) -> models_pb.ListModelsResponse:
-        """All models, by name."""
+        """Returns all models, sorted by name."""
         del request
         with self._gate.call(context, "ListModels"):
             return models_pb.ListModelsResponse(models=[self._message(model) for model in self._models.all()])
 
     def GetModel(self, request: models_pb.GetModelRequest, context: grpc.ServicerContext) -> models_pb.GetModelResponse:
-        """One model."""
+        """Returns one model."""
         with self._gate.call(context, "GetModel"):
             return models_pb.GetModelResponse(model=self._message(self._models.get(request.model)))
 

@@ -1,4 +1,4 @@
-"""Where the next page of a listing begins, as a text that holds for that listing alone."""
+"""Page tokens: where the next page of a listing begins, valid for that listing only."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MARK_BYTES = 9
 
 
 def token_for(request: pb.ListItemsRequest, collection: Collection, after: str | None) -> str:
-    """Returns the token of the page that begins after an item; None: there is none, and the token is empty."""
+    """Returns the token of the page after an item; empty if `after` is None, that is, if there is no next page."""
     if after is None:
         return ""
     return base64.urlsafe_b64encode(_mark(request, collection) + after.encode()).decode()
 
 
 def beginning(request: pb.ListItemsRequest, collection: Collection) -> str:
-    """Returns after what the page that is asked for begins; empty: it is the first.
+    """Returns the id after which the requested page begins; empty: the first page.
 
     Raises:
-        InvalidInput: the token is none, or that of another collection, of one that is gone, or of another filter.
+        InvalidInput: the token is malformed, or of another collection, a deleted one or another filter.
     """
     if not request.page_token:
         return ""
@@ -35,8 +35,8 @@ def beginning(request: pb.ListItemsRequest, collection: Collection) -> str:
     except (UnicodeError, binascii.Error):
         pass
     raise InvalidInput(
-        "`page_token` must be the `next_page_token` of the page before, with the same `filter`; a collection that was "
-        "deleted and made anew is listed from the start.",
+        "`page_token` must be the `next_page_token` of the previous page, with the same `filter`; start a re-created "
+        "collection from its first page.",
         reason="PAGE_TOKEN_INVALID",
         field="page_token",
     )

@@ -1,4 +1,4 @@
-"""Server reflection, for those who are known."""
+"""Server reflection for authenticated callers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twinsight_server.calls.gate import Gate
 
 
 class GuardedReflection(reflection.ReflectionServicer):
-    """Describes the services to callers whose token is good, in a stream as any other. Health alone needs none."""
+    """Describes the services to callers with a valid token; its streams go through the gate like any other."""
 
     def __init__(self, gate: Gate, service_names: Sequence[str]) -> None:
         super().__init__(service_names)
@@ -20,7 +20,7 @@ class GuardedReflection(reflection.ReflectionServicer):
     def ServerReflectionInfo(  # type: ignore[override]  # the stubs join the asyncio server's
         self, request_iterator: Iterator[reflection_pb2.ServerReflectionRequest], context: grpc.ServicerContext
     ) -> Iterator[reflection_pb2.ServerReflectionResponse]:
-        """Answers questions about the services."""
+        """Answers queries about the services."""
         method = "ServerReflectionInfo"
         with self._gate.stream(context, method) as stream:
             for request in request_iterator:

@@ -32,7 +32,7 @@ def test_the_contract_names_the_codes() -> None:
     ("code", "text"),
     [
         ("UNKNOWN", "Exception calling application: 'id'"),
-        ("INTERNAL", "Internal error; the server's log has it under the request id."),
+        ("INTERNAL", "Internal error; see the server's log for this request id."),
         ("INTERNAL", "Exception deserializing request!"),
         ("UNAVAILABLE", "Socket closed"),
         ("INVALID_ARGUMENT", "KeyError('id')"),

@@ -30,7 +30,7 @@ def test_calls_make_do_with_the_threads_there_are_where_no_more_can_be_started(m
         assert not threads.are_taken
         calls.append(threads.submit(go.wait, 30))
         assert threads.are_taken
-    assert [line["event"] for line in logged] == ["threads can't be started; calls make do with those there are"]
+    assert [line["event"] for line in logged] == ["can't start more threads; calls share the existing ones"]
     at_once = threading.Barrier(2)
     go.set()
     assert [call.result(30) for call in calls] == [True] * 3

@@ -89,6 +89,7 @@ def test_it_answers_for_its_services_and_for_no_other(served: Served) -> None:
     with pytest.raises(grpc.RpcError) as told:
         served.check("another")
     assert told.value.code() is grpc.StatusCode.NOT_FOUND
+    assert told.value.details() == "The server has no service `another`."
 
 
 def test_watchers_are_told_of_each_change_once_and_of_the_end_for_good(served: Served) -> None:
@@ -147,4 +148,5 @@ def test_so_many_may_watch(served: Served, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(grpc.RpcError) as told:
         next(second)
     assert told.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert told.value.details() == "Too many Watch streams (limit 1)."
     first.cancel()

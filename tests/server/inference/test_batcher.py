@@ -135,7 +135,9 @@ def test_a_picture_that_fails_to_decode_lets_the_others_go(batcher: Batcher) -> 
 def test_without_room_a_call_is_refused_and_told_when_to_come_again(batcher: Batcher) -> None:
     with batcher.room(8, call()):
         with (
-            pytest.raises(Overloaded, match="holds 8 of at most 8 pictures; 1 more don't fit") as caught,
+            pytest.raises(
+                Overloaded, match=r"it holds 8 images \(limit 8\), and 1 more would not fit; retry"
+            ) as caught,
             batcher.room(1, call()),
         ):
             pass
@@ -316,7 +318,7 @@ def test_a_call_whose_deadline_would_pass_before_its_turn_is_refused(
     hold(batcher, executor)
     futures = [submit(batcher, n) for n in range(3)]
     with (
-        pytest.raises(Overloaded, match=r"Model `m` comes to this call in about \d+ ms, and its deadline is") as caught,
+        pytest.raises(Overloaded, match=r"Model `m` needs about \d+ ms to reach this call; its deadline is") as caught,
         batcher.room(1, Call("hasty", deadline=time.monotonic() + 0.01)),
     ):
         pass

@@ -44,7 +44,7 @@ def test_without_base_and_an_only_embedding_model_there_is_no_default(offered: O
     assert models.get_for("detection", "").name == "cells"
     with pytest.raises(NotFound, match="No model for embedding is loaded"):
         models.get_for("embedding", "")
-    with pytest.raises(InvalidInput, match="`model` must be given: none of the models is the default") as refused:
+    with pytest.raises(InvalidInput, match="`model` must be set: there is no default model") as refused:
         models.get("")
     assert (refused.value.reason, refused.value.field) == ("MODEL_AMBIGUOUS", "model")
 
@@ -54,7 +54,7 @@ def test_of_several_embedding_models_without_base_none_is_the_default(tmp_path: 
     glyph = read_packages(config)["glyph"]
     models = Models({"glyph": glyph, "other": replace(glyph, name="other")}, config, Metrics())
     assert models.default_name == ""
-    with pytest.raises(InvalidInput, match="`model` must be given: `glyph`, `other` do embedding") as refused:
+    with pytest.raises(InvalidInput, match="`model` must be set; available for embedding: `glyph`, `other`") as refused:
         models.get_for("embedding", "")
     assert refused.value.reason == "MODEL_AMBIGUOUS"
 

@@ -10,14 +10,14 @@
             (matches,) = client.search("photos", ["cat.jpg"]).values()
             assert matches[0].id == "cat"
 
-`FakeClient` is a `Client` and `AsyncFakeClient` an `AsyncClient`: the same requests are built and the same answers
-read, only that they go to a `MemoryServer` instead of the network. It holds to the contract where tests need it: search
-is exact, filters work, an undecodable picture fails alone, unknown names are `NotFound`, and what a server refuses by
-its rules and usual limits (`limits`) is refused alike. What it can't do is see: a picture's vector is drawn from its
-bytes, so equal bytes are equal (cosine 1) and everything else is unlike (cosine about 0). Labels and boxes are drawn
-from the bytes as well. Nothing is random and nothing is kept.
+`FakeClient` is a `Client` and `AsyncFakeClient` an `AsyncClient`: they build the same requests and parse the same
+responses, but send them to a `MemoryServer` instead of the network. It follows the contract where tests need it: search
+is exact, filters work, an undecodable picture fails alone, unknown names are `NotFound`, and what a server rejects by
+its rules and default limits (`limits`) is rejected in the same way. It does not look at pictures: a picture's vector is
+derived from its bytes, so equal bytes are equal (cosine 1) and everything else is unlike (cosine about 0). Labels and
+boxes are derived from the bytes too. Nothing is random and nothing is stored on disk.
 
-`server.fail_next` makes the next calls fail, to test what code does about errors:
+`server.fail_next` makes the next calls fail, to test how code handles errors:
 
     client.server.fail_next(Unavailable("The server drains."))
 """
@@ -48,7 +48,7 @@ class FakeClient(Client):
     """A `Client` of a server in memory.
 
     Args:
-        server: the server; None: a new and empty one. Clients that are given the same see each other's writes.
+        server: the server; None: a new, empty one. Clients that share a server see each other's writes.
 
     Attributes:
         server: the server.
@@ -68,7 +68,7 @@ class AsyncFakeClient(AsyncClient):
 
 
 class _MemoryTransport:
-    """Hands requests to the server without any network; deadlines never pass."""
+    """Passes requests to the server without a network; deadlines never pass."""
 
     def __init__(self, server: MemoryServer) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""Cards of the fake models, and how they are looked up: by name and task, as a server does it."""
+"""Cards of the fake models, looked up by name and task like on a server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from twinsight_client.errors import FailedPrecondition, FieldViolation, NotFound
 from twinsight_client.testing.pictures import ROUNDING, refused
 
 LABELS = ("bird", "cat", "dog")
-"""What the fake classifiers and detectors can answer."""
+"""Labels of the fake classifiers and detectors."""
 THRESHOLD = 0.5
 """Cosine at and above which the fake models call two pictures the same."""
 OPERATING_POINTS = {0.1: 0.3, 0.01: 0.7}
-"""Their thresholds by false match rate, from the least strict on."""
+"""Their thresholds by false match rate, least strict first."""
 
 _TASK_NAMES: dict[models_pb.ModelTask.ValueType, str] = {
     models_pb.MODEL_TASK_EMBEDDING: "embedding",
@@ -44,11 +44,11 @@ class Cards:
         self._cards |= {name: _labelling(name, models_pb.MODEL_TASK_DETECTION) for name in detectors}
 
     def all(self) -> list[models_pb.Model]:
-        """Returns the cards in the order of their names."""
+        """Returns the cards sorted by name."""
         return [self._cards[name] for name in sorted(self._cards)]
 
     def get(self, name: str) -> models_pb.Model:
-        """Returns a model's card; the default one's for an empty name.
+        """Returns a model's card; for an empty name, the default model's.
 
         Raises:
             NotFound: no model has the name.
@@ -61,19 +61,19 @@ class Cards:
         return self._cards[name]
 
     def get_for(self, task: models_pb.ModelTask.ValueType, name: str) -> models_pb.Model:
-        """Returns the card of a model for a task: for an empty name the default one, or else the only one.
+        """Returns the card of a model for a task; for an empty name the default model, or else the only one for it.
 
         Raises:
-            NotFound: no model has the name, or none does the task.
-            FailedPrecondition: the model does another task.
-            InvalidArgument: several do it, and none was named.
+            NotFound: no model has the name, or none is for the task.
+            FailedPrecondition: the model is for another task.
+            InvalidArgument: several are for the task, and none was named.
         """
         able = {one.name: one for one in self.all() if one.task == task}
         if not name and self._default not in able:
             return self._only(able, task)
         card = self.get(name)
         if card.name not in able:
-            message = f"Model `{card.name}` does {_TASK_NAMES[card.task]}, not {_TASK_NAMES[task]}."
+            message = f"Model `{card.name}` is for {_TASK_NAMES[card.task]}, not {_TASK_NAMES[task]}."
             raise FailedPrecondition(message, reason="MODEL_TASK", violations=[FieldViolation("model", message)])
         return card
 
@@ -83,15 +83,17 @@ class Cards:
             raise NotFound(f"No model for {_TASK_NAMES[task]} is loaded.", reason="MODEL_NOT_FOUND")
         if len(able) > 1:
             names = ", ".join(f"`{name}`" for name in able)
-            raise refused("MODEL_AMBIGUOUS", "model", f"`model` must be given: {names} do {_TASK_NAMES[task]}.")
+            raise refused(
+                "MODEL_AMBIGUOUS", "model", f"`model` must be set; available for {_TASK_NAMES[task]}: {names}."
+            )
         return next(iter(able.values()))
 
 
 def operating_point(target_fmr: float) -> tuple[float, float]:
-    """Returns the point of the fake models that keeps to a false match rate: its own rate, and its threshold.
+    """Returns the operating point for a false match rate: its own rate, and its threshold.
 
     Raises:
-        InvalidArgument: out of range, or none is that strict.
+        InvalidArgument: the rate is out of range, or no point is that strict.
     """
     if not 0 < target_fmr <= 1:
         message = f"`target_fmr` (={target_fmr}) must be above 0 and at most 1."

@@ -1,4 +1,4 @@
-"""Whether an item's metadata meet a filter, as the contract defines it; in memory."""
+"""Evaluates the contract's filters on an item's metadata in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twinsight.v1 import types_pb2
 
 
 def holds(condition: types_pb2.Filter, metadata: Mapping[str, types_pb2.Value]) -> bool:
-    """Returns whether `metadata` meet the filter; one that says nothing, as an unset field does, is met by all."""
+    """Returns whether `metadata` match the filter; an empty filter, such as an unset field, matches everything."""
     match condition.WhichOneof("kind"):
         case "all_of":
             return all(holds(one, metadata) for one in condition.all_of.filters)
@@ -56,7 +56,7 @@ def _number(value: types_pb2.Value) -> float | int | None:
 
 
 def bounds_of(message: types_pb2.Range) -> dict[str, float]:
-    """Returns the bounds that count: an integer in place of the double beside it, which comes before it."""
+    """Returns the bounds that apply: an integer bound overrides the double, which precedes it in the fields."""
     return {one.name.removesuffix("_integer"): bound for one, bound in message.ListFields()}
 
 

@@ -1,6 +1,6 @@
-"""What a server refuses by fixed rules, or by the limits that it has unless it is configured otherwise.
+"""The rules by which the fake rejects requests: a server's fixed rules, and its limits with default settings.
 
-`tests/clients/refusals.py` lists calls against these rules, each refused alike by the fake and by a real server.
+`tests/clients/refusals.py` lists calls that break these rules; the fake and a real server reject each in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twinsight_client.testing.conditions import bounds_of
 from twinsight_client.testing.pictures import refused
 
 MAX_IMAGES = 256
-"""Pictures or queries in one call; of pairs half as many."""
+"""Images or queries in one call; half as many pairs."""
 MAX_ITEMS = 1000
 """Items or ids in one call."""
 MAX_TOP_K = 1000
@@ -24,11 +24,11 @@ MAX_EF = 4096
 MAX_PAGE = 1000
 MAX_DIMENSION = 4096
 MAX_LENGTH = 1e18
-"""Of a vector under the metrics that heed length."""
+"""Length of a vector under the metrics that depend on length."""
 MAX_ID_BYTES = 256
 MAX_INGEST_ID_BYTES = 128
 MAX_NAME_BYTES = 128
-"""Of the name of a metadata field."""
+"""Bytes of the name of a metadata field."""
 MAX_FIELDS = 64
 MAX_METADATA_BYTES = 64 * 1024
 MAX_DEPTH = 16
@@ -36,47 +36,47 @@ MAX_DEPTH = 16
 MAX_NODES = 256
 MAX_VALUES = 1000
 MAX_ALL_VALUES = 10_000
-"""Of `in`."""
+"""Values of all `in` conditions of a filter together."""
 
 _COLLECTION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 def check_count(things: Sized, most: int, *, field: str) -> None:
-    """Raises InvalidArgument where a call is about nothing, or about more than `most`."""
+    """Raises InvalidArgument if a call has no entries, or more than `most`."""
     if not 1 <= len(things) <= most:
         raise refused("COUNT_INVALID", field, f"`{field}` has {len(things)} entries; it must have 1 to {most}.")
 
 
 def check_text(text: str, *, field: str, most_bytes: int, reason: str) -> None:
-    """Raises InvalidArgument where an id or a name is empty, too long or holds control characters."""
+    """Raises InvalidArgument if an id or a name is empty, too long or contains control characters."""
     if not 1 <= len(text.encode()) <= most_bytes or any(unicodedata.category(one) == "Cc" for one in text):
         message = f"`{field}` must be 1 to {most_bytes} bytes of UTF-8 without control characters."
         raise refused(reason, field, message)
 
 
 def check_item_id(item_id: str, *, field: str) -> None:
-    """Raises InvalidArgument where no item can have that id."""
+    """Raises InvalidArgument if no item can have that id."""
     check_text(item_id, field=field, most_bytes=MAX_ID_BYTES, reason="ITEM_ID_INVALID")
 
 
 def check_collection_id(name: str) -> None:
-    """Raises InvalidArgument where no collection can have that id."""
+    """Raises InvalidArgument if no collection can have that id."""
     if _COLLECTION_ID.fullmatch(name) is None:
         message = "`id` must be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', and not start with '.'."
         raise refused("COLLECTION_ID_INVALID", "collection.id", message)
 
 
 def check_checkpoint(ingest_id: str, batch: int) -> None:
-    """Raises InvalidArgument where a bulk write can't resume after that batch under that name."""
+    """Raises InvalidArgument if a bulk write can't resume after that batch under that name."""
     check_text(ingest_id, field="ingest_id", most_bytes=MAX_INGEST_ID_BYTES, reason="INGEST_ID_INVALID")
     if batch < 1:
         raise refused("BATCH_INVALID", "batch", f"`batch` (={batch}) must be at least 1.")
 
 
 def check_search(request: collections_pb.SearchRequest) -> None:
-    """Raises InvalidArgument where a search asks for what there is not."""
+    """Raises InvalidArgument if an option of a search is invalid."""
     if not 1 <= request.top_k <= MAX_TOP_K:
-        raise refused("TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be 1 to {MAX_TOP_K}.")
+        raise refused("TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be between 1 and {MAX_TOP_K}.")
     if request.HasField("filter"):
         check_filter(request.filter)
     if request.ef and not request.top_k <= request.ef <= MAX_EF:
@@ -87,16 +87,16 @@ def check_search(request: collections_pb.SearchRequest) -> None:
 
 
 def check_page(request: collections_pb.ListItemsRequest) -> None:
-    """Raises InvalidArgument where no page is of that size, or its filter is none."""
+    """Raises InvalidArgument if the page size or the filter is invalid."""
     if not 0 <= request.page_size <= MAX_PAGE:
-        message = f"`page_size` (={request.page_size}) must be 0 to {MAX_PAGE}."
+        message = f"`page_size` (={request.page_size}) must be between 0 and {MAX_PAGE}."
         raise refused("PAGE_SIZE_INVALID", "page_size", message)
     if request.HasField("filter"):
         check_filter(request.filter)
 
 
 def check_metadata(metadata: Mapping[str, types_pb2.Value], *, field: str) -> None:
-    """Raises InvalidArgument where metadata are too many, too large, or hold what no field can."""
+    """Raises InvalidArgument if there are too many fields, they are too large, or a name or value is invalid."""
     if len(metadata) > MAX_FIELDS:
         message = f"`{field}` has {len(metadata)} fields; at most {MAX_FIELDS} are allowed."
         raise refused("METADATA_INVALID", field, message)
@@ -110,7 +110,7 @@ def check_metadata(metadata: Mapping[str, types_pb2.Value], *, field: str) -> No
 
 
 def check_filter(condition: types_pb2.Filter, *, field: str = "filter") -> None:
-    """Raises InvalidArgument where a filter is empty somewhere, too deep, too large, or has a bad name or value."""
+    """Raises InvalidArgument if a filter has an empty part, is too deep or too large, or has a bad name or value."""
     pending = [(condition, field, 1)]
     nodes = values = 0
     while pending:
@@ -160,7 +160,7 @@ def _check_condition(condition: types_pb2.Condition, path: str) -> None:
 
 
 def _value_bytes(value: types_pb2.Value, *, field: str, reason: str) -> int:
-    """Bytes of a value as metadata count them; InvalidArgument where no field can hold it."""
+    """Returns the bytes of a value as counted for metadata; raises InvalidArgument if no field can hold it."""
     match value.WhichOneof("kind"):
         case "string_value":
             return len(value.string_value.encode())

@@ -1,4 +1,4 @@
-"""The server of the fake clients: the contract's messages in, its messages out, everything in memory."""
+"""The server of the fake clients: answers the contract's messages, with everything in memory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from twinsight_client.testing.statuses import status_of
 from twinsight_client.testing.stored import MemoryCollection, probability
 
 SERVICES = ("", *(one.strip("/") for one in (INFERENCE_SERVICE, COLLECTION_SERVICE, MODEL_SERVICE)))
-"""What health is told of; the empty name is the server's."""
+"""The services that health knows; the empty name is the server as a whole."""
 TOP_K = 5
-"""Labels for each picture where a call does not say how many."""
+"""Default number of labels for a picture."""
 SCORE_THRESHOLD = 0.5
-"""Least score of a detection where a call does not say which."""
+"""Default least score of a detection."""
 
 T = TypeVar("T")
 _Result = TypeVar("_Result")
@@ -41,7 +41,7 @@ class MemoryServer:
     """Answers the contract's messages.
 
     Args:
-        models: names of the models for embedding that it pretends to have; the first is the default.
+        models: names of the embedding models that it pretends to have; the first is the default.
         classifiers: names of those for classification.
         detectors: names of those for detection.
         dimension: components of the vectors.
@@ -62,15 +62,15 @@ class MemoryServer:
         self.is_serving = True
 
     def fail_next(self, *errors: TwinsightClientError) -> None:
-        """Makes the next calls, or messages of a stream, fail with `errors`, one each; nothing of them is done.
+        """Makes the next calls, or messages of a stream, fail with one of `errors` each, without doing anything.
 
-        A message of a stream that fails is answered with the error, as a server does, and the stream goes on; but
+        As on a server, the response to a failed message of a stream is the error, and the stream continues; but
         `Unavailable`, `DeadlineExceeded` and `Cancelled` end it.
         """
         self._failures.extend(errors)
 
     def answer(self, request: Message) -> Message:
-        """Returns the answer to one message of the contract.
+        """Returns the response to one message of the contract.
 
         Raises:
             TwinsightClientError: the call fails as a whole.
@@ -126,7 +126,7 @@ class MemoryServer:
                 return models_pb.GetModelResponse(model=self._cards.get(request.model))
             case health_pb2.HealthCheckRequest():
                 if request.service not in SERVICES:
-                    raise NotFound(f"The server has no service `{request.service}`.")
+                    raise NotFound(f"The server has no service `{request.service[:80]}`.")
                 answer = health_pb2.HealthCheckResponse
                 return answer(status=answer.SERVING if self.is_serving else answer.NOT_SERVING)
         raise AssertionError(f"The contract has no {type(request).__name__}.")
@@ -169,7 +169,7 @@ class MemoryServer:
                 same=cosine >= threshold,
                 threshold=threshold,
                 target_fmr=rate,
-                false_match_rate=0.0,  # as the fake models' cards have them
+                false_match_rate=0.0,  # as in the fake models' cards
                 false_non_match_rate=0.0,
             )
             return inference_pb.CompareResult(comparison=comparison)
@@ -182,7 +182,9 @@ class MemoryServer:
 
     def _classify(self, request: inference_pb.ClassifyRequest) -> inference_pb.ClassifyResponse:
         if request.top_k < 0:
-            raise refused("TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be at least 0.")
+            raise refused(
+                "TOP_K_INVALID", "top_k", f"`top_k` (={request.top_k}) must be at least 0 (0: {TOP_K} labels)."
+            )
         model = self._cards.get_for(models_pb.MODEL_TASK_CLASSIFICATION, request.model)
         limits.check_count(request.images, limits.MAX_IMAGES, field="images")
 
@@ -199,10 +201,10 @@ class MemoryServer:
     def _detect(self, request: inference_pb.DetectRequest) -> inference_pb.DetectResponse:
         threshold = request.score_threshold if request.HasField("score_threshold") else SCORE_THRESHOLD
         if not 0 <= threshold <= 1:
-            message = f"`score_threshold` (={threshold:g}) must lie in 0..1."
+            message = f"`score_threshold` (={threshold:g}) must be between 0 and 1."
             raise refused("SCORE_THRESHOLD_INVALID", "score_threshold", message)
         if request.max_detections < 0:
-            message = f"`max_detections` (={request.max_detections}) must be at least 0."
+            message = f"`max_detections` (={request.max_detections}) must be at least 0 (0: all)."
             raise refused("MAX_DETECTIONS_INVALID", "max_detections", message)
         model = self._cards.get_for(models_pb.MODEL_TASK_DETECTION, request.model)
         limits.check_count(request.images, limits.MAX_IMAGES, field="images")
@@ -273,11 +275,11 @@ class MemoryServer:
         return collections_pb.IngestItemsResponse(batch=request.batch, results=results, last_batch=last)
 
     def find(self, collection: str) -> MemoryCollection | None:
-        """Returns a collection; None where there is none of that id."""
+        """Returns the collection with an id; None if there is none."""
         return self._collections.get(collection)
 
     def last_batch(self, collection: str, ingest_id: str) -> int:
-        """Returns the highest batch written under `ingest_id`; 0 where there is none."""
+        """Returns the highest batch written under `ingest_id`; 0 if there is none."""
         found = self.find(collection)
         return found.last_batches.get(ingest_id, 0) if found else 0
 
@@ -304,14 +306,14 @@ class MemoryServer:
     def _content(
         self, collection: MemoryCollection, given: collections_pb.NewItem | collections_pb.Query, path: str
     ) -> Vector:
-        """Vector of a picture or vector that is to be kept in, or looked for in, a collection."""
+        """Returns the vector of an item or query, given as a picture or a vector."""
         match given.WhichOneof("input"):
             case "vector":
                 return collection.checked(vector_array(given.vector), f"{path}.vector")
             case "image" if collection.model:
                 return picture_vector(given.image, collection.dimension, f"{path}.image")
             case "image":
-                message = f"Collection `{collection.id}` is bound to no model and takes vectors alone."
+                message = f"Collection `{collection.id}` is bound to no model: it accepts vectors, not images."
                 violations = [FieldViolation(f"{path}.image", message)]
                 raise FailedPrecondition(message, reason="COLLECTION_UNBOUND", violations=violations)
         raise refused("INPUT_MISSING", path, "An image or a vector must be set.")
@@ -327,14 +329,14 @@ class MemoryServer:
 
 def _check_digest(digest: str, given: str) -> None:
     if given and given != digest:
-        message = f"`vector_model_digest` (={given}) is not that of the model here (`{digest}`)."
+        message = f"`vector_model_digest` (=`{given}`) does not match: the model here has digest `{digest}`."
         raise FailedPrecondition(message, reason="MODEL_MISMATCH")
 
 
 def _each(
     do: Callable[[T, str], _Result], thing: T, path: str, failed: Callable[[status_pb2.Status], _Result]
 ) -> _Result:
-    """Returns what `do` makes of one thing, or its error as the result's."""
+    """Returns the result of `do` for one thing, or a result with its error."""
     try:
         return do(thing, path)
     except TwinsightClientError as error:

@@ -1,4 +1,4 @@
-"""Answers about pictures that nobody looks at: drawn from their bytes."""
+"""Results for pictures without a model: pseudo-random, derived from their bytes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import Vector
 
 ROUNDING = 1e-6
-"""By which a number that was a 32-bit one may be off."""
+"""Tolerance for rounding to 32-bit numbers."""
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_PIXELS = 40_000_000
 _TOO_MANY_PIXELS = f"The image must have at most {MAX_PIXELS} pixels."
 DETECTIONS = 3
-"""Most things that a fake detector finds in a picture."""
+"""Largest number of objects that a fake detector finds in a picture."""
 
 
 def picture_vector(image: types_pb2.Image, dimension: int, path: str) -> Vector:
@@ -31,7 +31,7 @@ def picture_vector(image: types_pb2.Image, dimension: int, path: str) -> Vector:
 
     Args:
         image: the picture.
-        dimension: components wanted.
+        dimension: number of components.
         path: of the picture in the request, for errors.
 
     Raises:
@@ -59,7 +59,7 @@ def picture_labels(image: types_pb2.Image, labels: Sequence[str], path: str) -> 
 
 
 def picture_detections(image: types_pb2.Image, labels: Sequence[str], path: str) -> list[inference_pb.Detection]:
-    """Returns things in a picture, or in its region, the highest score first: at most `DETECTIONS`.
+    """Returns at most `DETECTIONS` objects in a picture or its region, highest score first.
 
     Args:
         image: the picture.
@@ -87,7 +87,7 @@ def picture_detections(image: types_pb2.Image, labels: Sequence[str], path: str)
 
 
 def _drawn(image: types_pb2.Image, count: int, path: str) -> NDArray[np.float64]:
-    """[count] numbers from 0 to below 1, the same for equal pictures; InvalidArgument where one can't be used."""
+    """Returns [count] numbers in 0..1, the same for equal pictures; raises InvalidArgument for an invalid picture."""
     match image.WhichOneof("source"):
         case "encoded":
             _check_decodes(image.encoded, f"{path}.encoded")
@@ -95,18 +95,18 @@ def _drawn(image: types_pb2.Image, count: int, path: str) -> NDArray[np.float64]
             if len(image.raw.rgb) != image.raw.height * image.raw.width * 3 or not image.raw.rgb:
                 raise refused("IMAGE_UNREADABLE", f"{path}.raw", "`rgb` must be height x width x 3 bytes.")
         case None:
-            raise refused("IMAGE_MISSING", path, "An image must have `encoded` or `raw` set.")
+            raise refused("IMAGE_MISSING", path, "The image must have `encoded` or `raw` set.")
     box = image.region
     x_min, y_min, x_max, y_max = (_within(one) for one in (box.x_min, box.y_min, box.x_max, box.y_max))
     if image.HasField("region") and not (0 <= x_min < x_max <= 1 and 0 <= y_min < y_max <= 1):
         raise refused("REGION_INVALID", f"{path}.region", "0 <= min < max <= 1 must hold on both axes.")
-    # SHAKE yields as many bytes as asked for, the same on every machine and with every version of NumPy.
+    # SHAKE yields any number of bytes, the same on every machine and with every version of NumPy.
     drawn = hashlib.shake_256(image.SerializeToString(deterministic=True)).digest(4 * count)
     return np.frombuffer(drawn, dtype="<u4").astype(np.float64) / 2.0**32
 
 
 def _within(edge: float) -> float:
-    """Puts an edge that rounding has carried past the picture's back on it, as a server does."""
+    """Moves an edge that rounding has carried just past the picture's back onto it, as a server does."""
     return min(max(edge, 0.0), 1.0) if -ROUNDING <= edge <= 1 + ROUNDING else edge
 
 
@@ -121,7 +121,7 @@ def _check_decodes(encoded: bytes, path: str) -> None:
     if encoded and not (encoded.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or encoded[8:12] == b"WEBP"):
         raise refused("IMAGE_FORMAT_UNSUPPORTED", path, "The image is not a JPEG, PNG or WebP file.")
     try:
-        # Far over the server's limit Pillow warns, and then refuses by itself.
+        # Far above the server's limit Pillow itself warns, and beyond that raises.
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG", "WEBP")) as picture,

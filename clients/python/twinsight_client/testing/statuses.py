@@ -1,4 +1,4 @@
-"""Errors of the fake server as they travel beside answers."""
+"""Errors of the fake server as statuses next to results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from twinsight_client.status import DOMAIN
 
 
 def status_of(error: TwinsightClientError) -> status_pb2.Status:
-    """Returns an error as it stands in a `results` list or in the answer to a message of a stream."""
+    """Returns an error as it appears in a `results` list or in the response to a message of a stream."""
     status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=error.message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(domain=DOMAIN, reason=error.reason))
     if error.violations:

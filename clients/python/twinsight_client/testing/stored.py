@@ -1,4 +1,4 @@
-"""A collection in memory: exact search over a dictionary."""
+"""A collection in memory, with exact search over a dictionary."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MemoryCollection:
 
     Attributes:
         id: its id.
-        model: name of the model to which it is bound; empty: none.
+        model: name of the model that it is bound to; empty: none.
         digest: that model's digest.
         dimension: components of each vector.
         last_batches: last batch written of each named bulk write.
@@ -51,7 +51,7 @@ class MemoryCollection:
         self._created.GetCurrentTime()
 
     def described(self) -> collections_pb.Collection:
-        """Returns the collection's own message."""
+        """Returns the message that describes the collection."""
         return collections_pb.Collection(
             id=self.id,
             model=self.model,
@@ -65,10 +65,10 @@ class MemoryCollection:
         )
 
     def checked(self, vector: Vector, path: str) -> Vector:
-        """Returns `vector` where it belongs here.
+        """Returns `vector` if the collection accepts it.
 
         Raises:
-            InvalidArgument: of another dimension, not finite, all zero under cosine, or too long under the others.
+            InvalidArgument: it has another dimension, is not finite, all zeros (cosine) or too long (other metrics).
         """
         if vector.shape != (self.dimension,) or not np.isfinite(vector).all():
             raise refused("VECTOR_INVALID", path, f"`vector` must have {self.dimension} finite components.")
@@ -79,10 +79,10 @@ class MemoryCollection:
         return vector
 
     def put(self, item: collections_pb.NewItem, vector: Vector, path: str) -> None:
-        """Adds an item, or replaces the one of its id.
+        """Adds an item, or replaces the one with its id.
 
         Raises:
-            InvalidArgument: no item can have that id or those metadata.
+            InvalidArgument: no item can have that id or metadata.
         """
         limits.check_item_id(item.id, field=f"{path}.id")
         limits.check_metadata(item.metadata, field=f"{path}.metadata")
@@ -98,7 +98,7 @@ class MemoryCollection:
 
         Raises:
             NotFound: there is no such item.
-            InvalidArgument: there can be none.
+            InvalidArgument: no item can have that id.
         """
         if item_id not in self._items:
             raise self._missing(item_id, path)
@@ -108,7 +108,7 @@ class MemoryCollection:
         """Answers a GetItems.
 
         Raises:
-            InvalidArgument: no ids, or too many.
+            InvalidArgument: there are no ids, or too many.
         """
         limits.check_count(request.ids, limits.MAX_ITEMS, field="ids")
         response = collections_pb.GetItemsResponse()
@@ -121,7 +121,7 @@ class MemoryCollection:
         return response
 
     def list(self, request: collections_pb.ListItemsRequest) -> collections_pb.ListItemsResponse:
-        """Answers a ListItems; a page's token is the id of its last item, with what it was listed by.
+        """Answers a ListItems; a page's token is the id of its last item with a mark of collection and filter.
 
         Raises:
             InvalidArgument: a bad size, filter or token.
@@ -130,7 +130,10 @@ class MemoryCollection:
         mark = f"{self._created.ToNanoseconds():x}-{request.filter.SerializeToString(deterministic=True).hex()}-"
         after, size = request.page_token.removeprefix(mark), request.page_size or 100
         if request.page_token and not request.page_token.startswith(mark):
-            message = "`page_token` must be the `next_page_token` of the page before, with the same `filter`."
+            message = (
+                "`page_token` must be the `next_page_token` of the previous page, with the same `filter`; start a "
+                "re-created collection from its first page."
+            )
             raise refused("PAGE_TOKEN_INVALID", "page_token", message)
         left = [one for one in sorted(self._items) if one > after and self._meets(one, request.filter)]
         response = collections_pb.ListItemsResponse()
@@ -144,7 +147,7 @@ class MemoryCollection:
         """Answers a DeleteItems.
 
         Raises:
-            InvalidArgument: neither ids nor a filter, or both, or one of them against the rules.
+            InvalidArgument: there are neither ids nor a filter, both, or one of them is invalid.
         """
         response = collections_pb.DeleteItemsResponse()
         if request.HasField("filter"):
@@ -169,13 +172,13 @@ class MemoryCollection:
     def nearest(
         self, query: Vector, request: collections_pb.SearchRequest, *, without: str = ""
     ) -> collections_pb.Matches:
-        """Returns the items nearest to `query` as the request wants them: the true answer, whatever `exact` says."""
+        """Returns the items nearest to `query`, with the request's options; always exact, whatever `exact` says."""
         scored = [
-            (float(np.float32(self._score(query, stored.vector))), item_id)  # as it travels, and as `min_score` does
+            (float(np.float32(self._score(query, stored.vector))), item_id)  # float32 on the wire, like `min_score`
             for item_id, stored in self._items.items()
             if item_id != without and self._meets(item_id, request.filter)
         ]
-        # Sorting keeps equal scores in the order of writing, as the contract has them.
+        # A stable sort keeps equal scores in the order of writing, as the contract requires.
         scored.sort(key=lambda one: -one[0])
         matches = collections_pb.Matches()
         for score, item_id in scored[: request.top_k]:
@@ -210,7 +213,7 @@ class MemoryCollection:
         return collections_pb.Item(id=item_id, vector=vector, metadata=stored.metadata)
 
     def _missing(self, item_id: str, path: str) -> TwinsightClientError:
-        """Why no item has an id: none is there, or none can have it."""
+        """Returns why no item has an id: it does not exist, or the id is invalid."""
         try:
             limits.check_item_id(item_id, field=path)
         except InvalidArgument as error:
@@ -220,5 +223,5 @@ class MemoryCollection:
 
 
 def probability(cosine: float) -> float:
-    """Returns the probability that the fake models give to a cosine similarity: from 0 at -1 to 1 at 1."""
+    """Returns the fake models' probability for a cosine similarity: from 0 at -1 to 1 at 1."""
     return min(1.0, max(0.0, (cosine + 1) / 2))

@@ -1,4 +1,4 @@
-"""One stream of messages to a `MemoryServer`: what fails alone, and what a refused batch of a bulk write holds back."""
+"""One stream of messages to a `MemoryServer`: errors of single messages, and the order of a bulk write's batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twinsight_client.testing.statuses import status_of
 from twinsight_client.testing.stored import MemoryCollection
 
 _ENDING = (Unavailable, DeadlineExceeded, Cancelled)
-"""Errors that end a stream; any other is the answer to its message."""
+"""Errors that end a stream; any other is the response to its message."""
 
 
 class MemoryStream:
@@ -33,7 +33,7 @@ class MemoryStream:
         self._first: dict[str, MemoryCollection] = {}
 
     def answer(self, request: Message) -> Message:
-        """Returns the answer to one message.
+        """Returns the response to one message.
 
         Raises:
             TwinsightClientError: the stream ends.
@@ -67,7 +67,7 @@ class MemoryStream:
         found = self._server.find(name)
         if found is not None and self._first.setdefault(name, found) is not found:
             message = (
-                f"Collection `{name}` was deleted and made anew since this stream began with it: write to it with "
+                f"Collection `{name}` was deleted and re-created since this stream first used it. Write to it with "
                 "another stream, which resumes after its own last batch."
             )
             violations = [FieldViolation("collection", message)]
@@ -80,20 +80,20 @@ class MemoryStream:
         first = min(refused, default=request.batch)
         if request.batch > first:
             raise FailedPrecondition(
-                f"`batch` (={request.batch}) comes after batch {first}, which was refused: that must be written first.",
+                f"`batch` (={request.batch}) comes after batch {first}, which was rejected and must be written first.",
                 reason="BATCH_OUT_OF_ORDER",
             )
         if request.follows > last:
             message = (
-                f"`batch` (={request.batch}) follows batch {request.follows}, and {last} is the last on disk: the "
-                "collection was made anew since, say. Ask again where to resume."
+                f"`batch` (={request.batch}) follows batch {request.follows}, but the last batch on disk is {last}: "
+                "the collection may have been re-created. Ask again where to resume."
             )
             violations = [FieldViolation("follows", message)]
             raise FailedPrecondition(message, reason="BATCH_OUT_OF_ORDER", violations=violations)
 
 
 def _is_resumable(request: collections_pb.IngestItemsRequest) -> bool:
-    """Whether a batch has a place in a bulk write: a name that can be kept and a number that can be reached."""
+    """Whether a bulk write can resume after this batch: its ingest id and its number are valid."""
     try:
         limits.check_checkpoint(request.ingest_id, request.batch)
     except InvalidArgument:
