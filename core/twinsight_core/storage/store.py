@@ -12,13 +12,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice, starmap
 from pathlib import Path
 
 import apsw
 
-from twinsight_core.errors import DataLoss, Unavailable
+from twinsight_core.errors import DataLoss, StorageFull, Unavailable
 from twinsight_core.host.whole_files import sync_file
 from twinsight_core.items import CollectionSpec, answer_too_large
 from twinsight_core.sealing.cipher import Cipher
@@ -250,9 +250,20 @@ class Store:
         """Writes changes in one transaction. When this returns they are on disk; when it raises nothing is written.
 
         Raises:
-            StorageFull: the disk has no room.
+            StorageFull: the disk has no room, or fails.
             DataLoss: the file is damaged.
         """
+        try:
+            self._write(changes)
+        except StorageFull:
+            # Where the sync failed the log holds the transaction all the same, and a crash would bring it back: another
+            # one, of no consequence, is written over it. A disk that fails at that, too, is left as it is.
+            with suppress(StorageFull, Unavailable):
+                head = self._head
+                self._write(Changes((), (), {}, next_seq=head.next_seq + 1, item_count=head.item_count))
+            raise
+
+    def _write(self, changes: Changes) -> None:
         ingests = list(starmap(self.form.ingest_row, changes.ingests.items()))
         names = self.form.names(list(changes.ingests))
         with self._transaction():

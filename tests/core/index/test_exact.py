@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from twinsight_core.index import exact
 from twinsight_core.index.base import Metric, prepared, scores
-from twinsight_core.index.exact import ExactIndex, are_below
+from twinsight_core.index.exact import ExactIndex, ExactView, are_below
 
 
 def _index(vectors: np.ndarray, metric: Metric) -> ExactIndex:
@@ -171,3 +171,25 @@ def test_adding_and_removing_in_one_step_is_seen_at_once() -> None:
     index.apply(np.arange(3), np.eye(4, dtype=np.float32)[:3], removed=np.empty(0, np.int64))
     index.apply(np.array([5, 6]), np.ones((2, 4), np.float32), removed=np.array([1]))
     assert index.seen == [(0, 0), (3, 3), (5, 4)]
+
+
+@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.DOT])
+def test_beside_one_long_vector_few_others_are_scored_in_float64(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
+    query = vectors[:1] + np.float32(0.01)
+    index = _index(vectors, metric)
+    expected = index.search(query, 20)
+    index.add(np.array([5000]), np.full((1, 16), 1e7, np.float32))
+    index.remove(np.array([5000]))
+    scored: list[int] = []
+    score = ExactView.score
+
+    def counted(view: ExactView, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        scored.append(rows.size)
+        return score(view, queries, rows)
+
+    monkeypatch.setattr(ExactView, "score", counted)
+    np.testing.assert_array_equal(index.search(query, 20), expected)
+    assert sum(scored) < 100
