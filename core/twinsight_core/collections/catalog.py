@@ -67,7 +67,8 @@ class Catalog:
         self._data_dir = data_dir
         self._root = data_dir / COLLECTIONS
         self._open: dict[str, Collection | Refused] = {}
-        self._changing = threading.Lock()
+        self._changing = threading.Condition()  # held while it is told which collections there are, and no longer
+        self._leaving: set[str] = set()  # ids of collections that are being deleted
         self._closed = False
         try:
             str(data_dir).encode()
@@ -136,6 +137,7 @@ class Catalog:
         """
         check_spec(spec)
         with self._changing:
+            self._changing.wait_for(lambda: spec.id not in self._leaving)
             self._check_open()
             folder = self._root / spec.id
             if spec.id in self._open:
@@ -211,20 +213,26 @@ class Catalog:
             folder, doomed = self._root / collection_id, self._root / f"{DELETED}{collection_id}"
             check_no_link(folder)
             del self._open[collection_id]
-            try:
-                if isinstance(found, Collection):
-                    found.close(snapshot=False)
-                remove(doomed)
-                with suppress(FileNotFoundError):  # somebody else was quicker
-                    folder.rename(doomed)
-                sync_folder(self._root)
-                remove(doomed)
-            except BaseException:
-                # It is closed, and some of it is there; deleting it may be tried again, and the next start removes it.
-                self._open[collection_id] = found
-                raise
-            del found
-            give_back_freed()
+            self._leaving.add(collection_id)
+        try:
+            # Its last writes, a purge perhaps, may take long: nobody else waits for them.
+            if isinstance(found, Collection):
+                found.close(snapshot=False)
+            remove(doomed)
+            with suppress(FileNotFoundError):  # somebody else was quicker
+                folder.rename(doomed)
+            sync_folder(self._root)
+            remove(doomed)
+        except BaseException:
+            # It is closed, and some of it is there; deleting it may be tried again, and the next start removes it.
+            self._open[collection_id] = found
+            raise
+        finally:
+            with self._changing:
+                self._leaving.discard(collection_id)
+                self._changing.notify_all()
+        del found
+        give_back_freed()
 
     def close(self) -> None:
         """Closes all collections, whichever of them fails at it, and gives the folder back."""
@@ -232,6 +240,7 @@ class Catalog:
             if self._closed:
                 return
             self._closed = True
+            self._changing.wait_for(lambda: not self._leaving)
             closing.callback(self._lock.close)
             for found in self._open.values():
                 if isinstance(found, Collection):

@@ -4,10 +4,8 @@ import stat
 import subprocess
 import sys
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -15,13 +13,11 @@ import numpy as np
 import pytest
 
 from twinsight_core.collections.catalog import Catalog
-from twinsight_core.collections.collection import Collection, CollectionOptions
+from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import AlreadyExists, DataLoss, InvalidInput, NotFound, StartupError, Unavailable
-from twinsight_core.host.allocation import no_garbage_collection
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import Key, Keyring
-from twinsight_core.search.indexer import IndexPolicy
 from twinsight_core.storage.store import Store
 
 
@@ -65,29 +61,6 @@ def test_a_catalog_may_take_its_folder_now_and_open_its_collections_later(catalo
     later.load()
     assert [name for name, _ in later.list()] == ["a"]
     later.close()
-
-
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_what_is_deleted_is_freed_without_looking_for_garbage(tmp_path: Path, *, on_disk: bool) -> None:
-    options = CollectionOptions(policy=IndexPolicy(graph_from=300, patience=10))
-    if on_disk:
-        options = replace(options, vectors_on_disk=True, vector_copy="int8")
-    vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
-    with closing(Catalog(tmp_path / "data", options=options)) as catalog, no_garbage_collection():
-        collection = catalog.create(CollectionSpec("a", 8, Metric.COSINE))
-        collection.upsert([NewItem(f"{n}", one, {"n": n}) for n, one in enumerate(vectors)])
-        collection.delete(["7"], purge=True)
-        assert collection.wait_indexed(30)
-        for exact in (False, True):
-            assert collection.search(vectors[:1], SearchOptions(1, exact=exact))[0][0].id == "0"
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        parts: tuple[object, ...] = (collection._indexer, collection._indexer.generation.rows.exact, collection._writer)
-        left = [weakref.ref(one) for one in (collection, *parts)]
-        del parts
-        del collection
-        catalog.delete("a")
-        assert [one() for one in left] == [None] * len(left)
-        assert len(list(Path("/proc/self/fd").iterdir())) < before
 
 
 def _locked(file: Path) -> apsw.Connection:
