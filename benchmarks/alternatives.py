@@ -11,50 +11,46 @@ from benchmarks import targets
 from benchmarks.recorded import Environment, Figures, read
 
 _AT_LEAST = {
-    "server_images_over_in_process": 0.9,
-    "images_over_triton": 1.5,
-    "images_over_litserve": 1.5,
-    "queries_over_milvus": 3.0,
-    "queries_over_pgvector": 1.5,
+    "server_images_over_in_process": (0.9, "Throughput, 16 in flight: twinsight / the same work in process"),
+    "images_over_triton": (1.5, "Throughput, 16 in flight: twinsight / Triton"),
+    "images_over_litserve": (1.5, "Throughput, 16 in flight: twinsight / LitServe"),
+    "queries_over_milvus": (3.0, "Throughput, 16 in flight: twinsight / Milvus"),
+    "queries_over_pgvector": (1.5, "Throughput, 16 in flight: twinsight / pgvector"),
 }
 _AT_MOST = {
-    "compute_over_openvino_batch_1": 1.05,
-    "compute_over_openvino_batch_8": 1.05,
-    "compute_over_onnxruntime_batch_1": 0.7,
-    "compute_over_onnxruntime_batch_8": 0.7,
-    "p99_over_triton": 1.0,
-    "p99_over_litserve": 1.0,
-    "p50_beyond_hnswlib_ms": 0.4,
+    "compute_over_openvino_batch_1": (1.05, "p50, batch of 1: twinsight's executor / OpenVINO in float32"),
+    "compute_over_openvino_batch_8": (1.05, "p50, batch of 8: twinsight's executor / OpenVINO in float32"),
+    "compute_over_onnxruntime_batch_1": (0.7, "p50, batch of 1: twinsight's executor / ONNX Runtime"),
+    "compute_over_onnxruntime_batch_8": (0.7, "p50, batch of 8: twinsight's executor / ONNX Runtime"),
+    "p99_over_triton": (1.0, "p99, 16 in flight: twinsight / Triton"),
+    "p99_over_litserve": (1.0, "p99, 16 in flight: twinsight / LitServe"),
+    "p50_beyond_hnswlib_ms": (0.4, "p50, one at a time: twinsight - hnswlib in process"),
 }
-"""What ratios, and one difference in ms, have to be, by the names that `peers` gives them."""
+"""Targets of the ratios, and of one difference in ms, with what they are of, by the names that `peers` gives them."""
 
 _COLUMNS = {
     "embed": (
         ("p50, ms", "p50_ms"),
         ("p99, ms", "p99_ms"),
-        ("pictures/s, 16 at once", "per_s"),
-        ("p99 then, ms", "load_p99_ms"),
+        ("images/s, 16 in flight", "per_s"),
+        ("p99, ms, 16 in flight", "load_p99_ms"),
     ),
     "search": (
         ("p50, ms", "p50_ms"),
         ("p99, ms", "p99_ms"),
-        ("queries/s, 16 at once", "per_s"),
-        ("p99 then, ms", "load_p99_ms"),
+        ("queries/s, 16 in flight", "per_s"),
+        ("p99, ms, 16 in flight", "load_p99_ms"),
         ("queries/s, 64 a call", "batch_per_s"),
     ),
 }
 _TITLES = {"embed": "Embed", "search": "Search"}
-_TOLD = {
-    "images_over_triton",
-    "p99_over_triton",
-    "images_over_litserve",
-    "p99_over_litserve",
-    "queries_over_milvus",
-    "alone_p50_over_milvus",
-    "queries_over_pgvector",
-    "alone_p50_over_pgvector",
-}
-"""Ratios in the README's sentence."""
+_SERVERS = (
+    ("Embed with the same network", "Triton", "triton", "images"),
+    ("Embed with the same network", "LitServe", "litserve", "images"),
+    ("Search by vector", "Milvus", "milvus", "queries"),
+    ("Search by vector", "pgvector", "pgvector", "queries"),
+)
+"""In the README's table: the call, the server, its name in the ratios, and what is counted there."""
 
 
 class Peer(TypedDict):
@@ -103,7 +99,7 @@ def _half(name: str, half: Half) -> Iterator[str]:
     yield ""
     yield (
         f"{half['what']}. Medians of five runs in turns on {machine['cores']} cores of an {machine['cpu']}, the load "
-        f"on the same cores, at commit `{commit}`; each peer with the best of the settings that were tried."
+        f"generator on the same cores, at commit `{commit}`; each peer with the best of the settings that were tried."
     )
     yield ""
     yield f"| | {' | '.join(title for title, _ in columns)} |"
@@ -122,34 +118,48 @@ def _half(name: str, half: Half) -> Iterator[str]:
 
 def _judged(ratios: Mapping[str, Ratio]) -> Iterator[targets.Target]:
     for name, ratio in ratios.items():
-        figure, runs = ratio.get("of"), ratio.get("runs")
-        if figure is None or runs is None:
+        runs = ratio.get("runs")
+        if runs is None:
             continue
         unit = "ms" if name.endswith("_ms") else ""
         if name in _AT_LEAST:
-            yield targets.at_least(_AT_LEAST[name], _plain(figure), runs, unit=unit)
+            bound, metric = _AT_LEAST[name]
+            yield targets.at_least(bound, metric, runs, unit=unit)
         elif name in _AT_MOST:
-            yield targets.at_most(_AT_MOST[name], _plain(figure), runs, unit=unit)
+            bound, metric = _AT_MOST[name]
+            yield targets.at_most(bound, metric, runs, unit=unit)
 
 
-def sentence(results: Path) -> str:
-    """Returns how it stands beside other servers, in a sentence for the README; empty where that was not measured."""
-    m = {
+def table(results: Path) -> list[str]:
+    """Returns the lines of how it stands beside other servers, for the README; none where that was not measured."""
+    halves = _halves(results).values()
+    medians = {
         name: statistics.median(ratio["runs"])
-        for half in _halves(results).values()
+        for half in halves
         for name, ratio in half["bars"].items()
         if "runs" in ratio
     }
-    if not m.keys() >= _TOLD:
-        return ""
-    return (
-        f"Beside others, each ratio within one run: {m['images_over_triton']:.2f} times the pictures a second of "
-        f"Triton and {m['images_over_litserve']:.2f} of LitServe on the same network (p99 "
-        f"{m['p99_over_triton']:.2f} and {m['p99_over_litserve']:.2f} times theirs), "
-        f"{m['queries_over_milvus']:.2f} times the queries a second of Milvus and "
-        f"{m['queries_over_pgvector']:.2f} of pgvector with 16 at once; p50 of one at a time "
-        f"{m['alone_p50_over_milvus']:.2f} and {m['alone_p50_over_pgvector']:.2f} times theirs."
-    )
+    names = {
+        peer: (f"{counted}_over_{peer}", f"p99_over_{peer}", f"alone_p50_over_{peer}") for *_, peer, counted in _SERVERS
+    }
+    if not medians.keys() >= {one for of_peer in names.values() for one in of_peer}:
+        return []
+    judged = [one for half in halves for one in _judged(half["bars"])]
+    missed = sum(not one["holds"] for one in judged)
+    return [
+        "Beside other servers, as ratios within one run: the throughput of twinsight divided by that of the peer (above "
+        "1, twinsight is faster), and its latency divided by that of the peer (below 1, twinsight is faster).",
+        "",
+        "| twinsight / peer | Images or queries per second, 16 in flight | p99, 16 in flight | p50, one at a time |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {title} ({call}) | " + " | ".join(f"{medians[one]:.2f}" for one in names[peer]) + " |"
+            for call, title, peer, _ in _SERVERS
+        ),
+        "",
+        f"Of {len(judged)} targets for such comparisons {missed} are missed: "
+        "[docs/performance.md](docs/performance.md#beside-the-alternatives).",
+    ]
 
 
 def _halves(results: Path) -> Mapping[str, Half]:
@@ -162,7 +172,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-
-
-def _plain(figure: str) -> str:
-    return figure.replace("_", " ")

@@ -78,6 +78,7 @@ def measured(count: int, times: int) -> dict[str, object]:
                 run[f"{name}_above_{kind}_mib"] = round(run[f"{name}_{kind}_mib"] - run[f"{SMALL}_{kind}_mib"], 2)
     vectors_mib, links_mib = items.nbytes / 2**20, _links_bytes(items) / 2**20
     needed = vectors_mib + links_mib
+    size = f"{count:,} x {DIMENSION}"
     return {
         "what": f"A server with {count} x {DIMENSION} vectors beside one with none, all shipped models, warm cache",
         "vectors_mib": round(vectors_mib, 2),
@@ -88,22 +89,22 @@ def measured(count: int, times: int) -> dict[str, object]:
         "targets": [
             at_most(
                 1.35,
-                f"resident memory of {count:,} x {DIMENSION} with vectors on disk, after a start / vectors and links",
+                f"Resident memory of {size} after a start, vectors on disk / vectors and links",
                 [run[f"{LARGE}_above_rss_mib"] / needed for run in runs],
             ),
             at_most(
                 1.35,
-                "the same in the server that wrote them",
+                f"Resident memory of {size} in the server that wrote it, vectors on disk / vectors and links",
                 [written["rss"] / needed],
             ),
             at_most(
                 1.35,
-                "the same after a start, scanned as int8 on disk",
+                f"Resident memory of {size} after a start, vectors and int8 copy on disk / vectors and links",
                 [run[f"{INT8}_above_rss_mib"] / needed for run in runs],
             ),
             at_most(
                 2.0,
-                f"start with {count:,} x {DIMENSION} beyond an empty one",
+                f"Start with {size} - start of an empty server",
                 [run[f"{LARGE}_start_s"] - run[f"{SMALL}_start_s"] for run in runs],
                 unit="s",
             ),

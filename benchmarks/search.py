@@ -87,9 +87,9 @@ def measure(extent: Extent) -> dict[str, object]:
 
 def _targets(count: int, recalls: Mapping[str, float], runs: list[dict[str, dict[str, float]]]) -> Iterator[Target]:
     least = min((name for name in recalls if name != NONE), key=lambda name: recalls[name])
-    yield at_least(0.98, f"least recall@10 under filters, {count:,} x {DIMENSION} (at {least})", [recalls[least]])
+    yield at_least(0.98, f"Lowest recall@10 under filters, {count:,} x {DIMENSION} (at {least})", [recalls[least]])
     slowest = [max(one["p50_ms"] for name, one in run.items() if name != NONE) / run[NONE]["p50_ms"] for run in runs]
-    yield at_most(2, f"p50 under the slowest filter / p50 without one, {count:,} x {DIMENSION}", slowest)
+    yield at_most(2, f"p50 under the slowest filter / p50 without a filter, {count:,} x {DIMENSION}", slowest)
 
 
 def _fill(client: Client, items: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Figures that have to hold: each a ratio or a difference within one run, the median over runs, and its bound."""
+"""Metrics with a target: each a ratio or a difference within one run, the median over runs, and its bound."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Literal, TypedDict
 
 
 class Target(TypedDict):
-    """One figure.
+    """One metric.
 
     Attributes:
-        figure: what it is of, for a person.
-        bound: what it has to be.
-        way: on which side of the bound it has to be.
-        unit: of both; empty: a ratio.
-        runs: its values.
+        figure: what is measured, for a person.
+        bound: the target.
+        way: on which side of the bound the metric must lie.
+        unit: of the bound and the values; empty for a ratio.
+        runs: the value of each run.
         measured: their median.
-        holds: whether that meets the bound.
+        holds: whether the median meets the target.
     """
 
     figure: str
@@ -30,12 +30,12 @@ class Target(TypedDict):
 
 
 def at_least(bound: float, figure: str, runs: Sequence[float], *, unit: str = "") -> Target:
-    """Returns a figure whose median over `runs` must be at least `bound`."""
+    """Returns a metric whose median over `runs` must be at least `bound`."""
     return _target(bound, "at least", figure, runs, unit)
 
 
 def at_most(bound: float, figure: str, runs: Sequence[float], *, unit: str = "") -> Target:
-    """Returns a figure whose median over `runs` must be at most `bound`."""
+    """Returns a metric whose median over `runs` must be at most `bound`."""
     return _target(bound, "at most", figure, runs, unit)
 
 
@@ -54,15 +54,23 @@ def _target(bound: float, way: Literal["at least", "at most"], figure: str, runs
 
 def table(targets: Iterable[Target]) -> list[str]:
     """Returns the lines of a table in Markdown."""
-    lines = ["| figure | bar | measured | |", "| --- | ---: | ---: | --- |"]
+    lines = ["| Metric | Target | Measured | Met |", "| --- | ---: | ---: | --- |"]
     for one in targets:
-        unit = f" {one['unit']}" if one["unit"] else ""
-        holds = "holds" if one["holds"] else "**missed**"
-        lines.append(
-            f"| {one['figure']} | {one['way']} {one['bound']:g}{unit} | {_short(one['measured'])}{unit} | {holds} |"
-        )
+        met = "yes" if one["holds"] else "**no**"
+        lines.append(f"| {one['figure']} | {bound_text(one)} | {measured_text(one)} | {met} |")
     return lines
 
 
-def _short(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+def bound_text(target: Target) -> str:
+    """Returns what a metric must be, with its unit: `at most 50 ms`."""
+    return f"{target['way']} {target['bound']:g}{_unit(target)}"
+
+
+def measured_text(target: Target) -> str:
+    """Returns the median of a metric, with its unit."""
+    value = target["measured"]
+    return (f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}") + _unit(target)
+
+
+def _unit(target: Target) -> str:
+    return f" {target['unit']}" if target["unit"] else ""

@@ -60,13 +60,15 @@ def measure(extent: Extent) -> dict[str, object]:
         "open": swept,
         "overload": {"rate_of_capacity": OVERLOAD, **medians(overloads), "runs": overloads},
         "targets": [
-            at_least(0.9, f"Embed, {JUDGED_AT} in flight / the same work in process, pictures a second", ratios),
+            at_least(0.9, f"Embed throughput with {JUDGED_AT} calls in flight / the same work in process", ratios),
             at_least(
-                0.9, "answered at twice the capacity / capacity", [run["per_s"] / run["capacity"] for run in overloads]
+                0.9,
+                "Embed throughput when offered twice the capacity / capacity",
+                [run["per_s"] / run["capacity"] for run in overloads],
             ),
             at_most(
                 50,
-                "refusals at twice the capacity, p99",
+                "Time to a refusal when offered twice the capacity, p99",
                 [run.get("refused_p99_ms", 0.0) for run in overloads],
                 unit="ms",
             ),

@@ -36,7 +36,7 @@ def peers() -> list[Peer]:
     raw = [
         Peer(
             name=f"openvino_{precision}_batch_{batch}",
-            what=f"OpenVINO in process, decoded pictures, {precision}, LATENCY, fixed shape, batch {batch}",
+            what=f"OpenVINO in process, decoded images, {precision}, LATENCY, fixed shape, batch {batch}",
             client="raw_openvino",
             clients=({"batch": batch, "precision": precision},),
             measures=("times",),
@@ -48,7 +48,7 @@ def peers() -> list[Peer]:
     runtime = [
         Peer(
             name=f"onnxruntime_batch_{batch}",
-            what=f"ONNX Runtime in process, decoded pictures, float32, default threads, batch {batch}",
+            what=f"ONNX Runtime in process, decoded images, float32, default threads, batch {batch}",
             client="raw_onnxruntime",
             clients=({"batch": batch},),
             measures=("times",),
@@ -59,7 +59,7 @@ def peers() -> list[Peer]:
     executor = [
         Peer(
             name=f"twinsight_executor_batch_{batch}",
-            what=f"twinsight's executor in process, decoded pictures, batch {batch}",
+            what=f"twinsight's executor in process, decoded images, batch {batch}",
             client="twinsight_executor",
             clients=({"batch": batch},),
             measures=("times",),
@@ -69,7 +69,7 @@ def peers() -> list[Peer]:
     ]
     in_process = Peer(
         name="in_process",
-        what=f"twinsight's decoding and executor in process, no server, {CALLERS} JPEGs in work",
+        what=f"twinsight's decoding and executor in process, no server, {CALLERS} JPEGs in flight",
         client="twinsight_executor",
         clients=[{"decoders": decoders, "batch": batch} for decoders in range(1, cores + 1) for batch in (4, 8, 16)],
         measures=("load",),
@@ -89,7 +89,7 @@ def _servers(cores: int) -> list[Peer]:
     return [
         Peer(
             name="twinsight",
-            what="twinsight serve with its defaults, Embed by its Python client",
+            what="`twinsight serve` with its defaults, Embed by its Python client",
             client="twinsight_server",
             server="twinsight_server",
             clients=spread(CALLERS),
@@ -138,8 +138,8 @@ def run(plan: Plan, folder: Path) -> dict[str, object]:
             stand.close()
     size = Path(str(common["jpeg"])).stat().st_size
     return {
-        "what": f"`base`, one JPEG of {SIZE[0]}x{SIZE[1]} ({size} bytes): p50_ms and p99_ms one call after another, "
-        f"per_s and load_p99_ms with {CALLERS} at once",
+        "what": f"`base`, one JPEG of {SIZE[0]}x{SIZE[1]} ({size} bytes) a call, one call at a time and with {CALLERS} in "
+        "flight",
         "machine_busy": busy,
         "peers": {stand.peer.name: stand.result() for stand in stands},
         "bars": compare(_bars(stands), stands),

@@ -30,7 +30,7 @@ EFS = (10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 112, 
 
 BARE = Peer(
     name="bare_grpcio",
-    what="a server on grpcio for Python that does nothing, by grpcio: no such server answers more",
+    what="An empty gRPC server on grpcio for Python, by grpcio: the ceiling of any server built on it",
     client="bare_grpcio",
     server="bare_grpcio",
     servers=({"threads": 2}, {"threads": 4}),
@@ -40,14 +40,14 @@ BARE = Peer(
 PEERS = (
     Peer(
         name="hnswlib",
-        what="hnswlib in process: one query by one thread; per_s: all queries at once by a thread a core",
+        what="hnswlib in process: one query by one thread; throughput: all queries at once, one thread per core",
         client="raw_hnswlib",
         measures=("times", "batches", "load"),
         packages=("hnswlib", "numpy"),
     ),
     Peer(
         name="twinsight",
-        what="twinsight serve with its defaults, Search by vector by its Python client",
+        what="`twinsight serve` with its defaults, Search by vector by its Python client",
         client="twinsight_search",
         server="twinsight_server",
         clients=spread(CALLERS),
@@ -125,9 +125,8 @@ def run(plan: Plan, folder: Path, *, count: int, queries: int) -> dict[str, obje
             stand.close()
     return {
         "what": f"{count} x {DIMENSION}, inner product of unit vectors, top {TOP_K}, HNSW with M={graph.links} and "
-        f"ef_construction={graph.build_width}, `ef` of each the least of a list with recall@{TOP_K} of at least "
-        f"{RECALL}: p50_ms and p99_ms one query after another, per_s and load_p99_ms with {CALLERS} at once, batch_* "
-        f"with {plan.batch_size} queries in a call",
+        f"ef_construction={graph.build_width}, `ef` of each the lowest of a list with recall@{TOP_K} of at least "
+        f"{RECALL}: one query at a time, {CALLERS} queries in flight, and {plan.batch_size} queries a call",
         "vectors": f"normal noise of 0.7 around {max(count // PER_CLUSTER, 1)} normal centres, of length 1; {queries} "
         "queries from the same, not among the vectors",
         "machine_busy": busy,

@@ -1,4 +1,4 @@
-"""Figures that have to hold."""
+"""Metrics with a target."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def test_the_median_of_the_runs_decides() -> None:
 def test_what_is_missed_stands_out() -> None:
     lines = table([at_least(0.9, "rate", [0.8]), at_most(50, "time", [11.26], unit="ms")])
     assert lines[2:] == [
-        "| rate | at least 0.9 | 0.800 | **missed** |",
-        "| time | at most 50 ms | 11.3 ms | holds |",
+        "| rate | at least 0.9 | 0.800 | **no** |",
+        "| time | at most 50 ms | 11.3 ms | yes |",
     ]
