@@ -147,8 +147,8 @@ def table(results: Path) -> list[str]:
     judged = [one for half in halves for one in _judged(half["bars"])]
     missed = sum(not one["holds"] for one in judged)
     return [
-        "Beside other servers, as ratios within one run: the throughput of twinsight divided by that of the peer (above "
-        "1, twinsight is faster), and its latency divided by that of the peer (below 1, twinsight is faster).",
+        "Beside other servers, as ratios within one run: the throughput of twinsight divided by that of the peer "
+        "(higher is better), and its latency divided by that of the peer (lower is better).",
         "",
         "| twinsight / peer | Images or queries per second, 16 in flight | p99, 16 in flight | p50, one at a time |",
         "| --- | ---: | ---: | ---: |",

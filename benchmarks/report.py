@@ -289,4 +289,4 @@ def _refusals(load: Throughput | None) -> str:
     if load is None or "refused_p50_ms" not in load["overload"]:
         return ""
     o = load["overload"]
-    return f" A full server refuses a call after {o['refused_p50_ms']:.1f} ms (p99 {o['refused_p99_ms']:.1f} ms)."
+    return f" A full server refuses a call within {o['refused_p50_ms']:.1f} ms (p50; p99 {o['refused_p99_ms']:.1f} ms)."

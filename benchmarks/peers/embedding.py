@@ -138,8 +138,8 @@ def run(plan: Plan, folder: Path) -> dict[str, object]:
             stand.close()
     size = Path(str(common["jpeg"])).stat().st_size
     return {
-        "what": f"`base`, one JPEG of {SIZE[0]}x{SIZE[1]} ({size} bytes) a call, one call at a time and with {CALLERS} in "
-        "flight",
+        "what": f"`base`, one JPEG of {SIZE[0]}x{SIZE[1]} ({size} bytes) a call, one call at a time and with "
+        f"{CALLERS} in flight",
         "machine_busy": busy,
         "peers": {stand.peer.name: stand.result() for stand in stands},
         "bars": compare(_bars(stands), stands),
