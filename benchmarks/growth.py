@@ -47,7 +47,7 @@ def measure(extent: Extent) -> dict[str, object]:
             embed = {"batch": list(at.embed_by_batch(extent.pick(BATCHES, BATCHES[::2])))}
     return {
         "what": f"Search by vector, {USUAL_COUNT} x {USUAL_DIMENSION}, cosine, top {load.TOP_K}, one query a call, and "
-        f"Embed of JPEGs of 500x375, where it is not told otherwise: p50 with one call at a time, and queries or "
+        f"Embed of JPEGs of 500x375, unless stated otherwise: p50 with one call at a time, and queries or "
         f"pictures a second with {IN_FLIGHT} calls in flight",
         "search": search,
         "embed": embed,

@@ -1,4 +1,4 @@
-"""The section of docs/performance.md that tells how the server behaves under load and as it grows."""
+"""The section of docs/performance.md on how the server behaves under load and as it grows."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _environments(results: Path) -> Iterator[str]:
     told = "; ".join(f"`{commit}` ({', '.join(names)})" for commit, names in commits.items())
     yield (
         f"Measured by `make bench` on {machine['cores']} cores of an {machine['cpu']}, load and server on the same "
-        f"cores, at commit {told}. `cores` are those that the process of the load and the server used: where they are "
-        "together as many as there are, more load gains nothing."
+        f"cores, at commit {told}. `cores` are those that the load generator and the server kept busy: once they add up "
+        "to all cores, more load gains nothing."
     )
 
 
@@ -65,7 +65,7 @@ def _throughput(result: Throughput | None, images: str) -> Iterator[str]:
     )
     yield _table(result["closed"], columns)
     yield (
-        "In an open loop calls are due at fixed times, whatever the server does; latency counts from then.\n\n"
+        "In an open loop, calls are due at fixed times whatever the server does, and latency counts from then.\n\n"
         f"![Answered calls and latency by calls due]({images}/open_loop.svg)"
     )
     columns = (

@@ -164,8 +164,8 @@ def backbones(results: Path) -> str:
     machine = measured["environment"]["machine"]
     ranked = sorted(measured["backbones"].items(), key=lambda one: -one[1]["top1_per_ms"])
     lines = [
-        f"{measured['what']}; top-1 of a fifth held out, with the interval of 95 % that so many pictures leave. Times "
-        f"are of a picture as it is served, by {' and '.join(sorted(set(measured['executors'].values())))} on "
+        f"{measured['what']}; top-1 on a held-out fifth, with its 95 % interval. Times "
+        f"are per image as it is served, by {' and '.join(sorted(set(measured['executors'].values())))} on "
         f"{machine['cores']} cores of an {machine['cpu']}, at commit `{measured['environment']['commit']}`.",
         "",
         "| Backbone | Parameters, millions | Top-1 | ms, batch of 1 | ms an image, batch of 8 | Top-1 / ms, batch of 1 "
@@ -187,11 +187,11 @@ def quantisation(results: Path) -> str:
         return "Not measured yet: `python -m benchmarks.quantisation --data DIR` does it."
     machine = next(iter(measured["environments"].values()))["machine"]
     lines = [
-        f"Float is what OpenVINO computes fastest here ({measured['precision']}). The processor's time is that of one "
-        f"picture on one core of an {machine['cpu']}, a median, both forms in turns; cosines are between both forms' "
-        f"vectors of a picture. At {_commits(measured['environments'])}.",
+        f"Float is the fastest float precision of OpenVINO here ({measured['precision']}). Processor times are medians "
+        f"per image on one core of an {machine['cpu']}, both forms in turns; cosines are between the two vectors of an "
+        f"image. At {_commits(measured['environments'])}.",
         "",
-        "| model | held out | float : int8, ms | cosine, mean / least | score | float | int8 | points lost |",
+        "| Model | Held out | float : int8, ms | Cosine, mean / lowest | Score | float | int8 | Points lost |",
         "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for name, one in measured["models"].items():

@@ -140,7 +140,7 @@ def test_int8_is_shown_by_what_it_gains_and_loses(tmp_path: Path) -> None:
     models = {"base": photographs, "garments": clothes}
     write(tmp_path, "quantisation", precision="f32", environments=environments, models=models)
     told = report.quantisation(tmp_path).splitlines()
-    assert told[0].startswith("Float is what OpenVINO computes fastest here (f32).")
+    assert told[0].startswith("Float is the fastest float precision of OpenVINO here (f32).")
     assert told[0].endswith("At commit `abc`.")
     assert told[-3:] == [
         "| `base` | 900 | 6.00 : 4.00 (1.50 x) | 0.991 / 0.971 | recall_at_1 | 0.980 | 0.975 | 0.5 |",
