@@ -44,9 +44,9 @@ def _environments(results: Path) -> Iterator[str]:
         commits.setdefault(one["environment"]["commit"], []).append(f"`{name}`")
     told = "; ".join(f"`{commit}` ({', '.join(names)})" for commit, names in commits.items())
     yield (
-        f"Measured by `make bench` on {machine['cores']} cores of an {machine['cpu']}, load and server on the same "
-        f"cores, at commit {told}. `cores` are those that the load generator and the server kept busy: once they add up "
-        "to all cores, more load gains nothing."
+        f"Measured by `make bench` on {machine['cores']} cores of an {machine['cpu']}, load and server on the "
+        f"same cores, at commit {told}. `cores` are those that the load generator and the server kept busy: once they "
+        "add up to all cores, more load gains nothing."
     )
 
 
