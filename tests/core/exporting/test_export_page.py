@@ -103,7 +103,7 @@ def test_an_onnx_file_says_what_it_is_and_a_stablehlo_file_beside_itself(
 
 
 def test_the_page_lists_what_a_file_says(packaged: Packaged) -> None:
-    table = PAGE.read_text().partition("| key | what |")[2].partition("\n\n")[0]
+    table = PAGE.read_text().partition("| Key | Content |")[2].partition("\n\n")[0]
     keys = [line.split("|")[1] for line in table.splitlines() if line]
     listed = {name for key in keys for name in re.findall(r"`(\w+)`", key)}
     assert listed == describe(packaged("classifier"), batch=None).keys()
