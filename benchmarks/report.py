@@ -218,7 +218,7 @@ def tables(results: Path) -> str:
     machine = embed["environment"]["machine"]
     measured = {"embed": embed["environment"], "search": search["environment"], "startup": start["environment"]}
     lines = [
-        f"Measured on {machine['cores']} cores of an {machine['cpu']}, shared with other work, at "
+        f"Measured by `make bench` on {machine['cores']} cores of an {machine['cpu']}, shared with other work, at "
         f"{_commits(measured)}; medians of five runs.",
         "",
         "| Call | p50 | The work itself, p50 | Added by the server | Of that, an empty gRPC call |",
@@ -241,7 +241,7 @@ def tables(results: Path) -> str:
         f"{_refusals(read(Throughput, results, 'throughput'))}",
     ]
     if missed := _missed(results):
-        lines += ["", *missed]
+        lines += ["", missed]
     if beside := alternatives.table(results):
         lines += ["", *beside]
     return "\n".join(lines)
@@ -260,20 +260,17 @@ def judged(results: Path) -> str:
     return "\n".join([*targets.table(_all(known)), "", f"Each ratio is within one run. Measured at {where}."])
 
 
-def _missed(results: Path) -> list[str]:
-    """Returns how many targets are met, and each that is missed; nothing where none were measured."""
+def _missed(results: Path) -> str:
+    """Returns how many targets are met, and which are missed; empty where none were measured."""
     known = _all(_with_targets(results))
     missed = [one for one in known if not one["holds"]]
     if not known:
-        return []
+        return ""
     told = f"{len(known) - len(missed)} of {len(known)} [targets](docs/performance.md#targets) are met."
     if not missed:
-        return [told]
-    return [
-        f"{told} Missed:",
-        "",
-        *(f"- {one['figure']}: {targets.measured_text(one)} ({targets.bound_text(one)})" for one in missed),
-    ]
+        return told
+    each = (f"{one['figure']}: {targets.measured_text(one)} ({targets.bound_text(one)})" for one in missed)
+    return f"{told} Missed: {'; '.join(each)}."
 
 
 def _with_targets(results: Path) -> dict[str, Recorded]:

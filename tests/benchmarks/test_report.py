@@ -164,7 +164,7 @@ def test_the_targets_are_all_in_one_document_and_those_that_are_missed_in_the_re
     assert "| Embed / in process | at least 0.9 | 0.950 | yes |" in judged
     assert "| ingested / embedded | at least 0.85 | 0.500 | **no** |" in judged
     assert report.tables(results).endswith(
-        "1 of 2 [targets](docs/performance.md#targets) are met. Missed:\n\n- ingested / embedded: 0.500 (at least 0.85)"
+        "1 of 2 [targets](docs/performance.md#targets) are met. Missed: ingested / embedded: 0.500 (at least 0.85)."
     )
 
 
