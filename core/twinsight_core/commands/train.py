@@ -32,6 +32,7 @@ from twinsight_core.training.findings import classification_findings, detection_
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import first_network
 
+_EVEN_ODDS = "Probabilities are as if all classes were equally frequent."
 LEVELS = 3
 """Maps of a detector's pyramid: the coarsest of the backbone."""
 
@@ -107,6 +108,8 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
         logits, pictures.labels[parts.test], images, pictures.classes, files, which=held_out_from(run)
     ).leaving_out(len(pictures.skipped))
     card = run.card(replace(config, temperature=trained.temperature), recipe())
+    if balance in classifier.EVEN_ODDS:
+        card = replace(card, training_data=f"{card.training_data} {_EVEN_ODDS}")
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)
 
 

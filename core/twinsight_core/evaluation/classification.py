@@ -29,6 +29,7 @@ class ClassificationScore:
         precision: [classes] share of the pictures named so that are of the class, 0..1; None where none was.
         confusion: [classes][classes] number of pictures by true class (row) and predicted class (column).
         expected_calibration_error: mean gap between confidence and accuracy, 0..1.
+        expected_calibration_error_even: the same with every class counting alike, however many pictures it has.
         calibration_error_by_chance: the gap that as many pictures would show if every confidence were true, 0..1.
         negative_log_likelihood: mean over the pictures, at least 0.
         pictures: pictures that were measured.
@@ -40,6 +41,7 @@ class ClassificationScore:
     precision: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
     expected_calibration_error: float
+    expected_calibration_error_even: float
     calibration_error_by_chance: float
     negative_log_likelihood: float
     pictures: int
@@ -67,6 +69,9 @@ def classification_score(logits: np.ndarray, labels: np.ndarray, *, ks: Sequence
         precision=class_precision(confusion),
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         expected_calibration_error=expected_calibration_error(probabilities, labels),
+        expected_calibration_error_even=expected_calibration_error(
+            probabilities, labels, weights=even_class_weights(labels)
+        ),
         calibration_error_by_chance=calibration_error_by_chance(probabilities),
         negative_log_likelihood=negative_log_likelihood(logits, labels),
         pictures=len(labels),
@@ -132,7 +137,20 @@ def balanced_accuracy(confusion: np.ndarray) -> float:
     return float(np.mean([recall for recall in class_recall(confusion) if recall is not None]))
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = ECE_BINS) -> float:
+def even_class_weights(labels: np.ndarray) -> np.ndarray:
+    """Returns how much each picture counts where all classes count alike, [count] float64; 1 on average.
+
+    Args:
+        labels: [count] integer, at least 0; one picture or more.
+    """
+    counts = np.bincount(labels)
+    weights: np.ndarray = len(labels) / np.count_nonzero(counts) / counts[labels]
+    return weights
+
+
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, *, bins: int = ECE_BINS, weights: np.ndarray | None = None
+) -> float:
     """Returns the mean gap between confidence and accuracy over bins of equal width, weighted by their pictures.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3.
@@ -141,12 +159,14 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *,
         probabilities: [count, classes] float, 0..1.
         labels: [count] integer, 0..classes - 1.
         bins: number of bins of the confidence, the highest probability of a picture.
+        weights: [count] float, how many pictures each stands for; None: one each.
 
     Raises:
         ValueError: shapes differ, there is no picture, or a value breaks its rule.
     """
     _check(probabilities, labels)
-    return binned_gap(probabilities.max(axis=1), np.argmax(probabilities, axis=1) == labels, bins=bins)
+    right = np.argmax(probabilities, axis=1) == labels
+    return binned_gap(probabilities.max(axis=1), right, bins=bins, weights=weights)
 
 
 def calibration_error_by_chance(
@@ -196,7 +216,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, *, weights: np.ndarray | None = None) -> float:
     """Returns the temperature whose probabilities have the lowest cross-entropy with the smoothed labels.
 
     Of `count` pictures' labels each is taken to be right with probability (count + 1) / (count + 2), the rest going to
@@ -214,6 +234,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     Args:
         logits: [count, classes] float, of pictures that the network was not trained on.
         labels: [count] integer, 0..classes - 1.
+        weights: [count] float, how many pictures each stands for; None: one each.
 
     Returns:
         LEAST_TEMPERATURE..MOST_TEMPERATURE; an end where the optimum lies beyond, which is logged.
@@ -232,7 +253,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def slope(inverse: float) -> float:
         """Returns the derivative of the loss by 1 / temperature; it rises."""
         expected = np.sum(np.exp(log_softmax(values * inverse)) * values, axis=1)
-        return float(np.mean(expected - wanted))
+        return float(np.average(expected - wanted, weights=weights))
 
     # In the logarithm of 1 / temperature.
     low, high = -np.log(MOST_TEMPERATURE), -np.log(LEAST_TEMPERATURE)

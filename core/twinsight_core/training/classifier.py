@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.evaluation.classification import classification_score, fit_temperature
+from twinsight_core.evaluation.classification import classification_score, even_class_weights, fit_temperature
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import cross_entropy, effective_number_weights, focal, logit_adjusted
 from twinsight_core.models.classifier import Classifier
@@ -39,6 +39,8 @@ from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
 Balance = Literal["none", "sampling", "effective_number", "focal", "logit_adjusted"]
 BALANCES: tuple[Balance, ...] = ("none", "sampling", "effective_number", "focal", "logit_adjusted")
+EVEN_ODDS: frozenset[Balance] = frozenset({"sampling", "logit_adjusted"})
+"""What of it makes probabilities those of a picture that is of each class alike beforehand, however rare some are."""
 
 LEAST_PICTURES = 3
 """Of a class: one for each part."""
@@ -231,7 +233,9 @@ def train_classifier(
         watchers=watchers,
     )
     logits = in_batches(partial(run, trained.params, trained.stats), held)
-    temperature = fit_temperature(logits, labels)
+    # What these two learn are the probabilities of equally frequent classes: a temperature makes none of others.
+    weights = even_class_weights(labels) if how.balance in EVEN_ODDS else None
+    temperature = fit_temperature(logits, labels, weights=weights)
     return at_temperature(trainable.evaluated(trained.params, trained.stats), how.network, temperature), parts, trained
 
 

@@ -58,6 +58,7 @@ def classification_findings(
     scores = {f"top{k}_accuracy": value for k, value in score.top_k.items()} | {
         "balanced_accuracy": score.balanced_accuracy,
         "expected_calibration_error": score.expected_calibration_error,
+        "expected_calibration_error_even_classes": score.expected_calibration_error_even,
         "calibration_error_by_chance": score.calibration_error_by_chance,
         "negative_log_likelihood": score.negative_log_likelihood,
     }

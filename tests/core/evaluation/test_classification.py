@@ -14,8 +14,10 @@ from twinsight_core.evaluation.classification import (
     class_recall,
     classification_score,
     confusion_matrix,
+    even_class_weights,
     expected_calibration_error,
     fit_temperature,
+    log_softmax,
     negative_log_likelihood,
     top_k_accuracy,
 )
@@ -190,3 +192,24 @@ def test_what_can_not_be_scored_is_refused(scores: np.ndarray, labels: list[int]
 def test_a_k_beyond_the_classes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^`k` \(=4\) must lie in 1\.\.3, the number of classes\.$"):
         top_k_accuracy(np.zeros((1, 3)), np.array([0]), k=4)
+
+
+def test_even_weights_count_every_class_alike() -> None:
+    weights = even_class_weights(np.array([0, 0, 0, 2]))
+    np.testing.assert_allclose(weights, [2 / 3, 2 / 3, 2 / 3, 2.0])
+    assert weights.mean() == pytest.approx(1.0)
+
+
+def test_of_equally_frequent_classes_the_temperature_and_the_error_are_right_with_even_weights_alone() -> None:
+    # Two classes, 95 to 5, and one feature: a network that is right where both are equally frequent, at temperature 2.
+    rng = np.random.default_rng(0)
+    labels = (rng.random(40_000) < 0.05).astype(np.int64)
+    feature = rng.normal(2.0 * labels - 1.0)
+    logits = 2.0 * np.stack([-feature, feature], axis=1)
+    weights = even_class_weights(labels)
+    assert fit_temperature(logits, labels, weights=weights) == pytest.approx(2.0, rel=0.03)
+    probabilities = np.exp(log_softmax(logits / 2.0))
+    assert expected_calibration_error(probabilities, labels, weights=weights) < 0.01
+    # At the pictures' own frequencies the rare label is over-sure.
+    rare = probabilities[:, 1] > 0.8
+    assert labels[rare].mean() < probabilities[rare, 1].mean() - 0.3
