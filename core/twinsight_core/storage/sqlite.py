@@ -143,11 +143,10 @@ class Readers:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._idle or self._may_open())
             if self._closed:
-                raise Unavailable(f"Collection `{self._file.parent.name}` is closed.", reason="COLLECTION_CLOSED")
+                raise self._is_closed()
             reader = self._idle.pop() if self._idle else None
         try:
-            # Not SQLITE_OPEN_READONLY: after a crash the first to open has to put the log's index in order.
-            reader = reader or connect(self._file, apsw.SQLITE_OPEN_READWRITE, self._vfs)
+            reader = reader or self._opened()
             yield reader
         finally:
             with self._changed:
@@ -165,6 +164,18 @@ class Readers:
             for reader in idle:
                 self._gone(reader)
             self._changed.notify_all()
+
+    def _opened(self) -> apsw.Connection:
+        try:
+            # Not SQLITE_OPEN_READONLY: after a crash the first to open has to put the log's index in order.
+            return connect(self._file, apsw.SQLITE_OPEN_READWRITE, self._vfs)
+        except apsw.Error as error:
+            if self._closed:  # and deleted, perhaps: its file is missing, not damaged
+                raise self._is_closed() from error
+            raise
+
+    def _is_closed(self) -> Unavailable:
+        return Unavailable(f"Collection `{self._file.parent.name}` is closed.", reason="COLLECTION_CLOSED")
 
     def _may_open(self) -> bool:
         """Takes a place for one more, and returns whether there was one."""

@@ -114,3 +114,21 @@ def test_one_that_can_t_be_opened_takes_no_place(tmp_path: Path, further: thread
     assert free(further) == 0
     readers.close()
     assert free(further) == 2
+
+
+def test_a_database_that_is_deleted_while_it_is_opened_is_closed_and_not_damaged(
+    file: Path, further: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = Readers(file, None)
+    connect = sqlite.connect
+
+    def late(path: Path, flags: int, vfs: str | None) -> apsw.Connection:
+        readers.close()
+        path.unlink()
+        return connect(path, flags, vfs)
+
+    monkeypatch.setattr(sqlite, "connect", late)
+    with pytest.raises(Unavailable) as refused:
+        lent(readers, 1)
+    assert refused.value.reason == "COLLECTION_CLOSED"
+    assert free(further) == 2
