@@ -74,7 +74,7 @@ class NotFound(TwinsightError):
         shown = ", ".join(f"`{one}`" for one in names[:20]) + (
             f" and {len(names) - 20} more" if len(names) > 20 else ""
         )
-        return cls(f"{kind} `{name}` does not exist; there is {shown or 'none'}.", reason=reason, field=field)
+        return cls(f"{kind} `{name}` does not exist; available: {shown or 'none'}.", reason=reason, field=field)
 
 
 class AlreadyExists(TwinsightError):

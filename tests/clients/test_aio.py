@@ -68,7 +68,7 @@ def test_pictures_are_embedded_compared_and_found(run: Run, picture: Draw) -> No
         pages = [[item.id for item in page.values()] async for page in client.list_items("c", page_size=1)]
         assert pages == [["p0"], ["p2"]]
         await client.delete_collection("c")
-        with pytest.raises(NotFound, match=r"^Collection `c` does not exist; there is none\.$"):
+        with pytest.raises(NotFound, match=r"^Collection `c` does not exist; available: none\.$"):
             await client.search("c", [[1.0]])
         assert [card.name for card in await client.list_models()] == ["fake", "fake-classifier", "fake-detector"]
 

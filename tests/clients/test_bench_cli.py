@@ -183,7 +183,7 @@ def test_a_server_that_does_not_serve_is_one_line(bench: Bench, wire: WireServer
 def test_what_is_wrong_with_all_calls_is_told_before_the_load(bench: Bench, wire: WireServer, tmp_path: Path) -> None:
     missing = bench("search", "--collection", "none")
     assert (missing.exit_code, missing.stdout) == (1, "")
-    assert missing.stderr == "Error: Collection `none` does not exist; there is none. [COLLECTION_NOT_FOUND]\n"
+    assert missing.stderr == "Error: Collection `none` does not exist; available: none. [COLLECTION_NOT_FOUND]\n"
     unknown = bench("embed", "--model", "big")
     assert unknown.exit_code == 1
     assert unknown.stderr.startswith("Error: Model `big` does not exist")

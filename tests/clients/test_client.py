@@ -200,7 +200,7 @@ def test_collections_are_made_described_listed_and_deleted(client: Client) -> No
     assert [one.id for one in client.list_collections()] == ["a", "b"]
     client.delete_collection("b")
     assert [one.id for one in client.list_collections()] == ["a"]
-    with pytest.raises(NotFound, match=r"^Collection `b` does not exist; there is `a`\.$") as raised:
+    with pytest.raises(NotFound, match=r"^Collection `b` does not exist; available: `a`\.$") as raised:
         client.get_collection("b")
     assert raised.value.reason == "COLLECTION_NOT_FOUND"
     with pytest.raises(AlreadyExists, match="Collection `a` exists already"):
@@ -355,7 +355,7 @@ def test_models_have_cards(client: Client) -> None:
     assert card.calibration.operating_points[0].false_match_rate_high == 0.1
     assert [one.task for one in (classifier, detector)] == [ModelTask.CLASSIFICATION, ModelTask.DETECTION]
     assert (detector.labels, detector.dimension, detector.calibration) == (("bird", "cat", "dog"), 0, None)
-    with pytest.raises(NotFound, match=r"^Model `big` does not exist; there is `fake`, "):
+    with pytest.raises(NotFound, match=r"^Model `big` does not exist; available: `fake`, "):
         client.embed([b"x"], model="big")
 
 

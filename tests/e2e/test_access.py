@@ -103,7 +103,7 @@ def test_what_may_not_be_read_looks_the_same_whether_it_is_there_or_not(access: 
                 reader.get_collection(name)
             told.append(denied.value.message.replace(name, "NAME"))
         assert told[0] == told[1]
-        with pytest.raises(NotFound, match=r"^Collection `photos9` does not exist; there is `photos`\.$"):
+        with pytest.raises(NotFound, match=r"^Collection `photos9` does not exist; available: `photos`\.$"):
             reader.get_collection("photos9")
 
 

@@ -138,7 +138,7 @@ def test_an_unknown_model_is_not_found_and_the_known_are_named(api: Reflected) -
     with pytest.raises(grpc.RpcError) as caught:
         api.call("InferenceService", "Embed", model="nope", images=[{"encoded": b"x"}])
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert caught.value.details() == "Model `nope` does not exist; there is `base`."
+    assert caught.value.details() == "Model `nope` does not exist; available: `base`."
 
 
 def test_a_call_without_a_deadline_is_answered(api: Reflected, photos: dict[str, bytes]) -> None:

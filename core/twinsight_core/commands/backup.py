@@ -16,13 +16,13 @@ from twinsight_core.storage.backups import back_up
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Copy collections of a data folder to a new folder, also while a server uses it.
+    help="""Copy collections of a data folder to a new folder; a server may be using it.
 
-    Every write that was answered before the backup began is in it, and no batch by half. Run it as the server's user,
-    on the server's machine.
+    The backup holds every write that was acknowledged before it began, and no partial batch. Run it as the server's
+    user, on the server's machine.
 
-    A damaged collection can't be backed up. All that are damaged are named, and no backup is made, unless
-    --skip-damaged is given: then the others are, and the exit code is 3.
+    A damaged collection can't be backed up. The command names all damaged collections and makes no backup, unless
+    --skip-damaged is given: then it backs up the others and exits with code 3.
 
     \b
     Examples:
@@ -36,11 +36,11 @@ from twinsight_core.storage.backups import back_up
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    help="The folder to make; must not be there, nor among the collections.",
+    help="Folder to create; must neither exist nor lie among the collections.",
 )
 @collection_options
 @click.option(
-    "--skip-damaged", is_flag=True, help="Leave out collections that can't be copied, and list them at the end."
+    "--skip-damaged", is_flag=True, help="Skip collections that can't be copied, and list them at the end."
 )
 def backup(*, data_dir: Path, out: Path, only: tuple[str, ...], exclude: tuple[str, ...], skip_damaged: bool) -> None:
     """Backs up as the options say."""

@@ -1,4 +1,4 @@
-"""`twinsight backups`: what is in a backup, and collections taken out of it."""
+"""`twinsight backups`: list a backup's collections, or remove some of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _backup = click.argument("backup", type=click.Path(path_type=Path, file_okay=Fal
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""List what is in a backup, or take collections out of it.
+    help="""List a backup's collections, or remove some of them.
 
     \b
     Examples:
@@ -26,13 +26,13 @@ _backup = click.argument("backup", type=click.Path(path_type=Path, file_okay=Fal
     """,
 )
 def backups() -> None:
-    """List what is in a backup, or take collections out of it."""
+    """Groups the commands on backups."""
 
 
 @backups.command("list")
 @_backup
 def list_(*, backup: Path) -> None:
-    """List what the manifest of BACKUP says that is in it."""
+    """List the collections in BACKUP's manifest."""
     with exit_on_failure():
         manifest = read_manifest(backup)
         left = left_over(backup, manifest)
@@ -41,7 +41,7 @@ def list_(*, backup: Path) -> None:
         write_line(f"{entry.id}: {entry.item_count} items, {entry.size} bytes")
     for name in left:
         write_line(
-            f"twinsight: `{name}` is there and not in the manifest: its removal was cut short. Remove it again.",
+            f"twinsight: `{name}` exists but is not in the manifest: its removal was interrupted. Remove it again.",
             err=True,
         )
 
@@ -50,16 +50,16 @@ def list_(*, backup: Path) -> None:
 @_backup
 @click.argument("collections", nargs=-1, required=True)
 def remove(*, backup: Path, collections: tuple[str, ...]) -> None:
-    """Take COLLECTIONS out of BACKUP: out of its manifest, and off the disk. There is no way back."""
+    """Remove COLLECTIONS from BACKUP: from its manifest and from the disk. This can't be undone."""
     with exit_on_failure():
         left = take_out(backup, collections)
     for name in dict.fromkeys(collections):
         write_line(f"{backup}: removed {name}")
-    write_line(f"{backup}: {len(left.collections)} collections are left")
+    write_line(f"{backup}: {len(left.collections)} collections left")
 
 
 def _time(created_at: float) -> str:
     try:
         return f"{datetime.fromtimestamp(created_at, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (ValueError, OverflowError, OSError):  # of no year that there is
+    except (ValueError, OverflowError, OSError):  # in no year that datetime knows
         return "at an unknown time"

@@ -1,4 +1,4 @@
-"""`twinsight calibrate`: what a model's scores mean."""
+"""`twinsight calibrate`: give a model's scores a meaning."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from twinsight_core.training.pair_caveats import caveats
 from twinsight_core.training.pairs import halves as pair_halves
 from twinsight_core.training.siamese_pairs import PairPictures
 
-SAME_CLASS = "The two pictures are of one class in the sense of the data it was calibrated on, at even odds beforehand."
-SAME_PAIR = "The two pictures are a same pair in the sense of the list it was calibrated on, at even odds beforehand."
+SAME_CLASS = "The two pictures are of one class as the calibration data defines it, at even prior odds."
+SAME_PAIR = "The two pictures are a same pair as the calibration list defines it, at even prior odds."
 FALSE_MATCH_RATE = 0.01
 LEAST_SAME_PAIRS = 100
 LEAST_PICTURES = 100
-"""Of which the 95 % interval of a rate is a fifth wide at most."""
+"""The 95 % interval of a rate over this many is at most a fifth wide."""
 _SHOWN_LABELS = 20
-CALIBRATED = "<p>After this report the model was calibrated anew; its digest is another since.</p>"
+CALIBRATED = "<p>The model was recalibrated after this report was written; its digest has changed.</p>"
 """Last line of the report that a calibrated model keeps."""
 
 
@@ -63,11 +63,11 @@ CALIBRATED = "<p>After this report the model was calibrated anew; its digest is 
 @DATA_OPTION
 @PAIRS_OPTION
 @SKIP_BAD_OPTION
-@click.option("--groups", is_flag=True, help="Pairs are drawn within groups (folders of class folders).")
+@click.option("--groups", is_flag=True, help="Draw pairs within groups (folders of class folders).")
 @click.option(
     "--meaning",
-    help="What the probability is a probability of, a sentence.  [default: that the two are of one class, or with "
-    "--pairs a same pair, in the sense of the data]",
+    help="A sentence that says what the probability is of.  [default: that the two are of one class, or with --pairs "
+    "a same pair, as the data defines it]",
 )
 @click.option(
     "--false-match-rate",
@@ -76,13 +76,13 @@ CALIBRATED = "<p>After this report the model was calibrated anew; its digest is 
     show_default=True,
     help="False match rate of the default operating point.",
 )
-@package_option("Package to write; else the model's own, unless it ships with the program.", required=False)
+@package_option("Package to write; without it the model's own. Required for a shipped model.", required=False)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Number that the choice of halves and pairs follows from.",
+    help="Random seed.",
 )
 @told
 def calibrate(
@@ -98,21 +98,24 @@ def calibrate(
     out: Path | None,
     seed: int,
 ) -> None:
-    """Make a model's scores mean something: probabilities, and operating points with stated error rates.
+    """Calibrate a model's scores: probabilities, and operating points with stated error rates.
 
-    An embedding: from pairs, listed or drawn from class folders; the pictures are parted in halves, one to fit and one
-    to measure on, and no class is in both. With --groups all are fitted on, and each group is measured by a fit on the
-    others. Same and different pairs count alike, however many there are of each: probabilities are at even odds. To fit
-    on and to measure on it takes 100 same pairs each, and three times the inverse of --false-match-rate of different
-    ones. A classifier: the temperature of its softmax, from 100 pictures at least, some of each label. Calibrate on
-    data like that which the model will see, and that it was not trained on, and before anything is indexed: the model's
-    digest changes, since its answers do, and collections of the model before take pictures only where that one is
-    served, too (--out writes beside it).
+    Embedding: uses pairs, listed or drawn from class folders. The pictures are split into halves, one to fit on and one
+    to measure on, and no class is in both. With --groups the fit uses all groups, and each group is measured by a fit
+    on the others. Same and different pairs weigh the same, however many there are of each: probabilities are at even
+    odds. Fitting and measuring each need 100 same pairs, and different pairs three times the inverse of
+    --false-match-rate.
+
+    Classifier: fits the temperature of its softmax on at least 100 pictures, some of each label.
+
+    Use data like that which the model will see, and that it was not trained on. Calibrate before indexing: calibration
+    changes the model's outputs and so its digest, and collections of the earlier model accept pictures only while that
+    model is served too (--out writes beside it).
     """
     package = find_package(model, models_dir)
     if out is None and package.is_shipped:
         raise TrainingError(
-            f"`{package.name}` ships with the program and stays as it is; give --out for the calibrated package.",
+            f"`{package.name}` ships with twinsight and is never changed; give --out for the calibrated package.",
             reason="OUT_MISSING",
         )
     check_replaceable(out or package.folder)
@@ -125,7 +128,9 @@ def calibrate(
         _calibrate_classifier(package, network, read, out or package.folder)
         return
     if package.card.task != "embedding":
-        raise TrainingError(f"A model for {package.card.task} has nothing to calibrate.", reason="MODEL_TASK")
+        raise TrainingError(
+            f"`{package.name}` is a model for {package.card.task}, which has nothing to calibrate.", reason="MODEL_TASK"
+        )
     meaning = meaning or (SAME_CLASS if pairs is None else SAME_PAIR)
     each = max(PAIRS_OF_A_KIND, 2 * pairs_needed(false_match_rate))
     try:
@@ -135,15 +140,15 @@ def calibrate(
             _check_pairs(data, [(fit.same, measure.same) for fit, measure in how.folds], false_match_rate)
         else:
             read_pairs = listed_pictures(package, data, pairs, skip_bad=skip_bad)
-            # All that the list alone tells, before its pictures go through the network, which may take an hour.
+            # Check the list alone before its pictures go through the network, which may take an hour.
             same = read_pairs.pairs.same
             if same.all() or not same.any():
-                raise ValueError("it takes pairs of both kinds.")
+                raise ValueError("it needs pairs of both kinds.")
             halves = pair_halves(read_pairs.pairs, seed=seed)
             _check_pairs(data, [(same[halves[0]], same[halves[1]])], false_match_rate)
             how = _pairs_of_list(package, read_pairs, halves)
         calibration = how.fit(meaning=meaning, false_match_rate=false_match_rate)
-    except ValueError as error:  # of one kind of pairs there are none, or the cosine says nothing about them
+    except ValueError as error:  # no pairs of one kind, or the cosine says nothing about them
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
     if (before := package.card.calibration) is not None:
         _tell_if_worse(measured_loss(how.folds, before), measured_loss(how.folds))
@@ -157,7 +162,7 @@ def calibrate(
     if pairs is None:
         write_line("The intervals are those over pictures of other classes.")
     else:
-        write_line("The intervals take the pairs for independent; where these share pictures, they are too narrow.")
+        write_line("The intervals assume independent pairs; if pairs share pictures, they are too narrow.")
     write_line(f"wrote {written.folder} ({written.digest})", err=True)
 
 
@@ -165,8 +170,8 @@ class _Fit(NamedTuple):
     """How a calibration is fitted.
 
     Attributes:
-        fit: gives it.
-        folds: pairs to fit on, and those that are measured by it.
+        fit: returns it.
+        folds: pairs to fit on, and the pairs to measure that fit on.
     """
 
     fit: Callable[..., Calibration]
@@ -181,17 +186,17 @@ def _tell_point(target: str, one: Calibration | OperatingPoint) -> None:
 
 
 def _tell_if_worse(before: float, now: float) -> None:
-    """Warns where the pictures that are measured speak for the calibration before; both are mean losses."""
+    """Warns if the calibration before has the lower mean loss on the pictures that are measured."""
     if round(now, 4) > round(before, 4):
         write_line(
-            f"On the pictures that are measured the calibration before is the better one: negative log-likelihood "
-            f"{before:.4f}, and {now:.4f} now.",
+            f"The calibration before was better on the measured pictures: negative log-likelihood {before:.4f}, "
+            f"now {now:.4f}.",
             err=True,
         )
 
 
 def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, each: int, seed: int) -> _Fit:
-    """Pairs within each group of classes."""
+    """Returns a fit on pairs within each group of classes."""
     groups = read.groups()
     _check_enough(int(groups.max()) + 1, "groups")
     embeddings = embedder(package.build())(read.images)
@@ -200,7 +205,7 @@ def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, each: int, 
 
 
 def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, each: int, seed: int) -> _Fit:
-    """Pairs of one half of the classes to fit on, and of the other to measure on."""
+    """Returns a fit on pairs of one half of the classes, measured on the other half."""
     order = np.random.default_rng(seed).permutation(len(read.classes))
     _check_enough(len(order), "classes")
     embeddings = embedder(package.build())(read.images)
@@ -213,7 +218,7 @@ def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, each: int,
 
 
 def _pairs_of_list(package: ModelPackage, read: PairPictures, halves: tuple[np.ndarray, np.ndarray]) -> _Fit:
-    """Pairs of one half of a list to fit on, and of the other to measure on; tells what is in neither."""
+    """Returns a fit on one half of a list, measured on the other half; prints which pairs are in neither."""
     first, second = halves
     if told_of := caveats(read.pairs, [np.flatnonzero(first), np.flatnonzero(second)]):
         write_line(told_of.strip(), err=True)
@@ -226,7 +231,7 @@ def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> _Fit:
 
 
 def _report(package: ModelPackage) -> bytes | None:
-    """Returns the package's report, which says that it is of the model before; None where there is none."""
+    """Returns the package's report with a note that it is of the model before; None if there is no report."""
     path = package.folder / REPORT_FILE
     if not path.exists():
         return None
@@ -236,11 +241,11 @@ def _report(package: ModelPackage) -> bytes | None:
 
 def _check_enough(count: int, kind: str) -> None:
     if count < 4:
-        raise TrainingError(f"There are {count} {kind}; calibration wants four at least.", reason="CLASSES_TOO_FEW")
+        raise TrainingError(f"Calibration needs at least 4 {kind}; there are {count}.", reason="CLASSES_TOO_FEW")
 
 
 def _check_pairs(data: Path, folds: Sequence[tuple[np.ndarray, np.ndarray]], false_match_rate: float) -> None:
-    """Refuses pairs of which the default threshold's rates can't be stated; `folds`: which are same, `[pairs] bool`."""
+    """Rejects pairs too few to state the default threshold's rates; `folds`: which are same, `[pairs] bool`."""
     least = min((fit for fit, _ in folds), key=len)
     needed = pairs_needed(false_match_rate)
     for what, sides in (("fit on", [least]), ("measure on", [measure for _, measure in folds])):
@@ -248,24 +253,24 @@ def _check_pairs(data: Path, folds: Sequence[tuple[np.ndarray, np.ndarray]], fal
         different = sum(len(side) for side in sides) - same
         if same < LEAST_SAME_PAIRS or different < needed:
             raise TrainingError(
-                f"{data}: there are {same} same and {different} different pairs to {what}; for a false match rate of "
-                f"{false_match_rate:g} it takes {LEAST_SAME_PAIRS} and {needed} at least.",
+                f"{data}: there are {same} same and {different} different pairs to {what}; a false match rate of "
+                f"{false_match_rate:g} needs at least {LEAST_SAME_PAIRS} and {needed}.",
                 reason="DATA_INSUFFICIENT",
             )
 
 
 def _check_pictures(data: Path, read: LabelledImages) -> None:
-    """Refuses pictures of which a temperature for all labels can't be told."""
+    """Rejects pictures that can't determine a temperature for all labels."""
     if len(read) < LEAST_PICTURES:
         raise TrainingError(
-            f"{data}: there are {len(read)} pictures; calibration wants {LEAST_PICTURES} at least.",
+            f"{data}: calibration needs at least {LEAST_PICTURES} pictures; there are {len(read)}.",
             reason="DATA_INSUFFICIENT",
         )
     counts = np.bincount(read.labels, minlength=len(read.classes))
     if missing := [f"`{name}`" for name, count in zip(read.classes, counts, strict=True) if not count]:
         more = f" and {len(missing) - _SHOWN_LABELS} more" if len(missing) > _SHOWN_LABELS else ""
         raise TrainingError(
-            f"{data}: these labels have no picture, and calibration wants some of each: "
+            f"{data}: calibration needs pictures of every label; there are none of "
             f"{', '.join(missing[:_SHOWN_LABELS])}{more}.",
             reason="DATA_INSUFFICIENT",
         )
@@ -296,6 +301,6 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
     write_line(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
     write_line(
         f"expected calibration error  {measured.expected_calibration_error:.4f} "
-        f"(of which chance {measured.calibration_error_by_chance:.4f})"
+        f"({measured.calibration_error_by_chance:.4f} by chance)"
     )
     write_line(f"wrote {written.folder} ({written.digest})", err=True)

@@ -1,4 +1,4 @@
-"""`twinsight evaluate`: what a model is worth on data that it never saw."""
+"""`twinsight evaluate`: measure a model on labelled data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from twinsight_core.training.pair_caveats import uncounted
 from twinsight_core.training.report import Findings, write_report
 
 DETECTION_BATCH = 8
-AS_GIVEN = "as given: whether the model was trained on them is not known"
+AS_GIVEN = "as given; whether the model was trained on them is unknown"
 
 
 @click.command()
@@ -45,14 +45,14 @@ AS_GIVEN = "as given: whether the model was trained on them is not known"
 @DATA_OPTION
 @PAIRS_OPTION
 @SKIP_BAD_OPTION
-@click.option("--groups", is_flag=True, help="Folders of class folders are groups: pairs and trials stay within one.")
+@click.option("--groups", is_flag=True, help="Keep pairs and trials within groups (folders of class folders).")
 @click.option(
     "--annotations",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="For a detector: COCO's JSON file for the pictures of --data; else --data is in the layout of Pascal VOC.",
+    help="For a detector: COCO JSON file for the pictures in --data; without it, --data has the Pascal VOC layout.",
 )
-@click.option("--image-set", help="For a detector: VOC's list of pictures; else all.")
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")
+@click.option("--image-set", help="For a detector: VOC image list to use; all pictures without it.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="HTML report to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @told
 def evaluate(
@@ -70,10 +70,10 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled pictures: class folders, pairs, or boxes.
 
-    A classifier: top-1 and top-5 accuracy, recall of each class, calibration. An embedding: Recall@K, R-precision,
-    MAP@R; verification with AUC, EER and TAR at FAR; N-way one-shot where classes come in groups; over a list of pairs
-    also the accuracy over its folds. A detector: COCO's average precision; with --skip-bad nothing counts that is found
-    where a box with a flaw is, and pictures are left out in which such a box covers nothing.
+    Classifier: top-1 and top-5 accuracy, recall per class, calibration. Embedding: Recall@K, R-precision, MAP@R;
+    verification with AUC, EER and TAR at FAR; N-way one-shot if classes come in groups; with a list of pairs also the
+    accuracy over its folds. Detector: COCO's average precision; with --skip-bad, detections in a flawed box don't
+    count, and a picture with a flawed box that covers nothing is left out.
     """
     package = find_package(model, models_dir)
     _check_options(package, annotations)
@@ -83,7 +83,7 @@ def evaluate(
         else:
             findings = _measured(package, data, pairs, skip_bad=skip_bad, groups=groups)
     except ValueError as error:  # of the measures: too few classes, say
-        raise TrainingError(f"{data}: the data does not suffice: {error}", reason="DATA_INSUFFICIENT") from error
+        raise TrainingError(f"{data}: not enough data: {error}", reason="DATA_INSUFFICIENT") from error
     if as_json:
         told_of = {"model": package.name, "digest": package.digest, "protocol": findings.protocol}
         mistakes = [one.caption for one in findings.mistakes]
@@ -97,10 +97,10 @@ def evaluate(
 
 
 def _check_options(package: ModelPackage, annotations: Path | None) -> None:
-    """Refuses options that mean nothing to the model's task.
+    """Rejects options that have no effect on the model's task.
 
     Raises:
-        click.UsageError: there are such.
+        click.UsageError: there are any.
     """
     match package.card.task:
         case "classification":

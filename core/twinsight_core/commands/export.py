@@ -15,10 +15,10 @@ from twinsight_core.packages import find_package
 @click.command(
     "export",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Write a model for another runtime: pictures as uint8 in, answers out, preprocessing and weights inside.
+    help="""Export a model for another runtime: uint8 pictures in, outputs out, preprocessing and weights inside.
 
     The file is run and compared with the model before it is put in place. Labels, preprocessing, calibration, licence
-    and what the answers mean are in an ONNX file's metadata, and in OUT.json beside StableHLO.
+    and the meaning of the outputs are in an ONNX file's metadata, or in OUT.json beside StableHLO.
 
     \b
     Examples:
@@ -30,16 +30,16 @@ from twinsight_core.packages import find_package
     "--model",
     required=True,
     metavar="NAME",
-    help="A package of --models-dir, one that ships, or the path of a package's folder.",
+    help="A shipped model, a package folder, or a name in --models-dir.",
 )
 @click.option(
     "--format",
     "format_name",
     type=click.Choice(FORMATS),
     required=True,
-    help="onnx needs the extra `onnx`; stablehlo is the serialised form of jax.export.",
+    help="onnx needs the extra `onnx`; stablehlo is jax.export's serialised form.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option(
     "--models-dir",
     type=click.Path(path_type=Path),
@@ -56,5 +56,5 @@ def export(*, model: str, format_name: Format, out: Path, models_dir: Path | Non
     batch = "any batch size" if done.batch is None else f"batches of {done.batch}"
     size = f"pictures of {pixels.height_px}x{pixels.width_px}"
     if done.description is not None:
-        write_line(f"{done.description}: what it is, wants and answers", err=True)
+        write_line(f"{done.description}: description of the model, its input and its outputs", err=True)
     write_line(f"{done.path}: {done.format}, {done.size_bytes} bytes, {batch}, {size}, {done.agreement}")

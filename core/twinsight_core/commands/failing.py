@@ -1,4 +1,4 @@
-"""How a command ends that can't do its work."""
+"""How a command that fails ends."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from twinsight_core.commands.output import LineFormatter, write_line
 from twinsight_core.errors import TwinsightError
 
 PARTIAL = 3
-"""Exit code of what was done except for things that could not be, which are listed; as of the client's commands."""
+"""Exit code if all was done except for some things, which are listed; the client's commands use the same."""
 
 
 @contextmanager
 def exit_on_failure() -> Iterator[None]:
-    """Ends the process with status 1 and a line on standard error where a TwinsightError or OSError is raised."""
-    if logging.lastResort is not None:  # what the core logs goes there, where a command sets no logs up
+    """Ends the process with status 1 and a line on standard error if a TwinsightError or OSError is raised."""
+    if logging.lastResort is not None:  # receives the core's log records if a command configures no logging
         logging.lastResort.setFormatter(LineFormatter())
     try:
         yield
@@ -35,9 +35,9 @@ def exit_on_failure() -> Iterator[None]:
 
 @contextmanager
 def clean_up_at_sigterm() -> Iterator[None]:
-    """Has SIGTERM raise SystemExit with status 143, so that what is unfinished is removed; a second one is passed over.
+    """Makes SIGTERM raise SystemExit with status 143, so that unfinished files are removed; ignores a second one.
 
-    In the main thread.
+    Only in the main thread.
     """
 
     def end(number: int, _: FrameType | None) -> None:

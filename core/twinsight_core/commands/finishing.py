@@ -1,4 +1,4 @@
-"""How a training command ends: the package, its report, and what is told of them."""
+"""How a training command ends: it writes the package and its report, and prints the scores."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from twinsight_core.training.runs import NO_START, Run, Watching
 
 
 def held_out_from(run: Run) -> str:
-    """Returns what is known of the pictures that the scores are on."""
+    """Returns what is known of the pictures that were scored."""
     known = []
     if run.start != NO_START:
-        known.append(f"; what `{run.start}`, which it started from, was trained on is not excluded")
+        known.append(f"; pictures that `{run.start}`, its start, was trained on are not excluded")
     if run.distillation is not None:
-        known.append(f"; what `{run.distillation.teacher.name}`, its teacher, was trained on is not excluded")
+        known.append(f"; pictures that `{run.distillation.teacher.name}`, its teacher, was trained on are not excluded")
     return f"held out from this training{''.join(known)}"
 
 
 def finish(
     run: Run, card: ModelCard, network: Classifier | SiameseNetwork | FasterRCNN, findings: Findings, watching: Watching
 ) -> None:
-    """Writes the package and its report, and says where they are and what they are worth.
+    """Writes the package and its report, and prints where they are and the scores.
 
-    The decoded pictures go then; a run that is resumed after its end decodes them anew.
+    The decoded pictures are deleted then; a run that is resumed after its end decodes them again.
     """
     if not run.report_pictures:
         findings = replace(findings, mistakes=())
@@ -40,8 +40,8 @@ def finish(
         step, best_step = watching.history.early_end
         findings = replace(
             findings,
-            protocol=f"{findings.protocol} Training ended early, after {step} of {run.steps} steps: for "
-            f"{step - best_step} steps no validation was better than at step {best_step}, whose weights these are.",
+            protocol=f"{findings.protocol} Training stopped early, after {step} of {run.steps} steps: for "
+            f"{step - best_step} steps no validation was better than at step {best_step}, whose weights were kept.",
         )
     scores = card_scores(findings.scores, card.labels)
     package = save_package(run.out, replace(card, scores=scores), network)
@@ -54,10 +54,10 @@ def finish(
 
 
 def card_scores(scores: Mapping[str, float], labels: Sequence[str]) -> dict[str, float]:
-    """Returns the scores for a card, rounded, by name; those of each class only where there are not many classes.
+    """Returns the scores for a card, rounded, by name; the recall of each class only up to `MAX_SCORED_LABELS` labels.
 
     Args:
-        scores: by name; all of them are for the report.
+        scores: by name, as the report has them.
         labels: names of the classes.
     """
     of_classes = {f"recall_{label}" for label in labels} if len(labels) > MAX_SCORED_LABELS else set()
@@ -65,7 +65,7 @@ def card_scores(scores: Mapping[str, float], labels: Sequence[str]) -> dict[str,
 
 
 def recipe() -> str:
-    """Returns this command as it was given, without the words for the card and the machine's own paths."""
+    """Returns this command line without the texts for the card and without local paths."""
     words = iter(sys.argv[1:])
     kept: list[str] = ["twinsight"]
     for word in words:

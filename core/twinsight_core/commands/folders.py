@@ -1,4 +1,4 @@
-"""The options that name a server's data folder, what of it is meant, its keys, and a package to write."""
+"""The options for a server's data folder, its collections and keys, and for a package to write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def data_dir_option(about: str = "The server's data folder.") -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Returns a decorator that gives a command `--data-dir`, which `TWINSIGHT_DATA_DIR` stands for."""
+    """Returns a decorator that adds `--data-dir` to a command, which `TWINSIGHT_DATA_DIR` sets too."""
     return click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
@@ -28,14 +28,14 @@ def data_dir_option(about: str = "The server's data folder.") -> Callable[[Calla
 def collection_options(command: Callable[P, R]) -> Callable[P, R]:
     """Gives a command `--collection` and `--exclude`, as `only` and `exclude`: ids of collections or patterns."""
     for option in (
-        click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out what this fits; may be repeated."),
+        click.option("--exclude", multiple=True, metavar="PATTERN", help="Skip collections that match; may be repeated."),
         click.option(
             "--collection",
             "-c",
             "only",
             multiple=True,
             metavar="PATTERN",
-            help="Only what this fits: an id, in which `*`, `?` and `[...]` stand for others; may be repeated.",
+            help="Only collections that match: an id with wildcards `*`, `?` and `[...]`; may be repeated.",
         ),
     ):
         command = option(command)
@@ -43,10 +43,10 @@ def collection_options(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def package_option(about: str, *, required: bool = True) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Returns a decorator that gives a command `--out`, the folder of a package to write, as an absolute path.
+    """Returns a decorator that adds `--out` to a command: the folder of a package to write, as an absolute path.
 
-    A package has the name of its folder, and what is written with it lies beside: `.` has neither name nor beside.
-    Links stay as they are.
+    A package is named after its folder, and its training files lie beside that; `.` has no name. Symbolic links are not
+    resolved.
     """
 
     def absolute(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
@@ -59,9 +59,9 @@ def package_option(about: str, *, required: bool = True) -> Callable[[Callable[P
 
 
 def keyring_option(
-    about: str = "File of the keys, made by `twinsight keyring`; or env:NAME, the variable that has its content.",
+    about: str = "Keyring file, made by `twinsight keyring`; or env:NAME, the variable with its content.",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Returns a decorator that gives a command `--keyring`, which `TWINSIGHT_KEYRING` stands for."""
+    """Returns a decorator that adds `--keyring` to a command, which `TWINSIGHT_KEYRING` sets too."""
     return click.option(
         "--keyring",
         required=True,

@@ -19,9 +19,9 @@ _NUMBERED = re.compile(r"(?P<number>\d{1,9})\s*[,:;\t]\s*(?P<name>.+)")
 @click.command(
     "import",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Write a model package from a weight file of another project.
+    help="""Create a model package from a weight file of another project.
 
-    Every tensor is checked by name and shape; the network's size follows from them.
+    Every tensor is checked by name and shape; the network's size is derived from them.
 
     \b
     Examples:
@@ -33,27 +33,27 @@ _NUMBERED = re.compile(r"(?P<number>\d{1,9})\s*[,:;\t]\s*(?P<name>.+)")
     "--architecture",
     type=click.Choice(IMPORTABLE),
     required=True,
-    help="Whose weights they are: mobilefacenet and resnet with PyTorch's names (of torchvision or timm), mobilenet_v1 "
-    "with those of Keras Applications. resnet means plain ones, on pixels scaled by ImageNet's mean and standard "
-    "deviation: timm's with blur pooling (resnetblur50) have the same tensors, so that they pass, and would answer "
-    "otherwise than they were trained to. mobilefacenet is for faces that are cut out and aligned.",
+    help="Architecture of the weights: mobilefacenet and resnet with PyTorch's names (torchvision or timm), "
+    "mobilenet_v1 with those of Keras Applications. resnet means plain ones, on pixels scaled by ImageNet's mean and "
+    "standard deviation: timm's with blur pooling (resnetblur50) have the same tensors, so they are accepted but give "
+    "wrong outputs. mobilefacenet is for faces that are cropped and aligned.",
 )
 @click.option(
     "--weights",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The file: safetensors, or PyTorch's (.pt, .pth, .ckpt, .bin), which needs the extra `torch`.",
+    help="Weight file: safetensors, or PyTorch (.pt, .pth, .ckpt, .bin), which needs the extra `torch`.",
 )
-@package_option("Folder of the package; its name is the model's. One that is there is replaced.")
+@package_option("Package folder to write; its name is the model's. An existing package is replaced.")
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Names of the classes, one a line, in the order of the weights, or `N, name`. Of equal names the later get "
-    "their number. Left out, they are `class 0` and so on.",
+    help="Class names, one per line in the order of the weights, or `N, name`. Repeated names get their number "
+    "appended. Without it, classes are named `class 0` and so on.",
 )
-@click.option("--input-px", type=int, help=f"Side of a classifier's input in pixels; {CLASSIFIER_PX} if left out.")
+@click.option("--input-px", type=int, help=f"Side of a classifier's input in pixels.  [default: {CLASSIFIER_PX}]")
 @click.option("--licence", default=NOT_STATED, show_default=True, help="Licence of the weights.")
-@click.option("--training-data", default=NOT_STATED, show_default=True, help="What they were trained on.")
+@click.option("--training-data", default=NOT_STATED, show_default=True, help="What the weights were trained on.")
 @click.option("--description", default="", help="What the model is for and where it fails.")
 def import_(
     *,
@@ -88,10 +88,10 @@ def _size(labels: tuple[str, ...], dimension: int) -> str:
 
 
 def _read_labels(path: Path) -> list[str]:
-    """Returns the names of a file, by their numbers where every line has one; tells what it makes of them.
+    """Returns the names in a file, ordered by number if every line has one; prints how it reads them.
 
     Raises:
-        StartupError: it is no text, or the lines' numbers are not those of the classes.
+        StartupError: it is not text, or the lines' numbers are not those of the classes.
     """
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
@@ -109,19 +109,19 @@ def _by_number(path: Path, lines: list[str]) -> list[str]:
     least = min(named)
     if least > 1 or sorted(named) != list(range(least, least + len(lines))):
         raise StartupError(
-            f"{path}: its lines are numbered, and must be so from 0 or 1 on, each number once.", reason="IMPORT_LABELS"
+            f"{path}: numbered lines must have every number from 0 or 1 on exactly once.", reason="IMPORT_LABELS"
         )
-    write_line(f"{path}: lines are `number, name`; the names are taken in the order of the numbers", err=True)
+    write_line(f"{path}: lines are `number, name`; the names are ordered by number", err=True)
     return [named[number] for number in sorted(named)]
 
 
 def _told_apart(labels: list[str]) -> list[str]:
-    """Returns the labels, each that was there before with its number: ImageNet has two cranes."""
+    """Returns the labels, with its number appended to each that repeats an earlier one: ImageNet has two cranes."""
     found: list[str] = []
     for number, label in enumerate(labels):
         if label and label in labels[:number]:
             found.append(f"{label} ({number})")
-            write_line(f"`{label}` is the name of several classes; number {number} is `{found[-1]}`", err=True)
+            write_line(f"`{label}` names several classes; number {number} becomes `{found[-1]}`", err=True)
         else:
             found.append(label)
     return found

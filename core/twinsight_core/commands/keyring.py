@@ -1,4 +1,4 @@
-"""`twinsight keyring`: make the keys that encrypt what is kept on disk."""
+"""`twinsight keyring`: create the keys that encrypt what is kept on disk."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twinsight_core.sealing.keyring import ENVIRONMENT, Keyring, change_keyring,
 
 
 @click.group(
-    help="""Make, list and remove the keys that encrypt what is kept on disk (`serve --keyring`).
+    help="""Create, list and remove the keys that encrypt what is kept on disk (`serve --keyring`).
 
-    Keep a copy of the keyring apart from the disk and its backups: what is encrypted with a key that is lost is lost.
+    Keep a copy of the keyring apart from the disk and its backups: data encrypted with a lost key is lost.
 
     \b
     Examples:
@@ -27,18 +27,18 @@ from twinsight_core.sealing.keyring import ENVIRONMENT, Keyring, change_keyring,
     """,
 )
 def keyring() -> None:
-    """Make, list and remove keys."""
+    """Groups the commands on keys."""
 
 
 @keyring.command()
-@keyring_option("The file to make; must not be there.")
+@keyring_option("File to create; must not exist.")
 def new(*, keyring: str) -> None:
-    """Make a keyring with one random key, which only you may read."""
+    """Create a keyring with one random key, readable only by you."""
     key = new_key()
 
     def change(there: Keyring | None) -> Keyring:
         if there is not None:
-            raise AlreadyExists(f"`{keyring}` is there already; nothing was written.", reason="KEYRING_EXISTS")
+            raise AlreadyExists(f"`{keyring}` already exists; nothing was written.", reason="KEYRING_EXISTS")
         return Keyring(key)
 
     with exit_on_failure():
@@ -49,7 +49,7 @@ def new(*, keyring: str) -> None:
 @keyring.command()
 @keyring_option("The file.")
 def add(*, keyring: str) -> None:
-    """Add a random key, which is the primary from now on."""
+    """Add a random key and make it the primary."""
     key = new_key()
     with exit_on_failure():
         change_keyring(_path(keyring), lambda there: _present(there, keyring).with_primary(key))
@@ -70,7 +70,7 @@ def list_(*, keyring: str) -> None:
 @click.argument("key_id")
 @keyring_option("The file.")
 def remove(*, key_id: str, keyring: str) -> None:
-    """Remove the key KEY_ID, which is not the primary. What is encrypted with it can't be read any more."""
+    """Remove the key KEY_ID, which must not be the primary. Data encrypted with it can no longer be read."""
 
     def change(there: Keyring | None) -> Keyring:
         keys = _present(there, keyring)
@@ -85,22 +85,22 @@ def remove(*, key_id: str, keyring: str) -> None:
 
 
 def _present(there: Keyring | None, name: str) -> Keyring:
-    """Returns the keyring that must be there.
+    """Returns the keyring, which must exist.
 
     Raises:
-        NotFound: it is not.
+        NotFound: it does not.
     """
     if there is None:
-        raise NotFound(f"The keyring `{name}` is not there.", reason="KEYRING_NOT_FOUND")
+        raise NotFound(f"The keyring `{name}` does not exist.", reason="KEYRING_NOT_FOUND")
     return there
 
 
 def _path(keyring: str) -> Path:
-    """Returns the file of a keyring that is to be written.
+    """Returns the file to write a keyring to.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: it is not a file.
     """
     if keyring.startswith(ENVIRONMENT):
-        raise InvalidInput(f"`{keyring}` is no file, and can't be written.", reason="KEYRING_INVALID")
+        raise InvalidInput(f"`{keyring}` is not a file and can't be written.", reason="KEYRING_INVALID")
     return Path(keyring)

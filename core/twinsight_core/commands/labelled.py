@@ -21,10 +21,10 @@ DATA_OPTION = click.option(
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder or zip with the pictures; of data in parts (train/, val/, test/) one of them: DIR/test.",
+    help="Folder or zip with the pictures. Of data in parts (train/, val/, test/) name one: DIR/test.",
 )
 MODEL_OPTION = click.option(
-    "--model", required=True, help="A shipped model, a package's folder, or a name in --models-dir."
+    "--model", required=True, help="A shipped model, a package folder, or a name in --models-dir."
 )
 MODELS_DIR_OPTION = click.option(
     "--models-dir", type=click.Path(path_type=Path), envvar="TWINSIGHT_MODELS_DIR", help="Folder of further packages."
@@ -32,16 +32,16 @@ MODELS_DIR_OPTION = click.option(
 PAIRS_OPTION = click.option(
     "--pairs",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="List of pairs: LEFT,RIGHT,SAME[,FOLD] a line, or LFW's pairs.txt.",
+    help="List of pairs: LEFT,RIGHT,SAME[,FOLD] per line, or LFW's pairs.txt.",
 )
-SKIP_BAD_OPTION = click.option("--skip-bad", is_flag=True, help="Leave out what can't be read instead of stopping.")
+SKIP_BAD_OPTION = click.option("--skip-bad", is_flag=True, help="Skip what can't be read instead of stopping.")
 
 
 def class_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> LabelledImages:
-    """Reads class folders at the size of a model; tells what is left out.
+    """Reads class folders at the size of a model; logs what is skipped.
 
     Raises:
-        TrainingError: see `read_class_folders`; or the data come in parts, of which the model may have seen some.
+        TrainingError: see `read_class_folders`; or the data comes in parts, some of which the model may have seen.
     """
     read = read_class_folders(data, preprocessing=package.card.preprocessing, skip_bad=skip_bad, one_part=True)
     tell_skipped(read.skipped)
@@ -49,18 +49,18 @@ def class_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> Labe
 
 
 def labelled_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> LabelledImages:
-    """Reads class folders whose names are labels of the model; the labels count as the model counts them.
+    """Reads class folders whose names are labels of the model; label numbers are the model's.
 
     Raises:
-        TrainingError: a folder is no label of the model.
+        TrainingError: a folder is not a label of the model.
     """
     read = class_pictures(package, data, skip_bad=skip_bad)
     numbers = {composed(label): number for number, label in enumerate(package.card.labels)}
     unknown = sorted(set(read.classes) - numbers.keys())
     if unknown:
         raise TrainingError(
-            f"{data}: these classes are no labels of `{package.name}`: {', '.join(unknown)}. "
-            f"It has: {', '.join(package.card.labels)}.",
+            f"{data}: `{package.name}` has no labels for these classes: {', '.join(unknown)}; "
+            f"available: {', '.join(package.card.labels)}.",
             reason="LABEL_UNKNOWN",
         )
     places = np.array([numbers[name] for name in read.classes], np.int32)
@@ -68,7 +68,7 @@ def labelled_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> L
 
 
 def listed_pictures(package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool = False) -> PairPictures:
-    """Returns the pairs of a list, and their pictures at the model's size; tells what is left out.
+    """Returns the pairs of a list, and their pictures at the model's size; logs what is skipped.
 
     Args:
         package: an embedding model.

@@ -1,4 +1,4 @@
-"""What the commands of the core share: the options of training, and how they fail."""
+"""What the core's commands share: the training options, and how a command fails."""
 
 from __future__ import annotations
 
@@ -27,16 +27,14 @@ _FIELDS = frozenset(field.name for field in dataclasses.fields(Run))
 _EXCLUDE = click.option(
     "--exclude",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    help="File with the classes to leave out of everything, one name a line: those of a test set, say.",
+    help="File of class names to leave out of everything, one per line (those of a test set, say).",
 )
 
-_FLAWED_BOXES = (
-    " A box with a flaw is a region that does not count then; where it covers nothing, its picture is left out."
-)
+_FLAWED_BOXES = " A flawed box becomes a region to ignore; if it covers nothing, its picture is left out."
 
 
 def told(command: Callable[P, None]) -> Callable[P, None]:
-    """Makes a command end with a message and exit status 1 where it fails for a reason that is the user's to mend."""
+    """Makes a command log to standard error, and end with a message and exit status 1 if the user can fix its error."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -53,22 +51,22 @@ def told(command: Callable[P, None]) -> Callable[P, None]:
 def _multiple_of_8(context: click.Context, parameter: click.Parameter, value: int) -> int:
     del context, parameter
     if value % 8:
-        raise click.BadParameter(f"{value} is no multiple of 8.")
+        raise click.BadParameter(f"{value} is not a multiple of 8.")
     return value
 
 
 def given(name: str) -> bool:
-    """Returns whether an option of the running command was given, and not left to its default."""
+    """Returns whether an option of the running command was given rather than left at its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
 def refuse_options(names: Sequence[str], *, why: str) -> None:
-    """Refuses options that were given and would be without effect.
+    """Rejects options that were given and would have no effect.
 
     Args:
         names: of the command's parameters.
-        why: for the message: with what they have none, and why.
+        why: end of the message: what they don't combine with, and why.
 
     Raises:
         click.UsageError: one of them was given.
@@ -82,31 +80,31 @@ def _teacher_options(temperature: float) -> list[_Decorator]:
     return [
         click.option(
             "--teacher",
-            help="Model of the same kind to learn from beside the labels (knowledge distillation): a shipped one, or a "
-            "package's folder. It sees the same views, scaled to its input.",
+            help="Model of the same kind to learn from in addition to the labels (knowledge distillation): a shipped "
+            "model or a package folder. It sees the same views, scaled to its input.",
         ),
         click.option(
             "--distillation-weight",
             type=click.FloatRange(min=0, max=1, min_open=True),
             default=0.5,
             show_default=True,
-            help="The teacher's share of the loss; the rest is the labels'.",
+            help="The teacher's share of the loss; the labels get the rest.",
         ),
         click.option(
             "--distillation-temperature",
             type=click.FloatRange(min=0, min_open=True),
             default=temperature,
             show_default=True,
-            help="What the teacher's and the model's answers are divided by: the higher, the softer.",
+            help="Divisor of the teacher's and the model's outputs; higher is softer.",
         ),
     ]
 
 
 def _distillation(values: dict[str, object]) -> Distillation | None:
-    """Takes what `_teacher_options` gave out of a command's values.
+    """Removes the values of `_teacher_options` from a command's and returns them as one setting.
 
     Raises:
-        click.UsageError: there is no teacher that the other options would mean something to.
+        click.UsageError: the other options were given without a teacher.
         PackageError: there is no such model.
     """
     teacher, weight, temperature = (
@@ -115,24 +113,24 @@ def _distillation(values: dict[str, object]) -> Distillation | None:
     if teacher is None:
         for name in ("distillation_weight", "distillation_temperature"):
             if given(name):
-                raise click.UsageError(f"--{name.replace('_', '-')} must be given with --teacher only.")
+                raise click.UsageError(f"--{name.replace('_', '-')} requires --teacher.")
         return None
     # click has checked each value against its option's type.
     return Distillation(find_package(str(teacher)), weight, temperature)  # type: ignore[arg-type]
 
 
 def _run(values: dict[str, object], *, frozen_blocks: int) -> Run:
-    """Returns the run that a command's values say.
+    """Returns the run that a command's values describe.
 
     Args:
-        values: by the options' names, those of the command's own among them.
-        frozen_blocks: of a run that starts from a model, where none are said.
+        values: by the options' names, including the command's own options.
+        frozen_blocks: default for a run that starts from a model.
 
     Raises:
-        click.UsageError: blocks of random weights would never change, or a run is both to go on and to begin anew.
+        click.UsageError: blocks with random weights would be frozen, or both --resume and --anew were given.
     """
     if values["resume"] and values["anew"]:
-        raise click.UsageError("--anew must not be given with --resume: a run is gone on with, or begun anew.")
+        raise click.UsageError("--anew must not be given with --resume: a run is either resumed or started over.")
     common = {"exclude": None} | {name: value for name, value in values.items() if name in _FIELDS}
     drawn = common["start"] == NO_START
     if drawn and common["frozen_blocks"]:
@@ -153,7 +151,7 @@ def run_options(
     class_folders: bool = True,
     distillation_temperature: float | None = None,
 ) -> Callable[[Callable[Concatenate[Run, P], None]], Callable[..., None]]:
-    """Returns a decorator that gives a command the options of every training run, as one `Run` in front of its own.
+    """Returns a decorator that adds the options of every training run, passed as one `Run` before a command's own.
 
     Args:
         size: default of `--size`.
@@ -161,10 +159,9 @@ def run_options(
         learning_rate: default of `--learning-rate`.
         start: default of `--start`.
         frozen_blocks: default of `--frozen-blocks`.
-        augmentations: what `--augmentation` may be; the first is its default.
-        class_folders: whether the data are class folders, some of which can be left out.
-        distillation_temperature: default of `--distillation-temperature`; None where nothing can be learned from a
-            teacher.
+        augmentations: choices of `--augmentation`; the first is the default.
+        class_folders: whether the data is class folders, some of which can be left out.
+        distillation_temperature: default of `--distillation-temperature`; None for a command without a teacher.
     """
     options: list[_Decorator] = [
         click.option(
@@ -172,21 +169,21 @@ def run_options(
             type=click.Path(path_type=Path),
             required=True,
             help="Folder or zip with the pictures"
-            + ("; of data in parts (train/, val/, test/) one of them: DIR/train." if class_folders else "."),
+            + (". Of data in parts (train/, val/, test/) name one: DIR/train." if class_folders else "."),
         ),
         package_option("Folder of the model package to write."),
         click.option(
             "--start",
             default=start,
             show_default=True,
-            help=f"Model whose weights training starts from: a shipped one, a package's folder, or `{NO_START}`.",
+            help=f"Model whose weights training starts from: a shipped model, a package folder, or `{NO_START}`.",
         ),
         click.option(
             "--backbone",
             type=click.Choice(list(BACKBONES)),
             default="mobilenet",
             show_default=True,
-            help="The network below; must be that of --start.",
+            help="Backbone network; must match that of --start.",
         ),
         click.option(
             "--size",
@@ -201,7 +198,7 @@ def run_options(
             type=click.Choice(augmentations),
             default=augmentations[0],
             show_default=True,
-            help="Kind of the random views.",
+            help="Kind of random augmentation.",
         ),
         click.option("--steps", type=click.IntRange(min=1), default=steps, show_default=True, help="Training steps."),
         click.option(
@@ -209,46 +206,46 @@ def run_options(
             type=click.FloatRange(min=0, min_open=True),
             default=learning_rate,
             show_default=True,
-            help="Highest learning rate.",
+            help="Peak learning rate.",
         ),
         click.option(
             "--frozen-blocks",
             type=click.IntRange(0, 64),
-            help="Blocks at the network's start that stay as they are: quicker, and safer with few pictures. "
+            help="First blocks of the network to freeze: faster, and safer with few pictures. "
             f"[default: {frozen_blocks}; 0 for --start {NO_START}]",
         ),
-        # A run validates 20 times at most, and while its learning rate falls scores still rise late: by default it is
-        # never cut short, and the recipes give what they gave.
+        # A run validates at most 20 times, and scores still rise late while the learning rate falls. By default it is
+        # never cut short, so that the recipes keep their results.
         click.option(
             "--patience",
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="Validations without a better score after which training ends; 0: it never ends early. The best "
-            "weights are kept either way.",
+            help="Stop after this many validations without a better score; 0 never stops early. The best weights are "
+            "kept either way.",
         ),
         click.option(
             "--skip-bad",
             is_flag=True,
-            help=f"Leave out what can't be read instead of stopping.{'' if class_folders else _FLAWED_BOXES}",
+            help=f"Skip what can't be read instead of stopping.{'' if class_folders else _FLAWED_BOXES}",
         ),
         click.option(
             "--report-pictures/--no-report-pictures",
             default=True,
             show_default=True,
-            help="Show the worst mistakes in the package's report.html: held-out pictures, and the names of their "
+            help="Show the worst mistakes in the package's report.html: held-out pictures with the names of their "
             "folders or files.",
         ),
-        click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run."),
+        click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the same run."),
         click.option(
-            "--anew", is_flag=True, help="Begin anew where the same run is unfinished: its checkpoints are deleted."
+            "--anew", is_flag=True, help="Start over if the same run is unfinished; its checkpoints are deleted."
         ),
         click.option(
             "--seed",
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="Number that all chance follows from.",
+            help="Random seed.",
         ),
         *([_EXCLUDE] if class_folders else []),
         *([] if distillation_temperature is None else _teacher_options(distillation_temperature)),

@@ -1,4 +1,4 @@
-"""What commands print: lines that are lines, and no terminal's commands, whatever packages, data and files say."""
+"""What commands print: one line each without control characters, whatever packages, data and files contain."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def write_json(document: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Returns a text as one line for a terminal or a log: what is not printable as escapes."""
+    """Returns a text as one line for a terminal or a log, with unprintable characters escaped."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
 
 
 def set_in(text: str) -> str:
-    """Returns lines, printable and set in, so that none can be taken for one that stands by itself."""
+    """Returns lines printable and indented, so that none can be mistaken for a line of its own."""
     return "\n".join(f"  {printable(line)}" for line in text.split("\n"))
 
 
 class LineFormatter(logging.Formatter):
-    """Makes one printable line of each record; a traceback is set in below it."""
+    """Formats each record as one printable line, with its traceback indented below."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Returns the line."""

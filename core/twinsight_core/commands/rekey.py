@@ -1,4 +1,4 @@
-"""`twinsight rekey`: a data folder encrypted with another key, for the first time, or no longer."""
+"""`twinsight rekey`: encrypt a data folder, change its key, or decrypt it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from twinsight_core.storage.rekeying import rekey as rekeyed
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Encrypt all that a data folder holds with the keyring's primary key, where it is not already.
+    help="""Encrypt everything in a data folder with the keyring's primary key, where it is not already.
 
-    No server may use the folder. A collection at a time is written anew, which takes room for it once more; a run that
-    was interrupted goes on when it is started again. Nothing of what was there before is left in the folder, plain or
-    under another key.
+    No server may use the folder. Collections are rewritten one at a time, which needs disk space for a second copy of
+    each; run the command again to continue after an interruption. No earlier copy stays in the folder, plain or under
+    another key.
 
     \b
     Examples:
       twinsight keyring new --keyring keyring.json           # the first time, or
-      twinsight keyring add --keyring keyring.json           # another key, which is the primary from then on
+      twinsight keyring add --keyring keyring.json           # another key, which becomes the primary
       twinsight rekey --data-dir /srv/twinsight --keyring keyring.json
     """,
 )
@@ -50,7 +50,7 @@ def _line(one: Rekeyed | Failed) -> str:
         return f"twinsight: {one.error.message}"
     after = "not encrypted" if one.after is None else f"encrypted with {one.after}"
     if one.before == one.after:
-        return f"{one.id}: was {after} already"
+        return f"{one.id}: already {after}"
     return f"{one.id}: {one.item_count} items, {after}; before: {one.before or 'not encrypted'}"
 
 

@@ -1,4 +1,4 @@
-"""`twinsight restore`: a backup's collections into a data folder."""
+"""`twinsight restore`: put a backup's collections into a data folder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from twinsight_core.storage.restoring import restore as restored
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Put the collections of BACKUP into a data folder that no server uses.
+    help="""Restore the collections of BACKUP to a data folder that no server uses.
 
-    Every file and row is checked before anything is put in place. The next server builds the graphs anew. Of a
-    collection that is encrypted the id of the key is told, which the server's keyring has to have.
+    Every file and row is checked before anything is put in place. The next server rebuilds the graphs. For an encrypted
+    collection, the command prints the id of the key that the server's keyring must have.
 
     \b
     Examples:
@@ -27,9 +27,9 @@ from twinsight_core.storage.restoring import restore as restored
     """,
 )
 @click.argument("backup", type=click.Path(path_type=Path, file_okay=False))
-@data_dir_option("The data folder; made if missing.")
+@data_dir_option("The data folder; created if missing.")
 @collection_options
-@click.option("--replace", is_flag=True, help="Put them also in the place of collections that are there.")
+@click.option("--replace", is_flag=True, help="Overwrite collections that exist.")
 def restore(*, backup: Path, data_dir: Path, only: tuple[str, ...], exclude: tuple[str, ...], replace: bool) -> None:
     """Restores as the options say."""
     with exit_on_failure():

@@ -1,4 +1,4 @@
-"""`twinsight salvage`: what can still be read of a damaged collection."""
+"""`twinsight salvage`: recover what can still be read of a damaged collection."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twinsight_core.storage.salvaging import salvage as salvaged
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Write what can still be read of the damaged COLLECTION to a backup, and say what is lost.
+    help="""Write what can still be read of the damaged COLLECTION to a backup, and report what is lost.
 
-    The damaged file stays as it is. Prefer a backup from before, if there is one.
+    The damaged file is not changed. Prefer an earlier backup, if there is one.
 
     \b
     Example:
@@ -26,7 +26,7 @@ from twinsight_core.storage.salvaging import salvage as salvaged
 )
 @click.argument("collection")
 @data_dir_option()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the backup to make.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the backup to create.")
 def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
     """Salvages as the options say."""
     with exit_on_failure(), clean_up_at_sigterm():
@@ -35,9 +35,9 @@ def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
     write_line(f"{out / collection}: {done.entry.item_count} of {done.item_count} items, {lost} lost")
     if not done.state_sound:
         write_line(
-            "What the collection says of itself is not what was written: check its model and its time of creation."
+            "The collection's own description is not what was written: check its model and its time of creation."
         )
     if done.forgotten:
         write_line(
-            f"{done.forgotten} bulk writes are no longer on record: run them again, and what is lost is written."
+            f"{done.forgotten} bulk writes are no longer on record: run them again to write what was lost."
         )

@@ -1,9 +1,10 @@
-"""`twinsight train`: folders or pairs of pictures become a model package that the server serves.
+"""`twinsight train`: turn folders or pairs of pictures into a model package that the server serves.
 
-1. The data is read and checked; all that is wrong with it is told before the first step.
-2. The network starts from another model's weights, or from none, and is trained; checkpoints, the decoded pictures and
-   TensorBoard's events are kept in `.NAME.training` beside the package, its owner's alone, so that `--resume` goes on.
-3. The package is written with its scores on held-out data, and `report.html` in it; the decoded pictures are deleted.
+1. The data is read and checked; every problem is reported before the first step.
+2. The network starts from another model's weights, or from random ones, and is trained. Checkpoints, the decoded
+   pictures and TensorBoard's events are kept in `.NAME.training` beside the package, accessible to its owner only, so
+   that `--resume` can continue.
+3. The package is written with its scores on held-out data and `report.html`; the decoded pictures are deleted.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ LEVELS = 3
 
     Everything has a default: `twinsight train siamese --data DIR --out DIR` is enough.
 
-    The package holds report.html, which shows held-out pictures and the names of their folders or files, unless
-    --no-report-pictures is given. Beside it a hidden folder .NAME.training keeps checkpoints, and until the package is
-    written the decoded pictures.
+    The package contains report.html, which shows held-out pictures and the names of their folders or files unless
+    --no-report-pictures is given. A hidden folder .NAME.training beside the package keeps the checkpoints, and until
+    the package is written the decoded pictures.
 
     \b
     Examples:
@@ -68,7 +69,7 @@ def train() -> None:
     type=click.Choice(classifier.BALANCES),
     default="logit_adjusted",
     show_default=True,
-    help="What is done where classes differ in size.",
+    help="How to balance classes of different sizes.",
 )
 def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     """Train a classifier on class folders."""
@@ -85,7 +86,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
         augmentation=PRESETS[run.augmentation],
         loop=run.loop,
     )
-    classifier.split(pictures, how)  # says what is wrong before a network is made
+    classifier.split(pictures, how)  # fails before a network is built
     teacher = None if run.distillation is None else label_teacher(run.distillation, pictures.classes)
     network = first_network(partial(Classifier, config=config), seed=run.seed, start=start)
     run.begin(
@@ -128,7 +129,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     type=click.IntRange(0, 2048),
     default=320,
     show_default=True,
-    help="Columns of the input in pixels; 0: as --size.",
+    help="Width of the input in pixels; 0 uses --size.",
 )
 @click.option(
     "--batch-size",
@@ -140,10 +141,10 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
 @click.option(
     "--annotations",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="COCO's JSON file for the pictures of --data; else --data is in the layout of Pascal VOC.",
+    help="COCO JSON file for the pictures in --data; without it, --data has the Pascal VOC layout.",
 )
-@click.option("--training-set", help="VOC's list of pictures to train on [default: train, where it and val are there].")
-@click.option("--test-set", help="VOC's list of pictures for the scores [default: val, where it and train are there].")
+@click.option("--training-set", help="VOC image list to train on [default: train, if both train and val exist].")
+@click.option("--test-set", help="VOC image list for the scores [default: val, if both train and val exist].")
 def rcnn(
     run: Run,
     *,
@@ -155,8 +156,8 @@ def rcnn(
 ) -> None:
     """Train a detector on pictures with boxes, in the layout of Pascal VOC or the format of COCO.
 
-    Where VOC has no such lists, and with COCO, a fifth of the pictures is held out for the scores; of the others a
-    tenth, to choose the weights by.
+    If VOC has no such lists, and with COCO, a fifth of the pictures is held out for the scores. A tenth of the others
+    is held out to select the weights.
     """
     start = run.check()
     size = replace(run.preprocessing, width_px=width or run.size)
@@ -184,7 +185,7 @@ def rcnn(
         augmentation=detector.AUGMENTATIONS[run.augmentation],
         loop=replace(run.loop, gradient_norm=5.0),
     )
-    detector.DetectorSampler(parts.train, batch=batch_size, seed=run.seed)  # says whether a batch wants too many
+    detector.DetectorSampler(parts.train, batch=batch_size, seed=run.seed)  # fails if a batch is too large
     network = first_network(partial(FasterRCNN, config=config), seed=run.seed, start=start)
     network.eval()  # type: ignore[no-untyped-call]  # batches are too small for batch norm's statistics
     digests = boxed_digests([parts.train, parts.validation, parts.test])

@@ -42,14 +42,14 @@ from twinsight_core.training.starts import first_network
 
 _LOG = logging.getLogger(__name__)
 
-SAME_CLASS = "The two pictures are of one class in the sense of the training data, at even odds beforehand."
-SAME_PAIR = "The two pictures are a same pair in the sense of the list that was trained on, at even odds beforehand."
+SAME_CLASS = "The two pictures are of one class as the training data defines it, at even prior odds."
+SAME_PAIR = "The two pictures are a same pair as the training list defines it, at even prior odds."
 CALIBRATION_FMR = 0.01
 _OF_MARGINS = "unit vectors are at most 2 apart, 4 squared, and an angle counts in radians"
 _MOST_TIMES = 2
-"""How far above it the rate may lie, as measured, before that is told."""
+"""Multiple of the target that the interval of the measured rate may reach without a warning."""
 CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclude")
-"""Options that mean nothing to a list of pairs."""
+"""Options that have no effect on a list of pairs."""
 
 
 @click.command("siamese", short_help="Train an embedding on class folders or pairs: for search and comparison.")
@@ -57,10 +57,10 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
 @click.option(
     "--pairs",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="List of pairs to train on instead of classes: LEFT,RIGHT,SAME[,FOLD] a line, or LFW's pairs.txt.",
+    help="List of pairs to train on instead of classes: LEFT,RIGHT,SAME[,FOLD] per line, or LFW's pairs.txt.",
 )
 @click.option(
-    "--pairs-in-batch", type=click.IntRange(min=2), default=32, show_default=True, help="Pairs of a list in a batch."
+    "--pairs-in-batch", type=click.IntRange(min=2), default=32, show_default=True, help="Pairs per batch, with --pairs."
 )
 @click.option(
     "--dimension", type=click.IntRange(2, 4096), default=256, show_default=True, help="Components of the embedding."
@@ -80,16 +80,16 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Groups (folders of class folders) that a batch is drawn from, whole groups held out; 0: they don't count.",
+    help="Groups (folders of class folders) per batch; whole groups are held out. 0 ignores groups.",
 )
-@click.option("--turns", is_flag=True, help="Turned and mirrored classes are classes of their own (characters).")
-@click.option("--flatten", is_flag=True, help="Keep where things are in the picture, instead of the mean over it.")
+@click.option("--turns", is_flag=True, help="Treat turned and mirrored classes as further classes (for characters).")
+@click.option("--flatten", is_flag=True, help="Flatten the feature map instead of averaging it: keeps positions.")
 @click.option(
     "--loss",
     type=click.Choice(siamese.LOSSES),
     default="supervised_contrastive",
     show_default=True,
-    help="What is made small; contrastive with --pairs.",
+    help="Loss to minimise (contrastive with --pairs).",
 )
 @click.option(
     "--temperature",
@@ -101,14 +101,14 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
     type=click.FloatRange(min=0, min_open=True),
     default=0.5,
     show_default=True,
-    help="How far apart the other losses push classes or pairs: a distance, for arcface an angle in radians.",
+    help="Margin between classes or pairs: a distance, for arcface an angle in radians; not of supervised_contrastive.",
 )
 @click.option(
     "--held-out",
     type=click.FloatRange(0.01, 0.45),
     default=0.1,
     show_default=True,
-    help="Share of the classes (or groups, or pairs) held out to choose the weights by, and again for the scores.",
+    help="Share of the classes (or groups, or pairs) held out to select the weights, and again for the scores.",
 )
 def siamese_command(
     run: Run,
@@ -126,11 +126,11 @@ def siamese_command(
     margin: float,
     held_out: float,
 ) -> None:
-    """Train an embedding on class folders (a class: one thing, person or character): for search and comparison.
+    """Train an embedding for search and comparison on class folders (one class per thing, person or character).
 
-    With --pairs on a list of pairs, the same or different: pictures of --data by their paths in it. Whole folds of the
-    list are held out; where it has none, pairs that share no picture and no identity's folder with the others; of
-    different pairs drawn at random those are left out that link what is held out to the rest.
+    With --pairs, train on a list of same and different pairs instead, named by their paths in --data. Whole folds of
+    the list are held out. Without folds, the held-out pairs share no picture and no identity folder with the others;
+    different pairs drawn at random that link held-out pictures to the rest are left out.
     """
     _check_options(pairs, loss, margin)
     start = run.check()
@@ -172,17 +172,17 @@ def siamese_command(
 
 
 def _check_options(pairs: Path | None, loss: siamese.LossName, margin: float) -> None:
-    """Refuses options that were given and would be without effect, and a margin that no vectors can keep.
+    """Rejects options that were given and would have no effect, and a margin that no vectors can reach.
 
     Raises:
-        click.UsageError: there are such.
+        click.UsageError: there are any.
     """
     most = siamese.MOST_MARGIN.get("contrastive" if pairs is not None else loss, math.inf)
     if margin > most:
         raise click.UsageError(f"--margin (={margin:g}) must be at most {most:.4g} for this loss: {_OF_MARGINS}.")
     if pairs is None:
         if given("pairs_in_batch"):
-            raise click.UsageError("--pairs-in-batch must be given with --pairs only: class folders have no pairs.")
+            raise click.UsageError("--pairs-in-batch requires --pairs: class folders have no pairs.")
         return
     refuse_options(CLASSES_ALONE, why="--pairs: a list of pairs has no classes")
     if given("loss") and loss != "contrastive":
@@ -197,7 +197,7 @@ def _train_on_classes(
     rows = siamese.split(read, how).train
     if not given("classes"):
         how = replace(how, classes=max(2, min(how.classes, siamese.trainable_classes(read, rows))))
-    siamese.Sampler(read, rows, how)  # says what is wrong before a network is made
+    siamese.Sampler(read, rows, how)  # fails before a network is built
     network = _first_network(run, config, start)
     run.begin(
         {"dimension": config.dimension, "classes": how.classes, "pictures of each": how.pictures,
@@ -253,7 +253,7 @@ def _train_on_pairs(
     read = siamese_pairs.read_pair_pictures(run.data, listed, preprocessing=run.preprocessing, skip_bad=run.skip_bad)
     tell_skipped(read.skipped)
     _LOG.info("%d pairs of %d pictures", len(read.pairs.same), len(read.pairs.files))
-    siamese_pairs.split(read.pairs, how)  # says what is wrong before a network is made
+    siamese_pairs.split(read.pairs, how)  # fails before a network is built
     network = _first_network(run, config, start)
     run.begin(
         {"pairs": read.digest, "pairs in batch": how.batch, "dimension": config.dimension,
@@ -295,7 +295,7 @@ def _first_network(run: Run, config: SiameseConfig, start: ModelPackage | None) 
 
 
 def _calibrated(fit: Callable[..., Calibration], *, meaning: str) -> Calibration | None:
-    """Returns the calibration, None with a word to the user where none can be fitted; tells where it is a rough one."""
+    """Returns the calibration, or None with a message if none can be fitted; warns if its interval is wide."""
     try:
         calibration = fit(meaning=meaning, false_match_rate=CALIBRATION_FMR)
     except ValueError as error:
@@ -304,17 +304,17 @@ def _calibrated(fit: Callable[..., Calibration], *, meaning: str) -> Calibration
     low, high = calibration.false_match_rate_low, calibration.false_match_rate_high
     if low is not None and high is not None and high > _MOST_TIMES * CALIBRATION_FMR:
         write_line(
-            f"The default threshold aims at a false match rate of {CALIBRATION_FMR:.0%}; the pairs that were held out "
-            f"put it at {low:.1%} to {high:.1%} (95 %). `twinsight calibrate` on more pairs knows better.",
+            f"The default threshold targets a false match rate of {CALIBRATION_FMR:.0%}; on the held-out pairs the "
+            f"95 % interval is {low:.1%} to {high:.1%}. Run `twinsight calibrate` on more pairs to narrow it.",
             err=True,
         )
     return calibration
 
 
 def _which(run: Run, listed: Path, pairs: PairList, parts: Parts) -> str:
-    """Returns the sentence of the protocol on which pairs the scores are of and which the choices were made by."""
+    """Returns the protocol's sentences on which pairs were scored, and which chose the weights and the calibration."""
     if pairs.folds is None:
-        test = f"those of {listed.name} that share no picture and no identity's folder with the others"
+        test = f"those of {listed.name} that share no picture and no identity folder with the others"
         validation = f"Another {len(parts.validation)} such pairs"
     else:
         test = f"those of {_named(np.unique(pairs.folds[parts.test]))} of {listed.name}"

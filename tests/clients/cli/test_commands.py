@@ -184,7 +184,7 @@ def test_models_are_listed_and_have_cards(twinsight: Twinsight) -> None:
     assert not any(word in labelled for word in ("dimension", "threshold"))
     assert json.loads(twinsight("models", "--json").stdout)["models"][0]["name"] == "fake"
     assert twinsight("models", "big").stderr == (
-        "Error: Model `big` does not exist; there is `fake`, `fake-classifier`, `fake-detector`. [MODEL_NOT_FOUND]\n"
+        "Error: Model `big` does not exist; available: `fake`, `fake-classifier`, `fake-detector`. [MODEL_NOT_FOUND]\n"
     )
 
 

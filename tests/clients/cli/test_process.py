@@ -41,7 +41,7 @@ def test_the_installed_command_talks_to_a_real_server(wire: WireServer, album: P
     assert json.loads(found.stdout)["matches"][0]["id"] == "a.jpg"
     refused = run("search", str(album / "a.jpg"), "--collection", "none")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "Error: Collection `none` does not exist; there is `photos`. [COLLECTION_NOT_FOUND]\n"
+    assert refused.stderr == "Error: Collection `none` does not exist; available: `photos`. [COLLECTION_NOT_FOUND]\n"
 
 
 @contextmanager

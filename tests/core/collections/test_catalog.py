@@ -175,7 +175,7 @@ def test_bad_dimensions_are_refused(catalog: Catalog, dimension: int) -> None:
 def test_a_missing_collection_is_answered_with_those_that_exist(catalog: Catalog) -> None:
     catalog.create(CollectionSpec("faces", 2))
     for call in (catalog.get, catalog.delete):
-        with pytest.raises(NotFound, match="Collection `shoes` does not exist; there is `faces`"):
+        with pytest.raises(NotFound, match="Collection `shoes` does not exist; available: `faces`"):
             call("shoes")
 
 

@@ -187,7 +187,7 @@ def test_the_meaning_is_of_classes_or_of_the_list_as_the_data_is(embedding: Path
 
 def test_pairs_too_few_for_the_default_thresholds_rate_are_refused(embedding: Path, things: Path) -> None:
     for options, message in (
-        (("--false-match-rate", "0.004"), "for a false match rate of 0.004 it takes 100 and 750 at least."),
+        (("--false-match-rate", "0.004"), "a false match rate of 0.004 needs at least 100 and 750."),
         (("--pairs", things / "few.csv"), "there are 1 same and 1 different pairs to fit on; "),
     ):
         (things / "few.csv").write_text(
@@ -206,7 +206,7 @@ def test_a_list_that_is_too_short_is_refused_before_its_pictures_are_embedded(
     listed = ("--pairs", things / "pairs.csv", "--false-match-rate", "0.0001")
     done = run(calibrate, "--model", embedding, "--data", things / "things", *listed, "--out", things / "out")
     assert done.exit_code == 1, done.output
-    assert "for a false match rate of 0.0001 it takes 100 and 30000 at least." in done.stderr
+    assert "a false match rate of 0.0001 needs at least 100 and 30000." in done.stderr
 
 
 def test_more_pairs_are_drawn_where_a_low_rate_asks_for_them(
@@ -222,7 +222,7 @@ def test_pictures_too_few_for_a_temperature_are_refused(
 ) -> None:
     data, before = tmp_path / "data", (written(1.0) / "model.json").read_bytes()
     (data / "dark").mkdir(parents=True)
-    for count, message in ((60, "there are 60 pictures; calibration wants 100"), (100, "some of each: `light`.")):
+    for count, message in ((60, "needs at least 100 pictures; there are 60."), (100, "there are none of `light`.")):
         for number in range(count):
             shutil.copy(shades / "dark" / f"{number % 60:02}.png", data / "dark" / f"{number}.png")
         done = run(calibrate, "--model", written(1.0), "--data", data)
@@ -234,7 +234,7 @@ def test_pictures_too_few_for_a_temperature_are_refused(
 def test_a_calibration_that_is_worse_than_the_one_before_is_told_of(
     written: Callable[[float], Path], shades: Path, embedding: Path, things: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = "the calibration before is the better one: negative log-likelihood"
+    told = "The calibration before was better on the measured pictures: negative log-likelihood"
     arguments = ("--data", shades, "--out", things / "shades")
     assert told not in run(calibrate, "--model", written(1.0), *arguments).stderr
     monkeypatch.setattr("twinsight_core.commands.calibrate.fit_temperature", lambda *_: 0.1)
@@ -277,10 +277,10 @@ def test_a_list_that_is_left_with_pairs_of_one_kind_is_refused(embedding: Path, 
     done = run(calibrate, "--model", embedding, "--data", things / "things", "--pairs", things / "pairs.csv",
                "--out", things / "out", "--skip-bad")  # fmt: skip
     assert done.exit_code == 1, done.output
-    assert "no calibration can be fitted: it takes pairs of both kinds." in done.stderr
+    assert "no calibration can be fitted: it needs pairs of both kinds." in done.stderr
 
 
 def test_the_shipped_package_is_not_calibrated_in_place(tmp_path: Path) -> None:
     done = run(calibrate, "--model", "base", "--data", tmp_path)
     assert done.exit_code == 1
-    assert "`base` ships with the program and stays as it is; give --out" in done.stderr
+    assert "`base` ships with twinsight and is never changed; give --out" in done.stderr

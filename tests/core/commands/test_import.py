@@ -89,7 +89,7 @@ def test_an_unknown_architecture_is_a_wrong_command_line() -> None:
 @pytest.mark.parametrize(
     ("content", "labels", "told"),
     [
-        ("crane\ncrane\n", ("crane", "crane (1)"), "`crane` is the name of several classes; number 1 is `crane (1)`"),
+        ("crane\ncrane\n", ("crane", "crane (1)"), "`crane` names several classes; number 1 becomes `crane (1)`"),
         ("0, tench\n1, goldfish, Carassius auratus\n", ("tench", "goldfish, Carassius auratus"), "`number, name`"),
         ("2: dog\n1: cat\n", ("cat", "dog"), "`number, name`"),
         ("1, 2 or 3\nmore\n", ("1, 2 or 3", "more"), ""),
@@ -113,4 +113,4 @@ def test_lines_whose_numbers_are_not_those_of_the_classes_are_refused(tmp_path: 
         (tmp_path / "labels.txt").write_text(content)
         done = CliRunner().invoke(import_, [*arguments(tmp_path), "--labels", str(tmp_path / "labels.txt")])
         assert done.exit_code == 1
-        assert "its lines are numbered, and must be so from 0 or 1 on, each number once." in done.stderr
+        assert "numbered lines must have every number from 0 or 1 on exactly once." in done.stderr

@@ -104,8 +104,8 @@ def test_training_ends_once_validation_gets_no_better_and_the_report_says_so(
                "--learning-rate", "1e-30", "--patience", "1", "--start", labelling)  # fmt: skip
     assert done.exit_code == 0, done.output
     told = (
-        "Training ended early, after 40 of 100 steps: for 20 steps no validation was better than at step 20, whose "
-        "weights these are."
+        "Training stopped early, after 40 of 100 steps: for 20 steps no validation was better than at step 20, whose "
+        "weights were kept."
     )
     assert told in done.stderr
     assert told in (out / "report.html").read_text()
@@ -254,13 +254,13 @@ def test_blocks_drawn_at_random_are_not_frozen(classes: Path, tmp_path: Path) ->
     assert done.exit_code == 2
     assert "--frozen-blocks must be 0 with --start none" in done.stderr
     done = run(train, "cnn", "--data", classes, "--out", tmp_path / "x", "--size", "20")
-    assert "20 is no multiple of 8" in done.stderr
+    assert "20 is not a multiple of 8" in done.stderr
 
 
 def test_labels_that_the_model_does_not_have_are_named(labelling: Path, groups: Path) -> None:
     done = run(evaluate, "--model", labelling, "--data", groups)
     assert done.exit_code == 1
-    assert "these classes are no labels of `kinds`: group0/class00" in done.stderr
+    assert "`kinds` has no labels for these classes: group0/class00" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -298,9 +298,9 @@ def test_an_embedding_is_trained_on_a_list_of_pairs_and_calibrated(paired: tuple
     package = load_package(paired[0])
     assert (package.card.task, package.card.dimension) == ("embedding", 16)
     assert package.card.calibration is not None
-    assert "a same pair in the sense of the list" in package.card.calibration.meaning
+    assert "a same pair as the training list defines it" in package.card.calibration.meaning
     assert (package.card.calibration.pairs_fitted, package.card.calibration.pairs_measured) == (30, 30)
-    assert "aims at a false match rate of 1%; the pairs that were held out put it at " in paired[1].stderr
+    assert "targets a false match rate of 1%; on the held-out pairs the 95 % interval is " in paired[1].stderr
     assert package.card.scores["verification_auc"] > 0.6
     assert package.build()(jnp.zeros((1, 24, 24, 3), jnp.uint8)).shape == (1, 16)
 
@@ -347,7 +347,7 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     assert done.exit_code == 0, done.output
     assert "15 same and 15 different pairs, as listed." in done.stderr
     told = (
-        "those of pairs.csv that share no picture and no identity's folder with the others, held out from this "
+        "those of pairs.csv that share no picture and no identity folder with the others, held out from this "
         "training. Another 30 such pairs chose the weights and fitted the calibration. 1 pictures of the set"
     )
     assert told in done.stderr
@@ -385,7 +385,7 @@ def test_a_list_that_can_not_be_trained_on_says_why(lines: str, message: str, li
         (("--pairs", "x", "--groups", "2"), "--groups must not be given with --pairs: a list of pairs has no classes."),
         (("--pairs", "x", "--turns"), "--turns must not be given with --pairs: "),
         (("--pairs", "x", "--classes", "16"), "--classes must not be given with --pairs: "),
-        (("--pairs-in-batch", "8"), "--pairs-in-batch must be given with --pairs only: class folders have no pairs."),
+        (("--pairs-in-batch", "8"), "--pairs-in-batch requires --pairs: class folders have no pairs."),
         (("--loss", "arcface", "--margin", "30"), "--margin (=30) must be at most 1.571 for this loss: unit vectors"),
         (("--pairs", "x", "--margin", "2.5"), "--margin (=2.5) must be at most 2 for this loss: unit vectors"),
     ],

@@ -45,7 +45,7 @@ def test_a_classifier_is_taught_and_its_report_names_the_teacher(taught: tuple[P
     package = load_package(taught[0])
     assert package.card.labels == load_package(teacher).card.labels
     assert package.digest != load_package(teacher).digest
-    told = "held out from this training; what `teacher`, its teacher, was trained on is not excluded."
+    told = "held out from this training; pictures that `teacher`, its teacher, was trained on are not excluded."
     assert told in taught[1].stderr
     assert told in (taught[0] / "report.html").read_text()
 
@@ -89,7 +89,7 @@ def test_an_embedding_is_taught_by_one_of_another_dimension_on_classes_and_on_pa
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     done = run(*shared, *small, "--out", tmp_path / "pairs", "--pairs", tmp_path / "pairs.csv")
     assert done.exit_code == 0, done.output
-    assert "what `large`, its teacher, was trained on is not excluded" in done.stderr
+    assert "pictures that `large`, its teacher, was trained on are not excluded" in done.stderr
 
 
 def test_a_teacher_that_can_not_teach_is_refused_before_anything_is_read(teacher: Path, tmp_path: Path) -> None:
@@ -120,4 +120,4 @@ def test_a_teacher_of_other_classes_is_refused_before_the_first_step(
 def test_what_only_a_teacher_gives_a_meaning_to_is_refused_without_one(name: str, tmp_path: Path) -> None:
     done = run("cnn", "--data", tmp_path, "--out", tmp_path / "x", f"--distillation-{name}", "0.3")
     assert done.exit_code == 2
-    assert f"--distillation-{name} must be given with --teacher only." in done.stderr
+    assert f"--distillation-{name} requires --teacher." in done.stderr

@@ -154,7 +154,7 @@ def test_patterns_choose_and_leave_out(only: list[str], exclude: list[str], ids:
 
 
 def test_a_choice_of_nothing_is_refused_and_an_exclusion_of_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(NotFound, match=r"Collection `c\*` does not exist; there is `a`, `b`\."):
+    with pytest.raises(NotFound, match=r"Collection `c\*` does not exist; available: `a`, `b`\."):
         chosen("ab", only=["a", "c*"], exclude=[])
     assert chosen("ab", only=[], exclude=["b", "c"]) == ["a"]
     for only in ([], ["a"]):

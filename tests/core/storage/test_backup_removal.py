@@ -102,7 +102,7 @@ def test_what_is_no_collection_of_the_backup_is_not_removed(backup: Path, tmp_pa
     (backup / "notes").mkdir()
     (backup / "notes" / "mine.txt").touch()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(NotFound, match="does not exist; there is `ann`, `bob`, `eve`"):
+    with pytest.raises(NotFound, match="does not exist; available: `ann`, `bob`, `eve`"):
         take_out(backup, ["ann", name])
     assert sorted(tmp_path.rglob("*")) == before
     assert len(read_manifest(backup).collections) == 3
@@ -129,7 +129,7 @@ def test_the_commands_tell_what_is_there_and_what_was_removed(backup: Path) -> N
     size = (backup / "eve" / FILE_NAME).stat().st_size
     done = run(backups_command, ["remove", str(backup), "bob", "ann"])
     assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout == f"{backup}: removed bob\n{backup}: removed ann\n{backup}: 1 collections are left\n"
+    assert done.stdout == f"{backup}: removed bob\n{backup}: removed ann\n{backup}: 1 collections left\n"
     manifest = json.loads((backup / MANIFEST).read_text("utf-8"))
     (backup / MANIFEST).write_text(json.dumps(manifest | {"created_at": 1772355600.5}), "utf-8")
     (backup / "ann").mkdir()
@@ -139,11 +139,11 @@ def test_the_commands_tell_what_is_there_and_what_was_removed(backup: Path) -> N
         f"{backup}: made 2026-03-01 09:00:00 UTC, 1 collections\neve: 1 items, {size} bytes\n",
     )
     assert done.stderr == (
-        "twinsight: `ann` is there and not in the manifest: its removal was cut short. Remove it again.\n"
+        "twinsight: `ann` exists but is not in the manifest: its removal was interrupted. Remove it again.\n"
     )
     done = run(backups_command, ["remove", str(backup), "bob"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "twinsight: Collection `bob` does not exist; there is `ann`, `eve`.\n"
+    assert done.stderr == "twinsight: Collection `bob` does not exist; available: `ann`, `eve`.\n"
     (backup / MANIFEST).write_text(json.dumps(manifest | {"created_at": 1e300}), "utf-8")
     done = run(backups_command, ["list", str(backup)])
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, f"{backup}: made at an unknown time, 1 collections")

@@ -178,9 +178,9 @@ def test_of_a_backup_only_what_was_asked_for_is_made_and_restored(data: Path, tm
     assert [entry.id for entry in made.collections] == ["b"]
     back_up(data, tmp_path / "all")
     assert [entry.id for entry in restore(tmp_path / "all", tmp_path / "other", only=["a"])] == ["a"]
-    with pytest.raises(NotFound, match="Collection `c` does not exist; there is `a`, `b`"):
+    with pytest.raises(NotFound, match="Collection `c` does not exist; available: `a`, `b`"):
         back_up(data, tmp_path / "none", only=["c"])
-    with pytest.raises(NotFound, match="Collection `a` does not exist; there is `b`"):
+    with pytest.raises(NotFound, match="Collection `a` does not exist; available: `b`"):
         restore(tmp_path / "one", tmp_path / "other", only=["a"])
     assert not (tmp_path / "none").exists()
 

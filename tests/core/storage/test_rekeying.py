@@ -261,7 +261,7 @@ def test_the_commands_make_keys_and_change_them(data: Path, tmp_path: Path) -> N
     )
     assert _run("remove", first, keyring=file).exit_code == 0
     done = _run("rekey", "--data-dir", data, keyring=file)
-    assert done.output.splitlines() == [f"{name}: was encrypted with {second} already" for name in NAMES]
+    assert done.output.splitlines() == [f"{name}: already encrypted with {second}" for name in NAMES]
     done = _run("rekey", "--data-dir", data, "--decrypt", keyring=file)
     assert done.output.splitlines()[-1] == (
         f"The key {second} is no longer used in this folder; backups may still need it."
@@ -271,20 +271,20 @@ def test_the_commands_make_keys_and_change_them(data: Path, tmp_path: Path) -> N
 
 def test_what_is_wrong_is_told_in_a_line(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "keyring.json"
-    assert _run("add", keyring=file).stderr == f"twinsight: The keyring `{file}` is not there.\n"
+    assert _run("add", keyring=file).stderr == f"twinsight: The keyring `{file}` does not exist.\n"
     key = _run("new", keyring=file).output.strip()
     before = file.read_bytes()
     for arguments, said in (
-        (("new",), f"`{file}` is there already; nothing was written."),
+        (("new",), f"`{file}` already exists; nothing was written."),
         (("remove", key), f"`{key}` is the primary key; add another first."),
-        (("remove", "nothing"), f"Key `nothing` does not exist; there is `{key}`."),
+        (("remove", "nothing"), f"Key `nothing` does not exist; available: `{key}`."),
         (("rekey", "--data-dir", tmp_path), f"`{tmp_path}` is no data folder: it has no `collections`."),
     ):
         done = _run(*map(str, arguments), keyring=file)
         assert (done.exit_code, done.stderr) == (1, f"twinsight: {said}\n")
     assert file.read_bytes() == before
     done = CliRunner().invoke(keyring_command, ["new", "--keyring", "env:KEYS"])
-    assert (done.exit_code, done.stderr) == (1, "twinsight: `env:KEYS` is no file, and can't be written.\n")
+    assert (done.exit_code, done.stderr) == (1, "twinsight: `env:KEYS` is not a file and can't be written.\n")
     _run("rekey", "--data-dir", data, keyring=file)
     other = tmp_path / "other.json"
     _run("new", keyring=other)

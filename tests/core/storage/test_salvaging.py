@@ -216,7 +216,7 @@ def test_the_command_says_what_is_lost(data: Path, tmp_path: Path) -> None:
     first, second = done.stdout.splitlines()
     assert first.startswith(f"{tmp_path / 'saved' / 'things'}: ")
     assert f" of {len(ALL)} items, " in first
-    assert second == "1 bulk writes are no longer on record: run them again, and what is lost is written."
+    assert second == "1 bulk writes are no longer on record: run them again to write what was lost."
     again = CliRunner().invoke(salvage_command, arguments)
     assert (again.exit_code, again.stderr) == (
         1,

@@ -64,5 +64,5 @@ def test_a_default_that_was_given_and_is_not_served_is_refused_with_the_option(o
     with pytest.raises(PackageError) as refused:
         offered("glyph", given)
     assert refused.value.message == (
-        f"Default model `{given}` does not exist; there is `glyph`. Give one of these as `--default-model`."
+        f"Default model `{given}` does not exist; available: `glyph`. Give one of these as `--default-model`."
     )

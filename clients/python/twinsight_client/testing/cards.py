@@ -56,7 +56,7 @@ class Cards:
         name = name or self._default
         if name not in self._cards:
             there = ", ".join(f"`{one}`" for one in sorted(self._cards))
-            message = f"Model `{name}` does not exist; there is {there}."
+            message = f"Model `{name}` does not exist; available: {there}."
             raise NotFound(message, reason="MODEL_NOT_FOUND", violations=[FieldViolation("model", message)])
         return self._cards[name]
 

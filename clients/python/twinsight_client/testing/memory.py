@@ -321,7 +321,7 @@ class MemoryServer:
     def _collection(self, name: str) -> MemoryCollection:
         if name not in self._collections:
             there = ", ".join(f"`{one}`" for one in sorted(self._collections)) or "none"
-            message = f"Collection `{name}` does not exist; there is {there}."
+            message = f"Collection `{name}` does not exist; available: {there}."
             violations = [FieldViolation("collection", message)]
             raise NotFound(message, reason="COLLECTION_NOT_FOUND", violations=violations)
         return self._collections[name]
