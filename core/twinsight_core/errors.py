@@ -1,4 +1,4 @@
-"""Everything that twinsight refuses or fails at, as one tree.
+"""Everything that twinsight rejects or fails at, as one tree.
 
     TwinsightError
     ├── InvalidInput            the caller's mistake; says which field and which rule
@@ -6,22 +6,22 @@
     ├── NotFound                no model, collection or item of that name
     ├── AlreadyExists
     ├── FailedPrecondition      right call, wrong state: another model's vector, say
-    ├── Unauthenticated         the caller has not shown who it is
+    ├── Unauthenticated         the caller has not proved who it is
     ├── PermissionDenied        the caller may not do that
-    ├── Overloaded              refused for load; says when to try again
-    ├── LimitReached            there may be no more of something; trying again changes nothing
-    ├── AnswerTooLarge          what was asked for does not fit in one answer
+    ├── Overloaded              rejected because of load; says when to retry
+    ├── LimitReached            a limit on what is stored is reached; retrying changes nothing
+    ├── AnswerTooLarge          what was asked for does not fit in one response
     ├── StorageFull             the disk has no room; nothing was written
     ├── DeadlineExceeded        the caller's time ran out before the work was done
     ├── Cancelled               the caller is gone
     ├── Unavailable             starting or draining
     ├── DataLoss                stored data is damaged; nothing was deleted
-    ├── TrainingError           a training run can't go on; its last good checkpoint is kept
+    ├── TrainingError           a training run can't continue; its last good checkpoint is kept
     └── StartupError            can't start; the message is for the person at the terminal
         └── PackageError        a model package that can't be read
 
-Each error's text may be shown to the caller. `reason` is stable and made for programs. The server turns the classes
-into status codes in one place (`twinsight_server.status`).
+Each error's text may be shown to the caller. `reason` is stable and meant for programs. The server maps the classes to
+status codes in one place (`twinsight_server.status`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class TwinsightError(Exception):
     """Base of the tree.
 
     Args:
-        listed: what the message announces; each gets a line of its own below it.
+        listed: details of the message; each gets a line of its own below it.
 
     Attributes:
         message: the name, the value and the rule, for a person.
         reason: stable UPPER_SNAKE_CASE word for programs.
         field: path of the offending field as the caller wrote it (`images[3].encoded`); empty if there is none.
-        lines: the message's own lines; a line break in one of them is of what is told about.
+        lines: the message's own lines; a line break within one comes from the data it quotes.
     """
 
     def __init__(self, message: str, *, reason: str, field: str = "", listed: Iterable[str] = ()) -> None:
@@ -82,11 +82,11 @@ class AlreadyExists(TwinsightError):
 
 
 class FailedPrecondition(TwinsightError):
-    """The call does not fit the state of what it names."""
+    """The call does not fit the state of what it refers to."""
 
 
 class Unauthenticated(TwinsightError):
-    """The caller has not shown who it is; the text is the same whatever is wrong."""
+    """The caller has not proved who it is; the text is the same whatever is wrong."""
 
 
 class PermissionDenied(TwinsightError):
@@ -94,10 +94,10 @@ class PermissionDenied(TwinsightError):
 
 
 class Overloaded(TwinsightError):
-    """Refused for load at once.
+    """Rejected at once because of load.
 
     Attributes:
-        retry_after_s: seconds after which another try may go through.
+        retry_after_s: seconds after which a retry may succeed.
     """
 
     def __init__(self, message: str, *, retry_after_s: float, reason: str = "QUEUE_FULL") -> None:
@@ -110,7 +110,7 @@ class LimitReached(TwinsightError):
 
 
 class AnswerTooLarge(TwinsightError):
-    """What was asked for does not fit in one answer; asking for less helps, trying again does not."""
+    """What was asked for does not fit in one response; asking for less helps, retrying does not."""
 
 
 class StorageFull(TwinsightError):
@@ -126,7 +126,7 @@ class Cancelled(TwinsightError):
 
 
 class Unavailable(TwinsightError):
-    """The server starts or drains."""
+    """The server is starting or draining."""
 
 
 class DataLoss(TwinsightError):
@@ -134,7 +134,7 @@ class DataLoss(TwinsightError):
 
 
 class TrainingError(TwinsightError):
-    """A training run can't begin or go on; checkpoints that were written are kept."""
+    """A training run can't start or continue; checkpoints that were written are kept."""
 
 
 class StartupError(TwinsightError):

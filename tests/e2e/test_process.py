@@ -168,7 +168,11 @@ def test_an_unreadable_model_package_is_told(tmp_path: Path, cache_dir: Path) ->
             {},
             "available: `base`. Give one of these as `--default-model`.",
         ),
-        (["--models", "base,nope"], {}, "Model `nope` does not exist; available: `base`, `cells`, `garments`, `glyph`."),
+        (
+            ["--models", "base,nope"],
+            {},
+            "Model `nope` does not exist; available: `base`, `cells`, `garments`, `glyph`.",
+        ),
         (["--listen", "nowhere"], {}, "`listen` (=nowhere) must be HOST:PORT."),
     ],
 )

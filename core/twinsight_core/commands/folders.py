@@ -28,7 +28,7 @@ def data_dir_option(about: str = "The server's data folder.") -> Callable[[Calla
 def collection_options(command: Callable[P, R]) -> Callable[P, R]:
     """Gives a command `--collection` and `--exclude`, as `only` and `exclude`: ids of collections or patterns."""
     for option in (
-        click.option("--exclude", multiple=True, metavar="PATTERN", help="Skip collections that match; may be repeated."),
+        click.option("--exclude", multiple=True, metavar="PATTERN", help="Skip what matches; may be repeated."),
         click.option(
             "--collection",
             "-c",

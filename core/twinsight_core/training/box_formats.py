@@ -1,7 +1,7 @@
 """The formats that labelling tools write boxes in: Pascal VOC and COCO, read from a folder or a zip.
 
-Nothing here opens a picture: a format says which pictures there are and what is marked in them. What is wrong with one
-annotation is collected, a sentence each; only what leaves nothing to read is raised.
+Nothing here opens a picture: a format says which pictures exist and what is marked in them. Flaws of single annotations
+are collected, a sentence each; an error is raised only if nothing is left to read.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class MarkedBox(NamedTuple):
     """One thing as its annotation has it.
 
     Attributes:
-        label: name of its class; empty where that can't be told.
+        label: name of its class; empty if unknown.
         corners: x_min, y_min, x_max, y_max in pixels of the picture.
-        ignored: it is a region that is neither to be found nor background: COCO's `iscrowd`, VOC's `difficult`.
+        ignored: a region that is neither a thing to find nor background: COCO's `iscrowd`, VOC's `difficult`.
     """
 
     label: str
@@ -43,9 +43,9 @@ class MarkedPicture(NamedTuple):
 
     Attributes:
         file: its path inside the source.
-        size: width and height that the annotation claims; None if it does not.
+        size: width and height that the annotation claims; None if it claims none.
         boxes: what is in it.
-        unplaced: something is in it of which nobody knows where.
+        unplaced: it contains a thing whose place is unknown.
     """
 
     file: str
@@ -58,10 +58,10 @@ class MarkedSet(NamedTuple):
     """What the annotations of a set say.
 
     Attributes:
-        pictures: those that are there.
-        flaws: what is wrong with them, with things in them and with other pictures, a sentence each.
-        missing: how many other pictures there are, of which none can be used.
-        classes: names of the classes by number, where the format has a list of them.
+        pictures: those that exist.
+        flaws: what is wrong with them, with their boxes and with other pictures, a sentence each.
+        missing: how many other pictures the annotations name; none of them can be used.
+        classes: names of the classes by number, if the format lists them.
     """
 
     pictures: list[MarkedPicture]
@@ -96,7 +96,7 @@ def voc_pictures(files: Files, image_set: str | None) -> MarkedSet:
 
 
 def coco_pictures(annotations: Path, files: Files) -> MarkedSet:
-    """Returns what a COCO file says; the classes are its categories by their ids.
+    """Returns what a COCO file says; the classes are its categories in the order of their ids.
 
     Source: "COCO data format", cocodataset.org.
 
@@ -105,7 +105,7 @@ def coco_pictures(annotations: Path, files: Files) -> MarkedSet:
         files: the pictures; `file_name` is a path in them, or the end of one.
 
     Raises:
-        TrainingError: the file is missing or no COCO file.
+        TrainingError: the file is missing or not a COCO file.
     """
     content = _json(annotations)
     flaws: list[str] = []
@@ -117,16 +117,16 @@ def coco_pictures(annotations: Path, files: Files) -> MarkedSet:
     classes = [names[one] for one in sorted(names)]
     doubled = sorted(name for name, count in Counter(classes).items() if count > 1)
     if doubled or not all(one.strip() for one in classes):
-        what = f"`{doubled[0]}` comes several times" if doubled else "one is empty"
+        what = f"`{doubled[0]}` occurs more than once" if doubled else "one is empty"
         raise TrainingError(
-            f"{annotations}: the names of the categories must differ, and none may be empty; {what}.",
+            f"{annotations}: category names must be distinct and not empty; {what}.",
             reason="CLASSES_INVALID",
         )
     return MarkedSet(pictures, flaws, missing, tuple(classes))
 
 
 def voc_lists(files: Files) -> frozenset[str]:
-    """Returns the names of the lists that a set in the layout of Pascal VOC has; see `voc_pictures`."""
+    """Returns the names of the lists in a set with the layout of Pascal VOC; see `voc_pictures`."""
     folder = f"{_voc_root(files)}ImageSets/Main/"
     return frozenset(
         name[len(folder) : -4] for name in files.shown if name.startswith(folder) and name.endswith(".txt")
@@ -134,11 +134,11 @@ def voc_lists(files: Files) -> frozenset[str]:
 
 
 def _voc_root(files: Files) -> str:
-    """Returns the path of the folder that holds `Annotations/`, with a slash behind it; empty at the top."""
+    """Returns the path of the folder that holds `Annotations/`, with a trailing slash; empty at the top."""
     roots = {name[: name.index("Annotations/")] for name in files.shown if f"/{name}".count("/Annotations/") == 1}
     if len(roots) != 1:
         what = f"several: {', '.join(sorted(roots))}" if roots else "none"
-        raise TrainingError(f"{files.path}: one folder `Annotations` is wanted; there is {what}.", reason="DATA_LAYOUT")
+        raise TrainingError(f"{files.path}: one `Annotations` folder is required; found {what}.", reason="DATA_LAYOUT")
     return roots.pop()
 
 
@@ -152,7 +152,8 @@ def _voc_names(files: Files, root: str, image_set: str | None, written: Mapping[
     listing = f"{folder}{image_set}.txt"
     if listing not in files.shown:
         raise TrainingError(
-            f"{files.path}: there is no list `{image_set}`; there is {', '.join(sorted(voc_lists(files))) or 'none'}.",
+            f"{files.path}: there is no list `{image_set}`; available: "
+            f"{', '.join(sorted(voc_lists(files))) or 'none'}.",
             reason="DATA_MISSING",
         )
     try:
@@ -164,14 +165,14 @@ def _voc_names(files: Files, root: str, image_set: str | None, written: Mapping[
 
 
 def _voc_name(written: Mapping[str, str], root: str, line: str) -> str:
-    """Returns the name in a line of a list; those of one class say after it whether the class is there: 1, 0 or -1."""
+    """Returns the name in a line of a list; lists of one class add whether the picture has the class: 1, 0 or -1."""
     name, *flag = line.rsplit(maxsplit=1)
     has_flag = flag in (["1"], ["0"], ["-1"]) and composed(f"{root}Annotations/{line}.xml") not in written
     return name if has_flag else line
 
 
 def _by_lower_suffix(names: frozenset[str]) -> dict[str, str]:
-    """Returns the paths by the same, composed and with their suffixes in lower case."""
+    """Returns the paths, keyed by their composed form with the suffix in lower case."""
     return {_with_lower_suffix(name): name for name in sorted(names)}
 
 
@@ -181,14 +182,14 @@ def _with_lower_suffix(name: str) -> str:
 
 
 def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str], flaws: list[str]) -> MarkedPicture:
-    """Returns one picture; what is wrong with single boxes goes to `flaws`.
+    """Returns one picture; adds what is wrong with single boxes to `flaws`.
 
     Args:
         files: hold the set.
-        root: path of its folder, with a slash behind it.
+        root: path of its folder, with a trailing slash.
         name: of the picture and its annotation, without suffixes.
-        written: paths in `files` by the same, composed and with their suffixes in lower case: cameras write `.JPG`.
-        flaws: are added to.
+        written: paths in `files`, keyed by their composed form with the suffix in lower case: cameras write `.JPG`.
+        flaws: is added to.
 
     Raises:
         ValueError: the picture can't be used.
@@ -212,7 +213,7 @@ def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str],
     claimed = None
     if size is not None:
         width, height = (_number(file, size, side) for side in ("width", "height"))
-        # Some tools write zeros where they do not know.
+        # Some tools write zeros for an unknown size.
         claimed = (int(width), int(height)) if width > 0 and height > 0 else None
     boxes, unplaced = [], False
     for one in tree.iter("object"):
@@ -226,7 +227,7 @@ def _voc_picture(files: Files, root: str, name: str, written: Mapping[str, str],
 
 
 def _voc_box(file: str, thing: ET.Element) -> MarkedBox:
-    """Returns one thing; raises ValueError where it has no place."""
+    """Returns one thing; raises ValueError if it has no place."""
     corners = thing.find("bndbox")
     if corners is None:
         raise ValueError(f"{file}: an object has no bndbox.")
@@ -248,14 +249,14 @@ def _number(file: str, parent: ET.Element, name: str) -> float:
 
 
 def _xml(file: str, content: bytes) -> ET.Element:
-    """Returns the root of an XML file that defines no document type, and so no entities that could grow.
+    """Returns the root of an XML file without a document type, and so without entities that could expand.
 
     Raises:
-        ValueError: it does, or it is no XML.
+        ValueError: it has one, or is not XML.
     """
 
     def refuse(*_: object) -> None:
-        raise ValueError(f"{file}: a document type is not accepted.")
+        raise ValueError(f"{file}: a document type is not allowed.")
 
     checking = expat.ParserCreate()
     checking.StartDoctypeDeclHandler = refuse
@@ -271,7 +272,7 @@ def _json(path: Path) -> JsonFields:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise TrainingError(
-                f"{path}: the file has {size} bytes; it may have {MAX_JSON_BYTES}.", reason="DATA_UNREADABLE"
+                f"{path}: the file has {size} bytes; the limit is {MAX_JSON_BYTES}.", reason="DATA_UNREADABLE"
             )
         return JsonFields(json.loads(path.read_bytes()))
     except OSError as error:
@@ -283,7 +284,7 @@ def _json(path: Path) -> JsonFields:
 def _coco_marked(
     files: Files, content: JsonFields, names: dict[int, str], flaws: list[str]
 ) -> tuple[list[MarkedPicture], int]:
-    """Returns the pictures that are there, and how many are not; what is wrong goes to `flaws`."""
+    """Returns the pictures that exist, and how many do not; adds what is wrong to `flaws`."""
     ends = _by_end(files.names)
     boxes: dict[int, list[MarkedBox]] = defaultdict(list)
     unplaced: set[int] = set()
@@ -325,19 +326,19 @@ def _by_id(content: JsonFields, name: str) -> dict[int, JsonFields]:
     for one in content.objects(name):
         number = one.integer("id", least=0, most=MAX_ID)
         if found.setdefault(number, one) is not one:
-            raise ValueError(f"`{name}` has the id {number} several times.")
+            raise ValueError(f"`{name}` has the id {number} more than once.")
     return found
 
 
 def _coco_number(fields: JsonFields, name: str, known: Container[int], what: str) -> int:
     number = fields.integer(name, least=0, most=MAX_ID)
     if number not in known:
-        raise ValueError(f"`{name}` (={number}) is no {what}'s.")
+        raise ValueError(f"`{name}` (={number}) is not the id of a {what}.")
     return number
 
 
 def _coco_corners(fields: JsonFields) -> tuple[float, float, float, float]:
-    """Returns the corners of a thing's box; where it has none, the bounds of its polygons."""
+    """Returns the corners of a thing's box, or the bounds of its polygons if it has no box."""
     box = fields.number_list("bbox") if "bbox" in fields else ()
     if len(box) == 4:
         x, y, width, height = box
@@ -346,7 +347,7 @@ def _coco_corners(fields: JsonFields) -> tuple[float, float, float, float]:
         raise ValueError(f"`bbox` (={list(box)}) must be 4 numbers." if "bbox" in fields else "`bbox` is missing.")
     polygons = fields.number_lists("segmentation")
     if not polygons or any(len(one) < 6 or len(one) % 2 for one in polygons):
-        raise ValueError("`bbox` is missing, and `segmentation` must be polygons of three points at least.")
+        raise ValueError("`bbox` is missing, so `segmentation` must be polygons of at least three points.")
     across = [place for one in polygons for place in one[::2]]
     down = [place for one in polygons for place in one[1::2]]
     return min(across), min(down), max(across), max(down)
@@ -356,7 +357,7 @@ def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tupl
     file = fields.text("file_name")
     places = ends.get(composed(str(PurePosixPath(file))), [])
     if len(places) != 1:
-        raise ValueError(f"{file} is {'there several times' if places else 'missing'}.")
+        raise ValueError(f"{file} {'exists more than once' if places else 'is missing'}.")
     size = tuple(fields.integer(side, least=0, most=2**31) for side in ("width", "height") if side in fields)
     claimed = (size[0], size[1]) if len(size) == 2 and min(size) > 0 else None
     return MarkedPicture(file=places[0], size=claimed, boxes=boxes)
@@ -367,7 +368,7 @@ def _told(error: ValueError | KeyError) -> str:
 
 
 def _by_end(names: frozenset[str]) -> dict[str, list[str]]:
-    """Returns the paths by every end of them, composed: `c.jpg`, `b/c.jpg` and `a/b/c.jpg`."""
+    """Returns the paths, keyed by every composed suffix of theirs: `c.jpg`, `b/c.jpg` and `a/b/c.jpg`."""
     ends: dict[str, list[str]] = defaultdict(list)
     for name in names:
         parts = PurePosixPath(composed(name)).parts

@@ -1,17 +1,18 @@
 """Pictures with boxes, checked and decoded: Pascal VOC folders and COCO files, from a folder or a zip.
 
-1. Every annotation is read (`box_formats`) and checked: its picture is there, its labels are known, its boxes lie in
-   the picture. Boxes that reach beyond its edge are cut there.
+1. Every annotation is read (`box_formats`) and checked: its picture exists, its labels are known, its boxes lie in the
+   picture. Boxes that reach beyond the picture's edge are cut there.
 2. Every picture is decoded by `twinsight_core.images.decode`, so that training sees exactly what serving sees.
-3. All that is wrong is told at once, or left out where the caller says so; nothing is trained before.
+3. All problems are reported at once, or the affected pictures and boxes left out if the caller says so; nothing is
+   trained before.
 
 Corners are taken as edges, as today's tools write them. In the first VOC sets a corner is the number of a pixel,
 counted from 1: there the boxes come out up to a pixel smaller than they were drawn.
 
-Crowds (COCO's `iscrowd`) and difficult things (VOC's `difficult`) are regions to be ignored: they are not to be found,
-what is found in them is not wrong, and training does not take what lies in them for background. What something is wrong
-with and is to be left out becomes such a region, too, where it covers some of the picture; where it covers nothing, the
-thing may be anywhere, and its picture is left out.
+Crowds (COCO's `iscrowd`) and difficult things (VOC's `difficult`) are ignored regions: a model need not find them, a
+detection in them is not wrong, and training does not treat their contents as background. A flawed box that is to be
+left out becomes such a region too if it covers some of the picture. If it covers nothing, the thing may be anywhere,
+and its picture is left out.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ from twinsight_core.training.files import Files, check_names, composed, in_chunk
 _LOG = logging.getLogger(__name__)
 
 SLACK_PX = 1.0
-"""Tools round: a corner this far outside the picture is put back on its edge."""
+"""Tools round: a corner this far outside the picture is moved to its edge."""
 LEAST_LEFT, LEAST_LEFT_PX = 0.5, 1.0
-"""Share of a box, and columns and rows of it, that must lie in the picture: less is more likely another picture's."""
+"""Share of a box, and its columns and rows, that must lie in the picture: a box with less is likely another picture's.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ class BoxedImages:
 
     Attributes:
         images: [count, height, width, 3] uint8, RGB, 0..255.
-        boxes: [count, boxes, 4] float32, x_min, y_min, x_max, y_max in fractions of the picture, 0..1; zeros where
-            there are no more.
-        labels: [count, boxes] int32, index into `classes`, ANY_CLASS of some regions; 0 where there are no more.
-        valid: [count, boxes] bool, which of them are things to be found.
-        ignored: [count, boxes] bool, which of the others are regions to be ignored.
-        sizes: [count, 2] int32, height and width of the picture as it was, in pixels.
+        boxes: [count, boxes, 4] float32, x_min, y_min, x_max, y_max in fractions of the picture, 0..1; padded with
+            zeros.
+        labels: [count, boxes] int32, index into `classes`, ANY_CLASS for some regions; padded with 0.
+        valid: [count, boxes] bool, which of them are things to find.
+        ignored: [count, boxes] bool, which of the others are regions to ignore.
+        sizes: [count, 2] int32, original height and width of the picture in pixels.
         classes: names of the classes.
         files: [count] path of each picture inside its source.
-        skipped: what was left out because something is wrong with it, a sentence each.
+        skipped: what was left out and why, a sentence each.
         left_out: how many pictures of the set were left out.
     """
 
@@ -95,10 +97,10 @@ def read_voc(
         image_set: name of the list to read ("train"); None reads every annotation.
         classes: names of the classes by number; None takes those that occur, sorted.
         max_boxes: boxes to pad to; None takes the most that a picture holds.
-        skip_bad: leave out what something is wrong with; see the module.
+        skip_bad: leave out what is flawed; see the module.
 
     Raises:
-        TrainingError: there is no such set, or something is wrong with it and is not to be left out; all of it is told.
+        TrainingError: there is no such set, or it has flaws that must not be left out; all of them are listed.
         ValueError: `preprocessing.fit` is another.
     """
     files = Files(path)
@@ -127,11 +129,11 @@ def read_coco(
         preprocessing: how pictures become pixels; `fit` must be "stretch", which leaves fractions as they are.
         classes: names of the classes by number; None takes those of the file, by their ids.
         max_boxes: boxes to pad to; None takes the most that a picture holds.
-        skip_bad: leave out what something is wrong with; see the module.
+        skip_bad: leave out what is flawed; see the module.
 
     Raises:
-        TrainingError: a file is missing or no COCO file, or something is wrong with the set and is not to be left out;
-            all of it is told.
+        TrainingError: a file is missing or not a COCO file, or the set has flaws that must not be left out; all of
+            them are listed.
         ValueError: `preprocessing.fit` is another.
     """
     files = Files(pictures)
@@ -154,13 +156,13 @@ class _Checked(NamedTuple):
 
     Attributes:
         file: its path inside the source.
-        size: height and width as it was.
+        size: original height and width.
         boxes: [boxes, 4] float32, fractions.
-        labels: [boxes] int32, ANY_CLASS where that is not known.
+        labels: [boxes] int32, ANY_CLASS if unknown.
         ignored: [boxes] bool.
         flaws: what is wrong with boxes.
         cut: boxes that were cut at the picture's edge.
-        unplaced: something is in the picture of which nobody knows where.
+        unplaced: the picture contains a thing whose place is unknown.
     """
 
     file: str
@@ -178,7 +180,7 @@ def _load(files: Files, marked: MarkedSet, wanted: _Wanted) -> BoxedImages:
         raise ValueError(f"`fit` (={wanted.preprocessing.fit!r}) must be 'stretch' for pictures with boxes.")
     if len(wanted.classes) > MAX_CLASSES:
         raise TrainingError(
-            f"{files.path}: there are {len(wanted.classes)} classes; there may be {MAX_CLASSES}.",
+            f"{files.path}: there are {len(wanted.classes)} classes; at most {MAX_CLASSES} are supported.",
             reason="CLASSES_TOO_MANY",
         )
     check_names(files.path, (one.file for one in marked.pictures))
@@ -186,16 +188,16 @@ def _load(files: Files, marked: MarkedSet, wanted: _Wanted) -> BoxedImages:
     told = list(marked.flaws)
     for one in marked.pictures:
         if (before := first.setdefault(one.file, one)) is not one:
-            told.append(f"{one.file}: a second annotation is of this picture.")
+            told.append(f"{one.file}: a second annotation refers to this picture.")
             more = tuple(box._replace(ignored=True) for box in one.boxes)
             first[one.file] = before._replace(boxes=(*before.boxes, *more), unplaced=before.unplaced or one.unplaced)
     images, kept = _decoded(files, tuple(first.values()), wanted, told)
     if told and not wanted.skip_bad:
         raise TrainingError(f"{files.path}: {len(told)} things can't be used:", reason="BOXES_UNUSABLE", listed=told)
     if not kept:
-        raise TrainingError(f"{files.path} holds no picture that can be used.", reason="DATA_EMPTY")
+        raise TrainingError(f"{files.path}: there are no usable pictures.", reason="DATA_EMPTY")
     if not wanted.classes:
-        raise TrainingError(f"{files.path}: nothing is marked in any picture.", reason="BOXES_NONE")
+        raise TrainingError(f"{files.path}: no picture has a box.", reason="BOXES_NONE")
     if told:
         _LOG.warning("%s: %d things can't be used", files.path, len(told))
         tell_skipped(told)
@@ -208,9 +210,9 @@ def _load(files: Files, marked: MarkedSet, wanted: _Wanted) -> BoxedImages:
 def _decoded(
     files: Files, marked: Sequence[MarkedPicture], wanted: _Wanted, told: list[str]
 ) -> tuple[np.ndarray, list[_Checked]]:
-    """Returns the pixels of pictures that can be used and what is in them; what can't be used goes to `told`."""
+    """Returns the pixels of usable pictures and their boxes; adds what can't be used to `told`."""
     size = wanted.preprocessing
-    # For all of them: what is not filled is never given memory.
+    # For all of them: rows that are never filled never get memory.
     images = np.empty((len(marked), size.height_px, size.width_px, 3), np.uint8)
     kept: list[_Checked] = []
     done = 0
@@ -230,7 +232,7 @@ def _decoded(
 
 
 def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple[np.ndarray, _Checked] | str:
-    """Returns a picture's pixels and what is in it, or what is wrong with the picture."""
+    """Returns a picture's pixels and boxes, or what is wrong with the picture."""
     if isinstance(encoded, str):
         return encoded
     try:
@@ -239,11 +241,11 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         return error.message
     width, height = upright_size(encoded)
     if one.size is not None and one.size != (width, height):
-        return f"the picture is {width}x{height}; its annotation is of one of {one.size[0]}x{one.size[1]}."
+        return f"the picture is {width}x{height}, but its annotation says {one.size[0]}x{one.size[1]}."
     labels, boxes, ignored, flaws, cut, unplaced = [], [], [], [], 0, one.unplaced
     for box in one.boxes:
         corners = np.array(box.corners, np.float64)
-        # Corners that are swapped still say where the thing is.
+        # Swapped corners still say where the thing is.
         x_min, x_max, y_min, y_max = *np.sort(corners[::2]), *np.sort(corners[1::2])
         within = np.clip([x_min, y_min, x_max, y_max], 0.0, [width, height, width, height])
         fractions = (within / [width, height, width, height]).astype(np.float32)
@@ -262,7 +264,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         ignored.append(box.ignored or bool(flaw) or not box.label)
         cut += not flaw and _sticks_out(box, width, height)
     if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
-        return f"{len(labels)} boxes; at most {wanted.max_boxes} are taken."
+        return f"{len(labels)} boxes; at most {wanted.max_boxes} are supported."
     return pixels, _Checked(
         file=one.file,
         size=(height, width),
@@ -276,11 +278,11 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
 
 
 def _box_flaw(box: MarkedBox, within: np.ndarray, width: int, height: int, classes: tuple[str, ...]) -> str:
-    """Returns what is wrong with a box; empty if nothing is, or its lack of a label, which is told already.
+    """Returns what is wrong with a box; empty if nothing, or if only its label is missing, which is reported elsewhere.
 
     Args:
         box: as its annotation has it.
-        within: [4] float64, what of it lies in the picture, x_min, y_min, x_max, y_max in pixels.
+        within: [4] float64, the part of it in the picture, x_min, y_min, x_max, y_max in pixels.
         width: of the picture.
         height: of the picture.
         classes: names that it may have.
@@ -295,7 +297,7 @@ def _box_flaw(box: MarkedBox, within: np.ndarray, width: int, height: int, class
         if not left.all():
             return f"lies outside the picture of {width}x{height}"
         if left.min() < LEAST_LEFT_PX or left.prod() < LEAST_LEFT * (x_max - x_min) * (y_max - y_min):
-            return f"lies for the most part outside the picture of {width}x{height}"
+            return f"lies mostly outside the picture of {width}x{height}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole or not at all, the two newest kept."""
+"""Checkpoints of a training run: written completely or not at all, with the two newest kept."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ StateT = TypeVar("StateT")
 
 
 class Checkpoints:
-    """The checkpoints in one folder. Orbax writes each beside the others and renames it when it is whole.
+    """The checkpoints in one folder. Orbax writes each beside the others and renames it when it is complete.
 
     Args:
-        folder: made where absent.
+        folder: created if absent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,30 +34,30 @@ class Checkpoints:
         """Writes a state, a pytree of arrays.
 
         Raises:
-            TrainingError: it can't be written, on a full disk say; the checkpoints before it stay.
+            TrainingError: it can't be written, on a full disk say; the checkpoints before it are kept.
         """
         try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
             raise TrainingError(
-                f"{self._folder}: the checkpoint of step {step} can't be written ({error}); {self.kept(before=step)}.",
+                f"{self._folder}: can't write the checkpoint of step {step} ({error}); {self.kept(before=step)}.",
                 reason="CHECKPOINT_UNWRITABLE",
             ) from error
 
     def kept(self, *, before: int) -> str:
-        """Returns words for what a run that ended at a step may go on from."""
+        """Returns words for what a run that ended at a step can resume from."""
         steps = [step for step in self._manager.all_steps() if step < before]
         return f"the last good checkpoint, of step {max(steps)}, is kept" if steps else "there is no checkpoint yet"
 
     def latest(self, like: StateT) -> StateT | None:
-        """Returns the newest state that can be read; None where there is none. Newer ones that can't be are deleted.
+        """Returns the newest readable state, or None if there is no checkpoint; deletes newer, unreadable ones.
 
         Args:
             like: a state of the same shapes.
 
         Returns:
-            Arrays in the process's memory, which may be put on any devices, whichever the run was on before.
+            Arrays in host memory, which can be moved to any devices, whichever the run used before.
 
         Raises:
             TrainingError: they are of other weights, or none can be read; or the disk fails.
@@ -71,20 +71,20 @@ class Checkpoints:
             except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
                 failures[step] = error
                 continue
-            except OSError as error:  # it may well be whole
+            except OSError as error:  # it may well be intact
                 raise TrainingError(
-                    f"{self._folder}: the checkpoint of step {step} can't be read ({error}).",
+                    f"{self._folder}: can't read the checkpoint of step {step} ({error}).",
                     reason="CHECKPOINT_UNREADABLE",
                 ) from error
             for damaged, why in failures.items():
-                _LOG.warning("The checkpoint of step %d can't be read: that of %d is taken (%s)", damaged, step, why)
+                _LOG.warning("can't read the checkpoint of step %d; using that of step %d (%s)", damaged, step, why)
                 self._manager.delete(damaged)
             found: StateT = jax.device_get(restored)
             return found
         if failures:
             steps = " and ".join(str(step) for step in sorted(failures))
             raise TrainingError(
-                f"{self._folder}: the checkpoints (step {steps}) are of other weights or can't be read; start anew: "
+                f"{self._folder}: the checkpoints (step {steps}) are of other weights or can't be read; start over "
                 "without --resume, or with --anew.",
                 reason="CHECKPOINT_MISMATCH",
             ) from failures[max(failures)]
@@ -96,5 +96,5 @@ class Checkpoints:
             self._manager.delete(step)
 
     def close(self) -> None:
-        """Ends orbax's threads."""
+        """Stops Orbax's threads."""
         self._manager.close()

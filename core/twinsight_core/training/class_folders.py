@@ -1,9 +1,9 @@
-"""What the folders say that pictures lie in: their classes, and whether they come in parts.
+"""What the folders of pictures mean: their classes, and whether the data comes in parts.
 
-A class is named by the path of its folder, without what all paths share and without the name of a part where that comes
-first: `train/cat/1.jpg` and `val/dog/2.jpg` are of the classes `cat` and `dog`, `Greek/alpha/1.png` is of
-`Greek/alpha`, and `visa/valid/1.jpg` of `visa/valid`. Folders whose names differ in their Unicode form alone are one
-class (`composed`).
+A class is named after the path of its folder, without the prefix that all paths share and without the name of a leading
+part: `train/cat/1.jpg` and `val/dog/2.jpg` are of the classes `cat` and `dog`, `Greek/alpha/1.png` is of `Greek/alpha`,
+and `visa/valid/1.jpg` of `visa/valid`. Folders whose names differ only in their Unicode form are one class
+(`composed`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPLIT_NAMES = TRAIN_NAMES | {"val", "valid", "validation", "test", "testing"}
 
 
 def classes_of(files: Sequence[str]) -> list[str]:
-    """Returns the class of each picture, by the paths of all; see the module."""
+    """Returns the class of each picture, given the paths of all; see the module."""
     folders = [PurePosixPath(composed(file)).parent.parts for file in files]
     depth = min(len(parts) for parts in folders) - 1
     shared = next((n for n in range(depth) if len({parts[n] for parts in folders}) > 1), depth)
@@ -31,16 +31,16 @@ def classes_of(files: Sequence[str]) -> list[str]:
 
 
 def check_one_part(path: Path, files: Sequence[str]) -> None:
-    """Refuses data that come with parts of their own, `train/` beside `val/` or `test/`, each with class folders.
+    """Rejects data that comes in parts of its own, `train/` beside `val/` or `test/`, each with class folders.
 
-    They would be mixed, and pictures that are meant for the scores trained on.
+    The parts would be mixed, and training would see pictures that are meant for the scores.
 
     Args:
         path: the source.
         files: paths of the pictures in it.
 
     Raises:
-        TrainingError: there are such; says what to do.
+        TrainingError: there are such parts; says what to do.
     """
     parts: dict[str, set[str]] = {}
     for folder in {PurePosixPath(file).parent for file in files}:
@@ -54,8 +54,8 @@ def check_one_part(path: Path, files: Sequence[str]) -> None:
             place = path if above == "." else path / above
             unpack = " of the unpacked zip" if path.is_file() else ""
             raise TrainingError(
-                f"{place}: the data come in parts ({', '.join(sorted(names))}), which would be mixed. Name one: train "
-                f"on `--data {place / train[0]}`{unpack}, of which training holds out pictures itself, and measure on "
-                "another by `twinsight evaluate`.",
+                f"{place}: the data comes in parts ({', '.join(sorted(names))}), which would be mixed. Name one: train "
+                f"with `--data {place / train[0]}`{unpack} (training holds out pictures itself), and measure on "
+                "another with `twinsight evaluate`.",
                 reason="DATA_IN_PARTS",
             )

@@ -1,12 +1,12 @@
 """Labelled pictures from class folders, split by whole classes or within them.
 
-A source is a folder or a zip (stored or compressed) whose pictures lie in one folder a class. A class is named by the
-path of its folder, without what all paths share and without the name of a part in front (`class_folders`):
+A source is a folder or a zip (stored or compressed) with one folder of pictures per class. A class is named after the
+path of its folder, without the prefix that all paths share and without the name of a leading part (`class_folders`):
 `train/cat/1.jpg` and `val/cat/2.jpg` are of the class `cat`, and `Greek/alpha/1.png` is of `Greek/alpha`, in the group
 `Greek`. Pictures go through `twinsight_core.images.decode`: training sees exactly the pixels that serving sees, and
-every file that can't be read is told of before training begins. Of a file no more is read than serving would accept,
-whatever a zip unpacks to. Pictures of other formats and links that lead to nothing are such files; hidden files and
-those that are no pictures by their name (README, .txt, .json) are passed over.
+every file that can't be read is reported before training begins. No more of a file is read than serving would accept,
+whatever a zip unpacks to. Pictures of other formats and dangling links count as unreadable files; hidden files and
+those whose names are not a picture's (README, .txt, .json) are ignored.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 OTHER_PICTURE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tif", ".tiff"}
 )
-"""What pictures are called that are not accepted: more likely forgotten than meant to be left out."""
-# Raised when the cache's layout or what pictures are decoded to changes, so that an old cache is not read.
+"""Suffixes of pictures that are not accepted: more likely an oversight than meant to be skipped."""
+# Incremented when the cache's layout or the decoded pixels change, so that an old cache is not read.
 CACHE_VERSION = 5
 
 
@@ -50,7 +50,7 @@ class LabelledImages:
         labels: [count] int32, index into `classes`.
         classes: names of the classes, sorted.
         files: [count] path of each picture inside its source.
-        skipped: what can't be read and was left out: the path of each and what is wrong with it.
+        skipped: unreadable files that were left out: the path of each and what is wrong with it.
     """
 
     images: np.ndarray
@@ -68,7 +68,7 @@ class LabelledImages:
         return np.unique(parents, return_inverse=True)[1].astype(np.int32)
 
     def of_classes(self, classes: Sequence[str]) -> LabelledImages:
-        """Returns the pictures of some of the classes, in their order; labels count these classes alone.
+        """Returns the pictures of some of the classes, in their order; labels number these classes only.
 
         Raises:
             TrainingError: no class is left.
@@ -97,8 +97,8 @@ class ClassSplit:
 
     Attributes:
         train: classes that training sees.
-        validation: classes that choices (when to stop, which weight) may look at.
-        test: classes for the scores alone.
+        validation: classes that decisions (when to stop, which weights) may look at.
+        test: classes for the scores only.
     """
 
     train: tuple[str, ...]
@@ -107,7 +107,7 @@ class ClassSplit:
 
 
 def split_classes(classes: Sequence[str], *, validation: int, test: int) -> ClassSplit:
-    """Splits classes in an order that depends on their names alone, so that every run holds out the same ones.
+    """Splits classes in an order that depends only on their names, so that every run holds out the same ones.
 
     Args:
         classes: names, no two equal.
@@ -119,7 +119,8 @@ def split_classes(classes: Sequence[str], *, validation: int, test: int) -> Clas
     """
     if validation + test >= len(classes):
         raise ValueError(
-            f"`validation` (={validation}) and `test` (={test}) must leave a class of {len(classes)} to train on."
+            f"`validation` (={validation}) and `test` (={test}) must leave at least 1 of {len(classes)} classes to "
+            "train on."
         )
     order = sorted(classes, key=lambda name: hashlib.sha256(name.encode()).digest())
     return ClassSplit(
@@ -134,16 +135,15 @@ class PictureSource(Files):
 
     Args:
         path: a folder or a zip.
-        class_folders: whether pictures must lie in folders; those that lie in none are passed over then.
+        class_folders: whether pictures must lie in folders; those outside are ignored then.
 
     Attributes:
-        files: paths of the pictures, sorted; with those that `read` refuses for their names, and links that lead to
-            nothing.
-        loose: paths of pictures that are passed over, since they lie in no folder.
+        files: paths of the pictures, sorted; including those whose names `read` rejects, and dangling links.
+        loose: paths of pictures that are ignored because they are in no folder.
 
     Raises:
-        TrainingError: it does not exist, there is no picture in a class folder (or none at all), or a class folder
-            holds no picture of an accepted format, or a name is not UTF-8.
+        TrainingError: it does not exist, no class folder (or nothing at all) holds a picture, a class folder holds no
+            picture of an accepted format, or a name is not UTF-8.
     """
 
     def __init__(self, path: Path, *, class_folders: bool = True) -> None:
@@ -156,24 +156,24 @@ class PictureSource(Files):
             _check_folders(path, [one for one in self.folders if is_shown(one)], accepted)
         if not accepted:
             where = " in a class folder" if class_folders else ""
-            raise TrainingError(f"{path} holds no picture{where}.", reason="DATA_EMPTY")
+            raise TrainingError(f"{path}: there are no pictures{where}.", reason="DATA_EMPTY")
         others = [name for name in names if _suffix(name) in OTHER_PICTURE_SUFFIXES]
         # A link at the top may have been a class.
         self.files = tuple(sorted([*accepted, *others, *(name for name in self.dangling if is_shown(name))]))
         check_names(path, self.files)
 
     def read(self, name: str, *, most_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
-        """Returns a picture's content; as `Files.read`, and refuses what is of another format by its name."""
+        """Returns a picture's content; as `Files.read`, and rejects names of other formats."""
         if name in self.dangling:
-            raise ValueError("It is a link that leads to nothing.")
+            raise ValueError("It is a link to a file that does not exist.")
         if _suffix(name) in OTHER_PICTURE_SUFFIXES:
             *most, last = sorted(PICTURE_SUFFIXES)
-            raise ValueError(f"Its format is not accepted; names must end in {', '.join(most)} or {last}.")
+            raise ValueError(f"Its format is not supported; names must end in {', '.join(most)} or {last}.")
         return super().read(name, most_bytes=most_bytes)
 
 
 def tell_skipped(skipped: Iterable[str]) -> None:
-    """Logs what was left out, a line each."""
+    """Logs what was left out, one line each."""
     for file in skipped:
         _LOG.warning("skipped %s", file)
 
@@ -183,7 +183,7 @@ def _suffix(name: str) -> str:
 
 
 def _check_folders(path: Path, folders: Sequence[str], pictures: Sequence[str]) -> None:
-    """Refuses class folders without a picture: more likely a mistake than a wish.
+    """Rejects class folders without pictures, which are more likely a mistake than intended.
 
     Args:
         path: the source, for the message.
@@ -194,7 +194,7 @@ def _check_folders(path: Path, folders: Sequence[str], pictures: Sequence[str]) 
     parents = {str(PurePosixPath(folder).parent) for folder in folders}
     empty = sorted(set(folders) - filled - parents)
     if empty:
-        raise TrainingError(f"{path}: these folders hold no picture: {', '.join(empty)}.", reason="CLASS_EMPTY")
+        raise TrainingError(f"{path}: these folders hold no pictures: {', '.join(empty)}.", reason="CLASS_EMPTY")
 
 
 def decode_files(
@@ -252,7 +252,7 @@ def _decoded(
     flaws: dict[str, str],
     edit: Callable[[bytes, str], bytes] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the pixels of each file that can be read, [height, width, 3]; `flaws` gets what is wrong with others."""
+    """Yields the pixels of each readable file, [height, width, 3]; adds what is wrong with the others to `flaws`."""
 
     def one(file: str, encoded: bytes | str) -> np.ndarray | str:
         if isinstance(encoded, str):
@@ -275,9 +275,9 @@ def _decoded(
 
 
 def unreadable_pictures(path: Path, flaws: dict[str, str]) -> TrainingError:
-    """Returns the error that names all pictures that can't be read, with what is wrong with each, a line each."""
+    """Returns the error that lists all unreadable pictures and what is wrong with each, one line each."""
     return TrainingError(
-        f"{path}: {len(flaws)} pictures can't be read, which --skip-bad leaves out:",
+        f"{path}: {len(flaws)} pictures can't be read; --skip-bad leaves them out:",
         reason="PICTURES_UNREADABLE",
         listed=told_flaws(flaws),
     )
@@ -299,22 +299,22 @@ def read_class_folders(
     """Reads every picture below a folder or in a zip.
 
     Args:
-        path: a folder or a zip with one folder a class.
+        path: a folder or a zip with one folder per class.
         preprocessing: how pictures become pixels.
-        cache_dir: keeps the decoded pixels there and maps them on the next call; made for its owner alone where absent.
+        cache_dir: keeps the decoded pixels, which the next call maps; created for its owner only if absent.
         skip_bad: leave out pictures that can't be read, unless a class would be left without any.
-        one_part: refuse data that come with parts of their own; see `check_one_part`.
+        one_part: reject data that comes in parts of its own; see `check_one_part`.
 
     Raises:
-        TrainingError: there is no picture, a class holds none or none that can be read, or pictures can't be read and
-            are not to be left out; all of them are named.
+        TrainingError: there is no picture, a class has none or none that can be read, or pictures can't be read and
+            must not be left out; all of them are named.
     """
     source = PictureSource(path)
     if one_part:
         check_one_part(path, source.files)
     if source.loose:
         count, first = len(source.loose), source.loose[0]
-        _LOG.warning("%s: %d pictures beside the class folders are passed over, such as %s", path, count, first)
+        _LOG.warning("%s: ignoring %d pictures outside the class folders, such as %s", path, count, first)
     if cache_dir is None:
         images, flaws = decode_readable(source, source.files, preprocessing)
     else:
@@ -322,14 +322,14 @@ def read_class_folders(
     files = tuple(file for file in source.files if file not in flaws)
     if flaws and not (skip_bad and files):
         raise unreadable_pictures(path, flaws)
-    # A link that leads to nothing may have been a folder: it says nothing of classes.
+    # A dangling link may have been a folder, so it names no class.
     there = [file for file in source.files if file not in source.dangling]
     named = dict(zip(there, classes_of(there), strict=True))
     classes = tuple(sorted({named[file] for file in files}))
     if unread := sorted(set(named.values()) - set(classes)):
         of_them = {file: flaw for file, flaw in flaws.items() if named.get(file) in unread}
         raise TrainingError(
-            f"{path}: no picture can be read of these classes, which would be lost: {', '.join(unread)}:",
+            f"{path}: these classes have no readable picture and would be lost: {', '.join(unread)}:",
             reason="CLASS_EMPTY",
             listed=told_flaws(of_them),
         )
@@ -341,9 +341,9 @@ def read_class_folders(
 def _kept_pixels(
     source: PictureSource, preprocessing: Preprocessing, cache_dir: Path
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Does as `decode_readable` of all files, by way of a file that is mapped: they need not fit into memory.
+    """Does what `decode_readable` does for all files, through a mapped file: the pixels need not fit in memory.
 
-    Of a source only the pixels of its present files are kept, at each size that was asked for.
+    Only the pixels of a source's current files are kept, for each size that was asked for.
     """
     files = _fingerprint(source, source.files)
     cached = cache_dir / f"{source.path.stem}-{_pixels_key(files, preprocessing)}.npy"
@@ -357,14 +357,14 @@ def _kept_pixels(
             cache_dir.mkdir(0o700, parents=True, exist_ok=True)
             # First, so that the disk needs no room for both.
             _delete_stale(cache_dir, kept)
-            # Written and not mapped: a full disk is an error then, and no signal that ends the process.
+            # Written rather than mapped: a full disk then raises an error instead of killing the process by a signal.
             with partial.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 start = file.tell()
                 for one in _decoded(source, source.files, preprocessing, flaws):
                     file.write(one.tobytes())
-                # Rows for what can't be read are at the end; they take no room.
+                # The rows of unreadable files are at the end and take no space.
                 file.truncate(start + math.prod(shape))
             beside.write_text(json.dumps(kept))
             partial.replace(cached)
@@ -372,7 +372,7 @@ def _kept_pixels(
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise TrainingError(
-                f"{cache_dir}: the decoded pictures can't be kept there ({error.strerror}).", reason="CACHE_UNWRITABLE"
+                f"{cache_dir}: can't write the decoded pictures ({error.strerror}).", reason="CACHE_UNWRITABLE"
             ) from error
     flaws = json.loads(beside.read_text())["flaws"]
     images: np.ndarray = np.load(cached, mmap_mode="r")
@@ -380,7 +380,7 @@ def _kept_pixels(
 
 
 class _Kept(TypedDict):
-    """What lies beside kept pixels.
+    """The JSON file beside kept pixels.
 
     Attributes:
         source: path of the folder or zip.
@@ -394,32 +394,32 @@ class _Kept(TypedDict):
 
 
 def _delete_stale(cache_dir: Path, now: _Kept) -> None:
-    """Deletes the pixels of other states of a source; those of another folder or zip stay, and what else lies there."""
+    """Deletes the pixels of other states of a source; keeps those of other folders or zips, and all other files."""
     for beside in cache_dir.glob("*.json"):
         try:
             kept = json.loads(beside.read_text())
         except (OSError, ValueError):
             continue
         if isinstance(kept, dict) and kept.get("source") == now["source"] and kept.get("files") != now["files"]:
-            # A run that has them mapped goes on with them.
+            # A run that has them mapped can keep using them.
             beside.with_suffix(".npy").unlink(missing_ok=True)
             beside.unlink(missing_ok=True)
 
 
 def pixels_key(source: PictureSource, files: Sequence[str], preprocessing: Preprocessing) -> str:
-    """Returns what tells one set of decoded pixels from another, 16 hexadecimal digits.
+    """Returns a key that identifies a set of decoded pixels, 16 hexadecimal digits.
 
     Raises:
-        TrainingError: a file is gone.
+        TrainingError: a file no longer exists.
     """
     return _pixels_key(_fingerprint(source, files), preprocessing)
 
 
 def _fingerprint(source: PictureSource, files: Sequence[str]) -> str:
-    """Returns what `Files.fingerprint` says of some pictures.
+    """Returns `Files.fingerprint` of some pictures.
 
     Raises:
-        TrainingError: a file is gone.
+        TrainingError: a file no longer exists.
     """
     try:
         return source.fingerprint(files)

@@ -1,4 +1,4 @@
-"""Files of a folder or a zip, read within limits: no crafted archive fills the memory, no bad entry ends a run."""
+"""Files of a folder or a zip, read within limits: no crafted archive fills memory, no bad entry ends a run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import NamedTuple
 from twinsight_core.errors import TrainingError
 from twinsight_core.images import DEFAULT_LIMITS
 
-# What is held undecoded at a time: enough to keep all cores busy, however large the files are.
+# Files held undecoded at a time: enough to keep all cores busy, however large the files are.
 _CHUNK_FILES, _CHUNK_BYTES = 64, 64 * 1024 * 1024
-# More names are counted and not told.
+# Further names are only counted.
 _NAMED = 50
 # macOS packs a folder of its own into zips.
 _NOT_OF_THE_SET = "__MACOSX"
@@ -30,7 +30,7 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeEr
 class Files:
     """The files of a folder or a zip by their paths in it; nothing else is ever opened.
 
-    Symbolic links in a folder are followed; a link to a folder that it lies in leads nowhere new and is passed over.
+    Symbolic links in a folder are followed; a link to a folder that contains it is ignored.
 
     Args:
         path: a folder or a zip.
@@ -40,7 +40,7 @@ class Files:
         names: paths of all files, with `/` between their parts.
         shown: those that are not hidden; see `is_shown`.
         folders: paths of all folders, likewise.
-        dangling: paths of links that lead to nothing.
+        dangling: paths of links whose target does not exist.
 
     Raises:
         TrainingError: it does not exist, or is neither, or a folder in it can't be read.
@@ -58,7 +58,7 @@ class Files:
                 found = _Listing(set(), set(), set())
                 _list(path, "", frozenset(), found)
             else:
-                raise TrainingError(f"{path}: there is no such folder or zip.", reason="DATA_MISSING")
+                raise TrainingError(f"{path}: no such folder or zip.", reason="DATA_MISSING")
         except OSError as error:
             where = error.filename or path
             raise TrainingError(f"{where}: can't be read ({error.strerror}).", reason="DATA_UNREADABLE") from error
@@ -72,7 +72,7 @@ class Files:
 
         Args:
             name: one of `names`.
-            most_bytes: a larger file is refused unread.
+            most_bytes: a larger file is rejected unread.
 
         Raises:
             ValueError: it is too large, damaged, encrypted or can't be read; a sentence that does not name it.
@@ -91,7 +91,7 @@ class Files:
             raise ValueError(f"The zip's entry can't be read ({error}).") from error
 
     def fingerprint(self, names: Sequence[str]) -> str:
-        """Returns a hash that is another when one of some files is: of sizes, and checksums or times of change."""
+        """Returns a hash that changes when one of some files does: of sizes, and checksums or times of change."""
         digest = hashlib.sha256()
         for name in names:
             state: tuple[int, ...]
@@ -99,7 +99,7 @@ class Files:
                 state = (self._entries[name].CRC, self._entries[name].file_size)
             else:
                 found = (self.path / name).stat(follow_symlinks=name not in self.dangling)
-                # The last is of the rights too: a file that could not be read may be readable now.
+                # The last also changes with permissions: a file that could not be read may be readable now.
                 state = (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             digest.update(json.dumps([name, *state]).encode())
         return digest.hexdigest()
@@ -109,35 +109,35 @@ class Files:
 
     def _unpacked(self, archive: zipfile.ZipFile, name: str) -> bytes:
         entry = self._entries[name]
-        # The other methods unpack a block whole, however much is asked for.
+        # The other methods unpack whole blocks, however little is asked for.
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("its compression is another than deflate")
+            raise ValueError("its compression is not deflate")
         if entry.flag_bits & _ENCRYPTED:
             raise ValueError("it is encrypted")
         with archive.open(entry) as packed:
-            # An entry may hold more than its header says; what is asked for is all that gets unpacked.
+            # An entry may hold more than its header says; only what is asked for is unpacked.
             return packed.read(max(1, entry.file_size))
 
 
 def is_shown(name: str) -> bool:
-    """Returns whether neither a file nor a folder that it lies in is hidden."""
+    """Returns whether neither a file nor any folder that contains it is hidden."""
     return not any(part.startswith(".") or part == _NOT_OF_THE_SET for part in PurePosixPath(name).parts)
 
 
 def composed(name: str) -> str:
-    """Returns a name in the form that names are compared in, Unicode's NFC: macOS writes letters and accents apart."""
+    """Returns a name in the form that names are compared in, Unicode's NFC: macOS separates letters and accents."""
     return unicodedata.normalize("NFC", name)
 
 
 def check_names(path: Path, names: Iterable[str]) -> None:
-    """Checks that a source and its files have names that can be written in a card, a record or a report.
+    """Checks that a source and its files have names that a card, a record or a report can hold.
 
     Args:
         path: the source.
         names: paths in it.
 
     Raises:
-        TrainingError: some are not UTF-8; they are named with such bytes in hexadecimal.
+        TrainingError: some are not UTF-8; the message shows those bytes in hexadecimal.
     """
     known = (one for one in (path.name, *names) if not one.isascii())
     bad = sorted({_escaped(one) for one in known if _escaped(one) != one})
@@ -167,7 +167,7 @@ def _list(folder: Path, name: str, above: frozenset[tuple[int, int]], into: _Lis
     Args:
         folder: the folder.
         name: its path in the source, with a slash behind it; empty at the top.
-        above: device and inode of the folders that it lies in.
+        above: device and inode of the folders that contain it.
         into: the listing.
 
     Raises:
@@ -195,16 +195,16 @@ def _list(folder: Path, name: str, above: frozenset[tuple[int, int]], into: _Lis
 
 def _of_archive(archive: zipfile.ZipFile) -> _Listing:
     files = {one.filename for one in archive.infolist() if not one.is_dir()}
-    # Some packers put `./` before each name.
+    # Some packers prefix each name with `./`.
     folders = {str(PurePosixPath(one.filename)) for one in archive.infolist() if one.is_dir()}
     within = {str(parent) for name in files | folders for parent in PurePosixPath(name).parents}
     return _Listing(files, (folders | within) - {".", "/"}, set())
 
 
 def in_chunks(files: Files, names: Sequence[str]) -> Iterator[list[bytes | str]]:
-    """Yields the bytes of pictures in their order, or what is wrong with one: some at a time, as memory allows.
+    """Yields the bytes of pictures in their order, or what is wrong with one, in chunks of limited size.
 
-    A zip's file handle is shared, so bytes are read by one thread alone.
+    A zip's file handle is shared, so only one thread reads.
     """
     chunk: list[bytes | str] = []
     held = 0

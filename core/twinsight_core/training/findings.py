@@ -1,4 +1,4 @@
-"""What a trained model is worth on pictures that it never saw: measures, plots and worst mistakes for its report."""
+"""A trained model's evaluation for its report: scores, plots and worst mistakes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from twinsight_core.training.report import Findings, Mistake, confusion_figure, 
 
 WORST = 12
 ONE_SHOT_WAYS, ONE_SHOT_TRIALS = 20, 40_000
-"""With so many trials chance moves an accuracy of 0.9 by 0.0015 (standard error)."""
+"""With this many trials, the standard error of an accuracy of 0.9 is 0.0015."""
 SURE = 0.5
-"""Score from which a detection is shown as one."""
+"""Lowest score of a detection that is shown."""
 OVERLAP = 0.5
-"""Of a detection with a thing that it is, and share of it in a region to be ignored."""
+"""Overlap of a detection with the thing it matches, and the share of it in a region to ignore."""
 PAIRS_OF_A_KIND = 20_000
 MOST_LISTED_PAIRS = 4_000_000
-"""Up to so many pairs are listed and drawn from; of more, random ones are drawn until enough are distinct."""
+"""Up to this many pairs are listed and drawn from; of more, random ones are drawn until enough are distinct."""
 _DRAWS = 20
 
 
@@ -43,10 +43,10 @@ def classification_findings(
     *,
     which: str,
 ) -> Findings:
-    """Returns what a classifier is worth.
+    """Returns a classifier's evaluation.
 
     Args:
-        logits: [count, classes] float, at the model's temperature; logarithms of probabilities will do.
+        logits: [count, classes] float, at the model's temperature; log probabilities work too.
         labels: [count] integer.
         images: [count, height, width, 3] uint8, RGB, 0..255.
         classes: names.
@@ -70,7 +70,7 @@ def classification_findings(
     mistakes = []
     for row in worst.tolist():
         true, taken = int(labels[row]), int(predicted[row])
-        caption = f"{files[row]}: {classes[true]}, taken for {classes[taken]} ({confidence[row]:.0%})"
+        caption = f"{files[row]}: {classes[true]}, predicted {classes[taken]} ({confidence[row]:.0%})"
         mistakes.append(Mistake((np.asarray(images[row]),), caption))
     return Findings(
         protocol=f"{len(labels)} pictures, {which}.",
@@ -96,12 +96,12 @@ def embedding_findings(
     *,
     which: str,
 ) -> Findings:
-    """Returns what an embedding is worth.
+    """Returns an embedding's evaluation.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
         labels: [count] integer.
-        groups: [count] integer, group of each picture's class; None where groups do not count.
+        groups: [count] integer, group of each picture's class; None to ignore groups.
         images: [count, height, width, 3] uint8, RGB, 0..255.
         files: [count] paths of the pictures, for the worst mistakes.
         which: which pictures they are, for the protocol.
@@ -123,8 +123,8 @@ def embedding_findings(
         kinds += f" in {len(np.unique(groups))} groups"
     roc = roc_curve(pairs)
     return Findings(
-        protocol=f"{len(labels)} pictures of {kinds}, {which}. Retrieval: each among all others. "
-        f"Verification: {int(pairs.same.sum())} pairs of one class and {int((~pairs.same).sum())} of two"
+        protocol=f"{len(labels)} pictures of {kinds}, {which}. Retrieval: each picture among all others. "
+        f"Verification: {int(pairs.same.sum())} pairs of one class and {int((~pairs.same).sum())} of two classes"
         + (" of one group" if groups is not None else "")
         + ", drawn at random; verification_accuracy is at the best threshold on these pairs. "
         "Intervals are of 95 %, over pictures of other classes.",
@@ -137,12 +137,12 @@ def embedding_findings(
 def pair_findings(
     pairs: ScoredPairs, folds: np.ndarray | None, *, rows: np.ndarray, images: np.ndarray, files: Sequence[str]
 ) -> Findings:
-    """Returns how well cosines tell the same pairs of a list from the others.
+    """Returns how well cosines separate the same pairs of a list from the different ones.
 
     Args:
         pairs: cosines and truth.
-        folds: [count] integer, the protocol's folds; None where it has none. They are passed over where a threshold
-            can't be chosen without each of them: for want of a second, or of one kind of pairs.
+        folds: [count] integer, the protocol's folds; None if it has none. They are ignored if leaving one out leaves no
+            threshold to choose: for want of a second fold, or of pairs of one kind.
         rows: [count, 2] integer, the two pictures of each pair.
         images: [files, height, width, 3] uint8, RGB, 0..255.
         files: paths of the pictures.
@@ -157,12 +157,12 @@ def pair_findings(
     if score.k_fold is not None:
         scores["verification_accuracy_over_folds"] = score.k_fold.mean
         scores["verification_accuracy_over_folds_standard_error"] = score.k_fold.standard_error
-        protocol += f"Accuracy over {len(score.k_fold.accuracies)} folds: the threshold chosen on the other folds. "
+        protocol += f"Accuracy over {len(score.k_fold.accuracies)} folds: each at the threshold of the other folds. "
     scores |= _tar_scores(score)
     roc = roc_curve(pairs)
     return Findings(
-        protocol=f"{protocol}verification_accuracy is at the best threshold on these pairs. Intervals are of 95 % and "
-        "take the pairs for independent.",
+        protocol=f"{protocol}verification_accuracy is at the best threshold on these pairs. Intervals are at 95 % and "
+        "assume independent pairs.",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
         mistakes=_worst_pairs(pairs, rows, images, files),
@@ -188,7 +188,7 @@ def _tar_scores(verification: VerificationScore) -> dict[str, float]:
 
 
 def one_shot_scores(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Returns the accuracy of 20-way one-shot trials by both protocols, those that the classes suffice for."""
+    """Returns the accuracy of 20-way one-shot trials by both protocols, as far as there are enough classes."""
     scores = {}
     for protocol in ("within_alphabet", "unstructured"):
         try:
@@ -206,15 +206,14 @@ def class_pairs(
 ) -> tuple[ScoredPairs, np.ndarray]:
     """Returns distinct random pairs of one class and of two, and the rows of their pictures, [count, 2] int64.
 
-    No pair comes twice, so rates over them are of as many pairs as they say; but pairs share pictures, and intervals
-    that take them for independent are narrower than those over other pictures would be. So they come with their
-    classes.
+    No pair is repeated, so rates over them are over as many pairs as stated. But pairs share pictures, and intervals
+    that assume independence would be too narrow; so the pairs come with their classes.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
         labels: [count] integer.
-        groups: [count] integer; pairs of two classes are of one group then. None: of any.
-        each: pairs of each kind, or all that there are.
+        groups: [count] integer; pairs of two classes are then within one group. None for any group.
+        each: pairs of each kind, or all there are if fewer.
         seed: of the choice.
 
     Raises:
@@ -226,7 +225,7 @@ def class_pairs(
     different = _distinct_pairs(kinds, lambda left, right: labels[left] != labels[right], each, rng)
     if not len(same) or not len(different):
         which = "one class" if not len(same) else "two classes" + (" of one group" if groups is not None else "")
-        raise TrainingError(f"There are no two pictures of {which} to compare.", reason="PAIRS_TOO_FEW")
+        raise TrainingError(f"No two pictures of {which} can be compared.", reason="PAIRS_TOO_FEW")
     rows = np.concatenate([same, different])
     cosine = np.sum(embeddings[rows[:, 0]] * embeddings[rows[:, 1]], axis=1)
     return ScoredPairs(cosine=cosine, same=np.arange(len(rows)) < len(same), classes=labels[rows]), rows
@@ -235,13 +234,13 @@ def class_pairs(
 def group_pairs(
     embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, each: int, seed: int
 ) -> list[ScoredPairs]:
-    """Returns distinct random pairs within each group, half of them of one class; groups without such are left out.
+    """Returns distinct random pairs within each group, half of them of one class; leaves out groups without such pairs.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
         labels: [count] integer.
         groups: [count] integer, group of each picture's class.
-        each: pairs of each kind, spread evenly over the groups; of a group that has fewer, as many as there are.
+        each: pairs of each kind, spread evenly over the groups; all pairs of a group that has fewer.
         seed: of the choice.
     """
     numbers = np.unique(groups)
@@ -284,11 +283,11 @@ def _distinct_pairs(
 
 
 def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) -> Findings:
-    """Returns what a detector is worth.
+    """Returns a detector's evaluation.
 
     Args:
-        answers: [count, max_detections, 6] float32, the network's.
-        data: the pictures and what is in them.
+        answers: [count, max_detections, 6] float32, the network's outputs.
+        data: the pictures and their boxes.
         which: which pictures they are, for the protocol.
     """
     truth, found = true_boxes(data), found_boxes(answers)
@@ -309,7 +308,7 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
         pictures = (_with_boxes(pixels, one.boxes, "lime"), _with_boxes(pixels, found[row].boxes[sure], "red"))
         caption = f"{data.files[row]}: {len(one.labels)} things (green), {int(sure.sum())} found (red)"
         if len(one.ignored_labels):
-            caption += f", {len(one.ignored_labels)} regions ignored (yellow)"
+            caption += f", {len(one.ignored_labels)} ignored regions (yellow)"
         mistakes.append(Mistake(pictures, caption))
     return Findings(
         protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision; "
@@ -331,7 +330,7 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
 
 
 def _counted(truth: TrueBoxes, found: FoundBoxes) -> np.ndarray:
-    """Returns which detections are sure and count, [count] bool: in a region to be ignored the things alone."""
+    """Returns which detections are shown, [count] bool: in an ignored region only those that match a thing."""
     own = _common(found.boxes, truth.boxes)
     union = _areas(found.boxes)[:, None] + _areas(truth.boxes) - own
     is_thing = ((own >= OVERLAP * union) & (found.labels[:, None] == truth.labels)).any(axis=1)
@@ -373,7 +372,7 @@ def _roc_figure(roc: Roc) -> Figure:
 
 
 def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, files: Sequence[str]) -> list[Mistake]:
-    """Returns the different pairs that look most alike, and then the same ones that look least so.
+    """Returns the different pairs that look most alike, then the same pairs that look least alike.
 
     Args:
         pairs: cosines and truth.
@@ -394,6 +393,6 @@ def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, files
 
 
 def _precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns recall and precision from the highest score down."""
+    """Returns recall and precision at each score, from the highest down."""
     hits = np.cumsum(positive[np.argsort(-scores)])
     return hits / max(1, int(positive.sum())), hits / np.arange(1, len(hits) + 1)

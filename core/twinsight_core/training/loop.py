@@ -1,13 +1,13 @@
-"""The training loop: one jitted step, a running average of the weights, checkpoints to go on from.
+"""The training loop: one jitted step, a running average of the weights, checkpoints to resume from.
 
-1. The batch of a step is a function of the step's number alone, and so is its random key; grain makes batches ahead, in
-   threads.
+1. The batch of a step is a function of the step's number alone, and so is its random key; grain makes batches ahead of
+   time, in threads.
 2. The jitted step computes the loss and its gradient and updates the weights, the running statistics, the optimiser and
-   the running average of the weights. On several devices the batch is spread over all of them.
-3. Every so often the weights are checked to be finite, and their average is scored on validation data, where there is a
-   score; the best so far is kept, and training ends early where it no longer gets better.
-4. Then all of that is written to a checkpoint, whole or not at all. A run that finds one goes on from it and ends with
-   the same weights as a run that was never interrupted.
+   the running average of the weights. With several devices, the batch is sharded over all of them.
+3. At intervals the weights are checked to be finite, and their average is scored on validation data if there is a
+   score. The best average so far is kept, and training stops early if the score no longer improves.
+4. Then all of that is written to a checkpoint, completely or not at all. A run that resumes from one ends with the same
+   weights as a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from twinsight_core.training.evaluate import ANSWERS_NOT_FINITE
 from twinsight_core.training.trainable import Arrays
 
 Batch = TypeVar("Batch")
-"""Pytree of arrays with one axis of pictures in front."""
+"""Pytree of arrays whose leading axis is the pictures."""
 
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
 
@@ -38,24 +38,24 @@ _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 
 
 class Loss(Protocol[BatchT_contra]):
-    """What is made small; pure, jitted by the loop."""
+    """The loss to minimise; pure, jitted by the loop."""
 
     def __call__(
         self, params: Arrays, stats: Arrays, batch: BatchT_contra, key: jax.Array
     ) -> tuple[jax.Array, tuple[Arrays, Arrays]]:
-        """Returns the loss, and beside it the updated statistics and the loss's parts by name, scalars."""
+        """Returns the loss, a scalar, with the updated statistics and the loss's parts by name, scalars."""
         ...
 
 
 class Watcher(Protocol):
-    """Whoever wants to know how a run goes."""
+    """Receives a run's progress."""
 
     def on_start(self, step: int, steps: int) -> None:
-        """The run begins, or goes on, after `step` steps."""
+        """The run starts, or resumes, after `step` steps."""
         ...
 
     def on_steps(self, step: int, losses: dict[str, float]) -> None:
-        """Steps were made; `losses` are the means over those since the last time, the whole loss as `loss`."""
+        """Steps were made; `losses` are the means over those since the last call, the total loss as `loss`."""
         ...
 
     def on_score(self, step: int, score: float) -> None:
@@ -63,7 +63,7 @@ class Watcher(Protocol):
         ...
 
     def on_early_end(self, step: int, best_step: int) -> None:
-        """Training ends after `step` steps, or had ended before: no score was better than that of `best_step`."""
+        """Training stops after `step` steps, or had stopped before: no score was better than that of `best_step`."""
         ...
 
 
@@ -73,14 +73,14 @@ class LoopConfig:
 
     Attributes:
         steps: updates of the weights.
-        learning_rate: highest rate, reached after the warm-up; it falls to 0 along a half cosine.
+        learning_rate: peak rate, reached after the warm-up; it falls to 0 along a half cosine.
         warmup_steps: steps over which the rate rises from 0.
         weight_decay: AdamW's, on weights with two axes or more.
-        gradient_norm: longest gradient; longer ones are scaled down.
+        gradient_norm: largest gradient norm; larger gradients are scaled down.
         average: decay of the running average of the weights, 0..1.
         checkpoint_every: steps between checkpoints, and between scores.
         report_every: steps between reports of the loss.
-        patience: scores without a better one after which training ends; 0: it never ends early.
+        patience: scores without a better one after which training stops; 0 never stops early.
         seed: of the random keys.
     """
 
@@ -131,10 +131,10 @@ class Trained:
     """What a run ends with.
 
     Attributes:
-        params: the average of the weights: the one that scored best, or the last where nothing was scored.
+        params: the average of the weights: the one that scored best, or the last if nothing was scored.
         stats: the running statistics beside it.
         step: steps that were made.
-        score: the score; None where nothing was scored.
+        score: the score; None if nothing was scored.
     """
 
     params: Arrays
@@ -155,22 +155,22 @@ def train(
     score: Callable[[Arrays, Arrays], float] | None = None,
     watchers: tuple[Watcher, ...] = (),
 ) -> Trained:
-    """Returns the weights after `config.steps` steps, or fewer where training ends early.
+    """Returns the weights after `config.steps` steps, or fewer if training stops early.
 
     Args:
         params: the first weights.
-        stats: the first running statistics; empty where there are none.
-        loss: what is made small.
+        stats: the first running statistics; empty if there are none.
+        loss: to minimise.
         batch: the batch of a step, of equal shapes at every step; called in a thread, ahead of time.
         config: how long and how fast.
-        checkpoints: folder of the checkpoints; what is there is deleted without `resume`.
-        resume: go on from the newest checkpoint where there is one.
+        checkpoints: folder of the checkpoints; those in it are deleted without `resume`.
+        resume: continue from the newest checkpoint if there is one.
         score: of weights and statistics on validation data; higher is better.
-        watchers: are told how it goes.
+        watchers: receive the progress.
 
     Raises:
-        TrainingError: the checkpoint is of other weights or can't be written; or the loss, the weights or what the
-            network makes of validation data are no longer finite, and the last good checkpoint is kept.
+        TrainingError: the checkpoint is of other weights or can't be written; or the loss, the weights or the network's
+            outputs for validation data are no longer finite, and the last good checkpoint is kept.
     """
     optimiser = _optimiser(config)
     state = LoopState(
@@ -235,7 +235,7 @@ def _run(
             # The loss of this step is of the weights before it.
             length = float(_length((state.params, state.average, state.stats)))
             if not np.isfinite(length):
-                raise _blown_up(f"The length of weights and statistics is {length}", done, kept)
+                raise _blown_up(f"The norm of weights and statistics is {length}", done, kept)
             if score is not None:
                 value = _validated(score, state, done, kept)
                 state = _scored(state, value)
@@ -253,14 +253,14 @@ def _validated(score: Callable[[Arrays, Arrays], float], state: LoopState, step:
     """Returns the score of the running average.
 
     Raises:
-        TrainingError: it is no number, or the network's answers are none.
+        TrainingError: it is not a finite number, or the network's outputs are not.
     """
     try:
         value = score(state.average, state.stats)
     except TrainingError as error:
         if error.reason != ANSWERS_NOT_FINITE:
             raise
-        raise _blown_up("The network's answers to validation data are no longer finite", step, kept) from error
+        raise _blown_up("The network's outputs for validation data are no longer finite", step, kept) from error
     if not np.isfinite(value):
         raise TrainingError(
             f"The validation score is {value} at step {step}; {kept.kept(before=step)}.",
@@ -271,7 +271,7 @@ def _validated(score: Callable[[Arrays, Arrays], float], state: LoopState, step:
 
 @jax.jit
 def _length(arrays: object) -> jax.Array:
-    """Returns the Euclidean length of all values, scalar float32: infinite from 1.8e19 on, where squares are."""
+    """Returns the Euclidean norm of all values, scalar float32: infinite from 1.8e19 on, where squares overflow."""
     length: jax.Array = optax.tree.norm(arrays)
     return length
 
@@ -284,7 +284,7 @@ def _blown_up(what: str, step: int, kept: Checkpoints) -> TrainingError:
 
 
 def _batches(batch: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
-    """Yields the batches of the steps from `first` on, each made ahead of time and spread over all devices."""
+    """Yields the batches of the steps from `first` on, each made ahead of time and sharded over all devices."""
     devices = jax.local_devices()
     spread = NamedSharding(Mesh(np.array(devices), ("pictures",)), PartitionSpec("pictures"))
     for prepared in grain.MapDataset.range(first, steps).map(batch).to_iter_dataset(_READ):
@@ -304,7 +304,7 @@ def _update(
         )
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.params)
         params: Arrays = jax.tree.map(jnp.add, state.params, updates)
-        # The average of few steps would still be of the first weights: it starts with a shorter memory.
+        # After few steps the average would still be mostly the first weights: it starts with a shorter memory.
         decay = jnp.minimum(config.average, (1.0 + state.step) / (10.0 + state.step))
         average: Arrays = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, params)
         updated = replace(
@@ -316,7 +316,7 @@ def _update(
 
 
 def _scored(state: LoopState, value: float) -> LoopState:
-    # As float32, in which scores are kept: an equal one would else be a better one half of the time.
+    # As float32, in which scores are kept: otherwise an equal score would count as better half of the time.
     if np.float32(value) > np.float32(state.best_score):
         return replace(
             state,
@@ -336,10 +336,10 @@ def _means(losses: list[dict[str, np.ndarray]], done: int, kept: Checkpoints) ->
     """Returns the means of the loss and its parts over the last steps.
 
     Raises:
-        TrainingError: one is not a number; says at which step.
+        TrainingError: one is not finite; says at which step.
     """
     for number, parts in enumerate(losses):
-        for name, what in (("loss", "loss"), ("gradient_norm", "gradient's length")):
+        for name, what in (("loss", "loss"), ("gradient_norm", "gradient's norm")):
             if not np.isfinite(parts[name]):
                 raise _blown_up(f"The {what} is {parts[name]}", done - len(losses) + number + 1, kept)
     names = ["loss", *(name for name in losses[0] if name != "loss")]
@@ -358,7 +358,7 @@ def _optimiser(config: LoopConfig) -> optax.GradientTransformation:
         optax.adamw(
             rate,
             weight_decay=config.weight_decay,
-            # Batch norm's scales and offsets and biases are left as they want to be.
+            # Batch norm's scales and offsets and biases are not decayed.
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         ),
     )

@@ -1,4 +1,4 @@
-"""What must be known of a list of pairs, and of the parts that were made of it, to read scores rightly."""
+"""The caveats of a list of pairs, and of the parts made from it, for interpreting scores."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from twinsight_core.training.pairs import PairList, one_identity
 
 
 def uncounted(pairs: PairList) -> str:
-    """Returns what a list holds that tells nothing, in sentences, each after a blank; empty if nothing."""
+    """Returns what in a list carries no information, in sentences that each begin with a space; empty if nothing."""
     told = ""
     if pairs.repeats:
-        told += f" {pairs.repeats} lines list a pair again and are left out: each pair counts once."
+        told += f" {pairs.repeats} lines repeat a pair and are ignored: each pair counts once."
     of_one = pairs.originals[pairs.left] == pairs.originals[pairs.right]
     if alike := int((of_one & pairs.same).sum()):
-        told += f" {alike} of the same pairs are of a picture with itself or an exact copy, which any model tells."
+        told += f" {alike} of the same pairs are a picture with itself or an exact copy, which any model recognises."
     if contrary := int((of_one & ~pairs.same).sum()):
-        told += f" {contrary} of the different pairs are of a picture and an exact copy of it, and labelled wrongly."
+        told += f" {contrary} of the different pairs are a picture and an exact copy of it, and labelled wrongly."
     return told
 
 
 def caveats(pairs: PairList, parts: Sequence[np.ndarray]) -> str:
-    """Returns what must be known of parts of a list, in sentences, each after a blank; empty if nothing.
+    """Returns the caveats of parts of a list, in sentences that each begin with a space; empty if none.
 
     Args:
         pairs: the list.
-        parts: of each the pairs in it, [n] int64, as `deal` made them.
+        parts: for each the pairs in it, [n] int64, as `deal` made them.
     """
     told = uncounted(pairs)
     identities = one_identity(pairs)
@@ -45,11 +45,12 @@ def caveats(pairs: PairList, parts: Sequence[np.ndarray]) -> str:
             )
         return told
     if (apart := len(pairs.same) - sum(len(part) for part in parts)) > 0:
-        told += f" Of the list's {len(pairs.same)} pairs {apart} different ones are left out: they link two parts."
+        told += f" {apart} different pairs of the list's {len(pairs.same)} pairs are left out: they link two parts."
     if identities != {PurePosixPath(file).parent for file in pairs.files}:
         told += (
-            " Folders are no identities here, since different pairs lie within one, or same and different ones between "
-            "two: who is who is known by same pairs alone, and whether one identity is in two parts can't be checked."
+            " Folders do not stand for identities here, since different pairs lie within one, or same and different "
+            "ones between two: identities are known from same pairs alone, and whether one is in two parts can't be "
+            "checked."
         )
     return told
 

@@ -1,12 +1,12 @@
-"""Lists of picture pairs whose truth is known, in the two forms that people have.
+"""Lists of picture pairs with known truth, in the two common formats.
 
-    LEFT,RIGHT,SAME[,FOLD]    comma- or tab-separated: two paths in the data, 1 or 0, and perhaps the protocol's fold;
-                              a first line of names (`left,right,same`) is passed over
-    LFW's pairs.txt           tab-separated: `NAME 1 4` for a same pair, `NAME 1 OTHER 2` for another; the first line
-                              says how many folds there are and how many pairs of each kind a fold has, the same ones
-                              first; or, without folds, the second number alone
+    LEFT,RIGHT,SAME[,FOLD]    comma- or tab-separated: two paths in the data, 1 or 0, and optionally the protocol's
+                              fold; a header line (`left,right,same`) is skipped
+    LFW's pairs.txt           tab-separated: `NAME 1 4` for a same pair, `NAME 1 OTHER 2` for a different one; the first
+                              line has the number of folds and the number of pairs of each kind per fold, same pairs
+                              first; or, without folds, only the second number
 
-A pair that is listed again, in either order, counts once: rates would be taken for those of more pairs than there are.
+A pair that is listed again, in either order, counts once: otherwise rates would seem to be over more pairs than exist.
 
 Source of the second: Huang et al., "Labeled Faces in the Wild", 2007, README of View 2.
 """
@@ -40,8 +40,8 @@ class PairList:
         left: [count] int64, index into `files`.
         right: [count] int64, index into `files`.
         same: [count] bool.
-        folds: [count] int64, the protocol's folds, from 0; None where the list has none.
-        repeats: lines that listed one of the pairs again, and were left out.
+        folds: [count] int64, the protocol's folds, from 0; None if the list has none.
+        repeats: lines that were left out because they list a pair again.
         firsts: [files] int64, for each picture the first in `files` with the same pixels; None: they were not looked
             at, and each counts as another.
     """
@@ -66,15 +66,15 @@ class PairList:
 
 
 def read_pairs(path: Path, files: Sequence[str]) -> PairList:
-    """Reads a list of pairs; of those that are listed again the first is kept.
+    """Reads a list of pairs; if a pair is listed more than once, the first is kept.
 
     Args:
         path: the list.
-        files: paths of the pictures that the data has.
+        files: paths of the pictures in the data.
 
     Raises:
-        TrainingError: the list can't be read, a line is malformed, contradicts an earlier one, or names pictures that
-            are not there; all such lines are named. Or all its pairs are of one kind.
+        TrainingError: the list can't be read, a line is malformed, contradicts an earlier one, or names a picture that
+            does not exist; all such lines are listed. Or all its pairs are of one kind.
     """
     try:
         # Spreadsheets write a byte order mark.
@@ -102,7 +102,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
             flaws.append(f"line {number}: `{left}` can't be different from itself")
         elif before != same:
             flaws.append(
-                f"line {number}: it contradicts line {first}, which has `{left}` and `{right}` as "
+                f"line {number}: contradicts line {first}, which lists `{left}` and `{right}` as "
                 f"{'the same' if before else 'different'}"
             )
         elif first != number:
@@ -117,7 +117,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
     if len(kinds) == 1:
         only, other = ("same", "different") if True in kinds else ("different", "same")
         raise TrainingError(
-            f"{path}: the list must have pairs of both kinds; all {len(good)} are {only}, none {other}.",
+            f"{path}: the list must have pairs of both kinds; all {len(good)} are {only}, none are {other}.",
             reason="PAIRS_ONE_KIND",
         )
     names = tuple(sorted({one for pair in good for one in pair[:2]}))
@@ -136,7 +136,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
 
 
 def without(pairs: PairList, files: Collection[str]) -> PairList:
-    """Returns the list without the pairs that need some pictures, and without the pictures that no pair needs then.
+    """Returns the list without the pairs that need some pictures, and without pictures that no other pair needs.
 
     Args:
         pairs: the list.
@@ -158,14 +158,14 @@ def without(pairs: PairList, files: Collection[str]) -> PairList:
 
 
 def halves(pairs: PairList, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Parts a list into two halves that share no picture: one to choose by, one to measure on; see `deal`.
+    """Splits a list into two halves that share no picture: one to choose by, one to measure on; see `deal`.
 
     Args:
         pairs: the list.
-        seed: of the order in which what is linked is dealt, where there are no folds.
+        seed: of the order in which linked pictures are dealt, if there are no folds.
 
     Returns:
-        Which pairs are of the first half and which of the second, each [count] bool.
+        Which pairs are in the first half and which in the second, each [count] bool.
 
     Raises:
         TrainingError: there are no such halves with pairs of both kinds in each.
@@ -176,26 +176,28 @@ def halves(pairs: PairList, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str) -> dict[str, np.ndarray]:
-    """Deals a list to parts that share no picture and have pairs of both kinds each.
+    """Deals a list into parts that share no picture and have pairs of both kinds each.
 
-    Folds stay whole and are dealt in their order, at least one to each part. Without folds, pictures are linked that
-    are in one pair or in one folder that is one identity (`one_identity`); what is linked stays together, and goes to
-    the part that lacks it most. Where the pairs link too much for that (different pairs drawn at random link all), only
-    identities stay together: pictures that same pairs or such folders link. Each part grows along the different pairs,
-    and those that would be of two parts are in none.
+    Folds stay whole and are dealt in order, at least one to each part. Without folds, pictures are linked if they are
+    in one pair or in one folder that is one identity (`one_identity`); linked pictures stay together, and go to the
+    part that lacks them most. If the pairs link too much for that (different pairs drawn at random link everything),
+    only identities stay together: pictures that same pairs or such folders link. Each part then grows along the
+    different pairs, and pairs across two parts are in none.
 
     Args:
         pairs: the list.
-        shares: of the pairs, by the parts' names; together 1. A part gets about as much, as whole folds or links allow.
-        seed: of the order in which what is linked is dealt, where there are no folds.
-        remedy: for the message: what to do where pairs can't be dealt so.
+        shares: of the pairs, by the parts' names; together 1. A part gets about its share, as whole folds or links
+            allow.
+        seed: of the order in which linked pictures are dealt, if there are no folds.
+        remedy: for the message: what to do if the pairs can't be dealt.
 
     Returns:
-        Which pairs are of each part, [count] bool, by the parts' names; no pair is in two, with folds each is in one.
+        Which pairs are in each part, [count] bool, by the parts' names; no pair is in two, and with folds each is in
+        one.
 
     Raises:
-        TrainingError: there are fewer folds than parts, or folds of two parts share pictures, or a part would be
-            without pairs of one kind.
+        TrainingError: there are fewer folds than parts, folds of two parts share pictures, or a part would have no
+            pairs of one kind.
     """
     wanted = np.array(list(shares.values()))
 
@@ -215,7 +217,7 @@ def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str
     if any(0 in of_part for of_part in counts.values()):
         told = ", ".join(f"{same} same and {other} different in {name}" for name, (same, other) in counts.items())
         raise TrainingError(
-            f"The {len(numbers)} pairs can't be dealt so that no picture is in two parts and each part has pairs of "
+            f"The {len(numbers)} pairs can't be split so that no picture is in two parts and each part has pairs of "
             f"both kinds: there would be {told}; {remedy}.",
             reason="PAIRS_NOT_DEALT",
         )
@@ -224,7 +226,7 @@ def deal(pairs: PairList, shares: Mapping[str, float], *, seed: int, remedy: str
         shared = np.intersect1d(pictures[one], pictures[other])
         if len(shared):
             raise TrainingError(
-                f"The folds of {one} and those of {other} must share no picture; {len(shared)} are in both, such as "
+                f"The folds of {one} and those of {other} must not share pictures; {len(shared)} are in both, such as "
                 f"{pairs.files[shared[0]]}.",
                 reason="PAIRS_NOT_DEALT",
             )
@@ -237,30 +239,30 @@ def _folds_dealt(folds: np.ndarray, shares: np.ndarray) -> np.ndarray:
     count, parts = len(distinct), len(shares)
     if count < parts:
         raise TrainingError(
-            f"The list's FOLD column must name {parts} folds at least, one for each part; it names {count}.",
+            f"The list's FOLD column must name at least {parts} folds, one for each part; it names {count}.",
             reason="PAIRS_NOT_DEALT",
         )
     ends: list[int] = []
     for number, share in enumerate(np.cumsum(shares)[:-1], start=1):
-        # Rounded, half a fold up; no part is left without a fold.
+        # Rounded half up; no part is left without a fold.
         ends.append(min(max(int(share * count + 0.5), ends[-1] + 1 if ends else 1), count - parts + number))
     dealt: np.ndarray = np.searchsorted(ends, places, side="right")
     return dealt
 
 
 def _links_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the number of each pair's part when what is linked stays together, [count] int64."""
+    """Returns the number of each pair's part when linked pictures stay together, [count] int64."""
     links = _linked(pairs, np.ones(len(pairs.same), np.bool_))[pairs.left]
     # Same and different pairs of each, as shares of all, so that the parts are alike in both.
     weights = np.stack(
         [np.bincount(links, weights=kind) / max(1, kind.sum()) for kind in (pairs.same, ~pairs.same)], axis=1
     )
-    # Of few, a small part still wants one.
+    # Even of few, a small part needs one.
     fewest = int((weights > 0).sum(axis=0).min())
     shares = np.maximum(shares, 1 / max(len(shares), fewest))
     shares /= shares.sum()
     order = np.random.default_rng(seed).permutation(np.unique(links))
-    # The largest first: what comes last evens out what is left.
+    # The largest first: the small ones at the end even out the rest.
     order = order[np.argsort(-weights[order].sum(axis=1), kind="stable")]
     held, parts = np.zeros((len(shares), 2)), np.zeros(len(weights), np.int64)
     for link in order:
@@ -272,11 +274,11 @@ def _links_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _identities_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the number of each pair's part when identities stay together, [count] int64; -1: its sides are apart.
+    """Returns the number of each pair's part when identities stay together, [count] int64; -1 if its sides are apart.
 
-    The smallest part comes first: it takes one identity and then always the one that most different pairs link to what
-    it has, until it holds its share. The largest gets the rest. Dealt at random, a tenth of the identities would keep
-    a hundredth of the different pairs.
+    The smallest part comes first: it takes one identity, then repeatedly the one that the most different pairs link to
+    those it has, until it holds its share. The largest part gets the rest. Dealt at random, a tenth of the identities
+    would keep a hundredth of the different pairs.
     """
     identities = np.unique(_linked(pairs, pairs.same), return_inverse=True)[1]
     left, right = identities[pairs.left], identities[pairs.right]
@@ -311,10 +313,10 @@ def _identities_dealt(pairs: PairList, shares: np.ndarray, seed: int) -> np.ndar
 
 
 def one_identity(pairs: PairList) -> set[PurePosixPath]:
-    """Returns the folders that may be one identity each.
+    """Returns the folders that may each be one identity.
 
-    Of such a folder no two pictures are a different pair, and between two of them all pairs are alike: originals in one
-    folder and copies in another are both same and different pairs.
+    No two pictures of such a folder are a different pair, and all pairs between two of them are of one kind: originals
+    in one folder and copies in another make both same and different pairs.
     """
     folders = [PurePosixPath(file).parent for file in pairs.files]
     kinds: dict[frozenset[PurePosixPath], set[bool]] = {}
@@ -362,7 +364,7 @@ def _table(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
         except StopIteration:
             return read
         except csv.Error as error:
-            read.append((rows.line_num, f"it can't be read ({error})"))
+            read.append((rows.line_num, f"can't be read ({error})"))
             continue
         number = rows.line_num
         if not any(cells) or (number == 1 and cells[2:3] == ["same"]):
@@ -373,7 +375,7 @@ def _table(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
             case [left, right, ("0" | "1") as same, fold] if _NUMBER.fullmatch(fold):
                 read.append((number, (left, right, same == "1", int(fold))))
             case _:
-                read.append((number, "it must be LEFT,RIGHT,SAME or LEFT,RIGHT,SAME,FOLD with SAME 0 or 1"))
+                read.append((number, "must be LEFT,RIGHT,SAME or LEFT,RIGHT,SAME,FOLD with SAME 0 or 1"))
 
 
 def _lfw(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
@@ -391,24 +393,24 @@ def _lfw(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
             case [name, first, other, second] if _numbers(first, second):
                 read.append((number, (_lfw_file(name, first), _lfw_file(other, second), False, fold)))
             case _:
-                read.append((number, "it must be NAME, NUMBER, NUMBER or NAME, NUMBER, NAME, NUMBER"))
+                read.append((number, "must be NAME, NUMBER, NUMBER or NAME, NUMBER, NAME, NUMBER"))
     return read + _lfw_flaws(lines[0].strip(), folds, each, read)
 
 
 def _lfw_flaws(
     head: str, folds: int, each: int, read: Sequence[tuple[int, _Pair | str]]
 ) -> list[tuple[int, _Pair | str]]:
-    """Returns the first line that is not of the kind that the first line has there, or a count that is another.
+    """Returns the first line whose kind contradicts the list's first line, or a wrong count.
 
-    Folds are told apart by counting: where a line is lost, those after it would be in other folds.
+    Folds are determined by counting: if a line is lost, those after it would be in other folds.
     """
     for place, (number, pair) in enumerate(read[: 2 * folds * each]):
         is_same = place // each % 2 == 0
         if not isinstance(pair, str) and pair[2] != is_same:
             kinds = ("a same", "a different") if is_same else ("a different", "a same")
-            return [(number, f"{kinds[0]} pair is due there by the first line (={head}), not {kinds[1]} one")]
+            return [(number, f"must be {kinds[0]} pair according to the first line (={head}), not {kinds[1]} one")]
     if len(read) != 2 * folds * each:
-        return [(1, f"by it (={head}) there must be {2 * folds * each} pairs; there are {len(read)}")]
+        return [(1, f"announces {2 * folds * each} pairs (={head}); there are {len(read)}")]
     return []
 
 

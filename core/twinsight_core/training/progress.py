@@ -1,4 +1,4 @@
-"""How a run goes, told on the terminal and kept for its report and for TensorBoard."""
+"""A run's progress: shown on the terminal, and kept for its report and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class LogProgress:
-    """A line a report: step, loss, steps a second, seconds to go."""
+    """One line per report: step, loss, steps per second, seconds to go."""
 
     def __init__(self) -> None:
         self._first = self._steps = 0
@@ -31,7 +31,7 @@ class LogProgress:
         """Starts the clock."""
         self._first, self._steps, self._began_s = step, steps, time.monotonic()
         if step:
-            _LOG.info("going on from step %d of %d", step, steps)
+            _LOG.info("resuming from step %d of %d", step, steps)
 
     def on_steps(self, step: int, losses: dict[str, float]) -> None:
         """Logs the losses."""
@@ -78,7 +78,7 @@ class BarProgress:
         self._bar.update(self._task, completed=step, total=steps)
 
     def on_steps(self, step: int, losses: dict[str, float]) -> None:
-        """Moves the bar on."""
+        """Advances the bar."""
         rate = (step - self._first) / max(time.monotonic() - self._began_s, 1e-9)
         self._bar.update(self._task, completed=step, loss=losses["loss"], rate=rate)
 
@@ -97,20 +97,20 @@ class BarProgress:
 
 
 class History:
-    """Losses, rates and scores by step: kept for the report, also over interruptions, and written for TensorBoard.
+    """Losses, rates and scores by step: kept for the report, even across interruptions, and written for TensorBoard.
 
-    A file beside the checkpoints has a line of JSON for each report, in their order. What was reported after the
-    checkpoint that a run goes on from is dropped then, since it comes again.
+    A file beside the checkpoints has one line of JSON per report, in order. When a run resumes, reports after its
+    checkpoint are dropped, since they will be made again.
 
     Args:
         folder: of TensorBoard's event files.
-        kept: the file; None: a run that goes on has the history since then alone.
+        kept: the file; with None a resumed run only has the history since it resumed.
 
     Attributes:
-        losses: step and whole loss.
-        rates: step and steps a second since the run began, or went on.
+        losses: step and total loss.
+        rates: step and steps per second since the run started or resumed.
         scores: step and validation score.
-        early_end: step after which training ended early, and the step whose weights are kept; None where it did not.
+        early_end: step after which training stopped early, and the step whose weights are kept; None if it did not.
     """
 
     def __init__(self, folder: Path, kept: Path | None = None) -> None:
@@ -123,7 +123,7 @@ class History:
         self.early_end: tuple[int, int] | None = None
 
     def on_start(self, step: int, steps: int) -> None:
-        """Takes up the history before, and starts the clock."""
+        """Loads the history so far, and starts the clock."""
         del steps
         self._first, self._began_s = step, time.monotonic()
         if self._kept is None:
@@ -161,7 +161,7 @@ class History:
                     file.write(json.dumps(reported).encode() + b"\n")
             except OSError as error:
                 raise TrainingError(
-                    f"{self._kept}: the history can't be written ({error}); checkpoints are kept.",
+                    f"{self._kept}: can't write the history ({error}); checkpoints are kept.",
                     reason="HISTORY_UNWRITABLE",
                 ) from error
 
@@ -173,19 +173,18 @@ class History:
 
 
 def _reports(kept: Path) -> Iterator[tuple[dict[str, float], bytes]]:
-    """Yields the reports of a history's file, each with its line; none where there is no file."""
+    """Yields the reports of a history's file, each with its line; none if there is no file."""
     for line in kept.read_bytes().splitlines() if kept.exists() else ():
-        with contextlib.suppress(ValueError):  # a line that a kill cut short
+        with contextlib.suppress(ValueError):  # a line that a kill truncated
             yield json.loads(line), line
 
 
 def _why_ended(step: int, best_step: int) -> str:
     return (
-        f"no better validation for {step - best_step} steps; training ends, and the weights of step {best_step} are "
-        "kept"
+        f"no better validation for {step - best_step} steps; stopping early and keeping the weights of step {best_step}"
     )
 
 
 def terminal_progress() -> LogProgress | BarProgress:
-    """Returns a bar where standard error is a terminal, and lines elsewhere."""
+    """Returns a bar if standard error is a terminal, otherwise lines."""
     return BarProgress() if sys.stderr.isatty() else LogProgress()

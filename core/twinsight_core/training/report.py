@@ -1,4 +1,4 @@
-"""A run's report: one HTML page with its curves, its measures and its worst mistakes as pictures."""
+"""A run's report: one HTML page with its curves, its scores and pictures of its worst mistakes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Findings:
     mistakes: Sequence[Mistake] = ()
 
     def leaving_out(self, pictures: int) -> Findings:
-        """Returns the same with a word in the protocol on pictures that could not be used."""
+        """Returns the same with the number of unusable pictures in the protocol."""
         told = f" {pictures} pictures of the set can't be used and are left out." if pictures else ""
         return replace(self, protocol=f"{self.protocol}{told}")
 
@@ -82,7 +82,7 @@ def write_report(path: Path, package: ModelPackage, findings: Findings, history:
         f"<!doctype html><meta charset=utf-8><title>{html.escape(package.name)}</title><style>{_STYLE}</style>",
         f"<h1>{html.escape(package.name)}</h1><p>{html.escape(package.card.description)}</p>",
         f"<p><code>{package.digest}</code></p>",
-        f"<h2>Measures</h2><p>{html.escape(findings.protocol)}</p><table>{rows}</table>",
+        f"<h2>Scores</h2><p>{html.escape(findings.protocol)}</p><table>{rows}</table>",
         *(f"<h2>{html.escape(title)}</h2>{_plot(figure)}" for title, figure in figures.items()),
     ]
     if findings.mistakes:
@@ -92,7 +92,7 @@ def write_report(path: Path, package: ModelPackage, findings: Findings, history:
 
 
 def curves(history: History) -> Figure:
-    """Returns the loss, and the validation score where there is one, by step."""
+    """Returns a plot of the loss, and of the validation score if there is one, by step."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*history.losses, strict=True), color="tab:blue", label="loss")
@@ -105,7 +105,7 @@ def curves(history: History) -> Figure:
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
-    """Returns the confusion matrix, rows by true class, as shares of each row."""
+    """Returns a plot of the confusion matrix, rows by true class, as shares of each row."""
     counts = np.array(confusion, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(12.0, 2.5 + 0.4 * len(labels))
@@ -126,7 +126,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], labels: Sequence[str]) 
 def lines_figure(
     lines: dict[str, tuple[np.ndarray, np.ndarray]], *, x: str, y: str, logarithmic: bool = False
 ) -> Figure:
-    """Returns curves by name over common axes."""
+    """Returns a plot of curves by name over common axes."""
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     drawn = [axes.plot(across, up)[0] for across, up in lines.values()]
@@ -134,7 +134,7 @@ def lines_figure(
     if logarithmic:
         axes.set_xscale("log")
     if len(lines) > 1:
-        # Put in afterwards: a label that starts with "_" is left out, and one with two "$" is read as a formula.
+        # Set afterwards: matplotlib drops a label that starts with "_", and reads one with two "$" as a formula.
         legend = axes.legend(drawn, [str(number) for number in range(len(drawn))])
         for text, name in zip(legend.get_texts(), lines, strict=True):
             text.set(text=name, parse_math=False)

@@ -1,4 +1,4 @@
-"""One training run as the command line describes it: where the data is, what starts it, what it leaves."""
+"""One training run as the command line describes it: its data, its first weights, and the files it leaves."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BACKBONES: dict[str, BackboneConfig] = {
 """Networks by the name that `--backbone` takes. "mobilenet" is the fastest on a CPU for photographs."""
 
 _DECIDING = ("backbone", "size", "augmentation", "steps", "learning_rate", "frozen_blocks", "seed")
-"""Fields that the next step depends on."""
+"""Fields that the steps depend on."""
 
 _NAMED = 50
 
@@ -55,29 +55,29 @@ NO_START = "none"
 
 @dataclass(frozen=True)
 class Run:
-    """What all kinds of training have in common.
+    """The options that all kinds of training share.
 
     Attributes:
         data: the pictures.
         out: the package's folder, an absolute path: its name is the package's.
-        start: model whose weights training starts from; `none`: none.
+        start: model whose weights training starts from; `none` for random weights.
         backbone: name in `BACKBONES`.
         size: side of the input in pixels.
         augmentation: name in `PRESETS`.
         steps: updates of the weights.
-        learning_rate: the highest.
-        frozen_blocks: blocks of the backbone that stay as they are.
+        learning_rate: the peak.
+        frozen_blocks: blocks of the backbone that are not trained.
         skip_bad: leave out pictures that can't be read.
-        exclude: file with the names of classes to leave out, one a line; None: none are.
-        resume: go on from the last checkpoint.
-        anew: delete the checkpoints of the same run where it is unfinished.
+        exclude: file with the names of classes to leave out, one per line; None for none.
+        resume: continue from the last checkpoint.
+        anew: delete the checkpoints of the same run if it is unfinished.
         seed: of everything random.
         description: for the card.
         licence: for the card.
         training_data: for the card.
-        distillation: model to learn from beside the labels, and how much; None: none.
-        patience: validations without a better score after which training ends; 0: it never ends early. No step depends
-            on it, so a run may go on with another.
+        distillation: model to learn from in addition to the labels, and how much; None for none.
+        patience: validations without a better score after which training stops; 0 never stops early. No step depends
+            on it, so a resumed run may have another.
         report_pictures: whether the report shows the worst mistakes, with the names of their folders or files.
     """
 
@@ -104,12 +104,12 @@ class Run:
 
     @property
     def work(self) -> Path:
-        """Folder of what a run leaves beside its package, its owner's alone."""
+        """Folder of the files that a run leaves beside its package, for its owner only."""
         return self.out.parent / f".{self.out.name}.training"
 
     @property
     def cache(self) -> Path:
-        """Folder of the decoded pictures, while they are trained on."""
+        """Folder of the decoded pictures during training."""
         return self.work / "cache"
 
     @property
@@ -118,10 +118,10 @@ class Run:
         return self.work / "checkpoints"
 
     def check(self) -> ModelPackage | None:
-        """Returns the package to start from, None for none, before anything takes long.
+        """Returns the package to start from, None for none; called before anything slow.
 
         Raises:
-            PackageError: `out` holds other things than a package, or there is no such start.
+            PackageError: `out` holds something other than a package, or `start` does not exist.
         """
         check_replaceable(self.out)
         return None if self.start == NO_START else find_package(self.start)
@@ -134,21 +134,21 @@ class Run:
         network: Config,
         start: ModelPackage | None,
     ) -> None:
-        """Remembers what run this is; where it goes on, checks that it is the same.
+        """Records what this run is; if it resumes, checks that it is the same run.
 
-        It comes after all other checks: unless this run goes on, the checkpoints of the one before are deleted here.
-        They go before the record is replaced, so that a record never stands beside another run's checkpoints.
+        Call it after all other checks: unless this run resumes, it deletes the checkpoints of the previous one. It does
+        so before replacing the record, so that a record never stands beside another run's checkpoints.
 
         Args:
             options: the command's own.
-            data: digests of the data by what they are of; see `digests`.
+            data: digests of the data by name; see `digests`.
             network: what is trained.
             start: the package that it starts from.
 
         Raises:
-            TrainingError: the run to go on from had other options, data or first weights, another network or teacher;
-                or what it was is not known. Or the same run is there, unfinished, and this is neither to go on with it
-                nor to begin anew.
+            TrainingError: the run to resume had other options, data or first weights, another network or teacher, or
+                its record can't be read. Or the same run is unfinished, and this one neither resumes it nor starts
+                over.
         """
         mine = {name: str(getattr(self, name)) for name in _DECIDING} | {
             name: str(value) for name, value in options.items()
@@ -171,12 +171,12 @@ class Run:
             changed, forbidden = _changed(before, mine)
             if forbidden:
                 raise TrainingError(
-                    f"The run in {self.work} can't be gone on with: it had other {', '.join(forbidden)}. Start anew "
+                    f"The run in {self.work} can't be resumed: these differ: {', '.join(forbidden)}. Start over "
                     "without --resume.",
                     reason="RUN_MISMATCH",
                 )
             for name in changed:
-                _LOG.warning("The run goes on with %s %s; it was %s", name, mine[name], before[name])
+                _LOG.warning("resuming with %s %s; it was %s", name, mine[name], before[name])
             if changed:
                 write_whole(self._record, _json(mine))
             return
@@ -187,9 +187,9 @@ class Run:
         write_whole(self._record, _json(mine))
 
     def end(self) -> None:
-        """Remembers that the package is written: nobody wants to go on with this run, or needs its decoded pictures.
+        """Records that the package is written: this run need not be resumed, and its decoded pictures are deleted.
 
-        Who maps them still has them.
+        A process that has them mapped keeps them.
         """
         self._finished.touch()
         try:
@@ -197,13 +197,13 @@ class Run:
         except FileNotFoundError:
             pass  # it decoded them into memory
         except OSError as error:
-            _LOG.warning("The decoded pictures in %s can't be deleted: %s", self.cache, error)
+            _LOG.warning("can't delete the decoded pictures in %s: %s", self.cache, error)
 
     def _check_unfinished(self, mine: Mapping[str, str]) -> None:
-        """Refuses to delete the checkpoints of the same run; tells where those of another one go.
+        """Rejects deleting the checkpoints of the same run; warns if those of another run will be deleted.
 
         Raises:
-            TrainingError: the same run is there, unfinished.
+            TrainingError: the same run is unfinished.
         """
         kept = self.checkpoints.iterdir() if self.checkpoints.exists() else ()
         steps = [int(one.name) for one in kept if one.name.isdecimal()]
@@ -211,15 +211,15 @@ class Run:
             return
         try:
             before = self._recorded()
-        except TrainingError:  # nobody can go on with it
+        except TrainingError:  # it can't be resumed
             before = None
         if before is not None and not _changed(before, mine)[1]:
             raise TrainingError(
-                f"{self.work} holds this run, unfinished, after {max(steps)} of {self.steps} steps: --resume goes on "
-                "with it, --anew deletes its checkpoints.",
+                f"{self.work} holds this run, unfinished after {max(steps)} of {self.steps} steps. Continue it with "
+                "--resume, or delete its checkpoints with --anew.",
                 reason="RUN_UNFINISHED",
             )
-        _LOG.warning("The checkpoints of another run, up to step %d, are deleted: %s", max(steps), self.checkpoints)
+        _LOG.warning("deleting the checkpoints of another run, up to step %d: %s", max(steps), self.checkpoints)
 
     @property
     def events(self) -> Path:
@@ -235,21 +235,21 @@ class Run:
         return self.work / "run.json"
 
     def _recorded(self) -> dict[str, str] | None:
-        """Returns what the run was that left checkpoints; None where there was none."""
+        """Returns the record of the run that left checkpoints; None if there is none."""
         if not self._record.exists() and not self.checkpoints.exists():
             return None
         try:
             before: dict[str, str] = json.loads(self._record.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise TrainingError(
-                f"The run in {self.work} can't be gone on with: {self._record.name}, which says what it was, can't be "
-                f"read ({error}). Start anew without --resume.",
+                f"The run in {self.work} can't be resumed: its record {self._record.name} can't be read ({error}). "
+                "Start over without --resume.",
                 reason="RUN_MISMATCH",
             ) from error
         if "precision" not in before:
             raise TrainingError(
-                f"The run in {self.work} can't be gone on with: an earlier version of twinsight began it. Go on with "
-                "that version, or start anew without --resume.",
+                f"The run in {self.work} can't be resumed: it was started by an earlier version of twinsight. Use that "
+                "version, or start over without --resume.",
                 reason="RUN_MISMATCH",
             )
         return before
@@ -277,7 +277,7 @@ class Run:
         """Reads the pictures.
 
         Raises:
-            TrainingError: they can't be read, come in parts of their own, or a class to leave out is not there.
+            TrainingError: they can't be read, come in parts of their own, or a class to leave out does not exist.
         """
         read = read_class_folders(
             self.data,
@@ -328,15 +328,15 @@ class Watching:
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Returns what differs between what two runs are, and what of it a run can't go on with."""
+    """Returns what differs between two runs' records, and which of these differences prevent resuming."""
     changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     return changed, [name for name in changed if not _may_change(name, before.get(name, ""), now.get(name, ""))]
 
 
 def _may_change(name: str, before: str, now: str) -> bool:
-    """Returns whether a run may go on with another value of what it was recorded to be.
+    """Returns whether a run may be resumed with another value of a recorded field.
 
-    A lower learning rate lets a run go on that broke down; the precision is that of the device at hand.
+    A lower learning rate can rescue a run that diverged; the precision is that of the current device.
     """
     match name:
         case "learning_rate":
@@ -352,9 +352,9 @@ def _json(record: Mapping[str, str]) -> bytes:
 
 
 def _discard(checkpoints: Path) -> None:
-    """Deletes checkpoints; renamed first, so that none is there half."""
+    """Deletes checkpoints; renames them first, so that none is ever half deleted."""
     discarded = checkpoints.with_name(f".{checkpoints.name}-discarded")
-    if discarded.exists():  # a deletion was cut short
+    if discarded.exists():  # a deletion was interrupted
         shutil.rmtree(discarded)
     if checkpoints.exists():
         checkpoints.rename(discarded)
@@ -370,5 +370,5 @@ def _without(read: LabelledImages, exclude: Path) -> LabelledImages:
     unknown = sorted(names - set(read.classes))
     if unknown:
         shown = ", ".join(unknown[:_NAMED]) + (f" and {len(unknown) - _NAMED} more" if unknown[_NAMED:] else "")
-        raise TrainingError(f"{exclude}: the data has no such classes: {shown}.", reason="CLASS_UNKNOWN")
+        raise TrainingError(f"{exclude}: these classes are not in the data: {shown}.", reason="CLASS_UNKNOWN")
     return read.of_classes([name for name in read.classes if name not in names])

@@ -1,10 +1,10 @@
-"""Training of an embedding from a list of pairs: the two pictures of a same pair together, those of others apart.
+"""Training of an embedding from a list of pairs: pulls same pairs together and pushes different ones apart.
 
-1. The pictures of the list are decoded; those that can't be read are all told of, or left out with their pairs.
-2. Pairs are held out, a part to choose the weights by and a part for the scores; no picture is in two parts.
+1. The pictures of the list are decoded; unreadable ones are all reported, or left out with their pairs.
+2. Pairs are held out, one part to choose the weights by and one for the scores; no picture is in two parts.
 3. A batch holds as many same pairs as different ones. Views of both sides go through the network as one batch; the loss
-   is contrastive. A teacher, where there is one, has its say beside it (`distillation`).
-4. The average of the weights that tells the held-out same pairs from the different ones best is kept.
+   is contrastive. A teacher, if there is one, adds its loss (`distillation`).
+4. The average of the weights that best separates the held-out same pairs from the different ones is kept.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PairTraining:
         loop: how long and how fast.
 
     Raises:
-        ValueError: a batch would be without pairs of one kind.
+        ValueError: a batch would have no pairs of one kind.
     """
 
     batch: int = 32
@@ -71,7 +71,7 @@ class PairPictures:
     Attributes:
         images: [files, height, width, 3] uint8, RGB, 0..255; in the order of `pairs.files`.
         pairs: the list.
-        skipped: what can't be read and was left out with its pairs: the path of each and what is wrong with it.
+        skipped: unreadable pictures, left out with their pairs: the path of each and what is wrong with it.
     """
 
     images: np.ndarray
@@ -96,7 +96,7 @@ class PairPictures:
         return ScoredPairs(cosine=np.sum(left * right, axis=1), same=self.pairs.same[rows])
 
     def needed(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the pictures that some pairs are of, [needed] int64, rising.
+        """Returns the pictures that some pairs consist of, [needed] int64, rising.
 
         Args:
             rows: [count] int64, which pairs.
@@ -120,8 +120,8 @@ def read_pair_pictures(
         skip_bad: leave out pictures that can't be read, with the pairs that need them.
 
     Raises:
-        TrainingError: the list breaks a rule or names pictures that are not there; or pictures can't be read, and are
-            not to be left out or leave no pair. All such lines or pictures are named.
+        TrainingError: the list breaks a rule or names pictures that do not exist; or pictures can't be read, and must
+            not be left out or leave no pair. All such lines or pictures are listed.
     """
     source = PictureSource(data, class_folders=False)
     pairs = read_pairs(listed, source.files)
@@ -131,14 +131,14 @@ def read_pair_pictures(
     kept = without(pairs, flaws)
     if not (skip_bad and kept.files):
         raise unreadable_pictures(source.path, flaws)
-    # A picture that can be read may be in no pair any more.
+    # A readable picture may no longer be in any pair.
     needed = np.isin([file for file in pairs.files if file not in flaws], kept.files)
     images = images[needed]
     return PairPictures(images=images, pairs=replace(kept, firsts=first_copies(images)), skipped=told_flaws(flaws))
 
 
 def split(pairs: PairList, how: PairTraining) -> Parts:
-    """Holds out pairs: whole folds, or what is linked by a picture or a folder; the same ones whatever the run's seed.
+    """Holds out pairs: whole folds, or those linked by a picture or a folder; the same ones whatever the run's seed.
 
     Returns:
         Rows of the pairs in each part.
@@ -150,20 +150,20 @@ def split(pairs: PairList, how: PairTraining) -> Parts:
         pairs,
         {"training": 1 - how.validation - how.test, "validation": how.validation, "the scores": how.test},
         seed=_PARTS_SEED,
-        remedy="hold out more (`held-out`), leave out pairs that link too many pictures, or give a FOLD column by "
-        "which they can",
+        remedy="hold out more (`held-out`), leave out pairs that link too many pictures, or give a FOLD column that "
+        "allows it",
     )
     train, validation, test = (np.flatnonzero(part) for part in parts.values())
     return Parts(train=train, validation=validation, test=test)
 
 
 class PairBatch(NamedTuple):
-    """What one step sees.
+    """The input of one step.
 
     Attributes:
         left: [pairs, height, width, 3] uint8, RGB, 0..255.
         right: [pairs, height, width, 3] uint8, RGB, 0..255.
-        same: [pairs] bool; true for half of them, in an odd batch for one less than the others.
+        same: [pairs] bool; true for half of them, in an odd batch for one fewer than false.
     """
 
     left: np.ndarray
@@ -187,7 +187,7 @@ class PairSampler:
         self._kinds = ((rows[same], how.batch // 2), (rows[~same], how.batch - how.batch // 2))
 
     def batch(self, step: int) -> PairBatch:
-        """Returns the batch of a step: no pair twice where there are enough."""
+        """Returns the batch of a step, without repeated pairs if there are enough."""
         rng = np.random.default_rng((self._how.loop.seed, step))
         rows = np.concatenate([rng.choice(kind, count, replace=len(kind) < count) for kind, count in self._kinds])
         images, pairs = self._pictures.images, self._pictures.pairs
@@ -211,14 +211,14 @@ def train_on_pairs(
         network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
         pictures: at the network's size.
         how: the numbers.
-        checkpoints: folder to go on from.
-        resume: go on from the newest checkpoint.
-        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
-        teacher: an embedding to learn from; None: none.
-        watchers: are told how it goes.
+        checkpoints: folder of the checkpoints.
+        resume: continue from the newest checkpoint.
+        frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
+        teacher: an embedding to learn from; None for none.
+        watchers: receive the progress.
 
     Raises:
-        TrainingError: pairs can't be held out, or the run can't go on.
+        TrainingError: pairs can't be held out, or the run can't continue.
     """
     parts = split(pictures.pairs, how)
 

@@ -77,7 +77,7 @@ def test_pictures_of_a_list_that_can_not_be_read_are_left_out_where_that_is_aske
     arguments = ("--model", models / "embedding", "--data", tmp_path, "--pairs", pairs, "--json")
     done = run(*arguments)
     assert done.exit_code == 1
-    assert "1 pictures can't be read, which --skip-bad leaves out:\n  5.png: " in done.stderr
+    assert "1 pictures can't be read; --skip-bad leaves them out:\n  5.png: " in done.stderr
     done = run(*arguments, "--skip-bad")
     assert done.exit_code == 0, done.output
     protocol = json.loads(done.stdout)["protocol"]
@@ -85,7 +85,7 @@ def test_pictures_of_a_list_that_can_not_be_read_are_left_out_where_that_is_aske
     assert "1 lines list a pair again and are left out" in protocol
     assert protocol.endswith(" 1 pictures of the set can't be used and are left out.")
     done = CliRunner().invoke(calibrate, [str(one) for one in (*arguments[:-1], "--skip-bad")])
-    assert "which --skip-bad leaves out" not in done.stderr  # so few pairs can't be fitted
+    assert "; --skip-bad leaves them out" not in done.stderr  # so few pairs can't be fitted
     assert done.exit_code == 1
 
 

@@ -193,7 +193,7 @@ def test_a_classifiers_calibration_sets_its_temperature(labelling: Path, classes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cnn", "--data", "nowhere", "--out", "x", *SMALL), "nowhere: there is no such folder or zip."),
+        (("cnn", "--data", "nowhere", "--out", "x", *SMALL), "nowhere: no such folder or zip."),
         (("siamese", "--data", "{classes}", "--out", "x", *SMALL), "There are 3 classes; 6 are wanted"),
         (("cnn", "--data", "{classes}", "--out", "x", "--start", "vgg"), "There is no model `vgg`: neither a shipped"),
         (
@@ -341,7 +341,7 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     arguments = ("siamese", "--data", listed / "set.zip", "--pairs", tmp_path / "pairs.csv", *ON_PAIRS, "--steps", "2")
     done = run(train, *arguments, "--out", tmp_path / "alike")
     assert done.exit_code == 1
-    assert "1 pictures can't be read, which --skip-bad leaves out:\n  class00/5.png: " in done.stderr
+    assert "1 pictures can't be read; --skip-bad leaves them out:\n  class00/5.png: " in done.stderr
     assert not (tmp_path / ".alike.training").exists()
     done = run(train, *arguments, "--out", tmp_path / "alike", "--skip-bad")
     assert done.exit_code == 0, done.output

@@ -188,11 +188,11 @@ def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
         [
             "JPEGImages/a.jpg: box 1, 1, 5, 5 (cow) has an unknown label.",
             "JPEGImages/a.jpg: box 30, 5, 30, 9 (cat) has no area.",
-            "JPEGImages/a.jpg: box 60, 10, 80, 20 (dog) lies for the most part outside the picture of 64x48.",
+            "JPEGImages/a.jpg: box 60, 10, 80, 20 (dog) lies mostly outside the picture of 64x48.",
             "Annotations/c.xml: its picture JPEGImages/c.jpg is missing.",
             "JPEGImages/d.jpg: The picture can't be decoded: it is damaged or cut off.",
             "Annotations/e.xml: not XML (no element found: line 1, column 38).",
-            "JPEGImages/f.jpg: the picture is 64x48; its annotation is of one of 48x64.",
+            "JPEGImages/f.jpg: the picture is 64x48, but its annotation says 48x64.",
             "Annotations/g.xml: `ymin` (='nan') must be a number.",
             "Annotations/h.xml: the annotation is missing.",
         ]
@@ -208,7 +208,7 @@ def test_what_is_wrong_can_be_left_out(write: Write, caplog: pytest.LogCaptureFi
 
 
 def test_too_many_boxes_are_wrong_too(write: Write) -> None:
-    with pytest.raises(TrainingError, match=r"JPEGImages/a\.jpg: 2 boxes; at most 1 are taken\."):
+    with pytest.raises(TrainingError, match=r"JPEGImages/a\.jpg: 2 boxes; at most 1 are supported\."):
         read_voc(write(GOOD), preprocessing=SIZE, max_boxes=1)
 
 
@@ -234,14 +234,14 @@ def test_a_box_without_a_name_or_without_area_in_the_picture_is_wrong(write: Wri
 
 def test_a_picture_is_annotated_once(write: Write) -> None:
     files = {**GOOD, "Annotations/c.xml": annotation(("cat", 1, 1, 5, 5), name="a.jpg")}
-    with pytest.raises(TrainingError, match=r"JPEGImages/a\.jpg: a second annotation is of this picture\.$"):
+    with pytest.raises(TrainingError, match=r"JPEGImages/a\.jpg: a second annotation refers to this picture\.$"):
         read_voc(write(files), preprocessing=SIZE)
     assert read_voc(write(files), preprocessing=SIZE, skip_bad=True).files == ("JPEGImages/a.jpg", "JPEGImages/b.jpg")
 
 
 def test_a_set_without_boxes_has_no_classes_to_learn(write: Write) -> None:
     files = {**GOOD, "Annotations/a.xml": annotation(), "Annotations/b.xml": annotation(name="b.jpg")}
-    with pytest.raises(TrainingError, match=r"nothing is marked in any picture\.$"):
+    with pytest.raises(TrainingError, match=r"no picture has a box\.$"):
         read_voc(write(files), preprocessing=SIZE)
 
 
@@ -269,7 +269,7 @@ def test_a_file_that_is_too_large_or_damaged_is_told(tmp_path: Path) -> None:
 def test_xml_with_entities_is_refused(write: Write, encoding: str) -> None:
     bomb = '<!DOCTYPE a [<!ENTITY b "c"><!ENTITY d "&b;&b;">]><annotation><filename>&d;</filename></annotation>'
     files = {**GOOD, "Annotations/a.xml": f'<?xml version="1.0" encoding="{encoding}"?>{bomb}'.encode(encoding)}
-    with pytest.raises(TrainingError, match=r"Annotations/a\.xml: a document type is not accepted\."):
+    with pytest.raises(TrainingError, match=r"Annotations/a\.xml: a document type is not allowed\."):
         read_voc(write(files), preprocessing=SIZE)
 
 
@@ -283,15 +283,15 @@ def test_no_file_outside_the_set_is_read(write: Write, tmp_path: Path) -> None:
 
 
 def test_what_is_no_set_is_told(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="there is no list `test`; there is train, val"):
+    with pytest.raises(TrainingError, match="there is no list `test`; available: train, val"):
         read_voc(write(GOOD), preprocessing=SIZE, image_set="test")
-    with pytest.raises(TrainingError, match="there is no such folder or zip"):
+    with pytest.raises(TrainingError, match="no such folder or zip"):
         read_voc(tmp_path / "nowhere", preprocessing=SIZE)
     (tmp_path / "text").write_text("no zip")
     with pytest.raises(TrainingError, match="neither a folder nor a zip"):
         read_voc(tmp_path / "text", preprocessing=SIZE)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="one folder `Annotations` is wanted; there is none"):
+    with pytest.raises(TrainingError, match="one `Annotations` folder is required; found none"):
         read_voc(tmp_path / "empty", preprocessing=SIZE)
 
 
@@ -353,8 +353,8 @@ def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_pat
         read_coco(broken, write(COCO_PICTURES), preprocessing=SIZE)
     _, *lines = raised.value.message.splitlines()
     assert [line.strip() for line in lines] == [
-        "annotations[0]: `category_id` (=5) is no category's.",
-        "annotations[1]: `image_id` (=6) is no picture's.",
+        "annotations[0]: `category_id` (=5) is not the id of a category.",
+        "annotations[1]: `image_id` (=6) is not the id of a picture.",
         "annotations[3]: `annotations[3].bbox[2].value` (=nan) must be a finite number.",
         "annotations[4]: `bbox` is missing.",
         "picture 8: c.jpg is missing.",
@@ -367,26 +367,29 @@ def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_pat
     [
         (
             {"categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "cat"}]},
-            r"the names of the categories must differ, and none may be empty; `cat` comes several times\.$",
+            r"category names must be distinct and not empty; `cat` occurs more than once\.$",
         ),
-        ({"categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": " "}]}, r"none may be empty; one is empty\.$"),
+        (
+            {"categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": " "}]},
+            r"category names must be distinct and not empty; one is empty\.$",
+        ),
         (
             {"categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]},
-            r"not a COCO file: `categories` has the id 1 several times\.$",
+            r"not a COCO file: `categories` has the id 1 more than once\.$",
         ),
         (
             {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]},
-            r"not a COCO file: `images` has the id 7 several times\.$",
+            r"not a COCO file: `images` has the id 7 more than once\.$",
         ),
         (
             {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "val/a.jpg"}]},
-            r"val/a\.jpg: a second annotation is of this picture\.",
+            r"val/a\.jpg: a second annotation refers to this picture\.",
         ),
         (
             {"categories": [{"id": number, "name": f"class{number}"} for number in range(1001)]},
-            r"there are 1001 classes; there may be 1000\.$",
+            r"there are 1001 classes; at most 1000 are supported\.$",
         ),
-        ({"categories": [], "annotations": []}, r"nothing is marked in any picture\.$"),
+        ({"categories": [], "annotations": []}, r"no picture has a box\.$"),
         (
             {"annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [0, 0, 10**400, 5]}]},
             r"annotations\[0\]: `annotations\[0\].bbox\[2\].value` .* must be a finite number",

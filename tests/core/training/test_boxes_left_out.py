@@ -70,10 +70,15 @@ def test_boxes_are_cut_at_the_edge_and_polygons_have_bounds(
 @pytest.mark.parametrize(
     ("thing", "label", "corners", "flaw"),
     [
-        ({"bbox": [100, 10, 45, 30]}, 1, (100, 10, 120, 40), "lies for the most part outside the picture of 120x100."),
-        ({"bbox": [-1.2, 10, 2, 30]}, 1, (0, 10, 0.8, 40), "lies for the most part outside the picture of 120x100."),
+        ({"bbox": [100, 10, 45, 30]}, 1, (100, 10, 120, 40), "lies mostly outside the picture of 120x100."),
+        ({"bbox": [-1.2, 10, 2, 30]}, 1, (0, 10, 0.8, 40), "lies mostly outside the picture of 120x100."),
         ({"bbox": [50, 50, -20, -10]}, 1, (30, 40, 50, 50), "(dog) has no area."),
-        ({"bbox": [5, 5, 10, 10], "category_id": 7}, ANY_CLASS, (5, 5, 15, 15), "`category_id` (=7) is no category's."),
+        (
+            {"bbox": [5, 5, 10, 10], "category_id": 7},
+            ANY_CLASS,
+            (5, 5, 15, 15),
+            "`category_id` (=7) is not the id of a category.",
+        ),
     ],
 )
 def test_what_is_wrong_and_covers_some_of_the_picture_is_ignored(
@@ -95,7 +100,7 @@ def test_what_is_wrong_and_covers_some_of_the_picture_is_ignored(
         ({"bbox": [130, 50, 20, 20]}, "(dog) lies outside the picture of 120x100."),
         ({"bbox": [1, 2, 3]}, "annotations[0]: `bbox` (=[1.0, 2.0, 3.0]) must be 4 numbers."),
         ({}, "annotations[0]: `bbox` is missing."),
-        ({"segmentation": [[1, 2, 3, 4]]}, "`segmentation` must be polygons of three points at least."),
+        ({"segmentation": [[1, 2, 3, 4]]}, "so `segmentation` must be polygons of at least three points."),
         ({"segmentation": {"counts": [1, 2], "size": [100, 120]}}, "must be a list."),
     ],
 )

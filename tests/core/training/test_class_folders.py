@@ -58,8 +58,9 @@ def test_data_that_come_in_parts_are_not_mixed(names: tuple[str, ...], parts: st
         read_class_folders(data, preprocessing=SMALL, one_part=True)
     assert raised.value.reason == "DATA_IN_PARTS"
     assert raised.value.message == (
-        f"{(data / train).parent}: the data come in parts ({parts}), which would be mixed. Name one: train on `--data "
-        f"{data / train}`, of which training holds out pictures itself, and measure on another by `twinsight evaluate`."
+        f"{(data / train).parent}: the data comes in parts ({parts}), which would be mixed. Name one: train with "
+        f"`--data {data / train}` (training holds out pictures itself), and measure on another with "
+        "`twinsight evaluate`."
     )
     assert len(read_class_folders(data / train, preprocessing=SMALL, one_part=True)) == 1
 
@@ -83,14 +84,14 @@ def test_loose_pictures_beside_class_folders_are_told(tmp_path: Path, caplog: py
     (data / "notes.txt").write_text("no picture")
     with caplog.at_level("WARNING"):
         assert read_class_folders(data, preprocessing=SMALL).files == ("cat/1.png",)
-    assert caplog.messages == [f"{data}: 2 pictures beside the class folders are passed over, such as 1.png"]
+    assert caplog.messages == [f"{data}: ignoring 2 pictures outside the class folders, such as 1.png"]
 
 
 def test_parts_of_a_zip_are_to_be_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for name in ("train/cat/1.png", "test/cat/2.png"):
             archive.writestr(name, png())
-    with pytest.raises(TrainingError, match="` of the unpacked zip, of which training"):
+    with pytest.raises(TrainingError, match=r"` of the unpacked zip \(training holds out"):
         read_class_folders(tmp_path / "set.zip", preprocessing=SMALL, one_part=True)
 
 
@@ -102,5 +103,5 @@ def test_a_class_of_which_nothing_can_be_read_is_not_left_out(tmp_path: Path) ->
         read_class_folders(data, preprocessing=SMALL, skip_bad=True)
     assert raised.value.reason == "CLASS_EMPTY"
     heading, line = raised.value.message.splitlines()
-    assert heading == f"{data}: no picture can be read of these classes, which would be lost: hats/top:"
+    assert heading == f"{data}: these classes have no readable picture and would be lost: hats/top:"
     assert line.startswith("  hats/top/1.png: ")

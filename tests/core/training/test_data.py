@@ -154,7 +154,7 @@ def test_the_teachers_features_are_kept_by_what_they_are_of(source: Path, tmp_pa
 
 def test_a_cache_that_can_not_be_written_is_told(source: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(TrainingError, match=r"cache: the decoded pictures can't be kept there \(File exists\)\.$"):
+    with pytest.raises(TrainingError, match=r"cache: can't write the decoded pictures \(File exists\)\.$"):
         read_class_folders(source, preprocessing=SMALL, cache_dir=tmp_path / "cache")
 
 
@@ -172,9 +172,9 @@ def test_an_edit_gets_the_bytes_before_they_are_decoded(source: Path) -> None:
 
 def test_a_source_without_class_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1))
-    with pytest.raises(TrainingError, match=r"holds no picture in a class folder\.$"):
+    with pytest.raises(TrainingError, match=r"there are no pictures in a class folder\.$"):
         PictureSource(tmp_path)
-    with pytest.raises(TrainingError, match=r"none: there is no such folder or zip\.$"):
+    with pytest.raises(TrainingError, match=r"none: no such folder or zip\.$"):
         PictureSource(tmp_path / "none")
     with pytest.raises(TrainingError, match=r"1\.png: neither a folder nor a zip\.$"):
         PictureSource(tmp_path / "1.png")
@@ -184,7 +184,7 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     for name in ("cat", "dog", "train/owl"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "cat" / "1.png").write_bytes(png(1))
-    with pytest.raises(TrainingError, match=r"these folders hold no picture: dog, train/owl\.$"):
+    with pytest.raises(TrainingError, match=r"these folders hold no pictures: dog, train/owl\.$"):
         PictureSource(tmp_path)
 
 
@@ -260,7 +260,7 @@ def test_damaged_and_crafted_entries_are_flaws_of_their_pictures(hostile: Path, 
         "5 pictures can't be read",
         "cat/bomb.png: The file has 16,777,217 bytes; at most 16,777,216 are accepted.",
         "cat/crc.png: The zip's entry can't be read (Bad CRC-32 for file 'cat/crc.png').",
-        "cat/method.png: The zip's entry can't be read (its compression is another than deflate).",
+        "cat/method.png: The zip's entry can't be read (its compression is not deflate).",
         "cat/secret.png: The zip's entry can't be read (it is encrypted).",
         "cat/torn.png: The zip's entry can't be read (Error -3 while decompressing data: invalid block type).",
     ):
@@ -326,7 +326,7 @@ def test_the_split_is_of_whole_classes_and_does_not_depend_on_their_order() -> N
 
 def test_a_split_must_leave_something_to_train_on() -> None:
     with pytest.raises(
-        ValueError, match=r"^`validation` \(=1\) and `test` \(=1\) must leave a class of 2 to train on\.$"
+        ValueError, match=r"^`validation` \(=1\) and `test` \(=1\) must leave at least 1 of 2 classes to train on\.$"
     ):
         split_classes(["a", "b"], validation=1, test=1)
 
@@ -380,12 +380,12 @@ def test_links_to_folders_are_followed_and_those_in_a_circle_are_not(tmp_path: P
 @pytest.mark.parametrize("suffix", [".gif", ".bmp", ".tif", ".TIFF", ".heic", ".avif", ".jfif"])
 def test_a_folder_of_pictures_of_another_format_is_refused(tmp_path: Path, suffix: str) -> None:
     data = written(tmp_path / "set", "cat/1.png", f"dog/1{suffix}", f"birds/owl/1{suffix}")
-    with pytest.raises(TrainingError, match=r"these folders hold no picture: birds/owl, dog\.$"):
+    with pytest.raises(TrainingError, match=r"these folders hold no pictures: birds/owl, dog\.$"):
         read_class_folders(data, preprocessing=SMALL, skip_bad=True)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for name in ("cat/1.png", f"dog/1{suffix}"):
             archive.writestr(name, png(1))
-    with pytest.raises(TrainingError, match=r"these folders hold no picture: dog\.$"):
+    with pytest.raises(TrainingError, match=r"these folders hold no pictures: dog\.$"):
         PictureSource(tmp_path / "set.zip")
 
 
@@ -398,10 +398,10 @@ def test_pictures_of_another_format_and_dangling_links_are_named_or_left_out(tmp
     cache = tmp_path / "cache" if cached else None
     with pytest.raises(TrainingError) as raised:
         read_class_folders(data, preprocessing=SMALL, cache_dir=cache)
-    other = "Its format is not accepted; names must end in .jpeg, .jpg, .png or .webp."
-    nothing = "It is a link that leads to nothing."
+    other = "Its format is not supported; names must end in .jpeg, .jpg, .png or .webp."
+    nothing = "It is a link to a file that does not exist."
     assert raised.value.message.endswith(
-        f"5 pictures can't be read, which --skip-bad leaves out:\n  cat/2.gif: {other}\n  cat/3.png: {nothing}\n"
+        f"5 pictures can't be read; --skip-bad leaves them out:\n  cat/2.gif: {other}\n  cat/3.png: {nothing}\n"
         f"  dog/2.JFIF: {other}\n  dog/self: {nothing}\n  owl: {nothing}"
     )
     good = read_class_folders(data, preprocessing=SMALL, cache_dir=cache, skip_bad=True)

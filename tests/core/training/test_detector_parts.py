@@ -105,7 +105,7 @@ def test_a_list_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
         (None, "tset", "tset"),
         ("train", None, "val"),
     ):
-        with pytest.raises(TrainingError, match=rf"there is no list `{missing}`; there is test, train\.$"):
+        with pytest.raises(TrainingError, match=rf"there is no list `{missing}`; available: test, train\.$"):
             parts(data, training_set=training_set, test_set=test_set)
 
 

@@ -60,7 +60,7 @@ def test_a_run_on_all_parts_of_its_data_is_refused(run: Callable[..., Run], tmp_
         for name in whole.namelist():
             for part in ("train", "test"):
                 whole.extract(name, tmp_path / "parts" / part)
-    with pytest.raises(TrainingError, match="the data come in parts"):
+    with pytest.raises(TrainingError, match="the data comes in parts"):
         replace(run(), data=tmp_path / "parts").pictures()
 
 
