@@ -180,7 +180,7 @@ def test_the_meaning_is_of_classes_or_of_the_list_as_the_data_is(embedding: Path
         calibration = load_package(things / "out").card.calibration
         assert calibration is not None
         assert calibration.meaning == meaning
-        assert ("take the pairs for independent" in done.stdout) == ("--pairs" in options)
+        assert ("assume independent pairs" in done.stdout) == ("--pairs" in options)
         default = next(line.split() for line in done.stdout.splitlines() if line.startswith("default"))
         assert default[1:3] == [f"{calibration.threshold:.4f}", f"{calibration.false_match_rate:.4f}"]
 

@@ -227,14 +227,14 @@ def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(
     arguments = ["cnn", "--out", str(labelling), *SMALL, "--batch-size", "24", "--resume"]
     done = run(train, *arguments, "--data", classes, "--steps", "61", "--learning-rate", "3e-3")
     assert done.exit_code == 1
-    assert "can't be gone on with: it had other steps. Start anew without --resume." in done.stderr
+    assert "can't be resumed: these differ: steps. Start over without --resume." in done.stderr
     done = run(train, *arguments, "--data", groups, "--steps", "60", "--learning-rate", "3e-3")
-    assert "it had other classes, network, pictures. " in done.stderr
+    assert "these differ: classes, network, pictures. " in done.stderr
     with zipfile.ZipFile(classes) as before, zipfile.ZipFile(tmp_path / "classes.zip", "w") as edited:
         for name in before.namelist():
             edited.writestr(name, before.read("class00/1.png" if name == "class00/0.png" else name))
     done = run(train, *arguments, "--data", tmp_path / "classes.zip", "--steps", "60", "--learning-rate", "3e-3")
-    assert "it had other pictures. " in done.stderr
+    assert "these differ: pictures. " in done.stderr
 
 
 def test_a_mistaken_command_leaves_a_run_that_can_be_gone_on_with(labelling: Path, classes: Path) -> None:
@@ -308,8 +308,8 @@ def test_an_embedding_is_trained_on_a_list_of_pairs_and_calibrated(paired: tuple
 def test_the_protocol_says_which_pairs_were_held_out(paired: tuple[Path, Result]) -> None:
     told = (
         "15 same and 15 different pairs, as listed. verification_accuracy is at the best threshold on these pairs. "
-        "Intervals are of 95 % and take the pairs for independent. The pairs are those of fold 3 of pairs.csv, held "
-        "out from this training. Those of fold 2 chose the weights and fitted the calibration."
+        "Intervals are at 95 % and assume independent pairs. The pairs are those of fold 3 of pairs.csv, held out from "
+        "this training. Those of fold 2 chose the weights and fitted the calibration."
     )
     assert told in paired[1].stderr
     report = (paired[0] / "report.html").read_text()
@@ -331,7 +331,7 @@ def test_a_run_on_pairs_goes_on_with_the_same_list_alone(
     (tmp_path / "pairs.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
     done = run(train, *arguments, "--pairs", tmp_path / "pairs.csv")
     assert done.exit_code == 1
-    assert "can't be gone on with: it had other pairs. Start anew without --resume." in done.stderr
+    assert "can't be resumed: these differ: pairs. Start over without --resume." in done.stderr
 
 
 def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
         ("class00/0.png,class00/1.png,1", "the list must have pairs of both kinds; all 1 are same, none different."),
         (
             "class00/0.png,class00/1.png,1,0\nclass00/0.png,class01/1.png,0,1",
-            "must name 3 folds at least, one for each",
+            "must name at least 3 folds, one for each",
         ),
         (
             "class00/0.png,class00/1.png,1\nclass00/0.png,class01/1.png,0",

@@ -66,7 +66,7 @@ def test_a_taught_run_goes_on_with_the_same_teacher_and_weight_alone(
     ):
         done = run(*arguments, *others)
         assert done.exit_code == 1
-        assert f"can't be gone on with: it had other {named}. Start anew" in done.stderr
+        assert f"can't be resumed: these differ: {named}. Start over" in done.stderr
 
 
 def test_an_embedding_is_taught_by_one_of_another_dimension_on_classes_and_on_pairs(

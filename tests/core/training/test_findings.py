@@ -44,9 +44,9 @@ def test_no_more_pairs_come_than_there_are() -> None:
 
 
 def test_pictures_that_make_no_pair_of_a_kind_are_refused() -> None:
-    with pytest.raises(TrainingError, match=r"^There are no two pictures of one class to compare\.$"):
+    with pytest.raises(TrainingError, match=r"^No two pictures of one class can be compared\.$"):
         class_pairs(unit(3), np.arange(3), None, each=5, seed=0)
-    with pytest.raises(TrainingError, match=r"^There are no two pictures of two classes of one group to compare\.$"):
+    with pytest.raises(TrainingError, match=r"^No two pictures of two classes of one group can be compared\.$"):
         class_pairs(unit(4), np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), each=5, seed=0)
 
 
@@ -78,7 +78,7 @@ def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_mo
     assert len(found.mistakes) == WORST
     assert found.protocol == (
         "10 same and 10 different pairs, as listed. verification_accuracy is at the best threshold on these pairs. "
-        "Intervals are of 95 % and take the pairs for independent."
+        "Intervals are at 95 % and assume independent pairs."
     )
     assert [[int(picture[0, 0, 0]) for picture in one.pictures] for one in found.mistakes[:2]] == [[38, 39], [34, 35]]
 
@@ -103,7 +103,7 @@ def test_classes_whose_probabilities_float32_can_not_hold_are_told_apart() -> No
     assert scores["negative_log_likelihood"] == pytest.approx(500)
     found = classification_findings(logits, np.array([5]), images, "abcdefg", ["x/1.png"], which="one")
     missed = found.scores
-    assert [one.caption for one in found.mistakes] == ["x/1.png: f, taken for a (100%)"]
+    assert [one.caption for one in found.mistakes] == ["x/1.png: f, predicted a (100%)"]
     assert missed["top5_accuracy"] == 0.0
     assert missed["negative_log_likelihood"] == pytest.approx(700)
 
@@ -130,7 +130,7 @@ def test_what_is_found_in_regions_to_be_ignored_is_no_mistake(label: int) -> Non
     assert findings.protocol.endswith(" 3 pictures of the set can't be used and are left out.")
     assert [one.caption for one in findings.mistakes] == [
         "miss.png: 1 things (green), 0 found (red)",
-        "crowd.png: 1 things (green), 1 found (red), 1 regions ignored (yellow)",
+        "crowd.png: 1 things (green), 1 found (red), 1 ignored regions (yellow)",
     ]
 
 

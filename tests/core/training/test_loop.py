@@ -212,7 +212,7 @@ def test_that_training_ended_early_is_told(
         )
     bar.close()
     history.close()
-    told = "step 8: no better validation for 4 steps; training ends, and the weights of step 4 are kept"
+    told = "step 8: no better validation for 4 steps; stopping early and keeping the weights of step 4"
     assert caplog.messages[-1] == told
     assert told.split("; ", maxsplit=1)[0] in " ".join(capsys.readouterr().err.split())
     assert history.early_end == (8, 4)
@@ -242,7 +242,7 @@ def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_taken(
         resumed = train(START, STATS, loss=loss, batch=watched, config=CONFIG, checkpoints=tmp_path, resume=True)
     told = [one.getMessage() for one in caplog.records if one.name.startswith("twinsight")]
     assert [one.split(" (")[0] for one in told] == [
-        f"The checkpoint of step {CONFIG.steps} can't be read: that of {CONFIG.steps - 4} is taken"
+        f"can't read the checkpoint of step {CONFIG.steps}; using that of step {CONFIG.steps - 4}"
     ]
     assert seen == list(range(CONFIG.steps - 4, CONFIG.steps))
     np.testing.assert_array_equal(resumed.params["slope"], whole.params["slope"])
@@ -279,7 +279,7 @@ def test_weights_that_are_not_finite_are_neither_scored_nor_kept(tmp_path: Path,
     kept = "there is no checkpoint yet" if broken == "weights" else "the last good checkpoint, of step 4, is kept"
     with pytest.raises(
         TrainingError,
-        match=rf"^The length of weights and statistics is inf at step {last}; {kept}\.",
+        match=rf"^The norm of weights and statistics is inf at step {last}; {kept}\.",
     ) as told:
         train(
             START,
@@ -303,7 +303,7 @@ def test_answers_that_are_not_finite_end_the_run_at_their_step(tmp_path: Path) -
         return float(in_batches(lambda _: answers, np.zeros((1, 1, 1, 3), np.uint8), batch=1).mean())
 
     with pytest.raises(
-        TrainingError, match=r"^The network's answers to validation data are no longer finite at step 8"
+        TrainingError, match=r"^The network's outputs for validation data are no longer finite at step 8"
     ):
         train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, score=score)
     assert (tmp_path / "4").exists()
@@ -322,7 +322,7 @@ def test_a_disk_that_takes_no_checkpoint_is_told_of_and_the_one_before_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", full)
-        with pytest.raises(TrainingError, match=r"the checkpoint of step 8 can't be written .* of step 4, is kept\."):
+        with pytest.raises(TrainingError, match=r"can't write the checkpoint of step 8 .* of step 4, is kept\."):
             train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path)
     resumed = train(START, STATS, loss=loss, batch=batch, config=CONFIG, checkpoints=tmp_path, resume=True)
     assert float(resumed.stats["seen"]) == CONFIG.steps

@@ -64,8 +64,8 @@ def test_a_pair_that_is_listed_again_counts_once(tmp_path: Path) -> None:
     assert pairs.sides.tolist() == [[0, 1], [0, 2], [3, 3]]
     assert (pairs.same.tolist(), pairs.folds.tolist()) == ([True, False, True], [0, 0, 1])
     told = (
-        " 2 lines list a pair again and are left out: each pair counts once. 1 of the same pairs are of a picture with "
-        "itself or an exact copy, which any model tells."
+        " 2 lines repeat a pair and are ignored: each pair counts once. 1 of the same pairs are a picture with itself "
+        "or an exact copy, which any model recognises."
     )
     assert uncounted(pairs) == caveats(pairs, [np.arange(3)]) == told
     assert uncounted(without(pairs, [FILES[3]])) == told.partition(" 1 of")[0]
@@ -83,33 +83,33 @@ def test_the_list_of_lfw(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"the list is empty\.$"),
-        (f"{FILES[0]},x.jpg,1\nmalformed\n", r"line 1: there is no picture `x\.jpg`; line 2: it must be LEFT,RIGHT,"),
-        (f"{FILES[0]},{FILES[1]},2\n", "line 1: it must be LEFT,RIGHT,SAME"),
+        (f"{FILES[0]},x.jpg,1\nmalformed\n", r"line 1: there is no picture `x\.jpg`; line 2: must be LEFT,RIGHT,"),
+        (f"{FILES[0]},{FILES[1]},2\n", "line 1: must be LEFT,RIGHT,SAME"),
         (
             f"{FILES[0]},{FILES[1]},1\n{FILES[1]},{FILES[0]},0\n{FILES[2]},{FILES[2]},0\n",
-            rf"pairs\.txt: line 2: it contradicts line 1, which has `{FILES[1]}` and `{FILES[0]}` as the same; "
+            rf"pairs\.txt: line 2: contradicts line 1, which lists `{FILES[1]}` and `{FILES[0]}` as the same; "
             rf"line 3: `{FILES[2]}` can't be different from itself\.$",
         ),
-        ("1\t1\na\t2\t1\na\t1\ta\t2\n", "line 3: it contradicts line 2, which has .* as the same"),
-        ("1\t1\na\t1\n", "line 2: it must be NAME, NUMBER, NUMBER or"),
+        ("1\t1\na\t2\t1\na\t1\ta\t2\n", "line 3: contradicts line 2, which lists .* as the same"),
+        ("1\t1\na\t1\n", "line 2: must be NAME, NUMBER, NUMBER or"),
         ("left,right,same\n", r"no pair in it\.$"),
         ("10\t0\na\t1\t2\n", r"line 1: the numbers of folds and of pairs \(=10\t0\) must be at least 1\.$"),
         (
             "2\t1\na\t1\t2\na\t1\tb\t3\nb\t1\ta\t2\n",
-            r"txt: line 4: a same pair is due there by the first line \(=2\t1\), not a different one\.$",
+            r"txt: line 4: must be a same pair according to the first line \(=2\t1\), not a different one\.$",
         ),
-        ("1\t2\na\t1\t2\n\na\t1\tb\t3\n", r"line 4: a same pair is due there by the first line \(=1\t2\), not"),
-        ("1\na\t1\t2\nb\t1\t3\n", r"line 3: a different pair is due there by the first line \(=1\), not a same one"),
+        ("1\t2\na\t1\t2\n\na\t1\tb\t3\n", r"line 4: must be a same pair according to the first line \(=1\t2\), not"),
+        ("1\na\t1\t2\nb\t1\t3\n", r"line 3: must be a different pair according to the first line \(=1\), not a same"),
         (
             "1\t1\na\t1\t2\na\t1\tb\t3\nb\t1\t3\n",
-            r"txt: line 1: by it \(=1\t1\) there must be 2 pairs; there are 3\.$",
+            r"txt: line 1: announces 2 pairs \(=1\t1\); there are 3\.$",
         ),
-        ("2\t1\na\t1\t2\na\t1\tb\t3\n", r"line 1: by it \(=2\t1\) there must be 4 pairs; there are 2\.$"),
-        (f"{FILES[0]},{FILES[1]},1\n", r"must have pairs of both kinds; all 1 are same, none different\.$"),
-        (f"{FILES[0]},{FILES[2]},0\n", r"must have pairs of both kinds; all 1 are different, none same\.$"),
-        (f"{'x' * 140_000},b,1\nmalformed\n", r"line 1: it can't be read \(field larger than .*; line 2: it must be"),
-        (f"{FILES[0]},{FILES[1]},1,{'9' * 5000}\n", "line 1: it must be LEFT,RIGHT,SAME"),
-        (f"1\t1\na\t1\t{'9' * 5000}\n", "line 2: it must be NAME, NUMBER, NUMBER or"),
+        ("2\t1\na\t1\t2\na\t1\tb\t3\n", r"line 1: announces 4 pairs \(=2\t1\); there are 2\.$"),
+        (f"{FILES[0]},{FILES[1]},1\n", r"must have pairs of both kinds; all 1 are same, none are different\.$"),
+        (f"{FILES[0]},{FILES[2]},0\n", r"must have pairs of both kinds; all 1 are different, none are same\.$"),
+        (f"{'x' * 140_000},b,1\nmalformed\n", r"line 1: can't be read \(field larger than .*; line 2: must be"),
+        (f"{FILES[0]},{FILES[1]},1,{'9' * 5000}\n", "line 1: must be LEFT,RIGHT,SAME"),
+        (f"1\t1\na\t1\t{'9' * 5000}\n", "line 2: must be NAME, NUMBER, NUMBER or"),
         (f"{FILES[0]},{FILES[1]},1,1\n{FILES[0]},{FILES[2]},0\n", r"FOLD must be in every line or in none\.$"),
     ],
 )
@@ -181,7 +181,7 @@ def test_halves_share_no_picture_and_are_about_equal(groups: list[tuple[int, int
     [
         (
             pair_list(("a/1.png", "a/2.png", True), ("a/1.png", "b/1.png", False)),
-            r"^The 2 pairs can't be dealt so that no picture is in two parts and each part has pairs of both kinds: "
+            r"^The 2 pairs can't be split so that no picture is in two parts and each part has pairs of both kinds: "
             r"there would be 1 same and 1 different in the first half, 0 same and 0 different in the second half; "
             r"give a FOLD column by which they can\.$",
         ),
@@ -191,7 +191,7 @@ def test_halves_share_no_picture_and_are_about_equal(groups: list[tuple[int, int
         ),
         (
             pair_list(("a/1.png", "a/2.png", True), ("c/1.png", "b/1.png", False), folds=[0, 0]),
-            r"^The list's FOLD column must name 2 folds at least, one for each part; it names 1\.$",
+            r"^The list's FOLD column must name at least 2 folds, one for each part; it names 1\.$",
         ),
         (
             pair_list(
@@ -201,8 +201,8 @@ def test_halves_share_no_picture_and_are_about_equal(groups: list[tuple[int, int
                 ("c/1.png", "b/1.png", False),
                 folds=[0, 0, 1, 1],
             ),
-            r"^The folds of the first half and those of the second half must share no picture; 1 are in both, such as "
-            r"b/1\.png\.$",
+            r"^The folds of the first half and those of the second half must not share pictures; 1 are in both, such "
+            r"as b/1\.png\.$",
         ),
     ],
 )
@@ -273,11 +273,11 @@ def test_parts_share_no_picture_hold_all_pairs_and_have_both_kinds(groups: list[
     [
         (
             clusters(2, folds=True),
-            r"^The list's FOLD column must name 3 folds at least, one for each part; it names 2\.$",
+            r"^The list's FOLD column must name at least 3 folds, one for each part; it names 2\.$",
         ),
         (
             clusters(2, folds=False),
-            r"^The 4 pairs can't be dealt .* 1 same and 1 different in training, 1 same and 1 different in validation, "
+            r"^The 4 pairs can't be split .* 1 same and 1 different in training, 1 same and 1 different in validation, "
             r"0 same and 0 different in the scores; mend it\.$",
         ),
         (
@@ -286,7 +286,8 @@ def test_parts_share_no_picture_hold_all_pairs_and_have_both_kinds(groups: list[
                 ("0/1.png", "2/1.png", False),
                 folds=[0, 0, 1, 1, 2, 2, 0],
             ),
-            r"^The folds of training and those of the scores must share no picture; 1 are in both, such as 2/1\.png\.$",
+            r"^The folds of training and those of the scores must not share pictures; 1 are in both, such as "
+            r"2/1\.png\.$",
         ),
     ],
 )
@@ -345,10 +346,10 @@ def test_what_is_left_out_and_what_can_not_be_checked_is_told() -> None:
     known = drawn_at_random(20, in_folders=True)
     assert caveats(known, [np.arange(len(known.same))]) == ""
     assert caveats(known, [np.arange(len(known.same) - 7)]) == (
-        f" Of the list's {len(known.same)} pairs 7 different ones are left out: they link two parts."
+        f" 7 different pairs of the list's {len(known.same)} pairs are left out: they link two parts."
     )
     unknown = drawn_at_random(20, in_folders=False)
-    assert "whether one identity is in two parts can't be checked." in caveats(unknown, [np.arange(len(unknown.same))])
+    assert "whether one is in two parts can't be checked." in caveats(unknown, [np.arange(len(unknown.same))])
     assert caveats(clusters(3, folds=True), [np.arange(6)]) == ""
 
 
@@ -387,7 +388,7 @@ def test_originals_and_their_copies_in_two_folders_are_dealt_picture_by_picture(
     assert [int(half[60:].sum()) > 5 for half in (first, second)] == [True, True]
     pictures = [set(pairs.left[half]) | set(pairs.right[half]) for half in (first, second)]
     assert not pictures[0] & pictures[1]
-    assert "or same and different ones between two: who is who" in caveats(pairs, [np.arange(120)])
+    assert "or same and different ones between two: identities are known" in caveats(pairs, [np.arange(120)])
 
 
 def test_exact_copies_under_other_names_are_in_one_part() -> None:
@@ -423,6 +424,6 @@ def test_pairs_of_exact_copies_are_told_by_what_they_are_said_to_be() -> None:
     known = pair_list(("a/1.png", "b/1.png", True), ("a/1.png", "c/1.png", False), ("a/1.png", "d/1.png", False))
     told = uncounted(replace(known, firsts=np.array([0, 0, 0, 3])))
     assert told == (
-        " 1 of the same pairs are of a picture with itself or an exact copy, which any model tells. 1 of the different "
-        "pairs are of a picture and an exact copy of it, and labelled wrongly."
+        " 1 of the same pairs are a picture with itself or an exact copy, which any model recognises. 1 of the "
+        "different pairs are a picture and an exact copy of it, and labelled wrongly."
     )

@@ -61,6 +61,6 @@ def test_a_history_that_can_t_be_written_ends_the_run_with_its_name(tmp_path: Pa
     full = history(tmp_path, 0)
     (tmp_path / "history.jsonl").unlink()
     (tmp_path / "history.jsonl").mkdir()  # stands for a full disk
-    with pytest.raises(TrainingError, match=r"history\.jsonl: the history can't be written \(.*\); checkpoints are k"):
+    with pytest.raises(TrainingError, match=r"history\.jsonl: can't write the history \(.*\); checkpoints are k"):
         full.on_score(20, 0.5)
     full.close()

@@ -76,7 +76,7 @@ def test_classes_that_are_named_are_left_out_of_everything(run: Callable[..., Ru
 
 
 def test_a_class_to_leave_out_that_is_not_there_is_named(run: Callable[..., Run]) -> None:
-    with pytest.raises(TrainingError, match=r"names\.txt: the data has no such classes: nobody\.$"):
+    with pytest.raises(TrainingError, match=r"names\.txt: these classes are not in the data: nobody\.$"):
         run("nobody").pictures()
 
 
@@ -149,11 +149,11 @@ def test_checkpoints_of_a_run_that_is_not_known_are_not_gone_on_from(run: Callab
     going_on = replace(run(), resume=True)
     going_on.begin({}, **DATA)
     (going_on.work / "run.json").write_text("{")
-    with pytest.raises(TrainingError, match=r"can't be gone on with: run\.json, which says what it was, can't be read"):
+    with pytest.raises(TrainingError, match=r"can't be resumed: its record run\.json can't be read"):
         going_on.begin({}, **DATA)
     (going_on.work / "run.json").unlink()
     going_on.checkpoints.mkdir()
-    with pytest.raises(TrainingError, match=r"can't be read .* Start anew without --resume\.$"):
+    with pytest.raises(TrainingError, match=r"can't be read .* Start over without --resume\.$"):
         going_on.begin({}, **DATA)
     replace(going_on, resume=False).begin({}, **DATA)
     assert not going_on.checkpoints.exists()
@@ -165,7 +165,7 @@ def test_a_run_of_an_earlier_version_is_told_as_that(run: Callable[..., Run]) ->
     record = going_on.work / "run.json"
     kept = json.loads(record.read_text())
     record.write_text(json.dumps({name: value for name, value in kept.items() if name != "precision"}))
-    with pytest.raises(TrainingError, match=r"an earlier version of twinsight began it\. Go on with that version"):
+    with pytest.raises(TrainingError, match=r"it was started by an earlier version of twinsight\. Use that version"):
         going_on.begin({}, **DATA)
 
 
@@ -173,9 +173,9 @@ def test_a_run_with_another_network_is_not_gone_on_with(run: Callable[..., Run])
     going_on = replace(run(), resume=True)
     going_on.begin({}, **DATA)
     deeper = replace(NETWORK, backbone=BACKBONES["resnet"])
-    with pytest.raises(TrainingError, match=r"can't be gone on with: it had other network\. Start anew"):
+    with pytest.raises(TrainingError, match=r"can't be resumed: these differ: network\. Start over"):
         going_on.begin({}, data=DATA["data"], network=deeper, start=None)
-    with pytest.raises(TrainingError, match=r"it had other classes, pictures\. "):
+    with pytest.raises(TrainingError, match=r"these differ: classes, pictures\. "):
         going_on.begin({}, data={"pictures": "2e", "classes": "3d"}, network=NETWORK, start=None)
 
 
@@ -184,7 +184,7 @@ def test_a_run_may_go_on_with_a_lower_learning_rate_and_on_another_device_which_
 ) -> None:
     going_on = replace(run(), resume=True)
     going_on.begin({}, **DATA)
-    with pytest.raises(TrainingError, match=r"it had other learning_rate\."):
+    with pytest.raises(TrainingError, match=r"these differ: learning_rate\."):
         replace(going_on, learning_rate=2e-3).begin({}, **DATA)
     record = going_on.work / "run.json"
     kept = json.loads(record.read_text()) | {"precision": "bf16"}
@@ -194,8 +194,8 @@ def test_a_run_may_go_on_with_a_lower_learning_rate_and_on_another_device_which_
         for _ in range(2):  # the second time it is the same run
             lower.begin({}, **DATA)
     assert caplog.messages == [
-        "The run goes on with learning_rate 0.0005; it was 0.001",
-        "The run goes on with precision f32; it was bf16",
+        "resuming with learning_rate 0.0005; it was 0.001",
+        "resuming with precision f32; it was bf16",
     ]
 
 
@@ -210,7 +210,7 @@ def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(
         checkpoint.mkdir(parents=True, exist_ok=True)
 
     begin_and_stop(first)
-    with pytest.raises(TrainingError, match=r"unfinished, after 20 of 1 steps: --resume goes on with it, --anew del"):
+    with pytest.raises(TrainingError, match=r"unfinished after 20 of 1 steps\. Continue it with --resume, or delete"):
         first.begin({}, **DATA)
     assert checkpoint.exists()
     begin_and_stop(replace(first, resume=True))

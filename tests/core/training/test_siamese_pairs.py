@@ -104,7 +104,7 @@ def test_pairs_that_hang_together_by_two_pictures_are_refused_with_their_counts(
     read = read_pair_pictures(folder / "set.zip", tmp_path / "pairs.csv", preprocessing=SIZE)
     with pytest.raises(
         TrainingError,
-        match=r"^The 3 pairs can't be dealt .* 2 same and 1 different in training, 0 same and 0 different in "
+        match=r"^The 3 pairs can't be split .* 2 same and 1 different in training, 0 same and 0 different in "
         r"validation, .*; hold out more \(`held-out`\), leave out pairs that link too many",
     ):
         split(read.pairs, HOW)
