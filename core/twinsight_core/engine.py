@@ -1,13 +1,13 @@
-"""Any number of pictures in, their answers out, without ever compiling in a request.
+"""Any number of pictures in, their outputs out, without ever compiling during a request.
 
 XLA compiles for fixed shapes, and other executors are fastest with them. The engine owns a sorted list of batch sizes
-("buckets"), has each prepared at start, and serves a batch of any size with them: full buckets first, then the smallest
+("buckets"), prepares each at start, and serves a batch of any size with them: full buckets first, then the smallest
 that holds the rest, padded with zeros.
 
-1. `warm_up` prepares every bucket and runs each once, before the server says SERVING.
-2. `lane` gives what computes on one of the executor's lanes, several of which work at the same time; `infer_alone`
-   gives one picture all that the executor has.
-3. The pictures are cut into buckets and the last is padded.
+1. `warm_up` prepares every bucket and runs each once, before the server reports SERVING.
+2. `lane` returns a function that computes on one of the executor's lanes, several of which work at the same time;
+   `infer_alone` gives one picture the whole executor.
+3. The pictures are split into buckets and the last is padded.
 4. The executor makes one transfer in, the compiled call, one transfer out.
 5. The padding's rows are cut off.
 """
@@ -28,7 +28,7 @@ DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32)
 
 
 class Engine:
-    """Serves one model. Each lane, and `infer_alone`, is called from one thread at a time; the batcher sees to it."""
+    """Serves one model. Each lane, and `infer_alone`, is called from one thread at a time; the batcher ensures that."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Engine:
         Args:
             executor: computes one bucket.
             preprocessing: shape of a picture.
-            answer_shape: shape of the answer for one picture.
+            answer_shape: shape of the output for one picture.
             buckets: batch sizes, ascending, each at least 1.
-            most_on_host: on the host those above it are left out; None: none are.
+            most_on_host: largest bucket of an executor on the host; None for no limit.
 
         Raises:
             ValueError: `buckets` is empty or not ascending.
@@ -61,12 +61,12 @@ class Engine:
 
     @property
     def executor_name(self) -> str:
-        """What computes the batches."""
+        """Name of the executor."""
         return self._executor.name
 
     @property
     def on_host(self) -> bool:
-        """Whether it computes on the cores that decode pictures, too."""
+        """Whether it computes on the cores that also decode pictures."""
         return self._executor.on_host
 
     @cached_property
@@ -97,7 +97,7 @@ class Engine:
         self._executor.compute(self._blank(1))
 
     def lane(self, number: int) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-        """Returns what runs the model on a lane as it is now; after `renew` that is the old one.
+        """Returns a function that runs the model on a lane's current executor, even after a later `renew`.
 
         Args:
             number: 0 to `lanes` - 1.
@@ -109,13 +109,17 @@ class Engine:
         return lambda images: self._infer(images, executor)
 
     def renew(self, lane: int) -> None:
-        """Puts a new executor in the place of one that hangs, ready to compute."""
+        """Takes a lane's executor from `Executor.lanes` again and prepares it, after a call on the lane hung.
+
+        OpenVINO makes a new executor, and the one that hangs is abandoned. XLA returns the same executor, which is
+        prepared already: the next call on the lane runs in it beside the one that hangs.
+        """
         fresh = self._executor.lanes()[lane]
         fresh.prepare(*self.buckets)
         self._lanes[lane] = fresh
 
     def infer_alone(self, image: np.ndarray) -> np.ndarray:
-        """Runs the model on one picture, with all that the executor has: where there is nothing else to compute.
+        """Runs the model on one picture with the whole executor; for when there is nothing else to compute.
 
         Args:
             image: [height, width, 3] uint8, RGB, 0..255.
@@ -140,11 +144,11 @@ class Engine:
 
     @staticmethod
     def _computed(batch: np.ndarray, executor: Executor) -> np.ndarray:
-        """All that serves a picture ends here."""
+        """Computes one batch; every picture is served by this method."""
         return executor.compute(batch)
 
     def _cuts(self, total: int) -> Iterator[tuple[int, int, int]]:
-        """Start, number of pictures and bucket of each piece."""
+        """Yields start, number of pictures and bucket of each piece."""
         start = 0
         while start < total:
             count = min(total - start, self.max_batch)

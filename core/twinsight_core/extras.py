@@ -1,8 +1,8 @@
-"""How what is installed only where it is wanted is installed."""
+"""How to install optional dependencies."""
 
 from __future__ import annotations
 
 
 def how_to_install(extra: str) -> str:
-    """Returns the sentence that says how an extra of this distribution is installed, without its full stop."""
+    """Returns the sentence that says how to install an extra of this distribution, without its full stop."""
     return f"Install it with: pip install '.[{extra}]' in the folder of twinsight's sources"

@@ -1,4 +1,4 @@
-"""Conditions on metadata, as values. How they are evaluated is `twinsight_core.search.columns`' business."""
+"""Conditions on metadata, as values; `twinsight_core.search.columns` evaluates them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_DEPTH = 16
 MAX_NODES = 256
 MAX_VALUES = 1000
 MAX_ALL_VALUES = 10_000
-"""Of all conditions together: reading and checking them takes microseconds each, whatever the items are."""
+"""Over all conditions: reading and checking each value takes microseconds, whatever the items are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """Holds when the inner filter does not, so also where the field is missing."""
+    """Holds when the inner filter does not, and so also when the field is missing."""
 
     filter: Filter
 
@@ -40,7 +40,7 @@ class Not:
 class Equals:
     """Holds when the field has this value, of the same type; integers and floats compare as numbers.
 
-    A list of strings equals a string when it holds it, and a list when it is the same list.
+    A list of strings equals a string that it contains, and a list that is the same.
     """
 
     field: str
@@ -68,7 +68,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Exists:
-    """Holds when the item has the field, or, with `exists` false, when it has not."""
+    """Holds when the item has the field or, with `exists` false, when it does not."""
 
     field: str
     exists: bool = True

@@ -1,16 +1,16 @@
 """Encoded bytes or raw pixels in, uint8 at a model's size out. Bad bytes stop here.
 
-1. The size in bytes and the format's signature are checked: JPEG, PNG and WebP are let in, nothing else.
-2. The file's segments are walked (`image_files`): its dimensions, and what decoding will take, are checked before
-   anything is decoded, and metadata never reaches a decoder.
-3. The first frame is decoded; a JPEG by its scaled inverse DCT, to no more than what the model needs.
-4. Of the region, band by band, EXIF orientation is applied; palettes, 16 bits and CMYK become 8-bit RGB; alpha is laid
-   over white. There is never a second copy of a large picture.
+1. The size in bytes and the format's signature are checked: only JPEG, PNG and WebP are accepted.
+2. The file's segments are walked (`image_files`): its dimensions and the cost of decoding are checked before anything
+   is decoded, and metadata never reaches a decoder.
+3. The first frame is decoded; a JPEG by its scaled inverse DCT, to no more than the model needs.
+4. The region is processed band by band: EXIF orientation is applied; palettes, 16 bits and CMYK become 8-bit RGB; alpha
+   is composited over white. There is never a second copy of a large picture.
 5. The region is resized. Colour profiles are ignored.
 
-What these steps do to pixels is part of a model's identity: `Preprocessing.version` rises when they change. Version 1
-takes all that a scaled JPEG is decoded to for the picture in step 5: where its sides are no multiples of the scale, the
-last column and row are mostly padding, and the picture is squeezed by as much.
+What these steps do to pixels is part of a model's identity: `Preprocessing.version` is incremented when they change.
+Version 1 treats everything that a scaled JPEG decodes to as the picture in step 5: if its sides are not multiples of
+the scale, the last column and row are mostly padding, and the picture is squeezed by that much.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from twinsight_core.image_files import ImageFile, read
 from twinsight_core.rgb import know_transparent_colour, to_rgb
 
 PREPROCESSING_VERSION = 2
-"""Version of the steps above that new packages are made with."""
+"""Version of the steps above for new packages."""
 PREPROCESSING_VERSIONS = (1, 2)
-"""Those that are known; a package made with another is refused."""
+"""Supported versions; a package made with another is rejected."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
@@ -45,20 +45,20 @@ _UPRIGHT = {
     7: Pillow.Transpose.TRANSVERSE,
     8: Pillow.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the stored pixels upright (CIPA DC-008, tag 274)."""
+"""EXIF orientation -> transposition that turns the stored pixels upright (CIPA DC-008, tag 274)."""
 
-# Every size is checked here against the caller's limits; Pillow's own limit knows nothing of them.
+# Every size is checked here against the caller's limits, which Pillow's own limit does not know.
 Pillow.MAX_IMAGE_PIXELS = None
 
 PAD_GREY = (128, 128, 128)
-"""What lies beside a picture that is padded, RGB."""
+"""Colour of the padding beside a picture, RGB."""
 REDUCING_GAP = 3.0
-"""Down to so many times the wanted size whole blocks are averaged, before the filter: Pillow's `reducing_gap`."""
+"""Before the filter, whole blocks are averaged down to this many times the wanted size: Pillow's `reducing_gap`."""
 _BAND_PIXELS = 1 << 20
-"""Pixels turned, flattened and reduced at once: 4 MiB of each copy."""
+"""Pixels turned, flattened and reduced at once: 4 MiB per copy."""
 
 _BYTES_PER_PIXEL = 4
-"""Of a decoded picture, whatever its mode: Pillow gives most of them as many."""
+"""Of a decoded picture, whatever its mode: Pillow uses as many for most of them."""
 _MOST_PIXELS_OVER_ALL_PASSES = 1_000_000_000
 """A pass over 40 megapixels of a JPEG takes 20 to 40 ms, however few bytes the pass has in the file; usual progressive
 JPEGs have about ten."""
@@ -71,12 +71,12 @@ _SLOW_NS = 100_000_000
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused unread.
+    """Limits above which a picture is rejected before it is decoded.
 
     Attributes:
         max_bytes: size of an encoded picture.
-        max_pixels: width x height, as the header claims it.
-        max_memory_bytes: what decoding takes, estimated from the header.
+        max_pixels: width x height, as claimed by the header.
+        max_memory_bytes: memory that decoding takes, estimated from the header.
     """
 
     max_bytes: int = 16 * 1024 * 1024
@@ -91,7 +91,7 @@ class Preprocessing:
     Attributes:
         height_px: rows of the input.
         width_px: columns of the input.
-        fit: "stretch" ignores the aspect ratio; "crop" keeps it and the centre; "pad" keeps it and all, over grey.
+        fit: "stretch" ignores the aspect ratio; "crop" keeps it and the centre; "pad" keeps it and everything, on grey.
         version: version of the decoding steps.
     """
 
@@ -134,9 +134,9 @@ class CheckedImage:
     """An encoded picture that may be decoded, but is not yet.
 
     Attributes:
-        file: what it claims, and all of its bytes: no second, shorter copy is held until it is decoded.
+        file: what it claims, and all of its bytes: no second, shorter copy is held until decoding.
         is_whole: whether decoders may see all of it.
-        needed: smallest size, (width, height), that it is decoded to.
+        needed: smallest size, (width, height), that it may be decoded to.
         region: the part to look at.
         to: size and fit.
     """
@@ -149,7 +149,7 @@ class CheckedImage:
 
     @property
     def is_slow(self) -> bool:
-        """Whether decoding it should keep a core for over a tenth of a second."""
+        """Whether decoding it is expected to occupy a core for over a tenth of a second."""
         nanoseconds = (_SCALED_PIXEL_NS if self.file.is_scalable else _PIXEL_NS) + self.file.passes * _PASS_NS
         return self.file.width * self.file.height * nanoseconds > _SLOW_NS
 
@@ -172,7 +172,7 @@ class CheckedImage:
             return _resize(_Upright(picture, self.file.orientation, extent), self.region, self.to)
 
     def _visible(self) -> bytes:
-        """Returns what decoders get to see."""
+        """Returns the bytes that decoders see."""
         if self.is_whole:
             return self.file.data
         return _read(self.file.data).data
@@ -181,7 +181,7 @@ class CheckedImage:
 def check(
     encoded: bytes, to: Preprocessing, *, limits: Limits = DEFAULT_LIMITS, region: Region | None = None
 ) -> CheckedImage:
-    """Checks a picture without decoding anything. Arguments as of `decode`.
+    """Checks a picture without decoding anything. Takes the arguments of `decode`.
 
     Raises:
         InvalidImage: IMAGE_TOO_LARGE, IMAGE_FORMAT_UNSUPPORTED or IMAGE_UNREADABLE, field `encoded`.
@@ -197,7 +197,7 @@ def check(
 
 
 def upright_size(encoded: bytes) -> tuple[int, int]:
-    """Returns width and height in pixels of a picture as it is decoded, turned upright; reads headers alone.
+    """Returns width and height in pixels of a picture as decoded and turned upright; reads only headers.
 
     Raises:
         InvalidImage: IMAGE_FORMAT_UNSUPPORTED or IMAGE_UNREADABLE, field `encoded`.
@@ -214,8 +214,8 @@ def decode(
     Args:
         encoded: a whole JPEG, PNG or WebP file.
         to: size and fit.
-        limits: what is refused unread.
-        region: the part to look at, of the upright picture; None: all.
+        limits: above which the picture is rejected unread.
+        region: the part to use, of the upright picture; None for all.
 
     Returns:
         [height, width, 3] uint8, RGB, 0..255.
@@ -234,8 +234,8 @@ def from_pixels(
     Args:
         pixels: [height, width, 3] uint8, RGB, 0..255, upright.
         to: size and fit.
-        limits: what is refused.
-        region: the part to look at; None: all.
+        limits: above which the pixels are rejected.
+        region: the part to use; None for all.
 
     Returns:
         [height, width, 3] uint8, RGB, 0..255.
@@ -263,14 +263,14 @@ def _read(encoded: bytes) -> ImageFile:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Turns whatever a broken file trips over into the one error that is told of it."""
+    """Turns whatever error a broken file causes into the one that callers see."""
     try:
         yield
     except (InvalidInput, MemoryError):
         raise
     except Exception as error:
         raise InvalidImage(
-            "The picture can't be decoded: it is damaged or cut off.", reason="IMAGE_UNREADABLE", field="encoded"
+            "The picture can't be decoded: it is damaged or truncated.", reason="IMAGE_UNREADABLE", field="encoded"
         ) from error
 
 
@@ -279,7 +279,7 @@ def _check_bytes(encoded: bytes, limits: Limits) -> None:
         raise InvalidImage("The picture is empty (0 bytes).", reason="IMAGE_UNREADABLE", field="encoded")
     if len(encoded) > limits.max_bytes:
         raise InvalidImage(
-            f"The picture has {len(encoded):,} bytes; at most {limits.max_bytes:,} are accepted.",
+            f"The picture has {len(encoded):,} bytes; the limit is {limits.max_bytes:,}.",
             reason="IMAGE_TOO_LARGE",
             field="encoded",
         )
@@ -289,41 +289,41 @@ def _check_pixels(width: int, height: int, limits: Limits, *, field: str = "enco
     if width * height > limits.max_pixels:
         raise InvalidImage(
             f"The picture is {width}x{height} ({width * height / 1e6:.1f} megapixels); "
-            f"at most {limits.max_pixels / 1e6:g} megapixels are decoded.",
+            f"the limit is {limits.max_pixels / 1e6:g} megapixels.",
             reason="IMAGE_TOO_LARGE",
             field=field,
         )
 
 
 def _check_cost(file: ImageFile, needed: tuple[int, int], limits: Limits) -> None:
-    """Checks what decoding takes in memory, and how often it goes over the pixels.
+    """Checks how much memory decoding takes, and how many passes over the pixels.
 
     Raises:
-        InvalidImage: too much, or too often.
+        InvalidImage: too much memory, or too many passes.
     """
     pixels = file.width * file.height
-    # As `draft` does: by 1, 2, 4 or 8, so that no side is smaller than needed.
+    # Like `draft`: by 1, 2, 4 or 8, so that no side is smaller than needed.
     scale = min(file.width // max(1, needed[0]), file.height // max(1, needed[1]), 8) if file.is_scalable else 1
     scale = 1 << max(0, scale.bit_length() - 1)
     memory = int(pixels * (file.bytes_per_pixel + _BYTES_PER_PIXEL / scale**2))
     if memory > limits.max_memory_bytes:
         raise InvalidImage(
             f"The picture is {file.width}x{file.height} and would take {memory / 1e6:,.0f} MB to decode; "
-            f"at most {limits.max_memory_bytes / 1e6:,.0f} MB are given.",
+            f"the limit is {limits.max_memory_bytes / 1e6:,.0f} MB.",
             reason="IMAGE_TOO_LARGE",
             field="encoded",
         )
     if file.passes > 1 and pixels * file.passes > _MOST_PIXELS_OVER_ALL_PASSES:
         raise InvalidImage(
             f"The picture is {file.width}x{file.height} in {file.passes} scans; "
-            f"at most {_MOST_PIXELS_OVER_ALL_PASSES / 1e6:,.0f} megapixels are decoded over all scans.",
+            f"the limit is {_MOST_PIXELS_OVER_ALL_PASSES / 1e6:,.0f} megapixels over all scans.",
             reason="IMAGE_TOO_LARGE",
             field="encoded",
         )
 
 
 def _needed_size(file: ImageFile, part: Region, to: Preprocessing) -> tuple[int, int]:
-    """Smallest (width, height) of the stored picture whose region still has the input's pixels."""
+    """Returns the smallest (width, height) of the stored picture whose region still has the input's pixels."""
     width, height = (
         math.ceil(to.width_px / (part.x_max - part.x_min)),
         math.ceil(to.height_px / (part.y_max - part.y_min)),
@@ -334,16 +334,16 @@ def _needed_size(file: ImageFile, part: Region, to: Preprocessing) -> tuple[int,
 
 
 class _Upright:
-    """A decoded picture as it is seen: turned upright, RGB. Made where it is looked at, never as a whole.
+    """A decoded picture as viewed: turned upright, RGB. Only the parts that are used are made, never the whole.
 
     Args:
-        stored: as it was decoded.
+        stored: the decoded picture.
         orientation: EXIF's.
-        extent: (width, height) of the picture in `stored`, from its left and upper edge, where it is not all of it.
+        extent: (width, height) of the picture in `stored`, from its left and upper edge, if it does not fill it.
 
     Attributes:
-        size: (width, height) of all that was decoded, upright.
-        box: where in it the picture is, (left, top, right, bottom).
+        size: (width, height) of everything that was decoded, upright.
+        box: the picture's place in it, (left, top, right, bottom).
     """
 
     def __init__(self, stored: Pillow.Image, orientation: int = 1, extent: tuple[float, float] | None = None) -> None:
@@ -354,7 +354,7 @@ class _Upright:
         if orientation >= 5:
             width, height, across, down = height, width, down, across
         self.size = width, height
-        # As in `cut`, the other way about.
+        # The reverse of `cut`.
         left = width - across if orientation in {2, 3, 6, 7} else 0
         top = height - down if orientation in {3, 4, 7, 8} else 0
         self.box = left, top, left + across, top + down
@@ -363,7 +363,7 @@ class _Upright:
         """Returns the part in a box of (left, top, right, bottom) pixels."""
         left, top, right, bottom = box
         width, height = self.size
-        # Which edges change places follows from the transposition: see `_UPRIGHT`.
+        # The transposition determines which edges swap: see `_UPRIGHT`.
         if self._orientation in {2, 3, 6, 7}:
             left, right = width - right, width - left
         if self._orientation in {3, 4, 7, 8}:
@@ -397,22 +397,22 @@ def _resize(picture: _Upright, part: Region, to: Preprocessing) -> np.ndarray:
 
 
 def _scaled(picture: _Upright, box: tuple[float, float, float, float], size: tuple[int, int]) -> Pillow.Image:
-    """Returns the part in a box resized, with the pixels that `Image.resize` with a reducing gap gives of the whole.
+    """Returns the part in a box resized, with the same pixels as `Image.resize` with a reducing gap on the whole.
 
     Pillow widens the bilinear support by the ratio, so this antialiases; averaging whole blocks first, down to
-    `REDUCING_GAP` times the size, bounds its cost on large pictures. The blocks of a band know nothing of the next.
+    `REDUCING_GAP` times the size, bounds its cost on large pictures. Blocks do not extend from one band into the next.
     """
     left, top, right, bottom = box
     block_x = int((right - left) / size[0] / REDUCING_GAP) or 1
     block_y = int((bottom - top) / size[1] / REDUCING_GAP) or 1
-    # The bilinear filter reaches half a pixel of the result further on each side, or one of the picture. Blocks start
-    # where Pillow has them start.
+    # The bilinear filter reaches half a pixel of the result further on each side, or one pixel of the picture. Blocks
+    # start where Pillow starts them.
     scale_x, scale_y = (right - left) / size[0], (bottom - top) / size[1]
     alone = block_x == block_y == 1
     if alone and picture.size[0] * picture.size[1] <= _BAND_PIXELS:
         return picture.cut((0, 0, *picture.size)).resize(size, Pillow.Resampling.BILINEAR, box=box)
     if alone:
-        # Pillow rounds a box to float32: before it is moved, or else pixels may differ by 1.
+        # Pillow rounds a box to float32; do so before moving it, or pixels may differ by 1.
         left, top, right, bottom = (float(np.float32(edge)) for edge in box)
     reach_x, reach_y = (scale_x + 1, scale_y + 1) if alone else (scale_x / 2, scale_y / 2)
     x, y = max(0, int(left - reach_x)), max(0, int(top - reach_y))

@@ -1,4 +1,4 @@
-"""What collections take and give, and the rules that it keeps."""
+"""The values that collections take and return, and their rules."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _COLLECTION_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class CollectionSpec:
-    """What a collection is, for as long as it is.
+    """The fixed properties of a collection.
 
     Attributes:
         id: 1 to 64 letters, digits, '.', '_' or '-', not starting with '.'.
         dimension: components of each vector, 1 to 4096.
-        metric: how nearness is measured.
-        model_name: name of the model whose vectors it holds; empty: vectors made elsewhere.
-        model_digest: that model's digest; empty where `model_name` is.
+        metric: how distance is measured.
+        model_name: name of the model whose vectors it holds; empty for vectors made elsewhere.
+        model_digest: that model's digest; empty if `model_name` is.
         created_at: seconds since 1970-01-01 UTC.
     """
 
@@ -51,9 +51,9 @@ class CollectionSpec:
 class CollectionState(StrEnum):
     """How a collection answers at the moment."""
 
-    READY = "ready"  # searches are as fast as they get
-    REBUILDING = "rebuilding"  # the graph is being built anew; searches are exact, and slower
-    DAMAGED = "damaged"  # the file can't be read; calls raise DataLoss. Or it must be opened again: Unavailable
+    READY = "ready"  # searches run at full speed
+    REBUILDING = "rebuilding"  # the graph is being rebuilt; searches are exact, and slower
+    DAMAGED = "damaged"  # the file can't be read, and calls raise DataLoss; or it must be reopened: Unavailable
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class CollectionStatus:
     Attributes:
         state: how it answers.
         item_count: items in it.
-        indexed_count: items that the index has taken in, into the graph or beside it for good; those that wait their
-            turn are scanned exactly. 0 where there is no graph.
+        indexed_count: items that the index has processed, into the graph or permanently outside it; those still
+            waiting are scanned exactly. 0 if there is no graph.
     """
 
     state: CollectionState
@@ -83,7 +83,7 @@ class NewItem:
 
 @dataclass(frozen=True)
 class NewMetadata:
-    """Fields for an item that is there, in place of those that it has; its vector stays."""
+    """New fields for an existing item, replacing those it has; its vector stays."""
 
     id: str
     metadata: Metadata = field(default_factory=dict)
@@ -105,19 +105,19 @@ class Item:
 
     @property
     def metadata(self) -> Metadata:
-        """Its fields, decoded anew each time: decoded they take some ten times the memory."""
+        """Its fields, decoded on every access: decoded they take about ten times the memory."""
         return decode_metadata(self.encoded_metadata)
 
 
 class Match(NamedTuple):
-    """An item that was found. A tuple, which is made in a third of the time: a call may have hundreds of them.
+    """An item that was found. A tuple takes a third of the time to create, and a call may have hundreds of them.
 
     Attributes:
         id: the item's id.
         score: higher is closer, whatever the metric.
         distance: the metric's own; lower is closer.
-        metadata: its fields, or None where they were not asked for.
-        vector: `[dimension] float32` as written, or None where it was not asked for.
+        metadata: its fields, or None if they were not asked for.
+        vector: `[dimension] float32` as written, or None if it was not asked for.
     """
 
     id: str
@@ -129,7 +129,7 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a bulk write got.
+    """The progress of a bulk write.
 
     Attributes:
         ingest_id: the writer's name for it, 1 to 128 bytes.
@@ -148,11 +148,11 @@ class SearchOptions:
         top_k: matches for each query, at least 1.
         filter: only items that meet it.
         min_score: only matches with at least this score.
-        exact: compare with every item instead of walking the graph.
-        ef: width of the walk through the graph; 0: the collection's default.
+        exact: compare with every item instead of searching the graph.
+        ef: width of the graph search; 0 for the collection's default.
         include_metadata: return the matches' metadata.
         include_vectors: return the matches' vectors.
-        max_content_bytes: bytes of metadata and vectors, of all matches together, above which the search is refused.
+        max_content_bytes: bytes of metadata and vectors, over all matches, above which the search is rejected.
     """
 
     top_k: int
@@ -198,7 +198,7 @@ def check_vector(vector: np.ndarray, spec: CollectionSpec) -> None:
         spec: the collection.
 
     Raises:
-        InvalidInput: of another dimension or type, not finite, all zero under cosine, or too long under the others.
+        InvalidInput: another dimension or type, not finite, all zero under cosine, or too long under other metrics.
     """
     if vector.shape != (spec.dimension,):
         raise _bad_vector(f"`vector` (of shape {list(vector.shape)}) must have {spec.dimension} components.")
@@ -215,7 +215,7 @@ def check_vector(vector: np.ndarray, spec: CollectionSpec) -> None:
 
 
 def are_fit(vectors: np.ndarray, spec: CollectionSpec) -> bool:
-    """Returns whether `check_vector` would let each of `vectors: [n, dimension] float32` pass."""
+    """Returns whether `check_vector` would accept each of `vectors: [n, dimension] float32`."""
     if vectors.shape[1:] != (spec.dimension,) or vectors.dtype != np.float32:
         return False
     squares: list[float] = np.vecdot(vectors, vectors, dtype=np.float64).tolist()
@@ -226,14 +226,14 @@ def are_fit(vectors: np.ndarray, spec: CollectionSpec) -> bool:
 
 
 def check_queries(queries: np.ndarray, spec: CollectionSpec) -> None:
-    """Checks that vectors may be searched for in a collection.
+    """Checks that a collection may be searched with some vectors.
 
     Args:
         queries: `[n, dimension] float32`.
         spec: the collection.
 
     Raises:
-        InvalidInput: the first that `check_vector` refuses; `field` is `queries[i].vector`.
+        InvalidInput: for the first that `check_vector` rejects; `field` is `queries[i].vector`.
     """
     if are_fit(queries, spec):
         return
@@ -246,7 +246,7 @@ def check_queries(queries: np.ndarray, spec: CollectionSpec) -> None:
 
 
 def check_options(options: SearchOptions) -> None:
-    """Checks how a search is asked for.
+    """Checks the options of a search.
 
     Raises:
         InvalidInput: a bad `top_k`, `ef`, `min_score` or filter.
@@ -266,9 +266,9 @@ def check_options(options: SearchOptions) -> None:
 
 
 def answer_too_large() -> AnswerTooLarge:
-    """Returns the error of an answer whose contents are over the limit."""
+    """Returns the error for a response whose contents exceed the limit."""
     return AnswerTooLarge(
-        "The answer is larger than a message may be; ask for fewer matches or items, or for less of each.",
+        "The response exceeds the message size limit; ask for fewer matches or items, or for less of each.",
         reason="ANSWER_TOO_LARGE",
     )
 
@@ -286,7 +286,7 @@ def check_item(item: NewItem | NewMetadata, spec: CollectionSpec) -> None:
 
 
 def check_items(items: Sequence[NewItem | NewMetadata], spec: CollectionSpec) -> None:
-    """Checks all items of a batch as `check_item` does; `field` begins with `items[n]`."""
+    """Checks all items of a batch as `check_item` does; `field` starts with `items[n]`."""
     for number, item in enumerate(items):
         try:
             check_item(item, spec)

@@ -1,4 +1,4 @@
-"""Plain JSON objects, read field by field: exactly the fields that are asked for, each of its type."""
+"""Plain JSON objects, read field by field: exactly the expected fields, each of its type."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import TypeVar
 Choice = TypeVar("Choice", bound=str)
 
 OPTIONAL: Mapping[str, bool] = MappingProxyType({"optional": True})
-"""`metadata` of a dataclass's field that an object may lack."""
+"""`metadata` of a dataclass field that an object may lack."""
 
 
 class JsonFields:
-    """One JSON object that must have certain fields and no other.
+    """One JSON object that must have certain fields and no others.
 
     Args:
-        values: what was parsed.
-        names: the fields that it must have, by names or as `__dataclass_fields__`, where those marked with OPTIONAL may
-            be missing; None lets any through.
-        path: where the object lies (`preprocessing`), for the messages; empty at the top.
+        values: the parsed value.
+        names: the fields that it must have, by name or as `__dataclass_fields__`, where those marked with OPTIONAL may
+            be missing; None accepts any.
+        path: the object's place (`preprocessing`), for the messages; empty at the top.
 
     Raises:
-        ValueError: it is no object, a field is missing or unknown, or a name is no Unicode text.
+        ValueError: it is not an object, a field is missing or unknown, or a name is not Unicode text.
     """
 
     def __init__(self, values: object, *, names: Iterable[str] | None = None, path: str = "") -> None:
         self._path = path
         if not isinstance(values, dict):
-            raise ValueError(f"`{path}` must be an object." if path else "an object is wanted.")
+            raise ValueError(f"`{path}` must be an object." if path else "it must be an object.")
         for name in values if not all(map(str.isascii, values)) else ():
             _check_unicode(name, f"the name of a field of `{path}`" if path else "the name of a field")
         self._values: dict[str, object] = values
@@ -102,12 +102,12 @@ class JsonFields:
         return value
 
     def number(self, name: str) -> float:
-        """Returns a finite number; an integer will do."""
+        """Returns a finite number, possibly written as an integer."""
         value = self._values[name]
         if not isinstance(value, bool) and isinstance(value, int | float):
             try:
                 number = float(value)
-            except OverflowError:  # JSON's integers have no end
+            except OverflowError:  # JSON's integers are unbounded
                 number = math.inf
             if math.isfinite(number):
                 return number
@@ -146,15 +146,15 @@ class JsonFields:
 
 
 def _check_unicode(text: str, place: str) -> None:
-    """Refuses half of a surrogate pair, which JSON can spell and nothing that is written as UTF-8 can hold."""
+    """Rejects unpaired surrogates, which JSON can spell but UTF-8 can't encode."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{place} (={text!r:.80}) must be Unicode text; half of a surrogate pair is none.") from None
+        raise ValueError(f"{place} (={text!r:.80}) must be Unicode text without unpaired surrogates.") from None
 
 
 def _optional(names: Iterable[str]) -> set[str]:
-    """Returns the names that are marked with OPTIONAL; none of what is no `__dataclass_fields__`."""
+    """Returns the names marked with OPTIONAL; none unless `names` is `__dataclass_fields__`."""
     if not isinstance(names, Mapping):
         return set()
     return {name for name, field in names.items() if isinstance(field, Field) and field.metadata.get("optional")}

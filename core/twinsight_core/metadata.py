@@ -16,8 +16,8 @@ MAX_FIELDS = 64
 MAX_NAME_BYTES = 128
 MAX_BYTES = 64 << 10
 MAX_ENCODED_BYTES = 6 * MAX_BYTES + 8 * MAX_FIELDS
-"""On disk: a control character takes six bytes there, a field a few more than its name and value."""
-_BYTES_OF_ENTRY = 8  # of a list, beside its text: millions of empty strings would count nothing
+"""On disk, where a control character takes six bytes, and a field a few more than its name and value."""
+_BYTES_OF_ENTRY = 8  # of a list, besides its text: millions of empty strings would otherwise count nothing
 INTEGER_RANGE = range(-(2**63), 2**63)
 
 _DECODER = json.JSONDecoder()
@@ -31,7 +31,7 @@ def check_metadata(metadata: Metadata, *, field: str) -> None:
         field: path of the metadata as the caller wrote it, for the error.
 
     Raises:
-        InvalidInput: too many fields, a name or value against the rules, or too much in all.
+        InvalidInput: too many fields, a name or value that breaks a rule, or too many bytes in total.
     """
     if len(metadata) > MAX_FIELDS:
         raise InvalidInput(
@@ -62,17 +62,17 @@ def check_text(text: str, *, field: str, what: str, max_bytes: int, reason: str)
         raise InvalidInput(
             f"{what} (of {size} bytes) must be 1 to {max_bytes} bytes of UTF-8.", reason=reason, field=field
         )
-    # Printable text, nearly all there is, has no control characters and is told in one call.
+    # Printable text, which nearly all text is, has no control characters and takes one call to recognise.
     if not text.isprintable() and any(unicodedata.category(one) == "Cc" for one in text):
         raise InvalidInput(f"{what} ({text!r}) must not have control characters.", reason=reason, field=field)
     return size
 
 
 def check_value(value: MetadataValue, *, field: str, reason: str) -> int:
-    """Checks one value and returns its bytes: of text its UTF-8, 8 more for each of a list, 8 of a number, 1 of a bool.
+    """Checks one value and returns its size: UTF-8 bytes of text, 8 more per list entry, 8 for a number, 1 for a bool.
 
     Raises:
-        InvalidInput: an integer beyond 64 bits, a float that is not finite, or text that is no Unicode.
+        InvalidInput: an integer beyond 64 bits, a float that is not finite, or text that is not Unicode.
     """
     if isinstance(value, bool):
         return 1
@@ -94,7 +94,7 @@ def check_value(value: MetadataValue, *, field: str, reason: str) -> int:
 
 
 def encode_metadata(metadata: Metadata) -> bytes:
-    """Returns metadata as it stands on disk: JSON, in which floats, unlike integers, have a point or an exponent."""
+    """Returns metadata as stored on disk: JSON in which floats, unlike integers, have a point or an exponent."""
     if not metadata:
         return b"{}"
     return json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

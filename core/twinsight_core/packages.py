@@ -3,9 +3,9 @@
     NAME/model.json            the card: architecture, input, calibration, licence, training data, scores
     NAME/weights.safetensors   every tensor of the network, float32
 
-Reading a package runs no code from it: the card is plain JSON that is checked field by field, the weights are tensors
-that are checked one by one against the architecture, and the architecture is one of those that are
-known by name. JAX is imported only once a network is built: importing it takes longer than reading all packages.
+Reading a package runs no code from it: the card is plain JSON, checked field by field; the weights are tensors, checked
+one by one against the architecture; and the architecture is one of those known by name. JAX is imported only when a
+network is built: importing it takes longer than reading all packages.
 
 The digest is "sha256:" and the SHA-256, in hexadecimal, of
 
@@ -14,8 +14,8 @@ The digest is "sha256:" and the SHA-256, in hexadecimal, of
    `preprocessing`, `dimension`, `labels` and `calibration`, and a line feed,
 3. the bytes of `weights.safetensors`.
 
-That is what changes vectors or their meaning. Words and scores (licence, training data, description, scores, recipe)
-and the folder's name are not in it: correcting a sentence does not part a collection from its model.
+These determine the vectors and their meaning. Texts and scores (licence, training data, description, scores, recipe)
+and the folder's name are not included: correcting a sentence does not separate a collection from its model.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ FORMAT_VERSION = 1
 CARD_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 REPORT_FILE = "report.html"
-# Room for the labels of the largest classifier, 100,000, at 150 bytes each, and for all else.
+# Room for the labels of the largest classifier, 100,000, at 150 bytes each, and for everything else.
 MAX_CARD_BYTES = 16 * 1024 * 1024
 MAX_SCORED_LABELS = 1000
-"""Of a model with more labels the card has no scores of each: they would be most of it."""
-# Far above any network here; keeps a wrong file from filling the memory.
+"""With more labels, the card has no scores per label: they would be most of it."""
+# Far above any network here; keeps a wrong file from filling memory.
 MAX_WEIGHTS_BYTES = 2 * 1024 * 1024 * 1024
 MAX_INPUT_PX = 4096
 FITS: tuple[Literal["stretch", "crop", "pad"], ...] = ("stretch", "crop", "pad")
@@ -120,11 +120,11 @@ class ModelCard:
             ValueError: a value is missing, unknown, of the wrong type or breaks its rule.
         """
         card = JsonFields(values)
-        # Cards of version 1 don't state it; a later one has fields that these names don't know.
+        # Cards of version 1 don't state it; later ones may have fields that are unknown here.
         version = card.integer("format_version", least=1, most=2**31) if "format_version" in card else 1
         if version > FORMAT_VERSION:
             raise ValueError(
-                f"it is of a later version of twinsight (format version {version}; this one reads up to "
+                f"it was written by a later version of twinsight (format version {version}; this one reads up to "
                 f"{FORMAT_VERSION})."
             )
         card.check_names(cls.__dataclass_fields__)
@@ -135,10 +135,10 @@ class ModelCard:
             raise ValueError(f"`task` (={task!r}) must be {config.TASK!r}, that of `{kind}`.")
         dimension = config.dimension if isinstance(config, SiameseConfig | MobileFaceNetConfig) else 0
         if card.integer("dimension", least=0, most=MAX_DIMENSION) != dimension:
-            raise ValueError(f"`dimension` must be {dimension}, as `config` has it.")
+            raise ValueError(f"`dimension` must be {dimension}, as in `config`.")
         labels = card.texts("labels")
         if len(labels) != label_count(config) or len(set(labels)) != len(labels) or "" in labels:
-            raise ValueError(f"`labels` must be {label_count(config)} names, none empty and no two equal.")
+            raise ValueError(f"`labels` must be {label_count(config)} distinct names, none empty.")
         preprocessing = _preprocessing(card.object("preprocessing", Preprocessing.__dataclass_fields__))
         check_input(config, height_px=preprocessing.height_px, width_px=preprocessing.width_px)
         calibration = card.optional_object("calibration", Calibration.__dataclass_fields__)
@@ -160,13 +160,13 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """A package that was read and whose digest is known; `build` makes the network.
+    """A package that was read and whose digest is known; `build` returns the network.
 
     Attributes:
         name: the folder's name.
         digest: "sha256:" and 64 hexadecimal digits; vectors compare only under equal digests.
         card: what `model.json` says.
-        folder: where it lies.
+        folder: its folder.
     """
 
     name: str
@@ -176,14 +176,14 @@ class ModelPackage:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether it came with the program."""
+        """Whether it ships with twinsight."""
         return self.folder.parent == _SHIPPED
 
     def build(self) -> Network:
         """Returns the network with the package's weights, in evaluation mode.
 
         Raises:
-            PackageError: the weights can't be read, do not fit the architecture, are not finite, or the package was
+            PackageError: the weights can't be read, do not fit the architecture or are not finite, or the package
                 changed on disk since it was loaded.
         """
         path = self.folder / WEIGHTS_FILE
@@ -203,15 +203,15 @@ class ModelPackage:
 
 
 def label_count(config: Config) -> int:
-    """Returns how many labels the card of a network has."""
+    """Returns how many labels the card of a network must have."""
     return 0 if isinstance(config, SiameseConfig | MobileFaceNetConfig) else config.classes
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Checks that a card will hold the labels of a network, before it is trained: beside 1 MiB of all else.
+    """Checks before training that a card can hold a network's labels besides 1 MiB of everything else.
 
     Raises:
-        PackageError: they are too long together.
+        PackageError: together they are too long.
     """
     # As `save_package` writes them, each in a line.
     size = sum(len(json.dumps(label, ensure_ascii=False).encode()) + len("    ,\n") for label in labels)
@@ -219,8 +219,8 @@ def check_labels(labels: Sequence[str]) -> None:
     size *= 2 if len(labels) <= MAX_SCORED_LABELS else 1
     if size > MAX_CARD_BYTES - _CARD_WORDS_BYTES:
         raise PackageError(
-            f"The names of the {len(labels):,} classes take {size:,} bytes in the model's card; they may take "
-            f"{MAX_CARD_BYTES - _CARD_WORDS_BYTES:,}. Shorter names are wanted.",
+            f"The names of the {len(labels):,} classes take {size:,} bytes in the model's card; the limit is "
+            f"{MAX_CARD_BYTES - _CARD_WORDS_BYTES:,}. Use shorter names.",
             reason="PACKAGE_TOO_LARGE",
         )
 
@@ -246,7 +246,7 @@ def load_package(folder: Path) -> ModelPackage:
 
 
 def load_packages(models_dir: Path) -> list[ModelPackage]:
-    """Reads every package of a folder, by name; what is no folder or starts with a dot is passed over.
+    """Reads every package of a folder, by name; ignores files and names that start with a dot or `__`.
 
     Raises:
         PackageError: the folder does not exist, or a package in it can't be read.
@@ -258,7 +258,7 @@ def load_packages(models_dir: Path) -> list[ModelPackage]:
 
 
 def shipped_packages() -> list[ModelPackage]:
-    """Returns the packages that come with this one, by name.
+    """Returns the packages that ship with twinsight, by name.
 
     Raises:
         PackageError: the installation is damaged.
@@ -267,10 +267,10 @@ def shipped_packages() -> list[ModelPackage]:
 
 
 def find_package(name: str, models_dir: Path | None = None) -> ModelPackage:
-    """Returns a package by what a person calls it.
+    """Returns a package by name or path.
 
     Args:
-        name: of a shipped package or of one in `models_dir`, or the path of a package's folder.
+        name: of a shipped package or of one in `models_dir`, or the path of a package folder.
         models_dir: folder of further packages; they take precedence over the shipped ones.
 
     Raises:
@@ -281,16 +281,16 @@ def find_package(name: str, models_dir: Path | None = None) -> ModelPackage:
             return load_package(folder.absolute())
     shipped = ", ".join(f"`{one.name}`" for one in shipped_packages())
     raise PackageError(
-        f"There is no model `{name}`: neither a shipped one ({shipped}) nor a package's folder.",
+        f"Model `{name}` does not exist: it is neither a shipped model ({shipped}) nor a package folder.",
         reason="MODEL_NOT_FOUND",
     )
 
 
 def check_replaceable(folder: Path) -> None:
-    """Checks that a package may be written to a folder: it is not there, empty, or a package and nothing else.
+    """Checks that a package may be written to a folder: it does not exist, is empty, or holds only a package.
 
     Raises:
-        PackageError: it holds other things, which would be lost.
+        PackageError: it holds other files, which would be lost.
     """
     if not folder.exists():
         return
@@ -298,26 +298,26 @@ def check_replaceable(folder: Path) -> None:
     others = sorted(names - {CARD_FILE, WEIGHTS_FILE, REPORT_FILE})
     if others or (names and CARD_FILE not in names):
         raise PackageError(
-            f"{folder}: a model package can't be written here, where `{(others or sorted(names))[0]}` would be lost; "
+            f"{folder}: can't write a model package here, because `{(others or sorted(names))[0]}` would be lost; "
             "name a folder that does not exist.",
             reason="PACKAGE_IN_THE_WAY",
         )
 
 
 def save_package(folder: Path, card: ModelCard, module: Network, *, report: bytes | None = None) -> ModelPackage:
-    """Writes a package, all of it or nothing, in place of one that is there, whose report goes with it.
+    """Writes a package completely or not at all; replaces an existing one together with its report.
 
-    Where the folder is a symbolic link, the link stays and what it leads to is replaced.
+    If the folder is a symbolic link, the link stays and its target is replaced.
 
     Args:
         folder: of the package.
-        card: what `model.json` will say, of the network.
+        card: content of `model.json`, matching the network.
         module: the network.
-        report: content of `report.html`; None: the package has none.
+        report: content of `report.html`; None for none.
 
     Raises:
-        PackageError: a weight is not a finite float32, the card is not of the network, or the folder holds other things
-            than a package.
+        PackageError: a weight is not a finite float32, the card does not match the network, or the folder holds
+            something other than a package.
     """
     check_replaceable(folder)
     from twinsight_core.models.tensors import tensors_of  # noqa: PLC0415 - brings JAX along
@@ -327,14 +327,14 @@ def save_package(folder: Path, card: ModelCard, module: Network, *, report: byte
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     partial = beside / target.name
     try:
-        partial.mkdir()  # with the permissions that the umask leaves, which `mkdtemp` does not ask
+        partial.mkdir()  # with the umask's permissions, which `mkdtemp` ignores
         content = safetensors.numpy.save(tensors_of(module))
         (partial / WEIGHTS_FILE).write_bytes(content)
         text = json.dumps(card.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / CARD_FILE).write_text(text + "\n", encoding="utf-8")
         if report is not None:
             (partial / REPORT_FILE).write_bytes(report)
-        # What can't be read back is not put in place.
+        # A package that can't be read back is not put in place.
         load_package(partial).build()
         _put_in_place(partial, target)
     finally:
@@ -343,7 +343,7 @@ def save_package(folder: Path, card: ModelCard, module: Network, *, report: byte
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Moves a folder to the place of another, which is deleted; where it fails, that one is as it was."""
+    """Moves a folder to the place of another, which is deleted; if that fails, the other is as it was."""
     if not target.exists():
         made.replace(target)
         return
@@ -373,7 +373,7 @@ def _digest(card: ModelCard, weights: bytes) -> str:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """Returns a file's bytes; of one that is no regular file or has more than `limit` none are read."""
+    """Returns a file's bytes; reads nothing of one that is not a regular file or has more than `limit`."""
     try:
         return read_bounded(path, limit)
     except FileTooLarge as error:
@@ -385,14 +385,14 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _preprocessing(fields: JsonFields) -> Preprocessing:
     version = fields.integer("version", least=0, most=2**31)
     if version not in PREPROCESSING_VERSIONS:
         known = " or ".join(str(one) for one in PREPROCESSING_VERSIONS)
-        raise ValueError(f"`preprocessing.version` (={version}) must be {known}, those known here.")
+        raise ValueError(f"`preprocessing.version` (={version}) must be {known}.")
     return Preprocessing(
         height_px=fields.integer("height_px", least=1, most=MAX_INPUT_PX),
         width_px=fields.integer("width_px", least=1, most=MAX_INPUT_PX),

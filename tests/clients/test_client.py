@@ -203,7 +203,7 @@ def test_collections_are_made_described_listed_and_deleted(client: Client) -> No
     with pytest.raises(NotFound, match=r"^Collection `b` does not exist; available: `a`\.$") as raised:
         client.get_collection("b")
     assert raised.value.reason == "COLLECTION_NOT_FOUND"
-    with pytest.raises(AlreadyExists, match="Collection `a` exists already"):
+    with pytest.raises(AlreadyExists, match="Collection `a` already exists"):
         client.create_collection("a", dimension=3)
     with pytest.raises(InvalidArgument, match=r"^`metric` \(=manhattan\) must be one of cosine, euclidean, dot\.$"):
         client.create_collection("c", dimension=3, metric="manhattan")

@@ -43,7 +43,7 @@ def test_a_wrong_field_is_named_by_its_path(values: dict[str, object], message: 
 
 def test_half_of_a_surrogate_pair_is_no_text() -> None:
     half = "a\ud800"
-    rule = r"must be Unicode text; half of a surrogate pair is none\.$"
+    rule = r"must be Unicode text without unpaired surrogates\.$"
     with pytest.raises(ValueError, match=rf"^`a` \(='a\\ud800'\) {rule}"):
         JsonFields({"a": half}).text("a")
     with pytest.raises(ValueError, match=rf"^`a\[1\]` \(='a\\ud800'\) {rule}"):

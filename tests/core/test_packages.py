@@ -144,20 +144,20 @@ def test_the_folders_name_is_the_models_name_and_not_in_the_digest(saved: ModelP
             "`architecture` (='resnet') must be one of `siamese`, `classifier`, `mobilefacenet`, `faster_rcnn`.",
         ),
         ({"task": "detection"}, "`task` (='detection') must be 'embedding', that of `siamese`."),
-        ({"dimension": 9}, "`dimension` must be 8, as `config` has it."),
+        ({"dimension": 9}, "`dimension` must be 8, as in `config`."),
         ({"labels": [1]}, "`labels` (=[1]) must be a list of strings."),
-        ({"labels": ["cat"]}, "`labels` must be 0 names, none empty and no two equal."),
+        ({"labels": ["cat"]}, "`labels` must be 0 distinct names, none empty."),
         ({"licence": None}, "`licence` (=None) must be a string."),
         ({"scores": {"recall": "high"}}, "`scores.recall` (='high') must be a finite number."),
         ({"surprise": 1}, "`surprise` is unknown."),
         (
             {"surprise": 1, "format_version": 2},
-            "it is of a later version of twinsight (format version 2; this one reads up to 1).",
+            "it was written by a later version of twinsight (format version 2; this one reads up to 1).",
         ),
         ({"config": {"backbone": {}}}, "`config.dimension` is missing."),
         (
             {"preprocessing": {"height_px": 32, "width_px": 32, "fit": "stretch", "version": 99}},
-            "`preprocessing.version` (=99) must be 1 or 2, those known here.",
+            "`preprocessing.version` (=99) must be 1 or 2.",
         ),
         (
             {"preprocessing": {"height_px": 0, "width_px": 32, "fit": "stretch", "version": 1}},
@@ -177,9 +177,9 @@ def test_a_card_that_breaks_a_rule_is_refused(folder: Path, change: dict[str, ob
     ("content", "message"),
     [
         ("{", "not JSON"),
-        ('{"scores": NaN}', "not JSON (NaN is no number of JSON)"),
+        ('{"scores": NaN}', "not JSON (NaN is not a JSON number)"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "an object is wanted."),
+        ("[]", "it must be an object."),
         ("{}", "`architecture` is missing."),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_card_holds_the_most_classes_that_a_classifier_may_have() -> None:
 
 def test_labels_that_no_card_will_hold_are_told_before_training() -> None:
     check_labels([f"{number:0300}" for number in range(1000)])
-    message = r"^The names of the 60,000 classes take 18,480,000 bytes in the model's card; they may take 15,728,640\."
+    message = r"^The names of the 60,000 classes take 18,480,000 bytes in the model's card; the limit is 15,728,640\."
     with pytest.raises(PackageError, match=message):
         check_labels([f"{number:0300}" for number in range(60_000)])
 
@@ -361,7 +361,7 @@ def test_a_package_is_found_by_name_and_by_path(folder: Path) -> None:
     assert find_package(str(folder)) == here
     assert find_package("base").is_shipped
     assert not here.is_shipped
-    with pytest.raises(PackageError, match=r"^There is no model `vgg`: neither a shipped one \(`base`, `cells`, "):
+    with pytest.raises(PackageError, match=r"^Model `vgg` .* is neither a shipped model \(`base`, `cells`, "):
         find_package("vgg")
 
 

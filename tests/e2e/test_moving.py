@@ -82,7 +82,7 @@ def test_a_server_with_small_messages_lists_gives_out_and_takes_up_what_fits_the
         assert client.get_collection("taken").item_count == 40
         other.delete_collection("heavy")
     with running(replace(settings, max_message_bytes=5000)) as smaller, Client(smaller.address) as client:
-        with pytest.raises(ResourceExhausted, match="The answer is larger") as caught:
+        with pytest.raises(ResourceExhausted, match="The response exceeds") as caught:
             next(client.list_items("heavy"))
         assert caught.value.reason == "ANSWER_TOO_LARGE"
         # 340 of them have 4,760 bytes, and 5,440 with what is around each.

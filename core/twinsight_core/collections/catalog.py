@@ -141,7 +141,7 @@ class Catalog:
             self._check_open()
             folder = self._root / spec.id
             if spec.id in self._open:
-                raise AlreadyExists(f"Collection `{spec.id}` exists already.", reason="COLLECTION_EXISTS", field="id")
+                raise AlreadyExists(f"Collection `{spec.id}` already exists.", reason="COLLECTION_EXISTS", field="id")
             if os.path.lexists(folder):
                 raise AlreadyExists(
                     f"The folder of collection `{spec.id}` is there but was not open; restart the server to load it.",

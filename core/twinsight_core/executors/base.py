@@ -1,4 +1,4 @@
-"""The seam between the engine and what computes a batch."""
+"""The interface between the engine and the runtimes that compute a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import numpy as np
 
 
 class Executor(Protocol):
-    """Computes batches of fixed sizes with one model. Called from one thread at a time."""
+    """Computes batches of fixed sizes with one model.
+
+    `compute` is called from as many threads at a time as `lanes` lists the executor, usually one. `Engine.renew` asks
+    for `lanes` again after a call hung; an executor that is listed again is then called beside the call that hangs.
+    """
 
     @property
     def name(self) -> str:
@@ -18,19 +22,20 @@ class Executor(Protocol):
 
     @property
     def on_host(self) -> bool:
-        """Whether it computes on the cores that decode pictures, too."""
+        """Whether it computes on the cores that also decode pictures."""
         ...
 
     def lanes(self) -> Sequence[Executor]:
-        """Returns what computes several batches at the same time, each in a thread of its own.
+        """Returns the executors that compute several batches at the same time, each in a thread of its own.
 
-        Together they have what this executor has alone: a core each, a device each, or one device that is given the
-        next batch while it computes the last. They are prepared apart from it, and give the same answers.
+        Together they use what this executor uses alone: a core each, a device each, or one device that gets the next
+        batch while it computes the last; that one is listed more than once. Each is prepared on its own, and all give
+        the same outputs.
         """
         ...
 
     def prepare(self, *batch_sizes: int) -> None:
-        """Makes ready to compute batches of these sizes without compiling later."""
+        """Prepares to compute batches of these sizes without compiling later."""
         ...
 
     def compute(self, images: np.ndarray) -> np.ndarray:
@@ -40,7 +45,7 @@ class Executor(Protocol):
             images: [batch, height, width, 3] uint8, RGB, 0..255; `batch` has been prepared.
 
         Returns:
-            [batch, *answer] float32, the model's answer for each picture.
+            [batch, *answer] float32, the model's output for each picture.
 
         Raises:
             KeyError: this batch size was not prepared.

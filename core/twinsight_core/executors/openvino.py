@@ -1,4 +1,4 @@
-"""Batches computed by OpenVINO on the CPU, from a network exported to ONNX."""
+"""Computes batches with OpenVINO on the CPU, from a network exported to ONNX."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from twinsight_core.models.precision import Precision
 _LOG = logging.getLogger(__name__)
 
 MOST_LANES = 16
-"""On machines with more cores a lane gets several: each keeps buffers of its own for every batch size."""
+"""On machines with more cores a lane gets several: each lane keeps its own buffers for every batch size."""
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -57,26 +57,26 @@ class _Core(Protocol):
 
 
 class OpenVino(Protocol):
-    """The module, as far as it is used here."""
+    """The part of the module that is used here."""
 
     __version__: str
 
     def Core(self) -> _Core:  # noqa: N802 - OpenVINO's name
-        """Returns what reads and compiles models."""
+        """Returns the object that reads and compiles models."""
         ...
 
 
 def load_openvino() -> OpenVino:
-    """Returns the module, kept from telling its maker that it was imported.
+    """Returns the module, with its telemetry disabled.
 
-    On import OpenVINO sends an event over the network where `openvino_telemetry`, which is installed with it, can be
-    imported; a server that holds people's pictures calls nobody.
+    On import OpenVINO sends an event over the network if `openvino_telemetry`, which is installed with it, can be
+    imported; a server that holds people's pictures must not call anyone.
 
     Raises:
         StartupError: the extra `openvino` is not installed, or can't be loaded.
     """
     if _TELEMETRY not in sys.modules:
-        # Python takes None for "there is no such module", and OpenVINO then uses a stub of its own.
+        # To Python, None means that there is no such module; OpenVINO then uses a stub of its own.
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
     try:
         return cast("OpenVino", importlib.import_module("openvino"))
@@ -92,11 +92,10 @@ def load_openvino() -> OpenVino:
 
 @cache
 def _core() -> _Core:
-    """Returns the process's one core, which is kept to the end.
+    """Returns the process's one core, which is kept until the process ends.
 
-    A core gives its thread a stack for signals and takes its memory back when it is let go, and then the thread may
-    still be using it: with several cores, whichever goes first, or with one that goes in another thread, the next
-    signal ends the process.
+    A core gives its thread a signal stack and frees that memory when it is released, while the thread may still be
+    using it. With several cores, or with one released in another thread, the next signal would end the process.
 
     Raises:
         StartupError: the extra `openvino` is not installed, or can't be used.
@@ -105,14 +104,14 @@ def _core() -> _Core:
         return load_openvino().Core()
 
 
-# By default each program ties its threads to cores, one after another: two that compute at the same time, for another
-# batch size or of another model, meet on one core while another is idle.
+# By default each program pins its threads to cores, one after another: two that compute at the same time, for another
+# batch size or another model, share one core while another is idle.
 _FREE_THREADS = {"ENABLE_CPU_PINNING": "NO"}
 
 
 @cache
 def _environment() -> str:
-    """What a compiled network depends on: another OpenVINO or another machine compiles it otherwise."""
+    """Returns what a compiled network depends on: another OpenVINO or another machine compiles it differently."""
     machine = [_core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     return repr((load_openvino().__version__, machine, len(usable_cores()), core_count(), _FREE_THREADS))
 
@@ -143,7 +142,7 @@ class OpenVinoExecutor:
             onnx: as `exporting.to_onnx` makes it, for any batch size.
             preprocessing: says height and width.
             precision: one of `supported_precisions`.
-            kept: compiled forms of this network; None: it is compiled anew each time.
+            kept: compiled forms of this network; None to compile it each time.
 
         Raises:
             StartupError: the extra `openvino` is not installed, or can't be used.
@@ -181,11 +180,11 @@ class OpenVinoExecutor:
             self._requests[size] = program.create_infer_request()
 
     def compiled(self, batch_sizes: Sequence[int], *, streams: int) -> dict[int, _Compiled]:
-        """Returns what computes batches of each size, compiled side by side or as it was kept.
+        """Returns a program for batches of each size, compiled in parallel or loaded from those kept.
 
         Args:
             batch_sizes: pictures in a batch.
-            streams: how many batches are computed at the same time: the cores are dealt out to them.
+            streams: how many batches are computed at the same time; the cores are divided among them.
 
         Raises:
             StartupError: OpenVINO can't compile the network.
@@ -207,7 +206,7 @@ class OpenVinoExecutor:
             try:
                 return _core().import_model(known, "CPU", options)
             except RuntimeError as error:  # all that OpenVINO raises
-                _LOG.warning("a kept network can't be used and is compiled anew: %s", error)
+                _LOG.warning("can't use a kept network, compiling it again: %s", error)
         model = _core().read_model(self._onnx)
         model.reshape({INPUT: [batch_size, *self._image_shape]})
         compiled = _core().compile_model(model, "CPU", options)
@@ -221,10 +220,10 @@ class OpenVinoExecutor:
 
 
 class Lane:
-    """One of the batches that an OpenVINO executor computes at the same time, each on a core of its own.
+    """Computes one of the batches that an OpenVINO executor runs at the same time, each on a core of its own.
 
-    Threads that work on one batch wait for one another at every layer, and where decoding takes their cores in turn
-    they do little else: a server that gave each batch all cores spent a third more on a picture.
+    Threads that work on one batch wait for one another at every layer, and if decoding takes their cores in turn they
+    do little else: a server that gave each batch all cores spent a third more time on a picture.
     """
 
     def __init__(self, executor: OpenVinoExecutor, count: int, programs: dict[int, _Compiled]) -> None:
@@ -232,8 +231,8 @@ class Lane:
 
         Args:
             executor: compiles.
-            count: of the lanes there are.
-            programs: by batch size; shared by the lanes, and with them the weights.
+            count: number of lanes.
+            programs: by batch size; the lanes share them, and with them the weights.
         """
         self._executor = executor
         self._count = count
@@ -242,7 +241,7 @@ class Lane:
 
     @property
     def name(self) -> str:
-        """That of the executor."""
+        """Name of the executor."""
         return self._executor.name
 
     @property
@@ -255,7 +254,7 @@ class Lane:
         return [self]
 
     def prepare(self, *batch_sizes: int) -> None:
-        """Compiles for each size, where no other lane has.
+        """Compiles for each size that no other lane has compiled.
 
         Raises:
             StartupError: OpenVINO can't compile the network.
@@ -272,16 +271,16 @@ class Lane:
 
 def _answers(request: _Request, images: np.ndarray) -> np.ndarray:
     answers = request.infer(images, share_inputs=True, share_outputs=True)
-    # The buffer is the next call's too.
+    # The next call reuses the buffer.
     return np.array(answers[0], np.float32)
 
 
 @contextmanager
 def openvino_told(task: str) -> Iterator[None]:
-    """Turns what OpenVINO raises into a message for the person at the terminal.
+    """Turns OpenVINO's errors into a message for the person at the terminal.
 
     Args:
-        task: what it can't do then, for the message.
+        task: what it can't do, for the message.
 
     Raises:
         StartupError: OpenVINO failed.

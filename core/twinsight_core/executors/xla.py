@@ -1,4 +1,4 @@
-"""Batches computed by XLA on whatever device JAX has: CPU, GPU or TPU."""
+"""Computes batches with XLA on whatever device JAX has: CPU, GPU or TPU."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from twinsight_core.models.folding import fold_batch_norm
 from twinsight_core.models.precision import Precision
 
 IN_FLIGHT = 2
-"""Batches that a device is given at once: one is on its way while another is computed."""
+"""Batches in flight per device: one is transferred while another is computed."""
 
 
 class XlaExecutor:
     """Compiles a network ahead of time, once for each batch size, its batch norms folded into the layers before them.
 
-    The weights live on the device and are arguments of the compiled function, not constants in it: compilation is
-    quicker and all batch sizes share one copy. A call makes one transfer in (uint8) and one out (float32).
+    The weights stay on the device and are arguments of the compiled function, not constants in it: compilation is
+    faster and all batch sizes share one copy. A call makes one transfer in (uint8) and one out (float32).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class XlaExecutor:
         Args:
             module: a Flax NNX module in evaluation mode, [batch, height, width, 3] uint8 -> [batch, *answer] float32.
             preprocessing: says height and width.
-            precision: of the products of the network's trunk, where it has one.
+            precision: of the products of the network's trunk, if it has one.
         """
         begin_compiling()
         # 5.7 % less time for one picture with `base` on two CPU cores, 2 % for eight.
@@ -66,7 +66,7 @@ class XlaExecutor:
         return str(self._device.platform) == "cpu"
 
     def lanes(self) -> Sequence[XlaExecutor]:
-        """Returns two for each device of this kind, the same ones each time: a program may run in several threads."""
+        """Returns each device's executor twice, the same ones each time: a program may run in several threads."""
         return [self, *self._others] * IN_FLIGHT
 
     @cached_property
@@ -74,7 +74,7 @@ class XlaExecutor:
         return [self._on(number) for number in range(1, len(jax.devices()))]
 
     def prepare(self, *batch_sizes: int) -> None:
-        """Compiles for each size, or loads it from the persistent cache; does nothing where it did before."""
+        """Compiles for each size, or loads it from the persistent cache; skips sizes that are prepared."""
         here = jax.sharding.SingleDeviceSharding(self._device)
         for size in batch_sizes:
             if size not in self._compiled:
@@ -87,12 +87,12 @@ class XlaExecutor:
         return np.asarray(self.dispatch(images))
 
     def dispatch(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """Does as `compute`, but returns before the answer is there: the next batch may be on its way meanwhile."""
+        """Works like `compute`, but returns before the output is there, so that the next batch can be transferred."""
         answer: jax.Array = self._compiled[len(images)](self._weights, jax.device_put(images, self._device))
         return answer
 
     def _on(self, number: int) -> XlaExecutor:
-        """Returns the same on another of JAX's devices."""
+        """Returns a copy of this executor on another of JAX's devices."""
         other = copy(self)
         other._device = jax.devices()[number]
         other._weights = jax.device_put(self._weights, other._device)

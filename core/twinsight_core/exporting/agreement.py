@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the network does."""
+"""Compares an exported file's outputs with the network's."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from twinsight_core.models.precision import Precision
 from twinsight_core.models.tasks import Task
 
 LEAST_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.99}
-"""Between two embeddings of a picture: below it one would be another model's."""
+"""Between two embeddings of a picture: below this, one counts as another model's."""
 MOST_DIFFERENCE: dict[Precision, float] = {"f32": 1e-3, "bf16": 1e-2}
-"""Between two probabilities, scores or edges of a box (as shares of the side): above it one would be another."""
+"""Between two probabilities, scores or edges of a box (as shares of the side): above this, they count as different."""
 TRIAL_PICTURES = 6
 DETECTIONS_PER_ASIDE = 50
-"""Of so many detections one is left aside. A box that overlaps another by just the threshold, or whose score lies at
-the least that is told, is there or not as rounding has it."""
+"""One detection in this many is left aside. If a box overlaps another by just the threshold, or its score is just the
+lowest that is returned, rounding decides whether it is there."""
 
 Run = Callable[[np.ndarray], np.ndarray]
 """[batch, height, width, 3] uint8, RGB, 0..255 -> [batch, *answer] float32."""
 
 
 class Agreement(NamedTuple):
-    """How far a file's answers are from the network's, over all test pictures.
+    """How far a file's outputs are from the network's, over all test pictures.
 
     Attributes:
-        measure: what `value` is: the least cosine between two embeddings, or the largest difference of any component;
+        measure: what `value` is: the lowest cosine between two embeddings, or the largest difference of any component;
             for detections, of any edge (as a fraction of the picture) or score, as `agreement` pairs them.
         value: the figure.
     """
@@ -39,7 +39,7 @@ class Agreement(NamedTuple):
     value: float
 
     def suffices(self, precision: Precision = "f32") -> bool:
-        """Returns whether what computes in a precision may stand for the network; not where the figure is no number."""
+        """Returns whether an executor or file of a precision may replace the network; NaN never does."""
         if self.measure == "cosine":
             return self.value >= LEAST_COSINE[precision]
         return self.value <= MOST_DIFFERENCE[precision]
@@ -49,7 +49,7 @@ class Agreement(NamedTuple):
 
 
 def trial_pictures(preprocessing: Preprocessing) -> np.ndarray:
-    """Returns pictures that stand for real ones: soft random shapes with a little noise, the same every time.
+    """Returns pictures that resemble real ones: soft random shapes with a little noise, the same every time.
 
     Returns:
         [6, height, width, 3] uint8, RGB, 0..255.

@@ -1,4 +1,4 @@
-"""What a file for another runtime says of itself: whose answers it gives, what it wants and what the answers mean."""
+"""The description in a file for another runtime: its model, its input and the meaning of its outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MEANINGS: dict[Task, str] = {
 
 
 def describe(package: ModelPackage, *, batch: int | None) -> dict[str, object]:
-    """Returns what a file says of itself, plain values for JSON.
+    """Returns a file's description as plain values for JSON.
 
     Args:
         package: whose network it is.
@@ -46,8 +46,8 @@ def describe(package: ModelPackage, *, batch: int | None) -> dict[str, object]:
             "channels": "RGB",
             "dtype": "uint8",
             "range": [0, 255],
-            "orientation": "upright: turned as EXIF says",
-            "transparency": "laid over white",
+            "orientation": "upright: EXIF orientation applied",
+            "transparency": "composited over white",
             "fit": pixels.fit,
             "pad_rgb": list(PAD_GREY),
             "filter": "bilinear, its support widened by the scale where it shrinks (antialiasing, as Pillow does)",

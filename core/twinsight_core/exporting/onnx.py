@@ -27,7 +27,7 @@ from twinsight_core.models.registry import Network
 
 OPSET = 18
 """Read by ONNX Runtime since 1.14 of 2023; nothing newer is needed."""
-# What jax2onnx raises where it can't express something; the last where it can't with the batch left open.
+# What jax2onnx raises for what it can't express; the last one if it can't with an open batch size.
 _UNSUPPORTED = (
     NotImplementedError,
     TypeError,
@@ -41,7 +41,7 @@ _UNSUPPORTED = (
 
 @dataclass(frozen=True)
 class _Input:
-    """Shape and type of the input; a word in the shape is a size left open."""
+    """Shape and type of the input; a word in the shape is an open size."""
 
     shape: tuple[int | str, ...]
     dtype: np.dtype[np.uint8]
@@ -81,8 +81,8 @@ def to_onnx(network: Network, preprocessing: Preprocessing, *, batch: int | None
         batch: the batch size; None for any.
 
     Raises:
-        StartupError: the extra `onnx` is not installed, the network uses what ONNX has no counterpart for, or there is
-            no room for a temporary file.
+        StartupError: the extra `onnx` is not installed, the network uses an operation that ONNX lacks, or there is no
+            room for a temporary file.
     """
     convert: _Convert = _extra("jax2onnx").to_onnx
     size = (preprocessing.height_px, preprocessing.width_px, 3)
@@ -100,21 +100,21 @@ def to_onnx(network: Network, preprocessing: Preprocessing, *, batch: int | None
     except _UNSUPPORTED as error:
         said = str(error).partition("\n")[0][:200]
         raise StartupError(f"The network can't be exported to ONNX ({said}).", reason="EXPORT_UNSUPPORTED") from error
-    # The converter leaves shapes of the layout before its transpositions there; runtimes infer their own.
+    # The converter leaves shapes from before its transpositions; runtimes infer their own.
     del model.graph.value_info[:]
     return _tidied(model.SerializeToString())
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps to itself what jax2onnx 0.17 tells of its own doings, and nobody can change."""
-    # Of shapes without a type in what is deleted from the file anyway.
+    """Silences warnings of jax2onnx 0.17 about its own internals, which users can't act on."""
+    # About shapes without a type in what is deleted from the file anyway.
     log = logging.getLogger("onnx_ir.serde")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # It reads variables in a way that Flax has deprecated.
+            # It reads variables in a way that Flax deprecates.
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
@@ -124,9 +124,9 @@ def _quiet() -> Iterator[None]:
 def _tidied(content: bytes) -> bytes:
     """Returns the same network with fewer operations: no transposition between layers, no addition after a convolution.
 
-    The converter puts a convolution, whose channels come first in ONNX, between two transpositions. ONNX Runtime takes
-    them away when it loads a file; OpenVINO does not, and spent half of its time on them (2.1 ms against 0.9 ms for
-    MobileNetV1 0.75 at 160 px). ONNX Runtime's own passes do it here, those that keep to ONNX's operators.
+    The converter puts a convolution, whose channels come first in ONNX, between two transpositions. ONNX Runtime
+    removes them when it loads a file; OpenVINO does not, and spent half of its time on them (2.1 ms against 0.9 ms for
+    MobileNetV1 0.75 at 160 px). Here ONNX Runtime's own passes remove them, those that keep to ONNX's operators.
     """
     runtime, onnx = _extra("onnxruntime"), _extra("onnx")
     options = runtime.SessionOptions()
@@ -144,21 +144,21 @@ def _tidied(content: bytes) -> bytes:
     except OSError as error:
         said = error.strerror or error
         raise StartupError(
-            f"The network can't be exported to ONNX: no temporary file ({said}).", reason="EXPORT_UNWRITABLE"
+            f"The network can't be exported to ONNX: can't write a temporary file ({said}).", reason="EXPORT_UNWRITABLE"
         ) from error
     used = {node.domain for node in tidied.graph.node}
     for entry in [entry for entry in tidied.opset_import if entry.domain not in used]:
-        # ONNX Runtime names all operator sets that it knows; others ask for them.
+        # ONNX Runtime lists all operator sets that it knows, and other runtimes would require them.
         tidied.opset_import.remove(entry)
     written: bytes = tidied.SerializeToString()
     return written
 
 
 def described_onnx(content: bytes, described: Mapping[str, object]) -> bytes:
-    """Returns the same network with what it says of itself.
+    """Returns the same network with its description.
 
-    The values are in `metadata_props`, by their names after `twinsight.`; what the input and the output are is in their
-    `doc_string`, too.
+    The values are in `metadata_props`, by name with the prefix `twinsight.`; the input and the output are also
+    described in their `doc_string`.
 
     Args:
         content: of a file.
@@ -179,10 +179,10 @@ def described_onnx(content: bytes, described: Mapping[str, object]) -> bytes:
 
 
 def run_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what ONNX Runtime computes with a file on the CPU: pictures to answers.
+    """Returns a function that runs a file with ONNX Runtime on the CPU: pictures to outputs.
 
     Raises:
-        StartupError: the extra `onnx` is not installed, or ONNX Runtime refuses the file.
+        StartupError: the extra `onnx` is not installed, or ONNX Runtime rejects the file.
     """
     runtime = _extra("onnxruntime")
     try:
@@ -200,7 +200,7 @@ def run_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Returns what ONNX Runtime raises; there is no common base but Exception."""
+    """Returns the exceptions of ONNX Runtime; they have no common base but Exception."""
     raised = _extra("onnxruntime.capi.onnxruntime_pybind11_state")
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
     return tuple(getattr(raised, name) for name in names)
@@ -208,12 +208,12 @@ def _runtime_errors() -> tuple[type[Exception], ...]:
 
 def _refused(error: Exception) -> StartupError:
     said = str(error).partition("\n")[0][:200]
-    return StartupError(f"ONNX Runtime refuses the exported network ({said}).", reason="EXPORT_UNSUPPORTED")
+    return StartupError(f"ONNX Runtime rejects the exported network ({said}).", reason="EXPORT_UNSUPPORTED")
 
 
 def _extra(name: str) -> ModuleType:
-    """Returns a module of the extra `onnx`; by name, since neither it nor its types need be there."""
-    # From 1.29 on ONNX Runtime tells its maker of every session, unless this is set when it is loaded.
+    """Returns a module of the extra `onnx`; by name, since neither it nor its types need be installed."""
+    # From 1.29 on ONNX Runtime reports every session to its maker, unless this is set when it is loaded.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         return importlib.import_module(name)
@@ -222,6 +222,6 @@ def _extra(name: str) -> ModuleType:
             f"ONNX files need the module `{error.name}`, which is not installed. {how_to_install('onnx')}",
             reason="EXTRA_MISSING",
         ) from error
-    except ImportError as error:  # a library that the system lacks, or one of another version
+    except ImportError as error:  # a system library is missing or of another version
         said = str(error).strip().rpartition("\n")[2][:200]
         raise StartupError(f"The module `{name}` can't be loaded ({said}).", reason="EXTRA_UNUSABLE") from error

@@ -1,9 +1,9 @@
-"""A model package as a file for another runtime, checked before it is put in place.
+"""Exports a model package as a file for another runtime, checked before it is put in place.
 
-1. The package's network is built and written in the format, for any batch size or, where that fails, for one picture.
-2. What was written is run in the format's own runtime on trial pictures and compared with the network (`agreement`).
-3. Only then it is moved to its place; a file that is there stays until then. What it says of itself (`description`) is
-   in an ONNX file, and in a file of JSON beside one of StableHLO.
+1. The package's network is built and written in the format, for any batch size or, if that fails, for one picture.
+2. The result is run in the format's own runtime on trial pictures and compared with the network (`agreement`).
+3. Only then is it moved into place; an existing file stays until then. Its `description` is stored in an ONNX file, and
+   in a JSON file beside a StableHLO one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMATS: tuple[Format, ...] = ("onnx", "stablehlo")
 
 
 DESCRIPTION_SUFFIX = ".json"
-"""After the name of a StableHLO file: where it is described."""
+"""Suffix of the JSON file that describes a StableHLO file."""
 
 
 class _Write(Protocol):
@@ -57,15 +57,15 @@ _WAYS: dict[Format, _Way] = {
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file that answers as its package does.
+    """An exported file whose outputs agree with its package's.
 
     Attributes:
-        path: where it is.
-        description: where the file is that describes it; None where it does so itself.
-        format: what it is.
-        size_bytes: how large it is.
+        path: its path.
+        description: path of the file that describes it; None if it contains its description.
+        format: its format.
+        size_bytes: its size.
         batch: the batch size that it is for; None for any.
-        agreement: how far its answers were from the network's.
+        agreement: how far its outputs were from the network's.
     """
 
     path: Path
@@ -77,10 +77,10 @@ class ExportedFile:
 
 
 def export_package(package: ModelPackage, *, format: Format, out: Path) -> ExportedFile:  # noqa: A002 - the option's name
-    """Writes a package's network for another runtime, in place of a file that is there.
+    """Writes a package's network for another runtime, replacing an existing file.
 
     The file takes [batch, height, width, 3] uint8, RGB, 0..255, at the package's size, and does the rest of the
-    preprocessing itself; it gives [batch, *answer] float32.
+    preprocessing itself; it returns [batch, *answer] float32.
 
     Args:
         package: what is exported.
@@ -88,8 +88,8 @@ def export_package(package: ModelPackage, *, format: Format, out: Path) -> Expor
         out: the file.
 
     Raises:
-        StartupError: an extra is missing, the format can't express the network, or the file does not answer as the
-            network does; no file was written.
+        StartupError: an extra is missing, the format can't express the network, or the file's outputs differ from the
+            network's; no file was written.
     """
     network, preprocessing, way = package.build(), package.card.preprocessing, _WAYS[format]
     batch: int | None = None

@@ -1,8 +1,8 @@
 """The network as other runtimes run it fastest: native convolutions, and batch norm folded into them.
 
-The shifted products that XLA is fast at on CPUs are slow elsewhere and a graph full of slices; and ONNX Runtime takes a
-quarter less time for a 1x1 convolution than for the matrix product over the last axis that it is here (2.1 ms against
-2.9 ms for MobileNetV1 0.75 at 160 px).
+The shifted products that are fast in XLA on CPUs are slow elsewhere and make a graph full of slices. ONNX Runtime takes
+a quarter less time for a 1x1 convolution than for the matrix product over the last axis that this project uses (2.1 ms
+against 2.9 ms for MobileNetV1 0.75 at 160 px).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Pointwise(nnx.Module):
-    """Does what a linear layer does: for a map as a 1x1 convolution.
+    """A linear layer, computed as a 1x1 convolution on a feature map.
 
     Args:
-        linear: the layer that it stands for.
+        linear: the layer that it replaces.
     """
 
     def __init__(self, linear: nnx.Linear) -> None:
@@ -42,7 +42,7 @@ class Pointwise(nnx.Module):
 
 
 def portable_network(network: Module) -> Module:
-    """Returns a copy for evaluation with the same answers; `network` itself is not changed."""
+    """Returns a copy for evaluation with the same outputs; `network` itself is not changed."""
     portable = fold_batch_norm(network)
     for _, module in list(nnx.iter_modules(portable)):
         for name, layer in list(vars(module).items()):

@@ -31,7 +31,7 @@ def to_stablehlo(network: Network, preprocessing: Preprocessing, *, batch: int |
         batch: the batch size; None for any.
 
     Raises:
-        StartupError: the network can't be lowered so.
+        StartupError: the network can't be lowered to it.
     """
     serving = fold_batch_norm(network)
     size = (preprocessing.height_px, preprocessing.width_px, 3)
@@ -52,7 +52,7 @@ def to_stablehlo(network: Network, preprocessing: Preprocessing, *, batch: int |
 
 
 def run_stablehlo(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what a file computes: pictures to answers."""
+    """Returns a function that runs a file: pictures to outputs."""
     exported = export.deserialize(bytearray(content))
     called = jax.jit(exported.call)
     return lambda images: np.asarray(called(images))

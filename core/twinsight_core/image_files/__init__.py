@@ -1,12 +1,12 @@
-"""What of an encoded picture a decoder gets to see.
+"""Limits what a decoder sees of an encoded picture.
 
-Decoders also read what pictures carry besides: profiles, comments, previews, EXIF. For none of that is there any use
-here, and a few megabytes of it can keep a decoder busy for minutes or cost it gigabytes. So each format's file is first
-walked segment by segment, in bounded time and memory:
+Decoders also read a picture's other contents: profiles, comments, previews, EXIF. None of that is used here, and a few
+megabytes of it can keep a decoder busy for minutes or cost it gigabytes. So each format's file is first walked segment
+by segment, in bounded time and memory:
 
-1. `jpeg`, `png` and `webp` say what the header claims, what decoding will cost, and which way is up (`exif`).
-2. They leave out what is not needed for the pixels.
-3. `twinsight_core.images` checks the claims against its limits, and only then lets a decoder at what is left.
+1. `jpeg`, `png` and `webp` return what the header claims, what decoding will cost, and which way is up (`exif`).
+2. They drop what the pixels do not need.
+3. `twinsight_core.images` checks the claims against its limits, and only then passes the rest to a decoder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["ImageFile", "read"]
 
 
 def read(encoded: bytes) -> ImageFile | None:
-    """Returns what a JPEG, PNG or WebP file claims and needs; None: it is of another format.
+    """Returns what a JPEG, PNG or WebP file claims and needs; None for another format.
 
     Raises:
         Unreadable: the file's segments make no sense, or are far more than a picture has.

@@ -1,4 +1,4 @@
-"""What is found out about an encoded picture before anything is decoded."""
+"""What is known of an encoded picture before anything is decoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ take up to ten microseconds for each."""
 
 
 class Unreadable(ValueError):
-    """The file is damaged, cut off, or made of far more pieces than a picture has."""
+    """The file is damaged, truncated, or made of far more pieces than a picture has."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class ImageFile:
     """An encoded picture.
 
     Attributes:
-        data: the file, of which only what pixels need may be left.
-        width: as the header claims it, before it is turned upright.
+        data: the file, possibly reduced to what the pixels need.
+        width: as claimed by the header, before turning it upright.
         height: likewise.
-        orientation: EXIF orientation 1..8; 1 where there is none, or none that can be read.
-        bytes_per_pixel: memory that decoding takes for each pixel, the pixels themselves not among it.
-        passes: how often decoding goes over all the pixels.
+        orientation: EXIF orientation 1..8; 1 if there is none, or none that can be read.
+        bytes_per_pixel: memory that decoding takes for each pixel, besides the pixels themselves.
+        passes: how many passes over all pixels decoding takes.
         is_scalable: whether it can be decoded at a half, a quarter or an eighth of its size.
     """
 
@@ -37,5 +37,5 @@ class ImageFile:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Width and height once it is turned upright."""
+        """Width and height after turning it upright."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)

@@ -1,4 +1,4 @@
-"""JPEG: segments up to the first scan, and, where there are several scans, how many.
+"""JPEG: segments up to the first scan, and the number of scans if there are several.
 
 Source: ITU-T T.81, annex B (markers); T.871 (JFIF); the Adobe segment as libjpeg reads it.
 """
@@ -58,7 +58,7 @@ def read(encoded: bytes) -> ImageFile:
         found = _MARKER.search(encoded, place)
         if not found:
             break
-        dropped |= found.start() > place  # fill bytes, or what no decoder minds
+        dropped |= found.start() > place  # fill bytes, or bytes that decoders ignore
         start, marker = found.start(), encoded[found.start() + 1]
         if marker == _EOI:
             break
@@ -100,10 +100,10 @@ def _is(marker: int, body: memoryview, kind: tuple[int, bytes]) -> bool:
 
 
 def _end(encoded: bytes, place: int) -> int:
-    """Returns where the segment ends whose length stands at `place`."""
+    """Returns the end of the segment whose length is at `place`."""
     end = place + int.from_bytes(encoded[place : place + 2], "big")
     if not place + 2 <= end <= len(encoded):
-        raise Unreadable("a segment is cut off")
+        raise Unreadable("a segment is truncated")
     return end
 
 
@@ -121,7 +121,7 @@ def _frame(marker: int, body: memoryview) -> _Frame:
 
 
 def _scans(encoded: bytes, start: int, place: int, frame: _Frame) -> tuple[memoryview, int]:
-    """Returns the scans, and how many there are; 0: all is in one, which is decoded as it is read.
+    """Returns the scans, and how many there are; 0 if everything is in one, which is decoded as it is read.
 
     Args:
         encoded: the file.

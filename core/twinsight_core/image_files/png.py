@@ -1,4 +1,4 @@
-"""PNG: its chunks, of which the header, the palette and the pixels are left.
+"""PNG: its chunks, of which the header, the palette and the pixels are kept.
 
 Source: W3C Portable Network Graphics, third edition, sections 5 and 11.
 """
@@ -11,7 +11,7 @@ from twinsight_core.image_files.file import MAX_SEGMENTS, ImageFile, Unreadable
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _NEEDED = {b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_XMP = b"XML:com.adobe.xmp\0\0\0"  # not compressed, as XMP's specification wants it
+_XMP = b"XML:com.adobe.xmp\0\0\0"  # not compressed, as XMP's specification requires
 
 
 def read(encoded: bytes) -> ImageFile:
@@ -27,7 +27,7 @@ def read(encoded: bytes) -> ImageFile:
     for _ in range(MAX_SEGMENTS):
         kind = encoded[place + 4 : place + 8]
         end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")
-        # A decoder says best what is missing at the end of a file that is cut off.
+        # What a truncated file lacks at its end is for the decoder to report.
         if end > len(encoded) or kind == b"IEND":
             kept.append(view[since : min(end, len(encoded))])
             data = encoded if not since and end >= len(encoded) else b"".join(kept)

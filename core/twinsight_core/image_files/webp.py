@@ -12,7 +12,7 @@ from twinsight_core.image_files.file import MAX_SEGMENTS, ImageFile, Unreadable
 
 _EXIF_FLAG, _XMP_FLAG = 0x08, 0x04
 _LOSSY_BYTES, _LOSSLESS_BYTES = 12, 16
-"""For each pixel: two canvases of the decoder for animations, which decodes still pictures too, and a copy; a lossless
+"""For each pixel: two canvases of the animation decoder, which decodes still pictures too, and a copy; a lossless
 picture is decoded beside them. Measured with Pillow 13 and libwebp 1.6."""
 
 
@@ -28,7 +28,7 @@ def read(encoded: bytes) -> ImageFile:
     if kind == b"VP8X":
         width, height = 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
         for inner, start, end in chunks:
-            # A frame of an animation holds a picture of either kind.
+            # A frame of an animation contains a picture of either kind.
             lossless |= inner in {b"VP8L", b"ANMF"}
             if inner == b"EXIF" and head[0] & _EXIF_FLAG:
                 orientation.see_exif(encoded[start:end])
@@ -44,7 +44,7 @@ def read(encoded: bytes) -> ImageFile:
 
 
 def _chunks(encoded: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields of each chunk the kind, and where its content starts and ends."""
+    """Yields the kind of each chunk, and where its content starts and ends."""
     place = 12
     for _ in range(MAX_SEGMENTS):
         if place + 8 > len(encoded):

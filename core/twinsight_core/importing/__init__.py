@@ -1,1 +1,1 @@
-"""Weights of other projects, tensor by tensor, into networks and packages of this one."""
+"""Imports weights of other projects, tensor by tensor, into networks and packages."""

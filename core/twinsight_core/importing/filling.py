@@ -1,7 +1,7 @@
-"""Tensors of a file into a network's variables, each checked by name and shape.
+"""Fills a network's variables from a file's tensors, each checked by name and shape.
 
-What each architecture's module of this package gives is a map: the path of a variable in the network -> the tensor's
-name in the file and its layout there.
+Each architecture's module in this package provides a map: the path of a variable in the network -> the tensor's name in
+the file and its layout there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """How a tensor lies in a file.
+    """The layout of a tensor in a file.
 
     Attributes:
         shape: shape in the network -> shape in the file.
@@ -46,16 +46,16 @@ KERAS_POINTWISE = Layout(lambda shape: (1, 1, *shape), lambda tensor: tensor[0, 
 
 TORCH_NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 """Variables of a batch norm -> PyTorch's names."""
-# A count that PyTorch keeps for each batch norm and that no answer depends on.
+# A counter that PyTorch keeps for each batch norm; no output depends on it.
 TORCH_COUNTER = "num_batches_tracked"
 
 
 class Source(NamedTuple):
-    """Where a variable's values are.
+    """Where a variable's values come from.
 
     Attributes:
         name: the tensor's name in the file.
-        layout: how it lies there.
+        layout: its layout there.
     """
 
     name: str
@@ -75,10 +75,10 @@ def fill(
         network: changed in place; its variables may be abstract.
         tensors: by the file's names.
         source: path of a variable -> where its values are.
-        ignored: says by a tensor's name that the network need have no place for it; None for no tensor.
+        ignored: whether the tensor of a name may have no place in the network; None ignores none.
 
     Raises:
-        ValueError: a tensor is missing, too many, of another shape, of no floating type or not finite.
+        ValueError: a tensor is missing, unexpected, of another shape, not floating-point or not finite.
     """
     filled, read = [], set()
     for path, variable in nnx.to_flat_state(nnx.state(network)):
@@ -90,7 +90,7 @@ def fill(
         if tensor.shape != wanted:
             raise ValueError(f"the tensor `{name}` has the shape {tensor.shape}; it must be {wanted}.")
         if tensor.dtype.kind != "f":
-            raise ValueError(f"the tensor `{name}` is {tensor.dtype}; it must be of a floating type.")
+            raise ValueError(f"the tensor `{name}` is {tensor.dtype}; it must be floating-point.")
         if not np.isfinite(tensor).all():
             raise ValueError(f"the tensor `{name}` holds a value that is not finite.")
         filled.append((path, variable.replace(jnp.asarray(layout.read(tensor), jnp.float32))))
@@ -98,16 +98,16 @@ def fill(
     for name in sorted(set(tensors) - read):
         if ignored is None or not ignored(name):
             raise ValueError(
-                f"the tensor `{name}` with the shape {tensors[name].shape} is not one of the architecture's."
+                f"the tensor `{name}` with the shape {tensors[name].shape} is not part of the architecture."
             )
     nnx.update(network, nnx.from_flat_state(filled))
 
 
 def shape_of(tensors: Mapping[str, np.ndarray], name: str, *, rank: int) -> Shape:
-    """Returns the shape of a tensor that says how large the network is.
+    """Returns the shape of a tensor that determines the network's size.
 
     Raises:
-        ValueError: there is none of that name, or it has not `rank` axes.
+        ValueError: there is none of that name, or it does not have `rank` axes.
     """
     if name not in tensors:
         raise ValueError(f"the tensor `{name}` is missing.")

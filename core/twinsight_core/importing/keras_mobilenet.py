@@ -22,7 +22,7 @@ _HEAD = "conv_preds/"
 
 
 def import_keras_mobilenet(tensors: Mapping[str, np.ndarray]) -> tuple[ClassifierConfig, Classifier]:
-    """Returns the classifier that the tensors are of; its width multiplier follows from their shapes.
+    """Returns the classifier that the tensors belong to; its width multiplier follows from their shapes.
 
     Raises:
         ValueError: they are of another network.
@@ -60,7 +60,7 @@ def _classifier_source(place: Place) -> Source:
             return Source(_HEAD + part, KERAS_POINTWISE if part == "kernel" else AS_IT_IS)
         case ("backbone", *rest):
             return _backbone_source(tuple(rest))
-    raise ValueError(f"{place} is no variable of the classifier.")
+    raise ValueError(f"{place} is not a variable of the classifier.")
 
 
 def _backbone_source(place: Place) -> Source:
@@ -76,4 +76,4 @@ def _backbone_source(place: Place) -> Source:
             return Source(f"{_BLOCK['pointwise'].format(number + 1)}/kernel", KERAS_POINTWISE)
         case ("blocks", int(number), str(norm), str(part)):
             return Source(f"{_BLOCK[norm.removesuffix('_norm')].format(number + 1)}_bn/{_NORM[part]}")
-    raise ValueError(f"{place} is no variable of the backbone.")
+    raise ValueError(f"{place} is not a variable of the backbone.")

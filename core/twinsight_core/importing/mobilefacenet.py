@@ -35,7 +35,7 @@ _BLOCK_LAYERS = {"expand": (0, TORCH_POINTWISE), "depthwise": (3, TORCH_DEPTHWIS
 
 
 def import_mobilefacenet(tensors: Mapping[str, np.ndarray]) -> tuple[MobileFaceNetConfig, MobileFaceNet]:
-    """Returns the network that the tensors are of; its dimension and the size of its input follow from their shapes.
+    """Returns the network that the tensors belong to; its dimension and input size follow from their shapes.
 
     Raises:
         ValueError: they are of another network.
@@ -66,4 +66,4 @@ def _source(place: Place) -> Source:
             return Source(f"{_LAYERS[layer][0]}.bn.{TORCH_NORM[part]}", AS_IT_IS)
         case (str(layer), "slope"):
             return Source(f"{_LAYERS[layer][0]}.prelu.weight", AS_IT_IS)
-    raise ValueError(f"{place} is no variable of the network.")
+    raise ValueError(f"{place} is not a variable of the network.")

@@ -1,8 +1,8 @@
-"""A model package from a weight file of another project.
+"""Creates a model package from a weight file of another project.
 
 1. The file is read (`weights`).
 2. The architecture's module infers the configuration from names and shapes and fills the network, tensor by tensor.
-3. The card is written with what the caller says of the weights, and the package is put in place.
+3. The card is written with the caller's texts, and the package is put in place.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _IMPORTERS: dict[
     ],
 ] = {"mobilefacenet": import_mobilefacenet, "mobilenet_v1": import_keras_mobilenet, "resnet": import_resnet}
 _TAKEN_FOR: dict[Importable, str] = {
-    "mobilefacenet": " It was trained on faces that are cut out and aligned (eyes level, 112 pixels high and 96 "
-    "wide): of whole pictures with a face in them it tells less; give the face as the region of a picture.",
-    "resnet": " The weights were taken for those of a plain ResNet without blur pooling, on pixels scaled by "
-    "ImageNet's mean and standard deviation; a file does not say.",
+    "mobilefacenet": " It was trained on cropped and aligned faces (eyes level, 112 pixels high and 96 wide) and is "
+    "less accurate on whole pictures; give the face as the region of a picture.",
+    "resnet": " The weights are assumed to be those of a plain ResNet without blur pooling, on pixels scaled by "
+    "ImageNet's mean and standard deviation; the file does not say.",
 }
 IMPORTABLE: tuple[Importable, ...] = tuple(_IMPORTERS)
 
@@ -56,22 +56,22 @@ def import_package(
     training_data: str = NOT_STATED,
     description: str = "",
 ) -> ModelPackage:
-    """Writes the package of a weight file, in place of one that is there, and returns it.
+    """Writes the package of a weight file, replacing an existing one, and returns it.
 
     Args:
-        architecture: whose weights they are: "mobilefacenet" and "resnet" with PyTorch's names, "mobilenet_v1" with
-            those of Keras Applications. Blur pooling has no tensors: such a network passes for a plain "resnet".
+        architecture: of the weights: "mobilefacenet" and "resnet" with PyTorch's names, "mobilenet_v1" with those of
+            Keras Applications. Blur pooling has no tensors: such a network is taken for a plain "resnet".
         weights: the file: safetensors, or PyTorch's.
         out: the package's folder; its name is the model's.
         labels: names of the classes by number; None names them by their numbers. Only for classifiers.
         input_px: side of the input, 32..4096; None for the 224 of ImageNet's classifiers. Only for classifiers.
         licence: licence of the weights.
         training_data: what they were trained on.
-        description: what the model is for; empty names the architecture and the file, and
-            what the file does not say.
+        description: what the model is for; if empty, it names the architecture, the file and what the file does not
+            say.
 
     Raises:
-        StartupError: the file can't be read or is of another network, or an argument does not fit it.
+        StartupError: the file can't be read or belongs to another network, or an argument does not fit it.
     """
     tensors = read_weights(weights)
     try:
@@ -120,5 +120,5 @@ def _labels(labels: Sequence[str] | None, count: int) -> tuple[str, ...]:
         raise StartupError(f"`labels[{list(labels).index('')}]` must not be empty.", reason="IMPORT_LABELS")
     if len(set(labels)) != count:
         twice = next(label for number, label in enumerate(labels) if label in labels[:number])
-        raise StartupError(f"`labels` has {twice!r} twice; each must be there once.", reason="IMPORT_LABELS")
+        raise StartupError(f"`labels` has {twice!r} twice; names must be distinct.", reason="IMPORT_LABELS")
     return tuple(labels)

@@ -1,7 +1,7 @@
-"""Residual networks with the names that torchvision and timm give them (`layer1.0.downsample.0.weight`).
+"""Residual networks with the names of torchvision and timm (`layer1.0.downsample.0.weight`).
 
-Of plain ones, on pixels scaled by ImageNet's mean and standard deviation. Names and shapes do not tell them from timm's
-with blur pooling, which would be computed without it.
+Only plain ones, on pixels scaled by ImageNet's mean and standard deviation. Names and shapes do not distinguish them
+from timm's with blur pooling, which would be computed without it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BLOCK = re.compile(r"layer([1-9])\.(\d+)\.")
 
 
 def import_resnet(tensors: Mapping[str, np.ndarray]) -> tuple[ClassifierConfig, Classifier]:
-    """Returns the classifier that the tensors are of; kind, number and width of its blocks follow from them.
+    """Returns the classifier that the tensors belong to; kind, number and width of its blocks follow from them.
 
     Raises:
         ValueError: they are of another network.
@@ -55,7 +55,7 @@ def _backbone_config(tensors: Mapping[str, np.ndarray]) -> ResNetConfig:
             stage, number = int(found[1]), int(found[2])
             depths[stage] = max(depths.get(stage, 0), number + 1)
     if sorted(depths) != list(range(1, len(depths) + 1)) or not depths:
-        raise ValueError("the tensors `layer1.0.…`, `layer2.0.…` of the stages must be there, without a gap.")
+        raise ValueError("the stages' tensors `layer1.0.…`, `layer2.0.…` must be present without gaps.")
     return ResNetConfig(
         block="bottleneck" if "layer1.0.conv3.weight" in tensors else "basic",
         depths=tuple(depths[stage] for stage in sorted(depths)),
@@ -81,7 +81,7 @@ def _source_in(config: ResNetConfig) -> Callable[[Place], Source]:
                 return _layer((f"{blocks[block]}.conv{layer + 1}", f"{blocks[block]}.bn{layer + 1}"), rest)
             case ("backbone", "blocks", int(block), "shortcut", *rest):
                 return _layer((f"{blocks[block]}.downsample.0", f"{blocks[block]}.downsample.1"), rest)
-        raise ValueError(f"{place} is no variable of the classifier.")
+        raise ValueError(f"{place} is not a variable of the classifier.")
 
     return source
 
@@ -93,4 +93,4 @@ def _layer(names: tuple[str, str], rest: list[object]) -> Source:
             return Source(f"{names[0]}.weight", TORCH_CONV)
         case ["norm", str(part)]:
             return Source(f"{names[1]}.{TORCH_NORM[part]}", AS_IT_IS)
-    raise ValueError(f"{rest} is no variable of a convolution with batch norm.")
+    raise ValueError(f"{rest} is not a variable of a convolution with batch norm.")

@@ -1,7 +1,7 @@
 """Weight files of other projects as NumPy arrays by name.
 
-safetensors files are read as they are. PyTorch's own files are pickles, which may run code when they are loaded; they
-are read with `weights_only=True`, which lets through tensors and plain containers and refuses the rest.
+safetensors files are read as they are. PyTorch's own files are pickles, which may run code when loaded; they are read
+with `weights_only=True`, which accepts only tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from twinsight_core.packages import MAX_WEIGHTS_BYTES
 
 PYTORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 NESTED_UNDER = ("net_state_dict", "model_state_dict", "state_dict", "model", "state_dict_ema")
-"""Where training scripts put the weights in a checkpoint that holds more than them."""
+"""Keys under which training scripts put the weights in a checkpoint that holds more than weights."""
 
 _NAMED = 10
 # What `torch.nn.DataParallel` puts before each name.
@@ -32,7 +32,7 @@ _PARALLEL_PREFIX = "module."
 
 
 class _Tensor(Protocol):
-    """What is wanted of PyTorch's tensors."""
+    """The part of PyTorch's tensors that is used here."""
 
     def detach(self) -> _Tensor: ...
     def is_floating_point(self) -> bool: ...
@@ -41,13 +41,13 @@ class _Tensor(Protocol):
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a file by name: float32 where they are of a floating type, else as they are.
+    """Returns the tensors of a file by name: as float32 if they are floating-point, otherwise unchanged.
 
     Args:
-        path: a safetensors file, or one of PyTorch's if its name ends so.
+        path: a safetensors file, or a PyTorch file if its suffix says so.
 
     Raises:
-        StartupError: the file can't be read, is too large, or is PyTorch's and PyTorch is not installed.
+        StartupError: the file can't be read or is too large, or it is a PyTorch file and PyTorch is not installed.
     """
     try:
         tensors = _read_pytorch(path) if path.suffix.lower() in PYTORCH_SUFFIXES else _read_safetensors(path)
@@ -57,7 +57,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         raise StartupError(f"{path}: can't be read ({error.strerror}).", reason="WEIGHTS_UNREADABLE") from error
     prefix = _PARALLEL_PREFIX if tensors and all(name.startswith(_PARALLEL_PREFIX) for name in tensors) else ""
     return {
-        # NumPy's own answer knows no bfloat16.
+        # NumPy itself does not know bfloat16.
         name.removeprefix(prefix): tensor.astype(np.float32) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
         for name, tensor in tensors.items()
     }
@@ -67,19 +67,19 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     with open_bounded(path, MAX_WEIGHTS_BYTES):
         pass
     try:
-        return safetensors.numpy.load_file(path)  # `load` knows no bfloat16
+        return safetensors.numpy.load_file(path)  # `load` does not know bfloat16
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StartupError(f"{path}: not a safetensors file ({error}).", reason="WEIGHTS_UNREADABLE") from error
 
 
 def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
     with open_bounded(path, MAX_WEIGHTS_BYTES) as file:
-        # By name, since it is the one place that needs PyTorch and type checkers run without it.
+        # By name, since only this needs PyTorch and type checkers run without it.
         try:
             torch = importlib.import_module("torch")
         except ModuleNotFoundError as error:
             raise StartupError(
-                f"{path}: a PyTorch file; PyTorch, which reads it, is not installed. {how_to_install('torch')}",
+                f"{path}: a PyTorch file, which needs PyTorch; it is not installed. {how_to_install('torch')}",
                 reason="EXTRA_MISSING",
             ) from error
         try:
@@ -103,7 +103,7 @@ def _no_weights(path: Path, error: Exception) -> StartupError:
 
 
 def _array(tensor: _Tensor) -> np.ndarray:
-    # Parameters, which a state saved with `keep_vars=True` holds, give no array before they are detached.
+    # A state saved with `keep_vars=True` holds parameters, which must be detached before they become arrays.
     values = tensor.detach()
     # NumPy has no bfloat16.
     return (values.float() if values.is_floating_point() else values).numpy()
@@ -116,5 +116,5 @@ def _state(path: Path, content: object) -> dict[str, _Tensor]:
             content = content[key]
             break
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise StartupError(f"{path}: it holds no weights by name.", reason="WEIGHTS_UNREADABLE")
+        raise StartupError(f"{path}: it holds no named weights.", reason="WEIGHTS_UNREADABLE")
     return dict(content)

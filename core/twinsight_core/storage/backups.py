@@ -349,7 +349,7 @@ def _check_outside(out: Path, data_dir: Path) -> None:
 
 def _check_absent(out: Path) -> None:
     if os.path.lexists(out):
-        raise AlreadyExists(f"`{out}` is there already; nothing was written.", reason="BACKUP_EXISTS")
+        raise AlreadyExists(f"`{out}` already exists; nothing was written.", reason="BACKUP_EXISTS")
 
 
 def _unfinished(out: Path, held: ExitStack) -> Path:
@@ -372,7 +372,7 @@ def _unfinished(out: Path, held: ExitStack) -> Path:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise AlreadyExists(
-                    f"`{out}` is being made already; nothing was written.", reason="BACKUP_RUNS"
+                    f"`{out}` is already being made; nothing was written.", reason="BACKUP_RUNS"
                 ) from None
             except OSError:
                 # Network file systems lock no folders. A name of its own disturbs nobody, and nobody finds it.

@@ -87,7 +87,7 @@ def restore(
         for entry in entries:
             if not replace and os.path.lexists(root / entry.id):
                 raise AlreadyExists(
-                    f"Collection `{entry.id}` exists already; nothing was restored.", reason="COLLECTION_EXISTS"
+                    f"Collection `{entry.id}` already exists; nothing was restored.", reason="COLLECTION_EXISTS"
                 )
             check_no_link(root / entry.id)
         try:

@@ -82,7 +82,7 @@ class Files:
         except OSError as error:
             raise ValueError(f"The file can't be read ({error.strerror}).") from error
         if size > most_bytes:
-            raise ValueError(f"The file has {size:,} bytes; at most {most_bytes:,} are accepted.")
+            raise ValueError(f"The file has {size:,} bytes; the limit is {most_bytes:,}.")
         try:
             return (self.path / name).read_bytes() if self._archive is None else self._unpacked(self._archive, name)
         except OSError as error:

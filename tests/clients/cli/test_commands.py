@@ -101,7 +101,7 @@ def test_collections_are_listed_made_described_and_deleted(twinsight: Twinsight)
     again = twinsight("collections", "create", "photos")
     assert (again.exit_code, again.stderr) == (
         1,
-        "Error: Collection `photos` exists already. [COLLECTION_EXISTS]\n",
+        "Error: Collection `photos` already exists. [COLLECTION_EXISTS]\n",
     )
 
 

@@ -108,7 +108,7 @@ def test_a_lock_that_is_held_for_a_moment_is_waited_for(
 
 def test_a_taken_id_is_refused(catalog: Catalog) -> None:
     catalog.create(CollectionSpec("a", 2))
-    with pytest.raises(AlreadyExists, match=r"Collection `a` exists already\."):
+    with pytest.raises(AlreadyExists, match=r"Collection `a` already exists\."):
         catalog.create(CollectionSpec("a", 3))
     assert catalog.get("a").spec.dimension == 2
 

@@ -60,7 +60,7 @@ def test_items_with_more_contents_than_an_answer_may_have_are_refused(
         assert [one.id for one in page(max_bytes=most)[0]] == ["a", "b"]
         assert page(max_bytes=most)[1] is not None
         for refused in (read, page):
-            with pytest.raises(AnswerTooLarge, match="The answer is larger than a message may be"):
+            with pytest.raises(AnswerTooLarge, match="The response exceeds the message size limit"):
                 refused(max_bytes=most - 1)
 
 

@@ -49,7 +49,7 @@ def test_an_unknown_model_is_one_line_and_status_one(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     done = CliRunner().invoke(export, ["--model", "none", "--format", "onnx", "--out", str(out)])
     assert done.exit_code == 1
-    assert done.stderr.startswith("twinsight: There is no model `none`")
+    assert done.stderr.startswith("twinsight: Model `none` does not exist")
     assert done.stderr.count("\n") == 1
     assert not out.exists()
 

@@ -195,7 +195,7 @@ def test_a_classifiers_calibration_sets_its_temperature(labelling: Path, classes
     [
         (("cnn", "--data", "nowhere", "--out", "x", *SMALL), "nowhere: no such folder or zip."),
         (("siamese", "--data", "{classes}", "--out", "x", *SMALL), "There are 3 classes; 6 are wanted"),
-        (("cnn", "--data", "{classes}", "--out", "x", "--start", "vgg"), "There is no model `vgg`: neither a shipped"),
+        (("cnn", "--data", "{classes}", "--out", "x", "--start", "vgg"), "Model `vgg` does not exist: it is neither"),
         (
             ("cnn", "--data", "{classes}", "--out", "x", *SMALL[2:], "--start", "base"),
             "The model `base` does not have the backbone that is trained",
@@ -216,7 +216,7 @@ def test_a_folder_that_holds_other_things_is_never_written_over(classes: Path, t
     (tmp_path / "pets" / "cat.jpg").write_bytes(b"dear to me")
     done = run(train, "cnn", "--data", classes, "--out", tmp_path / "pets", *SMALL)
     assert done.exit_code == 1
-    assert "a model package can't be written here, where `cat.jpg` would be lost" in done.stderr
+    assert "can't write a model package here, because `cat.jpg` would be lost" in done.stderr
     assert (tmp_path / "pets" / "cat.jpg").read_bytes() == b"dear to me"
     assert not (tmp_path / ".pets.training").exists()
 

@@ -95,7 +95,7 @@ def test_an_embedding_is_taught_by_one_of_another_dimension_on_classes_and_on_pa
 def test_a_teacher_that_can_not_teach_is_refused_before_anything_is_read(teacher: Path, tmp_path: Path) -> None:
     arguments = ("--data", tmp_path / "nowhere", "--out", tmp_path / "x", *SMALL)
     for kind, name, message in (
-        ("cnn", "nobody", "There is no model `nobody`: neither a shipped one"),
+        ("cnn", "nobody", "Model `nobody` does not exist: it is neither a shipped model"),
         ("cnn", "base", "The teacher `base` must be for classification, as what is trained is; it is for embedding."),
         ("siamese", str(teacher), "The teacher `teacher` must be for embedding, as what is trained is; it is for"),
     ):

@@ -161,7 +161,7 @@ def test_without_room_for_a_temporary_file_xla_serves(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert choose_executor(embedding, "auto", cache_dir=tmp_path / "cache").name == "xla:cpu:f32"
-    assert "can't be exported to ONNX: no temporary file (No such file or directory)" in caplog.text
+    assert "can't be exported to ONNX: can't write a temporary file (No such file or directory)" in caplog.text
 
 
 def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(

@@ -77,8 +77,8 @@ def test_classes_without_names_are_named_by_number(tmp_path: Path, resnet_tensor
     assert package.card.labels == ("class 0", "class 1", "class 2")
     assert package.card.preprocessing == Preprocessing(height_px=224, width_px=224, fit="crop")
     assert package.card.description == (
-        "resnet, imported from weights.safetensors. The weights were taken for those of a plain ResNet without blur "
-        "pooling, on pixels scaled by ImageNet's mean and standard deviation; a file does not say."
+        "resnet, imported from weights.safetensors. The weights are assumed to be those of a plain ResNet without "
+        "blur pooling, on pixels scaled by ImageNet's mean and standard deviation; the file does not say."
     )
 
 
@@ -87,7 +87,7 @@ def test_classes_without_names_are_named_by_number(tmp_path: Path, resnet_tensor
     [
         (["a", "b"], r"^`labels` \(of 2\) must be 3 names, one for each class of the weights\.$"),
         (["a", "", "b"], r"^`labels\[1\]` must not be empty\.$"),
-        (["a", "b", "a"], r"^`labels` has 'a' twice; each must be there once\.$"),
+        (["a", "b", "a"], r"^`labels` has 'a' twice; names must be distinct\.$"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused_and_nothing_is_written(

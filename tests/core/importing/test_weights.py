@@ -132,7 +132,7 @@ def test_a_checkpoint_without_names_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", FakeTorch(content))
-    with pytest.raises(StartupError, match=r"it holds no weights by name\.$"):
+    with pytest.raises(StartupError, match=r"it holds no named weights\.$"):
         read_weights(checkpoint(tmp_path))
 
 

@@ -59,7 +59,7 @@ def test_what_is_no_keyring_is_told_without_a_secret(tmp_path: Path, monkeypatch
     secret = base64.b64encode(key.secret).decode()
     entry = {"secret": secret, "created": "2026-03-01T12:00:00+00:00"}
     cases: list[tuple[object, str]] = [
-        ([secret], "an object is wanted"),
+        ([secret], "it must be an object"),
         ({"primary": key.id}, "`keys` is missing"),
         ({"primary": "0" * 16, "keys": {key.id: entry}}, "`primary` must be the id of one of `keys`"),
         ({"primary": key.id, "keys": {"0" * 16: entry}}, f"the id of `keys.{'0' * 16}` does not belong to its secret"),

@@ -203,7 +203,7 @@ def test_a_closed_data_folder_can_be_backed_up(data: Path, tmp_path: Path) -> No
 
 def test_a_folder_that_is_there_is_not_written_over(data: Path, tmp_path: Path) -> None:
     (tmp_path / "backup").mkdir()
-    with pytest.raises(AlreadyExists, match="backup` is there already; nothing was written"):
+    with pytest.raises(AlreadyExists, match="backup` already exists; nothing was written"):
         back_up(data, tmp_path / "backup")
     with pytest.raises(NotFound, match="is no data folder: it has no `collections`"):
         back_up(tmp_path / "backup", tmp_path / "more")
@@ -239,7 +239,7 @@ def test_what_a_killed_backup_left_is_removed_by_the_next(data: Path, tmp_path: 
 def test_a_backup_that_runs_is_not_disturbed_by_another(data: Path, tmp_path: Path) -> None:
     with backups.made_whole(tmp_path / "backup", tmp_path / "data") as folder:
         (folder / "file").touch()
-        with pytest.raises(AlreadyExists, match="backup` is being made already; nothing was written"):
+        with pytest.raises(AlreadyExists, match="backup` is already being made; nothing was written"):
             back_up(data, tmp_path / "backup")
         back_up(data, tmp_path / "more")
     assert [one.name for one in (tmp_path / "backup").iterdir()] == ["file"]
@@ -324,7 +324,7 @@ def test_a_collection_that_is_there_is_replaced_only_on_request(data: Path, tmp_
         catalog.create(CollectionSpec("b", 9))
         with pytest.raises(StartupError, match="is in use by another server"):
             restore(tmp_path / "backup", other, replace=True)
-    with pytest.raises(AlreadyExists, match="Collection `b` exists already; nothing was restored"):
+    with pytest.raises(AlreadyExists, match="Collection `b` already exists; nothing was restored"):
         restore(tmp_path / "backup", other)
     assert [one.name for one in (other / "collections").iterdir()] == ["b"]
     restore(tmp_path / "backup", other, replace=True)
@@ -433,4 +433,4 @@ def test_the_commands_say_what_they_did_or_why_not(data: Path, tmp_path: Path) -
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'other'}: collection b, 30 items{told}\n")
     done = run(restore_command, [backup, "--data-dir", str(tmp_path / "other")])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr == "twinsight: Collection `b` exists already; nothing was restored.\n"
+    assert done.stderr == "twinsight: Collection `b` already exists; nothing was restored.\n"

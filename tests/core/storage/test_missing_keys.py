@@ -70,7 +70,7 @@ def test_one_is_refused_alone_where_the_keyring_opens_another(data: Path, caplog
             ("own", True),
             ("plain", True),
         ]
-        with pytest.raises(AlreadyExists, match="Collection `foreign` exists already"):
+        with pytest.raises(AlreadyExists, match="Collection `foreign` already exists"):
             catalog.create(CollectionSpec("foreign", 4))
     assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == [MESSAGE]
     with closing(_opened(data, FOREIGN)) as catalog:

@@ -220,5 +220,5 @@ def test_the_command_says_what_is_lost(data: Path, tmp_path: Path) -> None:
     again = CliRunner().invoke(salvage_command, arguments)
     assert (again.exit_code, again.stderr) == (
         1,
-        f"twinsight: `{tmp_path / 'saved'}` is there already; nothing was written.\n",
+        f"twinsight: `{tmp_path / 'saved'}` already exists; nothing was written.\n",
     )

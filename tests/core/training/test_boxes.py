@@ -190,7 +190,7 @@ def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
             "JPEGImages/a.jpg: box 30, 5, 30, 9 (cat) has no area.",
             "JPEGImages/a.jpg: box 60, 10, 80, 20 (dog) lies mostly outside the picture of 64x48.",
             "Annotations/c.xml: its picture JPEGImages/c.jpg is missing.",
-            "JPEGImages/d.jpg: The picture can't be decoded: it is damaged or cut off.",
+            "JPEGImages/d.jpg: The picture can't be decoded: it is damaged or truncated.",
             "Annotations/e.xml: not XML (no element found: line 1, column 38).",
             "JPEGImages/f.jpg: the picture is 64x48, but its annotation says 48x64.",
             "Annotations/g.xml: `ymin` (='nan') must be a number.",
@@ -258,9 +258,9 @@ def test_a_file_that_is_too_large_or_damaged_is_told(tmp_path: Path) -> None:
         read_voc(tmp_path / "set.zip", preprocessing=SIZE)
     _, *lines = raised.value.message.splitlines()
     assert [line.strip() for line in lines] == [
-        "Annotations/d.xml: The file has 16,777,217 bytes; at most 16,777,216 are accepted.",
+        "Annotations/d.xml: The file has 16,777,217 bytes; the limit is 16,777,216.",
         "JPEGImages/b.jpg: The zip's entry can't be read (Bad CRC-32 for file 'JPEGImages/b.jpg').",
-        "JPEGImages/c.jpg: The file has 16,777,217 bytes; at most 16,777,216 are accepted.",
+        "JPEGImages/c.jpg: The file has 16,777,217 bytes; the limit is 16,777,216.",
     ]
     assert read_voc(tmp_path / "set.zip", preprocessing=SIZE, skip_bad=True).files == ("JPEGImages/a.jpg",)
 

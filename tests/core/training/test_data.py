@@ -258,7 +258,7 @@ def test_damaged_and_crafted_entries_are_flaws_of_their_pictures(hostile: Path, 
         read_class_folders(hostile, preprocessing=SMALL, cache_dir=cache)
     for flaw in (
         "5 pictures can't be read",
-        "cat/bomb.png: The file has 16,777,217 bytes; at most 16,777,216 are accepted.",
+        "cat/bomb.png: The file has 16,777,217 bytes; the limit is 16,777,216.",
         "cat/crc.png: The zip's entry can't be read (Bad CRC-32 for file 'cat/crc.png').",
         "cat/method.png: The zip's entry can't be read (its compression is not deflate).",
         "cat/secret.png: The zip's entry can't be read (it is encrypted).",
@@ -287,9 +287,9 @@ def test_a_file_of_a_folder_that_is_too_large_or_locked_is_a_flaw(tmp_path: Path
     with (tmp_path / "cat" / "2.png").open("wb") as file:
         file.truncate(DEFAULT_LIMITS.max_bytes + 1)
     source = PictureSource(tmp_path)
-    with pytest.raises(ValueError, match=r"^The file has 16,777,217 bytes; at most 16,777,216 are accepted\.$"):
+    with pytest.raises(ValueError, match=r"^The file has 16,777,217 bytes; the limit is 16,777,216\.$"):
         source.read("cat/2.png")
-    with pytest.raises(ValueError, match=r"^The file has \d+ bytes; at most 10 are accepted\.$"):
+    with pytest.raises(ValueError, match=r"^The file has \d+ bytes; the limit is 10\.$"):
         source.read("cat/1.png", most_bytes=10)
     (tmp_path / "cat" / "2.png").unlink()
     with pytest.raises(ValueError, match=r"^The file can't be read \(No such file or directory\)\.$"):

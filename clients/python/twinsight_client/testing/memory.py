@@ -223,7 +223,7 @@ class MemoryServer:
     def _create(self, wanted: collections_pb.Collection) -> collections_pb.Collection:
         limits.check_collection_id(wanted.id)
         if wanted.id in self._collections:
-            message = f"Collection `{wanted.id}` exists already."
+            message = f"Collection `{wanted.id}` already exists."
             violations = [FieldViolation("collection.id", message)]
             raise AlreadyExists(message, reason="COLLECTION_EXISTS", violations=violations)
         digest, dimension = "", wanted.dimension
