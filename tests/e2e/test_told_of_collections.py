@@ -44,7 +44,7 @@ def test_damage_that_is_found_while_serving_is_counted_and_told_once(
     assert {one.code() for one in refused} == {grpc.StatusCode.DATA_LOSS}
     assert counts(server) == (items, damaged + 1)
     told = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.getMessage() for record in told] == [f"Collection `small` is used no more: {refused[0].details()}"]
+    assert [record.getMessage() for record in told] == [f"collection `small` is no longer used: {refused[0].details()}"]
     lines = [(line["collection"], line["code"]) for line in logged if line.get("method") == "GetItems"]
     assert lines == [("small", "DATA_LOSS")] * 2
 

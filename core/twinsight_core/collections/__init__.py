@@ -1,1 +1,1 @@
-"""Collections: vectors by id, written, read and searched; and all of them in a data folder."""
+"""Collections of vectors by id: writing, reading and searching them, and all collections of a data folder."""

@@ -61,10 +61,10 @@ def erase(indexer: Indexer, folder: Path, store: Store) -> None:
             snapshots.drop(folder, store)
         store.erase()
     except (StorageFull, Unavailable) as error:
-        why = "The disk has no room, or fails." if isinstance(error, StorageFull) else error.message
+        why = "The disk is full or failing." if isinstance(error, StorageFull) else error.message
         raise type(error)(
-            f"The items are deleted, but not erased from the disk yet. {why} Delete them again with `purge`; the "
-            "next start does it too.",
+            f"The items are deleted, but not yet erased from the disk. {why} Delete them again with `purge`; the "
+            "next start erases them too.",
             reason=error.reason,
         ) from error
 

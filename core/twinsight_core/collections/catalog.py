@@ -43,23 +43,23 @@ from twinsight_core.storage.store import FILE_NAME, Store
 _log = logging.getLogger("twinsight.collection")
 
 Refused = DataLoss | FailedPrecondition
-"""Why a collection stays closed, alone."""
+"""Errors for which a collection stays closed while the others open."""
 
 
 class Catalog:
     """All collections of a data folder, open. Every method may be called from any thread."""
 
     def __init__(self, data_dir: Path, *, options: CollectionOptions | None = None, load: bool = True) -> None:
-        """Takes the folder, makes it if there is none, and opens its collections.
+        """Locks the folder, creates it if it does not exist, and opens its collections.
 
         Args:
             data_dir: the folder.
             options: how collections are opened.
-            load: whether to open them now; `load` has to be called before anything else otherwise.
+            load: whether to open them now; otherwise `load` must be called before anything else.
 
         Raises:
-            StartupError: the folder is in use by another server, not writable, out of room, or not UTF-8 by name; or as
-                `load`.
+            StartupError: the folder is in use by another server, not writable, out of room, or its name is not UTF-8;
+                or as `load`.
         """
         self._options = options or CollectionOptions()
         keyring = self._options.keyring
@@ -74,7 +74,7 @@ class Catalog:
             str(data_dir).encode()
         except UnicodeEncodeError:
             raise StartupError(
-                f"Data folder {str(data_dir)!r} can't be used: SQLite takes only paths in UTF-8.",
+                f"Data folder {str(data_dir)!r} can't be used: SQLite accepts only UTF-8 paths.",
                 reason="DATA_DIR_UNUSABLE",
             ) from None
         try:
@@ -90,15 +90,15 @@ class Catalog:
     def load(self) -> None:
         """Opens the collections.
 
-        One that is damaged, whose folder is a link, that another program holds locked, that the server may not read and
-        write, or that lies plainly where it may not, stays closed and as it is; the others open. So does one that is
-        encrypted with a key that the keyring does not have, where the keyring opens another that is encrypted. Where it
-        opens none it is the wrong one, or was forgotten, and what is written from then on would lie under a key that
-        is not the folder's, or under none. Plain collections prove nothing of a keyring.
+        A collection stays closed and unchanged, while the others open, if it is damaged, its folder is a link, another
+        program has locked it, the server has no permission to read and write it, or it is not encrypted but must be.
+        So does one that is encrypted with a key that the keyring lacks, if the keyring opens another encrypted one. If
+        it opens none, it is the wrong keyring, or was forgotten, and new data would be written under a key that is not
+        the folder's, or under none. Plain collections prove nothing about a keyring.
 
         Raises:
-            StartupError: the folder is not writable or out of room, of collections that are encrypted none has its key
-                at hand, or no more files can be opened; the folder is given back.
+            StartupError: the folder is not writable or out of room, there are encrypted collections but the key of
+                none, or no more files can be opened; the folder is released.
         """
         try:
             keep_temporary_files_in(self._data_dir / TEMPORARY)
@@ -107,8 +107,8 @@ class Catalog:
                 if folder.name.isascii():
                     self._open[folder.name] = self._opened(folder)
                 else:
-                    # A name that is no UTF-8 can be neither opened nor listed.
-                    _log.error("Folder %a is passed over: no collection has such an id.", folder.name)
+                    # A name that is not UTF-8 can be neither opened nor listed.
+                    _log.error("ignoring folder %a: its name is not a collection id", folder.name)
             self._check_keys()
         except BaseException as error:
             self.close()
@@ -118,7 +118,7 @@ class Catalog:
                 error = no_more_files(error.errno)
             if isinstance(error, Unavailable) and error.reason == "OPEN_FILES_EXHAUSTED":
                 raise StartupError(
-                    f"{len(self._open)} collections are open, and there are more. {error.message}", reason=error.reason
+                    f"Only {len(self._open)} collections could be opened. {error.message}", reason=error.reason
                 ) from error
             if isinstance(error, OSError | StorageFull | Unavailable):
                 raise StartupError(
@@ -131,7 +131,7 @@ class Catalog:
 
         Raises:
             InvalidInput: a bad id or dimension.
-            AlreadyExists: the id is taken, if only by a damaged collection, or by a folder that was put there since.
+            AlreadyExists: the id is taken, if only by a damaged collection, or by a folder added since the start.
             StorageFull: the disk has no room.
             Unavailable: no more files can be opened.
         """
@@ -144,14 +144,14 @@ class Catalog:
                 raise AlreadyExists(f"Collection `{spec.id}` already exists.", reason="COLLECTION_EXISTS", field="id")
             if os.path.lexists(folder):
                 raise AlreadyExists(
-                    f"The folder of collection `{spec.id}` is there but was not open; restart the server to load it.",
+                    f"The folder of collection `{spec.id}` exists but is not open; restart the server to load it.",
                     reason="COLLECTION_EXISTS",
                     field="id",
                 )
             unfinished = self._root / f"{NEW}{spec.id}"
             made = unfinished
             try:
-                remove(unfinished)  # what an attempt left that found no files for removing it
+                remove(unfinished)  # left by an attempt that could open no file to remove it
                 unfinished.mkdir()
                 Store.create(unfinished / FILE_NAME, spec, vfs=self._options.vfs, key=self._primary)
                 sync_folder(unfinished)
@@ -174,13 +174,13 @@ class Catalog:
         """Returns a collection.
 
         Args:
-            collection_id: which.
-            visible: whether an error may name a collection; None: each.
+            collection_id: its id.
+            visible: whether an error may name a collection; None for all.
 
         Raises:
-            NotFound: there is none of that id; the error names those that there are.
+            NotFound: there is none with that id; the error names those that exist.
             DataLoss: it is damaged.
-            FailedPrecondition: it is not encrypted, and has to be; or it is, and its key is not at hand.
+            FailedPrecondition: it is not encrypted, and must be; or it is, and its key is missing.
         """
         found = self._open.get(collection_id)
         if found is None:
@@ -190,20 +190,20 @@ class Catalog:
         return found
 
     def list(self) -> list[tuple[str, Collection | Refused]]:
-        """Returns all collections by id, and of one that stays closed what is wrong with it."""
+        """Returns all collections by id; for one that stays closed, what is wrong with it."""
         return sorted(self._open.copy().items(), key=lambda one: one[0])
 
     def delete(self, collection_id: str, *, visible: Callable[[str], bool] | None = None) -> None:
-        """Deletes a collection and all it holds, closed ones too. It is gone from the disk when this returns.
+        """Deletes a collection with its contents, even a closed one. It is gone from the disk when this returns.
 
         Args:
-            collection_id: which.
-            visible: whether an error may name a collection; None: each.
+            collection_id: its id.
+            visible: whether an error may name a collection; None for all.
 
         Raises:
-            NotFound: there is none of that id.
-            DataLoss: its folder is a symbolic link; it stays as it is.
-            OSError: something of it can't be removed; deleting it may be tried again.
+            NotFound: there is none with that id.
+            DataLoss: its folder is a symbolic link; it is not changed.
+            OSError: part of it can't be removed; deleting it can be retried.
         """
         with self._changing:
             self._check_open()
@@ -215,16 +215,16 @@ class Catalog:
             del self._open[collection_id]
             self._leaving.add(collection_id)
         try:
-            # Its last writes, a purge perhaps, may take long: nobody else waits for them.
+            # Its last writes, perhaps a purge, may take long: nobody else waits for them.
             if isinstance(found, Collection):
                 found.close(snapshot=False)
             remove(doomed)
-            with suppress(FileNotFoundError):  # somebody else was quicker
+            with suppress(FileNotFoundError):  # someone else removed it first
                 folder.rename(doomed)
             sync_folder(self._root)
             remove(doomed)
         except BaseException:
-            # It is closed, and some of it is there; deleting it may be tried again, and the next start removes it.
+            # It is closed and partly there; deleting it can be retried, and the next start removes it.
             self._open[collection_id] = found
             raise
         finally:
@@ -235,7 +235,7 @@ class Catalog:
         give_back_freed()
 
     def close(self) -> None:
-        """Closes all collections, whichever of them fails at it, and gives the folder back."""
+        """Closes all collections, even if some fail to close, and releases the folder."""
         with self._changing, ExitStack() as closing:
             if self._closed:
                 return
@@ -251,14 +251,14 @@ class Catalog:
             check_no_link(folder)
             collection = Collection(folder, self._options)
         except (DataLoss, FailedPrecondition) as error:
-            if error.reason != "KEY_MISSING":  # see `_check_keys`, which tells it
+            if error.reason != "KEY_MISSING":  # `_check_keys` reports it
                 _log.error("%s", error.message)
             # Kept without the frames that it came through, which hold all that was read of the collection.
             return type(error)(error.message, reason=error.reason)
         except (PermissionError, Unavailable) as error:
             if isinstance(error, Unavailable) and error.reason not in {"COLLECTION_BUSY", "COLLECTION_READ_ONLY"}:
                 raise
-            _log.exception("Collection `%s`", folder.name)
+            _log.exception("can't open collection `%s`", folder.name)
             busy = isinstance(error, Unavailable) and error.reason == "COLLECTION_BUSY"
             return (locked if busy else unreadable)(folder / FILE_NAME)
         if collection.spec.id == folder.name:
@@ -273,7 +273,7 @@ class Catalog:
         return damage
 
     def _check_keys(self) -> None:
-        """Tells which collections stay closed for want of their keys.
+        """Logs which collections stay closed because their keys are missing.
 
         Raises:
             FailedPrecondition: none of the encrypted ones is open.
@@ -286,11 +286,11 @@ class Catalog:
             _log.error("%s", error.message)
 
     def _tell_key(self, collection: Collection) -> None:
-        """Warns where a collection is not encrypted as a new one would be."""
+        """Warns if a collection is not encrypted as a new one would be."""
         if self._primary is not None and collection.key_id != self._primary.id:
             how = "not encrypted" if collection.key_id is None else f"encrypted with the key {collection.key_id}"
             _log.warning(
-                "Collection `%s` is %s, and the primary key is %s: `twinsight rekey` changes it.",
+                "collection `%s` is %s, and the primary key is %s: `twinsight rekey` changes that",
                 collection.spec.id,
                 how,
                 self._primary.id,

@@ -1,8 +1,8 @@
-"""A durable collection of vectors with metadata, and search in it.
+"""A durable, searchable collection of vectors with metadata.
 
 A write goes through these modules: `items` checks it, `writer` groups it with others, `store` makes it durable, `rows`
-makes it visible, and it is answered. Later `indexer` brings it into the graph. A search (`search`) reads `rows` and the
-graph. Opening (`opening`) reads the store into `rows`, takes the graph from a snapshot (`snapshots`) and leaves the
+makes it visible, and it is acknowledged. Later `indexer` adds it to the graph. A search (`search`) reads `rows` and the
+graph. Opening (`opening`) reads the store into `rows`, loads the graph from a snapshot (`snapshots`) and leaves the
 rest to `indexer`.
 """
 
@@ -60,21 +60,21 @@ _log = logging.getLogger("twinsight.collection")
 
 @dataclass(frozen=True)
 class CollectionOptions:
-    """How collections are run; the same for all of a server.
+    """The settings of collections; the same for all of a server.
 
     Attributes:
         graph: how graphs are built, and with how many threads.
         policy: when they are built, rebuilt and saved.
-        ef: width of a search's walk through the graph where the request gives none. At 96, recall@10 on clustered
-            vectors (20,000 x 256) is 1.00, and 0.997 at 32.
-        vfs: name of the SQLite file system; None: the platform's.
-        vectors_on_disk: whether what is kept beside the graph for exact search lies in a file (`index/row_memory.py`),
-            unless the collection is encrypted.
-        vector_copy: what that is: the vectors, or `int8`, a copy of them in a quarter of the bytes, which leaves few of
-            them to be looked at (`index/int8_copy.py`). The vectors then lie in a file in any case. Encrypted
+        ef: width of a graph search if the request gives none. At 96, recall@10 on clustered vectors (20,000 x 256) is
+            1.00, and 0.997 at 32.
+        vfs: name of the SQLite file system; None for the platform's.
+        vectors_on_disk: whether the data for exact search beside the graph is in a file (`index/row_memory.py`), unless
+            the collection is encrypted.
+        vector_copy: what that data is: the vectors, or `int8`, a copy in a quarter of the bytes, after whose scan few
+            vectors need to be read (`index/int8_copy.py`). The vectors are then in a file in any case. Encrypted
             collections have the vectors in memory.
-        keyring: opens collections that are encrypted, and its primary key encrypts new ones; None: they lie plainly.
-        allow_plain: whether such as lie plainly are opened although there is a keyring.
+        keyring: opens encrypted collections, and its primary key encrypts new ones; None for no encryption.
+        allow_plain: whether unencrypted collections are opened although there is a keyring.
     """
 
     graph: GraphParameters = field(default_factory=lambda: GraphParameters(threads=core_count()))
@@ -87,7 +87,7 @@ class CollectionOptions:
     allow_plain: bool = False
 
     def places(self, folder: Path) -> RowPlaces:
-        """Returns where the vectors of a collection in a folder lie, unless it is encrypted."""
+        """Returns where the vectors of a collection in a folder are kept, unless it is encrypted."""
         on_disk = folder if self.vectors_on_disk else None
         if self.vector_copy == "float32":
             return RowPlaces(on_disk)
@@ -97,8 +97,8 @@ class CollectionOptions:
 class Collection:
     """An open collection. Every method may be called from any thread.
 
-    Every method but `status`, the checks and `close` raises `DataLoss` once the store has been found damaged, and
-    `Unavailable` once the collection is closed, or must be opened again since a write failed between disk and memory.
+    Every method except `status`, the checks and `close` raises `DataLoss` once the store has been found damaged, and
+    `Unavailable` once the collection is closed, or must be reopened because a write failed between disk and memory.
     """
 
     def __init__(self, folder: Path, options: CollectionOptions | None = None) -> None:
@@ -106,7 +106,7 @@ class Collection:
 
         Raises:
             DataLoss: its file is missing, damaged, or of a later version. Nothing was changed.
-            FailedPrecondition: it is encrypted, and the key is not at hand; or it is not, and has to be.
+            FailedPrecondition: it is encrypted, and the key is missing; or it is not, and must be.
             StorageFull: there is no room to open it.
         """
         self._folder = folder
@@ -125,7 +125,7 @@ class Collection:
                 self._finish_purge()
             rows = read_rows(self._store, self._options.places(folder) if self._store.key_id is None else IN_MEMORY)
             if self._store.purging:
-                generation = Generation(rows)  # a graph may hold what is to be erased, and would be saved again
+                generation = Generation(rows)  # a graph may hold data that is to be erased, and would be saved again
             else:
                 graph_from = self._options.policy.graph_from
                 generation = restored(rows, folder, self._store, self._options.graph, graph_from=graph_from)
@@ -143,7 +143,7 @@ class Collection:
             snapshot=partial(callbacks.save, folder, self._store),
         )
         searching = partial(callbacks.search_generation, self._indexer, ef=self._options.ef)
-        # Apart, so that walks of the graph, which are short, do not wait for exact searches, which are long.
+        # Separate, so that graph searches, which are short, do not wait for exact searches, which are long.
         self._combiners = {exact: Combiner(searching, at_once=core_count()) for exact in (False, True)}
         self._writer = Writer(
             self._store,
@@ -155,7 +155,7 @@ class Collection:
 
     @property
     def key_id(self) -> str | None:
-        """Id of the key that it is encrypted with; None: it is not."""
+        """Id of the key that it is encrypted with; None if it is not."""
         return self._store.key_id
 
     def status(self) -> CollectionStatus:
@@ -188,18 +188,18 @@ class Collection:
         check_vector(vector, self.spec)
 
     def upsert(self, items: Sequence[NewItem | NewMetadata], *, checkpoint: Checkpoint | None = None) -> list[bool]:
-        """Adds items, or replaces those whose id exists: all or none. They are on disk and seen when it returns.
+        """Adds items, or replaces those whose id exists: all or none. They are durable and visible when it returns.
 
         Args:
-            items: of two with one id the later wins. New metadata for an item is a new item with the vector that the
-                item has when its turn comes.
+            items: if two have one id, the later wins. New metadata for an item makes a new item with the vector that
+                the item has when its turn comes.
             checkpoint: recorded with the items; a batch that was recorded before is not written again.
 
         Returns:
-            Of each whether it was written: not where it is new metadata for an item that is not there.
+            For each, whether it was written: false for new metadata of an item that does not exist.
 
         Raises:
-            InvalidInput: an item or the checkpoint is against the rules; nothing was written.
+            InvalidInput: an item or the checkpoint breaks a rule; nothing was written.
             StorageFull: the disk has no room; nothing was written.
         """
         check_items(items, self.spec)
@@ -209,33 +209,33 @@ class Collection:
             return self._writer.submit(Upsert(items, checkpoint))
 
     def last_batch(self, ingest_id: str) -> int:
-        """Returns the highest batch on disk of a bulk write; 0 where there is none."""
+        """Returns the highest batch on disk of a bulk write; 0 if there is none."""
         with self._guarded():
             return self._writer.last_batch(ingest_id)
 
     def get(
         self, ids: Sequence[str], *, include_vectors: bool = False, max_bytes: int | None = None
     ) -> list[Item | None]:
-        """Returns the items of ids, None where there is none, all as of one moment.
+        """Returns the items with some ids, None for a missing one, all as of one moment.
 
         Args:
-            ids: which.
+            ids: the ids.
             include_vectors: return the vectors too.
-            max_bytes: of metadata, as it lies on disk, and of vectors that are returned; None: any number.
+            max_bytes: limit of metadata, as stored on disk, and of returned vectors; None for no limit.
 
         Raises:
-            AnswerTooLarge: they have more.
+            AnswerTooLarge: they exceed it.
         """
         read = partial(self._store.by_id, list(ids), max_bytes=max_bytes, with_vectors=include_vectors)
         with self._guarded():
             found = read()
             if not self._agree(ids, found):
-                # A write is between disk and memory: what is read here must be found by every later search.
+                # A write is between disk and memory: every later search must find what is read here.
                 with self._writer.settled():
                     found = read()
                     if not self._agree(ids, found):
-                        raise self._store.damaged("what is found by an id is not what is held of it")
-        distinct = {stored.seq: stored for stored in found if stored is not None}  # one may be asked for many times
+                        raise self._store.damaged("the item stored under an id is not the one in memory")
+        distinct = {stored.seq: stored for stored in found if stored is not None}  # one may be requested many times
         items = {seq: _item(stored, include_vectors) for seq, stored in distinct.items()}
         return [None if stored is None else items[stored.seq] for stored in found]
 
@@ -248,19 +248,19 @@ class Collection:
         include_vectors: bool = False,
         max_bytes: int | None = None,
     ) -> tuple[list[Item], str | None]:
-        """Returns items, and what `after` to pass for the next page; None: this is the last.
+        """Returns items, and the `after` to pass for the next page; None if this is the last.
 
-        Their order is that of `paging`: an item that is there throughout is on one page, however often it is written.
+        Their order is that of `paging`: an item that exists throughout is on one page, however often it is written.
 
         Args:
             after: empty for the first page.
-            limit: items on the page, at least 1. An item that is deleted meanwhile leaves a gap.
+            limit: items on the page, at least 1; fewer if one is deleted meanwhile.
             filter: only items that meet it.
             include_vectors: return the vectors too.
             max_bytes: as in `get`.
 
         Raises:
-            InvalidInput: the filter is against the rules.
+            InvalidInput: the filter breaks a rule.
             AnswerTooLarge: as in `get`.
         """
         with self._guarded():
@@ -270,27 +270,28 @@ class Collection:
                 self._catch_up()
             else:
                 check_filter(filter)
-                # As in a search, what is being rewritten must not be missed.
+                # As in a search, an item that is being rewritten must not be missed.
                 with self._writer.settled():
                     page, last = page_of_matches(reading, self._indexer.generation.rows, filter, after, limit)
         return [_item(stored, include_vectors) for stored in page], last
 
     @property
     def mark(self) -> str:
-        """What no other collection has, not even one of the same id that was made later, or lies under another key."""
+        """Identifies this collection: no other has the same, not even a later one with its id or one under another key.
+        """
         return self._store.mark
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
-        """Deletes ids and returns of each whether it was there. On disk when it returns.
+        """Deletes items by id and returns for each whether it existed. Durable when it returns.
 
         Args:
             ids: of the items.
-            purge: leave nothing of them in the collection's folder, nor of anything that was deleted or replaced
-                before. The collection's file is written anew for it; writes wait meanwhile.
+            purge: leave nothing of them in the collection's folder, nor of anything deleted or replaced before. This
+                rewrites the collection's file, while writes wait.
 
         Raises:
             StorageFull: the disk has no room; nothing was deleted, or nothing was purged, as the message says.
-            Unavailable: a long read holds up the purge; the items are deleted.
+            Unavailable: a long read blocks the purge; the items are deleted.
         """
         with self._guarded():
             return self._writer.submit(Delete(ids, purge))
@@ -299,7 +300,7 @@ class Collection:
         """Deletes every item that meets a filter and returns how many did; `purge` as in `delete`.
 
         Raises:
-            InvalidInput: the filter is against the rules.
+            InvalidInput: the filter breaks a rule.
             StorageFull: as in `delete`.
             Unavailable: as in `delete`.
         """
@@ -313,12 +314,12 @@ class Collection:
         """Returns each query's matches, closest first; equal scores in the order of writing.
 
         Args:
-            queries: `[n, dimension] float32`, each fit for `check_vector`.
-            options: what is wanted. Fewer than `top_k` matches come back only where no more meet the request.
-            check_wanted: raises where nobody waits for the answer any more; called while the search waits for its turn.
+            queries: `[n, dimension] float32`, each valid for `check_vector`.
+            options: of the search. Fewer than `top_k` matches are returned only if no more meet the request.
+            check_wanted: raises if nobody waits for the result any more; called while the search is queued.
 
         Raises:
-            InvalidInput: a query or an option is against the rules.
+            InvalidInput: a query or an option breaks a rule.
         """
         check_options(options)
         check_queries(queries, self.spec)
@@ -326,7 +327,7 @@ class Collection:
             ready = prepared(queries, self.spec.metric)
             rows, answer, contents = self._searched(ready, options, check_wanted)
             if None in contents.values():
-                # What was found is being rewritten: it is gone from the disk, whence it is wanted, and what replaces it
+                # A found item is being rewritten: it is gone from the disk, where it would be read, and its replacement
                 # may not be in memory yet. Between two writes it is in both, so that it is not missed.
                 with self._writer.settled():
                     rows, answer, contents = self._searched(ready, options, check_wanted)
@@ -335,11 +336,11 @@ class Collection:
             return matches_of(answer, contents, ids=rows.ids, metric=self.spec.metric)
 
     def check_usable(self) -> None:
-        """Raises what every call but `status` would.
+        """Raises what every call except `status` would raise.
 
         Raises:
             DataLoss: the store has been found damaged.
-            Unavailable: the collection is closed, or must be opened again.
+            Unavailable: the collection is closed, or must be reopened.
         """
         if self._damage is not None:
             raise DataLoss(self._damage.message, reason=self._damage.reason)
@@ -372,27 +373,27 @@ class Collection:
             with self._finding:
                 if self._damage is None:
                     self._damage = DataLoss(error.message, reason=error.reason)
-                    _log.error("Collection `%s` is used no more: %s", self.spec.id, error.message)
+                    _log.error("collection `%s` is no longer used: %s", self.spec.id, error.message)
             raise
 
     def _finish_purge(self) -> None:
-        """Does what a purge left to be done when the process ended in the midst of it."""
+        """Finishes a purge that was interrupted by the end of the process."""
         try:
             snapshots.drop(self._folder, self._store)
             self._store.erase()
         except (StorageFull, Unavailable) as error:
-            # It can be searched all the same, and the next purge or start tries again.
-            _log.warning("Collection `%s`: %s", self.spec.id, error.message)
+            # It can still be searched, and the next purge or start retries.
+            _log.warning("collection `%s`: %s", self.spec.id, error.message)
 
     def _agree(self, ids: Sequence[str], found: Sequence[StoredItem | None]) -> bool:
-        """Returns whether memory has the items of ids as they were found on disk."""
+        """Returns whether memory has the items with some ids as they were found on disk."""
         return all(
             (None if stored is None else stored.seq) == self._ids.get(one)
             for one, stored in zip(ids, found, strict=True)
         )
 
     def _catch_up(self) -> None:
-        """Waits until memory has what is on disk now, so that no later search finds less than a read has told."""
+        """Waits until memory has what is on disk now, so that no later search finds less than a read returned."""
         with self._writer.settled():
             pass
 

@@ -1,4 +1,4 @@
-"""What a search found, with its contents: metadata from memory, vectors as they were written from disk."""
+"""Adds contents to a search's results: metadata from memory, vectors as written from disk."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from twinsight_core.search.search import Answer
 from twinsight_core.storage.records import StoredItem, vector_of
 from twinsight_core.storage.store import Store
 
-# To look for a field that not all have takes 9 us for ten items, to read one item from the disk 30 and more.
+# Looking for a field that not all have takes 9 us for ten items; reading one item from disk takes 30 us or more.
 _FIELDS_PER_ITEM = 5
 
 
 class Content(NamedTuple):
-    """What is shown of an item, each None where it was not asked for.
+    """The returned contents of an item, each None if it was not asked for.
 
     Attributes:
         metadata: its fields.
@@ -32,19 +32,19 @@ class Content(NamedTuple):
 
 
 def contents_of(answer: Answer, options: SearchOptions, rows: Rows, store: Store) -> Mapping[int, Content | None]:
-    """Returns what is to be shown of the rows found, by row.
+    """Returns the contents to return for the rows found, by row.
 
     Args:
         answer: what was found.
-        options: say what is wanted; without metadata and vectors there is nothing.
-        rows: that were searched, with their metadata in memory.
-        store: where the items lie as they were written.
+        options: which contents to return; empty without metadata and vectors.
+        rows: the searched rows, with their metadata in memory.
+        store: has the items as written.
 
     Returns:
-        None for an item that is wanted from the disk, and was rewritten or deleted meanwhile.
+        None for an item that must be read from disk, but was rewritten or deleted meanwhile.
 
     Raises:
-        AnswerTooLarge: all of it would have more than `max_content_bytes`; one item may be the match of many queries.
+        AnswerTooLarge: the total would exceed `max_content_bytes`; one item may match many queries.
         DataLoss: the store is damaged.
     """
     if not (options.include_metadata or options.include_vectors) or not answer.found:
@@ -55,7 +55,7 @@ def contents_of(answer: Answer, options: SearchOptions, rows: Rows, store: Store
         _check_room((_bytes_of(item, options) for item in stored), counts, options)
         return {row: item and _shown(item, options) for row, item in zip(found.tolist(), stored, strict=True)}
     metadata = rows.metadata(found)
-    if int(counts.sum()) * MAX_ENCODED_BYTES > options.max_content_bytes:  # a search for a few needs no look
+    if int(counts.sum()) * MAX_ENCODED_BYTES > options.max_content_bytes:  # a search for a few can't exceed it
         _check_room((len(encode_metadata(one)) for one in metadata), counts, options)
     return {row: Content(one, None) for row, one in zip(found.tolist(), metadata, strict=True)}
 
@@ -67,7 +67,7 @@ def matches_of(
 
     Args:
         answer: what was found.
-        contents: of the rows found; where there are any, rows without are left out.
+        contents: of the rows found; unless empty, rows without contents are left out.
         ids: by row.
         metric: turns scores into distances.
     """
@@ -89,7 +89,7 @@ def matches_of(
 
 
 def _check_room(sizes: Iterable[int], counts: np.ndarray, options: SearchOptions) -> None:
-    """Raises AnswerTooLarge where contents of these sizes, each shown so many times, are too much."""
+    """Raises AnswerTooLarge if contents of these sizes, each returned so many times, are too large."""
     if sum(size * count for size, count in zip(sizes, counts.tolist(), strict=True)) > options.max_content_bytes:
         raise answer_too_large()
 

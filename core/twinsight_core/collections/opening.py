@@ -1,4 +1,4 @@
-"""What a collection has in memory when it opens: its rows from the store, and its graph from a snapshot."""
+"""Loads a collection into memory when it opens: its rows from the store, and its graph from a snapshot."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from twinsight_core.search.rows import RowBatch, Rows
 from twinsight_core.storage import snapshots
 from twinsight_core.storage.store import Store
 
-_RESTORED_ROWS = 4096  # whose vectors are read at a time
+_RESTORED_ROWS = 4096  # read at a time, with their vectors
 
 
 def read_rows(store: Store, places: RowPlaces) -> Rows:
-    """Returns all items of a store as rows, with their vectors where they shall lie.
+    """Returns all items of a store as rows, with their vectors in their places.
 
     Raises:
         DataLoss: the store is damaged.
@@ -46,7 +46,7 @@ def restored(rows: Rows, folder: Path, store: Store, parameters: GraphParameters
         folder: the collection's folder.
         store: the store.
         parameters: how graphs are built.
-        graph_from: of fewer items there shall be no graph.
+        graph_from: least number of items for a graph.
     """
     snapshots.clean(folder, store)
     if rows.view.live < graph_from:

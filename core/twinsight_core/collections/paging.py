@@ -1,8 +1,8 @@
-"""Pages of a collection, in an order in which no write moves an item.
+"""Pages of a collection, in an order that no write changes.
 
-The order is that of what items are found by on disk: their ids, in UTF-8, or of an encrypted collection their
-pseudonyms. An item that is there throughout a listing is therefore on one of its pages, however often it is written
-meanwhile, if by who reads the pages.
+The order is that of the items' keys on disk: their ids, in UTF-8, or in an encrypted collection their pseudonyms. An
+item that exists throughout a listing is therefore on one of its pages, however often it is written meanwhile, even by
+the reader of the pages.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from twinsight_core.search.rows import Rows
 from twinsight_core.storage.records import StoredItem
 from twinsight_core.storage.store import Store
 
-# So many names are sorted in some milliseconds. Of more matches a page of 1,000 is found by passing over a quarter of a
-# million items at most, in a collection of a million.
+# Sorting this many names takes a few milliseconds. With more matches, finding a page of 1,000 skips at most a quarter
+# of a million items, in a collection of a million.
 _SORTED_MATCHES = 4096
 _MOST_PASSED_AT_ONCE = 4096
 
@@ -33,11 +33,11 @@ class Reading:
 
 
 def page_of_all(reading: Reading, after: str, limit: int) -> tuple[list[StoredItem], str | None]:
-    """Returns the items of a page, and after what the next one begins; None: it is the last.
+    """Returns the items of a page, and the key after which the next page starts; None if it is the last.
 
     Args:
-        reading: where they lie, and what of them is wanted.
-        after: what the last item of the page before is found by; empty: the first page.
+        reading: how to read the items.
+        after: key of the last item of the previous page; empty for the first page.
         limit: items on the page.
 
     Raises:
@@ -54,7 +54,7 @@ def page_of_all(reading: Reading, after: str, limit: int) -> tuple[list[StoredIt
 def page_of_matches(
     reading: Reading, rows: Rows, filter_: Filter, after: str, limit: int
 ) -> tuple[list[StoredItem], str | None]:
-    """Returns the same of the items that meet a filter; disk and memory (`rows`) must agree meanwhile."""
+    """Returns the same for the items that meet a filter; disk and memory (`rows`) must agree meanwhile."""
     store = reading.store
     named = _first_matching(store, rows, filter_, after, limit + 1)
     wanted = [seq for _, seq in named[:limit]]
@@ -66,7 +66,7 @@ def page_of_matches(
 
 
 def _first_matching(store: Store, rows: Rows, filter_: Filter, after: str, count: int) -> list[tuple[str, int]]:
-    """Returns the first items after one that meet a filter: what they are found by, and sequence numbers."""
+    """Returns the first items after one that meet a filter: keys and sequence numbers."""
     labels, meets = rows.view.labels, rows.mask(filter_, rows.view)
     matching = np.flatnonzero(meets)
     if len(matching) <= _SORTED_MATCHES:

@@ -1,13 +1,12 @@
-"""The one thread that writes a collection, while there is something to write.
+"""The single thread that writes a collection, while there is something to write.
 
-1. It takes all requests that wait, up to a bound, as one group.
+1. It takes all waiting requests, up to a bound, as one group.
 2. It plans them in order, each on top of those before it, into one set of changes.
-3. It commits the changes: one transaction, one sync of the disk for the whole group.
-4. It applies them to memory, in one step for searches.
+3. It commits the changes: one transaction and one disk sync for the whole group.
+4. It applies them to memory, in one step as seen by searches.
 5. It answers the requests. Acknowledged therefore means durable and visible.
-6. Deletions that purge are answered after one more step, done once for the whole group: what is left on disk of all
-   that was deleted is erased.
-7. Where the store's log has become large it is folded into the file: nobody but the next group waits for that.
+6. Purging deletions are answered after one more step, once for the whole group: everything deleted is erased from disk.
+7. If the store's log has become large, it is folded into the file; only the next group waits for that.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _log = logging.getLogger("twinsight.collection")
 
 @dataclass(frozen=True)
 class Upsert:
-    """Write items; the answer says of each whether it is on disk: not where it has no vector to keep."""
+    """Writes items; the answer says for each whether it is on disk: false if it has no vector to keep."""
 
     items: Sequence[NewItem | NewMetadata]
     checkpoint: Checkpoint | None
@@ -48,7 +47,7 @@ class Upsert:
 
 @dataclass(frozen=True)
 class Delete:
-    """Delete ids, and erase them with `purge`; the answer says of each whether it was there."""
+    """Deletes ids, and erases them with `purge`; the answer says for each whether it existed."""
 
     ids: Sequence[str]
     purge: bool = False
@@ -57,7 +56,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class DeleteWhere:
-    """Delete what meets a filter, and erase it with `purge`; the answer has one true for each item that did."""
+    """Deletes what meets a filter, and erases it with `purge`; the answer has one true for each item that did."""
 
     filter: Filter
     purge: bool = False
@@ -68,7 +67,7 @@ Request = Upsert | Delete | DeleteWhere
 
 
 class Plan:
-    """What a group of requests does to the store, and what each is answered."""
+    """The changes that a group of requests makes to the store, and the answer to each."""
 
     def __init__(
         self, ids: dict[str, int], ingests: dict[str, int], next_seq: int, *, kept: Mapping[str, np.ndarray]
@@ -79,7 +78,7 @@ class Plan:
             ids: sequence number by id of all items.
             ingests: last batch by the name of a bulk write.
             next_seq: of the next item.
-            kept: the vectors of those items whose metadata alone is to be written.
+            kept: the vectors of the items of which only the metadata is written.
         """
         self._ids = ids
         self._kept = kept
@@ -90,7 +89,7 @@ class Plan:
         self.ingests: dict[str, int] = {}
 
     def upsert(self, request: Upsert) -> list[bool]:
-        """Plans to write items; a batch that was written before is passed over."""
+        """Plans to write items; skips a batch that was written before."""
         checkpoint = request.checkpoint
         if checkpoint is not None:
             name = checkpoint.ingest_id
@@ -100,7 +99,7 @@ class Plan:
         return [self._put(item) for item in request.items]
 
     def delete(self, ids: Sequence[str]) -> list[bool]:
-        """Plans to delete ids, and returns of each whether it is there when its turn comes."""
+        """Plans to delete ids, and returns for each whether it exists when its turn comes."""
         return [self._remove(one) for one in ids]
 
     def _put(self, item: NewItem | NewMetadata) -> bool:
@@ -115,7 +114,7 @@ class Plan:
         return True
 
     def _vector_of(self, item_id: str) -> np.ndarray | None:
-        """The vector that an item has when its turn comes; None: there is no such item then."""
+        """Returns the vector that an item has when its turn comes; None if it does not exist then."""
         if item_id in self.added:
             return self.added[item_id][1].vector
         return None if item_id in self.removed else self._kept.get(item_id)
@@ -131,7 +130,7 @@ class Plan:
 
 
 class Writer:
-    """Owns the store's writes and the map of ids. Callers hand in requests and wait for the answers."""
+    """Owns the store's writes and the map of ids. Callers submit requests and wait for the answers."""
 
     def __init__(
         self,
@@ -142,14 +141,14 @@ class Writer:
         matching: Callable[[Filter], list[str]],
         erase: Callable[[], None],
     ) -> None:
-        """Takes what is written to.
+        """Takes the store and memory to write to.
 
         Args:
             store: the open store.
             ids: sequence number by id of all items; the writer keeps it up to date.
             apply: applies added items and removed sequence numbers, `[n] int64`, to memory, in one step.
             matching: returns the ids of the items that meet a filter.
-            erase: leaves nothing on disk of what was deleted.
+            erase: erases everything deleted from disk.
         """
         self._store = store
         self._ids = ids
@@ -161,7 +160,7 @@ class Writer:
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._held: Request | None = None
         self._writing = ReadWriteLock()
-        self._handing = threading.Lock()  # held by whoever hands in a request, and by the thread while it ends
+        self._handing = threading.Lock()  # held while submitting a request, and by the thread while it ends
         self._closed = False
         self._broken = False
         self._thread: threading.Thread | None = None
@@ -172,7 +171,7 @@ class Writer:
         Raises:
             StorageFull: the disk has no room; nothing of the request was written.
             DataLoss: the store is damaged.
-            Unavailable: the collection is closed, or must be opened again; or no thread can be started.
+            Unavailable: the collection is closed or must be reopened, or no thread can be started.
         """
         with self._handing:
             if self._closed:
@@ -184,10 +183,10 @@ class Writer:
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """Waits for the write that is going on, at most, and holds up the next: disk and memory agree meanwhile.
+        """Waits for the write in progress and blocks the next one: disk and memory agree within the block.
 
         Raises:
-            Unavailable: they do not, since a write failed between the two.
+            Unavailable: they do not, because a write failed between the two.
         """
         with self._writing.read():
             self.check_whole()
@@ -195,21 +194,21 @@ class Writer:
 
     @property
     def is_broken(self) -> bool:
-        """Whether disk and memory do not agree any more, since a write failed between the two."""
+        """Whether disk and memory no longer agree, because a write failed between the two."""
         return self._broken
 
     def check_whole(self) -> None:
-        """Raises Unavailable where `is_broken`."""
+        """Raises Unavailable if `is_broken`."""
         if self._broken:
-            # A new one each time: one that is raised again keeps all that its first and later callers held.
-            raise Unavailable(f"Collection `{self._store.spec.id}` must be opened again.", reason="COLLECTION_BROKEN")
+            # A new one each time: an error that is raised again keeps everything alive that its callers held.
+            raise Unavailable(f"Collection `{self._store.spec.id}` must be reopened.", reason="COLLECTION_BROKEN")
 
     def last_batch(self, ingest_id: str) -> int:
-        """Returns the highest batch on disk of a bulk write; 0 where there is none."""
+        """Returns the highest batch on disk of a bulk write; 0 if there is none."""
         return self._ingests.get(ingest_id, 0)
 
     def close(self) -> None:
-        """Answers all requests that were handed in, and ends the thread."""
+        """Answers all submitted requests, and ends the thread."""
         with self._handing:
             if not self._closed:
                 self._closed = True
@@ -229,13 +228,13 @@ class Writer:
             try:
                 self._write(group)
             except StorageFull as error:
-                # One large request must not take the small ones of its group down with it.
+                # One failing large request must not fail the small ones of its group.
                 if len(group) == 1:
                     group[0].answer.set_exception(error)
                 else:
                     for request in group:
                         self._write_alone(request)
-            except BaseException as error:  # noqa: BLE001 - the callers must hear of it, whatever it is
+            except BaseException as error:  # noqa: BLE001 - the callers must get it, whatever it is
                 for request in group:
                     request.answer.set_exception(error)
             self._store.fold_log()
@@ -247,7 +246,7 @@ class Writer:
             request.answer.set_exception(error)
 
     def _next_group(self) -> list[Request]:
-        """Waits for a request and returns it with those behind it; nothing when the thread is to end."""
+        """Waits for a request and returns it with those behind it; nothing if the thread is to end."""
         first = self._held if self._held is not None else self._next_request()
         self._held = None
         if first is None:
@@ -259,10 +258,10 @@ class Writer:
             except queue.Empty:
                 break
             if request is None:
-                self._requests.put(None)  # comes up again after this group
+                self._requests.put(None)  # is read again after this group
                 break
             items += _size(request)
-            # A filter is decided on what is in memory, so that all before it has to be there.
+            # A filter is evaluated in memory, so all earlier writes must be there.
             if isinstance(request, DeleteWhere) or items > _GROUP_ITEMS:
                 self._held = request
                 break
@@ -270,7 +269,7 @@ class Writer:
         return group
 
     def _next_request(self) -> Request | None:
-        """Waits for a request; none where none came for a while, or the writer is closed."""
+        """Waits for a request; returns None if none came for a while, or the writer is closed."""
         try:
             return self._requests.get(timeout=LINGER_S)
         except queue.Empty:
@@ -296,7 +295,7 @@ class Writer:
             self._purge([pair for pair, purge in zip(zip(group, answers, strict=True), purging, strict=True) if purge])
 
     def _purge(self, answered: Sequence[tuple[Request, list[bool]]]) -> None:
-        """Erases what was deleted, and answers those who asked for it."""
+        """Erases what was deleted, and answers the requests that asked for it."""
         try:
             self._erase()
         except BaseException as error:  # noqa: BLE001 - as in `_run`
@@ -320,14 +319,14 @@ class Writer:
         try:
             self._remember(plan, added)
         except BaseException:  # noqa: BLE001 - raised again in other words
-            # Disk is ahead of memory now, by what nobody was told is written. A further write would be planned on what
-            # is no longer so, and reads from the disk would tell what no search finds.
-            _log.exception("Collection `%s` must be opened again.", self._store.spec.id)
+            # The disk is now ahead of memory, by writes that nobody was told of. Further writes would be planned on a
+            # stale state, and reads from disk would return what no search finds.
+            _log.exception("collection `%s` must be reopened", self._store.spec.id)
             self._broken = True
         self.check_whole()
 
     def _kept_vectors(self, group: Sequence[Request]) -> dict[str, np.ndarray]:
-        """Returns the vectors of those items whose metadata alone is to be written, as they are before the group."""
+        """Returns the vectors of the items of which only the metadata is written, as they are before the group."""
         upserts = (request for request in group if isinstance(request, Upsert))
         ids = {item.id for request in upserts for item in request.items if isinstance(item, NewMetadata)}
         seqs = {item_id: self._ids[item_id] for item_id in ids if item_id in self._ids}

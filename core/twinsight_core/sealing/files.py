@@ -1,10 +1,10 @@
-"""Files sealed piece by piece, and their contents in memory meanwhile.
+"""Files sealed piece by piece, with their plain contents only in memory.
 
-The graph's library reads and writes paths. It is given one of a file in memory (`memory_files`), so that nothing plain
-touches a disk. It takes as much memory as the content has, for as long as it takes to write or read it.
+The graph's library reads and writes paths. It gets the path of a file in memory (`memory_files`), so that nothing plain
+touches a disk. That takes as much memory as the content, for as long as writing or reading takes.
 
-A sealed file is its pieces of 4 MiB, sealed, one behind the other. The associated data of each has its number and how
-many there are, so that a file that was cut, or whose pieces were exchanged, can't be opened.
+A sealed file consists of sealed pieces of 4 MiB, one after another. The associated data of each has its number and
+the number of pieces, so that a file that was truncated, or whose pieces were swapped, can't be opened.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PIECE = 4 << 20
 
 @contextmanager
 def sealed_file(file: Path, cipher: Cipher, place: bytes) -> Iterator[Path]:
-    """Gives a path in memory to write to, and seals what is there into a new file when the block ends.
+    """Yields a path in memory to write to, and seals its content into a new file when the block ends.
 
     Raises:
         OSError: the file can't be written.
@@ -37,7 +37,7 @@ def sealed_file(file: Path, cipher: Cipher, place: bytes) -> Iterator[Path]:
 
 @contextmanager
 def opened_file(file: Path, cipher: Cipher, place: bytes) -> Iterator[Path]:
-    """Gives a path in memory with the content of a sealed file.
+    """Yields a path in memory with the content of a sealed file.
 
     Raises:
         DataLoss: the file is not what was sealed for this place.

@@ -1,11 +1,11 @@
-"""The keys that seal what is on disk: JSON, in a file or an environment variable, made by `twinsight keyring`.
+"""The keys that seal what is on disk: JSON in a file or an environment variable, made by `twinsight keyring`.
 
     {"primary": "5d41402abc4b2a76",
      "keys": {"5d41402abc4b2a76": {"secret": "q83vEjRW...", "created": "2026-03-01T12:00:00+00:00"}}}
 
-`secret` is 32 random bytes as Base64. A key's id is made of its secret, so that a key can't go by the name of another;
-it says nothing of the secret, and is on the disk beside what was sealed. The primary key seals what is made from now
-on; the others open what they sealed.
+`secret` is 32 random bytes as Base64. A key's id is derived from its secret, so that a key can't have another's id; it
+reveals nothing of the secret, and is stored beside what was sealed. The primary key seals new data; the others open
+what they sealed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from twinsight_core.host.whole_files import rewrite_whole, rewriting
 from twinsight_core.json_fields import JsonFields
 
 ENVIRONMENT = "env:"
-"""Begins the source of a keyring that is the content of an environment variable."""
+"""Prefix of a keyring's source that names an environment variable with its content."""
 
 _SECRET = 32
 
@@ -45,12 +45,12 @@ class Key:
 
     @property
     def id(self) -> str:
-        """16 hexadecimal digits that follow from the secret."""
+        """16 hexadecimal digits, derived from the secret."""
         return hashlib.sha256(b"twinsight key id " + self.secret).hexdigest()[:16]
 
 
 class Keyring:
-    """Keys, one of which is the primary: the first. It never changes."""
+    """An immutable set of keys, the first of which is the primary."""
 
     def __init__(self, primary: Key, others: Iterable[Key] = ()) -> None:
         self.primary = primary
@@ -60,20 +60,20 @@ class Keyring:
         return iter(self._by_id.values())
 
     def get(self, key_id: str) -> Key | None:
-        """Returns a key; None where there is none of that id."""
+        """Returns the key with an id; None if there is none."""
         return self._by_id.get(key_id)
 
     def with_primary(self, key: Key) -> Keyring:
-        """Returns these keys and another, which is the primary."""
+        """Returns these keys and a new primary key."""
         return Keyring(key, self)
 
     def without(self, key_id: str) -> Keyring:
-        """Returns the keys but one, which is not the primary."""
+        """Returns the keys without one, which must not be the primary."""
         return Keyring(self.primary, (one for one in self if one.id != key_id))
 
 
 def new_key() -> Key:
-    """Returns a key that nobody has."""
+    """Returns a new random key."""
     return Key(secrets.token_bytes(_SECRET), datetime.now(UTC).replace(microsecond=0))
 
 
@@ -84,13 +84,13 @@ def read_keyring(source: str) -> Keyring:
         source: path of a file that only its owner, and perhaps a group, may read; or `env:NAME`.
 
     Raises:
-        StartupError: it is not there or not right, or others may read the file; the message holds nothing of a secret.
+        StartupError: it does not exist or is invalid, or others may read the file; the message contains no secret.
     """
     if source.startswith(ENVIRONMENT):
         name = source.removeprefix(ENVIRONMENT)
         content = os.environb.get(name.encode())
         if content is None:
-            raise StartupError(f"The keyring `{source}` is not there: `{name}` is not set.", reason="KEYRING_INVALID")
+            raise StartupError(f"The keyring `{source}` does not exist: `{name}` is not set.", reason="KEYRING_INVALID")
         return _parsed(content, source)
     path = Path(source)
     try:
@@ -103,29 +103,29 @@ def read_keyring(source: str) -> Keyring:
     if mode & 0o027:
         raise StartupError(
             f"The keyring `{source}` has the mode {mode & 0o777:03o}: others may read or change it. "
-            "Keep it to its owner (`chmod 600`); a group may read it (`chmod 640`).",
+            "Restrict it to its owner (`chmod 600`); a group may read it (`chmod 640`).",
             reason="KEYRING_EXPOSED",
         )
     return _parsed(content, source)
 
 
 def change_keyring(path: Path, change: Callable[[Keyring | None], Keyring]) -> None:
-    """Writes what becomes of a keyring's file; it is on disk when this returns.
+    """Changes a keyring's file; the result is on disk when this returns.
 
-    A new file is its owner's alone; one that was there keeps its owner, group and mode. Behind a symbolic link the file
-    that it leads to is written. Two at a time wait for one another.
+    Only its owner can read a new file; an existing one keeps its owner, group and mode. A symbolic link's target is
+    written. Concurrent changes wait for one another.
 
     Args:
         path: the file.
-        change: returns the keyring to write; it is given the one that is there, None where there is none.
+        change: returns the keyring to write, given the existing one or None.
 
     Raises:
-        StartupError: the file that is there is not right.
-        OSError: it can't be written, or not for those to whom it belongs.
+        StartupError: the existing file is invalid.
+        OSError: it can't be written, or not with its owner and group.
     """
     with rewriting(path) as file:
         keyring = change(read_keyring(str(path)) if os.path.lexists(file) else None)
-        # Durably: what is sealed with a key that is lost is lost.
+        # Durably: data sealed with a lost key is lost.
         rewrite_whole(file, _written(keyring))
 
 
@@ -144,9 +144,9 @@ def _parsed(content: bytes, source: str) -> Keyring:
         if primary not in found:
             raise ValueError("`primary` must be the id of one of `keys`.")
     except (ValueError, RecursionError) as error:
-        # A decoder's error would have the content.
-        words = "it is no JSON." if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
-        raise StartupError(f"The keyring `{source}` is not right: {words}", reason="KEYRING_INVALID") from None
+        # A decoder's error would contain the content.
+        words = "it is not JSON." if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else str(error)
+        raise StartupError(f"The keyring `{source}` is invalid: {words}", reason="KEYRING_INVALID") from None
     return Keyring(found.pop(primary), found.values())
 
 
@@ -154,7 +154,7 @@ def _key(name: str, keys: JsonFields) -> Key:
     fields = keys.object(name, names=("secret", "created"))
     key = Key(_secret(fields, name), _time(fields))
     if key.id != name:
-        raise ValueError(f"the id of `keys.{name:.40}` does not belong to its secret.")
+        raise ValueError(f"the id of `keys.{name:.40}` does not match its secret.")
     return key
 
 
@@ -171,8 +171,8 @@ def _secret(fields: JsonFields, name: str) -> bytes:
 def _time(fields: JsonFields) -> datetime:
     try:
         time = datetime.fromisoformat(fields.text("created"))
-    except ValueError:  # whose text has the value, which may be the secret
+    except ValueError:  # its text contains the value, which may be the secret
         time = None
     if time is None or time.tzinfo is None:
-        raise ValueError("`created` must be a time with its zone (`2026-03-01T12:00:00+00:00`).")
+        raise ValueError("`created` must be a time with a time zone (`2026-03-01T12:00:00+00:00`).")
     return time

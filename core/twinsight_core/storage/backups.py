@@ -1,17 +1,16 @@
 """Backups: copies of collections, made while a server writes to them.
 
-    <backup>/backup.json          what is in it: format version, time, and of each collection digest, size and counts
-    <backup>/<id>/store.db        the record; graphs are not in it, since they are built anew
+    <backup>/backup.json          its contents: format version, time, and each collection's digest, size and counts
+    <backup>/<id>/store.db        the record; without graphs, since they are rebuilt
 
-1. A connection that can only read opens the store of the running server: SQLite lets readers of other processes in
-   beside the writer, and each sees one moment. All that was acknowledged before that moment is in the copy, and
-   nothing by half.
-2. `VACUUM INTO` writes what lives at that moment to a new file: neither log nor free pages come along, and so nothing
-   that was deleted.
-3. The copy's tables are checked, and each row against its checksum; a backup that can't be restored is none. That
-   needs no key: of an encrypted collection the backup is encrypted with the same one.
-4. Files and manifest are synced, and the folder is renamed into place. Until then it is `.NAME.unfinished` beside it,
-   which a run that ends removes, and the next one to the same place where a run was killed.
+1. A read-only connection opens the store of the running server: SQLite allows readers of other processes beside the
+   writer, and each sees one moment. The copy contains everything acknowledged before that moment, and no partial write.
+2. `VACUUM INTO` writes the live rows of that moment to a new file, without log and free pages, and so without deleted
+   data.
+3. The copy's tables are checked, and each row against its checksum; a backup that can't be restored is not a backup.
+   That needs no key: the backup of an encrypted collection is encrypted with the same one.
+4. Files and manifest are synced, and the folder is renamed into place. Until then it is `.NAME.unfinished` beside it.
+   A run that ends removes that; if a run was killed, the next run to the same place does.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from twinsight_core.storage.store import FILE_NAME
 
 FORMAT_VERSION = 1
 MANIFEST = "backup.json"
-_STEPS = 1000  # of SQLite's machine between two calls, some 0.1 ms
+_STEPS = 1000  # of SQLite's virtual machine between two calls, about 0.1 ms
 _TRIES = 5
 _REPLACED_WITHIN_S, _LOOK_S = 2.0, 0.02  # it takes two renames
 
@@ -58,7 +57,7 @@ class BackupEntry:
         size: bytes of its file.
         sha256: the file's digest, hexadecimal.
         item_count: items in it.
-        next_seq: the number after the highest that an item ever had.
+        next_seq: one more than the highest number that an item ever had.
     """
 
     id: str
@@ -74,7 +73,7 @@ class Backup:
 
     Attributes:
         created_at: seconds since 1970-01-01 UTC.
-        collections: what is in it.
+        collections: its collections.
     """
 
     created_at: float
@@ -92,28 +91,27 @@ def back_up(
     """Copies collections of a data folder, whether or not a server uses it, into a new folder.
 
     Args:
-        data_dir: the data folder; nothing is changed in it.
-        out: the folder to make, not among the collections. It is there whole or not at all.
-        only: ids of the collections, or patterns of them; none: all.
-        exclude: ids and patterns of those that are left out.
-        on_damaged: is told, once the backup is there, of each collection that can't be copied and is not in it; None:
-            no backup is made then.
+        data_dir: the data folder; not changed.
+        out: the folder to create, not among the collections. It is created completely or not at all.
+        only: ids of the collections, or patterns of them; empty for all.
+        exclude: ids and patterns of those to leave out.
+        on_damaged: called, once the backup exists, for each collection that can't be copied and is not in it; None to
+            make no backup then.
 
     Raises:
-        AlreadyExists: `out` is there, or is being made.
+        AlreadyExists: `out` exists, or is being made.
         InvalidInput: `out` is among the collections.
         NotFound: there is no such collection, or no data folder.
-        DataLoss: collections are damaged, and nothing was to be told of them or no other is left; the message names
-            them all.
+        DataLoss: collections are damaged, and `on_damaged` is None or no other is left; the message names them all.
         StorageFull: the disk has no room.
-        Unavailable: a collection was replaced again and again, or its replacement was cut short, and as with damage;
-            or no more files can be opened.
+        Unavailable: as with damage, if a collection was replaced repeatedly or its replacement was interrupted; or no
+            more files can be opened.
         OSError: `out` can't be written.
     """
     root = data_dir / COLLECTIONS
     if not root.is_dir():
-        raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
-    # What is being replaced is not in its place for a moment, and would not be among those that there are.
+        raise NotFound(f"`{data_dir}` is not a data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
+    # A collection that is being replaced is not in its place for a moment, and would not be listed.
     aside = filter(is_collection_id, (one.name.removeprefix(REPLACED) for one in root.glob(f"{REPLACED}*")))
     existing = sorted({*aside, *(folder.name for folder in collection_folders(root))})
     made: list[BackupEntry] = []
@@ -123,7 +121,7 @@ def back_up(
             try:
                 made.append(_copied_in_the_end(root / name, folder / name))
             except NotFound:
-                # A collection that is deleted meanwhile is missed only by who asked for it.
+                # A collection that is deleted meanwhile only matters if it was asked for.
                 if name in only:
                     raise
             except (DataLoss, Unavailable) as error:
@@ -141,7 +139,7 @@ def back_up(
 
 
 def _of_all(failed: Sequence[DataLoss | Unavailable]) -> TwinsightError:
-    """Returns the error for a backup that is not made since collections can't be copied."""
+    """Returns the error for a backup that is not made because collections can't be copied."""
     if len(failed) == 1:
         return failed[0]
     return DataLoss(
@@ -152,7 +150,7 @@ def _of_all(failed: Sequence[DataLoss | Unavailable]) -> TwinsightError:
 
 
 def _copied_in_the_end(source: Path, target: Path) -> BackupEntry:
-    """Copies a collection, and again where another was put in its place meanwhile, by `rekey` for instance."""
+    """Copies a collection, and retries if another was put in its place meanwhile, by `rekey` for instance."""
     for _ in range(_TRIES):
         try:
             return _copied(source, target)
@@ -160,7 +158,7 @@ def _copied_in_the_end(source: Path, target: Path) -> BackupEntry:
             if not _is_there(source):
                 raise
     raise Unavailable(
-        f"Collection `{source.name}` was replaced each time that it was copied. Try again.",
+        f"Collection `{source.name}` was replaced each time it was copied. Try again.",
         reason="COLLECTION_REPLACED",
     )
 
@@ -169,7 +167,7 @@ def _is_there(source: Path) -> bool:
     """Returns whether a collection has its folder; one that is being replaced has none for a moment.
 
     Raises:
-        Unavailable: its replacement was cut short, which a start of the server ends.
+        Unavailable: its replacement was interrupted; starting the server resolves that.
     """
     ends = time.monotonic() + _REPLACED_WITHIN_S
     while not source.is_dir():
@@ -177,8 +175,8 @@ def _is_there(source: Path) -> bool:
             return source.is_dir()
         if time.monotonic() >= ends:
             raise Unavailable(
-                f"Collection `{source.name}` was being replaced when that was cut short. Start the server once, which "
-                "puts back what was there.",
+                f"The replacement of collection `{source.name}` was interrupted. Start the server once to put back the "
+                "earlier one.",
                 reason="COLLECTION_REPLACED",
             )
         time.sleep(_LOOK_S)
@@ -187,21 +185,21 @@ def _is_there(source: Path) -> bool:
 
 @contextmanager
 def made_whole(out: Path, data_dir: Path) -> Iterator[Path]:
-    """Yields a new folder beside `out`, which is renamed to it at the end, or removed if that is not reached.
+    """Yields a new folder beside `out`, which is renamed to it at the end, or removed if the block fails.
 
-    It has the name that an earlier run for `out` gave it, and is emptied of what such a run left that was killed.
+    Its name is the same for every run to `out`; it is emptied of what a killed run left.
 
     Raises:
         InvalidInput: `out` is among the collections of the data folder that it is made from.
-        AlreadyExists: `out` is there, or is being made.
-        OSError: the folder around it can't be written, or what was left can't be removed.
+        AlreadyExists: `out` exists, or is being made.
+        OSError: the folder around it can't be written, or leftovers can't be removed.
     """
     _check_outside(out, data_dir)
     _check_absent(out)
     with ExitStack() as held:
         folder = _unfinished(out, held)
         try:
-            _check_absent(out)  # made since by who had the folder before
+            _check_absent(out)  # the previous holder of the folder may have made it
             for left in folder.iterdir():
                 remove(left)
             yield folder
@@ -213,7 +211,7 @@ def made_whole(out: Path, data_dir: Path) -> Iterator[Path]:
 
 
 def entry_of(file: Path) -> BackupEntry:
-    """Makes a collection's file ready as `settled`, and returns what a manifest says of it.
+    """Prepares a collection's file with `settled`, and returns its manifest entry.
 
     Raises:
         DataLoss: it is damaged, or of a later version.
@@ -223,7 +221,7 @@ def entry_of(file: Path) -> BackupEntry:
 
 
 def settled(file: Path) -> Head:
-    """Strikes graphs off a collection's file, checks its tables and rows, syncs it, and returns what it says of itself.
+    """Removes graphs from a collection's file, checks its tables and rows, syncs it, and returns its head.
 
     Raises:
         DataLoss: it is damaged, or of a later version.
@@ -260,16 +258,16 @@ def manifest_of(backup: Backup) -> bytes:
 
 
 def read_manifest(folder: Path) -> Backup:
-    """Returns what a backup says is in it.
+    """Returns a backup's manifest.
 
     Raises:
-        NotFound: the folder is no backup.
+        NotFound: the folder is not a backup.
         DataLoss: the manifest is damaged, or of a later version.
     """
     try:
         content = (folder / MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"`{folder}` is no backup: it has no `{MANIFEST}`.", reason="BACKUP_NOT_FOUND") from None
+        raise NotFound(f"`{folder}` is not a backup: it has no `{MANIFEST}`.", reason="BACKUP_NOT_FOUND") from None
     try:
         fields = JsonFields(json.loads(content))
         version = fields.integer("format_version", least=1, most=2**31)
@@ -287,7 +285,7 @@ def read_manifest(folder: Path) -> Backup:
 
 
 def backup_damaged(folder: Path, how: str) -> DataLoss:
-    """Returns the error for a backup that is not as it was written."""
+    """Returns the error for a backup that is not what was written."""
     return DataLoss(f"Backup `{folder}` is damaged: {how}", reason="BACKUP_DAMAGED")
 
 
@@ -300,13 +298,13 @@ def digest_of(file: Path) -> str:
 def _entry(fields: JsonFields) -> BackupEntry:
     name = fields.text("id")
     if not is_collection_id(name):  # it becomes part of paths
-        raise ValueError(f"`id` (={name[:80]!r}) is none of a collection.")
+        raise ValueError(f"`id` (={name[:80]!r}) is not a collection id.")
     size, count, after = (fields.integer(one, least=0, most=2**63 - 1) for one in ("size", "item_count", "next_seq"))
     return BackupEntry(name, size, fields.text("sha256"), count, after)
 
 
 def _copied(source: Path, target: Path) -> BackupEntry:
-    """Copies a collection's file from one folder into a new one, and returns what a manifest says of it."""
+    """Copies a collection's file from one folder into a new one, and returns its manifest entry."""
     file = source / FILE_NAME
     try:
         before = _identity(file)
@@ -315,7 +313,7 @@ def _copied(source: Path, target: Path) -> BackupEntry:
     target.mkdir()
     try:
         with translated(file):
-            # A connection that can only read never folds the log into the file and never removes it.
+            # A read-only connection never folds the log into the file and never removes it.
             connection = connect(file, apsw.SQLITE_OPEN_READONLY, None)
             try:
                 connection.set_progress_handler(_go_on, _STEPS)
@@ -326,7 +324,7 @@ def _copied(source: Path, target: Path) -> BackupEntry:
         if source.is_dir() and _identity(file) == before:
             raise
     if not source.is_dir() or _identity(file) != before:
-        # The file and the log that were read may be those of two collections.
+        # The file and the log that were read may belong to two collections.
         shutil.rmtree(target)
         raise NotFound(
             f"Collection `{source.name}` was deleted while it was copied; nothing was written.",
@@ -339,7 +337,7 @@ def _copied(source: Path, target: Path) -> BackupEntry:
 
 
 def _check_outside(out: Path, data_dir: Path) -> None:
-    """Refuses a place where the server would take the copy for a collection."""
+    """Rejects a place where the server would take the copy for a collection."""
     collections = data_dir / COLLECTIONS
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(collections)):
         raise InvalidInput(
@@ -353,17 +351,17 @@ def _check_absent(out: Path) -> None:
 
 
 def _unfinished(out: Path, held: ExitStack) -> Path:
-    """Makes the folder that becomes `out`, or takes the one that a killed run left, and holds it until `held` ends.
+    """Makes the folder that becomes `out`, or takes the one that a killed run left, and locks it until `held` ends.
 
     Raises:
-        AlreadyExists: a run that goes on has it.
-        OSError: it can't be made, is no folder, or is another user's, who could change what is put there.
+        AlreadyExists: another run holds it.
+        OSError: it can't be made, is not a folder, or is another user's, who could change its contents.
     """
     folder = out.parent / f".{out.name}.unfinished"
     while True:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        with suppress(FileNotFoundError), ExitStack() as opened:  # removed by who had it: made again
+        with suppress(FileNotFoundError), ExitStack() as opened:  # removed by its holder: make it again
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             opened.callback(os.close, descriptor)
             if os.fstat(descriptor).st_uid != os.geteuid():
@@ -375,7 +373,7 @@ def _unfinished(out: Path, held: ExitStack) -> Path:
                     f"`{out}` is already being made; nothing was written.", reason="BACKUP_RUNS"
                 ) from None
             except OSError:
-                # Network file systems lock no folders. A name of its own disturbs nobody, and nobody finds it.
+                # Network file systems can't lock folders. A unique name disturbs no other run, and none finds it.
                 with suppress(OSError):
                     folder.rmdir()
                 return Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -386,12 +384,12 @@ def _unfinished(out: Path, held: ExitStack) -> Path:
 
 
 def _go_on() -> bool:
-    """Says to SQLite that a copy goes on; being called lets Python heed signals meanwhile."""
+    """Tells SQLite to continue a copy; the call itself lets Python handle signals."""
     return False
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
-    """Returns what tells a file from another of its name; None where there is none."""
+    """Returns what distinguishes a file from another of its name; None if there is none."""
     try:
         status = file.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Which collections a backup is made of, or restored from."""
+"""Chooses the collections to back up or restore."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _log = logging.getLogger("twinsight.collection")
 
 
 def chosen(existing: Iterable[str], *, only: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Returns the ids that are chosen, in the order in which they are there.
+    """Returns the chosen ids in their existing order.
 
     Args:
         existing: all ids.
-        only: ids and patterns of ids (`*`, `?`, `[...]`); none: all.
-        exclude: ids and patterns of those that are left out all the same. It is logged where one meets none: a backup
-            that leaves a collection out goes on when that is deleted, and a slip of the pen is seen.
+        only: ids and patterns of ids (`*`, `?`, `[...]`); empty for all.
+        exclude: ids and patterns to leave out. One that matches nothing is only logged: a backup that excludes a
+            collection keeps working when that is deleted, and a typo is noticed.
 
     Raises:
-        NotFound: there is none that one of `only` means, or none is left.
+        NotFound: one of `only` matches nothing, or none is left.
     """
     names = list(existing)
     for pattern in only:
@@ -29,7 +29,7 @@ def chosen(existing: Iterable[str], *, only: Sequence[str], exclude: Sequence[st
             raise NotFound.among("Collection", pattern, names, reason="COLLECTION_NOT_FOUND")
     for pattern in exclude:
         if not any(_meets(name, pattern) for name in names):
-            _log.warning("No collection `%s` is there to be left out.", pattern)
+            _log.warning("no collection matches the exclusion `%s`", pattern)
     left = [
         name
         for name in names
@@ -37,10 +37,10 @@ def chosen(existing: Iterable[str], *, only: Sequence[str], exclude: Sequence[st
         and not any(_meets(name, pattern) for pattern in exclude)
     ]
     if names and not left:
-        raise NotFound("Of the collections that are there none is left.", reason="COLLECTION_NOT_FOUND")
+        raise NotFound("No collection is left after the exclusions.", reason="COLLECTION_NOT_FOUND")
     return left
 
 
 def _meets(name: str, pattern: str) -> bool:
-    # As it is written, too: a folder that only holds a collection may have any name.
+    # Literally as well: a folder that merely contains a collection may have any name.
     return name == pattern or fnmatch.fnmatchcase(name, pattern)

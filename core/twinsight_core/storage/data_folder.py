@@ -1,13 +1,13 @@
 """The data folder, which belongs to one process at a time, and the names in it.
 
-    LOCK                         held, as the folder itself is, as long as it is in use
+    LOCK                         locked, like the folder itself, as long as it is in use
     collections/<id>/store.db    the record (`twinsight_core.storage.store`)
     collections/<id>/graph-*     copies of the graph (`twinsight_core.storage.snapshots`)
-    collections/.new-*           being created, restored or encrypted anew: not there yet
-    collections/.deleted-*       deleted: no longer there
-    collections/.replaced-*      what such a collection takes the place of
+    collections/.new-*           being created, restored or re-encrypted: does not exist yet
+    collections/.deleted-*       deleted: no longer exists
+    collections/.replaced-*      what such a new collection replaces
 
-A collection appears and disappears by the renaming of its folder, so that it is there whole or not at all.
+A collection appears and disappears by renaming its folder, so that it exists completely or not at all.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _log = logging.getLogger("twinsight.collection")
 
 
 def make_durable(root: Path) -> None:
-    """Makes the folder `collections`, and those above it, so that a power cut takes none of their names away.
+    """Makes the folder `collections` and those above it, so that their names survive a power cut.
 
     Raises:
         OSError: one can't be made.
     """
     above = [one for one in root.parents if not one.exists()]
-    # Vectors and metadata are the server's alone to read, and the folder its alone to lock.
+    # Only the server may read vectors and metadata, and lock the folder.
     root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not root.exists():
         root.mkdir(exist_ok=True, mode=0o700)
         give_to_owner(root, of=root.parent)
-    # The folder's own name also where an earlier run made it, which may have been killed before this.
+    # The folder's own name too: an earlier run that made it may have been killed before syncing.
     for parent in {root.parent, *(one.parent for one in above)}:
         sync_folder(parent)
 
 
 def give_to_owner(made: Path, *, of: Path) -> None:
-    """Gives what root made, and all that is in it, to the owner of a folder: the server that it is for may be another.
+    """Gives what root made, with its contents, to the owner of a folder, since the server may run as another user.
 
     Raises:
         OSError: it can't be given, as on some network file systems.
@@ -60,14 +60,14 @@ def give_to_owner(made: Path, *, of: Path) -> None:
 
 
 def taken(data_dir: Path) -> ExitStack:
-    """Takes a data folder, and returns what gives it back when it is closed.
+    """Locks a data folder, and returns an object whose closing releases it.
 
-    The folder itself is locked, since a file in it may be removed by who tidies up; `LOCK` as well, which is what
-    older releases go by. The system gives both back when the process ends, however it ends.
+    The folder itself is locked, since a file in it may be removed by someone who cleans up; `LOCK` as well, which older
+    releases rely on. The system releases both when the process ends, however it ends.
 
     Raises:
-        StartupError: another process has it.
-        OSError: the folder is not there, or not writable.
+        StartupError: another process holds it.
+        OSError: the folder does not exist, or is not writable.
     """
     with ExitStack() as held:
         for path, flags in ((data_dir, os.O_RDONLY | os.O_DIRECTORY), (data_dir / "LOCK", os.O_RDWR | os.O_CREAT)):
@@ -82,44 +82,44 @@ def taken(data_dir: Path) -> ExitStack:
                     f"Data folder `{data_dir}` is in use by another server.", reason="DATA_DIR_IN_USE"
                 ) from None
             except OSError:
-                if path != data_dir:  # some network file systems lock files alone
+                if path != data_dir:  # some network file systems lock only files
                     raise
         return held.pop_all()
 
 
 def collection_folders(root: Path) -> list[Path]:
-    """Returns the folders under `collections` that hold a collection each, sound or not, and links, by name.
+    """Returns the folders under `collections` that each hold a collection, sound or not, and links, by name.
 
-    What has a name that no collection can have, and holds none (`lost+found`, say), is somebody else's.
+    A folder that holds no collection and whose name can't be one's (`lost+found`, say) is not ours.
     """
     found: list[Path] = []
     for one in sorted(root.iterdir()):
         if one.name.startswith(".") or not (one.is_dir() or one.is_symlink()):
             continue
-        # Not Path.exists, which raises where a folder may not be looked into.
+        # Not Path.exists, which raises if the folder may not be read.
         if is_collection_id(one.name) or os.path.exists(one / FILE_NAME):  # noqa: PTH110
             found.append(one)
         else:
-            _log.warning("Folder %a is passed over: it holds no collection, and none has such an id.", one.name)
+            _log.warning("ignoring folder %a: it holds no collection, and its name is not a collection id", one.name)
     return found
 
 
 def check_no_link(folder: Path) -> None:
-    """Checks that a collection's folder is no symbolic link, of which a removal would leave what it leads to.
+    """Checks that a collection's folder is not a symbolic link, whose removal would leave its target.
 
     Raises:
         DataLoss: it is one.
     """
     if folder.is_symlink():
         raise DataLoss(
-            f"Collection `{folder.name}` can't be used: its folder is a symbolic link, and must be a folder in "
-            f"`{COLLECTIONS}` itself. Nothing was changed; stop the server and move the folder to the link's place.",
+            f"Collection `{folder.name}` can't be used: its folder is a symbolic link, and must be a real folder in "
+            f"`{COLLECTIONS}`. Nothing was changed; stop the server and move the folder to the link's place.",
             reason="COLLECTION_LINKED",
         )
 
 
 def remove(path: Path) -> None:
-    """Removes a folder with all that is in it, or a file or link; nothing where there is none.
+    """Removes a folder with its contents, or a file or link; does nothing if there is none.
 
     Raises:
         OSError: something can't be removed.
@@ -132,15 +132,15 @@ def remove(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Removes what a failure leaves, as `remove` does; what stays is told in the log instead of hiding the failure."""
+    """Removes what a failure leaves, as `remove` does, but logs its own failure instead of hiding the first."""
     try:
         remove(path)
     except OSError as error:
-        _log.warning("`%s` can't be removed: %s", path, error)
+        _log.warning("can't remove `%s`: %s", path, error)
 
 
 def remove_leftovers(root: Path) -> None:
-    """Undoes under `collections` what was cut short; the data folder is taken.
+    """Undoes interrupted operations under `collections`; the data folder must be locked.
 
     Raises:
         OSError: something can't be removed or put back.
@@ -157,11 +157,11 @@ def remove_leftovers(root: Path) -> None:
 
 
 def put_in_place(root: Path, name: str) -> None:
-    """Puts the new folder of a collection, which is on disk, in its place, and removes what was there.
+    """Puts a collection's new folder, which is durable, in its place, and removes the old one.
 
-    It belongs to whom the data folder belongs to, also where root runs `restore` or `rekey`. After a crash the next
-    `remove_leftovers` leaves the old or the new. It also raises where what was there could not be removed, which does
-    not end this: the new is in place.
+    It gets the owner of the data folder, even if root runs `restore` or `rekey`. After a crash the next
+    `remove_leftovers` leaves the old or the new. It also raises if the old one can't be removed; the new one is in
+    place then.
     """
     place, aside = root / name, root / f"{REPLACED}{name}"
     give_to_owner(root / f"{NEW}{name}", of=root)

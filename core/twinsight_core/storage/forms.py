@@ -1,6 +1,6 @@
-"""The form that contents have on disk: as they are, or sealed. The one place where the two differ.
+"""The form of contents on disk: plain, or sealed. Only this module distinguishes the two.
 
-A store holds one form, from its making to its end: `rekeying` changes it by writing the store anew.
+A store has one form for its whole life: `rekeying` changes it by rewriting the store.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Row = tuple[int | str | bytes, ...]
 
 
 class Form(Protocol):
-    """How contents become what is on disk, and come back."""
+    """Converts contents to what is on disk, and back."""
 
     def names(self, ids: Sequence[str]) -> list[str]:
-        """Returns what the rows of items, or of bulk writes, are found by."""
+        """Returns the keys of the rows of items, or of bulk writes."""
         ...
 
     def row(self, item: StoredItem) -> Row:
@@ -47,7 +47,7 @@ class Form(Protocol):
         ...
 
     def writing(self, file: Path, place: bytes, size: int) -> AbstractContextManager[Path]:
-        """Gives the path to write a new file's content to; the file has it, in this form, when the block ends.
+        """Yields the path to write a new file's content to; the file has it, in this form, when the block ends.
 
         Args:
             file: the file to make.
@@ -60,7 +60,7 @@ class Form(Protocol):
         ...
 
     def reading(self, file: Path, place: bytes) -> AbstractContextManager[Path]:
-        """Gives the path at which a file's content can be read.
+        """Yields a path at which a file's content can be read.
 
         Raises:
             DataLoss: the file is not what was written for this place.
@@ -118,10 +118,10 @@ class PlainForm:
 
     @contextmanager
     def writing(self, file: Path, place: bytes, size: int) -> Iterator[Path]:
-        """Gives a path in memory, from where the content is copied to the file; without memory for it the file itself.
+        """Yields a path in memory, from which the content is copied to the file; without enough memory the file itself.
 
-        The graph's library keeps the interpreter for as long as it writes, and all threads stand still meanwhile. To
-        write 314 MB to the disk took 1.17 s, to memory 0.18 s.
+        The graph's library holds the interpreter lock while it writes, so all threads wait. Writing 314 MB took 1.17 s
+        to disk and 0.18 s to memory.
         """
         del place
         if not memory_has_room(size):
@@ -132,7 +132,7 @@ class PlainForm:
             shutil.copyfile(path, file)
 
     def reading(self, file: Path, place: bytes) -> AbstractContextManager[Path]:
-        """Gives the file itself."""
+        """Yields the file itself."""
         del place
         return nullcontext(file)
 
@@ -148,7 +148,7 @@ class PlainForm:
 
 
 class SealedForm:
-    """Contents that only who has the key can read, each bound to its place."""
+    """Contents that can be read only with the key, each bound to its place."""
 
     def __init__(self, cipher: Cipher, head: Head) -> None:
         self._cipher = cipher
@@ -159,7 +159,7 @@ class SealedForm:
         return [self._cipher.pseudonym(one) for one in ids]
 
     def row(self, item: StoredItem) -> Row:
-        """Returns an item's row: id, vector and metadata are sealed as one, so that none can be exchanged alone."""
+        """Returns an item's row: id, vector and metadata are sealed as one, so that none can be swapped alone."""
         name = self._cipher.pseudonym(item.id)
         own = item.id.encode()
         content = b"".join((len(own).to_bytes(2, "little"), own, item.vector, item.metadata))
@@ -196,12 +196,12 @@ class SealedForm:
                 return None
 
     def writing(self, file: Path, place: bytes, size: int) -> AbstractContextManager[Path]:
-        """Gives a path in memory; what was written there is sealed into the file when the block ends."""
+        """Yields a path in memory; what was written there is sealed into the file when the block ends."""
         del size
         return sealed_file(file, self._cipher, b"file " + place)
 
     def reading(self, file: Path, place: bytes) -> AbstractContextManager[Path]:
-        """Gives a path in memory with the file's content.
+        """Yields a path in memory with the file's content.
 
         Raises:
             DataLoss: the file is not what was written for this place.
@@ -215,8 +215,8 @@ class SealedForm:
     def read_beside(self, stored: bytes, place: bytes) -> bytes:
         """Returns the content.
 
-        Such as lies plainly, as it did at first, is 8 bytes a number; what is sealed has 28 more. It is trusted, since
-        the file beside it is read only with the same.
+        Plain content, as in early versions, is 8 bytes per number; sealed content has 28 more. Plain content is
+        trusted, since the file beside it is read only together with it.
 
         Raises:
             DataLoss: it is not what was put on record for this place.
@@ -230,10 +230,10 @@ class SealedForm:
 
 
 def form_of(head: Head, keyring: Keyring | None, file: Path, *, allow_plain: bool) -> Form:
-    """Returns the form in which a file's contents lie.
+    """Returns the form of a file's contents.
 
     Args:
-        head: what the file says of itself.
+        head: the file's head.
         keyring: has the key of contents that are sealed.
         file: the file.
         allow_plain: whether they may lie plainly although there is a keyring.

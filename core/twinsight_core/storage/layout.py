@@ -99,7 +99,7 @@ class Head(NamedTuple):
 
 
 def lay_out(connection: apsw.Connection, spec: CollectionSpec, seal: Seal | None) -> None:
-    """Makes the tables of an empty collection, within a transaction of an empty database (see `prepare`)."""
+    """Creates the tables of an empty collection, within a transaction of an empty database (see `prepare`)."""
     version = PLAIN if seal is None else SEALED
     connection.execute(_tables(version))
     connection.execute(
@@ -120,7 +120,7 @@ def lay_out(connection: apsw.Connection, spec: CollectionSpec, seal: Seal | None
 
 
 def prepare(connection: apsw.Connection) -> None:
-    """Makes a new database ready for `lay_out`: what can't be set in a transaction."""
+    """Prepares a new database for `lay_out`: sets what can't be set in a transaction."""
     connection.execute(_PAGE_SIZE)
     connection.execute("PRAGMA journal_mode = WAL")
 
@@ -130,7 +130,7 @@ def _tables(version: int) -> str:
 
 
 def _schema(connection: apsw.Connection) -> list[str]:
-    """Returns all that a file is made of: tables, indexes, triggers and views; however it was spaced."""
+    """Returns a file's tables, indexes, triggers and views, with normalised whitespace."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema")
     return sorted(" ".join(ascii(row).replace("\\n", " ").split()) for row in rows)
 
@@ -143,26 +143,26 @@ def _schema_made(version: int) -> list[str]:
 
 
 def check_schema(connection: apsw.Connection, file: Path, head: Head) -> None:
-    """Checks that a file has the tables of its version as they were made, and nothing beside them.
+    """Checks that a file has exactly the tables of its version as they were created.
 
-    A trigger or an index that somebody adds keeps what is to be erased, or keeps it from being erased.
+    A trigger or index that somebody adds can keep data that is to be erased, or prevent its erasure.
 
     Raises:
-        DataLoss: it has not.
+        DataLoss: it does not.
         apsw.Error: the file is damaged.
     """
     if _schema(connection) != _schema_made(head.version):
-        raise damaged(file, "it does not have the tables that it was made with, or has something beside them")
+        raise damaged(file, "it does not have exactly the tables that it was created with")
 
 
 def read_head(connection: apsw.Connection, file: Path) -> Head:
-    """Returns what a collection's file says of itself.
+    """Returns the head of a collection's file.
 
     Raises:
         DataLoss: it can't be read, or is of a later version.
         apsw.Error: the file is damaged.
     """
-    # The version is read alone, since another version's table may have other columns.
+    # The version is read on its own, since another version's table may have other columns.
     match connection.execute("SELECT schema_version FROM collection").fetchall():
         case [(int(version),)] if version > NEWEST_VERSION:
             raise DataLoss(
@@ -198,17 +198,17 @@ def read_head(connection: apsw.Connection, file: Path) -> Head:
 
 def _read_seal(connection: apsw.Connection, file: Path) -> Seal:
     match connection.execute("SELECT key_id, salt, proof, crc FROM seal").fetchall():
-        # Checked, so that damage does not pass for a key that is not at hand.
+        # Checked, so that damage is not mistaken for a missing key.
         case [(str(key), bytes(salt), bytes(proof), crc)] if crc == checksum(0, key, salt, proof):
             return Seal(key, salt, proof)
         case _:
-            raise damaged(file, "what it says of its key can't be read")
+            raise damaged(file, "the record of its key can't be read")
 
 
 def checksum(seq: int, name: str, *contents: bytes) -> int:
-    """Returns the checksum that ends a row of `items`."""
+    """Returns the checksum at the end of a row of `items`."""
     crc = zlib.crc32(name.encode(), seq & 0xFFFFFFFF)
-    # From the left in both layouts: of version 1, id, vector and metadata.
+    # From the left in both layouts: in version 1, id, vector and metadata.
     for content in contents:
         crc = zlib.crc32(content, crc)
     return crc
@@ -217,12 +217,12 @@ def checksum(seq: int, name: str, *contents: bytes) -> int:
 def state_sum(connection: apsw.Connection, names: Sequence[str] | None = None) -> int:
     """Returns the checksum of a file's head and of its bulk writes.
 
-    It is a sum, modulo 2^32, so that it can be kept by what the rows that change add to it before and afterwards. (Of
-    checksums that are combined by XOR, one bit changed in two rows leaves no trace.)
+    It is a sum modulo 2^32, so that it can be updated from what the changed rows contribute before and after. (With
+    XOR, the same bit changed in two rows would leave no trace.)
 
     Args:
         connection: to the file.
-        names: only of the bulk writes that are found by these, and the head; None: of all.
+        names: keys of the bulk writes to include besides the head; None for all.
 
     Raises:
         apsw.Error: the file is damaged.
@@ -237,19 +237,19 @@ def state_sum(connection: apsw.Connection, names: Sequence[str] | None = None) -
 
 
 def _sum_of(rows: Iterable[Sequence[object]]) -> int:
-    # As they lie: what is written may be read with another type.
+    # As stored: a value may be read back with another type.
     return sum(zlib.crc32(ascii(tuple(row)).encode()) for row in rows)
 
 
 def write_state_sum(connection: apsw.Connection, total: int) -> None:
-    """Puts the checksum of `state_sum` on record, within the transaction that changes what it is of."""
+    """Records the checksum of `state_sum`, within the transaction that changes what it covers."""
     connection.execute(f"PRAGMA application_id = {_signed(total)}")
 
 
 def check_state(connection: apsw.Connection, file: Path) -> int:
-    """Checks a file's head and its bulk writes against their checksum, and returns it as it has to be.
+    """Checks a file's head and its bulk writes against their checksum, and returns the correct checksum.
 
-    A file that was made before there was one has none until it is next written to.
+    A file from before the checksum was introduced has none until it is next written to.
 
     Raises:
         DataLoss: they are not what was written.
@@ -263,12 +263,12 @@ def check_state(connection: apsw.Connection, file: Path) -> int:
 
 
 def _signed(total: int) -> int:
-    """Returns a checksum as SQLite's number, of 32 bits and signed; never 0, which says that there is none."""
+    """Returns a checksum as SQLite's signed 32-bit number; never 0, which means that there is none."""
     return int.from_bytes((total or 1).to_bytes(4, "little"), "little", signed=True)
 
 
 def is_sound(row: Sequence[object], head: Head) -> bool:
-    """Returns whether a row of `items` is what was written, as far as that can be told without a key."""
+    """Returns whether a row of `items` is what was written, as far as this can be determined without a key."""
     match row:
         case (int(seq), str(name), bytes(vector), bytes(metadata), crc) if head.seal is None:
             return len(vector) == 4 * head.spec.dimension and crc == checksum(seq, name, vector, metadata)
@@ -279,7 +279,7 @@ def is_sound(row: Sequence[object], head: Head) -> bool:
 
 
 def check_rows(connection: apsw.Connection, file: Path, head: Head) -> None:
-    """Checks all rows of a file against their checksums, and the number of its items; no key is needed for it.
+    """Checks all rows of a file against their checksums, and the number of its items; needs no key.
 
     Raises:
         DataLoss: a row, or the number of rows, is not what was written.
@@ -295,15 +295,15 @@ def check_rows(connection: apsw.Connection, file: Path, head: Head) -> None:
 
 
 def check_count(file: Path, head: Head, count: int, last: int) -> None:
-    """Checks how many rows could be read, and the number of the last of them.
+    """Checks how many rows could be read, and the number of the last.
 
     Raises:
-        DataLoss: they are not all that there should be.
+        DataLoss: some are missing, or there are too many.
     """
     if count != head.item_count or last >= head.next_seq:
-        raise damaged(file, f"{count} items up to number {last} can be read of {head.item_count}")
+        raise damaged(file, f"{count} of {head.item_count} items, up to number {last}, can be read")
 
 
 def mismatch(file: Path, seq: object) -> DataLoss:
     """Returns the error for a row that is not what was written."""
-    return damaged(file, f"the item of number {seq!r} does not match its checksum")
+    return damaged(file, f"item number {seq!r} does not match its checksum")

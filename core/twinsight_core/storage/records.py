@@ -1,4 +1,4 @@
-"""What a collection's store takes and gives: items, graphs' files on record, and one write's changes."""
+"""The values that a collection's store takes and returns: items, records of graphs' files, and one write's changes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class StoredItem(NamedTuple):
 
 
 class SnapshotRecord(NamedTuple):
-    """What is known of a graph's file.
+    """The record of a graph's file.
 
     Attributes:
         file: its name in the collection's folder.
         size: its bytes.
-        sha256: digest of the file and `outside` behind it, hexadecimal.
-        last_seq: of the items up to this number the graph holds all that it will; later ones are not in it.
+        sha256: digest of the file followed by `outside`, hexadecimal.
+        last_seq: the graph holds all that it will of the items up to this number, and no later ones.
         library: the library and version that wrote it, and what the vectors in it were multiplied by, if anything.
         links: `GraphParameters.links`.
         build_width: `GraphParameters.build_width`.
-        outside: sequence numbers up to `last_seq` for which the graph must not be asked, little-endian int64.
+        outside: sequence numbers up to `last_seq` that the graph does not answer for, little-endian int64.
     """
 
     file: str
@@ -44,15 +44,15 @@ class SnapshotRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Changes:
-    """What one transaction writes.
+    """The changes of one transaction.
 
     Attributes:
         removed: sequence numbers of the items to remove, all of them present.
         added: items to add; none of their ids is present once `removed` is gone.
         ingests: last batch by ingest id.
-        next_seq: the number after the highest ever given out.
+        next_seq: one more than the highest number ever assigned.
         item_count: items in the collection afterwards.
-        purge: leave the mark that what was deleted is to be erased too; `Store.erase` takes it off.
+        purge: mark that deleted data must also be erased; `Store.erase` clears the mark.
     """
 
     removed: Sequence[int]

@@ -1,9 +1,9 @@
-"""Encrypting what a data folder holds with another key, for the first time, or no longer.
+"""Encrypts a data folder for the first time or with another key, or decrypts it.
 
-A collection's file is under one key from its making. Changing that writes it anew, beside its place, and puts it there
-as `restoring` does: a process that is killed leaves each collection as it was or as it shall be, and the next run goes
-on with those that are left. The file before it is removed, with its log, its free pages and its graphs, and so is what
-a run that was killed left of it.
+A collection's file has one key for its whole life. Changing the key rewrites the file beside its place and moves it
+there as `restoring` does: a killed process leaves each collection either old or new, and the next run continues with
+the remaining ones. The old file is removed with its log, its free pages and its graphs, and so is what a killed run
+left of it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _log = logging.getLogger("twinsight.collection")
 
 @dataclass(frozen=True)
 class Rekeyed:
-    """What became of a collection.
+    """The outcome for a collection.
 
     Attributes:
         id: its id.
         item_count: items in it.
-        before: id of the key that it was encrypted with; None: with none.
-        after: of the key that it is encrypted with now; the same as `before` where nothing was to be done.
+        before: id of the key that it was encrypted with; None if it was not encrypted.
+        after: id of the key that it is encrypted with now; the same as `before` if there was nothing to do.
     """
 
     id: str
@@ -53,11 +53,11 @@ class Rekeyed:
 
 @dataclass(frozen=True)
 class Failed:
-    """A collection that is as it was.
+    """A collection that was not changed.
 
     Attributes:
         id: its id.
-        error: why: it is damaged, its folder is a link, or its key is not at hand.
+        error: why: it is damaged, its folder is a link, or its key is missing.
     """
 
     id: str
@@ -65,25 +65,25 @@ class Failed:
 
 
 def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Rekeyed | Failed]:
-    """Encrypts each collection of a data folder that no server uses with the primary key, where it is not already.
+    """Encrypts each collection of a data folder that no server uses with the primary key, unless it already is.
 
     Args:
         data_dir: the data folder.
         keyring: has the keys that they are encrypted with now.
-        decrypt: lay their contents down plainly instead.
+        decrypt: store their contents unencrypted instead.
 
     Returns:
-        What became of each. Unless one failed, nothing in the folder needs another key than the primary any more.
+        The outcome for each. Unless one failed, nothing in the folder needs a key other than the primary any more.
 
     Raises:
         NotFound: there is no data folder.
         StartupError: a server uses it.
-        StorageFull: the disk has no room; the next run goes on.
-        OSError: a file can't be read or written; as above.
+        StorageFull: the disk has no room; the next run continues.
+        OSError: a file can't be read or written; the next run continues.
     """
     root = data_dir / COLLECTIONS
     if not root.is_dir():
-        raise NotFound(f"`{data_dir}` is no data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
+        raise NotFound(f"`{data_dir}` is not a data folder: it has no `{COLLECTIONS}`.", reason="DATA_DIR_NOT_FOUND")
     key = None if decrypt else keyring.primary
     done: list[Rekeyed | Failed] = []
     with taken(data_dir):
@@ -93,7 +93,7 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
                 done.append(_rekeyed(root, folder, keyring, key))
             except (DataLoss, FailedPrecondition) as error:
                 done.append(Failed(folder.name, error))
-        # Again, since here it matters that what was replaced is gone.
+        # Again, since here the replaced files must be gone.
         remove_leftovers(root)
         sync_folder(root)
     return done
@@ -123,7 +123,7 @@ def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rek
 
 
 def _copy(store: Store, new: Store) -> None:
-    """Writes all that a store holds to an empty one."""
+    """Copies a store's contents to an empty one."""
     count = 0
     for items in store.scan():
         count += len(items)
@@ -133,8 +133,8 @@ def _copy(store: Store, new: Store) -> None:
 
 def _copy_graph(folder: Path, store: Store, new_folder: Path, new: Store) -> None:
     if store.purging:
-        return  # a graph may hold what is to be erased
+        return  # a graph may hold data that is to be erased
     try:
         snapshots.carry_over(folder, store, new_folder, new)
     except DataLoss as error:
-        _log.warning("Collection `%s`: its graph is left behind: %s", store.spec.id, error)
+        _log.warning("collection `%s`: can't copy its graph, which will be rebuilt: %s", store.spec.id, error)

@@ -1,9 +1,9 @@
-"""Taking collections out of a backup.
+"""Removes collections from a backup.
 
-1. The manifest is written anew, whole and durably, without them. It never names what is not there, so that what is left
+1. The manifest is rewritten without them, atomically and durably. It never names what does not exist, so that the rest
    can be restored whatever happens.
-2. Their folders are removed. A crash before that leaves some that the manifest does not name, which restoring passes
-   over; taking them out again removes them.
+2. Their folders are removed. A crash before that leaves folders that the manifest does not name. Restoring ignores
+   them; removing the collections again deletes them.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from twinsight_core.storage.store import FILE_NAME
 
 
 def take_out(backup: Path, ids: Sequence[str]) -> Backup:
-    """Takes collections out of a backup; nothing of them is in it when this returns.
+    """Removes collections from a backup; nothing of them is left in it when this returns.
 
     Args:
         backup: the backup's folder.
-        ids: the collections. One that the manifest does not name may have been left by a removal that was cut short.
+        ids: the collections. One that the manifest does not name may be left from an interrupted removal.
 
     Returns:
-        What is left.
+        The remaining backup.
 
     Raises:
-        NotFound: the folder is no backup, or has no such collection; nothing was changed.
-        DataLoss: the manifest is damaged, or of a later version, or a collection's folder is a symbolic link, of which
-            a removal would leave what it leads to; nothing was changed.
-        OSError: something can't be written or removed; it can be done again.
+        NotFound: the folder is not a backup, or has no such collection; nothing was changed.
+        DataLoss: the manifest is damaged, or of a later version, or a collection's folder is a symbolic link, whose
+            removal would leave its target; nothing was changed.
+        OSError: something can't be written or removed; it can be repeated.
     """
-    read_manifest(backup)  # or there is nothing to wait for
+    read_manifest(backup)  # fails early, before waiting for the lock
     with rewriting(backup / MANIFEST) as manifest:
         before = read_manifest(backup)
         there = {entry.id for entry in before.collections}
@@ -51,7 +51,7 @@ def take_out(backup: Path, ids: Sequence[str]) -> Backup:
         after = replace(before, collections=tuple(one for one in before.collections if one.id not in ids))
         if after != before:
             rewrite_whole(manifest, manifest_of(after))
-    # It is durable by its name, too, now that `rewriting` has ended.
+    # Its name is durable too, now that `rewriting` has ended.
     for name in ids:
         remove(backup / name)
     sync_folder(backup)
@@ -59,7 +59,7 @@ def take_out(backup: Path, ids: Sequence[str]) -> Backup:
 
 
 def left_over(backup: Path, manifest: Backup) -> list[str]:
-    """Returns collections' folders in a backup that its manifest does not name: of removals that were cut short."""
+    """Returns collections' folders in a backup that its manifest does not name: left by interrupted removals."""
     named = {entry.id for entry in manifest.collections}
     return [
         one.name

@@ -1,9 +1,9 @@
-"""Putting a backup's collections into a data folder that no server uses.
+"""Restores a backup's collections to a data folder that no server uses.
 
-1. The data folder is made, if there is none, and taken, both as a server does it.
+1. The data folder is created if it does not exist, and locked, both as a server does it.
 2. Every collection is copied beside its place, and the copy's digest and rows are checked, before any is put in place.
-3. Each is renamed into place. What it takes the place of is set aside first and removed last, so that a crash leaves
-   the old or the new.
+3. Each is renamed into place. The collection that it replaces is set aside first and removed last, so that a crash
+   leaves the old or the new.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Restored:
     Attributes:
         id: its id.
         item_count: items in it.
-        key_id: of the key that it is encrypted with, which a server needs for it; None: with none.
+        key_id: id of the key that it is encrypted with, which a server needs; None if it is not encrypted.
     """
 
     id: str
@@ -53,30 +53,31 @@ def restore(
     exclude: Sequence[str] = (),
     replace: bool = False,
 ) -> list[Restored]:
-    """Puts collections of a backup into a data folder, which is made if there is none.
+    """Restores collections of a backup to a data folder, which is created if it does not exist.
 
-    None is put in place unless all could be copied and are sound. They are put there one after another: after an error
-    at that some are restored and the others, from the next start on, as they were. With `replace` it can be done again.
+    None is put in place unless all were copied and are sound. They are put in place one after another: after an error
+    in that step some are restored, and the others are as they were from the next start on. With `replace` it can be
+    repeated.
 
     Args:
         backup: the backup's folder.
         data_dir: the data folder.
-        only: ids of the collections, or patterns of them; none: all of the backup.
-        exclude: ids and patterns of those that are left out.
-        replace: put them also in the place of collections that are there.
+        only: ids of the collections, or patterns of them; empty for all of the backup.
+        exclude: ids and patterns of those to leave out.
+        replace: overwrite existing collections.
 
     Returns:
         What was restored.
 
     Raises:
         StartupError: a server uses the data folder.
-        NotFound: the folder is no backup, or has no such collection.
-        AlreadyExists: a collection is there, and `replace` does not say that it goes.
-        DataLoss: the backup is damaged, or of a later version, or what is to be replaced is a symbolic link; nothing
+        NotFound: the folder is not a backup, or has no such collection.
+        AlreadyExists: a collection exists, and `replace` is false.
+        DataLoss: the backup is damaged, or of a later version, or a collection to replace is a symbolic link; nothing
             was put in place.
         StorageFull: the disk has no room; nothing was put in place.
-        OSError: a folder can't be read or written, and nothing was put in place unless it failed at that; or what was
-            replaced can't be removed, and all is in place.
+        OSError: a folder can't be read or written, and nothing was put in place unless that step failed; or a replaced
+            collection can't be removed, and everything is in place.
     """
     by_id = {entry.id: entry for entry in read_manifest(backup).collections}
     entries = [by_id[name] for name in chosen(by_id, only=only, exclude=exclude)]
@@ -98,12 +99,12 @@ def restore(
             raise
         for entry in entries:
             put_in_place(root, entry.id)
-        remove_leftovers(root)  # or tells what of the replaced can't be removed
+        remove_leftovers(root)  # raises if a replaced collection can't be removed
     return done
 
 
 def _copy(backup: Path, entry: BackupEntry, target: Path) -> Restored:
-    """Copies a collection's file, checks the copy, and returns what it is."""
+    """Copies a collection's file, checks the copy, and returns its description."""
     name = f"{entry.id}/{FILE_NAME}"
     target.mkdir()
     copy = target / FILE_NAME

@@ -1,12 +1,12 @@
-"""What can still be read of a damaged collection, as a backup to restore.
+"""Salvages what can still be read of a damaged collection, as a backup to restore.
 
-Rows are read in the order of their sequence numbers, through SQLite's own tree. Where that fails, the range that is
-left is halved until the rows that fail stand alone; of those that can be read, the checksum decides. Pages are never
-read past the tree, where rows that were deleted long ago would come back. What hangs on a damaged inner page of the
-tree is therefore lost, hundreds of pages at once, and without the head, which says what the vectors are, nothing can be
-salvaged. A head that can be read and does not match its checksum is taken, since there is no other, and that is told.
+Rows are read in the order of their sequence numbers, through SQLite's own tree. If that fails, the remaining range is
+halved until the failing rows are isolated; a row that can be read is kept if its checksum matches. Pages are never read
+around the tree, where rows that were deleted long ago would reappear. Everything below a damaged inner page of the tree
+is therefore lost, hundreds of pages at once. Without the head, which describes the vectors, nothing can be salvaged. A
+readable head that does not match its checksum is used, since there is no other, and reported.
 
-Rows are copied as they lie, so that no key is needed for those of an encrypted collection.
+Rows are copied as stored, so that an encrypted collection needs no key.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from twinsight_core.storage.store import FILE_NAME
 
 _STEP = 1024
 _SELECT_RANGE = "SELECT * FROM items WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"
-# From the table's last row, which may be the damaged one, and from the index of ids, which has the numbers too.
+# From the table's last row, which may be damaged, and from the index of ids, which has the numbers too.
 _SELECT_LAST = (
     "SELECT max(seq) FROM items",
     "SELECT max(seq) FROM items INDEXED BY sqlite_autoindex_items_1",
@@ -48,15 +48,15 @@ Row = tuple[int | float | bytes | str | None, ...]
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What became of a damaged collection.
+    """The outcome for a damaged collection.
 
     Attributes:
         entry: what was saved.
         item_count: how many items there were.
-        mismatched: rows that could be read, and were not what was written.
-        forgotten: bulk writes whose record was dropped, so that resuming one writes again what may be lost of it.
-        state_sound: whether the head, which says what the collection is, and the record of bulk writes are what was
-            written, as far as there is a checksum of them.
+        mismatched: rows that could be read but are not what was written.
+        forgotten: bulk writes whose record was dropped, so that resuming one rewrites what may be lost of it.
+        state_sound: whether the head, which describes the collection, and the record of bulk writes match their
+            checksum, if there is one.
     """
 
     entry: BackupEntry
@@ -67,17 +67,17 @@ class Salvaged:
 
 
 def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
-    """Writes what can still be read of a collection to a backup of its own, whether or not a server runs.
+    """Writes what can still be read of a collection to its own backup, whether or not a server runs.
 
     Args:
-        data_dir: the data folder; nothing is changed in it.
+        data_dir: the data folder; not changed.
         collection_id: the collection.
-        out: folder of the backup to make, not among the collections.
+        out: folder of the backup to create, not among the collections.
 
     Raises:
         InvalidInput: `out` is among the collections.
         NotFound: there is no such collection.
-        AlreadyExists: `out` is there.
+        AlreadyExists: `out` exists.
         DataLoss: not even the collection's head can be read, or it is of a later version.
         StorageFull: the disk has no room.
         OSError: `out` can't be written.
@@ -87,13 +87,13 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
         raise NotFound(f"`{data_dir}` has no collection `{collection_id}`.", reason="COLLECTION_NOT_FOUND")
     file = folder / FILE_NAME
     with made_whole(out, data_dir) as unfinished, translated(file):
-        # Not `connect`, whose first statement would fail, and which is too defensive for the first one here: that lets
-        # SQLite read a file that is shorter than it says; nothing can be written in any case.
+        # Not `connect`: its first statement would fail, and it is too defensive for the first one here, which lets
+        # SQLite read a file that is shorter than its header says. Nothing can be written in any case.
         source = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
         try:
             distrust(source)
             source.execute("PRAGMA writable_schema = ON")
-            source.execute("BEGIN")  # all that is read is of one moment
+            source.execute("BEGIN")  # so that everything read is of one moment
             head = read_head(source, file)
             if head.spec.id != collection_id:
                 raise damaged(file, f"it is the file of collection `{head.spec.id}`")
@@ -117,7 +117,7 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
 
 
 class _Rows:
-    """The rows that can be read of a damaged table; counts those that are not what was written."""
+    """The readable rows of a damaged table; counts those that are not what was written."""
 
     def __init__(self, source: apsw.Connection, head: Head) -> None:
         self._source = source
@@ -131,7 +131,7 @@ class _Rows:
             low, high = ranges.pop()
             rows, whole = self._read(low, high)
             if not whole:
-                # On from the last that is sound: the number of another may lead past others, or back.
+                # Continue after the last sound row: a damaged row's number may lead past others, or back.
                 while rows and self._checked(rows[-1]) is None:
                     rows.pop()
             sound = [found for row in rows if (found := self._checked(row)) is not None]
@@ -146,7 +146,7 @@ class _Rows:
                 ranges.append((sound[-1][0] + 1, high))
 
     def _read(self, low: int, high: int) -> tuple[list[Row], bool]:
-        """Returns the first rows from number `low` on and below `high`, and whether these are all."""
+        """Returns the first rows numbered `low` up to below `high`, and whether these are all."""
         rows: list[Row] = []
         try:
             rows.extend(self._source.execute(_SELECT_RANGE, (low, high, _STEP)))
@@ -155,7 +155,7 @@ class _Rows:
         return rows, len(rows) < _STEP
 
     def _end(self) -> int:
-        """Returns the number after the last row's. The head's, if it is wrong, may be beyond counting."""
+        """Returns one more than the last row's number; the head's own may be wrong, and far too large to count to."""
         last: list[int] = []
         for query in _SELECT_LAST:
             try:
@@ -173,10 +173,10 @@ class _Rows:
 
 
 class _Target:
-    """A collection's file that is being written, row by row as they lie.
+    """A collection's file being written, with rows as stored.
 
     Attributes:
-        seqs: of what is in it, sequence numbers by what a row is found by.
+        seqs: sequence numbers of its rows, by the rows' keys.
     """
 
     def __init__(self, file: Path, head: Head) -> None:
@@ -198,7 +198,7 @@ class _Target:
         """Adds rows of rising numbers."""
         with transaction(self._connection):
             for seq, name, row in rows:
-                # Of two rows with one id, which only a damaged table has, the later was written last.
+                # If two rows have one id, which happens only in a damaged table, the later was written last.
                 if name in self.seqs:
                     self._connection.execute("DELETE FROM items WHERE seq = ?", (self.seqs[name],))
                 self.seqs[name] = seq
@@ -225,7 +225,7 @@ def _is_state_sound(source: apsw.Connection, file: Path) -> bool:
 
 
 def _ingests(source: apsw.Connection) -> list[Row]:
-    """Returns the record of bulk writes, or what can be read of it."""
+    """Returns the record of bulk writes, as far as it can be read."""
     found: list[Row] = []
     try:
         found.extend(source.execute("SELECT * FROM ingests"))

@@ -1,7 +1,7 @@
-"""A graph's file: a copy that saves building the graph anew, never the record.
+"""A graph's file: a copy that saves rebuilding the graph, never the record itself.
 
-It is written aside, measured, digested, synced and renamed, and only then put on record. It is loaded only when its
-digest is the one on record, since a damaged graph file can crash the process or give wrong answers in silence.
+It is written under another name, measured, digested, synced and renamed, and only then put on record. It is loaded only
+if its digest is the one on record, since a damaged graph file can crash the process or silently give wrong results.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = logging.getLogger("twinsight.collection")
 
 
 def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, store: Store) -> None:
-    """Writes a graph to a new file, puts it on record, and removes files that are off it.
+    """Writes a graph to a new file, puts it on record, and removes files that are not on record.
 
     Args:
         graph: the graph.
@@ -41,7 +41,7 @@ def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, sto
         store: where it goes on record.
 
     Raises:
-        StorageFull: the disk has no room; the files before it stay.
+        StorageFull: the disk has no room; earlier files stay.
         OSError: the file can't be written for another reason.
     """
     library, built = _library(graph.exponent), graph.parameters
@@ -52,7 +52,7 @@ def save(graph: HnswIndex, last_seq: int, outside: np.ndarray, folder: Path, sto
 
 
 def carry_over(folder: Path, store: Store, new_folder: Path, new_store: Store) -> None:
-    """Writes the newest sound graph's file of a store to another that has the same items, in that one's form.
+    """Copies a store's newest sound graph file to another store with the same items, in that one's form.
 
     Raises:
         DataLoss: the graph's file is not what was sealed.
@@ -91,7 +91,7 @@ def _write(write: Callable[[Path], int], size: int, drafted: SnapshotRecord, fol
             if written != expected:
                 # The library reports success on a full disk.
                 raise StorageFull(
-                    f"A snapshot of {expected} bytes was cut at {written}; the disk has no room.", reason="DISK_FULL"
+                    f"A snapshot of {expected} bytes was truncated at {written}; the disk is full.", reason="DISK_FULL"
                 )
         record = record._replace(size=unfinished.stat().st_size, sha256=digest_of(unfinished, record.outside))
         sync_file(unfinished)
@@ -100,14 +100,14 @@ def _write(write: Callable[[Path], int], size: int, drafted: SnapshotRecord, fol
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        raise StorageFull(f"A snapshot of {size} bytes found no room on the disk.", reason="DISK_FULL") from error
+        raise StorageFull(f"A snapshot of {size} bytes does not fit on the disk.", reason="DISK_FULL") from error
     finally:
         unfinished.unlink(missing_ok=True)
     store.record_snapshot(record, keep=KEPT)
 
 
 def _check_room(folder: Path, size: int) -> None:
-    """Raises `StorageFull` where a file can't fit, before what is left of the disk is filled with the half of it."""
+    """Raises `StorageFull` if a file can't fit, before filling the rest of the disk with part of it."""
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
     if disk.f_blocks and free < size:  # some file systems do not say
@@ -119,14 +119,14 @@ def _check_room(folder: Path, size: int) -> None:
 def load(
     folder: Path, store: Store, parameters: GraphParameters, *, alive: np.ndarray
 ) -> tuple[HnswIndex, int, np.ndarray] | None:
-    """Returns the newest sound graph on record, with its `last_seq` and `outside`; None where there is none.
+    """Returns the newest sound graph on record, with its `last_seq` and `outside`; None if there is none.
 
-    What is passed over is logged as a warning.
+    Skipped graphs are logged as warnings.
 
     Args:
         folder: the collection's folder.
         store: where the files are on record.
-        parameters: how graphs are built now; one that was built otherwise is passed over.
+        parameters: how graphs are built now; one that was built differently is skipped.
         alive: `[n] int64`, sequence numbers of all items.
     """
     for record in store.snapshots():
@@ -147,12 +147,12 @@ def load(
                 flaw = str(error)
             else:
                 return graph, record.last_seq, np.frombuffer(outside, "<i8").astype(np.int64)
-        _log.warning("Collection `%s`: snapshot %s is not used: %s.", store.spec.id, record.file, flaw)
+        _log.warning("collection `%s`: ignoring snapshot %s: %s", store.spec.id, record.file, flaw)
     return None
 
 
 def drop(folder: Path, store: Store) -> None:
-    """Removes all graphs' files, on record and off it; they are gone from the disk when this returns.
+    """Removes all graphs' files, on record or not; they are gone from the disk when this returns.
 
     Raises:
         StorageFull: the disk has no room.
@@ -163,7 +163,7 @@ def drop(folder: Path, store: Store) -> None:
 
 
 def clean(folder: Path, store: Store) -> None:
-    """Removes the files of graphs that are not on record, unfinished ones too."""
+    """Removes graphs' files that are not on record, including unfinished ones."""
     recorded = {record.file for record in store.snapshots()}
     for file in folder.glob(f"{_PREFIX}*{_SUFFIX}*"):
         if file.name not in recorded:
@@ -181,7 +181,7 @@ def _flaw(file: Path, record: SnapshotRecord, parameters: GraphParameters) -> st
 def _library(exponent: int) -> str:
     """Returns what goes on record as the library of a graph that was built with an exponent.
 
-    A release that knows of no exponents takes it for another library, and builds the graph anew.
+    A release that does not know exponents takes it for another library, and rebuilds the graph.
     """
     return f"{LIBRARY}{_TIMES}{exponent}" if exponent else LIBRARY
 
@@ -208,12 +208,12 @@ def _damage(file: Path, record: SnapshotRecord) -> str | None:
 
 
 def _place(record: SnapshotRecord) -> bytes:
-    """Returns what a graph's file belongs to: its name, and what it is taken to hold."""
+    """Returns what a graph's file is bound to: its name, and its recorded contents."""
     return f"{record.file} {record.last_seq} {hashlib.sha256(record.outside).hexdigest()}".encode()
 
 
 def _beside_place(record: SnapshotRecord) -> bytes:
-    """Returns what `outside` belongs to: the file beside which it is on record, and what that is taken to hold."""
+    """Returns what `outside` is bound to: the file beside which it is on record, and that file's recorded contents."""
     return f"{record.file} {record.last_seq}".encode()
 
 

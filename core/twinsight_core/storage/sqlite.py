@@ -1,4 +1,4 @@
-"""SQLite's connections, and its errors in the project's words."""
+"""SQLite's connections, and its errors translated to the project's."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DAMAGE = (
     apsw.RangeError,
     apsw.SQLError,
     apsw.TooBigError,
-    UnicodeDecodeError,  # of a text, whose bytes SQLite hands over as they are
+    UnicodeDecodeError,  # SQLite returns the bytes of a text unchecked
 )
-"""What SQLite, or reading what it gives, says of a file that is no database or does not hold what we wrote."""
+"""Errors of SQLite, or of reading its results, for a file that is not a database or not what was written."""
 
 BUSY_MS = 5000
-"""How long a lock is waited for. Only another program can hold one against us: a backup, say."""
+"""How long to wait for a lock. Only another program can hold one against us: a backup, say."""
 
 _READ_ERRORS = frozenset(
     {
@@ -57,7 +57,7 @@ _WRITE_ERRORS = frozenset(
 
 
 def distrust(connection: apsw.Connection) -> None:
-    """Has nothing run that a file holds: we put neither triggers nor views into one, and others may."""
+    """Prevents running anything in a file: we never put triggers or views into one, but others may."""
     for switch in (
         apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER,
         apsw.SQLITE_DBCONFIG_ENABLE_VIEW,
@@ -67,12 +67,12 @@ def distrust(connection: apsw.Connection) -> None:
 
 
 def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
-    """Returns a connection whose commits are synced, and that runs nothing that the file holds.
+    """Returns a connection that syncs its commits and runs nothing that the file contains.
 
     Args:
         file: the database.
         flags: how to open it, SQLITE_OPEN_...
-        vfs: name of the SQLite file system; None: the platform's.
+        vfs: name of the SQLite file system; None for the platform's.
     """
     connection = apsw.Connection(str(file), flags=flags, vfs=vfs)
     try:
@@ -81,45 +81,45 @@ def connect(file: Path, flags: int, vfs: str | None) -> apsw.Connection:
         connection.set_busy_timeout(BUSY_MS)  # first: the next statement needs a lock
         connection.execute("PRAGMA synchronous = FULL")
     except BaseException:
-        connection.close(True)  # or its files stay open for as long as somebody has the error
+        connection.close(True)  # otherwise its files stay open as long as the error is referenced
         raise
     return connection
 
 
 def keep_temporary_files_in(folder: Path) -> None:
-    """Has SQLite write its temporary files, of a purge for instance, where there is room for the collections, too.
+    """Makes SQLite write its temporary files, of a purge for instance, to the disk that holds the collections.
 
-    They have no names, and end with their connection. It counts for the whole process from then on; where the
-    environment names a folder (`SQLITE_TMPDIR`) that one stays. Where this one is gone SQLite goes on to `/var/tmp`.
+    They are unlinked temporary files, which end with their connection. This applies to the whole process from then on;
+    a folder in the environment (`SQLITE_TMPDIR`) takes precedence. If the folder disappears, SQLite uses `/var/tmp`.
 
     Args:
-        folder: made where there is none.
+        folder: created if it does not exist.
 
     Raises:
-        OSError: it can't be made.
+        OSError: it can't be created.
     """
     if "SQLITE_TMPDIR" in os.environ:
         return
     folder.mkdir(exist_ok=True, mode=0o700)
     with closing(apsw.Connection(":memory:")) as connection:
-        # The value can't be bound. SQLite calls the pragma deprecated, and has no other way for a whole process.
+        # The value can't be bound. SQLite deprecates the pragma, but has no other way for a whole process.
         connection.execute("PRAGMA temp_store_directory = '{}'".format(str(folder.absolute()).replace("'", "''")))
 
 
 @cache
 def _further_readers() -> threading.Semaphore:
-    """Returns how many connections may read beside the first of each database, in all of the process.
+    """Returns the semaphore for readers beyond the first of each database, in the whole process.
 
-    Each takes two files, so all of them a sixteenth of what may be open: a quarter of what is kept for connections.
+    Each takes two files, so all of them take a sixteenth of the limit: a quarter of what is reserved for connections.
     """
     return threading.Semaphore(int(min(limit(), 1 << 20)) // 32)
 
 
 class Readers:
-    """Connections that read one database, up to four: one in any case, further ones while the process has room.
+    """Connections that read one database, up to four: always one, more while the process has room.
 
-    All are kept until the end, since SQLite would keep a file of each open that is closed beside others: it is as many
-    as ever read at the same time, which without a bound is as many as there are callers.
+    All are kept until the end, since SQLite keeps a file open for each connection that is closed beside others. Their
+    number is the most that ever read at the same time; without a bound, that would be the number of callers.
     """
 
     _MOST = 4
@@ -134,7 +134,7 @@ class Readers:
 
     @contextmanager
     def one(self) -> Iterator[apsw.Connection]:
-        """Lends a connection; waits for one while there may be no more of them. Who has one does not ask for another.
+        """Lends a connection; waits for one if there may be no more. A caller must not borrow a second one.
 
         Raises:
             Unavailable: the readers are closed.
@@ -157,7 +157,7 @@ class Readers:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Closes those that are idle; those that are lent are closed when they come back."""
+        """Closes the idle ones; those on loan are closed when they are returned."""
         with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -167,7 +167,7 @@ class Readers:
 
     def _opened(self) -> apsw.Connection:
         try:
-            # Not SQLITE_OPEN_READONLY: after a crash the first to open has to put the log's index in order.
+            # Not SQLITE_OPEN_READONLY: after a crash the first to open has to recover the log's index.
             return connect(self._file, apsw.SQLITE_OPEN_READWRITE, self._vfs)
         except apsw.Error as error:
             if self._closed:  # and deleted, perhaps: its file is missing, not damaged
@@ -178,14 +178,14 @@ class Readers:
         return Unavailable(f"Collection `{self._file.parent.name}` is closed.", reason="COLLECTION_CLOSED")
 
     def _may_open(self) -> bool:
-        """Takes a place for one more, and returns whether there was one."""
+        """Reserves a place for one more, and returns whether there was one."""
         if self._count and (self._count == self._MOST or not _further_readers().acquire(blocking=False)):
             return False
         self._count += 1
         return True
 
     def _gone(self, reader: apsw.Connection | None) -> None:
-        """Closes a connection, and gives its place back; None: it could not be opened."""
+        """Closes a connection, None if it could not be opened, and returns its place."""
         self._count -= 1
         if self._count:
             _further_readers().release()
@@ -195,13 +195,13 @@ class Readers:
 
 @contextmanager
 def transaction(connection: apsw.Connection) -> Iterator[None]:
-    """Commits what is done within, all of it or nothing."""
+    """Commits everything done within, or nothing."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        # On a full disk SQLite may have rolled back by itself; `with connection` fails over that.
+        # On a full disk SQLite may have rolled back by itself; `with connection` fails on that.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
@@ -211,7 +211,7 @@ _log = logging.getLogger("twinsight.collection")
 
 
 def damaged(file: Path, how: str, *, name: str = "") -> DataLoss:
-    """Returns the error for a collection's file that is damaged; `name` is the collection's where not the folder's."""
+    """Returns the error for a damaged collection file; `name` is the collection's if it is not the folder's."""
     return DataLoss(
         f"Collection `{name or file.parent.name}` is damaged: {how}. Nothing was deleted; restore its folder from a "
         "backup.",
@@ -220,16 +220,16 @@ def damaged(file: Path, how: str, *, name: str = "") -> DataLoss:
 
 
 def unreadable(file: Path) -> DataLoss:
-    """Returns the error for a collection whose folder or files the server may not read and write."""
+    """Returns the error for a collection whose folder or files the server has no permission to read and write."""
     return DataLoss(
-        f"Collection `{file.parent.name}` can't be opened: the server may not read and write all of its folder. "
-        "Nothing was deleted; give it the right and restart it.",
+        f"Collection `{file.parent.name}` can't be opened: the server has no permission to read and write all of its "
+        "folder. Nothing was deleted; grant it and restart the server.",
         reason="COLLECTION_UNREADABLE",
     )
 
 
 def locked(file: Path) -> DataLoss:
-    """Returns the error for a collection whose file another program held locked when it should have been opened."""
+    """Returns the error for a collection whose file another program had locked when it was to be opened."""
     return DataLoss(
         f"Collection `{file.parent.name}` can't be opened: another program has locked its file. Nothing was deleted; "
         "end that program and restart the server.",
@@ -245,18 +245,18 @@ def no_more_files(code: int) -> Unavailable:
     """
     if code == errno.EMFILE:
         message = (
-            f"No more files can be opened: the process has as many as it may ({limit():g}). Close connections, delete "
-            "collections, or raise its limit of open files (`ulimit -n`)."
+            f"No more files can be opened: the process has reached its limit ({limit():g}). Close connections, delete "
+            "collections, or raise the limit of open files (`ulimit -n`)."
         )
     else:
-        message = "No more files can be opened: the system has as many as it may; raise its limit (`fs.file-max`)."
+        message = "No more files can be opened: the system has reached its limit; raise it (`fs.file-max`)."
     _log.error("%s", message)
     return Unavailable(message, reason="OPEN_FILES_EXHAUSTED")
 
 
 @contextmanager
 def translated(file: Path, *, name: str = "") -> Iterator[None]:
-    """Turns SQLite's errors into the project's.
+    """Translates SQLite's errors to the project's.
 
     Args:
         file: the database.
@@ -313,7 +313,7 @@ def _io_failed(file: Path, name: str, code: int) -> TwinsightError:
         return damaged(file, "its file can't be read", name=name)
     if code in _WRITE_ERRORS:
         # A quota, say, or a disk that takes nothing more: what is on it can still be read.
-        return StorageFull("The disk failed to write; nothing of the call was written.", reason="DISK_WRITE_FAILED")
+        return StorageFull("Writing to the disk failed; nothing of the call was written.", reason="DISK_WRITE_FAILED")
     # Locks, shared memory, memory: no reason to take the collection for damaged from then on.
     return _unusable(name, "used")
 

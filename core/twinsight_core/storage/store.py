@@ -1,8 +1,8 @@
 """The durable record of a collection: one SQLite file, written by one connection, read by others beside it.
 
-What a transaction has committed is on disk (WAL, synchronous=FULL). Every item carries a checksum, the number of items
-is kept apart from them, and what is said of the collection and its bulk writes has one checksum (`layout`), so that a
-damaged file is noticed. So is one that holds more than its tables. Nothing here ever deletes or repairs a damaged file.
+A committed transaction is on disk (WAL, synchronous=FULL). Every item has a checksum, the number of items is stored
+separately, and the head and the record of bulk writes have one checksum (`layout`), so that a damaged file is detected.
+So is one that contains more than its tables. Nothing here ever deletes or repairs a damaged file.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ from twinsight_core.storage.sqlite import BUSY_MS, Readers, connect, damaged, tr
 
 FILE_NAME = "store.db"
 
-# Beyond this the log is folded into the file and cut. SQLite folds it too, each 1,000 pages, but starts it over only
-# where a commit finds no read under way: beside three threads that read it grew by 180 KB a commit, without end.
+# Beyond this the log is folded into the file and truncated. SQLite folds it too, every 1,000 pages, but restarts it
+# only when a commit finds no read in progress: beside three reading threads it grew by 180 KB per commit, without bound.
 _LOG_BYTES = 32 << 20
-# To fold 32 MiB took 60 to 230 ms beside three threads that read. Reads that began before are waited for so long, with
-# writes held up; a backup takes longer, and is left alone for a while.
+# Folding 32 MiB took 60 to 230 ms beside three reading threads. This is how long earlier reads are waited for while
+# writes are blocked; a backup takes longer, and folding is then postponed.
 _FOLD_MS = 500
 _FOLD_AGAIN_S = 10.0
 
-# Whole rows: what is in them is the form's.
+# Whole rows: their contents are the form's concern.
 _SELECT_ALL = "SELECT * FROM items ORDER BY seq"
 _SELECT_AFTER = "SELECT * FROM items WHERE id > ? ORDER BY id LIMIT ?"
 _SELECT_NAMES_AFTER = "SELECT id, seq FROM items WHERE id > ? ORDER BY id LIMIT ?"
-# One statement for all keys, so that it sees one moment.
+# One statement for all keys, so that it sees one moment in time.
 _SELECT_BY_ID = "SELECT * FROM items WHERE id IN (SELECT value FROM json_each(?))"
 _SELECT_BY_SEQ = "SELECT * FROM items WHERE seq IN (SELECT value FROM json_each(?))"
 _log = logging.getLogger("twinsight.collection")
@@ -65,9 +65,9 @@ class Store:
 
     Attributes:
         spec: the collection.
-        form: how contents lie on disk.
-        ingests: last batch by ingest id, as of the opening.
-        purging: whether something that was deleted is still to be erased.
+        form: how contents are stored.
+        ingests: last batch by ingest id, as of opening.
+        purging: whether deleted data is still to be erased.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Store:
 
         Args:
             file: the database; must exist.
-            vfs: name of the SQLite file system to use; None: the platform's.
+            vfs: name of the SQLite file system to use; None for the platform's.
             keyring: has the key of a store that is encrypted.
-            allow_plain: whether one that is not encrypted is opened although there is a keyring.
+            allow_plain: whether an unencrypted store is opened although there is a keyring.
 
         Raises:
             DataLoss: it is missing, damaged, or of a later version.
-            FailedPrecondition: it is encrypted, and the key is not at hand; or it is not, and has to be.
+            FailedPrecondition: it is encrypted, and the key is missing; or it is not, and must be.
             StorageFull: there is no room to open it.
             Unavailable: it is locked, say, or no more files can be opened.
         """
@@ -108,13 +108,13 @@ class Store:
 
     @staticmethod
     def create(file: Path, spec: CollectionSpec, *, vfs: str | None = None, key: Key | None = None) -> None:
-        """Makes an empty store in a file that does not exist.
+        """Creates an empty store in a file that does not exist.
 
         Args:
             file: the database.
             spec: the collection.
-            vfs: name of the SQLite file system to use; None: the platform's.
-            key: encrypts it; None: its contents lie plainly.
+            vfs: name of the SQLite file system to use; None for the platform's.
+            key: encrypts it; None to store its contents unencrypted.
 
         Raises:
             StorageFull: there is no room.
@@ -131,7 +131,7 @@ class Store:
 
     @property
     def next_seq(self) -> int:
-        """The number after the highest that an item ever had."""
+        """One more than the highest number that an item ever had."""
         return self._head.next_seq
 
     @property
@@ -141,18 +141,18 @@ class Store:
 
     @property
     def key_id(self) -> str | None:
-        """Id of the key that it is encrypted with; None: it is not."""
+        """Id of the key that it is encrypted with; None if it is not."""
         return self._head.seal.key_id if self._head.seal is not None else None
 
     @property
     def mark(self) -> str:
-        """What no other store has, not even one of a collection of the same id."""
+        """Identifies this store: no other has the same, not even a later one of a collection with the same id."""
         salt = self._head.seal.salt.hex() if self._head.seal is not None else ""
         return f"{self.spec.id}/{self.spec.created_at!r}/{salt}"
 
     def _read_state(self) -> None:
         self._state_sum = check_state(self._writer, self._file)
-        # SQLite keeps this number for the application. It is no column, so that the format is what it was.
+        # SQLite keeps this number for the application. It is not a column, so that the format stays the same.
         self.purging = self._writer.execute("PRAGMA user_version").fetchall() != [(0,)]
         self.ingests: dict[str, int] = {}
         for row in self._writer.execute("SELECT * FROM ingests"):
@@ -162,7 +162,7 @@ class Store:
             self.ingests[ingest[0]] = ingest[1]
 
     def scan(self) -> Iterator[list[StoredItem]]:
-        """Yields all items in the order of writing, some hundred at a time, each checked.
+        """Yields all items in the order of writing, a few hundred at a time, each checked.
 
         Raises:
             DataLoss: a row, or the number of rows, is not what was written.
@@ -178,15 +178,15 @@ class Store:
     def by_id(
         self, ids: list[str], *, max_bytes: int | None = None, with_vectors: bool = True
     ) -> list[StoredItem | None]:
-        """Returns the items of ids, None where there is none, all as of one moment.
+        """Returns the items with some ids, None for a missing one, all as of one moment.
 
         Args:
-            ids: which.
-            max_bytes: of contents that are read; None: any number.
-            with_vectors: whether vectors count among them.
+            ids: the ids.
+            max_bytes: limit of contents to read; None for no limit.
+            with_vectors: whether vectors count towards it.
 
         Raises:
-            AnswerTooLarge: their contents have more than `max_bytes`; no more than that were read.
+            AnswerTooLarge: their contents exceed `max_bytes`; no more than that were read.
             DataLoss: the file is damaged.
         """
         names = json.dumps(self.form.names(ids))
@@ -197,10 +197,10 @@ class Store:
     def by_seq(
         self, seqs: list[int], *, max_bytes: int | None = None, with_vectors: bool = True
     ) -> list[StoredItem | None]:
-        """Returns the items of sequence numbers, None where there is none, all as of one moment.
+        """Returns the items with some sequence numbers, None for a missing one, all as of one moment.
 
         Args:
-            seqs: which.
+            seqs: the numbers.
             max_bytes: as in `by_id`.
             with_vectors: as in `by_id`.
 
@@ -215,10 +215,10 @@ class Store:
     def after(
         self, name: str, limit: int, *, max_bytes: int | None = None, with_vectors: bool = True
     ) -> list[StoredItem]:
-        """Returns up to `limit` items after one, in the order of what they are found by (`Form.names`).
+        """Returns up to `limit` items after one, in the order of their keys (`Form.names`).
 
         Args:
-            name: what the one is found by; nothing: from the first.
+            name: key of that one; empty to start with the first.
             limit: how many items.
             max_bytes: as in `by_id`.
             with_vectors: as in `by_id`.
@@ -230,7 +230,7 @@ class Store:
         return self._select(_SELECT_AFTER, name, limit, max_bytes=max_bytes, with_vectors=with_vectors)
 
     def names_after(self, name: str, limit: int) -> list[tuple[str, int]]:
-        """Returns of up to `limit` items after one, in that order, what they are found by, and sequence numbers."""
+        """Returns keys and sequence numbers of up to `limit` items after one, in the order of `after`."""
         with self._reader() as reader:
             return [(str(found), int(seq)) for found, seq in reader.execute(_SELECT_NAMES_AFTER, (name, limit))]
 
@@ -247,7 +247,7 @@ class Store:
         return items
 
     def commit(self, changes: Changes) -> None:
-        """Writes changes in one transaction. When this returns they are on disk; when it raises nothing is written.
+        """Writes changes in one transaction. When this returns they are on disk; if it raises nothing was written.
 
         Raises:
             StorageFull: the disk has no room, or fails.
@@ -285,10 +285,10 @@ class Store:
         self.purging |= changes.purge
 
     def fold_log(self) -> None:
-        """Folds the log into the file and cuts it, where it is large. What was committed is on disk either way.
+        """Folds the log into the file and truncates it, if it is large. Committed data is on disk either way.
 
-        Never raises: what keeps it from that, a long read or a full disk, is tried again by a later call, some seconds
-        later at the earliest.
+        Never raises: if a long read or a full disk prevents it, a later call retries, after some seconds at the
+        earliest.
         """
         now = time.monotonic()
         if now < self._fold_from_s or not self._log_is_large():
@@ -300,8 +300,8 @@ class Store:
                     blocked = self._empty_log()
                 finally:
                     self._writer.set_busy_timeout(BUSY_MS)
-        except Exception:  # noqa: BLE001 - what was committed does not depend on it
-            _log.exception("Collection `%s`: its log could not be folded into its file.", self.spec.id)
+        except Exception:  # noqa: BLE001 - committed data does not depend on it
+            _log.exception("collection `%s`: can't fold its log into its file", self.spec.id)
             blocked = True
         if blocked:
             self._fold_from_s = now + _FOLD_AGAIN_S
@@ -309,34 +309,33 @@ class Store:
     def _log_is_large(self) -> bool:
         try:
             return self._log_file.stat().st_size > _LOG_BYTES
-        except OSError:  # of a file system that is not the platform's
+        except OSError:  # a SQLite file system other than the platform's
             return False
 
     def _empty_log(self) -> bool:
-        """Folds the log into the file and cuts it; returns whether a read keeps it from that."""
+        """Folds the log into the file and truncates it; returns whether a read prevents that."""
         return bool(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0])
 
     def erase(self) -> None:
-        """Leaves no byte in the file and its log of anything that was deleted or replaced, whenever that was.
+        """Erases everything that was ever deleted or replaced from the file and its log.
 
-        The file is written anew, with reads going on beside it: that takes time, and room on the disk twice over, in
-        proportion to it. Reads that began before are waited for at the end. (`PRAGMA secure_delete` zeroes what each
-        write frees from then on: not what an earlier release deleted, nor, for certain, the old bytes of a row that
-        SQLite moved to another page.)
+        The file is rewritten while reads continue; this takes time, and twice its size on disk. At the end it waits for
+        reads that began before. (`PRAGMA secure_delete` zeroes only what writes free from then on: not what an earlier
+        release deleted, nor reliably the old bytes of a row that SQLite moved to another page.)
 
         Raises:
-            Unavailable: one of them takes longer than some seconds; the mark stays.
+            Unavailable: such a read takes longer than some seconds; the mark stays.
             StorageFull: the disk has no room; the mark stays.
             DataLoss: the file is damaged.
         """
         with self._translated(), self._writing:
             self._writer.execute("VACUUM")
-            # Copies the new pages over the old, cuts the file to its new length, syncs it, and empties the log.
+            # Copies the new pages over the old, truncates the file to its new length, syncs it, and empties the log.
             if self._empty_log():
                 raise Unavailable(
-                    "A long read, a backup perhaps, still needs what was deleted.", reason="PURGE_BLOCKED"
+                    "A long read, perhaps a backup, still needs the deleted data.", reason="PURGE_BLOCKED"
                 )
-            # SQLite does not: a log of the old length might come back with the power.
+            # SQLite does not: after a power cut a log of the old length might reappear.
             sync_file(self._log_file)
             self._writer.execute("PRAGMA user_version = 0")
         self.purging = False
@@ -371,7 +370,7 @@ class Store:
         return records
 
     def record_snapshot(self, record: SnapshotRecord, *, keep: int) -> None:
-        """Puts a graph's file on record and strikes all but the `keep` newest off it.
+        """Puts a graph's file on record and removes all but the `keep` newest from it.
 
         Raises:
             StorageFull: the disk has no room.
@@ -385,7 +384,7 @@ class Store:
             )
 
     def forget_snapshots(self) -> None:
-        """Strikes all graphs' files off the record.
+        """Removes all graphs' files from the record.
 
         Raises:
             StorageFull: the disk has no room.
@@ -399,17 +398,17 @@ class Store:
         return damaged(self._file, how)
 
     def close(self) -> None:
-        """Closes all connections; SQLite then folds the log into the file. Reads that run meanwhile end first."""
+        """Closes all connections, after reads in progress end; SQLite then folds the log into the file."""
         self._readers.close()
         try:
             self._writer.close()
         except apsw.Error as error:
-            # All that was acknowledged is in the log, and the next start reads it from there.
-            _log.warning("Collection `%s`: its log stays beside its file: %s", self._file.parent.name, error)
+            # All acknowledged writes are in the log, and the next start reads them from there.
+            _log.warning("collection `%s`: its log stays beside its file: %s", self._file.parent.name, error)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        # The connection is the writing thread's, but snapshots are put on record by another.
+        # The connection belongs to the writing thread, but another thread records snapshots.
         with self._translated(), self._writing, transaction(self._writer):
             yield
 

@@ -130,7 +130,7 @@ def test_a_folder_that_was_put_there_since_is_kept_and_loaded_at_the_next_start(
     with pytest.raises(AlreadyExists) as refused:
         running.create(CollectionSpec("a", 3))
     assert refused.value.message == (
-        "The folder of collection `a` is there but was not open; restart the server to load it."
+        "The folder of collection `a` exists but is not open; restart the server to load it."
     )
     assert (refused.value.reason, refused.value.field) == ("COLLECTION_EXISTS", "id")
     assert _folders(tmp_path) == ["a"]
@@ -250,8 +250,8 @@ def test_a_collection_that_may_not_be_read_and_written_leaves_the_others_alone(
     finally:
         barred.chmod(before)
     assert refused.value.message == (
-        "Collection `locked` can't be opened: the server may not read and write all of its folder. "
-        "Nothing was deleted; give it the right and restart it."
+        "Collection `locked` can't be opened: the server has no permission to read and write all of its folder. "
+        "Nothing was deleted; grant it and restart the server."
     )
     assert refused.value.reason == "COLLECTION_UNREADABLE"
     last = Catalog(tmp_path / "data")
@@ -280,7 +280,7 @@ def test_a_collection_that_is_refused_by_the_system_leaves_the_others_alone(
     monkeypatch.setattr(Store, "__init__", barred)
     again = Catalog(tmp_path / "data")
     assert again.get("good").status().item_count == 1
-    with pytest.raises(DataLoss, match="Collection `locked` can't be opened: the server may not read and write"):
+    with pytest.raises(DataLoss, match="Collection `locked` can't be opened: the server has no permission to read"):
         again.get("locked")
     assert _folders(tmp_path) == ["good", "locked"]
     again.close()
@@ -338,7 +338,7 @@ def test_a_folder_that_can_not_be_made_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_whose_path_is_not_utf_8_is_refused_and_not_made(tmp_path: Path) -> None:
     data = tmp_path / os.fsdecode(b"caf\xe9")
-    with pytest.raises(StartupError, match=r"caf\\udce9' can't be used: SQLite takes only paths in UTF-8\."):
+    with pytest.raises(StartupError, match=r"caf\\udce9' can't be used: SQLite accepts only UTF-8 paths\."):
         Catalog(data)
     assert not data.exists()
 
@@ -357,8 +357,9 @@ def test_a_folder_of_a_name_that_is_no_id_is_passed_over(
     listed = dict(again.list())
     assert listed.keys() == {"a", "a (copy)"}
     assert isinstance(listed["a (copy)"], DataLoss)  # it holds a store, which must not be lost from sight
-    assert "Folder 'caf\\udce9' is passed over: no collection has such an id." in caplog.messages
-    assert "Folder 'lost+found' is passed over: it holds no collection, and none has such an id." in caplog.messages
+    assert "ignoring folder 'caf\\udce9': its name is not a collection id" in caplog.messages
+    told = "ignoring folder 'lost+found': it holds no collection, and its name is not a collection id"
+    assert told in caplog.messages
     assert (odd / "store.db").exists()
     again.close()
 

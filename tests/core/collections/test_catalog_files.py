@@ -13,7 +13,7 @@ from twinsight_core.errors import StartupError, Unavailable
 from twinsight_core.host.open_files import open_files
 from twinsight_core.items import CollectionSpec
 
-TOLD = r"No more files can be opened: the process has as many as it may \(\d+\)\. Close connections, delete"
+TOLD = r"No more files can be opened: the process has reached its limit \(\d+\)\. Close connections, delete"
 
 
 @pytest.fixture
@@ -42,7 +42,8 @@ def test_a_start_that_finds_no_files_for_all_collections_says_so(catalog: Catalo
     for name in "abc":
         catalog.create(CollectionSpec(name, 2))
     catalog.close()
-    with few_files_left(14), pytest.raises(StartupError, match=rf"[12] collections are open, .* {TOLD}") as refused:
+    message = rf"Only [12] collections could be opened\. .* {TOLD}"
+    with few_files_left(14), pytest.raises(StartupError, match=message) as refused:
         Catalog(tmp_path / "data")
     assert refused.value.reason == "OPEN_FILES_EXHAUSTED"
     Catalog(tmp_path / "data").close()

@@ -56,7 +56,7 @@ def test_a_bit_turned_in_the_index_of_ids_is_damage(folder: Path) -> None:
     file.write_bytes(content)
     with closing(Collection(folder)) as collection:
         assert [item is not None for item in collection.get(["person-008", "nobody"])] == [True, False]
-        how = "what is found by an id is not what is held of it"
+        how = "the item stored under an id is not the one in memory"
         _check_damaged(collection, lambda: collection.get(["person-007"]), how)
 
 
@@ -90,7 +90,7 @@ def test_after_a_write_that_reached_the_disk_alone_every_call_is_refused_and_kee
         with pytest.raises(Unavailable) as refused:
             collection.upsert([NewItem(name, vector)])
         assert (refused.value.message, refused.value.reason) == (
-            "Collection `things` must be opened again.",
+            "Collection `things` must be reopened.",
             "COLLECTION_BROKEN",
         )
         return weakref.ref(vector)
@@ -105,7 +105,7 @@ def test_after_a_write_that_reached_the_disk_alone_every_call_is_refused_and_kee
         lambda: collection.get(["person-001"]),
         lambda: collection.search(ONE[None], SearchOptions(1)),
     ):
-        with pytest.raises(Unavailable, match="must be opened again"):
+        with pytest.raises(Unavailable, match="must be reopened"):
             read()
     collection.close()
     with closing(Collection(folder)) as again:
@@ -132,5 +132,5 @@ def test_a_read_that_waits_for_the_write_that_fails_does_not_take_it_for_damage(
             let_go.wait(0.005)
         let_go.set()
         for one in (written, read):
-            with pytest.raises(Unavailable, match="must be opened again"):
+            with pytest.raises(Unavailable, match="must be reopened"):
                 one.result(60)

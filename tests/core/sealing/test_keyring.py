@@ -62,26 +62,26 @@ def test_what_is_no_keyring_is_told_without_a_secret(tmp_path: Path, monkeypatch
         ([secret], "it must be an object"),
         ({"primary": key.id}, "`keys` is missing"),
         ({"primary": "0" * 16, "keys": {key.id: entry}}, "`primary` must be the id of one of `keys`"),
-        ({"primary": key.id, "keys": {"0" * 16: entry}}, f"the id of `keys.{'0' * 16}` does not belong to its secret"),
+        ({"primary": key.id, "keys": {"0" * 16: entry}}, f"the id of `keys.{'0' * 16}` does not match its secret"),
         (
             {"primary": key.id, "keys": {key.id: {**entry, "secret": secret[:-8]}}},
             ".secret` must be 32 bytes as Base64",
         ),
-        ({"primary": key.id, "keys": {key.id: {**entry, "created": secret}}}, "`created` must be a time with its zone"),
-        ({"primary": key.id, "keys": {key.id: {**entry, "created": "2026-03-01"}}}, "must be a time with its zone"),
+        ({"primary": key.id, "keys": {key.id: {**entry, "created": secret}}}, "`created` must be a time with a time"),
+        ({"primary": key.id, "keys": {key.id: {**entry, "created": "2026-03-01"}}}, "must be a time with a time zone"),
         ({"primary": key.id, "keys": {key.id: {**entry, "more": 1}}}, "more` is unknown"),
     ]
     for content, said in cases:
         monkeypatch.setenv("KEYS", json.dumps(content))
         with pytest.raises(StartupError) as refused:
             read_keyring("env:KEYS")
-        assert refused.value.message.startswith("The keyring `env:KEYS` is not right: ")
+        assert refused.value.message.startswith("The keyring `env:KEYS` is invalid: ")
         assert said in refused.value.message
         assert secret[:8] not in refused.value.message
     monkeypatch.setenv("KEYS", '{"primary": ' + secret)
-    with pytest.raises(StartupError, match="The keyring `env:KEYS` is not right: it is no JSON"):
+    with pytest.raises(StartupError, match="The keyring `env:KEYS` is invalid: it is not JSON"):
         read_keyring("env:KEYS")
-    with pytest.raises(StartupError, match="The keyring `env:NONE` is not there: `NONE` is not set"):
+    with pytest.raises(StartupError, match="The keyring `env:NONE` does not exist: `NONE` is not set"):
         read_keyring("env:NONE")
     with pytest.raises(StartupError, match=r"keyring\.json` can't be read: No such file or directory"):
         read_keyring(str(tmp_path / "keyring.json"))

@@ -45,7 +45,7 @@ def _damage(data: Path, *names: str) -> None:
 
 def _damaged(name: str) -> str:
     return (
-        f"Collection `{name}` is damaged: the item of number 1 does not match its checksum. Nothing was deleted; "
+        f"Collection `{name}` is damaged: item number 1 does not match its checksum. Nothing was deleted; "
         "restore its folder from a backup."
     )
 
@@ -103,7 +103,7 @@ def test_one_whose_replacement_was_cut_short_is_told_of_with_the_damaged(
     told: list[TwinsightError] = []
     back_up(data, tmp_path / "backup", on_damaged=told.append)
     assert [type(one) for one in told] == [Unavailable, DataLoss]
-    assert told[0].message.startswith("Collection `t-2` was being replaced when that was cut short.")
+    assert told[0].message.startswith("The replacement of collection `t-2` was interrupted.")
     assert _ids(tmp_path / "backup") == ["photos", "t-1", "t-10"]
     back_up(data, tmp_path / "others", only=["photos"])
 
@@ -158,10 +158,10 @@ def test_a_choice_of_nothing_is_refused_and_an_exclusion_of_nothing_is_told(capl
         chosen("ab", only=["a", "c*"], exclude=[])
     assert chosen("ab", only=[], exclude=["b", "c"]) == ["a"]
     for only in ([], ["a"]):
-        with pytest.raises(NotFound, match=r"^Of the collections that are there none is left\.$"):
+        with pytest.raises(NotFound, match=r"^No collection is left after the exclusions\.$"):
             chosen("ab", only=only, exclude=["?"])
     assert chosen("", only=[], exclude=[]) == []
-    assert caplog.messages == ["No collection `c` is there to be left out."]
+    assert caplog.messages == ["no collection matches the exclusion `c`"]
     assert caplog.records[0].levelno == logging.WARNING
 
 

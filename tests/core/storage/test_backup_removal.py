@@ -119,7 +119,7 @@ def test_of_a_link_nothing_is_removed(backup: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_backup_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "ann").mkdir()
-    with pytest.raises(NotFound, match=r"is no backup: it has no `backup\.json`"):
+    with pytest.raises(NotFound, match=r"is not a backup: it has no `backup\.json`"):
         take_out(tmp_path, ["ann"])
     assert (tmp_path / "ann").exists()
 

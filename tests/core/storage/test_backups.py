@@ -205,7 +205,7 @@ def test_a_folder_that_is_there_is_not_written_over(data: Path, tmp_path: Path) 
     (tmp_path / "backup").mkdir()
     with pytest.raises(AlreadyExists, match="backup` already exists; nothing was written"):
         back_up(data, tmp_path / "backup")
-    with pytest.raises(NotFound, match="is no data folder: it has no `collections`"):
+    with pytest.raises(NotFound, match="is not a data folder: it has no `collections`"):
         back_up(tmp_path / "backup", tmp_path / "more")
     assert list((tmp_path / "backup").iterdir()) == []
 
@@ -216,7 +216,7 @@ def test_a_backup_of_a_damaged_collection_is_refused_and_leaves_nothing(data: Pa
     other = apsw.Connection(str(tmp_path / "idle" / "collections" / "b" / FILE_NAME))
     other.execute("UPDATE items SET crc = crc + 1 WHERE seq = 2")
     other.close()
-    with pytest.raises(DataLoss, match="Collection `b` is damaged: the item of number 2 does not match its checksum"):
+    with pytest.raises(DataLoss, match="Collection `b` is damaged: item number 2 does not match its checksum"):
         back_up(tmp_path / "idle", tmp_path / "backup")
     assert not [path for path in tmp_path.iterdir() if "backup" in path.name]
     back_up(tmp_path / "idle", tmp_path / "backup", only=["a"])
@@ -397,7 +397,7 @@ def test_a_backup_that_was_changed_with_its_digest_is_refused(data: Path, tmp_pa
         ({"collections": [{"id": "../a"}]}, r"is damaged: `backup.json` can't be read: `collections\[0\]"),
         (
             {"collections": [{"id": "../a", "size": 1, "sha256": "", "item_count": 1, "next_seq": 1}]},
-            "is damaged: `backup.json` can't be read: `id` .='../a'. is none of a collection",
+            "is damaged: `backup.json` can't be read: `id` .='../a'. is not a collection id",
         ),
         ({"collections": [{"id": "c", "size": 1, "sha256": "", "item_count": 1, "next_seq": 1}]}, "`c/store.db` is m"),
     ],
@@ -413,7 +413,7 @@ def test_a_manifest_that_is_none_or_of_a_later_version_is_refused(
 
 
 def test_a_folder_without_a_manifest_is_no_backup(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=r"is no backup: it has no `backup\.json`"):
+    with pytest.raises(NotFound, match=r"is not a backup: it has no `backup\.json`"):
         restore(tmp_path, tmp_path / "other")
     (tmp_path / MANIFEST).write_bytes(b"\xff{")
     with pytest.raises(DataLoss, match=r"is damaged: `backup\.json` can't be read"):

@@ -66,7 +66,7 @@ def test_a_replacement_that_was_cut_short_is_told_and_not_left_out(
 ) -> None:
     monkeypatch.setattr(backups, "_REPLACED_WITHIN_S", 0.05)
     (data / "collections" / "b").rename(data / "collections" / ".replaced-b")
-    with pytest.raises(Unavailable, match="Collection `b` was being replaced when that was cut short"):
+    with pytest.raises(Unavailable, match="The replacement of collection `b` was interrupted"):
         back_up(data, tmp_path / "backup")
     Catalog(data).close()
     assert [entry.id for entry in back_up(data, tmp_path / "backup").collections] == ["a", "b"]

@@ -80,7 +80,7 @@ def test_a_foreign_folder_that_may_not_be_looked_into_is_passed_over(
     (tmp_path / "photos").mkdir()
     monkeypatch.setattr(os, "stat", not_inside)
     assert data_folder.collection_folders(tmp_path) == [tmp_path / "photos"]
-    assert "'lost+found' is passed over" in caplog.text
+    assert "ignoring folder 'lost+found'" in caplog.text
 
 
 def test_a_folder_in_use_is_refused_also_where_its_lock_file_is_gone(tmp_path: Path, use: Using) -> None:
@@ -135,7 +135,7 @@ def linked(tmp_path: Path) -> Path:
 
 
 LINKED = (
-    "Collection `a` can't be used: its folder is a symbolic link, and must be a folder in `collections` itself. "
+    "Collection `a` can't be used: its folder is a symbolic link, and must be a real folder in `collections`. "
     "Nothing was changed; stop the server and move the folder to the link's place."
 )
 
@@ -256,7 +256,7 @@ def test_what_a_failure_leaves_is_told_in_the_log(
         restore(backup, linked.parent / "other")
     place = linked.parent / "other" / "collections" / ".new-a"
     (message,) = caplog.messages
-    assert message.startswith(f"`{place}` can't be removed: ")
+    assert message.startswith(f"can't remove `{place}`: ")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

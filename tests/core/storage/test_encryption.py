@@ -228,8 +228,8 @@ def test_collections_under_another_key_or_where_allowed_none_are_served_and_told
             assert catalog.get(name).get([_id(0)]) != [None]
     primary = rotated.primary.id
     assert [record.getMessage() for record in caplog.records if "rekey" in record.getMessage()] == [
-        f"Collection `a` is not encrypted, and the primary key is {first.primary.id}: `twinsight rekey` changes it.",
-        f"Collection `a` is not encrypted, and the primary key is {primary}: `twinsight rekey` changes it.",
-        f"Collection `b` is encrypted with the key {first.primary.id}, and the primary key is {primary}: "
-        "`twinsight rekey` changes it.",
+        f"collection `a` is not encrypted, and the primary key is {first.primary.id}: `twinsight rekey` changes that",
+        f"collection `a` is not encrypted, and the primary key is {primary}: `twinsight rekey` changes that",
+        f"collection `b` is encrypted with the key {first.primary.id}, and the primary key is {primary}: "
+        "`twinsight rekey` changes that",
     ]

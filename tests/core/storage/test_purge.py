@@ -201,8 +201,8 @@ def test_a_read_that_holds_a_purge_up_is_named_and_the_purge_can_be_done_again(
     with pytest.raises(Unavailable) as refused:
         collection.delete(["person-00008"], purge=True)
     assert refused.value.message == (
-        "The items are deleted, but not erased from the disk yet. A long read, a backup perhaps, still needs what was "
-        "deleted. Delete them again with `purge`; the next start does it too."
+        "The items are deleted, but not yet erased from the disk. A long read, perhaps a backup, still needs the "
+        "deleted data. Delete them again with `purge`; the next start erases them too."
     )
     assert refused.value.reason == "PURGE_BLOCKED"
     assert collection.get(["person-00008"]) == [None]
@@ -246,7 +246,7 @@ def test_a_purge_that_is_cut_short_is_finished_at_the_next_start(
                 patch.setattr(snapshots, "drop", failing)
             else:
                 patch.setattr(Store, {"forget": "forget_snapshots", "erase": "erase"}[step], failing)
-            with pytest.raises(StorageFull, match=r"are deleted, but not erased from the disk yet\. The disk has no"):
+            with pytest.raises(StorageFull, match=r"are deleted, but not yet erased from the disk\. The disk is full"):
                 collection.delete(["person-00008"], purge=True)
         killed = copied_in_use(folder, tmp_path / "killed" / "things")
     assert _traces(killed, 8)

@@ -177,7 +177,7 @@ def test_a_collection_that_fails_keeps_none_from_being_encrypted(data: Path) -> 
 def test_a_folder_in_use_or_none_at_all_is_refused(data: Path, tmp_path: Path) -> None:
     with closing(_opened(data, None)), pytest.raises(StartupError, match="is in use by another server"):
         rekey(data, FIRST)
-    with pytest.raises(NotFound, match="is no data folder: it has no `collections`"):
+    with pytest.raises(NotFound, match="is not a data folder: it has no `collections`"):
         rekey(tmp_path, FIRST)
 
 
@@ -278,7 +278,7 @@ def test_what_is_wrong_is_told_in_a_line(data: Path, tmp_path: Path) -> None:
         (("new",), f"`{file}` already exists; nothing was written."),
         (("remove", key), f"`{key}` is the primary key; add another first."),
         (("remove", "nothing"), f"Key `nothing` does not exist; available: `{key}`."),
-        (("rekey", "--data-dir", tmp_path), f"`{tmp_path}` is no data folder: it has no `collections`."),
+        (("rekey", "--data-dir", tmp_path), f"`{tmp_path}` is not a data folder: it has no `collections`."),
     ):
         done = _run(*map(str, arguments), keyring=file)
         assert (done.exit_code, done.stderr) == (1, f"twinsight: {said}\n")

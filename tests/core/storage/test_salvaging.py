@@ -198,7 +198,7 @@ def test_damage_that_is_met_while_serving_is_of_that_collection_alone(data: Path
         things = catalog.get("things")
         assert things.get(["i8"]) != [None]
         for _ in range(2):
-            with pytest.raises(DataLoss, match="the item of number 8 does not match its checksum"):
+            with pytest.raises(DataLoss, match="item number 8 does not match its checksum"):
                 things.get(["i7"])
         with pytest.raises(DataLoss):
             things.upsert([NewItem("new", _vectors()[0])])

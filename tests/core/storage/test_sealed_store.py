@@ -99,7 +99,7 @@ def _shorten(connection: apsw.Connection) -> None:
 def test_a_row_that_is_not_in_its_place_is_damage(tmp_path: Path, change: Change) -> None:
     file = _made(tmp_path)
     _changed(file, change)
-    with closing(Store(file, keyring=KEYRING)) as store, pytest.raises(DataLoss, match="the item of number 2"):
+    with closing(Store(file, keyring=KEYRING)) as store, pytest.raises(DataLoss, match="item number 2"):
         list(store.scan())
 
 
@@ -108,7 +108,7 @@ def test_a_row_of_another_collection_is_damage(tmp_path: Path) -> None:
     with closing(apsw.Connection(str(_made(tmp_path, CollectionSpec("others", 4, Metric.DOT))))) as others:
         name, sealed = _row(others, 2)
     _changed(file, lambda connection: _put(connection, 2, name, sealed))
-    with closing(Store(file, keyring=KEYRING)) as store, pytest.raises(DataLoss, match="the item of number 2"):
+    with closing(Store(file, keyring=KEYRING)) as store, pytest.raises(DataLoss, match="item number 2"):
         list(store.scan())
 
 
@@ -232,7 +232,7 @@ def test_a_graph_whose_pieces_were_moved_is_built_anew_though_its_digest_is_righ
     graph.write_bytes(damage(graph.read_bytes()))
     _put_on_record(folder, graph, _outside(folder))
     with closing(Collection(folder, OPTIONS)) as collection:
-        assert f"snapshot {graph.name} is not used: `{graph.name}` is not what was sealed there" in caplog.text
+        assert f"ignoring snapshot {graph.name}: `{graph.name}` is not what was sealed there" in caplog.text
         assert collection.wait_indexed(60)
         assert collection.status().indexed_count == 300
         found = collection.search(_vectors(300)[:9], SearchOptions(1))
@@ -284,7 +284,7 @@ def test_what_is_on_record_beside_a_graph_is_read_there_alone(folder: Path, capl
         _put_on_record(folder, graph, outside)
         with closing(Store(folder / FILE_NAME, keyring=KEYRING)) as store:
             assert load(folder, store, OPTIONS.graph, alive=np.arange(1, 301)) is None
-        assert f"{graph.name} is not used: {what} is not what was sealed there" in caplog.text
+        assert f"{graph.name}: {what} is not what was sealed there" in caplog.text
 
 
 def test_a_sealed_graph_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_two_snapshots_are_kept_and_the_older_serves_when_the_newer_is_lost(
     assert _graphs(folder) == ["graph-000000000003.hnsw", "graph-000000000004.hnsw"]
     (folder / "graph-000000000004.hnsw").unlink()
     collection = Collection(folder, OPTIONS)
-    assert "snapshot graph-000000000004.hnsw is not used: No such file or directory" in caplog.text
+    assert "ignoring snapshot graph-000000000004.hnsw: No such file or directory" in caplog.text
     assert collection.status().indexed_count >= COUNT
     _check_answers(collection)
     assert collection.search(np.full((1, DIMENSION), 12, np.float32), SearchOptions(1))[0][0].id == "more2"
@@ -168,7 +168,7 @@ def test_a_damaged_snapshot_is_never_loaded(
         caplog.clear()
         collection = Collection(folder, OPTIONS)
         _check_answers(collection)
-        assert "Collection `things`: snapshot graph-000000000001.hnsw is not used: " in caplog.text
+        assert "collection `things`: ignoring snapshot graph-000000000001.hnsw: " in caplog.text
         assert collection.wait_indexed(60)
         status = collection.status()
         assert (status.state, status.indexed_count) == (CollectionState.READY, COUNT)
@@ -261,7 +261,7 @@ def test_a_disk_that_fills_up_while_a_snapshot_is_written_is_told(
     monkeypatch.setattr(snapshots, "sync_file", full)
     collection.close()
     assert "no snapshot was written: A snapshot of" in caplog.text
-    assert "found no room on the disk" in caplog.text
+    assert "does not fit on the disk" in caplog.text
     assert _graphs(folder) == ["graph-000000000001.hnsw"]
 
 

@@ -177,7 +177,7 @@ def test_a_row_that_was_changed_behind_our_back_is_noticed(tmp_path: Path) -> No
         lambda: store.after("", 9),
         lambda: _all(store),
     ):
-        with pytest.raises(DataLoss, match="the item of number 2 does not match its checksum"):
+        with pytest.raises(DataLoss, match="item number 2 does not match its checksum"):
             read()
     store.close()
 
@@ -199,7 +199,7 @@ def test_a_row_that_is_gone_is_noticed(tmp_path: Path, keyring: Keyring | None) 
     other.execute("DELETE FROM items WHERE seq = 2")
     other.close()
     store = Store(_file(tmp_path), keyring=keyring)
-    with pytest.raises(DataLoss, match="2 items up to number 3 can be read of 3"):
+    with pytest.raises(DataLoss, match="2 of 3 items, up to number 3, can be read"):
         _all(store)
     store.close()
 
@@ -288,7 +288,7 @@ def test_a_disk_that_fails_to_write_refuses_the_write_and_reading_goes_on(
         patch.setattr(BadDisk, "fails", fails)
         with pytest.raises(StorageFull) as refused:
             store.commit(Changes([1], [_stored(2, "b")], {"bulk": 1}, next_seq=3, item_count=1))
-        assert refused.value.message == "The disk failed to write; nothing of the call was written."
+        assert refused.value.message == "Writing to the disk failed; nothing of the call was written."
         assert refused.value.reason == "DISK_WRITE_FAILED"
         assert _all(store) == [_stored(1, "a")]
     store.commit(Changes([], [_stored(2, "c")], {}, next_seq=3, item_count=2))

@@ -112,6 +112,6 @@ def test_a_full_disk_keeps_it_and_fails_no_commit(
     with monkeypatch.context() as patch:
         patch.setattr(Store, "_empty_log", full)
         assert _replace(store, 10)[-1] > 1 << 20
-    assert caplog.text.count("Collection `things`: its log could not be folded into its file.") == 1
+    assert caplog.text.count("collection `things`: can't fold its log into its file") == 1
     monkeypatch.setattr(store, "_fold_from_s", 0.0)
     assert _replace(store, 1) == [0]
