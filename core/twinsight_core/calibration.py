@@ -1,4 +1,4 @@
-"""From a cosine similarity to a probability and a decision; `fitting` makes calibrations."""
+"""Maps a cosine similarity to a probability and a decision; `fitting` makes calibrations."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from twinsight_core.json_fields import OPTIONAL, JsonFields
 
 MAX_PAIRS = 2**53
 _ROUNDED = 1 + 1e-6
-"""By which rates may differ that mean the same: a 32-bit number has seven digits."""
+"""Relative tolerance for equal rates: a 32-bit number has seven digits."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
     """A threshold for a stated false match rate, and what held-out pairs say about it.
 
-    The intervals are of pictures of other classes where the pairs' classes are known, and else take the pairs for
-    independent of each other, which those that share pictures are not; see `fitting`.
+    The intervals are over pictures of other classes if the pairs' classes are known. Otherwise they assume independent
+    pairs, which pairs that share pictures are not; see `fitting`.
 
     Attributes:
         target_fmr: the false match rate that the threshold was chosen for, 0..1.
@@ -68,9 +68,9 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How one model's cosine similarities are read.
+    """The interpretation of one model's cosine similarities.
 
-    The rates are those of held-out pairs. The probability is at even odds, as of pairs half of which are the same and
+    The rates are those of held-out pairs. The probability is at even odds, as if half of the pairs were the same and
     half different, or as `meaning` says: in a collection where the same thing is rare it is too high by as much as the
     odds differ.
 
@@ -88,7 +88,7 @@ class Calibration:
         false_match_rate_high: its upper end.
         false_non_match_rate_low: lower end of that rate's 95 % interval.
         false_non_match_rate_high: its upper end.
-        operating_points: further thresholds, by falling `target_fmr`; empty in cards without.
+        operating_points: further thresholds, in descending order of `target_fmr`; empty in cards without.
     """
 
     meaning: str
@@ -145,17 +145,17 @@ class Calibration:
         return logistic(self.scale * np.asarray(cosine, np.float64) + self.offset)
 
     def operating_point(self, target_fmr: float) -> OperatingPoint:
-        """Returns the point that was chosen for a false match rate, or a lower one, and loses the fewest same pairs.
+        """Returns the point that was chosen for at most this false match rate and loses the fewest same pairs.
 
-        That is the one with the highest `target_fmr` that is at most the asked one, to six digits: a rate that was a
-        32-bit number on its way means the point that it was made of.
+        That is the one with the highest `target_fmr` that is at most the requested one, to six digits: a rate that was
+        transmitted as a 32-bit number still means its point.
 
         Args:
             target_fmr: above 0, at most 1.
 
         Raises:
-            InvalidInput: the rate breaks its rule or no operating point is that strict; the message names those there
-                are.
+            InvalidInput: the rate breaks its rule or no operating point is that strict; the message names those that
+                exist.
         """
         if not 0.0 < target_fmr <= 1.0:
             raise InvalidInput(
@@ -175,9 +175,9 @@ class Calibration:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Returns plain values, by the attributes' names; without those of `OPTIONAL` fields that say nothing.
+        """Returns plain values, by the attributes' names, without empty `OPTIONAL` fields.
 
-        A model's digest covers them: a card that was written before there were such fields keeps its digest.
+        A model's digest covers them: a card from before these fields existed keeps its digest.
         """
         values: dict[str, object] = dataclasses.asdict(self)
         values["operating_points"] = [dataclasses.asdict(point) for point in self.operating_points]
@@ -219,8 +219,8 @@ class ScoredPairs:
     Attributes:
         cosine: [count] float, -1..1.
         same: [count] bool, whether the pair is the same.
-        classes: [count, 2] integer, the classes of each pair's pictures; None where they are not known, and each pair
-            is taken for independent of the others.
+        classes: [count, 2] integer, the classes of each pair's pictures; None if unknown, which treats each pair as
+            independent of the others.
     """
 
     cosine: np.ndarray
@@ -228,7 +228,7 @@ class ScoredPairs:
     classes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Checks the shapes and that both kinds are there.
+        """Checks the shapes and that there are pairs of both kinds.
 
         Raises:
             ValueError: shapes differ, a cosine is not finite, or one kind is missing.
@@ -240,7 +240,7 @@ class ScoredPairs:
         if not np.isfinite(self.cosine).all():
             raise ValueError("`cosine` must be finite.")
         if self.same.all() or not self.same.any():
-            raise ValueError("`same` must hold pairs of both kinds.")
+            raise ValueError("`same` must have pairs of both kinds.")
 
     def part(self, kept: np.ndarray) -> ScoredPairs:
         """Returns some of the pairs.

@@ -163,7 +163,7 @@ def test_a_cosine_that_says_the_opposite_is_refused() -> None:
 @pytest.mark.parametrize(
     ("cosine", "same", "message"),
     [
-        ([0.1, 0.2], [True, True], "`same` must hold pairs of both kinds."),
+        ([0.1, 0.2], [True, True], "`same` must have pairs of both kinds."),
         ([0.1, np.nan], [True, False], "`cosine` must be finite."),
         ([0.1], [True, False], "`cosine` (1,) and `same` (2,) must be [count]."),
     ],

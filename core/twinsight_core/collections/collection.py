@@ -277,8 +277,7 @@ class Collection:
 
     @property
     def mark(self) -> str:
-        """Identifies this collection: no other has the same, not even a later one with its id or one under another key.
-        """
+        """Identifies this collection: no other has the same, even if it is later and has its id, or another key."""
         return self._store.mark
 
     def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:

@@ -39,9 +39,7 @@ from twinsight_core.storage.backups import back_up
     help="Folder to create; must neither exist nor lie among the collections.",
 )
 @collection_options
-@click.option(
-    "--skip-damaged", is_flag=True, help="Skip collections that can't be copied, and list them at the end."
-)
+@click.option("--skip-damaged", is_flag=True, help="Skip collections that can't be copied, and list them at the end.")
 def backup(*, data_dir: Path, out: Path, only: tuple[str, ...], exclude: tuple[str, ...], skip_damaged: bool) -> None:
     """Backs up as the options say."""
     skipped: list[TwinsightError] = []

@@ -38,6 +38,4 @@ def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
             "The collection's own description is not what was written: check its model and its time of creation."
         )
     if done.forgotten:
-        write_line(
-            f"{done.forgotten} bulk writes are no longer on record: run them again to write what was lost."
-        )
+        write_line(f"{done.forgotten} bulk writes are no longer on record: run them again to write what was lost.")

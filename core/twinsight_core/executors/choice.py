@@ -1,14 +1,14 @@
-"""Which executor serves a model.
+"""Chooses the executor that serves a model.
 
-`auto` takes OpenVINO where it is installed, JAX has no accelerator, the network can be exported and the exported
-network answers as XLA's does; else XLA, on an accelerator in bfloat16 where that answers as float32 does. What was
-found of OpenVINO is kept beside the exported network, so that the next start neither exports nor compares.
+`auto` uses OpenVINO if it is installed, JAX has no accelerator, the network can be exported and the exported network's
+outputs agree with XLA's; otherwise XLA, on an accelerator in bfloat16 if that agrees with float32. The results for
+OpenVINO are kept beside the exported network, so that the next start neither exports nor compares.
 
 1. The exported network is read from the cache or made (`exporting`).
-2. For each precision of the CPU, the fastest first, its answers for test pictures are compared with XLA's.
-3. The first that agrees serves.
+2. For each precision of the CPU, the fastest first, its outputs for test pictures are compared with XLA's.
+3. The first that agrees is used.
 
-What computes with JAX is imported where it is needed: a start that finds everything kept does without it.
+Modules that need JAX are imported where they are used: a start that finds everything kept does without it.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ _EXPORTERS = ("twinsight", "jax2onnx", "onnxruntime", "jax", "flax")
 
 
 def choose_executor(package: ModelPackage, kind: ExecutorKind, *, cache_dir: Path) -> Executor:
-    """Returns what computes a package's batches; nothing is prepared yet.
+    """Returns the executor of a package's batches; nothing is prepared yet.
 
     Args:
         package: the model.
-        kind: "xla" or "openvino", or "auto" for the fastest that answers alike.
-        cache_dir: folder that keeps exported networks and what was found about them; trusted.
+        kind: "xla" or "openvino", or "auto" for the fastest whose outputs agree.
+        cache_dir: folder that keeps exported networks and the results about them; trusted.
 
     Raises:
-        StartupError: "openvino" is not installed, can't be used, can't express the network or answers otherwise.
+        StartupError: "openvino" is not installed, can't be used, can't express the network, or does not agree.
         PackageError: the weights can't be read.
     """
     if kind == "xla" or (kind == "auto" and not _openvino_fits()):
@@ -70,26 +70,26 @@ def choose_executor(package: ModelPackage, kind: ExecutorKind, *, cache_dir: Pat
     except StartupError as error:
         if kind == "openvino":
             raise
-        _LOG.warning("%s is served by XLA: %s", package.name, error.message)
+        _LOG.warning("serving %s with XLA: %s", package.name, error.message)
         return _xla(package)
 
 
 class ChosenExecutor:
-    """The executor of a package, chosen when it is first prepared: a first start exports for seconds."""
+    """The executor of a package, chosen when it is first prepared: exporting takes seconds on a first start."""
 
     def __init__(self, package: ModelPackage, kind: ExecutorKind, *, cache_dir: Path) -> None:
-        """Takes what `choose_executor` takes."""
+        """Takes the arguments of `choose_executor`."""
         self._choose = partial(choose_executor, package, kind, cache_dir=cache_dir)
         self._executor: Executor | None = None
 
     @property
     def name(self) -> str:
-        """The chosen one's; empty before."""
+        """Name of the chosen executor; empty before it is chosen."""
         return self._executor.name if self._executor is not None else ""
 
     @property
     def on_host(self) -> bool:
-        """Whether it computes on the cores that decode, too.
+        """Whether it computes on the cores that also decode pictures.
 
         Raises:
             StartupError: as `choose_executor`.
@@ -97,7 +97,7 @@ class ChosenExecutor:
         return self._chosen().on_host
 
     def lanes(self) -> Sequence[Executor]:
-        """Returns what computes several batches at the same time; see `Executor.lanes`.
+        """Returns the executors of several batches at the same time; see `Executor.lanes`.
 
         Raises:
             StartupError: as `choose_executor`.
@@ -105,7 +105,7 @@ class ChosenExecutor:
         return self._chosen().lanes()
 
     def prepare(self, *batch_sizes: int) -> None:
-        """Makes ready to compute batches of these sizes.
+        """Prepares to compute batches of these sizes.
 
         Raises:
             StartupError: as `choose_executor`, or the network can't be compiled.
@@ -129,7 +129,7 @@ def _openvino_fits() -> bool:
 
 
 def _xla(package: ModelPackage) -> XlaExecutor:
-    """Returns XLA's executor at the device's best precision, or in float32 where that answers otherwise."""
+    """Returns XLA's executor at the device's best precision, or in float32 if that one does not agree."""
     from twinsight_core.executors.xla import XlaExecutor  # noqa: PLC0415 - see above
     from twinsight_core.models.registry import telling_all  # noqa: PLC0415
 
@@ -146,7 +146,7 @@ def _xla(package: ModelPackage) -> XlaExecutor:
     close = agreement(task, answers, wanted)
     if close.suffices(best):
         return fast
-    _LOG.info("%s is computed in float32: in %s it answers otherwise (%s)", package.name, best, close)
+    _LOG.info("computing %s in float32: its outputs differ in %s (%s)", package.name, best, close)
     return exact
 
 
@@ -169,7 +169,7 @@ def _openvino(package: ModelPackage, cache_dir: Path) -> OpenVinoExecutor:
             return executor
         found.append(f"{precision}: {close}")
     raise StartupError(
-        f"`{package.name}` does not answer under OpenVINO as under XLA ({'; '.join(found)}).",
+        f"`{package.name}` does not give the same outputs with OpenVINO as with XLA ({'; '.join(found)}).",
         reason="EXECUTOR_DIFFERS",
     )
 
@@ -192,10 +192,10 @@ class _Exported:
 
     @classmethod
     def of(cls, package: ModelPackage, cache_dir: Path) -> _Exported:
-        """Reads it from the cache, or makes it and puts it there.
+        """Reads it from the cache, or exports it and puts it there.
 
         Raises:
-            StartupError: what exports is not installed, or can't express the network.
+            StartupError: the exporter is not installed, or can't express the network.
         """
         try:
             versions = "-".join(version(name) for name in _EXPORTERS)
@@ -224,7 +224,7 @@ class _Exported:
         )
 
     def agreement(self, executor: OpenVinoExecutor, precision: Precision) -> Agreement:
-        """Returns how close an executor comes to XLA, as it was found before or now.
+        """Returns how well an executor agrees with XLA, as recorded or measured now.
 
         Raises:
             StartupError: OpenVINO can't compile or compute the network.
@@ -244,7 +244,7 @@ class _Exported:
         return known[key]
 
     def _recorded(self) -> dict[str, Agreement]:
-        """What was found before; nothing where the record is missing, damaged or unreadable."""
+        """Returns the recorded agreements; none if the record is missing, damaged or unreadable."""
         try:
             known = json.loads(self.record.read_bytes())
             touch(self.record)
@@ -254,7 +254,7 @@ class _Exported:
 
     @cached_property
     def _wanted(self) -> np.ndarray:
-        """XLA's answers for the test pictures: computed once, however many precisions are tried."""
+        """XLA's outputs for the test pictures, computed once however many precisions are tried."""
         from twinsight_core.executors.xla import XlaExecutor  # noqa: PLC0415 - see above
 
         exact = XlaExecutor(self.package.build(), self.package.card.preprocessing)
@@ -262,7 +262,7 @@ class _Exported:
 
     @cached_property
     def _telling_all(self) -> tuple[bytes, np.ndarray]:
-        """The network as ONNX without its least score, and XLA's answers of it: see `compares_nothing`."""
+        """The network as ONNX without its lowest score, and XLA's outputs of it: see `compares_nothing`."""
         from twinsight_core.executors.xla import XlaExecutor  # noqa: PLC0415 - see above
         from twinsight_core.exporting.onnx import to_onnx  # noqa: PLC0415
         from twinsight_core.models.registry import telling_all  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Files that can be made anew, each with its digest: one that a failing disk has damaged counts as missing."""
+"""Files that can be re-created, each with its digest: one that a failing disk has damaged counts as missing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from twinsight_core.host.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
 UNUSED_DAYS = 90
-"""Longer than most servers run, so that a restart finds what it left."""
+"""Longer than most servers run, so that a restart finds its files."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def read_kept(file: Path) -> bytes | None:
-    """Returns the content that `keep` wrote; None where there is no such file, or it is damaged."""
+    """Returns the content that `keep` wrote; None if there is no such file, or it is damaged."""
     try:
         kept = file.read_bytes()
     except OSError:
@@ -27,7 +27,7 @@ def read_kept(file: Path) -> bytes | None:
     touch(file)
     content = kept[_DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != kept[:_DIGEST_BYTES]:
-        _LOG.warning("%s is damaged; what it held is made anew", file)
+        _LOG.warning("%s is damaged and will be re-created", file)
         return None
     return content
 
@@ -38,32 +38,32 @@ def keep(file: Path, content: bytes) -> bool:
 
 
 def put(file: Path, content: bytes) -> bool:
-    """Writes a file that this account alone may read, and its folder.
+    """Writes a file that only this account may read, and its folder.
 
     Returns:
-        Whether it could. What a full disk or one that can't be written to does not take is made anew at each start, and
-        the log says so: it keeps nothing from being served.
+        Whether it could. A file that a full or read-only disk does not take is re-created at each start, which the log
+        says; everything is served all the same.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_whole(file, content, mode=0o600)
     except OSError as error:
-        _LOG.warning("%s can't be kept (%s) and will be made anew", file, error.strerror)
+        _LOG.warning("can't keep %s (%s); it will be re-created", file, error.strerror)
         return False
     return True
 
 
 def touch(file: Path) -> None:
-    """Notes that a file was used, where this account may, for `forget_unused`."""
+    """Marks a file as used for `forget_unused`, if this account may."""
     with suppress(OSError):
         os.utime(file)
 
 
 def forget_unused(folder: Path) -> None:
-    """Deletes the files of a folder that nothing has used for UNUSED_DAYS: models no longer served, versions left.
+    """Deletes the files of a folder that nothing has used for UNUSED_DAYS: of models no longer served, or old versions.
 
-    To be called once what is served has been read. Another server that is using such a file has read it, and makes it
-    anew when it starts; what can't be deleted stays.
+    Call it once everything served has been read. Another server that uses such a file has read it, and re-creates it
+    when it starts; files that can't be deleted stay.
     """
     oldest = time.time() - UNUSED_DAYS * 24 * 3600
     with suppress(OSError):
@@ -75,7 +75,7 @@ def forget_unused(folder: Path) -> None:
 
 
 def forget_others(kept: Path, pattern: str) -> None:
-    """Deletes the files beside one that match a pattern and have another stem; what can't be deleted stays."""
+    """Deletes the files beside one that match a pattern and have another stem; files that can't be deleted stay."""
     with suppress(OSError):
         for other in kept.parent.glob(pattern):
             if other.stem != kept.stem:

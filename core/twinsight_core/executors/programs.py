@@ -1,7 +1,7 @@
 """Compiled networks kept between starts.
 
-A start that finds them takes a third of the processors' time that compiling takes. What is kept is run, so the folder
-is trusted; a file that a full disk or a failing one has damaged is told by its digest and compiled anew.
+A start that finds them takes a third of the CPU time that compiling takes. Kept programs are run, so the folder is
+trusted; a file that a full or failing disk has damaged is detected by its digest and compiled again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class KeptPrograms:
     """The compiled forms of one network, as files of a folder.
 
     Attributes:
-        folder: where; it is made when something is kept.
+        folder: of the files; created when something is kept.
         network: names the network, in letters and digits.
-        exported: by what it was exported: another export is another program, and takes the place of the one before.
+        exported: names what exported it: another export is another program, and replaces the earlier one.
     """
 
     folder: Path
@@ -31,16 +31,16 @@ class KeptPrograms:
     exported: str
 
     def load(self, environment: str, form: str) -> bytes | None:
-        """Returns a program; None where it was not kept, or is damaged.
+        """Returns a program; None if it was not kept, or is damaged.
 
         Args:
-            environment: what a program depends on beside the network: the compiler, the machine.
+            environment: what a program depends on besides the network: the compiler, the machine.
             form: names the program among those of the network, in letters, digits and hyphens.
         """
         return read_kept(self._file(environment, form))
 
     def keep(self, environment: str, form: str, program: bytes) -> None:
-        """Keeps a program, in place of those of other exports and environments; without room it does not."""
+        """Keeps a program and removes those of other exports and environments; does nothing if the disk is full."""
         if not keep(self._file(environment, form), program):
             return
         try:
@@ -48,7 +48,7 @@ class KeptPrograms:
                 if not other.name.startswith(self._prefix(environment)):
                     other.unlink(missing_ok=True)
         except OSError as error:
-            _LOG.warning("an old compiled network can't be deleted: %s", error)
+            _LOG.warning("can't delete an old compiled network: %s", error)
 
     def _file(self, environment: str, form: str) -> Path:
         return self.folder / f"{self._prefix(environment)}{form}.program"

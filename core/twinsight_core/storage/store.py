@@ -43,7 +43,7 @@ from twinsight_core.storage.sqlite import BUSY_MS, Readers, connect, damaged, tr
 FILE_NAME = "store.db"
 
 # Beyond this the log is folded into the file and truncated. SQLite folds it too, every 1,000 pages, but restarts it
-# only when a commit finds no read in progress: beside three reading threads it grew by 180 KB per commit, without bound.
+# only when a commit finds no read in progress: beside three reading threads it grew by 180 KB a commit, without bound.
 _LOG_BYTES = 32 << 20
 # Folding 32 MiB took 60 to 230 ms beside three reading threads. This is how long earlier reads are waited for while
 # writes are blocked; a backup takes longer, and folding is then postponed.

@@ -1,11 +1,11 @@
-"""Training of a classifier on class folders, also where some classes have few pictures.
+"""Training of a classifier on class folders, even if some classes have few pictures.
 
-1. Of every class a part of the pictures is held out to choose the weights by, and a part for the scores; exact copies
-   of a picture are in one part with it.
+1. Of every class one part of the pictures is held out to choose the weights by, and one for the scores; exact copies of
+   a picture are in the same part.
 2. Batches are drawn at random, or class by class; the loss is softmax cross-entropy, or one made for imbalance.
-3. A teacher, where there is one, has its say beside the labels (`distillation`).
+3. A teacher, if there is one, adds its loss to that of the labels (`distillation`).
 4. The average of the weights with the best balanced accuracy on the validation part is kept.
-5. The same part gives the temperature at which the probabilities are right.
+5. The same part determines the temperature that calibrates the probabilities.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class ClassifierTraining:
         network: what is trained.
         preprocessing: how pictures become its input.
         batch: pictures in a batch.
-        balance: what is done where classes differ in size: "none"; "sampling" draws all classes equally often;
+        balance: how to balance classes of different sizes: "none"; "sampling" draws all classes equally often;
             "effective_number" weighs the loss, "focal" and "logit_adjusted" change it (see `twinsight_core.losses`).
         smoothing: label smoothing of the cross-entropy, 0..1; "focal" and "logit_adjusted" have none.
-        validation: share of each class's pictures that is held out to choose by.
-        test: share of each class's pictures that is held out for the scores.
+        validation: share of each class's pictures held out to choose the weights by.
+        test: share of each class's pictures held out for the scores.
         augmentation: how strong the views are.
         loop: how long and how fast.
     """
@@ -75,9 +75,9 @@ class ClassifierTraining:
 
 
 def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
-    """Holds out pictures of every class, chosen by their paths alone: every run holds out the same ones.
+    """Holds out pictures of every class, chosen only by their paths: every run holds out the same ones.
 
-    Copies of a picture are held out together; those that lie in two classes, which no score can be had of, are not.
+    Copies of a picture are held out together. Copies in two classes are never held out, since they can't be scored.
 
     Raises:
         TrainingError: there is one class, or a class has too few pictures, copies counted once.
@@ -86,7 +86,7 @@ def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
     check_labels(pictures.classes)
     if len(pictures.classes) < 2:
         raise TrainingError(
-            f"There is one class (`{', '.join(pictures.classes)}`); a classifier wants two at least.",
+            f"There is one class (`{', '.join(pictures.classes)}`); a classifier needs at least two.",
             reason="CLASSES_TOO_FEW",
         )
     parts: tuple[list[int], list[int], list[int]] = ([], [], [])
@@ -104,10 +104,10 @@ def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
             raise TrainingError(
                 f"The class `{name}` has {len(rows)} pictures"
                 + (f" (copies, and those in two classes, counted once: {differing})" if differing < len(rows) else "")
-                + f"; {LEAST_PICTURES} are wanted at least: one each to train on, to choose by and for the scores.",
+                + f"; it needs at least {LEAST_PICTURES}: one each to train on, to choose by and for the scores.",
                 reason="CLASS_TOO_SMALL",
             )
-        # What is held out ends with a whole group of copies, and leaves one each for the parts after it.
+        # A held-out part ends with a whole group of copies, and leaves at least one for each later part.
         last = len(ends) - int(not shared[rows].any())
         test = _end(ends[: last - 1], max(1, round(how.test * len(rows))))
         validation = _end(ends[:last], test + max(1, min(round(how.validation * len(rows)), len(rows) - test - 1)))
@@ -119,7 +119,7 @@ def split(pictures: LabelledImages, how: ClassifierTraining) -> Parts:
 
 
 def _end(ends: np.ndarray, wanted: int) -> int:
-    """Returns the first of some rising places that is `wanted` or after it, or the last."""
+    """Returns the first of some rising places that is at least `wanted`, or the last."""
     return int(ends[min(int(np.searchsorted(ends, wanted)), len(ends) - 1)])
 
 
@@ -191,14 +191,14 @@ def train_classifier(
         network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
         pictures: at the network's size.
         how: the numbers.
-        checkpoints: folder to go on from.
-        resume: go on from the newest checkpoint.
-        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
-        teacher: a classifier of the same classes to learn from; None: none.
-        watchers: are told how it goes.
+        checkpoints: folder of the checkpoints.
+        resume: continue from the newest checkpoint.
+        frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
+        teacher: a classifier of the same classes to learn from; None for none.
+        watchers: receive the progress.
 
     Raises:
-        TrainingError: there are too few pictures, or the run can't go on.
+        TrainingError: there are too few pictures, or the run can't continue.
     """
     parts = split(pictures, how)
     sampler = Sampler(pictures, parts.train, how)

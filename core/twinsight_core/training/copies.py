@@ -1,7 +1,7 @@
-"""Exact copies among pictures: the same pixels under several names.
+"""Finds exact copies among pictures: the same pixels under several names.
 
-Downloads that came twice, or what a labelling tool exports again, would be trained on and scored at once. Pictures that
-are nearly the same (frames of one scene, edits) are not found so: they want folders of their own.
+Repeated downloads or exports of a labelling tool would otherwise be both trained on and scored. Near copies (frames of
+one scene, edits) are not found: put them in folders of their own.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from twinsight_core.training.data import LabelledImages
 
 _LOG = logging.getLogger(__name__)
 
-# More are counted and not named.
+# Further ones are only counted.
 _NAMED_COPIES = 20
 
 
 def first_copies(images: np.ndarray) -> np.ndarray:
-    """Returns the first row with the same pixels, of each picture, [count] int64; its own where there is no other.
+    """Returns the first row with the same pixels for each picture, [count] int64; its own if there is no other.
 
     Args:
-        images: [count, height, width, 3] uint8, RGB, 0..255; may be mapped from a file, of which most pictures are read
-            in part.
+        images: [count, height, width, 3] uint8, RGB, 0..255; may be mapped from a file, of which most pictures are only
+            read in part.
     """
-    # One line of pixels tells most pictures apart.
+    # One line of pixels distinguishes most pictures.
     middle = images.shape[1] // 2
     lines = [hashlib.sha256(image[middle].tobytes()).digest() for image in images]
     rows: dict[bytes, list[int]] = {}
@@ -42,7 +42,7 @@ def first_copies(images: np.ndarray) -> np.ndarray:
 
 
 def in_order(files: Sequence[str], firsts: np.ndarray) -> list[int]:
-    """Returns the rows in an order that depends on the pictures' paths alone, with copies beside one another.
+    """Returns the rows in an order that depends only on the pictures' paths, with copies next to each other.
 
     Args:
         files: [count] path of each picture.
@@ -87,7 +87,7 @@ def distinct(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
 
 
 def tell_copies(pictures: LabelledImages) -> None:
-    """Logs how many pictures are copies of others, and which lie in two classes: one of the labels is wrong."""
+    """Logs how many pictures are copies of others, and which are in several classes: one of the labels is wrong."""
     firsts = first_copies(pictures.images)
     copies = int((firsts != np.arange(len(firsts))).sum())
     if copies:
@@ -95,6 +95,6 @@ def tell_copies(pictures: LabelledImages) -> None:
     shared = np.flatnonzero(in_two_classes(pictures.labels, firsts))
     groups = [shared[firsts[shared] == first] for first in np.unique(firsts[shared])]
     for rows in groups[:_NAMED_COPIES]:
-        _LOG.warning("the same picture lies in several classes: %s", ", ".join(pictures.files[row] for row in rows))
+        _LOG.warning("the same picture is in several classes: %s", ", ".join(pictures.files[row] for row in rows))
     if len(groups) > _NAMED_COPIES:
-        _LOG.warning("so do %d more", len(groups) - _NAMED_COPIES)
+        _LOG.warning("so are %d more", len(groups) - _NAMED_COPIES)

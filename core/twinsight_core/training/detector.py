@@ -1,11 +1,11 @@
 """Training of a detector.
 
-1. A batch is some pictures, drawn anew each time round the set; views of them are made on the device, boxes and all.
+1. A batch is some pictures, in a new random order each epoch; their views are made on the device, with their boxes.
 2. The loss is the sum of four parts: is there a thing, where is it, what is it, where exactly.
 3. The average of the weights with the best average precision at an overlap of 0.50 on held-out pictures is kept.
 
-With a few pictures a step, batch norm's statistics would be noise: the backbone starts trained and its batch norm stays
-in evaluation mode. Its first blocks see edges and colours, which are the same everywhere, and can stay as they are.
+With few pictures per step, batch norm's statistics would be noise: the backbone starts trained and its batch norm stays
+in evaluation mode. Its first blocks see edges and colours, which are the same everywhere, and can be frozen.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class DetectorTraining:
 
 
 class DetectorBatch(NamedTuple):
-    """What one step sees.
+    """The input of one step.
 
     Attributes:
         images: [batch, height, width, 3] uint8, RGB, 0..255.
         boxes: [batch, boxes, 4] float32, fractions of the picture.
         labels: [batch, boxes] int32.
-        valid: [batch, boxes] bool, which of them are things to be found.
-        ignored: [batch, boxes] bool, which of the others are regions that are no background.
+        valid: [batch, boxes] bool, which of them are things to find.
+        ignored: [batch, boxes] bool, which of the others are ignored regions, which are not background.
     """
 
     images: np.ndarray | jax.Array
@@ -77,10 +77,10 @@ class DetectorBatch(NamedTuple):
 
 
 class DetectorSampler:
-    """The batches: functions of the step alone; every picture comes once before any comes again.
+    """The batches: functions of the step alone; every picture comes once before any is repeated.
 
-    They are cut from one stream of random orders of all pictures; a batch may hold the end of one and the start of the
-    next, and a picture twice there.
+    They are consecutive pieces of one stream of random orders of all pictures; a batch may hold the end of one order
+    and the start of the next, and so a picture twice.
 
     Args:
         data: the pictures to train on.
@@ -94,7 +94,7 @@ class DetectorSampler:
     def __init__(self, data: BoxedImages, *, batch: int, seed: int) -> None:
         if len(data) < batch:
             raise TrainingError(
-                f"There are {len(data)} pictures to train on; a batch wants {batch}.", reason="PICTURES_TOO_FEW"
+                f"There are {len(data)} pictures to train on; a batch needs {batch}.", reason="PICTURES_TOO_FEW"
             )
         self._data, self._batch, self._seed = data, batch, seed
 
@@ -124,14 +124,14 @@ def detector_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the loss of a batch and its parts by name, all scalars; may be called under jit and grad.
 
-    Source: the four parts count alike, as in Ren et al., "Faster R-CNN", TPAMI 2017, section 3.2.
+    Source: the four parts have equal weight, as in Ren et al., "Faster R-CNN", TPAMI 2017, section 3.2.
 
     Args:
-        network: batch norm does what its mode says.
+        network: batch norm follows its mode.
         batch: the pictures.
         key: random key.
         sampling: what is drawn of each picture; None for the defaults.
-        augmentation: how strong the views are; None for the pictures as they are.
+        augmentation: how strong the views are; None for unchanged pictures.
     """
     view, draw = jax.random.split(key)
     images, boxes, labels, valid, ignored = (jnp.asarray(one) for one in batch)
@@ -143,7 +143,7 @@ def detector_loss(
 
 
 def true_boxes(data: BoxedImages) -> list[TrueBoxes]:
-    """Returns what is to be found in each picture."""
+    """Returns the things to find in each picture."""
     return [
         TrueBoxes(
             boxes=boxes[valid],
@@ -160,7 +160,7 @@ def true_boxes(data: BoxedImages) -> list[TrueBoxes]:
 
 
 def found_boxes(answers: np.ndarray) -> list[FoundBoxes]:
-    """Returns what a network's answers say is in each picture.
+    """Returns the detections in a network's outputs for each picture.
 
     Args:
         answers: [count, max_detections, 6] float32.
@@ -186,18 +186,18 @@ def train_detector(
         training: pictures to learn from, at the network's size.
         validation: pictures to choose the weights by, of the same classes.
         how: the numbers.
-        checkpoints: folder to go on from.
-        resume: go on from the newest checkpoint.
-        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
-        watchers: are told how it goes.
+        checkpoints: folder of the checkpoints.
+        resume: continue from the newest checkpoint.
+        frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
+        watchers: receive the progress.
 
     Raises:
-        TrainingError: there are too few pictures, the classes differ, or the run can't go on.
+        TrainingError: there are too few pictures, the classes differ, or the run can't continue.
     """
     if training.classes != validation.classes or len(training.classes) != how.network.classes:
         raise TrainingError(
-            f"The classes to train on {training.classes} and to choose by {validation.classes} must be the "
-            f"{how.network.classes} of the network.",
+            f"The classes to train on {training.classes} and to choose by {validation.classes} must both be the "
+            f"network's {how.network.classes}.",
             reason="CLASSES_DIFFER",
         )
     trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))

@@ -1,4 +1,4 @@
-"""The pictures with boxes of a detector's training in their parts: to train on, to choose by, and for the scores."""
+"""Splits a detector's pictures into parts: to train on, to choose the weights by, and for the scores."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LOG = logging.getLogger(__name__)
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
 TRAINING_SET, TEST_SET = "train", "val"
 LEAST_PX = 1.0
-"""Of a thing with a shorter side at the network's size nothing is left to see."""
+"""A thing with a shorter side at the network's size is no longer visible."""
 
-# More are counted and not named.
+# Further files are only counted.
 _NAMED_FILES = 10
 
 
@@ -51,9 +51,9 @@ def detector_parts(
     test_set: str | None = None,
     skip_bad: bool,
 ) -> DetectorParts:
-    """Reads a set and parts it: by VOC's lists where it has them, else by the hashes of the pictures' paths.
+    """Reads a set and splits it: by VOC's lists if it has them, otherwise by the hashes of the pictures' paths.
 
-    Exact copies of a picture are in one part with it; of those in both lists one of the test list is kept.
+    Exact copies of a picture are in the same part; of those in both lists, the one in the test list is kept.
 
     Each part is a copy: for a moment the pictures are in memory twice.
 
@@ -62,13 +62,13 @@ def detector_parts(
         annotations: COCO's JSON file; None: VOC.
         preprocessing: how pictures become pixels.
         training_set: VOC's list of pictures to train on; None: `train`.
-        test_set: VOC's list of pictures for the scores; None: `val`. Where neither is asked for and these two are not
-            there, the set is parted by hashes.
-        skip_bad: leave out what something is wrong with.
+        test_set: VOC's list of pictures for the scores; None: `val`. If neither is given and these two do not both
+            exist, the set is split by hashes.
+        skip_bad: leave out what is flawed.
 
     Raises:
-        TrainingError: something is wrong with the set, it is too small, a list that is asked for is not there, the
-            lists share pictures, or a part holds nothing that a network could see.
+        TrainingError: the set is flawed or too small, a given list does not exist, the lists share pictures, or a part
+            holds nothing that a network could see.
         PackageError: the names of the classes are too long for a card.
     """
     lists = _lists(data, annotations, training_set, test_set)
@@ -103,7 +103,7 @@ def detector_parts(
 def anchor_sizes(data: BoxedImages, size: Preprocessing, *, count: int) -> tuple[float, ...]:
     """Returns the sides of square anchors that suit a set's things, rising: quantiles of the sides of its boxes.
 
-    Every class counts alike: the sizes of rare things would drown among those of frequent ones.
+    Every class has the same weight: otherwise rare things would drown among frequent ones.
 
     Args:
         data: the pictures to train on.
@@ -114,7 +114,7 @@ def anchor_sizes(data: BoxedImages, size: Preprocessing, *, count: int) -> tuple
         TrainingError: there is no box, or so many are tiny that an anchor would be.
     """
     if not data.valid.any():
-        raise TrainingError("The pictures to train on hold no box.", reason="BOXES_NONE")
+        raise TrainingError("The pictures to train on have no boxes.", reason="BOXES_NONE")
     sides = np.sqrt(_extents(data, size).prod(axis=-1))
     labels = data.labels[data.valid]
     order = np.argsort(sides)
@@ -125,7 +125,7 @@ def anchor_sizes(data: BoxedImages, size: Preprocessing, *, count: int) -> tuple
     if found[0] < LEAST_PX:
         raise TrainingError(
             f"One in {2 * count} things to train on is at most {found[0]:g} px large at {size.width_px}x"
-            f"{size.height_px}; anchors must have at least {LEAST_PX:g} px: a larger size is wanted.",
+            f"{size.height_px}; anchors must have at least {LEAST_PX:g} px: use a larger size.",
             reason="BOXES_TOO_SMALL",
         )
     return found
@@ -134,7 +134,7 @@ def anchor_sizes(data: BoxedImages, size: Preprocessing, *, count: int) -> tuple
 def _lists(
     data: Path, annotations: Path | None, training_set: str | None, test_set: str | None
 ) -> tuple[str, str] | None:
-    """Returns the lists to train on and for the scores, or None to part by hashes."""
+    """Returns the lists to train on and for the scores, or None to split by hashes."""
     asked = training_set is not None or test_set is not None
     if annotations is not None:
         if asked:
@@ -152,7 +152,7 @@ def _lists(
     if shared:
         more = f" and {len(shared) - _NAMED_FILES} more" if len(shared) > _NAMED_FILES else ""
         raise TrainingError(
-            f"{data}: the lists `{names[0]}` to train on and `{names[1]}` for the scores must share no picture; both "
+            f"{data}: the lists `{names[0]}` to train on and `{names[1]}` for the scores must not share pictures; both "
             f"have {', '.join(shared[:_NAMED_FILES])}{more}.",
             reason="PARTS_OVERLAP",
         )
@@ -177,30 +177,30 @@ def _tell_missing(data: BoxedImages, purpose: str, so: str) -> None:
 def _check_boxes(data: BoxedImages, size: Preprocessing, purpose: str) -> None:
     if not (_extents(data, size) >= LEAST_PX).all(axis=1).any():
         raise TrainingError(
-            f"The {len(data)} pictures {purpose} must hold a box of at least {LEAST_PX:g}x{LEAST_PX:g} px at the "
-            f"network's {size.width_px}x{size.height_px}; they hold {int(data.valid.sum())} boxes, none as large.",
+            f"The {len(data)} pictures {purpose} must have a box of at least {LEAST_PX:g}x{LEAST_PX:g} px at the "
+            f"network's {size.width_px}x{size.height_px}; they have {int(data.valid.sum())} boxes, none that large.",
             reason="BOXES_NONE",
         )
 
 
 def _without_copies(data: BoxedImages, test: BoxedImages) -> BoxedImages:
-    """Returns the pictures to train on that are none of the test list; tells of the others."""
+    """Returns the pictures to train on without copies of the test list's; logs the copies."""
     firsts = first_copies(np.concatenate([test.images, data.images]))[len(test) :]
     copies = np.flatnonzero(firsts < len(test)).tolist()
     for row in copies:
-        _LOG.warning("%s is not trained on: %s, for the scores, is a copy", data.files[row], test.files[firsts[row]])
+        _LOG.warning("not training on %s: a copy of %s, for the scores", data.files[row], test.files[firsts[row]])
     if len(copies) == len(data):
         raise TrainingError("All pictures to train on are copies of those for the scores.", reason="PARTS_OVERLAP")
     return _rows(data, sorted(set(range(len(data))) - set(copies))) if copies else data
 
 
 def _parted(firsts: np.ndarray, rows: list[int], share: float) -> tuple[list[int], list[int]]:
-    """Returns rows without and with a share of them, the first ones; copies, which are neighbours, stay together."""
+    """Splits off a share of rows, the first ones; copies, which are adjacent, stay together."""
     ends = [end for end in range(1, len(rows)) if firsts[rows[end]] != firsts[rows[end - 1]]]
     if not ends:
         copied = " (copies counted once: 1)" if len(rows) > 1 else ""
         raise TrainingError(
-            f"There are {len(firsts)} pictures{copied}; some have to be held out and some trained on.",
+            f"There are {len(firsts)} pictures{copied}; some must be held out and some trained on.",
             reason="PICTURES_TOO_FEW",
         )
     wanted = max(1, round(share * len(rows)))

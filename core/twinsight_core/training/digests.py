@@ -1,7 +1,7 @@
-"""What tells the data of one training run from that of another: digests by the name of what they are of.
+"""Digests that identify the data of a training run, by name.
 
-They are of what training sees, decoded pixels, and not of files' times: a folder that was copied, or packed into a zip,
-is the same data.
+They cover what training sees, decoded pixels, and not file times: a folder that was copied, or packed into a zip, is
+the same data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.data import LabelledImages
 
 _ROWS_AT_ONCE = 256
-"""Of pixels that are mapped from a file few are in memory at a time."""
+"""So that few of the pixels that are mapped from a file are in memory at a time."""
 
 
 def labelled_digests(data: LabelledImages) -> dict[str, str]:
@@ -47,7 +47,7 @@ def pictures_digest(files: Sequence[str], images: np.ndarray) -> str:
 
 
 def _digest(words: Sequence[object], arrays: Iterable[np.ndarray] = ()) -> str:
-    """Returns the SHA-256 of values of JSON and of arrays, their shapes with them, in hexadecimal."""
+    """Returns the SHA-256 of JSON values and of arrays with their shapes, in hexadecimal."""
     digest = hashlib.sha256(json.dumps(words).encode())
     for array in arrays:
         digest.update(json.dumps([array.dtype.str, array.shape]).encode())

@@ -1,10 +1,10 @@
-"""Knowledge distillation: a trained model teaches another one in training, beside the labels or in their place.
+"""Knowledge distillation: a trained model teaches another one during training, besides the labels or instead of them.
 
-1. The teacher is checked before anything takes long: it answers what the student answers, of the same classes, and of
-   pictures that are scaled as the student's are.
-2. In each step it sees the very views that the student sees, scaled to its own input: a teacher that looked at another
-   crop would teach what is not in the picture. It is in evaluation mode and part of the compiled step.
-3. The loss is `weight` x how far the student's answers are from the teacher's, and 1 - `weight` of what the labels say.
+1. The teacher is checked before anything slow: it has the student's task and classes, and scales pictures in the same
+   way.
+2. In each step it sees the same views as the student, scaled to its own input: a teacher that saw another crop would
+   teach what is not in the picture. It is in evaluation mode and part of the compiled step.
+3. The loss is `weight` x the distance of the student's outputs from the teacher's + (1 - `weight`) x the labels' loss.
 
 Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, for the weighted loss; Beyer et
 al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022, section 3, for the same views.
@@ -43,12 +43,12 @@ Answer = Callable[[jax.Array], jax.Array]
 
 @dataclass(frozen=True)
 class Distillation:
-    """Who teaches, how much that counts, and how softly it is said.
+    """The teacher, its share of the loss, and its temperature.
 
     Attributes:
         teacher: the model that teaches.
-        weight: the teacher's share of the loss, above 0, at most 1; the rest is the labels'.
-        temperature: what logits or cosines of both are divided by before they are compared, above 0.
+        weight: the teacher's share of the loss, above 0, at most 1; the labels get the rest.
+        temperature: divisor of the logits or cosines of both before they are compared, above 0.
 
     Raises:
         ValueError: a value breaks its rule.
@@ -71,8 +71,8 @@ class Teacher:
     """A model that teaches.
 
     Attributes:
-        answer: its answers for views of any size; pure, to be called under jit.
-        distance: how far the student's answers are from the teacher's, [batch]: gets the student's, then the teacher's.
+        answer: its outputs for views of any size; pure, to be called under jit.
+        distance: of the student's outputs from the teacher's, [batch]; takes the student's, then the teacher's.
         weight: its share of the loss.
     """
 
@@ -84,11 +84,11 @@ class Teacher:
 def taught(
     teacher: Teacher | None, *, labels: jax.Array, views: jax.Array, answers: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss of a step, and its parts by name; without a teacher it is the labels' alone and has no parts.
+    """Returns the loss of a step, and its parts by name; without a teacher it is the labels' loss and has no parts.
 
     Args:
         teacher: None for none.
-        labels: what the labels say of the student's answers, scalar.
+        labels: the labels' loss on the student's outputs, scalar.
         views: [batch, height, width, 3] float32, RGB, 0..255; what the student saw.
         answers: the student's logits or embeddings of them, [batch, ...] float32.
     """
@@ -100,21 +100,21 @@ def taught(
 
 
 def check_teacher(package: ModelPackage, task: Task) -> None:
-    """Checks that a model can teach one of a task: what it answers, and how it sees pictures.
+    """Checks that a model can teach one of a task: its own task, and how it sees pictures.
 
     Raises:
-        TrainingError: it answers something else, or sees another part of a picture than the student does.
+        TrainingError: it has another task, or sees another part of a picture than the student does.
     """
     card = package.card
     if card.task != task:
         raise TrainingError(
-            f"The teacher `{package.name}` must be for {task}, as what is trained is; it is for {card.task}.",
+            f"The teacher `{package.name}` must be for {task}, like the trained model; it is for {card.task}.",
             reason="TEACHER_MISMATCH",
         )
     if card.preprocessing.fit != "stretch":
         raise TrainingError(
-            f"The teacher `{package.name}` must see whole pictures stretched to its input (fit `stretch`), as what is "
-            f"trained does; its fit is `{card.preprocessing.fit}`.",
+            f"The teacher `{package.name}` must see whole pictures stretched to its input (fit `stretch`), like the "
+            f"trained model; its fit is `{card.preprocessing.fit}`.",
             reason="TEACHER_MISMATCH",
         )
 
@@ -122,15 +122,15 @@ def check_teacher(package: ModelPackage, task: Task) -> None:
 def label_teacher(how: Distillation, classes: Sequence[str]) -> Teacher:
     """Returns a classifier as the teacher of one of the same classes.
 
-    What is compared are softened probabilities (`knowledge_distillation`), of the logits as they were trained: the
-    temperature of a calibration is not in them.
+    It compares softened probabilities (`knowledge_distillation`) of the logits as trained, without a calibration's
+    temperature.
 
     Args:
         how: the model, weight and temperature; Hinton et al. tried temperatures of 1 to 20.
         classes: the student's, in the order of its logits; the teacher's may be in another.
 
     Raises:
-        TrainingError: it is no classifier, sees pictures otherwise, or has other classes, which are named.
+        TrainingError: it is not a classifier, sees pictures differently, or has other classes, which are named.
         PackageError: its weights can't be read.
     """
     package = how.teacher
@@ -138,7 +138,7 @@ def label_teacher(how: Distillation, classes: Sequence[str]) -> Teacher:
     labels = [composed(label) for label in package.card.labels]
     ours, theirs = sorted(set(classes) - set(labels)), sorted(set(labels) - set(classes))
     if ours or theirs:
-        told = [f"{where}: {_listed(one)}" for where, one in (("it lacks", ours), ("the data lack", theirs)) if one]
+        told = [f"{where}: {_listed(one)}" for where, one in (("it lacks", ours), ("the data lacks", theirs)) if one]
         raise TrainingError(
             f"The teacher `{package.name}` must have the classes of the data; {'; '.join(told)}.",
             reason="TEACHER_CLASSES",
@@ -158,13 +158,13 @@ def label_teacher(how: Distillation, classes: Sequence[str]) -> Teacher:
 def embedding_teacher(how: Distillation) -> Teacher:
     """Returns an embedding as the teacher of another one, of any dimension.
 
-    What is compared is how close each picture of a batch lies to all others (`batch_similarity_distillation`).
+    It compares how close each picture of a batch is to all others (`batch_similarity_distillation`).
 
     Args:
         how: the model, weight and temperature; the recipe of `base` has a temperature of 0.1.
 
     Raises:
-        TrainingError: it is no embedding, or sees pictures otherwise.
+        TrainingError: it is not an embedding, or sees pictures differently.
         PackageError: its weights can't be read.
     """
     check_teacher(how.teacher, "embedding")
@@ -185,7 +185,7 @@ def _frozen(network: NetworkT, run: Callable[[NetworkT, jax.Array], jax.Array], 
         shape = (len(views), to.height_px, to.width_px, 3)
         seen = views
         if views.shape != shape:
-            # Rounded, as a decoder gives them.
+            # Rounded, like a decoder's output.
             seen = jnp.round(jax.image.resize(views, shape, "linear"))
         return run(nnx.merge(graph, state), seen)
 

@@ -1,4 +1,4 @@
-"""Scores of an embedding: retrieval of classes that training never saw, and of edited copies among distractors."""
+"""Batched inference over many pictures, and the retrieval of edited copies among distractors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.float32 import in_float32
 
 ANSWERS_NOT_FINITE = "ANSWERS_NOT_FINITE"
-"""Reason of the error where a network answers with something else than numbers."""
+"""Reason of the error if a network's outputs are not finite."""
 
 _ROWS_AT_ONCE = 1024
 
@@ -27,18 +27,18 @@ Embed = Callable[[np.ndarray], np.ndarray]
 def in_batches(
     run: Callable[[np.ndarray], jax.Array | np.ndarray], images: np.ndarray, *, batch: int = 64
 ) -> np.ndarray:
-    """Returns what a jitted function gives for many pictures, run over batches of one size.
+    """Returns a jitted function's outputs for many pictures, run over batches of one size.
 
     Args:
         run: [batch, height, width, 3] uint8 -> [batch, dimension] float32.
         images: [count, height, width, 3] uint8, RGB, 0..255.
-        batch: pictures at once; the last batch is filled up with black ones.
+        batch: pictures at once; the last batch is padded with black ones.
 
     Returns:
         [count, dimension] float32.
 
     Raises:
-        TrainingError: an answer is infinite or no number: the weights are too large, or not finite themselves.
+        TrainingError: an output is not finite: the weights are too large, or not finite themselves.
     """
     results = []
     for start in range(0, len(images), batch):
@@ -48,7 +48,7 @@ def in_batches(
     answers = np.concatenate(results)
     if not np.isfinite(answers).all():
         raise TrainingError(
-            "The network's answers are not finite; its weights are too large.", reason=ANSWERS_NOT_FINITE
+            "The network's outputs are not finite; its weights are too large.", reason=ANSWERS_NOT_FINITE
         )
     return answers
 
@@ -59,9 +59,9 @@ def embedder(network: nnx.Module, *, batch: int = 64) -> Embed:
 
 
 def logits_of(network: Classifier, *, batch: int = 64) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what gives a classifier's logits, before its temperature: as `embedder`, [count, classes] float32.
+    """Returns a function for a classifier's logits, before its temperature: as `embedder`, [count, classes] float32.
 
-    Its answers are probabilities in float32, of which the small ones are 0 alike where its temperature is low.
+    Its outputs are float32 probabilities, of which small ones all become 0 if its temperature is low.
     """
     return _jitted(network, lambda made, images: made.logits(images), batch=batch)
 

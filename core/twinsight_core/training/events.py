@@ -21,12 +21,12 @@ _FLUSH_S = 10.0
 class Events:
     """An event file, written by the thread that adds to it.
 
-    tensorboardX's own `SummaryWriter` hands what it writes to a thread, through a queue of ten. Where that thread dies,
-    on a full disk say, whoever adds an eleventh waits for ever. Here it is told once, and no more is written: what was
-    measured is in the run's history too.
+    tensorboardX's own `SummaryWriter` passes events to a thread, through a queue of ten. If that thread dies, on a full
+    disk say, adding an eleventh blocks forever. Here a failure is logged once, and no more is written: the run's
+    history has the measurements too.
 
     Args:
-        folder: of the file, made where absent.
+        folder: of the file, created if absent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,12 +62,12 @@ class Events:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """Says that the file can't be written, where it can't, and gives it up."""
+        """If the file can't be written, logs that and gives up on it."""
         try:
             yield
         except OSError as error:
-            _LOG.warning("%s: no more events can be written for TensorBoard (%s)", self._folder, error)
+            _LOG.warning("%s: can't write more events for TensorBoard (%s)", self._folder, error)
             writer, self._writer = self._writer, None
-            with contextlib.suppress(OSError):  # it tries once more, and is closed whatever comes of it
+            with contextlib.suppress(OSError):  # it tries once more, and is closed either way
                 if writer is not None:
                     writer.close()

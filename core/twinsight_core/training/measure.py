@@ -1,4 +1,4 @@
-"""What a trained embedding is worth: the scores of its card and its calibration."""
+"""Evaluates a trained embedding: the scores of its card and its calibration."""
 
 from __future__ import annotations
 

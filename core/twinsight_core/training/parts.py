@@ -1,4 +1,4 @@
-"""What training on class folders holds out, and what one of its steps sees."""
+"""The parts that training on class folders holds out, and the input of one of its steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Parts:
 
 
 class LabelledBatch(NamedTuple):
-    """What one step sees.
+    """The input of one step.
 
     Attributes:
         images: [batch, height, width, 3] uint8, RGB, 0..255.

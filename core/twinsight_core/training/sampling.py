@@ -1,4 +1,4 @@
-"""Which pictures a batch is made of: some classes, some pictures of each, the same for a step in every run."""
+"""Chooses a batch's pictures: some classes, some pictures of each, the same for a step in every run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Share:
         """Checks the count.
 
         Raises:
-            ValueError: there are fewer classes than a batch wants.
+            ValueError: there are fewer classes than a batch needs.
         """
         if not 1 <= self.classes <= len(self.rows):
             raise ValueError(f"`classes` (={self.classes}) must lie in 1..{len(self.rows)}, the classes there are.")

@@ -1,12 +1,12 @@
-"""Training of an embedding: pictures of a class together, others apart.
+"""Training of an embedding: pulls pictures of a class together and pushes others apart.
 
-1. Whole classes are held out, a part to choose the weights by and a part for the scores; where classes come in groups
-   (the alphabets of characters, say), whole groups.
+1. Whole classes are held out, one part to choose the weights by and one for the scores; if classes come in groups
+   (alphabets of characters, say), whole groups.
 2. A batch holds some classes, some pictures of each. With groups it is drawn from few of them: the classes of one group
-   are hard to tell apart, and those of another teach little.
-3. Views of the pictures go through the network; the loss is one of `LOSSES`. A teacher, where there is one, has its
-   say beside it (`distillation`).
-4. The average of the weights that finds pictures of the held-out classes best is kept.
+   are hard to distinguish, and those of different groups teach little.
+3. Views of the pictures go through the network; the loss is one of `LOSSES`. A teacher, if there is one, adds its loss
+   (`distillation`).
+4. The average of the weights that retrieves pictures of the held-out classes best is kept.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ _LOG = logging.getLogger(__name__)
 LossName = Literal["supervised_contrastive", "arcface", "contrastive", "triplet", "triplet_semi_hard"]
 LOSSES: tuple[LossName, ...] = ("supervised_contrastive", "arcface", "contrastive", "triplet", "triplet_semi_hard")
 TEMPERATURES: dict[LossName, float] = {"supervised_contrastive": 0.1, "arcface": 0.03}
-"""Of the losses that have one, where none is given."""
+"""Defaults of the losses that have one."""
 MOST_MARGIN: dict[LossName, float] = {
     "arcface": math.pi / 2,
     "contrastive": 2.0,
     "triplet": 2.0,
     "triplet_semi_hard": 4.0,
 }
-"""Of the losses that have a margin: an angle, a distance between unit vectors, or its square."""
+"""Largest margin of each loss that has one: an angle, a distance between unit vectors, or its square."""
 CENTRES = "centres"
 """Name of the directions of "arcface" among the trained weights."""
 TURNS = 8
 """Ways to see a picture by quarter turns and mirroring."""
 ONE_SHOT_WAYS = 20
 _NAMED = 10
-"""Of classes that are left out more are counted and not named."""
+"""Further classes that are left out are only counted."""
 
 ValueAndParts = tuple[jax.Array, Arrays]
 """A loss, scalar, and its parts by name."""
@@ -80,14 +80,14 @@ class SiameseTraining:
         preprocessing: how pictures become its input.
         classes: classes in a batch.
         pictures: pictures of each class in a batch.
-        groups: groups that a batch is drawn from; 0: the groups do not count.
-        turns: whether a group's pictures, turned by a quarter or mirrored, stand for another group's: more classes
-            where what is up and what is left makes a difference (characters, not photographs).
+        groups: groups that a batch is drawn from; 0 ignores groups.
+        turns: whether a group's pictures, turned by quarters or mirrored, count as another group's: more classes if
+            orientation matters (characters, not photographs).
         loss: name in `LOSSES`.
         temperature: of "supervised_contrastive"; the inverse of the scale of "arcface".
         margin: of the others: a distance, or the angle of "arcface" in radians.
-        validation: share of the classes (of the groups, if they count) that are held out to choose by.
-        test: share that is held out for the scores.
+        validation: share of the classes (of the groups, if they count) held out to choose the weights by.
+        test: share held out for the scores.
         augmentation: how strong the views are.
         loop: how long and how fast.
     """
@@ -108,9 +108,9 @@ class SiameseTraining:
 
 
 def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
-    """Holds out whole classes, or whole groups where they count.
+    """Holds out whole classes, or whole groups if they count.
 
-    Held-out pictures with a copy in a part before are left out, and so are copies of others of their class.
+    Leaves out held-out pictures with a copy in an earlier part, and copies of others of their class.
 
     Raises:
         TrainingError: there are too few.
@@ -122,7 +122,7 @@ def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
     kind = "groups of classes" if how.groups else "classes"
     if len(units) < validation + test + 2:
         raise TrainingError(
-            f"There are {len(units)} {kind}; {validation + test + 2} are wanted: two to train on, the others held "
+            f"There are {len(units)} {kind}; {validation + test + 2} are required: two to train on, the others held "
             "out for validation and the scores.",
             reason="CLASSES_TOO_FEW",
         )
@@ -148,12 +148,12 @@ def split(pictures: LabelledImages, how: SiameseTraining) -> Parts:
 
 
 def _check_held_out(pictures: LabelledImages, rows: np.ndarray, how: SiameseTraining, name: str) -> None:
-    """Checks that held-out pictures can be compared: two classes of two pictures, of one group where groups count."""
+    """Checks that held-out pictures can be compared: two classes of two pictures, in one group if groups count."""
     counts = np.bincount(pictures.labels[rows], minlength=len(pictures.classes))
     groups = pictures.groups() if how.groups else np.zeros(len(counts), np.int32)
     if not any((counts[groups == one] > 1).sum() > 1 for one in np.unique(groups)):
         raise TrainingError(
-            f"The classes held out for {name} are too few or too small: two of two pictures each are wanted"
+            f"The classes held out for {name} are too few or too small: two of two pictures each are required"
             + (", in one group" if how.groups else "")
             + "; hold out more (`held-out`), or add pictures.",
             reason="CLASSES_TOO_FEW",
@@ -174,11 +174,11 @@ class Sampler:
         how: shape of a batch.
 
     Attributes:
-        classes: labels that the batches hold: the classes, times their turns where those count.
-        left_out: names of the classes of one picture, which are in no batch.
+        classes: number of labels in the batches: the classes, times their turns if those count.
+        left_out: names of the classes with one picture, which are in no batch.
 
     Raises:
-        TrainingError: there are fewer classes of two pictures or more than a batch wants.
+        TrainingError: there are fewer classes of two or more pictures than a batch needs.
     """
 
     def __init__(self, pictures: LabelledImages, rows: np.ndarray, how: SiameseTraining) -> None:
@@ -186,12 +186,12 @@ class Sampler:
         self._how = how
         labels = pictures.labels[rows]
         self._rows = {int(label): rows[labels == label] for label in np.unique(labels)}
-        # One picture makes no pair with another; drawn again and again, it would be one with itself.
+        # A single picture makes no pair with another; drawn repeatedly, it would make a pair with itself.
         self.left_out = tuple(pictures.classes[label] for label, of in self._rows.items() if len(of) < 2)
         self._rows = {label: of for label, of in self._rows.items() if len(of) > 1}
         if len(self._rows) < max(2, how.classes):
             raise TrainingError(
-                f"There are {len(self._rows)} classes with two pictures or more to train on; a batch wants "
+                f"There are {len(self._rows)} classes with at least two pictures to train on; a batch needs "
                 f"{max(2, how.classes)} (`classes`).",
                 reason="CLASSES_TOO_FEW",
             )
@@ -202,7 +202,7 @@ class Sampler:
         self._groups = [one for one in self._groups if one]
 
     def batch(self, step: int) -> LabelledBatch:
-        """Returns the batch of a step; the labels are those of all batches, 0..classes - 1."""
+        """Returns the batch of a step; the labels are the same in all batches, 0..classes - 1."""
         how = self._how
         rng = np.random.default_rng((how.loop.seed, step))
         images, labels = [], []
@@ -215,7 +215,7 @@ class Sampler:
         return LabelledBatch(images=np.concatenate(images), labels=np.concatenate(labels))
 
     def _classes(self, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """Returns the classes of a batch, each with the turn that its group is seen under."""
+        """Returns the classes of a batch, each with its group's turn."""
         how = self._how
         if not how.groups:
             labels = rng.choice(list(self._rows), how.classes, replace=False)
@@ -247,7 +247,7 @@ def embedding_loss(
         embeddings: [batch, dimension] float32, unit vectors.
         labels: [batch] int32.
         how: the loss and its numbers.
-        centres: [classes, dimension] float32, for "arcface" alone.
+        centres: [classes, dimension] float32, only for "arcface".
     """
     match how.loss:
         case "arcface":
@@ -270,9 +270,9 @@ def embedding_loss(
 
 
 def pair_loss(left: jax.Array, right: jax.Array, same: jax.Array, *, margin: float) -> jax.Array:
-    """Returns the contrastive loss of pairs, scalar: its mean over the same pairs and that over the others, added.
+    """Returns the contrastive loss of pairs, scalar: its mean over the same pairs plus its mean over the others.
 
-    Same pairs may be few: each kind counts alike, however many there are.
+    Same pairs may be few: both kinds have the same weight, however many there are of each.
 
     Args:
         left: [pairs, dimension] float32, unit vectors.
@@ -287,7 +287,7 @@ def pair_loss(left: jax.Array, right: jax.Array, same: jax.Array, *, margin: flo
 
 
 def validation_score(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray, how: SiameseTraining) -> float:
-    """Returns what the weights are chosen by, 0..1: MAP@R, or with groups the accuracy of one-shot trials."""
+    """Returns the score that the weights are chosen by, 0..1: MAP@R, or with groups the accuracy of one-shot trials."""
     if not how.groups:
         return retrieval_scores(embeddings, labels).map_at_r
     # A class of one picture makes no trial.
@@ -316,28 +316,28 @@ def train_siamese(
         network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
         pictures: at the network's size.
         how: the numbers.
-        checkpoints: folder to go on from.
-        resume: go on from the newest checkpoint.
-        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
-        teacher: an embedding to learn from; None: none.
-        watchers: are told how it goes.
+        checkpoints: folder of the checkpoints.
+        resume: continue from the newest checkpoint.
+        frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
+        teacher: an embedding to learn from; None for none.
+        watchers: receive the progress.
 
     Raises:
-        TrainingError: there are too few classes, or the run can't go on.
+        TrainingError: there are too few classes, or the run can't continue.
     """
     parts = split(pictures, how)
     sampler = Sampler(pictures, parts.train, how)
     if left_out := sampler.left_out:
         more = ", ..." if len(left_out) > _NAMED else ""
         _LOG.warning(
-            "%d classes have one picture to train on, which makes no pair, and are left out: %s%s",
+            "leaving out %d classes with a single picture to train on, which makes no pair: %s%s",
             len(left_out),
             ", ".join(left_out[:_NAMED]),
             more,
         )
     beside: Arrays = {}
     if how.loss == "arcface":
-        # The directions of the training classes are trained beside the network, which leaves them out.
+        # The directions of the training classes are trained with the network, but are not part of it.
         shape = (sampler.classes, how.network.dimension)
         beside = {CENTRES: jax.random.normal(jax.random.key(how.loop.seed), shape)}
 
@@ -379,7 +379,7 @@ def train_embedding(
     frozen_blocks: int,
     watchers: tuple[Watcher, ...],
 ) -> tuple[SiameseNetwork, Trained]:
-    """Trains a network on what a loss says of its embeddings; returns it in evaluation mode, and how it ended.
+    """Trains a network with a loss over its embeddings; returns it in evaluation mode, and how the run ended.
 
     Args:
         network: with its first weights; in evaluation mode its batch norm's statistics stay as they are.
@@ -390,13 +390,13 @@ def train_embedding(
         score: of their embeddings, [count, dimension] float32; higher is better.
         config: how long and how fast.
         beside: weights that are trained beside the network's.
-        checkpoints: folder to go on from.
-        resume: go on from the newest checkpoint.
-        frozen_blocks: blocks at the start of the backbone that stay as they are, beside its stem.
-        watchers: are told how it goes.
+        checkpoints: folder of the checkpoints.
+        resume: continue from the newest checkpoint.
+        frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
+        watchers: receive the progress.
 
     Raises:
-        TrainingError: the run can't go on.
+        TrainingError: the run can't continue.
     """
     trainable = Trainable(network, trained=partial(is_trained, frozen_blocks=frozen_blocks))
 

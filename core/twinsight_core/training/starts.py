@@ -1,4 +1,4 @@
-"""The first weights of a network in training: another model's as far as they fit, and the others drawn at random."""
+"""The first weights of a network in training: another model's as far as they fit, the rest drawn at random."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NetworkT = TypeVar("NetworkT", Classifier, SiameseNetwork, FasterRCNN)
 
 
 def first_network(make: Maker[NetworkT], *, seed: int, start: ModelPackage | None) -> NetworkT:
-    """Returns a network to train: with a package's backbone, and its head where that fits too, in evaluation mode.
+    """Returns a network to train: with a package's backbone, and its head if that fits too, in evaluation mode.
 
-    The batch norm's statistics are the package's as well, and stay as they are in that mode: batches of few classes
-    would spoil them.
+    The batch norm's statistics are also the package's, and do not change in that mode: batches of few classes would
+    spoil them.
 
     Args:
         make: makes the network.
         seed: of what is drawn.
-        start: the package; None: all is drawn, and the network is in training mode.
+        start: the package; None to draw all weights and return the network in training mode.
 
     Raises:
         TrainingError: the package has no backbone, or another one.
@@ -38,7 +38,7 @@ def first_network(make: Maker[NetworkT], *, seed: int, start: ModelPackage | Non
         or source.backbone_config != shapes.backbone_config
     ):
         raise TrainingError(
-            f"The model `{start.name}` does not have the backbone that is trained; name another, or `none`.",
+            f"The model `{start.name}` does not have the backbone to train; name another, or `none`.",
             reason="START_MISMATCH",
         )
     given = {"backbone": nnx.state(source.backbone)}
@@ -50,7 +50,7 @@ def first_network(make: Maker[NetworkT], *, seed: int, start: ModelPackage | Non
 
 
 def _same_head(source: Classifier | SiameseNetwork, network: Classifier | SiameseNetwork | FasterRCNN) -> bool:
-    """Whether both are of one kind, with heads of one shape."""
+    """Returns whether both are of one kind, with heads of one shape."""
     return (
         isinstance(network, Classifier | SiameseNetwork)
         and isinstance(network, type(source))

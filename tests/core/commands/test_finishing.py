@@ -110,7 +110,7 @@ def test_decoded_pictures_that_can_not_be_deleted_are_named(
     run.cache.rename(tmp_path / "elsewhere")
     run.cache.symlink_to(tmp_path / "elsewhere")
     finished(run)
-    assert f"The decoded pictures in {run.cache} can't be deleted: " in caplog.text
+    assert f"can't delete the decoded pictures in {run.cache}: " in caplog.text
 
 
 def test_the_report_shows_pictures_and_names_unless_they_are_not_wanted(run: Run) -> None:

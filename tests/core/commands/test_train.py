@@ -194,11 +194,11 @@ def test_a_classifiers_calibration_sets_its_temperature(labelling: Path, classes
     ("arguments", "message"),
     [
         (("cnn", "--data", "nowhere", "--out", "x", *SMALL), "nowhere: no such folder or zip."),
-        (("siamese", "--data", "{classes}", "--out", "x", *SMALL), "There are 3 classes; 6 are wanted"),
+        (("siamese", "--data", "{classes}", "--out", "x", *SMALL), "There are 3 classes; 6 are required"),
         (("cnn", "--data", "{classes}", "--out", "x", "--start", "vgg"), "Model `vgg` does not exist: it is neither"),
         (
             ("cnn", "--data", "{classes}", "--out", "x", *SMALL[2:], "--start", "base"),
-            "The model `base` does not have the backbone that is trained",
+            "The model `base` does not have the backbone to train",
         ),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_mistaken_command_leaves_a_run_that_can_be_gone_on_with(labelling: Pat
                  "--learning-rate", "3e-3"]  # fmt: skip
     mistaken = run(train, *arguments, "--start", "base")
     assert mistaken.exit_code == 1
-    assert "The model `base` does not have the backbone that is trained" in mistaken.stderr
+    assert "The model `base` does not have the backbone to train" in mistaken.stderr
     done = run(train, *arguments, "--resume")
     assert done.exit_code == 0, done.output
     assert load_package(labelling).digest == before
@@ -443,5 +443,5 @@ def test_a_batch_of_more_pictures_than_there_are_begins_no_run(boxes: Path, tmp_
     done = run(train, "rcnn", "--data", boxes, "--out", tmp_path / "x", "--start", "none", "--backbone", "glyphs",
                "--size", "64", "--frozen-blocks", "0", "--batch-size", "40")  # fmt: skip
     assert done.exit_code == 1
-    assert "pictures to train on; a batch wants 40." in done.stderr
+    assert "pictures to train on; a batch needs 40." in done.stderr
     assert not (tmp_path / ".x.training").exists()

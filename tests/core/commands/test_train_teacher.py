@@ -96,8 +96,8 @@ def test_a_teacher_that_can_not_teach_is_refused_before_anything_is_read(teacher
     arguments = ("--data", tmp_path / "nowhere", "--out", tmp_path / "x", *SMALL)
     for kind, name, message in (
         ("cnn", "nobody", "Model `nobody` does not exist: it is neither a shipped model"),
-        ("cnn", "base", "The teacher `base` must be for classification, as what is trained is; it is for embedding."),
-        ("siamese", str(teacher), "The teacher `teacher` must be for embedding, as what is trained is; it is for"),
+        ("cnn", "base", "The teacher `base` must be for classification, like the trained model; it is for embedding."),
+        ("siamese", str(teacher), "The teacher `teacher` must be for embedding, like the trained model; it is for"),
     ):
         done = run(kind, *arguments, "--teacher", name)
         assert done.exit_code == 1
@@ -110,7 +110,7 @@ def test_a_teacher_of_other_classes_is_refused_before_the_first_step(
     write_drawings(tmp_path / "set.zip", groups=1, classes=3, pictures=4)
     done = run("cnn", "--data", tmp_path / "set.zip", "--out", tmp_path / "x", *SMALL, "--teacher", teacher)
     assert done.exit_code == 1
-    assert "must have the classes of the data; the data lack: class03, class04, class05, class06, class07." in (
+    assert "must have the classes of the data; the data lacks: class03, class04, class05, class06, class07." in (
         done.stderr
     )
     assert not (tmp_path / ".x.training" / "run.json").exists()

@@ -138,7 +138,7 @@ def test_the_rate_at_the_threshold_is_kept_to(seed: int, far: float) -> None:
     [
         ([0, 1], "`folds` (2,) must be (4,), one a pair."),
         ([0, 0, 0, 0], "`folds` must hold two folds or more; there is 1."),
-        ([0, 0, 0, 1], "`same` must hold pairs of both kinds."),
+        ([0, 0, 0, 1], "`same` must have pairs of both kinds."),
     ],
 )
 def test_folds_that_choose_nothing_are_refused(folds: list[int], message: str) -> None:

@@ -55,10 +55,10 @@ def test_pictures_of_every_class_are_held_out_whatever_their_order(pictures: Lab
 
 def test_one_class_and_a_class_too_small_are_refused(pictures: LabelledImages) -> None:
     one = replace(pictures, images=pictures.images[:20], labels=pictures.labels[:20], classes=("cat",))
-    with pytest.raises(TrainingError, match=r"^There is one class \(`cat`\); a classifier wants two at least\.$"):
+    with pytest.raises(TrainingError, match=r"^There is one class \(`cat`\); a classifier needs at least two\.$"):
         split(one, HOW)
     few = replace(pictures, images=pictures.images[:42], labels=pictures.labels[:42], files=pictures.files[:42])
-    with pytest.raises(TrainingError, match=r"^The class `class02` has 2 pictures; 3 are wanted at least"):
+    with pytest.raises(TrainingError, match=r"^The class `class02` has 2 pictures; it needs at least 3"):
         split(few, HOW)
 
 

@@ -83,7 +83,7 @@ def test_a_picture_in_two_classes_is_told_of_and_never_measured(caplog: pytest.L
         tell_copies(data)
     assert caplog.messages == [
         "2 pictures are exact copies of others; copies are held out together",
-        "the same picture lies in several classes: class0/0.png, class1/4.png, class1/5.png",
+        "the same picture is in several classes: class0/0.png, class1/4.png, class1/5.png",
     ]
     caplog.clear()
     tell_copies(pictures(2, [[0, 1], [2, 3]]))
@@ -158,7 +158,7 @@ def test_copies_with_boxes_are_in_one_part(coco: Callable[[list[int]], Path]) ->
     assert [len(one) for one in colours] == [14, 2, 4]
     assert len(set.union(*colours)) == 20
     folder = coco([7] * 6)
-    with pytest.raises(TrainingError, match=r"There are 6 pictures \(copies counted once: 1\); some have to be held"):
+    with pytest.raises(TrainingError, match=r"There are 6 pictures \(copies counted once: 1\); some must be held"):
         detector_parts(folder, folder / "boxes.json", preprocessing=SIZE, skip_bad=False)
 
 
@@ -179,4 +179,4 @@ def test_of_vocs_lists_copies_of_what_is_scored_are_not_trained_on(
     parts = detector_parts(tmp_path, None, preprocessing=SIZE, skip_bad=False)
     assert len(parts.train) + len(parts.validation) == 4
     assert len(parts.test) == 2
-    assert "0.png is not trained on: JPEGImages/6.png, for the scores, is a copy" in caplog.text
+    assert "0.png: a copy of JPEGImages/6.png, for the scores" in caplog.text

@@ -145,10 +145,10 @@ def test_no_picture_is_left_out_where_the_batch_does_not_divide_the_set(batch: i
 
 def test_too_few_pictures_and_other_classes_are_told(tmp_path: Path) -> None:
     data = rectangles(2)
-    with pytest.raises(TrainingError, match="There are 2 pictures to train on; a batch wants 3"):
+    with pytest.raises(TrainingError, match="There are 2 pictures to train on; a batch needs 3"):
         DetectorSampler(data, batch=3, seed=0)
     three = FasterRCNNConfig(classes=3)
-    with pytest.raises(TrainingError, match="must be the 3 of the network"):
+    with pytest.raises(TrainingError, match="must both be the network's 3"):
         train_detector(
             nnx.eval_shape(lambda: FasterRCNN(config=three, rngs=nnx.Rngs(0))),
             data,

@@ -84,7 +84,7 @@ def test_without_the_lists_every_picture_is_in_one_part_whatever_its_order(tmp_p
 def test_lists_that_share_pictures_are_refused(tmp_path: Path) -> None:
     data = voc(tmp_path / "set", {"train": "abcde", "val": "fgh", "trainval": "abcdefgh"}, ALL)
     message = (
-        r"the lists `trainval` to train on and `val` for the scores must share no picture; both have "
+        r"the lists `trainval` to train on and `val` for the scores must not share pictures; both have "
         r"JPEGImages/f\.png, JPEGImages/g\.png, JPEGImages/h\.png\.$"
     )
     for test_set in ("val", None):
@@ -142,13 +142,13 @@ def test_a_part_must_hold_a_box_that_can_be_seen(
     without = names({"train": chosen.train, "validation": chosen.validation, "test": chosen.test}[empty])
     data = voc(tmp_path / "set", lists, dict.fromkeys("abcdef", (BOX,)) | dict.fromkeys(without, boxes))
     count = len(without) if held is None else held
-    rule = rf"^The {what} must hold a box of at least 1x1 px at the network's 32x32; they hold {count} boxes, none"
+    rule = rf"^The {what} must have a box of at least 1x1 px at the network's 32x32; they have {count} boxes, none"
     with pytest.raises(TrainingError, match=rule):
         parts(data)
 
 
 def test_too_few_pictures_are_told(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"^There are 2 pictures; some have to be held out and some trained on\.$"):
+    with pytest.raises(TrainingError, match=r"^There are 2 pictures; some must be held out and some trained on\.$"):
         parts(voc(tmp_path / "set", {}, dict.fromkeys("ab", (BOX,))))
 
 
@@ -176,7 +176,7 @@ def test_anchors_are_quantiles_in_which_classes_count_alike() -> None:
 
 def test_anchors_want_boxes_that_are_large_enough() -> None:
     none = boxed([8, 8], [0, 0])
-    with pytest.raises(TrainingError, match=r"^The pictures to train on hold no box\.$"):
+    with pytest.raises(TrainingError, match=r"^The pictures to train on have no boxes\.$"):
         anchor_sizes(replace(none, valid=np.zeros((1, 2), np.bool_)), SIZE, count=3)
     with pytest.raises(TrainingError, match=r"^One in 6 things to train on is at most 0\.5 px large at 32x32; anchors"):
         anchor_sizes(boxed([0.5, 4, 8], [0, 0, 0]), SIZE, count=3)

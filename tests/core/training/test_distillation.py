@@ -144,10 +144,10 @@ def test_classes_that_differ_are_named(tmp_path: Path) -> None:
     package = packed(tmp_path / "other", classifier(), LABELS, labels=("bird", *CLASSES[1:]))
     with pytest.raises(
         TrainingError,
-        match=r"^The teacher `other` must have the classes of the data; it lacks: class00; the data lack: bird\.$",
+        match=r"^The teacher `other` must have the classes of the data; it lacks: class00; the data lacks: bird\.$",
     ):
         label_teacher(Distillation(package, 0.5, 4.0), CLASSES)
-    with pytest.raises(TrainingError, match=r"; the data lack: bird, class03, class04, class05\.$"):
+    with pytest.raises(TrainingError, match=r"; the data lacks: bird, class03, class04, class05\.$"):
         label_teacher(Distillation(package, 0.5, 4.0), CLASSES[1:3])
     alike = packed(tmp_path / "alike", classifier(), LABELS, labels=("cafe\u0301", *CLASSES[1:]))
     label_teacher(Distillation(alike, 0.5, 4.0), ("caf\xe9", *CLASSES[1:]))  # the same in another Unicode form
@@ -159,7 +159,7 @@ def test_a_teacher_of_another_kind_or_fit_is_refused(tmp_path: Path) -> None:
     cut = packed(tmp_path / "cut", embedding(), VECTORS, fit="crop")
     with pytest.raises(
         TrainingError,
-        match=r"^The teacher `vectors` must be for classification, as what is trained is; it is for embedding\.$",
+        match=r"^The teacher `vectors` must be for classification, like the trained model; it is for embedding\.$",
     ):
         label_teacher(Distillation(vectors, 0.5, 4.0), CLASSES)
     with pytest.raises(TrainingError, match=r"^The teacher `labels` must be for embedding, .* for classification\.$"):

@@ -81,5 +81,5 @@ def test_batches_are_of_one_size_and_the_filling_is_cut_off() -> None:
 def test_answers_that_are_not_finite_are_refused(value: float) -> None:
     answers = np.ones((3, 2), np.float32)
     answers[2, 1] = value
-    with pytest.raises(TrainingError, match=r"^The network's answers are not finite; its weights are too large\.$"):
+    with pytest.raises(TrainingError, match=r"^The network's outputs are not finite; its weights are too large\.$"):
         in_batches(lambda part: answers[: len(part)], np.zeros((3, 4, 4, 3), np.uint8), batch=3)

@@ -47,4 +47,4 @@ def test_a_full_disk_is_told_of_once_and_nobody_waits(
             written.add({"train/loss": 0.5}, step)
         written.close()
     (told,) = caplog.messages
-    assert told.endswith("no more events can be written for TensorBoard ([Errno 28] No space left on device)")
+    assert told.endswith("can't write more events for TensorBoard ([Errno 28] No space left on device)")

@@ -63,10 +63,10 @@ def test_whole_groups_are_held_out_where_they_count(grouped: LabelledImages) -> 
 def test_too_few_classes_are_refused(write_drawings: Callable[..., None], tmp_path: Path) -> None:
     write_drawings(tmp_path / "set.zip", groups=1, classes=3, pictures=2)
     pictures = read_class_folders(tmp_path / "set.zip", preprocessing=SIZE)
-    with pytest.raises(TrainingError, match=r"^There are 3 classes; 6 are wanted: two to train on"):
+    with pytest.raises(TrainingError, match=r"^There are 3 classes; 6 are required: two to train on"):
         split(pictures, HOW)
     with pytest.raises(
-        TrainingError, match=r"^There are 3 classes with two pictures or more to train on; a batch wants 4"
+        TrainingError, match=r"^There are 3 classes with at least two pictures to train on; a batch needs 4"
     ):
         Sampler(pictures, np.arange(len(pictures)), HOW)
 
@@ -94,7 +94,7 @@ def test_classes_of_one_picture_are_in_no_batch_and_are_told_of(
     with caplog.at_level("WARNING", "twinsight_core"):
         train_siamese(drawn(partial(SiameseNetwork, config=how.network), seed=0), fewer, how, checkpoints=tmp_path)
     assert caplog.messages == [
-        "2 classes have one picture to train on, which makes no pair, and are left out: " + ", ".join(names)
+        "leaving out 2 classes with a single picture to train on, which makes no pair: " + ", ".join(names)
     ]
 
 
