@@ -1,4 +1,4 @@
-"""How alike two embedded pictures are: the numbers, the probability and the decision."""
+"""Compares two embedded pictures: similarity, probability and decision."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Comparison:
 
 
 def decision_for(calibration: Calibration | None, target_fmr: float | None = None) -> Decision | None:
-    """Returns where pairs are decided; None where nothing is asked for and there is no calibration.
+    """Returns where pairs are decided; None if no rate is given and there is no calibration.
 
     Args:
         calibration: the model's; None if it has none.
@@ -62,7 +62,7 @@ def decision_for(calibration: Calibration | None, target_fmr: float | None = Non
         if target_fmr is None:
             return None
         raise FailedPrecondition(
-            f"`target_fmr` (={target_fmr:g}) can't be kept to: the model has no calibration.",
+            f"`target_fmr` (={target_fmr:g}) can't be met: the model has no calibration.",
             reason="MODEL_NOT_CALIBRATED",
             field="target_fmr",
         )

@@ -1,4 +1,4 @@
-"""Decoded pixels of any kind as RGB, what is transparent laid over white."""
+"""Converts decoded pixels of any kind to RGB, compositing transparency over white."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_a_card_that_is_too_large_is_not_read(folder: Path) -> None:
     with (folder / CARD_FILE).open("wb") as file:
         file.truncate(MAX_CARD_BYTES + 1)
     with pytest.raises(
-        PackageError, match=f"the file has {MAX_CARD_BYTES + 1} bytes; it may have {MAX_CARD_BYTES}\\.$"
+        PackageError, match=f"the file has {MAX_CARD_BYTES + 1} bytes; the limit is {MAX_CARD_BYTES}\\.$"
     ):
         load_package(folder)
 

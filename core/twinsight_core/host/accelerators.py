@@ -1,7 +1,7 @@
-"""Whether JAX has a GPU or TPU, told without importing it where it can't have one.
+"""Determines whether JAX has a GPU or TPU, without importing it if it can't have one.
 
-Importing JAX takes about a second, which a server whose networks are compiled by OpenVINO and kept has no other use
-for.
+Importing JAX takes about a second, and a server whose networks are compiled by OpenVINO and kept does not otherwise
+need it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LIBRARIES = ("PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH")
 
 
 def has_accelerator() -> bool:
-    """Returns whether JAX computes on something else than the CPU."""
+    """Returns whether JAX computes on anything other than the CPU."""
     if "jax" not in sys.modules and not may_have_accelerator():
         return False
     import jax  # noqa: PLC0415 - see above
@@ -44,5 +44,5 @@ def may_have_accelerator() -> bool:
 
 @cache
 def _has_plugins() -> bool:
-    """Whether plugins are installed. To look takes as long as opening a small collection, and each asks."""
+    """Returns whether plugins are installed. Checking takes as long as opening a small collection, and each asks."""
     return any(find_spec(name) for name in (_PLUGINS, "libtpu")) or bool(entry_points(group=_PLUGINS))

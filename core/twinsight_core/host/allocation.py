@@ -1,4 +1,4 @@
-"""Memory that was freed and that the C library keeps, and garbage that there is none of."""
+"""Returns freed memory that the C library keeps, and pauses garbage collection when there is no garbage."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 
 def give_back_freed() -> None:
-    """Gives the kernel back what was freed: after a start with four models 40 MB, in 6 ms.
+    """Returns freed memory to the kernel: after a start with four models 40 MB, in 6 ms.
 
-    glibc keeps it for the next allocation; other C libraries are left to do as they do. It takes the longer the more
-    pieces there are, 30 ms for 200,000, and allocations wait for it.
+    glibc keeps it for the next allocation; with other C libraries this does nothing. It takes longer the more pieces
+    there are, 30 ms for 200,000, and allocations wait for it.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -21,9 +21,9 @@ def give_back_freed() -> None:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Keeps Python from looking for garbage meanwhile.
+    """Disables Python's garbage collection within the block.
 
-    What a start makes stays, and each time that it has become a quarter more all of it would be looked through: a tenth
+    Objects that a start creates stay, and every time they have grown by a quarter all of them would be scanned: a tenth
     of the time that a large collection takes to open.
     """
     was_on = gc.isenabled()

@@ -1,4 +1,4 @@
-"""Files of others, read within a limit: regular files alone, and no more of them than they may have."""
+"""Reads untrusted files within a limit: only regular files, and no more than a number of bytes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import BinaryIO
 
 
 class FileTooLarge(OSError):
-    """A file has more bytes than it may; `strerror` says how many."""
+    """A file has too many bytes; `strerror` says how many."""
 
     def __init__(self, path: Path, size: int, limit: int) -> None:
-        super().__init__(errno.EFBIG, f"the file has {size} bytes; it may have {limit}", str(path))
+        super().__init__(errno.EFBIG, f"the file has {size} bytes; the limit is {limit}", str(path))
 
 
 def open_bounded(path: Path, limit: int) -> BinaryIO:
-    """Opens a regular file that has at most `limit` bytes, for reading.
+    """Opens a regular file of at most `limit` bytes for reading.
 
-    What is looked at is what was opened. A pipe is not waited for, and a device, which may have no end, is not read.
+    The checks apply to the opened file itself. It never waits for a pipe, or reads a device, which may be endless.
 
     Raises:
         FileTooLarge: it has more.
-        OSError: it can't be opened, or is no regular file.
+        OSError: it can't be opened, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -43,7 +43,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
     Raises:
         FileTooLarge: it has more.
-        OSError: it can't be read, is no regular file, or grew meanwhile.
+        OSError: it can't be read, is not a regular file, or grew meanwhile.
     """
     with open_bounded(path, limit) as file:
         size = min(os.fstat(file.fileno()).st_size, limit)

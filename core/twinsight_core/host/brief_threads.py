@@ -1,6 +1,7 @@
-"""Threads of collections, which are there while there is work: of thousands of collections few have any at a time.
+"""Threads of collections, which run only while there is work: of thousands of collections few have any at a time.
 
-Whoever has work for its thread starts one, unless it has one. A thread without work waits a moment for more, and ends.
+A collection with work for its thread starts one, unless it has one. A thread without work waits briefly for more, and
+ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from twinsight_core.host.cores import use_all_cores
 
 LINGER_S = 1.0
-"""For how long a thread waits for more work: starting one takes some 0.1 ms of whoever has work for it."""
+"""How long a thread waits for more work: starting one costs the caller about 0.1 ms."""
 
 
 NO_THREADS = (

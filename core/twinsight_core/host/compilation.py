@@ -1,7 +1,6 @@
-"""What XLA compiled, and where it keeps it between starts.
+"""Counts XLA's compilations, and keeps compiled programs between starts.
 
-Neither is of use to a process that does not compile, so JAX is imported by `begin_compiling`, which whatever compiles
-calls first.
+A process that does not compile needs neither, so `begin_compiling`, which must be called before compiling, imports JAX.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ _compiled = _Compiled()
 def keep_compiled_code(folder: Path) -> None:
     """Lets XLA keep compiled programs in `folder`, so that the next start loads them.
 
-    To be called before the first compilation. The folder is trusted: what it holds is run. Where it can't be made
-    nothing is kept, and the log says so.
+    Call it before the first compilation. The folder is trusted: its contents are run. If it can't be created, nothing
+    is kept, which is logged.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        _LOG.warning("%s can't be made (%s): each start compiles anew", folder, error.strerror)
+        _LOG.warning("can't create %s (%s): each start compiles again", folder, error.strerror)
         return
     _compiled.folder = folder
     if "jax" in sys.modules:
@@ -45,7 +44,7 @@ def keep_compiled_code(folder: Path) -> None:
 
 
 def begin_compiling() -> None:
-    """Sees to it that what is compiled from now on is counted, and kept where `keep_compiled_code` has said."""
+    """Makes XLA count compilations from now on, and keep programs in the folder of `keep_compiled_code`."""
     import jax  # noqa: PLC0415 - see above
 
     with _compiled.lock:
@@ -61,7 +60,7 @@ def begin_compiling() -> None:
 
 
 class CompilationCounter:
-    """Counts every compilation in this process, also those that the persistent cache answers."""
+    """Counts every compilation in this process, including those that the persistent cache answers."""
 
     def __init__(self) -> None:
         if "jax" in sys.modules:

@@ -1,4 +1,4 @@
-"""The groups in which the kernel limits what a process may have.
+"""The control groups by which the kernel limits a process's resources.
 
 Source: the Linux kernel's documentation of cgroups, versions 1 and 2.
 """
@@ -14,7 +14,7 @@ CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """A group, which need not be there.
+    """A control group, which need not exist.
 
     Attributes:
         version: of cgroups, 1 or 2: the files have other names.
@@ -25,7 +25,7 @@ class ControlGroup:
     folder: Path
 
     def read(self, name: str) -> str:
-        """Returns what a file of the group says; nothing where there is none."""
+        """Returns the content of one of the group's files; empty if it does not exist."""
         try:
             return (self.folder / name).read_text().strip()
         except OSError:

@@ -1,14 +1,14 @@
-"""On which cores threads run.
+"""Controls on which cores threads run.
 
-An interpreter runs one of its threads at a time. Where those that answer calls are spread over the cores, each that
-hands the interpreter on wakes another core for it, which on a virtual machine takes tens of microseconds, and Python's
-objects move from cache to cache: an answer of 75 us of Python cost a server on two cores 0.87 ms of processor, and
-0.43 ms with its threads on one of them. They lose little by keeping to it: what computes outside the interpreter for a
-millisecond or more has threads of its own, on all cores, or leaves the one for as long as it takes (`on_all_cores`).
+An interpreter runs one of its threads at a time. If the threads that answer calls are spread over the cores, each that
+passes the interpreter lock on wakes another core, which on a virtual machine takes tens of microseconds, and Python's
+objects move from cache to cache: an answer of 75 us of Python cost a server on two cores 0.87 ms of CPU time, and
+0.43 ms with its threads on one of them. They lose little by staying on it: work outside the interpreter that takes a
+millisecond or more has its own threads, on all cores, or leaves the one core for its duration (`on_all_cores`).
 
-Threads inherit their cores from the thread that starts them. So whatever is started in a thread that keeps to one core,
-and shall not, begins with `use_all_cores`. What was inherited is not known here: a thread that is to leave its core by
-`on_all_cores` has called `keep_to` itself.
+Threads inherit their cores from the thread that starts them. So a thread that is started by one on a single core, but
+must not stay there, begins with `use_all_cores`. What was inherited is not known here: a thread that leaves its core by
+`on_all_cores` must have called `keep_to` itself.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from functools import cache
 from twinsight_core.host.cpu_quota import cpu_quota
 
 CAN_CHOOSE = hasattr(os, "sched_setaffinity")
-"""Whether threads can be told where to run here; elsewhere nothing in this module does anything."""
+"""Whether this system can place threads; otherwise nothing in this module has an effect."""
 
 
 class _Kept(threading.local):
-    """The cores that the calling thread keeps to; None: it was not told to."""
+    """The cores that the calling thread stays on; None if it was not told to."""
 
     cores: frozenset[int] | None = None
 
@@ -56,20 +56,20 @@ def one_core() -> frozenset[int]:
 
 
 def keep_to(cores: frozenset[int]) -> None:
-    """Keeps the calling thread, and what it starts from now on, to some cores; where they are gone, to none."""
+    """Keeps the calling thread, and threads it starts from now on, on some cores; if those are gone, anywhere."""
     if _run_on(cores):
         _kept.cores = cores
 
 
 def use_all_cores() -> None:
-    """Lets the calling thread, and what it starts from now on, run anywhere."""
+    """Lets the calling thread, and threads it starts from now on, run anywhere."""
     _kept.cores = None
     _run_on(_USABLE)
 
 
 @contextmanager
 def keeping_to(cores: frozenset[int]) -> Iterator[None]:
-    """Keeps the calling thread, and what it starts meanwhile, to some cores for the time of the block."""
+    """Keeps the calling thread, and threads it starts meanwhile, on some cores within the block."""
     kept, ran_on = _kept.cores, _runs_on()
     keep_to(cores)
     try:
@@ -80,7 +80,7 @@ def keeping_to(cores: frozenset[int]) -> Iterator[None]:
 
 
 def on_all_cores() -> AbstractContextManager[None]:
-    """Lets the calling thread, and what it starts meanwhile, run anywhere for the time of the block.
+    """Lets the calling thread, and threads it starts meanwhile, run anywhere within the block.
 
     For work outside the interpreter that takes a millisecond or more: going back costs tens of microseconds.
     """

@@ -1,8 +1,8 @@
-"""How much of the processor's time a container may have.
+"""The CPU time that a container may use.
 
-Docker's `--cpus` and Kubernetes' limits take no cores away: a process sees all of the machine's, and is stopped for the
-rest of every tenth of a second in which it has had its share. With a thread on each of 64 cores and a quota of four it
-stands still for most of the time, and so does every call.
+Docker's `--cpus` and Kubernetes' limits do not remove cores: a process sees all of the machine's, and is stopped for
+the rest of every tenth of a second once it has used its share. With a thread on each of 64 cores and a quota of four,
+it is stopped most of the time, and so is every call.
 
 Source: the Linux kernel's documentation of cgroups, version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`).
 """

@@ -1,7 +1,7 @@
-"""Files in memory, for a library that knows only paths, and whether there is memory for them.
+"""Files in memory, for a library that accepts only paths, and whether there is memory for them.
 
-A file in memory (`memfd_create`) has no name in any file system and is gone when it is closed. It counts as memory of
-the process, and in a container towards its limit.
+A file in memory (`memfd_create`) has no name in any file system and is gone when it is closed. It counts as the
+process's memory, and in a container towards its limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_SHARE = 0.5
 
 @contextmanager
 def memory_file() -> Iterator[tuple[BinaryIO, Path]]:
-    """Gives an empty file in memory, and a path that leads to it while it is open."""
+    """Yields an empty file in memory, and a path to it that is valid while it is open."""
     descriptor = os.memfd_create("twinsight")
     with os.fdopen(descriptor, "r+b") as file:
         yield file, Path(f"/proc/self/fd/{descriptor}")
@@ -34,7 +34,7 @@ def memory_has_room(size: int) -> bool:
 
 
 def memory_left(memory: Path = _MEMORY, cgroups: Path = CGROUPS, own: Path = OWN) -> float:
-    """Returns how many more bytes the process may take; 0 where none can tell.
+    """Returns how many more bytes the process may take; 0 if unknown.
 
     Args:
         memory: what the kernel says of the machine's memory.

@@ -1,8 +1,8 @@
 """How many files the process may have open, and how many it has.
 
-Connections count, and so does all that a collection keeps open. At the limit the kernel gives no more of either: a
-connection that comes then is not accepted, and whoever opened it waits. So some are kept for connections, into which
-nothing else that stays open may grow.
+Connections count, and so do the files that a collection keeps open. At the limit the kernel opens no more of either: a
+new connection is not accepted, and its client waits. So some are reserved for connections, which long-lived files must
+not use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
-"""Errors that say that no more can be opened: by this process, by the whole system."""
+"""Errors for too many open files: of this process, of the whole system."""
 
 _OPEN = Path("/proc/self/fd")
 _LEAST_RESERVE = 64
@@ -64,7 +64,7 @@ def limit() -> float:
 
 
 def open_files() -> OpenFiles | None:
-    """Returns how many files are open, in time that grows with them; None where that can't be told (not Linux)."""
+    """Returns how many files are open, in time proportional to them; None if unknown (not Linux)."""
     try:
         in_use = len(list(_OPEN.iterdir())) - 1  # one is the listing's own
     except OSError as error:
@@ -73,7 +73,7 @@ def open_files() -> OpenFiles | None:
 
 
 def exhausted() -> int | None:
-    """Returns EMFILE or ENFILE where next to no file can be opened any more; None: some can."""
+    """Returns EMFILE or ENFILE if hardly any file can be opened any more; None otherwise."""
     with ExitStack() as opened:
         try:
             for _ in range(_NEEDED):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what makes them durable."""
+"""Writes files atomically, and makes them durable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_S = 0.05
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Writes a file; what was there stays until all of the new is. It can be made again, so it is not synced.
+    """Writes a file atomically: the old one stays until the new one is complete. Not synced, for re-creatable files.
 
     Args:
         path: in a folder that is there.
@@ -29,10 +29,10 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def rewrite_whole(path: Path, content: bytes) -> None:
-    """Writes a secret file whole and durably, for those to whom the one that was there belonged.
+    """Writes a secret file atomically and durably, keeping the owner of the existing one.
 
-    Owner, group and permissions stay, so that a server still reads what root rewrites; access control lists don't. A
-    file that was not there is its writer's alone (0600). Its name is durable once its folder is synced.
+    Owner, group and permissions are kept, so that a server can still read what root rewrites; access control lists are
+    not. Only the writer can read a new file (0600). Its name is durable once its folder is synced.
 
     Args:
         path: in a folder that is there; no symbolic link, which would be replaced: see `rewriting`.
@@ -49,13 +49,13 @@ def rewrite_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def rewriting(path: Path) -> Iterator[Path]:
-    """Yields where a file lies without symbolic links, for one process at a time to rewrite.
+    """Yields a file's path without symbolic links, for one process at a time to rewrite.
 
-    Two at a time wait for one another. What `rewrite_whole` did has a durable name at the end.
+    Concurrent processes wait for one another. At the end, files written by `rewrite_whole` have durable names.
 
     Raises:
-        TimeoutError: another process keeps it for longer than `LONGEST_WAIT_S`.
-        OSError: a link leads to nothing, or in a circle; or there is no such folder.
+        TimeoutError: another process holds it for longer than `LONGEST_WAIT_S`.
+        OSError: a link is dangling or circular, or there is no such folder.
     """
     file = behind_links(path)
     descriptor = _locked(file)
@@ -67,10 +67,10 @@ def rewriting(path: Path) -> Iterator[Path]:
 
 
 def behind_links(path: Path) -> Path:
-    """Returns where a path leads without its symbolic links; the last part need not be there.
+    """Returns a path with its symbolic links resolved; the last part need not exist.
 
     Raises:
-        OSError: a link leads to nothing, or in a circle.
+        OSError: a link is dangling or circular.
     """
     return Path(os.path.realpath(path, strict=os.path.lexists(path)))
 

@@ -1,4 +1,4 @@
-"""What an index is, and how nearness is measured."""
+"""The interface of an index, and the distance metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Metric(StrEnum):
-    """How nearness is measured. A score is higher the closer, whatever the metric; a distance is the metric's own."""
+    """How distance is measured. For every metric a higher score is closer; a distance is the metric's own."""
 
     COSINE = "cosine"  # score = cosine similarity, distance = 1 - score
     EUCLIDEAN = "euclidean"  # score = -distance
@@ -57,7 +57,7 @@ def prepared(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     """
     if metric is Metric.COSINE:
         wide = vectors.astype(np.float64)
-        # float64, since the square of a float32 over 1.8e19 is no float32.
+        # float64, since the square of a float32 over 1.8e19 is not a float32.
         wide /= np.sqrt(np.vecdot(wide, wide))[:, None]
         vectors = wide.astype(np.float32)
     return np.ascontiguousarray(vectors, dtype=np.float32) + np.float32(0.0)

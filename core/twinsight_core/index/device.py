@@ -1,4 +1,4 @@
-"""Exact search on an accelerator: bfloat16 chooses there with its error to spare, float64 decides here.
+"""Exact search on an accelerator: bfloat16 preselects there with an error margin, float64 decides here.
 
 1. The vectors are copied to the device in blocks of fixed shape, rounded to bfloat16: half the bytes to read, and what
    a search takes is the time to read them. A thread of its own does that, some thousand rows at a time, and first
@@ -8,7 +8,7 @@
    best of these groups, and of their rows the best. The best k rows lie in the best k groups, so nothing is lost.
 3. Rounding can have moved a score by a bounded amount. If every row that could be among the k nearest came back, they
    are scored in float64; if not, the search is done again on the host.
-4. What the device refuses, for want of memory, say, the host does: the copy is let go for good, with a line in the log.
+4. If the device fails, for lack of memory, say, the host takes over: the copy is dropped for good, and that is logged.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class DeviceCopy:
         self.least_rows = least_rows
 
     def extend(self, vectors: np.ndarray, square_norms: np.ndarray) -> None:
-        """Has the rows copied that are not there yet, if they are many enough; does not wait for it.
+        """Starts copying the missing rows if there are enough of them; does not wait.
 
         Args:
             vectors: `[count, dimension] float32`, all rows so far; they do not change any more.
@@ -141,13 +141,13 @@ class DeviceCopy:
         self._copier.submit(self._copy, vectors, square_norms)
 
     def wait_copied(self) -> None:
-        """Waits until what `extend` began has been done."""
+        """Waits until the copying that `extend` started is done; for tests and benchmarks."""
         self._copier.submit(lambda: None).result()
 
     def choose(
         self, queries: np.ndarray, k: int, *, count: int, allowed: np.ndarray | None, longest: float, kept: bool
     ) -> Chosen | None:
-        """Returns the rows that may be the nearest, or None where this search is better done on the host.
+        """Returns the rows that may be the nearest, or None if the host should do this search.
 
         Args:
             queries: `[n, dimension] float32`, prepared.
@@ -193,7 +193,7 @@ class DeviceCopy:
         with self._lock:
             self._refused = True
             self._blocks, self._masks = _Blocks(), None
-        _LOG.warning("exact search goes on without the accelerator, which failed: %s", error)
+        _LOG.warning("exact search continues without the accelerator, which failed: %s", error)
 
     @property
     def _sizes(self) -> tuple[int, ...]:

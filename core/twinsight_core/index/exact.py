@@ -1,7 +1,7 @@
-"""The exact index: every vector is compared. It is the truth by which the others are judged.
+"""The exact index: every vector is compared. It is the reference for the others.
 
-What is scanned only chooses: float32, or a copy in int8 (`int8_copy`), with bounds on its error. float64 decides, so
-that the answers are the same to the last bit: by score as float32, and of equal scores the row that was written first.
+The scan only preselects: in float32, or in an int8 copy (`int8_copy`), with bounds on its error. float64 decides, so
+that results are the same to the last bit: ordered by score as float32, and equal scores in the order of writing.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ class ExactView:
         among: slice | np.ndarray = slice(None),
         allowed: np.ndarray | None = None,
     ) -> list[Found]:
-        """Returns each query's k nearest live rows, truly: float32 chooses with its error to spare, float64 decides.
+        """Returns each query's k nearest live rows, exactly: float32 preselects with an error margin, float64 decides.
 
         Args:
             queries: `[n, dimension] float32`, prepared.
-            k: how many rows, at least 1; fewer come back where fewer are allowed.
+            k: how many rows, at least 1; fewer are returned if fewer are allowed.
             among: rows to look at, as a slice or rising numbers `[m] int64`.
             allowed: `[count] bool`, rows that may be found, all of them alive; None: every live row.
         """
@@ -160,9 +160,9 @@ class ExactView:
         return self._nearest_here(queries, k, among, allowed)
 
     def _nearest_of(self, chosen: Chosen, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> list[Found]:
-        """Decides among what the device chose and the rows that it does not have.
+        """Decides among the rows that the device chose and those that it does not have.
 
-        Where it may have left out one of the nearest, all rows are looked at.
+        If it may have missed one of the nearest, all rows are scanned.
         """
         tail = self._nearest_here(queries, k, slice(chosen.count, None), allowed) if chosen.count < len(self) else None
         found: list[Found] = []
@@ -348,7 +348,7 @@ class ExactIndex:
         self.apply(labels, vectors, removed=np.empty(0, np.int64))
 
     def remove(self, labels: np.ndarray) -> None:
-        """Takes vectors out of every later search. Labels that the index does not hold are ignored."""
+        """Removes vectors from every later search. Labels that the index does not have are ignored."""
         self.apply(np.empty(0, np.int64), np.empty((0, self._memory.rows.shape[1]), np.float32), removed=labels)
 
     def search(self, queries: np.ndarray, width: int) -> np.ndarray:
@@ -399,7 +399,7 @@ class ExactIndex:
             self.view = self._seen(count=total, live=live, longest=longest)
 
     def release(self) -> None:
-        """Lets the kernel have the memory of what lies in files, until it is looked at again."""
+        """Releases the memory of data in files, until it is read again."""
         self._memory.release()
         if self._int8 is not None:
             self._int8.release()

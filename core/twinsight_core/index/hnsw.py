@@ -1,4 +1,4 @@
-"""The graph index: hnswlib behind a lock, with nothing of it trusted that was seen to fail.
+"""The graph index: hnswlib behind a lock, guarded against the failures that it has shown.
 
 Source: Y. Malkov, D. Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical Navigable
 Small World graphs, IEEE TPAMI 42(4), 2020.
@@ -73,11 +73,11 @@ class GraphParameters:
 
 
 class HnswIndex:
-    """A navigable graph. Searches run together; what changes the graph waits for them and runs alone.
+    """A navigable graph. Searches run concurrently; changes wait for them and run alone.
 
     Adding during a search makes it fail and growing during a search crashes the process, hence the lock
     (https://github.com/nmslib/hnswlib/issues/562). Removed points stay as stepping stones; they are never overwritten,
-    since that leaves others unreachable (arXiv:2407.07871): build a new index when many are dead.
+    since that makes others unreachable (arXiv:2407.07871): build a new index when many are dead.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class HnswIndex:
                 self._native.add_items(vectors[alone:], labels[alone:], self.parameters.threads)
 
     def remove(self, labels: np.ndarray) -> None:
-        """Takes vectors out of every later search. Labels that the index does not hold are ignored."""
+        """Removes vectors from every later search. Labels that the index does not have are ignored."""
         for first in range(0, len(labels), _REMOVED_AT_ONCE):
             with self._lock.write():
                 for label in labels[first : first + _REMOVED_AT_ONCE].tolist():
@@ -194,7 +194,7 @@ class HnswIndex:
 
     @contextmanager
     def reading(self) -> Iterator[GraphReader]:
-        """Keeps the graph as it is for several searches, or for a look at what belongs to it."""
+        """Keeps the graph unchanged for several searches, or for reading related state."""
         self._lock.acquire_read()
         try:
             yield GraphReader(self._native, self.metric, len(self), self.parameters.threads)
@@ -209,8 +209,8 @@ class HnswIndex:
     def save(self, file: Path) -> int:
         """Writes the index to a file and returns how many bytes the file must have.
 
-        The library keeps the interpreter meanwhile, so the file should lie in memory. It notices no full disk and does
-        not sync: the caller checks the size and makes the file durable.
+        The library holds the interpreter lock meanwhile, so the file should be in memory. It does not notice a full
+        disk and does not sync: the caller checks the size and makes the file durable.
         """
         with self._lock.read():
             self._native.save_index(str(file))

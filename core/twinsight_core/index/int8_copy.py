@@ -1,4 +1,4 @@
-"""A copy of an exact index's rows in a quarter of their bytes, which says of most rows that they can't be the nearest.
+"""A copy of an exact index's rows in a quarter of their bytes, which rules out most rows as the nearest.
 
 1. Each vector x becomes a scale s and whole numbers c of -127 to 127, so that x' = s c is near x, and what it lost by
    that, |x - x'|, is kept: by Cauchy and Schwarz |q.x - q.x'| <= |q| |x - x'| for every query q.
@@ -90,7 +90,7 @@ class Int8Copy:
         self._lost = np.concatenate([self._lost, np.empty(more, np.float32)])
 
     def release(self) -> None:
-        """Lets the kernel have the memory of a copy that lies in a file, until it is looked at again."""
+        """Releases the memory of a copy in a file, until it is read again."""
         self._memory.release()
 
     def seen(self, count: int) -> Int8View:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 class ReadWriteLock:
     """Readers together, a writer alone, in turns.
 
-    A waiting writer goes before readers that come after it, so that a stream of searches can't keep it out: with a lock
-    that lets readers pass, the writer of a busy graph waited for ever. A writer that is done lets in the readers that
-    waited for it before the next writer, so that bulk writing can't keep searches out either. Not reentrant.
+    A waiting writer goes before readers that come after it, so that a stream of searches can't starve it: with a lock
+    that lets readers pass, the writer of a busy graph waited forever. A finished writer admits the readers that waited
+    for it before the next writer, so that bulk writing can't starve searches either. Not reentrant.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class ReadWriteLock:
             self._writing = True
 
     def release_write(self) -> None:
-        """Gives the lock to the readers that wait, or else to the next writer."""
+        """Passes the lock to the waiting readers, or otherwise to the next writer."""
         with self._changed:
             self._writing = False
             self._writes_done += 1

@@ -1,9 +1,9 @@
-"""Room for the rows of an exact index: in memory, or in a file that the kernel keeps in memory while there is room.
+"""Storage for the rows of an exact index: in memory, or in a file that the kernel caches while there is room.
 
-A walk of the graph, which has vectors of its own, looks at a few rows to score what it found; only exact searches and
-the building of graphs look at all. So rows may lie in a file: what was not looked at for a while is then in the page
-cache at most, which the kernel gives to others when they need it, and a collection may be larger than the memory. Of
-the file no more than some MiB are in the process at a time: what is looked at beyond that is let go of first.
+A graph search, which has its own vectors, reads a few rows to score what it found; only exact searches and building
+graphs read all. So rows may be kept in a file: rows that were not read for a while are then at most in the page cache,
+which the kernel reclaims when needed, and a collection may be larger than memory. No more than some MiB of the file are
+mapped into the process at a time: before more is read, the earlier part is released.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class RowMemory:
         Args:
             dimension: of the rows.
             capacity: how many, at least 1.
-            folder: where the file lies, which has no name and is gone with the process; None: they are in memory.
+            folder: of the file, an unlinked temporary file that ends with the process; None to keep them in memory.
             dtype: of the components.
         """
         self._dimension = dimension
@@ -79,7 +79,7 @@ class RowMemory:
 
     @property
     def in_file(self) -> bool:
-        """Whether the rows lie in a file. Without room on the disk they don't, whatever was asked for."""
+        """Whether the rows are in a file. Without room on the disk they are not, whatever was asked for."""
         return self._mapped is not None
 
     def write(self, first: int, rows: np.ndarray) -> None:
@@ -115,7 +115,7 @@ class RowMemory:
             self.rows[: len(before)] = before
 
     def release(self) -> None:
-        """Lets the kernel have the memory of rows that lie in a file; they come back when they are looked at."""
+        """Releases the memory of rows in a file; they are loaded again when they are read."""
         mapped = self._mapped
         if mapped is not None:
             self._looked_at = 0
@@ -134,7 +134,7 @@ class RowMemory:
                 os.posix_fallocate(self._file.fileno(), 0, size)
                 self._mapped = mmap.mmap(self._file.fileno(), size)
             except OSError as error:
-                _LOG.warning("Vectors are kept in memory instead of on disk: %s", error)
+                _LOG.warning("keeping vectors in memory instead of on disk: %s", error)
                 self._mapped = self._file = None  # arrays that were taken keep their mapping
             else:
                 return np.frombuffer(self._mapped, self._dtype).reshape(capacity, self._dimension)

@@ -1,1 +1,1 @@
-"""What a collection has in memory: its rows, the graph over them, and the searches of both."""
+"""A collection's data in memory: its rows, the graph over them, and searches of both."""

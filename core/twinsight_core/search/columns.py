@@ -1,8 +1,8 @@
-"""Metadata in columns, so that a filter becomes a mask over all rows without a call for each.
+"""Metadata in columns, so that a filter becomes a mask over all rows without a call per row.
 
-Each field has its distinct values, numbered, and the numbers of its rows. A condition is decided once for each distinct
-value, or found by a look-up, and then spread over the rows by NumPy. What a row has is found the other way round, as it
-was written, its number's type too.
+Each field has its distinct values, numbered, and the numbers of its rows. A condition is evaluated once per distinct
+value, or looked up, and then applied to the rows by NumPy. A row's own metadata is read back the other way round, as it
+was written, including the type of a number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Key = tuple[type, MetadataValue]
 
 
 class Columns:
-    """The metadata of rows that are appended in order. One thread appends; others read and filter meanwhile."""
+    """The metadata of rows that are appended in order. One thread appends while others read and filter."""
 
     def __init__(self) -> None:
         self._columns: dict[str, _Column] = {}
@@ -66,7 +66,7 @@ class Columns:
         return mask
 
     def metadata(self, rows: np.ndarray) -> list[Metadata]:
-        """Returns what each of `rows: [n] int64`, rising, has, as it was appended but for the order of the fields."""
+        """Returns the metadata of each of `rows: [n] int64`, rising, as appended except for the order of the fields."""
         gathered: list[dict[str, MetadataValue]] = [{} for _ in range(len(rows))]
         for name, column in list(self._columns.items()):
             for place, value in column.values_at(rows):
@@ -74,7 +74,7 @@ class Columns:
         return list(gathered)
 
     def compacted(self, alive: np.ndarray) -> Columns:
-        """Returns the columns of the rows that are alive, numbered anew without gaps.
+        """Returns the columns of the live rows, renumbered without gaps.
 
         Args:
             alive: `[count] bool`; rows past it are left out.
@@ -276,7 +276,7 @@ def _is_gapless(rows: np.ndarray) -> bool:
 
 
 def _key(value: MetadataValue) -> _Key:
-    """Returns what two values have in common exactly when they were written alike: 1, 1.0 and True were not."""
+    """Returns a key that two values share exactly if they were written alike: 1, 1.0 and True were not."""
     if isinstance(value, float) and value == 0:
         return (float, str(value))  # -0.0 is equal, but written otherwise
     kind: type = type(value)

@@ -1,14 +1,14 @@
-"""Searches that threads ask for at the same time, done as one.
+"""Combines concurrent searches of several threads into one.
 
-A search of one query is dozens of short calls into NumPy and the graph, each of which gives up the interpreter and
-takes it again; threads that do this at once spend more time on passing it around than on searching. A search of many
+A search of one query makes dozens of short calls into NumPy and the graph, each of which releases the interpreter lock
+and takes it again; threads that do this concurrently spend more time passing it around than searching. A search of many
 queries makes hardly more calls than one of a single query.
 
-1. Who comes while fewer than `at_once` searches are under way searches at once, for itself alone.
-2. Who comes later waits. Whoever has finished wakes the one that waits longest, which takes along all that wait for a
-   search with the same options, searches for all of them, and hands out what it found.
-3. Where a search for many fails, each is done again for itself: nobody fails for another.
-4. Who waits looks now and then whether the search is still wanted, and leaves where it isn't.
+1. A thread that arrives while fewer than `at_once` searches are in progress searches immediately, on its own.
+2. A later thread waits. A thread that finishes wakes the one that has waited longest, which takes along all that wait
+   for a search with the same options, searches for all of them, and distributes the results.
+3. If a combined search fails, each is repeated on its own: no search fails because of another.
+4. A waiting thread checks at intervals whether its search is still wanted, and leaves if it is not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from twinsight_core.search.search import Answer
 _LOOK_S = 0.1
 """How late one that waits may see that its search is no longer wanted."""
 MOST_QUERIES = 64
-"""Of one search: more of them gain nothing, and those that came first wait for the last."""
+"""Queries in one search: more gain nothing, and the first ones would wait for the last."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,18 @@ class Combiner:
     def search(
         self, queries: np.ndarray, options: SearchOptions, *, check_wanted: Callable[[], None] = lambda: None
     ) -> Searched:
-        """Searches, with whoever asks for the same at the same time.
+        """Searches, together with threads that ask for the same at the same time.
 
         Args:
             queries: `[n, dimension] float32`, prepared.
             options: what is wanted.
-            check_wanted: raises where nobody waits for the answer any more; called while this waits for its turn.
+            check_wanted: raises if nobody waits for the result any more; called while this waits for its turn.
         """
         mine = _Waiting(queries, options)
         with self._lock:
             at_once = self._takes_place()
         if not at_once:
-            # Not under the lock: of a filter with a thousand values it takes 0.2 ms.
+            # Not under the lock: for a filter with a thousand values it takes 0.2 ms.
             mine.key = _key(options)
             with self._lock:
                 if not self._takes_place():
@@ -158,7 +158,7 @@ class Combiner:
             return taken
 
     def _do(self, together: list[_Waiting]) -> None:
-        """Does the searches, and wakes those who wait for them."""
+        """Runs the searches, and wakes the threads that wait for them."""
         queries = [one.queries for one in together]
         try:
             found = self._search(queries[0] if len(queries) == 1 else np.concatenate(queries), together[0].options)
@@ -176,7 +176,7 @@ class Combiner:
             start = stop
 
     def _leave(self, mine: _Waiting) -> None:
-        """Takes back a search that nobody waits for any more, and passes on the place that it may have got."""
+        """Withdraws a search that nobody waits for any more, and passes on the place that it may have got."""
         with self._lock:
             was_woken = mine.woken is not None and mine.woken.is_set()
             self._waiting = [one for one in self._waiting if one is not mine]

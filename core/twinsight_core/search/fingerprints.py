@@ -1,4 +1,4 @@
-"""What tells equal vectors without the vectors."""
+"""Detects equal vectors by fingerprints, without the vectors themselves."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Fingerprints:
         return len(self._settled) + len(self._recent)
 
     def added(self, fingerprints: np.ndarray) -> np.ndarray:
-        """Adds fingerprints `[n] uint64` of vectors that may come into the graph.
+        """Adds fingerprints `[n] uint64` of vectors that are candidates for the graph.
 
         Returns:
-            Which may, `[n] bool`: of equal ones the first, until as many are there, or alive, as may be.
+            Which may be added, `[n] bool`: the first of equal ones, until as many are there, or alive, as allowed.
         """
         fresh = np.zeros(len(fingerprints), np.bool_)
         for number, (key, place, state) in enumerate(self._states_of(fingerprints)):
@@ -57,7 +57,7 @@ class Fingerprints:
         self._settle()
 
     def removed(self, fingerprints: np.ndarray) -> None:
-        """Says that the points of fingerprints `[n] uint64` are removed from the graph."""
+        """Records that the points of fingerprints `[n] uint64` are removed from the graph."""
         for key, place, state in self._states_of(fingerprints):
             if state >= _ALIVE:
                 self._put(key, place, state - _ALIVE)

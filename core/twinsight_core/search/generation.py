@@ -57,7 +57,7 @@ class Generation:
         fingerprints: of the vectors in the graph, and how many of them are alive.
         hubs: of the graph; None: there are none, or they are still to be found.
         dying: sequence numbers of removed items that the graph may not know of yet.
-        purges: how many purges had been done when it was begun: it may hold what a later one erases.
+        purges: how many purges were done before it was started: it may hold what a later one erases.
     """
 
     def __init__(
@@ -96,21 +96,21 @@ class Generation:
         return Coverage(coverage.end, np.union1d(coverage.outside, lost))
 
     def find_hubs(self) -> None:
-        """Looks for the graph's hubs: where it has grown, and where walks seem to lead to them no more."""
+        """Looks for the graph's hubs again if the graph has grown, or searches seem to no longer lead to them."""
         graph, end, seen = self.graph, self.coverage.end, self._hubs_seen
         if graph is not None and (are_outgrown(seen, end) or (end > seen and self.misleads)):
             self.hubs, self._hubs_seen = Hubs.of(self.rows.view, end, len(graph) + graph.dead), end
 
     @property
     def misleads(self) -> bool:
-        """Whether walks do not lead to all that is alive, as they would in a graph that was built anew."""
+        """Whether searches miss live items that they would find in a rebuilt graph."""
         view, hubs = self.rows.view, self.hubs
         if self.graph is None or hubs is None or hubs.stand_out:
             return False
         return not hubs.lead_to(view.alive, view.live)
 
     def bury(self) -> int:
-        """Tells the graph of removed items, and returns of how many."""
+        """Removes deleted items from the graph, and returns how many."""
         labels = np.fromiter((self.dying.popleft() for _ in range(len(self.dying))), np.int64)
         if self.graph is not None:
             view, coverage = self.rows.view, self.coverage

@@ -1,17 +1,17 @@
-"""The thread that keeps a collection's graph up with its rows. Searches and writes go on beside it.
+"""The thread that keeps a collection's graph up to date with its rows, beside searches and writes.
 
-It is there while there is something to do.
+It runs only while there is something to do.
 
 In each round it does the first of these that is due:
 
-1. Tell the graph of removed items.
-2. Build a new generation: the first graph, one without the dead when they are many, were purged or were the hubs, one
-   for vectors of other lengths than the graph can hold, or, while searches come in, one for a tail that is large beside
-   the graph. It is built unseen, with all threads, and then takes the place of the old.
-3. Add a piece of the tail to the graph, small while searches are coming in, since they wait for it.
-4. Audit a piece of the graph, after it has grown: a later point can take away the links to an earlier one.
-5. Write a snapshot, when enough has changed, and give back the memory that the changes took. A graph with a purged item
-   is not written.
+1. Remove deleted items from the graph.
+2. Build a new generation: the first graph; one without the dead if they are many, were purged or were the hubs; one for
+   vectors of other lengths than the graph can hold; or, while searches come in, one for a tail that is large compared
+   with the graph. It is built in the background, with all threads, and then replaces the old one.
+3. Add a piece of the tail to the graph, a small one while searches are coming in, since they wait for it.
+4. Audit a piece of the graph after it has grown: a later point can take away the links to an earlier one.
+5. Write a snapshot when enough has changed, and release the memory that the changes took. A graph with a purged item is
+   not written.
 """
 
 from __future__ import annotations
@@ -156,14 +156,14 @@ class Indexer:
         self.wake()
 
     def wake(self) -> None:
-        """Says that rows have changed."""
+        """Notifies the thread that rows have changed."""
         with self._awake:
             self._idle = False
             self._start()
             self._awake.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Waits until there is nothing to do; returns whether that came about."""
+        """Waits until there is nothing to do; returns whether that happened in time."""
         with self._awake:
             return self._awake.wait_for(lambda: self._idle, timeout_s)
 
@@ -174,7 +174,7 @@ class Indexer:
         return large and generation.graph is None
 
     def close(self, *, snapshot: bool) -> None:
-        """Ends the thread after the step it is in, and saves the graph if it has changed and `snapshot` says so."""
+        """Ends the thread after its current step, and saves the graph if it has changed and `snapshot` is true."""
         with self._awake:
             self._stopping = True
             self._awake.notify_all()
@@ -189,15 +189,15 @@ class Indexer:
     def _start(self) -> None:
         """Starts the thread, unless there is one.
 
-        Where that fails searches stay exact, with nobody to tell, and the next change tries again.
+        If that fails, searches stay exact, and the next change retries.
         """
         if self._thread is None and not self._stopping:
             try:
                 self._thread = start_thread(self._run, name=f"twinsight-index-{self._name}")
                 self._is_short = False
             except RuntimeError:
-                if not self._is_short:  # it is told once
-                    _log.warning("Collection `%s` is not indexed: %s", self._name, NO_THREADS)
+                if not self._is_short:  # logged once
+                    _log.warning("collection `%s` is not indexed: %s", self._name, NO_THREADS)
                 self._is_short = True
 
     def _run(self) -> None:
@@ -212,21 +212,21 @@ class Indexer:
                 self._recover(time.monotonic() - begun)
 
     def _recover(self, spent_s: float) -> None:
-        """Rests after a round that failed after a time: memory or files that are lacking now may be there later.
+        """Pauses after a failed round of some duration: memory or files that are missing now may be available later.
 
-        Whatever went wrong, the rows are whole: without its graph the collection answers exactly.
+        Whatever went wrong, the rows are intact: without its graph the collection answers exactly.
         """
         self._failures += 1
         doubled_s = _FIRST_REST_S * 2.0 ** min(self._failures - 1, 16)
         rest_s = max(min(doubled_s, _LONGEST_REST_S), _REST_SHARE * spent_s)
-        _log.exception("Collection `%s`: indexing failed; it goes on in %.0f s.", self._name, rest_s)
+        _log.exception("collection `%s`: indexing failed; retrying in %.0f s", self._name, rest_s)
         with self._awake:
             self._idle = False
             self._awake.wait_for(lambda: self._stopping, rest_s)
 
     @contextmanager
     def _changing(self, generation: Generation) -> Iterator[None]:
-        """Drops the graph where a change of it fails: what it holds is then not known."""
+        """Drops the graph if changing it fails: its contents are then unknown."""
         try:
             yield
         except Exception:
@@ -234,7 +234,7 @@ class Indexer:
             raise
 
     def _rest(self) -> bool:
-        """Waits until there is something to do; returns whether it came soon, without which the thread is to end."""
+        """Waits until there is something to do; returns whether there soon was, otherwise the thread is to end."""
         with self._awake:
             if self._stopping or self._due():
                 return True
@@ -265,7 +265,7 @@ class Indexer:
         )
 
     def _round(self) -> bool:
-        """Does what is due first; returns whether anything was."""
+        """Does the first thing that is due; returns whether anything was."""
         generation = self.generation
         if generation.dying:
             with self._changing(generation):
@@ -429,7 +429,7 @@ class Indexer:
                 self._snapshot(graph, int(labels[end - 1]) if end else 0, labels[generation.coverage.outside])
         except (TwinsightError, OSError) as error:
             # It only saves time at the next start.
-            _log.warning("Collection `%s`: no snapshot was written: %s", self._name, error)
+            _log.warning("collection `%s`: no snapshot was written: %s", self._name, error)
             self._snapshot_not_before_s = time.monotonic() + _SNAPSHOT_RETRY_S
             return False
         self._unsaved = 0

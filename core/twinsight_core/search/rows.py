@@ -38,19 +38,19 @@ class RowBatch:
 
 
 class Rows:
-    """Items by row. One thread writes; views of others don't change under them.
+    """Items by row. One thread writes; the views of other threads don't change.
 
     The vectors' labels are sequence numbers: they rise with the rows and are never used twice.
     """
 
     def __init__(self, dimension: int, metric: Metric, *, capacity: int = 1024, places: RowPlaces = IN_MEMORY) -> None:
-        """Makes room.
+        """Allocates room.
 
         Args:
             dimension: of the vectors.
             metric: the metric.
-            capacity: items that there is room for at first.
-            places: where the vectors lie, and in which form they are scanned.
+            capacity: initial room, in items.
+            places: where the vectors are kept, and in which form they are scanned.
         """
         self._metric = metric
         self._places = places
@@ -83,7 +83,7 @@ class Rows:
         return mask
 
     def metadata(self, rows: np.ndarray) -> list[Metadata]:
-        """Returns what each of `rows: [n] int64`, rising, has, as it was written but for the order of the fields."""
+        """Returns the metadata of each of `rows: [n] int64`, rising, as written except for the order of the fields."""
         return self._columns.metadata(rows)
 
     @property
@@ -106,10 +106,10 @@ class Rows:
         return compact
 
     def adopt(self, other: Rows, since: int) -> int:
-        """Appends what `other` has from row `since` on and still lives, and removes what died there meanwhile.
+        """Appends the live rows of `other` from row `since` on, and removes those that have been removed there since.
 
         Returns:
-            Where to go on from: the row after the last that was looked at.
+            Where to continue: the row after the last one seen.
         """
         view = other.view
         known = self.view.labels[self.view.alive]

@@ -134,7 +134,7 @@ def test_what_could_not_be_indexed_is_found_and_indexed_with_the_next_change(
         assert not collection.wait_indexed(0.05)
         vectors = np.stack([one.vector for one in written])
         assert [one[0].id for one in collection.search(vectors, SearchOptions(1))] == [one.id for one in written]
-    assert "Collection `mine` is not indexed: No more threads can be started" in caplog.text
+    assert "collection `mine` is not indexed: No more threads can be started" in caplog.text
     collection.upsert(items(20, 1))
     assert collection.wait_indexed(60)
     assert collection.status().indexed_count == 21

@@ -291,7 +291,7 @@ def test_while_indexing_fails_answers_are_exact_and_then_there_is_a_graph(
     assert collection.wait_indexed(30)
     status = collection.status()
     assert (status.state, status.indexed_count) == (CollectionState.READY, 3010)
-    assert "Collection `failing`: indexing failed; it goes on in 0 s." in caplog.text
+    assert "collection `failing`: indexing failed; retrying in 0 s" in caplog.text
     collection.close()
 
 

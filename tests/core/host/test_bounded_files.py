@@ -18,7 +18,7 @@ from twinsight_core.packages import CARD_FILE, load_package
 def test_a_file_of_just_the_limit_is_read_and_a_larger_one_is_not(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"four")
     assert read_bounded(tmp_path / "file", 4) == b"four"
-    with pytest.raises(FileTooLarge, match="the file has 4 bytes; it may have 3"):
+    with pytest.raises(FileTooLarge, match="the file has 4 bytes; the limit is 3"):
         read_bounded(tmp_path / "file", 3)
 
 

@@ -17,4 +17,4 @@ def test_a_folder_that_can_not_be_made_keeps_nothing_and_ends_nothing(
     (tmp_path / "file").touch()
     keep_compiled_code(tmp_path / "file" / "xla")
     assert compilation._compiled.folder is None
-    assert "xla can't be made (Not a directory): each start compiles anew" in caplog.text
+    assert "xla (Not a directory): each start compiles again" in caplog.text

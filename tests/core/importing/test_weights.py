@@ -193,6 +193,6 @@ def test_what_is_no_regular_file_or_too_large_is_not_read(
     path.unlink()
     with path.open("wb") as file:
         file.truncate(MAX_WEIGHTS_BYTES + 1)
-    with pytest.raises(StartupError, match=r": the file has 2147483649 bytes; it may have 2147483648\.$") as raised:
+    with pytest.raises(StartupError, match=r": the file has 2147483649 bytes; the limit is 2147483648\.$") as raised:
         read_weights(path)
     assert raised.value.reason == "WEIGHTS_TOO_LARGE"
