@@ -282,7 +282,7 @@ def test_a_purge_that_can_not_be_finished_at_the_start_keeps_nobody_from_searchi
         with closing(_opened(folder)) as again:
             _check_rest(again, range(11, 600, 49))
             assert again.wait_indexed(60)
-        assert f"Collection `things`: {error.message}" in caplog.text
+        assert f"collection `things`: {error.message}" in caplog.text
     traces = _traces(folder, 8)
     assert traces == {FILE_NAME} if step == "erase" else FILE_NAME in traces
     _opened(folder).close()

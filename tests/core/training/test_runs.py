@@ -219,7 +219,7 @@ def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(
     begin_and_stop(first)
     with caplog.at_level("WARNING", "twinsight_core"):
         replace(first, seed=1).begin({}, **DATA)
-    assert "The checkpoints of another run, up to step 20, are deleted" in caplog.text
+    assert "deleting the checkpoints of another run, up to step 20" in caplog.text
     begin_and_stop(replace(first, seed=2))
     replace(first, seed=2).end()
     replace(first, seed=2).begin({}, **DATA)  # a finished run may be had again
