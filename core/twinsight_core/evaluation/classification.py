@@ -1,4 +1,4 @@
-"""Measures of classifiers: accuracy, what is confused with what, and whether the confidence is to be believed."""
+"""Scores of classifiers: accuracy, confusion, and calibration of the confidence."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _BISECTIONS = 60
 
 @dataclass(frozen=True)
 class ClassificationScore:
-    """How well a classifier names pictures.
+    """A classifier's scores.
 
     Attributes:
         top_k: share of pictures whose class is among the k likeliest, 0..1, by k.
         balanced_accuracy: mean of the recalls of the classes that have pictures, 0..1.
-        recall: [classes] share of each class's pictures that were named so, 0..1; None where it has none.
-        precision: [classes] share of the pictures named so that are of the class, 0..1; None where none was.
+        recall: [classes] share of each class's pictures that were predicted as it, 0..1; None if it has none.
+        precision: [classes] share of the pictures predicted as the class that are of it, 0..1; None if none was.
         confusion: [classes][classes] number of pictures by true class (row) and predicted class (column).
         expected_calibration_error: mean gap between confidence and accuracy, 0..1.
         expected_calibration_error_even: the same with every class counting alike, however many pictures it has.
@@ -48,10 +48,10 @@ class ClassificationScore:
 
 
 def classification_score(logits: np.ndarray, labels: np.ndarray, *, ks: Sequence[int] = (1, 5)) -> ClassificationScore:
-    """Returns all measures of one classifier.
+    """Returns all scores of one classifier.
 
     Args:
-        logits: [count, classes] float; logarithms of probabilities will do.
+        logits: [count, classes] float; log probabilities work too.
         labels: [count] integer, 0..classes - 1.
         ks: the k of top-k accuracies; those above the number of classes are left out.
 
@@ -123,12 +123,12 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, *, classes: int)
 
 
 def class_recall(confusion: np.ndarray) -> tuple[float | None, ...]:
-    """Returns the share of each class's pictures that were named so; None for a class without pictures."""
+    """Returns the share of each class's pictures that were predicted as it; None for a class without pictures."""
     return _shares(np.diagonal(confusion), confusion.sum(axis=1))
 
 
 def class_precision(confusion: np.ndarray) -> tuple[float | None, ...]:
-    """Returns the share of the pictures named so that are of the class; None for a class that was never named."""
+    """Returns the share of the pictures predicted as a class that are of it; None for one that was never predicted."""
     return _shares(np.diagonal(confusion), confusion.sum(axis=0))
 
 
@@ -172,10 +172,10 @@ def expected_calibration_error(
 def calibration_error_by_chance(
     probabilities: np.ndarray, *, bins: int = ECE_BINS, draws: int = 200, seed: int = 0
 ) -> float:
-    """Returns the calibration error that the same confidences would have if every one were true: what chance makes.
+    """Returns the calibration error that the same confidences would have by chance if every one were true.
 
-    Gaps are taken without their sign, so that few pictures show some even where the confidences are perfect; a measured
-    error is to be read against this one. It is the mean over random draws of which pictures are named rightly.
+    Gaps are absolute, so with few pictures there are some even if the confidences are perfect; a measured error should
+    be compared with this one. It is the mean over random draws of which pictures are classified correctly.
 
     Source: Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019, section 5 (the bias of the plug-in
     estimate); the resampling here is that of Broecker and Smith, "Increasing the Reliability of Reliability Diagrams",
@@ -269,7 +269,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, *, weights: np.ndarr
 
 def _told_end(temperature: float, count: int) -> float:
     _LOG.warning(
-        "no temperature in %g..%g fits the logits of %d pictures; %g is taken, and probabilities mean little",
+        "no temperature in %g..%g fits the logits of %d pictures; using %g, and probabilities mean little",
         LEAST_TEMPERATURE,
         MOST_TEMPERATURE,
         count,

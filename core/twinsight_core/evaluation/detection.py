@@ -1,4 +1,4 @@
-"""Measures of detectors: the average precision of the COCO benchmark."""
+"""Scores of detectors: the average precision of the COCO benchmark."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ANY_CLASS = -1
 
 @dataclass(frozen=True)
 class TrueBoxes:
-    """What is to be found in one picture.
+    """The things to find in one picture.
 
     Attributes:
         boxes: [count, 4] float, x_min, y_min, x_max, y_max, fractions of the picture's width and height.
         labels: [count] integer, 0..classes - 1.
         height_px: height of the picture.
         width_px: width of the picture.
-        ignored_boxes: [regions, 4] float, regions such as crowds: what is found in them is neither right nor wrong.
-        ignored_labels: [regions] integer, class of what is not counted there, or ANY_CLASS.
+        ignored_boxes: [regions, 4] float, regions such as crowds: detections in them are neither right nor wrong.
+        ignored_labels: [regions] integer, class of the detections that are not counted there, or ANY_CLASS.
     """
 
     boxes: np.ndarray
@@ -92,7 +92,7 @@ class FoundBoxes:
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """How well a detector finds and names things.
+    """A detector's scores.
 
     Attributes:
         ap: mean over classes and over overlaps 0.50, 0.55, ..., 0.95 of the average precision, 0..1.
@@ -103,7 +103,7 @@ class DetectionScore:
         class_precision_50: [classes] the precisions at an overlap of 0.50, [101] float64: the highest at each recall
             (0, 0.01, ..., 1) or a higher one; None for a class that no picture holds.
         pictures: pictures that were measured.
-        boxes: things that were to be found.
+        boxes: things to find.
     """
 
     ap: float
@@ -119,8 +119,8 @@ class DetectionScore:
 def detection_score(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], *, classes: int) -> DetectionScore:
     """Returns the average precision as pycocotools computes it: 101 recalls, at most 100 detections a picture.
 
-    Regions to be ignored are the benchmark's crowds: a detection that no thing matches and of which a large enough
-    share lies in one of its class does not count.
+    Ignored regions are the benchmark's crowds: a detection that matches no thing, and of which a large enough share
+    lies in a region of its class, does not count.
 
     Source: Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and the benchmark's evaluation code,
     pycocotools.
@@ -135,10 +135,10 @@ def detection_score(truth: Sequence[TrueBoxes], found: Sequence[FoundBoxes], *, 
         StartupError: pycocotools is not installed.
     """
     if len(truth) != len(found):
-        raise ValueError(f"`truth` ({len(truth)}) and `found` ({len(found)}) must be of as many pictures.")
+        raise ValueError(f"`truth` ({len(truth)}) and `found` ({len(found)}) must have the same number of pictures.")
     boxes = sum(len(one.labels) for one in truth)
     if not boxes:
-        raise ValueError("`truth` must hold a box: there is nothing to find.")
+        raise ValueError("`truth` must have a box: there is nothing to find.")
     of_truth = (labels for one in truth for labels in (one.labels, one.ignored_labels[one.ignored_labels != ANY_CLASS]))
     for labels in (*of_truth, *(one.labels for one in found)):
         if len(labels) and not (labels.min() >= 0 and labels.max() < classes):

@@ -1,4 +1,4 @@
-"""At which error rates models are judged, and how many pairs of different things a rate stands for."""
+"""The error rates at which models are evaluated, and how many different pairs a rate requires."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROUNDING = 1e-6
 
 
 def pairs_needed(rate: float) -> int:
-    """Returns how many different pairs it takes to state a rate, above 0 and at most 1."""
+    """Returns how many different pairs are needed to state a rate, above 0 and at most 1."""
     # Less a little: 3 / 1e-3 is above 3,000.
     return math.ceil(_PAIRS_FOR_RATE / rate - _ROUNDING)
 

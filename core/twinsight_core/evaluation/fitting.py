@@ -2,14 +2,14 @@
 
 1. Pairs of pictures that are known to be the same or different are embedded; their cosine similarities are kept.
 2. On some pairs a logistic curve is fitted (Platt scaling) and thresholds are chosen: the default one, and one for each
-   stated false match rate that there are pairs enough for. Of the two kinds of pairs each counts alike, however many
-   there are of it: a probability is at even odds, and does not hang on how many pictures were held out.
-3. On others the error rates at those thresholds, with their intervals, and the calibration error of the curve are
-   measured. Where pairs come in groups that differ (the alphabets of characters, say), each group is measured by what
-   is fitted on all others, and what is kept is fitted on all.
-4. Intervals are Wilson's, which takes pairs for independent; where pairs are drawn from classes, which share pictures,
-   they are as wide as those over resampled classes, too. (Of 20 classes of 20 pictures that differ in spread, Wilson's
-   alone held the false non-match rate in a fifth of 100 simulations and not in 95 %.)
+   stated false match rate that there are enough pairs for. Both kinds of pairs have the same weight, however many there
+   are of each: a probability is at even odds, and does not depend on how many pictures were held out.
+3. On other pairs the error rates at those thresholds, with their intervals, and the calibration error of the curve are
+   measured. If pairs come in groups that differ (alphabets of characters, say), each group is measured by a fit on all
+   others, and the fit that is kept is on all.
+4. Intervals are Wilson's, which assumes independent pairs; if pairs are drawn from classes and share pictures, they are
+   widened to those over resampled classes. (With 20 classes of 20 pictures that differ in spread, Wilson's interval
+   alone held the false non-match rate in a fifth of 100 simulations, not in 95 %.)
 
 Source: Platt, "Probabilistic Outputs for Support Vector Machines", 1999; expected calibration error as in Guo et al.,
 "On Calibration of Modern Neural Networks", ICML 2017, eq. 3, with 15 bins of equal width; one group left out at a time
@@ -39,10 +39,10 @@ def fit_calibration(*, fit: ScoredPairs, measure: ScoredPairs, meaning: str, fal
     Args:
         fit: pairs for scale, offset and thresholds.
         measure: pairs for the rates and the calibration error; of other pictures than `fit`.
-        meaning: what the probability is a probability of, one sentence.
+        meaning: what the probability is of, one sentence.
         false_match_rate: the threshold is the lowest at which at most this share of `fit`'s different pairs pass, and
-            at which the probability is at least one half. It is one of the targets of the operating points, too, whose
-            thresholds heed the rate alone.
+            at which the probability is at least one half. It is also a target of the operating points, whose thresholds
+            only depend on the rate.
 
     Raises:
         ValueError: the fitted slope is not above 0: the cosine says nothing about the pairs.
@@ -58,11 +58,11 @@ def cross_fit_calibration(
     meaning: str,
     false_match_rate: float,
 ) -> Calibration:
-    """Returns the calibration fitted on all groups of pairs; its figures are of each group by the fit on the others.
+    """Returns the calibration fitted on all groups of pairs; its rates are of each group by the fit on the others.
 
     Args:
-        groups: pairs, each group of pictures that no other has.
-        unmeasured: further groups, which are fitted on alone: those that the model's weights were chosen by.
+        groups: pairs; no two groups share pictures.
+        unmeasured: further groups, which are only fitted on: those that the model's weights were chosen by.
         meaning: as in `fit_calibration`.
         false_match_rate: as in `fit_calibration`.
 
@@ -78,7 +78,7 @@ def cross_fit_calibration(
 def leave_one_out(
     groups: Sequence[ScoredPairs], *, unmeasured: Sequence[ScoredPairs] = ()
 ) -> list[tuple[ScoredPairs, ScoredPairs]]:
-    """Returns of each group the pairs of all others, to fit on, and its own, to measure on.
+    """Returns for each group the pairs of all others, to fit on, and its own, to measure on.
 
     Args:
         groups: as in `cross_fit_calibration`.
@@ -109,7 +109,7 @@ def measured_loss(folds: Sequence[tuple[ScoredPairs, ScoredPairs]], before: Cali
         ValueError: there is no fold.
     """
     if not folds:
-        raise ValueError("`folds` must hold one at least.")
+        raise ValueError("`folds` must have at least one.")
     losses = []
     for fit, measure in folds:
         scale, offset = fit_logistic(fit) if before is None else (before.scale, before.offset)

@@ -1,4 +1,4 @@
-"""How sure a measured share is."""
+"""Confidence intervals of measured shares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RESAMPLES_AT_ONCE = 50
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Returns the Wilson score interval of a share, without continuity correction.
 
-    It stays within 0..1 and says something at 0 and at all successes, where the normal approximation has no width.
+    It stays within 0..1 and has a width even at 0 and at all successes, where the normal approximation has none.
 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
 
@@ -65,9 +65,9 @@ def class_bootstrap_interval(
 ) -> tuple[float, float]:
     """Returns the interval of a share of pairs over pictures of other classes: the percentiles of its resamples.
 
-    Pairs that share a class, or its pictures, go wrong together; so classes are drawn with replacement, and not pairs.
+    Pairs that share a class, or its pictures, go wrong together; so classes are drawn with replacement, not pairs.
     A pair of one class counts as often as its class was drawn, one of two classes as often as both were, multiplied.
-    Where next to no pair is wrong, or there are few classes, it is too narrow.
+    If hardly any pair is wrong, or there are few classes, it is too narrow.
 
     Source: Snijders and Borgatti, "Non-Parametric Standard Errors and Tests for Network Statistics", Connections 1999
     (the vertex bootstrap); Bolle, Ratha and Pankanti, "Error Analysis of Pattern Recognition Systems - the Subsets

@@ -1,4 +1,4 @@
-"""One-shot classification: a picture of a character is named from one example of each of N characters.
+"""One-shot classification: a picture of a character is classified from one example of each of N characters.
 
 Source: Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction",
 Science 2015 (20-way within an alphabet); Vinyals et al., "Matching Networks for One Shot
@@ -27,7 +27,7 @@ class OneShotScore:
         accuracy: share of trials that were right, 0..1; by chance it is 1 / ways.
         low: lower end of its 95 % interval.
         high: upper end of its 95 % interval.
-        trials: pictures that were named.
+        trials: number of trials.
     """
 
     protocol: Protocol
@@ -84,7 +84,7 @@ def one_shot_score(
 def _pools(
     embeddings: np.ndarray, labels: np.ndarray, alphabets: np.ndarray | None, *, protocol: Protocol, ways: int
 ) -> list[list[np.ndarray]]:
-    """Returns the characters that may meet in a trial, each as the rows of its pictures: one list an alphabet."""
+    """Returns the characters that may meet in a trial, each as the rows of its pictures: one list per alphabet."""
     _check_rows("labels", labels, embeddings)
     if protocol == "within_alphabet":
         if alphabets is None:
@@ -98,7 +98,7 @@ def _pools(
     pools = []
     for rows in groups:
         characters = [rows[labels[rows] == label] for label in np.unique(labels[rows])]
-        # A character of one picture could be an example only.
+        # A character with one picture could only be an example.
         characters = [one for one in characters if len(one) > 1]
         if len(characters) >= ways:
             pools.append(characters)

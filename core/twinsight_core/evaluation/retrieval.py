@@ -1,4 +1,4 @@
-"""Measures of search: every picture is searched for among all the others."""
+"""Retrieval scores: every picture is searched for among all the others."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def retrieval_scores(embeddings: np.ndarray, labels: np.ndarray, *, ks: Sequence
 
     For a query whose class has R other pictures, R-precision = r / R with r of them among the R closest, and MAP@R =
     1/R x the sum over ranks i = 1..R of P(i), where P(i) is the precision at i if the i-th closest is of the class and
-    0 otherwise. Pictures alone in their class are no queries, but can be found.
+    0 otherwise. Pictures alone in their class are not queries, but can be found.
 
-    The similarities are computed block by block: beside the embeddings, less than 200 MiB are in use.
+    The similarities are computed block by block: besides the embeddings, less than 200 MiB are in use.
 
     Source: Musgrave, Belongie and Lim, "A Metric Learning Reality Check", ECCV 2020, section 3.2, eqs. 1 and 2;
     Recall@K as in Song et al., "Deep Metric Learning via Lifted Structured Feature Embedding", CVPR 2016, section 6.
@@ -53,7 +53,7 @@ def retrieval_scores(embeddings: np.ndarray, labels: np.ndarray, *, ks: Sequence
     others = counts[class_of] - 1
     queries = np.flatnonzero(others > 0)
     if not len(queries):
-        raise ValueError("`labels` must hold a class with two pictures.")
+        raise ValueError("`labels` must have a class with two pictures.")
     deepest = min(max(int(others.max()), *ks), len(labels) - 1)
     ranks = np.arange(1, deepest + 1)
     found = dict.fromkeys(ks, 0)

@@ -1,4 +1,4 @@
-"""Measures of verification: are the two of a pair the same, over all thresholds and at stated error rates.
+"""Verification scores: are the two of a pair the same, over all thresholds and at stated error rates.
 
 The score of a pair is its cosine; a pair is accepted at and above a threshold. FAR (false accept rate) is the share of
 different pairs that are accepted, TAR (true accept rate) the share of same pairs that are.
@@ -36,7 +36,7 @@ class Roc:
 class TarAtFar:
     """The true accept rate at a stated false accept rate.
 
-    The interval is of the same pairs alone, at the threshold as it was found.
+    The interval covers only the same pairs, at the threshold that was found.
 
     Attributes:
         far: the false accept rate that was asked for, 0..1.
@@ -46,7 +46,7 @@ class TarAtFar:
         low: lower end of its 95 % interval.
         high: upper end of its 95 % interval.
         different_pairs: how many there are.
-        different_pairs_needed: how many it takes to state this rate: 3 / far.
+        different_pairs_needed: how many are needed to state this rate: 3 / far.
     """
 
     far: float
@@ -60,7 +60,7 @@ class TarAtFar:
 
 @dataclass(frozen=True)
 class KFoldAccuracy:
-    """The accuracy with the threshold chosen on other pairs than it is measured on.
+    """The accuracy at a threshold chosen on other pairs than those it is measured on.
 
     Attributes:
         mean: of the folds' accuracies, 0..1.
@@ -77,15 +77,15 @@ class KFoldAccuracy:
 
 @dataclass(frozen=True)
 class VerificationScore:
-    """How well scores tell same pairs from different ones.
+    """How well scores separate same pairs from different ones.
 
     Attributes:
         auc: area under the ROC curve, 0..1: the share of (same, different) pairs of pairs in the right order.
-        equal_error_rate: where as many different pairs are accepted as same ones refused, 0..1.
-        accuracy: share of pairs that are judged rightly at `threshold`, 0..1; chosen on these very pairs.
-        threshold: the one of the highest accuracy.
+        equal_error_rate: the rate at which false accepts and false rejects are equal, 0..1.
+        accuracy: share of pairs that are classified correctly at `threshold`, 0..1; chosen on these very pairs.
+        threshold: the one with the highest accuracy.
         tar_at_far: the true accept rates at stated false accept rates.
-        k_fold: the accuracy over folds; None where no folds are given.
+        k_fold: the accuracy over folds; None if no folds are given.
         same_pairs: how many there are.
         different_pairs: how many there are.
     """
@@ -103,7 +103,7 @@ class VerificationScore:
 def verification_score(
     pairs: ScoredPairs, *, folds: np.ndarray | None = None, fars: Sequence[float] = STATED_RATES
 ) -> VerificationScore:
-    """Returns all measures of scored pairs.
+    """Returns all scores of scored pairs.
 
     Args:
         pairs: cosines and truth.
@@ -153,9 +153,9 @@ def equal_error_rate(roc: Roc) -> float:
 
 
 def best_threshold(pairs: ScoredPairs) -> tuple[float, float]:
-    """Returns the threshold at which most pairs are judged rightly, and that share, 0..1.
+    """Returns the threshold at which most pairs are classified correctly, and that share, 0..1.
 
-    It lies midway between the lowest accepted and the highest refused score; of several it is the highest.
+    It lies midway between the lowest accepted and the highest rejected score; of several it is the highest.
     """
     thresholds, accepted_same, accepted_different = _accepted(pairs)
     right = accepted_same + accepted_different[-1] - accepted_different
@@ -180,7 +180,7 @@ def k_fold_accuracy(pairs: ScoredPairs, folds: np.ndarray) -> KFoldAccuracy:
         raise ValueError(f"`folds` {folds.shape} must be {pairs.same.shape}, one a pair.")
     numbers = np.unique(folds)
     if len(numbers) < 2:
-        raise ValueError(f"`folds` must hold two folds or more; there is {len(numbers)}.")
+        raise ValueError(f"`folds` must have at least two folds; there is {len(numbers)}.")
     accuracies, thresholds = [], []
     for number in numbers:
         held = folds == number
@@ -197,7 +197,7 @@ def k_fold_accuracy(pairs: ScoredPairs, folds: np.ndarray) -> KFoldAccuracy:
 
 
 def tar_at_far(pairs: ScoredPairs, *, far: float) -> TarAtFar:
-    """Returns the true accept rate where at most `far` of the different pairs are accepted.
+    """Returns the true accept rate at which at most `far` of the different pairs are accepted.
 
     Args:
         pairs: cosines and truth.

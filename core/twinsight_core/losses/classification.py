@@ -86,7 +86,7 @@ def logit_adjusted(
 
 
 def balanced_weights(counts: np.ndarray) -> np.ndarray:
-    """Returns weights that let every class count alike: the inverse of its examples, of mean 1.
+    """Returns weights that give every class the same weight: the inverse of its examples, with mean 1.
 
     Args:
         counts: [classes] integer, training examples of each class, at least 1.

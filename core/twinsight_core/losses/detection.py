@@ -1,6 +1,6 @@
 """Losses of detectors: whether a thing is there, what it is, and where its box should go.
 
-Each is a mean over what was drawn of a picture, so that the parts weigh alike however many boxes a picture holds.
+Each is a mean over a picture's samples, so that the parts have equal weight however many boxes a picture has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Losses that draw a network towards another's answers."""
+"""Losses that pull a network towards another's outputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def knowledge_distillation(
 def similarity_distillation(
     *, student: jax.Array, teacher: jax.Array, student_bank: jax.Array, teacher_bank: jax.Array, temperature: float
 ) -> jax.Array:
-    """Returns how far the student's view of who is close to whom is from the teacher's.
+    """Returns how far the student's similarities between pictures are from the teacher's.
 
     The cross-entropy between the teacher's and the student's softmax of cosine similarities to the same bank of
     pictures, less the teacher's own entropy: 0 where both agree.
@@ -58,8 +58,8 @@ def similarity_distillation(
 def batch_similarity_distillation(*, student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:
     """Returns the same with the other pictures of the batch as the bank, each side by its own embeddings of them.
 
-    So the two may have different dimensions, and what is learned is who is close to whom, not where in space. The
-    picture itself is left out: its cosine of 1 on both sides would drown the others'.
+    So the two may have different dimensions, and the student learns which pictures are close to each other, not where
+    they are in space. The picture itself is left out: its cosine of 1 on both sides would drown the others'.
 
     Source: SEED's eqs. 4 and 5 as above; a bank for each side is that of Koohpayegani, Tejankar and Pirsiavash,
     "CompRess: Self-Supervised Learning by Compressing Representations", NeurIPS 2020, section 3.

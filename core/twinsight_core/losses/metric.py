@@ -1,4 +1,4 @@
-"""Losses of embeddings: the same are drawn together, others pushed apart."""
+"""Losses of embeddings: pull the same together, push others apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEAST_SINE_SQUARE = 1e-6
 
 
 def contrastive(*, distance: jax.Array, same: jax.Array, margin: float = 1.0) -> jax.Array:
-    """Returns the contrastive loss: same pairs are drawn together, others pushed apart up to the margin.
+    """Returns the contrastive loss: it pulls same pairs together and pushes others apart up to the margin.
 
     1/2 d^2 for a same pair, 1/2 max(0, margin - d)^2 for another.
 
@@ -37,7 +37,7 @@ def contrastive(*, distance: jax.Array, same: jax.Array, margin: float = 1.0) ->
 
 
 def supervised_contrastive(*, embeddings: jax.Array, labels: jax.Array, temperature: float = 0.1) -> jax.Array:
-    """Returns the supervised contrastive loss: each embedding should tell its class's from all others of the batch.
+    """Returns the supervised contrastive loss: each embedding should be closest to its class in a batch.
 
     With one label a picture and two views of each it is the self-supervised loss of SimCLR.
 

@@ -1,10 +1,10 @@
-"""Whether a graph of inner products leads to what may be found.
+"""Determines whether a graph of inner products leads to the allowed rows.
 
 Under the inner product the longest vectors are near to everything: nearly all links lead to them, and hardly any to
-short ones. Where the long ones were removed, or a filter leaves them out, a walk stays among them, however wide it is,
-and finds little of the rest. Of 30,000 x 64 vectors in clusters (log-normal lengths of sigma 0.3, 0.5 and 1), walked
-384 wide, recall@10 was 0.955, 0.845 and 0.581 once the longest 19 % were removed. Where as many are missing of the long
-ones as of all, it hardly falls.
+short ones. If the long ones were removed, or a filter leaves them out, a walk stays among them, however wide it is, and
+finds little of the rest. With 30,000 x 64 vectors in clusters (log-normal lengths of sigma 0.3, 0.5 and 1), walked 384
+wide, recall@10 was 0.955, 0.845 and 0.581 once the longest 19 % were removed. If as large a share of the long ones is
+missing as of all, it hardly falls.
 """
 
 from __future__ import annotations

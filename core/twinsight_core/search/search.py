@@ -1,12 +1,12 @@
 """One search: the graph, what is not in the graph, minus what was removed, under a filter.
 
 1. The filter becomes a mask over the rows.
-2. The plan: where few rows may be found, or the walk would be wide, comparing with all of them is faster, and exact. So
-   it is done, too, under the inner product where much is wanted or left out by a filter, and where walks do not lead to
-   what may be found (`hubs`).
-3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. What it found is verified: if there is
-   less than there should be, the walk is widened, and in the end the search is exact, so recall never falls unnoticed.
-4. What the graph does not hold is scanned exactly, and both are merged; a few rows are compared with beside the walk.
+2. The plan: if few rows are allowed, or the walk would be wide, comparing with all of them is faster, and exact. This
+   is also done under the inner product if many matches are wanted or a filter leaves many rows out, and if walks do not
+   lead to the allowed rows (`hubs`).
+3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. The result is verified: if it has fewer
+   rows than it should, the walk is widened, and in the end the search is exact, so recall never drops unnoticed.
+4. Rows that the graph does not hold are scanned exactly, and both results are merged; a few rows are compared directly.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Answer:
 
 
 def search(generation: Generation, queries: np.ndarray, options: SearchOptions, *, ef: int) -> Answer:
-    """Returns each query's best matches: at most `top_k`, and fewer only where no more may be found.
+    """Returns each query's best matches: at most `top_k`, and fewer only if no more are allowed.
 
     Args:
         generation: what to search.

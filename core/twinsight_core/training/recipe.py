@@ -1,4 +1,4 @@
-"""What goes into a training run: the numbers of a recipe, the pictures, and the teacher's view of them."""
+"""The inputs of a training run: the numbers of a recipe, the pictures, and the teacher's features of them."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_temperatures_end_where_the_optimum_lies_beyond_and_that_is_told(caplog:
     assert fit_temperature(logits * 1e-3, np.arange(3)) == LEAST_TEMPERATURE
     assert fit_temperature(logits, np.array([1, 2, 0])) == MOST_TEMPERATURE
     assert caplog.messages == [
-        f"no temperature in 0.01..100 fits the logits of 3 pictures; {end} is taken, and probabilities mean little"
+        f"no temperature in 0.01..100 fits the logits of 3 pictures; using {end}, and probabilities mean little"
         for end in ("0.01", "100")
     ]
 

@@ -157,8 +157,8 @@ def test_without_pycocotools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("truth", "detections", "message"),
     [
-        ([true([LEFT], [0])], [], "`truth` (1) and `found` (0) must be of as many pictures."),
-        ([true([], [])], [found([], [], [])], "`truth` must hold a box: there is nothing to find."),
+        ([true([LEFT], [0])], [], "`truth` (1) and `found` (0) must have the same number of pictures."),
+        ([true([], [])], [found([], [], [])], "`truth` must have a box: there is nothing to find."),
         ([true([LEFT], [1])], [found([], [], [])], "`labels` must lie in 0..0; they reach from 1 to 1."),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_large_set_takes_little_memory() -> None:
 @pytest.mark.parametrize(
     ("embeddings", "labels", "ks", "message"),
     [
-        (np.eye(2), [0, 1], (1,), "`labels` must hold a class with two pictures."),
+        (np.eye(2), [0, 1], (1,), "`labels` must have a class with two pictures."),
         (np.eye(2), [0], (1,), "`embeddings` (2, 2) must be [count, dimension] and `labels` (1,) [count]."),
         (np.eye(2), [0, 0], (0, 1), "`ks` (=(0, 1)) must hold numbers of at least 1."),
         (np.full((2, 2), np.nan), [0, 0], (1,), "`embeddings` must be finite."),

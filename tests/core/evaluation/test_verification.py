@@ -137,7 +137,7 @@ def test_the_rate_at_the_threshold_is_kept_to(seed: int, far: float) -> None:
     ("folds", "message"),
     [
         ([0, 1], "`folds` (2,) must be (4,), one a pair."),
-        ([0, 0, 0, 0], "`folds` must hold two folds or more; there is 1."),
+        ([0, 0, 0, 0], "`folds` must have at least two folds; there is 1."),
         ([0, 0, 0, 1], "`same` must have pairs of both kinds."),
     ],
 )

@@ -56,7 +56,7 @@ def test_scores_equal_the_definition(count: int, classes: int, seed: int) -> Non
 
 
 def test_pictures_that_are_all_alone_can_not_be_scored() -> None:
-    with pytest.raises(ValueError, match=r"^`labels` must hold a class with two pictures\.$"):
+    with pytest.raises(ValueError, match=r"^`labels` must have a class with two pictures\.$"):
         retrieval_scores(on_circle([0, 1]), np.array([0, 1]))
 
 
