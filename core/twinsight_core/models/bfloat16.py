@@ -1,9 +1,9 @@
 """Networks computed in bfloat16, as the matrix units of GPUs and TPUs are fastest at.
 
-The trunk (a network's `trunk`: what comes before its head) multiplies and stores in bfloat16, half the bytes of
+The trunk (a network's `trunk`: the modules before its head) multiplies and stores in bfloat16, half the bytes of
 float32 with its range and 8 bits of precision; products are summed in float32. The head, softmax, lengths and boxes
-stay in float32; in training a head's products are what JAX makes of float32 on the device (see `float32`). What is said
-to be float32 of the maps within a trunk is bfloat16 then.
+stay in float32; in training a head's products are whatever JAX does with float32 on the device (see `float32`). Maps
+within a trunk that are documented as float32 are then bfloat16.
 
 Source: Kalamkar et al., "A Study of BFLOAT16 for Deep Learning Training", 2019 (arXiv:1905.12322).
 """
@@ -20,11 +20,11 @@ from flax import nnx
 
 @runtime_checkable
 class HasTrunk(Protocol):
-    """A network whose first part bears less precision."""
+    """A network whose first part tolerates less precision."""
 
     @property
     def trunk(self) -> Sequence[nnx.Module]:
-        """The modules before the head, which make most of the work."""
+        """The modules before the head, which do most of the work."""
         ...
 
 
@@ -38,9 +38,9 @@ def in_bfloat16(network: ModuleT, *, weights: bool = False) -> ModuleT:
     """Returns a copy whose trunk computes in bfloat16.
 
     Args:
-        network: one with a `trunk`; others come back as they are.
-        weights: for serving: keep the trunk's weights in bfloat16, too, which an optimiser wants in float32, and
-            round nothing that the head multiplies.
+        network: one with a `trunk`; others are returned unchanged.
+        weights: for serving: also keep the trunk's weights in bfloat16, which an optimiser needs in float32, and round
+            nothing that the head multiplies.
     """
     if not isinstance(network, HasTrunk):
         return network

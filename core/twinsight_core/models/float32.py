@@ -1,8 +1,7 @@
-"""Products of float32 numbers that are float32 on every device.
+"""Computes products of float32 numbers in float32 on every device.
 
-Unless JAX is told otherwise, it rounds what is multiplied to bfloat16 on a TPU and to TF32, with 10 bits of precision,
-on NVIDIA's newer GPUs. Answers that others are compared with, and scores, are computed without that; CPUs know no
-difference.
+By default JAX rounds factors to bfloat16 on a TPU and to TF32, with 10 bits of precision, on NVIDIA's newer GPUs.
+Reference outputs and scores are computed without that; on CPUs there is no difference.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ RunT = TypeVar("RunT", bound=Callable[..., object])
 
 
 def in_float32(run: RunT) -> RunT:
-    """Returns a function, to be called or traced, whose products of float32 numbers are rounded to float32 alone.
+    """Returns a function, to be called or traced, whose products of float32 numbers are only rounded to float32.
 
-    Products of other types stay as they are.
+    Products of other types are not affected.
     """
 
     @wraps(run)

@@ -1,11 +1,11 @@
-"""Batch norm folded into the layer before it: a network for serving, with the same answers from fewer operations.
+"""Folds batch norm into the layer before it: a network for serving, with the same outputs from fewer operations.
 
 In evaluation batch norm is the same multiplication and addition for every picture:
 
     scale * (W x - mean) / sqrt(var + epsilon) + bias  =  (factor * W) x + (bias - factor * mean)
     factor = scale / sqrt(var + epsilon)
 
-so the factor goes into the kernel, and what is left of the layer is an addition.
+so the factor goes into the kernel, and only an addition remains of the layer.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, equation 14.
@@ -68,7 +68,7 @@ def _layer_name(norm: str) -> str:
 
 
 def _folded(layer: nnx.Conv | nnx.Linear | DepthwiseConv | GlobalDepthwiseConv, norm: nnx.BatchNorm) -> ChannelBias:
-    """Puts the factor of `norm` into the kernel of `layer` and returns what is left to add."""
+    """Multiplies the kernel of `layer` by the factor of `norm` and returns the remaining addition."""
     # In NumPy, since JAX would compile each of these lines for each shape.
     factor = 1.0 / np.sqrt(np.asarray(norm.var[...]) + np.float32(norm.epsilon))
     if norm.scale is not None:

@@ -1,10 +1,10 @@
-"""The layers that networks are made of, each with the lowering that its platform is fast at.
+"""The layers of the networks, each with the lowering that is fastest on its platform.
 
-XLA's CPU backend runs a grouped convolution some ten times slower than the arithmetic needs (75 ms an image against
+XLA's CPU backend runs a grouped convolution about ten times slower than the arithmetic needs (75 ms per image against
 7.8 ms for the whole of MobileNetV1 0.75 at 224 px). There a depthwise convolution is nine shifted multiply-adds, which
-XLA fuses into one loop; on NVIDIA's GPUs it is so where the window makes steps (on an H200 in bfloat16 at stride 2 in
-half the native convolution's time, at stride 1 in a quarter more); elsewhere it is the native convolution. All give the
-same numbers to rounding.
+XLA fuses into one loop. On NVIDIA's GPUs the same is done for strides above 1 (on an H200 in bfloat16, stride 2 takes
+half the native convolution's time, stride 1 a quarter more). Elsewhere it is the native convolution. All give the same
+numbers up to rounding.
 """
 
 from __future__ import annotations

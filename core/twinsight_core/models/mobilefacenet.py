@@ -1,7 +1,7 @@
 """MobileFaceNet: inverted residual blocks, and a global depthwise convolution instead of a mean over the face.
 
 The mean weighs the rim of a face's map as much as its centre; the global depthwise convolution learns a weight for each
-place and channel. It therefore wants aligned faces of one size.
+place and channel. It therefore needs aligned faces of one size.
 
 Source: Chen et al., "MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on Mobile Devices", CCBR
 2018 (arXiv:1804.07573), table 1; pixels as (x - 127.5) / 128, section 4.1; paddings as in PyTorch, so that weights of

@@ -1,7 +1,7 @@
 """Architectures by name: the only way from a model package's JSON to a network.
 
-A package names an architecture and gives its configuration as plain values; nothing else of it reaches a constructor.
-Every network answers with one float32 array a picture, whose meaning is the architecture's task.
+A package names an architecture and has its configuration as plain values; nothing else of it reaches a constructor.
+Every network returns one float32 array per picture, whose meaning is defined by the architecture's task.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ def build_network(config: Config, *, rngs: nnx.Rngs) -> Network:
 
 
 def telling_all(network: Network) -> Network:
-    """Returns a network that leaves out no detection for its score, on the same weights; others as they are."""
+    """Returns a network with the same weights that drops no detection for its score; other networks unchanged."""
     return network.telling_all() if isinstance(network, FasterRCNN) else network

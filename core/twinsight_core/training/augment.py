@@ -49,13 +49,13 @@ class Augmentation:
         shear: most that one axis leans towards the other, as a share of the side, either way.
         elastic: how far places are pushed about, as a share of the side: a standard deviation. Source: Simard et al.,
             "Best Practices for Convolutional Neural Networks", ICDAR 2003, section 2.
-        outside: what is seen beyond the picture's edge: "black", or the "edge" itself.
+        outside: fill beyond the picture's edge: "black", or the "edge" itself.
         colour: share whose colour changes.
         strength: most that brightness, contrast and saturation change by, as a share.
         grey: share that loses its colour.
         blur: share that is blurred.
         jpeg: share that is compressed.
-        untouched: share that stays as it is, whatever the rest says.
+        untouched: share that is not changed, whatever the other values.
     """
 
     area: tuple[float, float] = (0.35, 1.0)

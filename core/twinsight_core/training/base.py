@@ -231,7 +231,7 @@ def served_gallery(recipe: Recipe, sets: Sequence[LoadedSet], part: Part, embed:
 
 
 def calibrated(recipe: Recipe, sets: Sequence[LoadedSet], embed: Embed) -> Calibration:
-    """Returns what cosines say of edited copies: fitted on the validation classes, measured on the test's.
+    """Returns the calibration of cosines for edited copies: fitted on the validation classes, measured on the test's.
 
     Args:
         recipe: the size of the input.
@@ -266,7 +266,7 @@ def _pairs_of_copies(
 
 
 def calibrate_package(recipe: Recipe, package: ModelPackage, *, data: Path, out: Path) -> ModelPackage:
-    """Calibrates a package of the recipe anew, for pictures as they are decoded now; weights and scores stay.
+    """Recalibrates a package of the recipe for pictures as they are decoded now; weights and scores stay.
 
     Args:
         recipe: says what is held out.
@@ -298,7 +298,7 @@ def train_package(recipe: Recipe, *, data: Path, out: Path, resume: bool = False
         recipe: the numbers.
         data: folder with the picture sets and the teacher.
         out: folder for the package (`base`), the checkpoint and the caches.
-        resume: go on from the last checkpoint in `out`.
+        resume: continue from the last checkpoint in `out`.
     """
     backbone = load_teacher(recipe, data)
     sets = load_sets(recipe, data, out / "cache", backbone)
@@ -334,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the picture sets and weights/")
     parser.add_argument("--out", type=Path, required=True, help="folder for the package, the checkpoint and caches")
     parser.add_argument("--steps", type=int, default=BASE.loop.steps, help="updates of the weights [%(default)s]")
-    parser.add_argument("--calibrate", action="store_true", help="only calibrate the shipped package anew")
+    parser.add_argument("--calibrate", action="store_true", help="only recalibrate the shipped package")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

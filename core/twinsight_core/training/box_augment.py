@@ -4,8 +4,8 @@
    either axis and, where the picture is square, its axes may change places. All of it keeps boxes upright, so sampling
    is a matrix along each axis.
 2. Brightness, contrast, saturation and the balance of the channels change.
-3. Boxes move with the picture and are cut at the view's edge. Things of which too little is left are not to be found,
-   but no background either: they are ignored. Of regions to be ignored all that is left stays so.
+3. Boxes move with the picture and are cut at the view's edge. A thing of which too little is left becomes an ignored
+   region: neither a thing to find nor background. What is left of ignored regions stays ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from twinsight_core.training.colours import ColourFactors, colour_change, recoloured
 
 _GREY = 128.0
-"""What lies beyond the picture."""
+"""Fill beyond the picture's edge."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class BoxAugmentation:
         transpose: share whose axes change places; square pictures only. With both mirrors these are all quarter turns.
         colour: share whose colour changes.
         strength: most that brightness, contrast and saturation change by, as a share, 0..1.
-        visible: least share of a thing's area that must be left for it to be one to be found, 0..1.
-        untouched: share that stays as it is, whatever the rest says.
+        visible: least share of a thing's area that must be left for it to be one to find, 0..1.
+        untouched: share that is not changed, whatever the other values.
 
     Raises:
         ValueError: a value breaks its rule.

@@ -5,7 +5,7 @@ anchors     the boxes that proposals start from
 nms         non-maximum suppression
 roi_align   features of a box, of equal size whatever the box
 fpn, rpn    the pyramid and the head that proposes
-targets     what training wants of anchors and proposals
+targets     the training targets of anchors and proposals
 network     the whole
 """
 

@@ -1,4 +1,4 @@
-"""The feature pyramid: every map of the backbone, told what the coarser ones saw."""
+"""The feature pyramid: every map of the backbone, combined with the coarser ones."""
 
 from __future__ import annotations
 

@@ -104,18 +104,18 @@ class FasterRCNN(nnx.Module):
         )
 
     def telling_all(self) -> FasterRCNN:
-        """Returns a copy on the same weights that leaves out no detection for its score."""
+        """Returns a copy with the same weights that drops no detection for its score."""
         copy = nnx.merge(*nnx.split(self))
         copy._config = replace(self._config, least_score=0.0)
         return copy
 
     @property
     def trunk(self) -> tuple[nnx.Module, ...]:
-        """What comes before the head; see `bfloat16`."""
+        """The modules before the head; see `bfloat16`."""
         return (self.backbone,)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns what is in each picture.
+        """Returns the detections in each picture.
 
         Args:
             images: [batch, height, width, 3] uint8 (or float in the same range), RGB, 0..255.

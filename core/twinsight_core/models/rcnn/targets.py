@@ -1,7 +1,7 @@
-"""What training wants of anchors and proposals: which ones count, what they should say, and where they should go.
+"""The training targets of anchors and proposals: which ones count, their labels, and their boxes.
 
-All shapes are fixed: true boxes are padded and marked, and what is drawn at random is drawn as a mask or up to a fixed
-number. The functions are of one picture; `jax.vmap` makes them of a batch.
+All shapes are fixed: true boxes are padded and marked, and random samples are masks or have a fixed maximum size. The
+functions take one picture; `jax.vmap` applies them to a batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from twinsight_core.models.rcnn.boxes import (
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is drawn from each picture in a step.
+    """What is sampled from each picture in a step.
 
     Source: Ren et al., "Faster R-CNN", NIPS 2015, sections 3.1.2 and 3.1.3 (anchors), and Girshick, "Fast R-CNN",
     ICCV 2015, section 2.3 (boxes of the box head, there 64 a picture).
@@ -36,7 +36,7 @@ class Sampling:
         rois: boxes that the box head sees.
         roi_share: most of them that are positive, 0..1.
         roi_positive: overlap with a true box from which one of them is positive; the others are background.
-        ignored_share: share of an anchor or box in a region to be ignored from which it is no background, 0..1.
+        ignored_share: share of an anchor or box in an ignored region from which it does not count as background, 0..1.
             Source: Girshick et al., "Detectron", 2018, `TRAIN.CROWD_FILTER_THRESH`.
 
     Raises:
