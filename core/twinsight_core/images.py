@@ -162,7 +162,7 @@ class CheckedImage:
         Raises:
             InvalidImage: IMAGE_UNREADABLE, field `encoded`.
         """
-        with _told(), Pillow.open(io.BytesIO(self._visible()), formats=_FORMATS) as picture:
+        with _decoding_errors(), Pillow.open(io.BytesIO(self._visible()), formats=_FORMATS) as picture:
             if picture.size != (self.file.width, self.file.height):
                 raise ValueError("the decoder sees another size than was checked")
             know_transparent_colour(picture)
@@ -188,7 +188,7 @@ def check(
     """
     part = region or WHOLE
     _check_bytes(encoded, limits)
-    with _told():
+    with _decoding_errors():
         file = _read(encoded)
         _check_pixels(file.width, file.height, limits)
         needed = _needed_size(file, part, to)
@@ -202,7 +202,7 @@ def upright_size(encoded: bytes) -> tuple[int, int]:
     Raises:
         InvalidImage: IMAGE_FORMAT_UNSUPPORTED or IMAGE_UNREADABLE, field `encoded`.
     """
-    with _told():
+    with _decoding_errors():
         return _read(encoded).upright_size
 
 
@@ -262,7 +262,7 @@ def _read(encoded: bytes) -> ImageFile:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _decoding_errors() -> Iterator[None]:
     """Turns whatever error a broken file causes into the one that callers see."""
     try:
         yield

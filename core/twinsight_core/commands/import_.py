@@ -97,7 +97,7 @@ def _read_labels(path: Path) -> list[str]:
         lines = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError as error:
         raise StartupError(f"{path}: not UTF-8 text ({error.reason}).", reason="IMPORT_LABELS") from error
-    return _told_apart(_by_number(path, lines))
+    return _number_repeats(_by_number(path, lines))
 
 
 def _by_number(path: Path, lines: list[str]) -> list[str]:
@@ -115,7 +115,7 @@ def _by_number(path: Path, lines: list[str]) -> list[str]:
     return [named[number] for number in sorted(named)]
 
 
-def _told_apart(labels: list[str]) -> list[str]:
+def _number_repeats(labels: list[str]) -> list[str]:
     """Returns the labels, with its number appended to each that repeats an earlier one: ImageNet has two cranes."""
     found: list[str] = []
     for number, label in enumerate(labels):

@@ -258,16 +258,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, *, weights: np.ndarr
     # In the logarithm of 1 / temperature.
     low, high = -np.log(MOST_TEMPERATURE), -np.log(LEAST_TEMPERATURE)
     if slope(float(np.exp(low))) >= 0:
-        return _told_end(MOST_TEMPERATURE, count)
+        return _end_of_range(MOST_TEMPERATURE, count)
     if slope(float(np.exp(high))) <= 0:
-        return _told_end(LEAST_TEMPERATURE, count)
+        return _end_of_range(LEAST_TEMPERATURE, count)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(float(np.exp(middle))) < 0 else (low, middle)
     return float(np.exp(-(low + high) / 2))
 
 
-def _told_end(temperature: float, count: int) -> float:
+def _end_of_range(temperature: float, count: int) -> float:
     _LOG.warning(
         "no temperature in %g..%g fits the logits of %d pictures; using %g, and probabilities mean little",
         LEAST_TEMPERATURE,

@@ -113,7 +113,7 @@ def coco_pictures(annotations: Path, files: Files) -> MarkedSet:
         names = {number: composed(one.text("name")) for number, one in _by_id(content, "categories").items()}
         pictures, missing = _coco_marked(files, content, names, flaws)
     except (ValueError, KeyError) as error:
-        raise TrainingError(f"{annotations}: not a COCO file: {_told(error)}", reason="DATA_UNREADABLE") from error
+        raise TrainingError(f"{annotations}: not a COCO file: {_problem(error)}", reason="DATA_UNREADABLE") from error
     classes = [names[one] for one in sorted(names)]
     doubled = sorted(name for name, count in Counter(classes).items() if count > 1)
     if doubled or not all(one.strip() for one in classes):
@@ -293,18 +293,18 @@ def _coco_marked(
         try:
             image = _coco_number(one, "image_id", images, "picture")
         except (ValueError, KeyError) as error:
-            flaws.append(f"annotations[{number}]: {_told(error)}")
+            flaws.append(f"annotations[{number}]: {_problem(error)}")
             continue
         label = ""
         try:
             label = names[_coco_number(one, "category_id", names, "category")]
         except (ValueError, KeyError) as error:
-            flaws.append(f"annotations[{number}]: {_told(error)}")
+            flaws.append(f"annotations[{number}]: {_problem(error)}")
         try:
             crowd = "iscrowd" in one and bool(one.number("iscrowd"))
             boxes[image].append(MarkedBox(label=label, corners=_coco_corners(one), ignored=crowd))
         except (ValueError, KeyError) as error:
-            flaws.append(f"annotations[{number}]: {_told(error)}")
+            flaws.append(f"annotations[{number}]: {_problem(error)}")
             unplaced.add(image)
     found = []
     for number, one in images.items():
@@ -312,7 +312,7 @@ def _coco_marked(
             picture = _coco_picture(one, ends, tuple(boxes[number]))
             found.append(picture._replace(unplaced=number in unplaced))
         except (ValueError, KeyError) as error:
-            flaws.append(f"picture {number}: {_told(error)}")
+            flaws.append(f"picture {number}: {_problem(error)}")
     return found, len(images) - len(found)
 
 
@@ -363,7 +363,7 @@ def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tupl
     return MarkedPicture(file=places[0], size=claimed, boxes=boxes)
 
 
-def _told(error: ValueError | KeyError) -> str:
+def _problem(error: ValueError | KeyError) -> str:
     return f"`{error.args[0]}` is missing." if isinstance(error, KeyError) else str(error)
 
 

@@ -79,7 +79,7 @@ def detector_parts(
         )
         everything = _without_copies(everything, test)
         firsts = first_copies(everything.images)
-        train, validation = _parted(firsts, in_order(everything.files, firsts), VALIDATION_SHARE)
+        train, validation = _split(firsts, in_order(everything.files, firsts), VALIDATION_SHARE)
         parts = DetectorParts(train=_rows(everything, train), validation=_rows(everything, validation), test=test)
     else:
         everything = (
@@ -88,8 +88,8 @@ def detector_parts(
             else read_coco(annotations, data, preprocessing=preprocessing, skip_bad=skip_bad)
         )
         firsts = first_copies(everything.images)
-        rest, held_out = _parted(firsts, in_order(everything.files, firsts), TEST_SHARE)
-        train, validation = _parted(firsts, rest, VALIDATION_SHARE)
+        rest, held_out = _split(firsts, in_order(everything.files, firsts), TEST_SHARE)
+        train, validation = _split(firsts, rest, VALIDATION_SHARE)
         parts = DetectorParts(*(_rows(everything, rows) for rows in (train, validation, held_out)))
     check_labels(parts.test.classes)
     _check_boxes(parts.train, preprocessing, "to train on")
@@ -194,7 +194,7 @@ def _without_copies(data: BoxedImages, test: BoxedImages) -> BoxedImages:
     return _rows(data, sorted(set(range(len(data))) - set(copies))) if copies else data
 
 
-def _parted(firsts: np.ndarray, rows: list[int], share: float) -> tuple[list[int], list[int]]:
+def _split(firsts: np.ndarray, rows: list[int], share: float) -> tuple[list[int], list[int]]:
     """Splits off a share of rows, the first ones; copies, which are adjacent, stay together."""
     ends = [end for end in range(1, len(rows)) if firsts[rows[end]] != firsts[rows[end - 1]]]
     if not ends:
