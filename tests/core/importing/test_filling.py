@@ -60,7 +60,7 @@ def test_a_network_takes_the_values_of_the_file() -> None:
         ({"weight": np.zeros((1, 3), np.float32)}, r"`weight` has the shape \(1, 3\); it must be \(1, 2\)"),
         ({"bias": np.array([1])}, r"`bias` is int64; it must be floating-point"),
         ({"bias": np.array([np.nan], np.float32)}, r"`bias` holds a value that is not finite"),
-        ({"scale": np.zeros(4, np.float32)}, r"`scale` with the shape \(4,\) is not one of the architecture's"),
+        ({"scale": np.zeros(4, np.float32)}, r"`scale` with the shape \(4,\) is not part of the architecture"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(change: dict[str, np.ndarray], message: str) -> None:

@@ -104,7 +104,7 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_named_with_shapes(
     without = {name: tensor for name, tensor in tensors.items() if name != shortcut}
     with pytest.raises(ValueError, match=rf"^the tensor `{shortcut}` is missing; it must have the shape \(6, 4, 1"):
         import_resnet(without)
-    with pytest.raises(ValueError, match=r"^the tensor `layer1.0.se.weight` with the shape \(4,\) is not one of the"):
+    with pytest.raises(ValueError, match=r"^the tensor `layer1.0.se.weight` with the shape \(4,\) is not part of the"):
         import_resnet(tensors | {"layer1.0.se.weight": np.zeros(4, np.float32)})
     with pytest.raises(ValueError, match=r"^the tensor `layer1.1.bn2.bias` has the shape \(5,\); it must be \(4,\)\.$"):
         import_resnet(tensors | {"layer1.1.bn2.bias": np.zeros(5, np.float32)})

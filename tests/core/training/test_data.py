@@ -294,7 +294,7 @@ def test_a_file_of_a_folder_that_is_too_large_or_locked_is_a_flaw(tmp_path: Path
     (tmp_path / "cat" / "2.png").unlink()
     with pytest.raises(ValueError, match=r"^The file can't be read \(No such file or directory\)\.$"):
         source.read("cat/2.png")
-    with pytest.raises(TrainingError, match=r"1 pictures can't be read, .*:\n  cat/2\.png: The file can't be read"):
+    with pytest.raises(TrainingError, match=r"1 pictures can't be read; .*:\n  cat/2\.png: The file can't be read"):
         decode_files(source, source.files, preprocessing=SMALL)
 
 
