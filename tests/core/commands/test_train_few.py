@@ -32,7 +32,7 @@ def test_an_embedding_of_few_classes_needs_no_options(write_drawings: Callable[.
     assert load_package(tmp_path / "few").card.task == "embedding"
     asked = run("siamese", "--data", data, "--out", tmp_path / "x", *SMALL, "--size", "24", "--classes", "16")
     assert asked.exit_code == 1
-    assert "There are 4 classes with two pictures or more to train on; a batch wants 16 (`classes`)." in asked.stderr
+    assert "There are 4 classes with at least two pictures to train on; a batch needs 16 (`classes`)." in asked.stderr
 
 
 def test_a_detector_of_few_pictures_needs_no_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
