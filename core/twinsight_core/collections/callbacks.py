@@ -1,7 +1,7 @@
-"""What a collection's writer, indexer and combiners call, without knowing the collection.
+"""The callbacks of a collection's writer, indexer and combiners, which do not refer to the collection.
 
-In a circle with them a deleted collection would stay in memory until garbage is looked for: for good, where it was
-there when the server began to serve (`gc.freeze`).
+In a reference cycle with them, a deleted collection would stay in memory until garbage is collected: forever, if it
+existed when the server began to serve (`gc.freeze`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from twinsight_core.storage.store import Store
 
 
 def search_generation(indexer: Indexer, queries: np.ndarray, options: SearchOptions, *, ef: int) -> Searched:
-    """Searches the generation of now; `ef` is the width of a walk where the request gives none."""
+    """Searches the current generation; `ef` is the width of a walk if the request gives none."""
     indexer.last_search_s = time.monotonic()
     generation = indexer.generation
     return Searched(generation, search(generation, queries, options, ef=ef))
 
 
 def apply(indexer: Indexer, dimension: int, added: Sequence[tuple[int, NewItem]], removed: np.ndarray) -> None:
-    """Makes a write visible: new items by sequence number, and the `[m] int64` numbers of those that are gone."""
+    """Makes a write visible: new items by sequence number, and the `[m] int64` numbers of removed ones."""
     batch = RowBatch(
         seqs=np.array([seq for seq, _ in added], np.int64),
         ids=[item.id for _, item in added],

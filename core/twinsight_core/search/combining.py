@@ -24,7 +24,7 @@ from twinsight_core.search.generation import Generation
 from twinsight_core.search.search import Answer
 
 _LOOK_S = 0.1
-"""How late one that waits may see that its search is no longer wanted."""
+"""How late a waiting thread may notice that its search is no longer wanted."""
 MOST_QUERIES = 64
 """Queries in one search: more gain nothing, and the first ones would wait for the last."""
 

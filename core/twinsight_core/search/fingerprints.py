@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 MOST_EQUAL, MOST_ALIVE = 8, 4
-"""Points of a graph that may be equal, and of these alive: of hundreds a walk finds no way out."""
+"""Equal points that a graph may hold, and how many of them alive: a walk finds no way out of hundreds."""
 
 _RECENT = 4096
 # Of a fingerprint: how many points with it are in the graph, and times this how many of them are alive.

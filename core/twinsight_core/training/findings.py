@@ -170,7 +170,7 @@ def pair_findings(
 
 
 def _can_measure_over(folds: np.ndarray | None, same: np.ndarray) -> bool:
-    """Whether pairs of both kinds are left without each of the folds."""
+    """Returns whether leaving out any one fold leaves pairs of both kinds."""
     if folds is None:
         return False
     others = [same[folds != one] for one in np.unique(folds)]
@@ -178,7 +178,7 @@ def _can_measure_over(folds: np.ndarray | None, same: np.ndarray) -> bool:
 
 
 def _tar_scores(verification: VerificationScore) -> dict[str, float]:
-    """Returns the true accept rates that there are pairs enough for, with their intervals."""
+    """Returns the true accept rates that there are enough pairs for, with their intervals."""
     return {
         f"tar_at_far_{one.far:g}{end}": value
         for one in verification.tar_at_far
