@@ -242,7 +242,7 @@ def run_options(
         ),
         click.option(
             "--seed",
-            type=click.IntRange(min=0),
+            type=click.IntRange(0, 2**32 - 1),
             default=0,
             show_default=True,
             help="Random seed.",

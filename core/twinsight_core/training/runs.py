@@ -182,7 +182,8 @@ class Run:
             return
         self._check_unfinished(mine)
         _discard(self.checkpoints)
-        shutil.rmtree(self.events, ignore_errors=True)  # TensorBoard would draw them into this run's curves
+        if self.events.exists():
+            shutil.rmtree(self.events)  # TensorBoard would draw them into this run's curves
         self._finished.unlink(missing_ok=True)
         write_whole(self._record, _json(mine))
 
