@@ -15,6 +15,7 @@ from twinsight_core.calibration import (
 )
 from twinsight_core.errors import InvalidInput
 from twinsight_core.evaluation.fitting import (
+    calibration_error,
     cross_fit_calibration,
     expected_calibration_error,
     fit_calibration,
@@ -249,6 +250,9 @@ def test_operating_points_worked_by_hand() -> None:
     assert (calibration.false_non_match_rate_low, calibration.false_non_match_rate_high) == wilson_interval(missed, 2)
     matched = round(calibration.false_match_rate * 4)
     assert (calibration.false_match_rate_low, calibration.false_match_rate_high) == wilson_interval(matched, 4)
+    # On the pairs that it was measured on, its error is the stated one; on others it is another.
+    assert calibration_error(calibration, measure) == pytest.approx(calibration.expected_calibration_error)
+    assert calibration_error(calibration, fit) != pytest.approx(calibration.expected_calibration_error)
 
 
 def far_apart(count: int, *, seed: int) -> ScoredPairs:

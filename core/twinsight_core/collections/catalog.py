@@ -137,8 +137,9 @@ class Catalog:
         """
         check_spec(spec)
         with self._changing:
-            self._changing.wait_for(lambda: spec.id not in self._leaving)
             self._check_open()
+            if spec.id in self._leaving:
+                raise Unavailable(f"Collection `{spec.id}` is being deleted; try again.", reason="COLLECTION_CLOSED")
             folder = self._root / spec.id
             if spec.id in self._open:
                 raise AlreadyExists(f"Collection `{spec.id}` already exists.", reason="COLLECTION_EXISTS", field="id")
@@ -206,6 +207,8 @@ class Catalog:
             OSError: part of it can't be removed; deleting it can be retried.
         """
         with self._changing:
+            # Until then it is not known whether it goes.
+            self._changing.wait_for(lambda: collection_id not in self._leaving)
             self._check_open()
             found = self._open.get(collection_id)
             if found is None:

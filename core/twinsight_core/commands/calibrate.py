@@ -29,6 +29,7 @@ from twinsight_core.commands.output import write_line
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import (
     classification_score,
+    even_class_weights,
     fit_temperature,
     negative_log_likelihood,
 )
@@ -37,7 +38,7 @@ from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibra
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package
-from twinsight_core.training.classifier import at_temperature
+from twinsight_core.training.classifier import EVEN_ODDS_STATED, at_temperature
 from twinsight_core.training.copies import without_copies
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder, logits_of
@@ -135,7 +136,7 @@ def calibrate(
     each = max(PAIRS_OF_A_KIND, 2 * pairs_needed(false_match_rate))
     try:
         if pairs is None:
-            read = without_copies(class_pictures(package, data, skip_bad=skip_bad))
+            read, _ = without_copies(class_pictures(package, data, skip_bad=skip_bad))
             how = (_pairs_of_groups if groups else _pairs_of_classes)(package, read, each=each, seed=seed)
             _check_pairs(data, [(fit.same, measure.same) for fit, measure in how.folds], false_match_rate)
         else:
@@ -285,14 +286,20 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
     fitted = np.zeros(len(read), bool)
     fitted[order[::2]] = True
     logits = logits_of(network)(read.images)
-    temperature = fit_temperature(logits[fitted], read.labels[fitted])
-    measured = classification_score(logits[~fitted] / temperature, read.labels[~fitted])
-    _tell_if_worse(
-        negative_log_likelihood(logits[~fitted], read.labels[~fitted], temperature=config.temperature),
-        measured.negative_log_likelihood,
+    # As it was trained, or the card would say what is no longer so.
+    is_even = EVEN_ODDS_STATED in package.card.training_data
+    fit, measure = read.labels[fitted], read.labels[~fitted]
+    temperature = fit_temperature(logits[fitted], fit, weights=even_class_weights(fit) if is_even else None)
+    measured = classification_score(logits[~fitted] / temperature, measure)
+    weights = even_class_weights(measure) if is_even else None
+    before, now = (
+        negative_log_likelihood(logits[~fitted], measure, temperature=one, weights=weights)
+        for one in (config.temperature, temperature)
     )
+    _tell_if_worse(before, now)
     scores = package.card.scores | {
         "expected_calibration_error": round(measured.expected_calibration_error, 4),
+        "expected_calibration_error_even_classes": round(measured.expected_calibration_error_even, 4),
         "calibration_error_by_chance": round(measured.calibration_error_by_chance, 4),
         "negative_log_likelihood": round(measured.negative_log_likelihood, 4),
     }

@@ -125,11 +125,11 @@ def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad
             )
             protocol = findings.protocol + uncounted(listed)
             return replace(findings, protocol=protocol).leaving_out(len(read_pairs.skipped))
-        read = without_copies(class_pictures(package, data, skip_bad=skip_bad))
+        read, copies = without_copies(class_pictures(package, data, skip_bad=skip_bad))
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)
         findings = embedding_findings(embeddings, read.labels, grouped, read.images, read.files, which=AS_GIVEN)
-        return findings.leaving_out(len(read.skipped))
+        return findings.leaving_out(len(read.skipped), copies=copies)
     read = labelled_pictures(package, data, skip_bad=skip_bad)
     network = package.build()
     if not isinstance(network, Classifier):

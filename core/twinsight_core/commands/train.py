@@ -33,7 +33,6 @@ from twinsight_core.training.findings import classification_findings, detection_
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import first_network
 
-_EVEN_ODDS = "Probabilities are as if all classes were equally frequent."
 LEVELS = 3
 """Maps of a detector's pyramid: the coarsest of the backbone."""
 
@@ -110,7 +109,8 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     ).leaving_out(len(pictures.skipped))
     card = run.card(replace(config, temperature=trained.temperature), recipe())
     if balance in classifier.EVEN_ODDS:
-        card = replace(card, training_data=f"{card.training_data} {_EVEN_ODDS}")
+        stated = card.training_data.rstrip().removesuffix(".")
+        card = replace(card, training_data=f"{stated}. {classifier.EVEN_ODDS_STATED}")
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)
 
 

@@ -24,7 +24,7 @@ from twinsight_core.packages import ModelPackage
 from twinsight_core.training import siamese, siamese_pairs
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.data import tell_skipped
-from twinsight_core.training.digests import labelled_digests, pictures_digest
+from twinsight_core.training.digests import labelled_digests, parts_digest, pictures_digest
 from twinsight_core.training.distillation import Teacher, embedding_teacher
 from twinsight_core.training.evaluate import embedder
 from twinsight_core.training.findings import (
@@ -253,12 +253,12 @@ def _train_on_pairs(
     read = siamese_pairs.read_pair_pictures(run.data, listed, preprocessing=run.preprocessing, skip_bad=run.skip_bad)
     tell_skipped(read.skipped)
     _LOG.info("%d pairs of %d pictures", len(read.pairs.same), len(read.pairs.files))
-    siamese_pairs.split(read.pairs, how)  # fails before a network is built
+    dealt = siamese_pairs.split(read.pairs, how)  # fails before a network is built
     network = _first_network(run, config, start)
     run.begin(
         {"pairs": read.digest, "pairs in batch": how.batch, "dimension": config.dimension,
          "flatten": config.pooling == "flatten", "margin": how.margin, "held out": how.test},
-        data={"pictures": pictures_digest(read.pairs.files, read.images)},
+        data={"pictures": pictures_digest(read.pairs.files, read.images), "held-out pairs": parts_digest(dealt)},
         network=config,
         start=start,
     )  # fmt: skip

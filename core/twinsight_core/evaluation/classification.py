@@ -193,20 +193,23 @@ def calibration_error_by_chance(
     return float(np.mean(errors))
 
 
-def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, *, temperature: float = 1.0) -> float:
+def negative_log_likelihood(
+    logits: np.ndarray, labels: np.ndarray, *, temperature: float = 1.0, weights: np.ndarray | None = None
+) -> float:
     """Returns the mean of -log of the label's probability, the softmax of logits / temperature.
 
     Args:
         logits: [count, classes] float.
         labels: [count] integer, 0..classes - 1.
         temperature: above 0.
+        weights: [count] float, how many pictures each stands for; None: one each.
 
     Raises:
         ValueError: shapes differ, there is no picture, or a value breaks its rule.
     """
     _check(logits, labels)
     log_probability = log_softmax(logits.astype(np.float64) / temperature)
-    return float(-np.take_along_axis(log_probability, labels[:, None], axis=1).mean())
+    return float(-np.average(np.take_along_axis(log_probability, labels[:, None], axis=1)[:, 0], weights=weights))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

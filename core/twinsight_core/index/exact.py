@@ -177,7 +177,7 @@ class ExactView:
                 unsure.append(number)
                 found.append(NOTHING)
                 continue
-            here = self._decided(query, k, Bounded.of(rows, coarse, None), slack)
+            here = self._decided(query, k, Bounded.of(rows, coarse, None), slack, on_device=True)
             found.append(here if tail is None else closest(here, tail[number], k))
         if unsure:
             for number, one in zip(unsure, self._nearest_here(queries[unsure], k, slice(None), allowed), strict=True):
@@ -292,9 +292,10 @@ class ExactView:
         rounded: np.ndarray = doubts.astype(np.float32)
         return rounded
 
-    def _decided(self, query: np.ndarray, k: int, left: Bounded, slack: float) -> Found:
+    def _decided(self, query: np.ndarray, k: int, left: Bounded, slack: float, *, on_device: bool = False) -> Found:
         left = left.contenders(k, slack)
-        if self.metric is not Metric.COSINE and len(left.rows) > max(_FEW_LEFT, 2 * k):
+        # A device computes in bfloat16, of which a row's own norm says nothing here.
+        if not on_device and self.metric is not Metric.COSINE and len(left.rows) > max(_FEW_LEFT, 2 * k):
             left = self._by_own_norms(query, k, left)
         if self.int8 is not None and len(left.rows) > max(_FEW_LEFT, 2 * k):
             rows = np.sort(left.rows)

@@ -57,6 +57,7 @@ class _Waiting:
         options: what is wanted.
         woken: of one that waits: set once it was done, or is to be done by the one that waits.
         outcome: what was found, or what went wrong; None while it is still to be done.
+        has_left: whether nobody waits for it any more.
         key: of one that waits: equal to that of others that look for the same in the same way.
     """
 
@@ -64,6 +65,7 @@ class _Waiting:
     options: SearchOptions
     woken: threading.Event | None = None  # to make one takes as long as a tenth of a small search
     outcome: Searched | BaseException | None = None
+    has_left: bool = False
     key: tuple[int, int, bool, str] | None = None
 
     def end(self, outcome: Searched | BaseException) -> None:
@@ -130,7 +132,9 @@ class Combiner:
             except BaseException:
                 # This thread is interrupted: the others' searches are done by the next one.
                 with self._lock:
-                    self._waiting[:0] = [one for one in together if one is not mine and one.outcome is None]
+                    self._waiting[:0] = [
+                        one for one in together if one is not mine and one.outcome is None and not one.has_left
+                    ]
                 raise
             finally:
                 self._pass_on()
@@ -180,6 +184,7 @@ class Combiner:
         with self._lock:
             was_woken = mine.woken is not None and mine.woken.is_set()
             self._waiting = [one for one in self._waiting if one is not mine]
+            mine.has_left = True
         if was_woken and mine.outcome is None:
             self._pass_on()
 

@@ -172,7 +172,8 @@ class _Scope:
     @property
     def scanned(self) -> int:
         """How many rows `parts` have."""
-        return sum(len(range(len(self.view))[one]) if isinstance(one, slice) else len(one) for one in self.parts)
+        counts = (np.count_nonzero(self.allowed[one]) if isinstance(one, slice) else len(one) for one in self.parts)
+        return int(sum(counts))
 
     def rest(self, queries: np.ndarray) -> list[Found]:
         """Returns each query's k best allowed rows of `parts`."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import apsw
 
-from twinsight_core.errors import DataLoss, StorageFull, Unavailable
+from twinsight_core.errors import DataLoss, StorageFull, TwinsightError, Unavailable
 from twinsight_core.host.whole_files import sync_file
 from twinsight_core.items import CollectionSpec, answer_too_large
 from twinsight_core.sealing.cipher import Cipher
@@ -258,7 +258,7 @@ class Store:
         except StorageFull:
             # Where the sync failed the log holds the transaction all the same, and a crash would bring it back: another
             # one, of no consequence, is written over it. A disk that fails at that, too, is left as it is.
-            with suppress(StorageFull, Unavailable):
+            with suppress(TwinsightError):
                 head = self._head
                 self._write(Changes((), (), {}, next_seq=head.next_seq + 1, item_count=head.item_count))
             raise

@@ -41,6 +41,8 @@ Balance = Literal["none", "sampling", "effective_number", "focal", "logit_adjust
 BALANCES: tuple[Balance, ...] = ("none", "sampling", "effective_number", "focal", "logit_adjusted")
 EVEN_ODDS: frozenset[Balance] = frozenset({"sampling", "logit_adjusted"})
 """What of it makes probabilities those of a picture that is of each class alike beforehand, however rare some are."""
+EVEN_ODDS_STATED = "Probabilities are as if all classes were equally frequent."
+"""In the card of such a model, where its training data are stated."""
 
 LEAST_PICTURES = 3
 """Of a class: one for each part."""

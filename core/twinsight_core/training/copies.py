@@ -62,17 +62,17 @@ def in_two_classes(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     return shared
 
 
-def without_copies(pictures: LabelledImages) -> LabelledImages:
-    """Returns the pictures without exact copies of others of their class, and logs how many those were.
+def without_copies(pictures: LabelledImages) -> tuple[LabelledImages, int]:
+    """Returns the pictures without exact copies of others of their class, and how many those were, which it logs.
 
     Where pictures are compared with one another, copies find each other, whatever the model is worth.
     """
     rows = distinct(pictures.labels, first_copies(pictures.images))
     copies = len(pictures) - len(rows)
     if not copies:
-        return pictures
+        return pictures, 0
     _LOG.info("%d pictures are exact copies of others of their class, and left out", copies)
-    return pictures.of_rows(rows)
+    return pictures.of_rows(rows), copies
 
 
 def distinct(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.data import LabelledImages
+from twinsight_core.training.parts import Parts
 
 _ROWS_AT_ONCE = 256
 """So that few of the pixels that are mapped from a file are in memory at a time."""
@@ -44,6 +45,11 @@ def pictures_digest(files: Sequence[str], images: np.ndarray) -> str:
         images: [count, height, width, 3] uint8, RGB, 0..255.
     """
     return _digest(list(files), [images])
+
+
+def parts_digest(parts: Parts) -> str:
+    """Returns the digest of which rows are in which part."""
+    return _digest([], [parts.train, parts.validation, parts.test])
 
 
 def _digest(words: Sequence[object], arrays: Iterable[np.ndarray] = ()) -> str:

@@ -57,9 +57,10 @@ class Findings:
     figures: dict[str, Figure] = field(default_factory=dict)
     mistakes: Sequence[Mistake] = ()
 
-    def leaving_out(self, pictures: int) -> Findings:
-        """Returns the same with the number of unusable pictures in the protocol."""
+    def leaving_out(self, pictures: int, *, copies: int = 0) -> Findings:
+        """Returns the same with the numbers of unusable pictures, and of exact copies, in the protocol."""
         told = f" {pictures} pictures of the set can't be used and are left out." if pictures else ""
+        told += f" {copies} exact copies of other pictures of their class are left out." if copies else ""
         return replace(self, protocol=f"{self.protocol}{told}")
 
 

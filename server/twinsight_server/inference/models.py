@@ -87,7 +87,9 @@ class Models:
 
     def warm_up(self, is_in_vain: Callable[[], bool]) -> None:
         """Compiles each model for every bucket and starts its lanes; stops before the next model if `is_in_vain`."""
-        for model in self.all():
+        models = self.all()
+        log.info("preparing models; the first start takes longer", models=[model.name for model in models])
+        for model in models:
             if is_in_vain():
                 return
             model.engine.warm_up()

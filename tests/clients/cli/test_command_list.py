@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -45,3 +48,10 @@ def test_a_command_without_a_heading_is_listed_and_each_is_loaded_once(monkeypat
     text = group.get_help(click.Context(group))
     assert text.endswith("Numbers:\n  two    Does two.\n\nCommands:\n  four   Does four.\n  three  Does three.")
     assert sorted(loaded) == ["four", "secret", "three", "two"]
+
+
+def test_nothing_is_imported_for_commands_that_do_not_run() -> None:
+    listed = "import sys, twinsight_client.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True).stdout.split()
+    assert "click" in loaded
+    assert not {"rich", *(location.partition(":")[0] for location in CLIENT_COMMANDS.values())} & set(loaded)

@@ -15,7 +15,7 @@ import pytest
 
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import Collection, CollectionOptions
-from twinsight_core.errors import NotFound
+from twinsight_core.errors import NotFound, Unavailable
 from twinsight_core.host.allocation import no_garbage_collection
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
@@ -52,7 +52,7 @@ def test_what_is_deleted_is_freed_without_looking_for_garbage(tmp_path: Path, *,
         assert len(list(Path("/proc/self/fd").iterdir())) < before
 
 
-def test_who_deletes_a_collection_holds_up_nobody_but_who_makes_it_anew(
+def test_who_deletes_a_collection_holds_up_nobody_but_who_deletes_it_too(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closing, go = threading.Event(), threading.Event()
@@ -70,7 +70,9 @@ def test_who_deletes_a_collection_holds_up_nobody_but_who_makes_it_anew(
     with ThreadPoolExecutor(2) as pool:
         deleted = pool.submit(catalog.delete, "a")
         assert closing.wait(10)
-        again = pool.submit(catalog.create, CollectionSpec("a", 3))
+        with pytest.raises(Unavailable, match=r"`a` is being deleted; try again\.$"):
+            catalog.create(CollectionSpec("a", 3))
+        again = pool.submit(catalog.delete, "a")
         catalog.create(CollectionSpec("c", 2))
         catalog.delete("b")
         with pytest.raises(NotFound):
@@ -78,5 +80,7 @@ def test_who_deletes_a_collection_holds_up_nobody_but_who_makes_it_anew(
         assert not again.done()
         go.set()
         deleted.result(10)
-        assert again.result(10).spec.dimension == 3
+        with pytest.raises(NotFound):
+            again.result(10)
+    catalog.create(CollectionSpec("a", 3))
     assert [name for name, _ in catalog.list()] == ["a", "c"]

@@ -237,7 +237,7 @@ def test_a_calibration_that_is_worse_than_the_one_before_is_told_of(
     told = "The calibration before was better on the measured pictures: negative log-likelihood"
     arguments = ("--data", shades, "--out", things / "shades")
     assert told not in run(calibrate, "--model", written(1.0), *arguments).stderr
-    monkeypatch.setattr("twinsight_core.commands.calibrate.fit_temperature", lambda *_: 0.1)
+    monkeypatch.setattr("twinsight_core.commands.calibrate.fit_temperature", lambda *_, **_how: 0.1)
     done = run(calibrate, "--model", written(1.0), *arguments)
     assert done.exit_code == 0, done.output
     assert told in done.stderr

@@ -146,7 +146,8 @@ def test_evaluation_over_folders_and_pairs_says_its_protocol(embedding: Path, gr
     done = run(evaluate, "--model", embedding, "--data", groups, "--groups", "--json", "--report", tmp_path / "r.html")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    assert "240 pictures of 30 classes in 5 groups" in told["protocol"]
+    assert "239 pictures of 30 classes in 5 groups" in told["protocol"]
+    assert "1 exact copies of other pictures of their class are left out." in told["protocol"]
     assert {"recall_at_1", "map_at_r", "verification_equal_error_rate"} <= told["scores"].keys()
     assert (tmp_path / "r.html").exists()
     lines = [
@@ -357,7 +358,10 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     ("lines", "message"),
     [
         ("class00/0.png,no/1.png,1\nclass00/0.png,no/2.png,0", "line 1: there is no picture `no/1.png`; line 2: there"),
-        ("class00/0.png,class00/1.png,1", "the list must have pairs of both kinds; all 1 are same, none different."),
+        (
+            "class00/0.png,class00/1.png,1",
+            "the list must have pairs of both kinds; all 1 are same, none are dif",
+        ),
         (
             "class00/0.png,class00/1.png,1,0\nclass00/0.png,class01/1.png,0,1",
             "must name at least 3 folds, one for each",

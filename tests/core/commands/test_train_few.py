@@ -13,23 +13,33 @@ from PIL import Image as Pillow
 
 from twinsight_core.commands.train import train
 from twinsight_core.errors import TrainingError
-from twinsight_core.packages import load_package
-from twinsight_core.training import detector
+from twinsight_core.training import detector, siamese
 from twinsight_core.training.detector import DetectorTraining
+from twinsight_core.training.siamese import SiameseTraining
 
-SMALL = ("--start", "none", "--backbone", "glyphs", "--augmentation", "none", "--frozen-blocks", "0", "--steps", "2")
+SMALL = ("--start", "none", "--backbone", "glyphs", "--frozen-blocks", "0", "--steps", "2")
 
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(train, [str(one) for one in arguments])
 
 
-def test_an_embedding_of_few_classes_needs_no_options(write_drawings: Callable[..., None], tmp_path: Path) -> None:
+def test_an_embedding_of_few_classes_needs_no_options(
+    write_drawings: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = tmp_path / "classes.zip"
     write_drawings(data, groups=1, classes=8, pictures=6)
+    begun: list[int] = []
+
+    def trained(*arguments: object, **others: object) -> None:
+        del others
+        begun.extend(one.classes for one in arguments if isinstance(one, SiameseTraining))
+        raise TrainingError("far enough", reason="ENOUGH")
+
+    monkeypatch.setattr(siamese, "train_siamese", trained)
     done = run("siamese", "--data", data, "--out", tmp_path / "few", *SMALL, "--size", "24")
-    assert done.exit_code == 0, done.output
-    assert load_package(tmp_path / "few").card.task == "embedding"
+    assert "far enough" in done.stderr
+    assert begun == [4]
     asked = run("siamese", "--data", data, "--out", tmp_path / "x", *SMALL, "--size", "24", "--classes", "16")
     assert asked.exit_code == 1
     assert "There are 4 classes with at least two pictures to train on; a batch needs 16 (`classes`)." in asked.stderr

@@ -52,6 +52,19 @@ def on_host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return done
 
 
+@pytest.mark.parametrize("metric", [Metric.EUCLIDEAN, Metric.DOT])
+def test_among_many_that_bfloat16_can_not_tell_apart_float64_decides(
+    metric: Metric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "_FEW_LEFT", 1)
+    rng = np.random.default_rng(3)
+    rows = vectors(20_000)
+    alike = rng.choice(len(rows), 40, replace=False)
+    rows[alike] = 3 * rows[0] + rng.normal(0, 1e-3, (40, DIMENSION)).astype(np.float32)
+    with_copy, without = pair(metric, rows)
+    same(with_copy.view.nearest(3 * rows[:1], 3), without.view.nearest(3 * rows[:1], 3))
+
+
 @pytest.mark.parametrize("metric", list(Metric))
 @pytest.mark.parametrize("queries", [1, 5, 70])
 def test_it_finds_what_the_host_finds(metric: Metric, queries: int, on_host: list[int]) -> None:

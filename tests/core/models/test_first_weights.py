@@ -8,10 +8,11 @@ from flax import nnx
 from twinsight_core.host.compilation import CompilationCounter
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
-from twinsight_core.models.configs.mobilenet import MobileNetConfig
+from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.first_weights import drawn
 
-MAKE = partial(Classifier, config=ClassifierConfig(backbone=MobileNetConfig(width_multiplier=0.1), classes=3))
+BACKBONE = ResNetConfig(depths=(1,), widths=(4,), stem="small")
+MAKE = partial(Classifier, config=ClassifierConfig(backbone=BACKBONE, classes=3))
 
 
 def weights(network: Classifier) -> dict[str, np.ndarray]:

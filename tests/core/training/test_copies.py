@@ -127,12 +127,13 @@ def test_of_held_out_classes_no_picture_is_there_twice() -> None:
 def test_copies_of_one_class_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     data = pictures(2, [[0, 1, 0, 2, 0], [3, 1, 3]])
     with caplog.at_level("INFO", "twinsight_core"):
-        left = without_copies(data)
+        left, copies = without_copies(data)
+    assert copies == 3
     assert left.files == ("class0/0.png", "class0/1.png", "class0/3.png", "class1/0.png", "class1/1.png")
     assert left.labels.tolist() == [0, 0, 0, 1, 1]
     np.testing.assert_array_equal(left.images, data.images[[0, 1, 3, 5, 6]])
     assert caplog.messages == ["3 pictures are exact copies of others of their class, and left out"]
-    assert without_copies(left) is left
+    assert without_copies(left) == (left, 0)
 
 
 @pytest.fixture

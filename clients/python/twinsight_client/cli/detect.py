@@ -16,11 +16,10 @@ from twinsight_client.cli.given import FILE_OR_FOLDER, Given, pictures_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_json
 from twinsight_client.cli.pictures import SUFFIXES
+from twinsight_client.cli.saving import save_picture
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.cli.tables import write_table
 from twinsight_client.results import Detection, ItemError
-
-_JPEG_QUALITY = 92
 
 
 @click.command(
@@ -164,7 +163,7 @@ def _save(picture: Image.Image, copy: Path) -> None:
     """
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(copy, quality=_JPEG_QUALITY)
+        save_picture(picture, copy)
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else None
         raise Undrawable(f"{copy}: {said or error}") from error

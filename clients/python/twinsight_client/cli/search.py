@@ -11,6 +11,7 @@ from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_error, write_json
 from twinsight_client.cli.pictures import stored_file
+from twinsight_client.cli.saving import save_picture
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.cli.sheet import Tile, contact_sheet
 from twinsight_client.cli.tables import write_table
@@ -153,7 +154,7 @@ def _write_sheet(target: Path, query: Tile, matches: Sequence[Match], root: Path
         raise click.BadParameter(f"{target} is one of the pictures, which is not overwritten.", param_hint="--sheet")
     picture = contact_sheet(tiles)
     try:
-        picture.save(target)
+        save_picture(picture, target)
     except ValueError as error:
         raise click.BadParameter(f"{target.name} must end in .png or .jpg.", param_hint="--sheet") from error
     missing = sum(tile.path is None for tile in tiles)
