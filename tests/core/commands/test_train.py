@@ -332,7 +332,7 @@ def test_a_run_on_pairs_goes_on_with_the_same_list_alone(
     (tmp_path / "pairs.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
     done = run(train, *arguments, "--pairs", tmp_path / "pairs.csv")
     assert done.exit_code == 1
-    assert "can't be resumed: these differ: pairs. Start over without --resume." in done.stderr
+    assert "can't be resumed: these differ: held-out pairs, pairs. Start over without --resume." in done.stderr
 
 
 def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_path: Path) -> None:
@@ -358,10 +358,7 @@ def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_p
     ("lines", "message"),
     [
         ("class00/0.png,no/1.png,1\nclass00/0.png,no/2.png,0", "line 1: there is no picture `no/1.png`; line 2: there"),
-        (
-            "class00/0.png,class00/1.png,1",
-            "the list must have pairs of both kinds; all 1 are same, none are dif",
-        ),
+        ("class00/0.png,class00/1.png,1", "the list must have pairs of both kinds; all 1 are same, none are dif"),
         (
             "class00/0.png,class00/1.png,1,0\nclass00/0.png,class01/1.png,0,1",
             "must name at least 3 folds, one for each",
