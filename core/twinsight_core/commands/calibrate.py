@@ -29,12 +29,12 @@ from twinsight_core.commands.output import write_line
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import (
     classification_score,
-    even_class_weights,
     fit_temperature,
     negative_log_likelihood,
 )
 from twinsight_core.evaluation.error_rates import pairs_needed
 from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration, leave_one_out, measured_loss
+from twinsight_core.evaluation.weighting import even_class_weights
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package

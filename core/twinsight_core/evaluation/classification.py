@@ -10,6 +10,7 @@ import numpy as np
 
 from twinsight_core.evaluation.fitting import ECE_BINS
 from twinsight_core.evaluation.fitting import expected_calibration_error as binned_gap
+from twinsight_core.evaluation.weighting import even_class_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -135,17 +136,6 @@ def class_precision(confusion: np.ndarray) -> tuple[float | None, ...]:
 def balanced_accuracy(confusion: np.ndarray) -> float:
     """Returns the mean recall of the classes that have pictures: a rare class counts as much as a frequent one."""
     return float(np.mean([recall for recall in class_recall(confusion) if recall is not None]))
-
-
-def even_class_weights(labels: np.ndarray) -> np.ndarray:
-    """Returns how much each picture counts where all classes count alike, [count] float64; 1 on average.
-
-    Args:
-        labels: [count] integer, at least 0; one picture or more.
-    """
-    counts = np.bincount(labels)
-    weights: np.ndarray = len(labels) / np.count_nonzero(counts) / counts[labels]
-    return weights
 
 
 def expected_calibration_error(

@@ -26,6 +26,7 @@ import numpy as np
 from twinsight_core.calibration import Calibration, OperatingPoint, ScoredPairs, logistic
 from twinsight_core.evaluation.error_rates import STATED_RATES, pairs_allowed, pairs_needed
 from twinsight_core.evaluation.intervals import pair_interval
+from twinsight_core.evaluation.weighting import even_class_weights
 
 ECE_BINS = 15
 _NEWTON_STEPS = 100
@@ -115,7 +116,7 @@ def measured_loss(folds: Sequence[tuple[ScoredPairs, ScoredPairs]], before: Cali
         scale, offset = fit_logistic(fit) if before is None else (before.scale, before.offset)
         logit = scale * measure.cosine.astype(np.float64) + offset
         losses.append(np.logaddexp(0.0, np.where(measure.same, -logit, logit)))
-    weights = _even_weights(np.concatenate([measure.same for _, measure in folds]))
+    weights = even_class_weights(np.concatenate([measure.same for _, measure in folds]))
     return float(np.average(np.concatenate(losses), weights=weights))
 
 
@@ -168,7 +169,7 @@ def _calibration(
     default = _rates(false_match_rate, reading.threshold, [(one.threshold, pairs) for one, pairs in measured])
     probability = np.concatenate([one.probability(pairs) for one, pairs in measured])
     same = np.concatenate([pairs.same for _, pairs in measured])
-    error = expected_calibration_error(probability, same, weights=_even_weights(same))
+    error = expected_calibration_error(probability, same, weights=even_class_weights(same))
     return Calibration(
         meaning=meaning,
         scale=reading.scale,
@@ -210,7 +211,7 @@ def fit_logistic(pairs: ScoredPairs) -> tuple[float, float]:
     positive = int(pairs.same.sum())
     negative = len(pairs.same) - positive
     target = np.where(pairs.same, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    count = _even_weights(pairs.same)
+    count = even_class_weights(pairs.same)
 
     def loss(weights: np.ndarray) -> float:
         logit = x @ weights
@@ -254,14 +255,7 @@ def expected_calibration_error(
 def calibration_error(calibration: Calibration, pairs: ScoredPairs) -> float:
     """Returns the expected calibration error of a calibration on pairs, 0..1, at even odds as it is fitted."""
     probability = calibration.probability(pairs.cosine)
-    return expected_calibration_error(probability, pairs.same, weights=_even_weights(pairs.same))
-
-
-def _even_weights(same: np.ndarray) -> np.ndarray:
-    """Returns how much each pair counts where both kinds count alike together, [count] float64; 1 on average."""
-    positive = int(same.sum())
-    weights: np.ndarray = np.where(same, len(same) / (2 * positive), len(same) / (2 * (len(same) - positive)))
-    return weights
+    return expected_calibration_error(probability, pairs.same, weights=even_class_weights(pairs.same))
 
 
 def _threshold_at(different: np.ndarray, rate: float) -> float:

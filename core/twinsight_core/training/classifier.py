@@ -21,7 +21,8 @@ import numpy as np
 from flax import nnx
 
 from twinsight_core.errors import TrainingError
-from twinsight_core.evaluation.classification import classification_score, even_class_weights, fit_temperature
+from twinsight_core.evaluation.classification import classification_score, fit_temperature
+from twinsight_core.evaluation.weighting import even_class_weights
 from twinsight_core.images import Preprocessing
 from twinsight_core.losses import cross_entropy, effective_number_weights, focal, logit_adjusted
 from twinsight_core.models.classifier import Classifier

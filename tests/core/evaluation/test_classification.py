@@ -14,13 +14,13 @@ from twinsight_core.evaluation.classification import (
     class_recall,
     classification_score,
     confusion_matrix,
-    even_class_weights,
     expected_calibration_error,
     fit_temperature,
     log_softmax,
     negative_log_likelihood,
     top_k_accuracy,
 )
+from twinsight_core.evaluation.weighting import even_class_weights
 
 
 def test_top_k_accuracy_worked_by_hand() -> None:
