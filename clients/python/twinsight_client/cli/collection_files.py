@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from twinsight_client.errors import InvalidArgument
@@ -54,37 +50,6 @@ class Header:
 def header_of(info: CollectionInfo) -> Header:
     """Returns the header of a collection's file, without the item count."""
     return Header(info.id, info.model, info.model_digest, info.metric, info.dimension)
-
-
-@contextmanager
-def whole_file(out: Path) -> Iterator[BinaryIO]:
-    """Yields a file that only its owner can read (0600); at the end it replaces `out`, or on failure is removed.
-
-    Raises:
-        OSError: it can't be written; names `out`.
-    """
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.absolute().parent)
-        partial = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(out)
-            _sync_folder(out.absolute().parent)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:  # a full disk's error names no file, others name the temporary file
-        raise OSError(error.errno, error.strerror, str(out)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_items(file: BinaryIO, header: Header, items: Iterable[Item]) -> int:

@@ -16,9 +16,9 @@ from twinsight_client.cli.given import FILE_OR_FOLDER, Given, pictures_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import write_error, write_json
 from twinsight_client.cli.pictures import SUFFIXES
-from twinsight_client.cli.saving import save_picture
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.cli.tables import write_table
+from twinsight_client.cli.whole_files import save_picture
 from twinsight_client.results import Detection, ItemError
 
 

@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 
 from twinsight_client.cli.batches import ask_in_parts, cut
-from twinsight_client.cli.collection_files import CollectionFile, Header, header_of, new_item, whole_file, write_items
+from twinsight_client.cli.collection_files import CollectionFile, Header, header_of, new_item, write_items
 from twinsight_client.cli.indexing import Skipped
+from twinsight_client.cli.whole_files import whole_file
 from twinsight_client.client import Client
 from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from twinsight_client.items import item_message, item_size_bytes

@@ -11,10 +11,10 @@ from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.output import percent, write_error, write_json
 from twinsight_client.cli.pictures import stored_file
-from twinsight_client.cli.saving import save_picture
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.cli.sheet import Tile, contact_sheet
 from twinsight_client.cli.tables import write_table
+from twinsight_client.cli.whole_files import save_picture
 from twinsight_client.images import ImageInput, Region
 from twinsight_client.items import ItemId
 from twinsight_client.results import Match

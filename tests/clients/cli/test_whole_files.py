@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from PIL import Image
 
-from twinsight_client.cli.saving import save_picture
+from twinsight_client.cli.whole_files import save_picture
 
 pytestmark = pytest.mark.client
 
@@ -26,8 +27,8 @@ def test_what_ends_the_writing_leaves_the_earlier_picture_and_nothing_else(
     save_picture(Image.new("RGB", (8, 8), "red"), file)
     before = file.read_bytes()
 
-    def half(_picture: Image.Image, path: Path, **_how: object) -> None:
-        path.write_bytes(before[:20])
+    def half(_picture: Image.Image, file: BinaryIO, **_how: object) -> None:
+        file.write(before[:20])
         raise ended
 
     monkeypatch.setattr(Image.Image, "save", half)
