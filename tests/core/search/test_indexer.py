@@ -27,7 +27,7 @@ def test_searches_between_two_additions_find_all_rows(
     monkeypatch.setattr(indexer.Indexer, "_is_busy", lambda _indexer: busy)
     vectors = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
     additions: list[tuple[int, int]] = []
-    audits: list[tuple[int, int]] = []
+    audited_at_once: list[bool] = []  # for each addition, whether the next audit was of its rows alone
     found: list[bool] = []
     extend, audited = Generation.extend, Generation.audited
 
@@ -43,8 +43,9 @@ def test_searches_between_two_additions_find_all_rows(
     def auditing(
         generation: Generation, graph: HnswIndex, coverage: Coverage, start: int, end: int, *, width: int
     ) -> Coverage:
-        if generation.graph is not None:
-            audits.append((start, end))
+        if len(audited_at_once) < len(additions):
+            alone = len(additions) - len(audited_at_once) == 1 and additions[-1] == (start, end)
+            audited_at_once.extend([alone] * (len(additions) - len(audited_at_once)))
         return audited(generation, graph, coverage, start, end, width=width)
 
     monkeypatch.setattr(Generation, "extend", extending)
@@ -58,7 +59,7 @@ def test_searches_between_two_additions_find_all_rows(
             assert collection.wait_indexed(30)
     assert found
     assert all(found)
-    pieces = [one for one in audits if one[0] in {first for first, _ in additions}]
     # Each row is added and audited once; while searches come in, after each addition.
     assert sorted(row for one in additions for row in range(*one)) == list(range(additions[0][0], 3000))
-    assert (len(pieces) == len(additions)) == busy
+    assert len(audited_at_once) == len(additions)
+    assert all(audited_at_once) == busy
