@@ -30,6 +30,7 @@ from twinsight_core.training.digests import boxed_digests, labelled_digests
 from twinsight_core.training.distillation import check_teacher, label_teacher
 from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import classification_findings, detection_findings
+from twinsight_core.training.pixels import pixels_of
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import first_network
 
@@ -102,7 +103,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
             teacher=teacher,
             watchers=watching.watchers,
         )
-    images, files = pictures.images[parts.test], [pictures.files[row] for row in parts.test.tolist()]
+    images, files = pixels_of(pictures.images, parts.test), [pictures.files[row] for row in parts.test.tolist()]
     logits = logits_of(trained)(images) / trained.temperature
     findings = classification_findings(
         logits, pictures.labels[parts.test], images, pictures.classes, files, which=held_out_from(run)

@@ -37,6 +37,7 @@ from twinsight_core.training.findings import (
 from twinsight_core.training.pair_caveats import caveats
 from twinsight_core.training.pairs import PairList
 from twinsight_core.training.parts import Parts
+from twinsight_core.training.pixels import pixels_of
 from twinsight_core.training.runs import BACKBONES, Run, Watching
 from twinsight_core.training.starts import first_network
 
@@ -222,12 +223,12 @@ def _train_on_classes(
 
     def of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         labels = read.labels[rows]
-        return embed(read.images[rows]), labels, read.groups()[labels] if how.groups else None
+        return embed(pixels_of(read.images, rows)), labels, read.groups()[labels] if how.groups else None
 
     fit, measure = of(parts.validation), of(parts.test)
     files = [read.files[row] for row in parts.test.tolist()]
     findings = embedding_findings(
-        *measure, read.images[parts.test], files, which=f"whole classes {held_out_from(run)}"
+        *measure, pixels_of(read.images, parts.test), files, which=f"whole classes {held_out_from(run)}"
     ).leaving_out(len(read.skipped))
     if fit[2] is not None and measure[2] is not None:
         unmeasured = group_pairs(fit[0], fit[1], fit[2], each=PAIRS_OF_A_KIND, seed=1)
@@ -275,7 +276,7 @@ def _train_on_pairs(
         )
     embed = embedder(trained)
     validation, test = (
-        read.scored(embed(read.images[read.needed(rows)]), rows) for rows in (parts.validation, parts.test)
+        read.scored(embed(pixels_of(read.images, read.needed(rows))), rows) for rows in (parts.validation, parts.test)
     )
     findings = pair_findings(
         test,

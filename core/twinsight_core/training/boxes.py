@@ -35,6 +35,7 @@ from twinsight_core.models.configs.rcnn import MAX_CLASSES
 from twinsight_core.training.box_formats import MarkedBox, MarkedPicture, MarkedSet, coco_pictures, voc_pictures
 from twinsight_core.training.data import tell_skipped
 from twinsight_core.training.files import Files, check_names, composed, in_chunks
+from twinsight_core.training.pixels import empty_pixels
 
 _LOG = logging.getLogger(__name__)
 
@@ -212,8 +213,8 @@ def _decoded(
 ) -> tuple[np.ndarray, list[_Checked]]:
     """Returns the pixels of usable pictures and their boxes; adds what can't be used to `told`."""
     size = wanted.preprocessing
-    # For all of them: rows that are never filled never get memory.
-    images = np.empty((len(marked), size.height_px, size.width_px, 3), np.uint8)
+    # For all of them: rows that are never filled take no memory.
+    images = empty_pixels((len(marked), size.height_px, size.width_px, 3))
     kept: list[_Checked] = []
     done = 0
     with ThreadPoolExecutor(core_count()) as pool:

@@ -36,6 +36,7 @@ from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
 from twinsight_core.training.parts import LabelledBatch, Parts
+from twinsight_core.training.pixels import pixels_of
 from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
 Balance = Literal["none", "sampling", "effective_number", "focal", "logit_adjusted"]
@@ -219,7 +220,7 @@ def train_classifier(
         return value, (trainable.stats_of(made), of_value)
 
     run = jax.jit(in_float32(lambda params, stats, images: trainable.evaluated(params, stats).logits(images)))
-    held, labels = pictures.images[parts.validation], pictures.labels[parts.validation]
+    held, labels = pixels_of(pictures.images, parts.validation), pictures.labels[parts.validation]
 
     def score(params: Arrays, stats: Arrays) -> float:
         return classification_score(in_batches(partial(run, params, stats), held), labels).balanced_accuracy

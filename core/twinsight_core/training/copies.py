@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 _NAMED_COPIES = 20
 
 
-def first_copies(images: np.ndarray) -> np.ndarray:
+def first_copies(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """Returns the first row with the same pixels for each picture, [count] int64; its own if there is no other.
 
     Args:
@@ -28,8 +28,7 @@ def first_copies(images: np.ndarray) -> np.ndarray:
             read in part.
     """
     # One line of pixels distinguishes most pictures.
-    middle = images.shape[1] // 2
-    lines = [hashlib.sha256(image[middle].tobytes()).digest() for image in images]
+    lines = [hashlib.sha256(image[len(image) // 2].tobytes()).digest() for image in images]
     rows: dict[bytes, list[int]] = {}
     for row, line in enumerate(lines):
         rows.setdefault(line, []).append(row)

@@ -29,6 +29,7 @@ from twinsight_core.host.cores import core_count
 from twinsight_core.images import DEFAULT_LIMITS, Preprocessing, decode
 from twinsight_core.training.class_folders import check_one_part, classes_of
 from twinsight_core.training.files import Files, check_names, in_chunks, is_shown
+from twinsight_core.training.pixels import empty_pixels, pixels_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class LabelledImages:
             rows: [n] int64.
         """
         files = tuple(self.files[row] for row in rows.tolist())
-        return replace(self, images=self.images[rows], labels=self.labels[rows], files=files)
+        return replace(self, images=pixels_of(self.images, rows), labels=self.labels[rows], files=files)
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def decode_readable(
 
     Arguments and pixels as in `decode_files`.
     """
-    pixels = np.empty(_shape(files, preprocessing), np.uint8)
+    pixels = empty_pixels(_shape(files, preprocessing))
     flaws: dict[str, str] = {}
     for row, one in enumerate(_decoded(source, files, preprocessing, flaws, edit)):
         pixels[row] = one

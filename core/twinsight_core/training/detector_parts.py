@@ -15,6 +15,7 @@ from twinsight_core.training.box_formats import voc_lists, voc_pictures
 from twinsight_core.training.boxes import BoxedImages, read_coco, read_voc
 from twinsight_core.training.copies import first_copies, in_order
 from twinsight_core.training.files import Files
+from twinsight_core.training.pixels import pixels_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def _check_boxes(data: BoxedImages, size: Preprocessing, purpose: str) -> None:
 
 def _without_copies(data: BoxedImages, test: BoxedImages) -> BoxedImages:
     """Returns the pictures to train on without copies of the test list's; logs the copies."""
-    firsts = first_copies(np.concatenate([test.images, data.images]))[len(test) :]
+    firsts = first_copies([*test.images, *data.images])[len(test) :]
     copies = np.flatnonzero(firsts < len(test)).tolist()
     for row in copies:
         _LOG.warning("not training on %s: a copy of %s, for the scores", data.files[row], test.files[firsts[row]])
@@ -213,7 +214,7 @@ def _rows(data: BoxedImages, rows: list[int]) -> BoxedImages:
     places = np.array(rows)
     return replace(
         data,
-        images=data.images[places],
+        images=pixels_of(data.images, places),
         boxes=data.boxes[places],
         labels=data.labels[places],
         valid=data.valid[places],

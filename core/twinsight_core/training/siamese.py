@@ -44,6 +44,7 @@ from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import Batch, LoopConfig, Trained, Watcher, train
 from twinsight_core.training.parts import LabelledBatch, Parts
+from twinsight_core.training.pixels import pixels_of
 from twinsight_core.training.trainable import Arrays, Trainable, is_trained
 
 _LOG = logging.getLogger(__name__)
@@ -353,7 +354,7 @@ def train_siamese(
         network,
         loss=loss,
         batch=sampler.batch,
-        held=pictures.images[parts.validation],
+        held=pixels_of(pictures.images, parts.validation),
         score=lambda embeddings: validation_score(embeddings, labels, groups, how),
         config=how.loop,
         beside=beside,

@@ -30,6 +30,7 @@ from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher
 from twinsight_core.training.pairs import PairList, deal, read_pairs, without
 from twinsight_core.training.parts import Parts
+from twinsight_core.training.pixels import pixels_of
 from twinsight_core.training.siamese import ValueAndParts, pair_loss, train_embedding
 from twinsight_core.training.trainable import Arrays
 
@@ -133,7 +134,7 @@ def read_pair_pictures(
         raise unreadable_pictures(source.path, flaws)
     # A readable picture may no longer be in any pair.
     needed = np.isin([file for file in pairs.files if file not in flaws], kept.files)
-    images = images[needed]
+    images = pixels_of(images, np.flatnonzero(needed))
     return PairPictures(images=images, pairs=replace(kept, firsts=first_copies(images)), skipped=told_flaws(flaws))
 
 
@@ -235,7 +236,7 @@ def train_on_pairs(
         network,
         loss=loss,
         batch=PairSampler(pictures, parts.train, how).batch,
-        held=pictures.images[pictures.needed(parts.validation)],
+        held=pixels_of(pictures.images, pictures.needed(parts.validation)),
         score=lambda embeddings: area_under(roc_curve(pictures.scored(embeddings, parts.validation))),
         config=how.loop,
         beside={},
