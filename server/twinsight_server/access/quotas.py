@@ -31,7 +31,7 @@ class Quotas:
         self._each = Share(max_collections=collections_each)
         self._items = items
         self._creating = threading.Lock()
-        self._reserving = threading.Lock()
+        self._reserving = threading.Condition()
         self._reserved: Counter[str] = Counter()
 
     @contextmanager
@@ -58,12 +58,17 @@ class Quotas:
         Raises:
             LimitReached: the collection is full, and has none of them.
         """
-        if self._items and ids and not self._has_room(collection, 1) and not any(collection.get(list(set(ids)))):
-            raise self._full(collection, len(set(ids)))
+        if not self._items or not ids or collection.status().item_count < self._items:
+            return
+        different = list(set(ids))
+        if not any(collection.get(different)):
+            raise self._full(collection, len(different))
 
     @contextmanager
     def writing(self, collection: Collection, ids: Sequence[str]) -> Iterator[None]:
         """Reserves room for items while they are written.
+
+        Close to the limit it waits for the writes that are under way, which may or may not leave room.
 
         Args:
             collection: where to write.
@@ -78,17 +83,23 @@ class Quotas:
         name, different = collection.spec.id, list(set(ids))
         count = len(different)
         with self._reserving:
-            if not self._has_room(collection, count):
+            while not self._fits(collection, count):
                 # Looked up only where it matters: most writes are far from the limit.
-                count -= sum(item is not None for item in collection.get(different))
-                if not self._has_room(collection, count):
+                count = sum(item is None for item in collection.get(different))
+                if self._fits(collection, count):
+                    break
+                if not self._reserved[name]:
                     raise self._full(collection, count)
+                self._reserving.wait()
             self._reserved[name] += count
         try:
             yield
         finally:
             with self._reserving:
                 self._reserved[name] -= count
+                if not self._reserved[name]:
+                    del self._reserved[name]
+                self._reserving.notify_all()
 
     def _check_share(self, names: Sequence[str], caller: Principal) -> None:
         # Counts what the caller may delete, whoever created it, so that the limit survives changes of keys.
@@ -112,8 +123,8 @@ class Quotas:
             field="items",
         )
 
-    def _has_room(self, collection: Collection, count: int) -> bool:
-        # Items being written count twice once they are stored: rejecting a little early is better than too late.
+    def _fits(self, collection: Collection, count: int) -> bool:
+        # What is being written counts twice from when it is stored until its reservation ends.
         present = collection.status().item_count + self._reserved[collection.spec.id]
         return not count or present + count <= self._items
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from twinsight_core.collections.catalog import Catalog
 from twinsight_core.errors import AlreadyExists, LimitReached
 from twinsight_core.host.open_files import OpenFiles
 from twinsight_core.index.base import Metric
-from twinsight_core.items import CollectionSpec
+from twinsight_core.items import CollectionSpec, NewItem
 from twinsight_server.access import quotas
 from twinsight_server.access.principals import ANYONE, Grant, Principal, Share
 from twinsight_server.access.quotas import Quotas
@@ -69,3 +73,35 @@ def test_collections_are_counted_by_what_a_caller_may_admin(tmp_path: Path) -> N
     with pytest.raises(LimitReached):
         make("a-3", of("a"))
     catalog.close()
+
+
+def test_a_write_close_to_the_limit_waits_for_the_one_before_it(tmp_path: Path) -> None:
+    with closing(Catalog(tmp_path / "data")) as catalog, ThreadPoolExecutor(1) as pool:
+        collection = catalog.create(CollectionSpec("a", 2, Metric.COSINE))
+        limits = Quotas(catalog, collections=0, collections_each=0, items=3)
+        begun = threading.Event()
+
+        def write(*ids: str) -> None:
+            begun.set()
+            with limits.writing(collection, ids):
+                collection.upsert([NewItem(one, np.ones(2, np.float32)) for one in ids])
+
+        with limits.writing(collection, ["1", "2"]):
+            collection.upsert([NewItem(one, np.ones(2, np.float32)) for one in ("1", "2")])
+            waiting = pool.submit(write, "2", "3")  # room for it there is, but the two are stored and reserved
+            assert begun.wait(10)
+        waiting.result(10)
+        assert collection.status().item_count == 3
+        write("1", "2", "3")
+        with pytest.raises(LimitReached, match=r"^Collection `a` has a limit of 3 items; 1 more would not fit\."):
+            write("3", "4")
+
+
+def test_a_failed_write_leaves_its_room_to_others(tmp_path: Path) -> None:
+    with closing(Catalog(tmp_path / "data")) as catalog:
+        collection = catalog.create(CollectionSpec("a", 2, Metric.COSINE))
+        limits = Quotas(catalog, collections=0, collections_each=0, items=2)
+        with pytest.raises(OSError, match="no space"), limits.writing(collection, ["1", "2"]):
+            raise OSError("no space")
+        with limits.writing(collection, ["3", "4"]):
+            pass
