@@ -69,6 +69,11 @@ class Engine:
         """Whether it computes on the cores that also decode pictures."""
         return self._executor.on_host
 
+    @property
+    def has_single_threaded_lanes(self) -> bool:
+        """Whether each lane computes in its caller's thread alone."""
+        return all(lane.is_single_threaded for lane in self._lanes)
+
     @cached_property
     def buckets(self) -> tuple[int, ...]:
         """The batch sizes."""

@@ -23,6 +23,7 @@ class Sums:
     """An executor whose vector is the sum of the picture's channels; remembers the batches."""
 
     name = "sums"
+    is_single_threaded = False
 
     def __init__(self, *, on_host: bool = False, lanes: Sequence[Executor] = ()) -> None:
         self.prepared: list[int] = []

@@ -50,6 +50,7 @@ class _RedFinder:
 
     name = "red"
     on_host = False
+    is_single_threaded = False
 
     def lanes(self) -> Sequence[Executor]:
         return [self]

@@ -25,6 +25,11 @@ class Executor(Protocol):
         """Whether it computes on the cores that also decode pictures."""
         ...
 
+    @property
+    def is_single_threaded(self) -> bool:
+        """Whether `compute` does all of its work in its caller's thread."""
+        ...
+
     def lanes(self) -> Sequence[Executor]:
         """Returns the executors that compute several batches at the same time, each in a thread of its own.
 

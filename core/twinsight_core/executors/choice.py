@@ -96,6 +96,15 @@ class ChosenExecutor:
         """
         return self._chosen().on_host
 
+    @property
+    def is_single_threaded(self) -> bool:
+        """Whether `compute` does all of its work in its caller's thread.
+
+        Raises:
+            StartupError: as `choose_executor`.
+        """
+        return self._chosen().is_single_threaded
+
     def lanes(self) -> Sequence[Executor]:
         """Returns the executors of several batches at the same time; see `Executor.lanes`.
 

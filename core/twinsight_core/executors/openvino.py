@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from io import BytesIO
 from typing import Protocol, cast
 
@@ -25,7 +25,7 @@ from twinsight_core.models.precision import Precision
 _LOG = logging.getLogger(__name__)
 
 MOST_LANES = 16
-"""On machines with more cores a lane gets several: each lane keeps its own buffers for every batch size."""
+"""On machines with more cores a lane gets several: each lane keeps its own programs for every batch size."""
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -51,7 +51,7 @@ class _Core(Protocol):
 
     def compile_model(self, model: _Model, device: str, options: Mapping[str, str]) -> _Compiled: ...
 
-    def import_model(self, program: bytes, device: str, options: Mapping[str, str]) -> _Compiled: ...
+    def import_model(self, program: object, device: str, options: Mapping[str, str]) -> _Compiled: ...
 
     def get_property(self, device: str, name: str) -> object: ...
 
@@ -63,6 +63,10 @@ class OpenVino(Protocol):
 
     def Core(self) -> _Core:  # noqa: N802 - OpenVINO's name
         """Returns the object that reads and compiles models."""
+        ...
+
+    def Tensor(self, array: np.ndarray) -> object:  # noqa: N802 - OpenVINO's name
+        """Returns a copy of an array in OpenVINO's memory."""
         ...
 
 
@@ -104,16 +108,21 @@ def _core() -> _Core:
         return load_openvino().Core()
 
 
-# By default each program pins its threads to cores, one after another: two that compute at the same time, for another
-# batch size or another model, share one core while another is idle.
-_FREE_THREADS = {"ENABLE_CPU_PINNING": "NO"}
+_OPTIONS = {
+    # A program of one stream and one thread computes in its caller's thread; all others pass the batch to a thread of
+    # OpenVINO's, which may take the core from a thread that has the interpreter while another core is idle.
+    "NUM_STREAMS": "1",
+    # By default each program pins its threads to cores, one after another: two that compute at the same time, for
+    # another batch size or another model, share one core while another is idle.
+    "ENABLE_CPU_PINNING": "NO",
+}
 
 
 @cache
 def _environment() -> str:
     """Returns what a compiled network depends on: another OpenVINO or another machine compiles it differently."""
     machine = [_core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((load_openvino().__version__, machine, len(usable_cores()), core_count(), _FREE_THREADS))
+    return repr((load_openvino().__version__, machine, len(usable_cores()), core_count(), _OPTIONS))
 
 
 def supported_precisions() -> tuple[Precision, ...]:
@@ -130,11 +139,21 @@ def supported_precisions() -> tuple[Precision, ...]:
 class OpenVinoExecutor:
     """Compiles an exported network, once for each batch size: with fixed shapes its kernels are the fastest.
 
+    Its lanes compute one batch each at the same time, on a core of their own where there are enough. Threads that share
+    a batch wait for one another at every layer, and if decoding takes their cores in turn they do little else: a server
+    that gave each batch all cores spent a third more time on a picture.
+
     On two cores of an AMD EPYC with AVX-512 `base` takes a fifth of XLA's time in bfloat16, and half of ONNX Runtime's.
     """
 
     def __init__(
-        self, onnx: bytes, preprocessing: Preprocessing, *, precision: Precision, kept: KeptPrograms | None = None
+        self,
+        onnx: bytes,
+        preprocessing: Preprocessing,
+        *,
+        precision: Precision,
+        kept: KeptPrograms | None = None,
+        threads: int | None = None,
     ) -> None:
         """Takes the network.
 
@@ -143,16 +162,20 @@ class OpenVinoExecutor:
             preprocessing: says height and width.
             precision: one of `supported_precisions`.
             kept: compiled forms of this network; None to compile it each time.
+            threads: that compute a batch; None: as many as OpenVINO finds best, and a lane for each core.
 
         Raises:
             StartupError: the extra `openvino` is not installed, or can't be used.
         """
         _core()  # here, not in a thread that ends
         self._onnx = onnx
-        self._image_shape = (preprocessing.height_px, preprocessing.width_px, 3)
-        self._precision = precision
+        self._preprocessing = preprocessing
+        self._precision: Precision = precision
         self._kept = kept
+        self._threads = threads
         self._requests: dict[int, _Request] = {}
+        # By form. Programs made of one of these share its float32 weights: a lane of `base` takes 38 MB instead of 62.
+        self._loaded: dict[str, object] = {}
 
     @property
     def name(self) -> str:
@@ -164,27 +187,27 @@ class OpenVinoExecutor:
         """It computes on the host's cores."""
         return True
 
-    def lanes(self) -> Sequence[Lane]:
-        """Returns one executor for each core."""
+    @property
+    def is_single_threaded(self) -> bool:
+        """Whether it has one thread: OpenVINO then computes in the caller's."""
+        return self._threads == 1
+
+    def lanes(self) -> Sequence[OpenVinoExecutor]:
+        """Returns one executor for each core; of a lane, itself alone."""
+        if self._threads is not None:
+            return [self]
         count = min(core_count(), MOST_LANES)
-        programs: dict[int, _Compiled] = {}
-        return [Lane(self, count, programs) for _ in range(count)]
+        return [self._lane(core_count() // count) for _ in range(count)]
+
+    def _lane(self, threads: int) -> OpenVinoExecutor:
+        lane = OpenVinoExecutor(
+            self._onnx, self._preprocessing, precision=self._precision, kept=self._kept, threads=threads
+        )
+        lane._loaded = self._loaded
+        return lane
 
     def prepare(self, *batch_sizes: int) -> None:
-        """Compiles for each size, one batch on all cores.
-
-        Raises:
-            StartupError: OpenVINO can't compile the network.
-        """
-        for size, program in self.compiled(batch_sizes, streams=1).items():
-            self._requests[size] = program.create_infer_request()
-
-    def compiled(self, batch_sizes: Sequence[int], *, streams: int) -> dict[int, _Compiled]:
-        """Returns a program for batches of each size, compiled in parallel or loaded from those kept.
-
-        Args:
-            batch_sizes: pictures in a batch.
-            streams: how many batches are computed at the same time; the cores are divided among them.
+        """Compiles for each size, in parallel, or loads what is kept.
 
         Raises:
             StartupError: OpenVINO can't compile the network.
@@ -193,76 +216,35 @@ class OpenVinoExecutor:
             openvino_told("compile the network"),
             ThreadPoolExecutor(core_count(), thread_name_prefix="compile") as pool,
         ):
-            programs = pool.map(partial(self._program, streams=streams), batch_sizes)
-            return dict(zip(batch_sizes, programs, strict=True))
+            for size, program in zip(batch_sizes, pool.map(self._program, batch_sizes), strict=True):
+                self._requests[size] = program.create_infer_request()
 
-    def _program(self, batch_size: int, streams: int) -> _Compiled:
-        options = {"INFERENCE_PRECISION_HINT": self._precision, "NUM_STREAMS": str(streams), **_FREE_THREADS}
-        if core_count() < len(usable_cores()):  # a quota, of which OpenVINO does not know
+    def _program(self, batch_size: int) -> _Compiled:
+        options = {"INFERENCE_PRECISION_HINT": self._precision, **_OPTIONS}
+        if self._threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(self._threads)
+        elif core_count() < len(usable_cores()):  # a quota, of which OpenVINO does not know
             options["INFERENCE_NUM_THREADS"] = str(core_count())
-        form = f"{self._precision}-{batch_size}-{streams}"
-        known = self._kept.load(_environment(), form) if self._kept else None
-        if known is not None:
+        form = f"{self._precision}-{batch_size}-{self._threads or 'all'}"
+        if (known := self._known(form)) is not None:
             try:
                 return _core().import_model(known, "CPU", options)
             except RuntimeError as error:  # all that OpenVINO raises
+                del self._loaded[form]
                 _LOG.warning("can't use a kept network, compiling it again: %s", error)
         model = _core().read_model(self._onnx)
-        model.reshape({INPUT: [batch_size, *self._image_shape]})
+        size = self._preprocessing
+        model.reshape({INPUT: [batch_size, size.height_px, size.width_px, 3]})
         compiled = _core().compile_model(model, "CPU", options)
         if self._kept:
             self._kept.keep(_environment(), form, compiled.export_model().getvalue())
         return compiled
 
-    def compute(self, images: np.ndarray) -> np.ndarray:
-        """Runs the model on one batch of a prepared size; see `Executor.compute`."""
-        return _answers(self._requests[len(images)], images)
-
-
-class Lane:
-    """Computes one of the batches that an OpenVINO executor runs at the same time, each on a core of its own.
-
-    Threads that work on one batch wait for one another at every layer, and if decoding takes their cores in turn they
-    do little else: a server that gave each batch all cores spent a third more time on a picture.
-    """
-
-    def __init__(self, executor: OpenVinoExecutor, count: int, programs: dict[int, _Compiled]) -> None:
-        """Takes its place.
-
-        Args:
-            executor: compiles.
-            count: number of lanes.
-            programs: by batch size; the lanes share them, and with them the weights.
-        """
-        self._executor = executor
-        self._count = count
-        self._programs = programs
-        self._requests: dict[int, _Request] = {}
-
-    @property
-    def name(self) -> str:
-        """Name of the executor."""
-        return self._executor.name
-
-    @property
-    def on_host(self) -> bool:
-        """It computes on the host's cores."""
-        return True
-
-    def lanes(self) -> Sequence[Lane]:
-        """Returns itself: a lane has no lanes."""
-        return [self]
-
-    def prepare(self, *batch_sizes: int) -> None:
-        """Compiles for each size that no other lane has compiled.
-
-        Raises:
-            StartupError: OpenVINO can't compile the network.
-        """
-        missing = [size for size in batch_sizes if size not in self._programs]
-        self._programs.update(self._executor.compiled(missing, streams=self._count))
-        for size in batch_sizes:
-            self._requests[size] = self._programs[size].create_infer_request()
+    def _known(self, form: str) -> object | None:
+        """Returns a program that is kept, loaded once for all lanes; None if there is none."""
+        if form not in self._loaded and self._kept and (kept := self._kept.load(_environment(), form)) is not None:
+            self._loaded[form] = load_openvino().Tensor(np.frombuffer(kept, np.uint8))
+        return self._loaded.get(form)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""

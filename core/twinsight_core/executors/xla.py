@@ -65,6 +65,11 @@ class XlaExecutor:
         """Whether JAX has no accelerator."""
         return str(self._device.platform) == "cpu"
 
+    @property
+    def is_single_threaded(self) -> bool:
+        """XLA has threads of its own."""
+        return False
+
     def lanes(self) -> Sequence[XlaExecutor]:
         """Returns each device's executor twice, the same ones each time: a program may run in several threads."""
         return [self, *self._others] * IN_FLIGHT

@@ -8,8 +8,8 @@
 3. Pictures are taken in order of when they are due: at the call's deadline, or after a fixed patience if that ends
    sooner. Streams have more patience than unary calls, but it is limited too, so nothing waits for ever.
 4. The model's lanes, one thread each, take pictures from the queue. On the host a lane decodes and computes on one
-   core, and takes no more than its share. For a device a lane waits for a batch to fill (`batch_wait` decides how
-   long), but only while pictures are being decoded.
+   core, its own while there is work, and takes no more than its share. For a device a lane waits for a batch to fill
+   (`batch_wait` decides how long), but only while pictures are being decoded.
 5. A lone picture of an otherwise idle model is decoded and computed in its caller's thread, on all cores: passing it to
    a lane and back would cost two wake-ups, of up to a millisecond each if the processor has gone to sleep.
 6. Pictures whose caller has gone or whose deadline has passed are dropped before they are decoded, and again before
@@ -38,6 +38,7 @@ import structlog
 from twinsight_core.engine import Engine
 from twinsight_core.errors import Overloaded, Unavailable
 from twinsight_core.host.cores import on_all_cores, use_all_cores
+from twinsight_core.host.own_cores import OwnCore, own_core
 from twinsight_server.calls.call import Call
 from twinsight_server.inference.batch_wait import BatchWait, FixedWait, TunedWait
 from twinsight_server.inference.turns import Answer, Infer, Turn, Waiting, answer, due_of, fail, is_wanted, loaded
@@ -342,14 +343,18 @@ class Batcher:
     def _run(self, lane: int) -> None:
         use_all_cores()
         infer = self._engine.lane(lane)
-        while turn := self._next_turn(lane):
-            if not self._serve(turn, infer):
-                return
+        with own_core(wanted=self._engine.has_single_threaded_lanes) as core:
+            while turn := self._next_turn(lane, core):
+                core.take()
+                if not self._serve(turn, infer):
+                    return
 
-    def _next_turn(self, lane: int) -> Turn | None:
+    def _next_turn(self, lane: int, core: OwnCore) -> Turn | None:
         """Waits for pictures; returns a turn with at most the largest bucket of them, or None once closed and empty."""
         with self._changed:
             while True:
+                if not self._waiting:
+                    core.leave()
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 self._wait_for_company()
                 # While this lane waited, another may have taken everything.
@@ -372,10 +377,8 @@ class Batcher:
 
     def _take(self) -> list[Waiting]:
         """Takes a batch from the queue, and wakes another lane if there is more."""
-        if self._is_urgent():
-            batch = [heapq.heappop(self._waiting)]
-        else:
-            batch = [heapq.heappop(self._waiting) for _ in range(self._share())]
+        count = 1 if self._is_urgent() else self._share()
+        batch = [heapq.heappop(self._waiting) for _ in range(count)]
         if self._waiting:
             self._changed.notify()
         return batch

@@ -34,6 +34,7 @@ class Bent:
 
     name = "bent"
     on_host = False
+    is_single_threaded = False
 
     def __init__(self, answer: np.ndarray) -> None:
         self.answer = answer

@@ -25,6 +25,7 @@ class GatedExecutor:
     """Computes the pixel's red; waits for `go` where it is held, and fails on the poisonous pixel."""
 
     name = "gated"
+    is_single_threaded = False
 
     def __init__(self, *, on_host: bool = False, lanes: int = 1) -> None:
         self.on_host = on_host

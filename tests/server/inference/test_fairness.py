@@ -57,6 +57,8 @@ class Device:
 class Sharing:
     """The executor of one model on a device that several share."""
 
+    is_single_threaded = False
+
     def __init__(self, name: str, device: Device, *, on_host: bool) -> None:
         self.name = name
         self.on_host = on_host

@@ -29,6 +29,7 @@ class HangingExecutor:
 
     name = "hanging"
     on_host = False
+    is_single_threaded = False
 
     def __init__(self) -> None:
         self.go = threading.Event()

@@ -28,6 +28,7 @@ class Means:
     """An executor that answers each picture's mean, when `go` is set; remembers the largest it was asked for."""
 
     name = "means"
+    is_single_threaded = False
 
     def __init__(self, *, on_host: bool) -> None:
         self.on_host = on_host

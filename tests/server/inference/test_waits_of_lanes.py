@@ -22,6 +22,7 @@ class Reds:
     """Computes a pixel's red; remembers the sizes of the batches."""
 
     name = "reds"
+    is_single_threaded = False
 
     def __init__(self, *, on_host: bool) -> None:
         self.on_host = on_host
