@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from twinsight_core.host.cores import CAN_CHOOSE, usable_cores
 
-_taken: set[int] = set()
+_users: Counter[int] = Counter()
+"""How many threads have taken each core."""
 _changing = threading.Lock()
 
 
@@ -28,25 +30,24 @@ class OwnCore:
         self._home: int | None = None  # taken last: its caches may still know the thread
 
     def take(self) -> None:
-        """Keeps the calling thread on a core that no other `OwnCore` has; anywhere if there is none."""
+        """Keeps the calling thread on one of the cores that the fewest others have taken."""
         if self._core is not None or not self._wanted:
             return
         with _changing:
-            free = usable_cores() - _taken
-            if not free:
-                return
-            core = next((one for one in (self._home, _current_core()) if one in free), min(free))
+            fewest = min(_users[one] for one in usable_cores())
+            good = {one for one in usable_cores() if _users[one] == fewest}
+            core = next((one for one in (self._home, _current_core()) if one in good), min(good))
             if not _run_on({core}):
                 return
-            _taken.add(core)
+            _users[core] += 1
         self._core = self._home = core
 
     def leave(self) -> None:
-        """Lets the calling thread run anywhere, and others take its core."""
+        """Lets the calling thread run anywhere, and leaves its core to others."""
         if self._core is None:
             return
         with _changing:
-            _taken.discard(self._core)
+            _users[self._core] -= 1
         self._core = None
         _run_on(usable_cores())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,10 +19,10 @@ pytestmark = pytest.mark.skipif(not CAN_CHOOSE, reason="this system does not pla
 
 @pytest.fixture(autouse=True)
 def none_taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    taken: set[int] = set()
-    monkeypatch.setattr(own_cores, "_taken", taken)
+    users: Counter[int] = Counter()
+    monkeypatch.setattr(own_cores, "_users", users)
     yield
-    assert not taken
+    assert not users.total()
 
 
 def cores_of_threads(count: int) -> list[set[int]]:
@@ -42,11 +43,10 @@ def cores_of_threads(count: int) -> list[set[int]]:
         return [one.result() for one in [pool.submit(compute) for _ in range(count)]]
 
 
-def test_threads_are_apart_while_there_are_cores_and_others_run_anywhere() -> None:
-    held = cores_of_threads(len(usable_cores()) + 2)
-    alone = [one for one in held if one != usable_cores() or len(usable_cores()) == 1]
-    assert sorted(core for one in alone[: len(usable_cores())] for core in one) == sorted(usable_cores())
-    assert held.count(set(usable_cores())) >= 2
+def test_threads_are_apart_while_there_are_cores_and_then_as_many_on_each() -> None:
+    count = len(usable_cores())
+    assert sorted(core for one in cores_of_threads(count) for core in one) == sorted(usable_cores())
+    assert sorted(core for one in cores_of_threads(2 * count) for core in one) == sorted([*usable_cores()] * 2)
 
 
 def test_a_thread_that_left_its_core_runs_anywhere_and_returns_to_it_if_it_is_free() -> None:
