@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from twinsight_core.collections.catalog import Catalog
@@ -12,6 +12,9 @@ from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import LimitReached
 from twinsight_core.host.open_files import open_files
 from twinsight_server.access.principals import Principal, Share
+
+# Between two looks at whether a write that waits for others is still wanted.
+_LOOK_S = 0.1
 
 
 class Quotas:
@@ -65,7 +68,9 @@ class Quotas:
             raise self._full(collection, len(different))
 
     @contextmanager
-    def writing(self, collection: Collection, ids: Sequence[str]) -> Iterator[None]:
+    def writing(
+        self, collection: Collection, ids: Sequence[str], check_alive: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
         """Reserves room for items while they are written.
 
         Close to the limit it waits for the writes that are under way, which may or may not leave room.
@@ -73,6 +78,7 @@ class Quotas:
         Args:
             collection: where to write.
             ids: ids of the items; those that it has already take no room.
+            check_alive: called now and then while it waits; raises if nobody wants the items written any more.
 
         Raises:
             LimitReached: there is no room for all of them.
@@ -90,7 +96,9 @@ class Quotas:
                     break
                 if not self._reserved[name]:
                     raise self._full(collection, count)
-                self._reserving.wait()
+                self._reserving.wait(_LOOK_S)
+                check_alive()
+                count = len(different)  # what was there may be gone
             self._reserved[name] += count
         try:
             yield

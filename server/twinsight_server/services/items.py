@@ -76,7 +76,7 @@ class ItemWriter:
             _check_own_faults(items)
         call.check_alive()
         new = [item.id for item in good.values() if isinstance(item, NewItem)]
-        with call.stage("write"), self._quotas.writing(collection, new):
+        with call.stage("write"), self._quotas.writing(collection, new, call.check_alive):
             if good or checkpoint:
                 written = collection.upsert(list(good.values()), checkpoint=checkpoint)
                 call.effect.written = sum(written)

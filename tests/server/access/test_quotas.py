@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.collections.catalog import Catalog
-from twinsight_core.errors import AlreadyExists, LimitReached
+from twinsight_core.errors import AlreadyExists, Cancelled, LimitReached
 from twinsight_core.host.open_files import OpenFiles
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, NewItem
@@ -79,22 +79,38 @@ def test_a_write_close_to_the_limit_waits_for_the_one_before_it(tmp_path: Path) 
     with closing(Catalog(tmp_path / "data")) as catalog, ThreadPoolExecutor(1) as pool:
         collection = catalog.create(CollectionSpec("a", 2, Metric.COSINE))
         limits = Quotas(catalog, collections=0, collections_each=0, items=3)
-        begun = threading.Event()
+        waits = threading.Event()
 
         def write(*ids: str) -> None:
-            begun.set()
-            with limits.writing(collection, ids):
+            with limits.writing(collection, ids, waits.set):
                 collection.upsert([NewItem(one, np.ones(2, np.float32)) for one in ids])
 
         with limits.writing(collection, ["1", "2"]):
             collection.upsert([NewItem(one, np.ones(2, np.float32)) for one in ("1", "2")])
-            waiting = pool.submit(write, "2", "3")  # room for it there is, but the two are stored and reserved
-            assert begun.wait(10)
+            waiting = pool.submit(write, "2", "3")  # there is room for it, but the two are stored and reserved
+            assert waits.wait(10)
         waiting.result(10)
         assert collection.status().item_count == 3
         write("1", "2", "3")
         with pytest.raises(LimitReached, match=r"^Collection `a` has a limit of 3 items; 1 more would not fit\."):
             write("3", "4")
+
+
+def test_a_write_that_nobody_wants_any_more_waits_no_longer(tmp_path: Path) -> None:
+    def gone() -> None:
+        raise Cancelled("The caller has gone.", reason="CANCELLED")
+
+    with closing(Catalog(tmp_path / "data")) as catalog:
+        collection = catalog.create(CollectionSpec("a", 2, Metric.COSINE))
+        limits = Quotas(catalog, collections=0, collections_each=0, items=1)
+        with (
+            limits.writing(collection, ["1"]),
+            pytest.raises(Cancelled),
+            limits.writing(collection, ["2"], gone),
+        ):
+            pytest.fail("it is written")
+        with limits.writing(collection, ["2"]):
+            pass
 
 
 def test_a_failed_write_leaves_its_room_to_others(tmp_path: Path) -> None:
