@@ -21,6 +21,7 @@ from itertools import pairwise
 import numpy as np
 
 from twinsight_core.executors.base import Executor
+from twinsight_core.host.cores import usable_cores
 from twinsight_core.images import Preprocessing
 
 DEFAULT_BUCKETS = (1, 2, 4, 8, 16, 32)
@@ -70,9 +71,12 @@ class Engine:
         return self._executor.on_host
 
     @property
-    def has_single_threaded_lanes(self) -> bool:
-        """Whether each lane computes in its caller's thread alone."""
-        return all(lane.is_single_threaded for lane in self._lanes)
+    def has_lane_per_core(self) -> bool:
+        """Whether there is a lane for each usable core, and each computes in its caller's thread alone.
+
+        Where a quota allows fewer than the machine has, the kernel knows better than this process which cores are free.
+        """
+        return self.lanes >= len(usable_cores()) and all(lane.is_single_threaded for lane in self._lanes)
 
     @cached_property
     def buckets(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from typing import Protocol, cast
@@ -25,7 +26,7 @@ from twinsight_core.models.precision import Precision
 _LOG = logging.getLogger(__name__)
 
 MOST_LANES = 16
-"""On machines with more cores a lane gets several: each lane keeps its own programs for every batch size."""
+"""On machines with more cores a lane gets several: each lane keeps its own buffers for every batch size."""
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -108,21 +109,35 @@ def _core() -> _Core:
         return load_openvino().Core()
 
 
-_OPTIONS = {
-    # A program of one stream and one thread computes in its caller's thread; all others pass the batch to a thread of
-    # OpenVINO's, which may take the core from a thread that has the interpreter while another core is idle.
-    "NUM_STREAMS": "1",
-    # By default each program pins its threads to cores, one after another: two that compute at the same time, for
-    # another batch size or another model, share one core while another is idle.
-    "ENABLE_CPU_PINNING": "NO",
-}
+# By default each program pins its threads to cores, one after another: two that compute at the same time, for another
+# batch size or another model, share one core while another is idle.
+_FREE_THREADS = {"ENABLE_CPU_PINNING": "NO"}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a batch gets of the cores.
+
+    Attributes:
+        streams: batches computed at the same time, among which a program divides the cores.
+        threads: that compute a batch; None: as many as OpenVINO finds best.
+    """
+
+    streams: int = 1
+    threads: int | None = None
+
+
+ALL = Share()
+ONE_CORE = Share(threads=1)
+"""Computes in its caller's thread. Every other program passes the batch to a thread of OpenVINO's, which may take the
+core from a thread that has the interpreter while another core is idle."""
 
 
 @cache
 def _environment() -> str:
     """Returns what a compiled network depends on: another OpenVINO or another machine compiles it differently."""
     machine = [_core().get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-    return repr((load_openvino().__version__, machine, len(usable_cores()), core_count(), _OPTIONS))
+    return repr((load_openvino().__version__, machine, len(usable_cores()), core_count(), _FREE_THREADS))
 
 
 def supported_precisions() -> tuple[Precision, ...]:
@@ -153,7 +168,7 @@ class OpenVinoExecutor:
         *,
         precision: Precision,
         kept: KeptPrograms | None = None,
-        threads: int | None = None,
+        share: Share = ALL,
     ) -> None:
         """Takes the network.
 
@@ -162,7 +177,7 @@ class OpenVinoExecutor:
             preprocessing: says height and width.
             precision: one of `supported_precisions`.
             kept: compiled forms of this network; None to compile it each time.
-            threads: that compute a batch; None: as many as OpenVINO finds best, and a lane for each core.
+            share: of the cores, for one batch.
 
         Raises:
             StartupError: the extra `openvino` is not installed, or can't be used.
@@ -172,10 +187,11 @@ class OpenVinoExecutor:
         self._preprocessing = preprocessing
         self._precision: Precision = precision
         self._kept = kept
-        self._threads = threads
+        self._share = share
+        self._programs: dict[int, _Compiled] = {}  # by batch size
         self._requests: dict[int, _Request] = {}
         # By form. Programs made of one of these share its float32 weights: a lane of `base` takes 38 MB instead of 62.
-        self._loaded: dict[str, object] = {}
+        self._exported: dict[str, object] = {}
 
     @property
     def name(self) -> str:
@@ -190,71 +206,83 @@ class OpenVinoExecutor:
     @property
     def is_single_threaded(self) -> bool:
         """Whether it has one thread: OpenVINO then computes in the caller's."""
-        return self._threads == 1
+        return self._share == ONE_CORE
 
     def lanes(self) -> Sequence[OpenVinoExecutor]:
-        """Returns one executor for each core; of a lane, itself alone."""
-        if self._threads is not None:
+        """Returns an executor for each core, or `MOST_LANES` that divide the cores; of a lane, itself alone."""
+        if self._share != ALL:
             return [self]
-        count = min(core_count(), MOST_LANES)
-        return [self._lane(core_count() // count) for _ in range(count)]
+        if core_count() <= MOST_LANES:
+            return [self._lane(ONE_CORE) for _ in range(core_count())]
+        lanes = [self._lane(Share(streams=MOST_LANES)) for _ in range(MOST_LANES)]
+        for lane in lanes:
+            lane._programs = lanes[0]._programs
+        return lanes
 
-    def _lane(self, threads: int) -> OpenVinoExecutor:
+    def _lane(self, share: Share) -> OpenVinoExecutor:
         lane = OpenVinoExecutor(
-            self._onnx, self._preprocessing, precision=self._precision, kept=self._kept, threads=threads
+            self._onnx, self._preprocessing, precision=self._precision, kept=self._kept, share=share
         )
-        lane._loaded = self._loaded
+        lane._exported = self._exported
         return lane
 
     def prepare(self, *batch_sizes: int) -> None:
-        """Compiles for each size, in parallel, or loads what is kept.
+        """Compiles for each size, in parallel, or loads what is kept or another lane has compiled.
 
         Raises:
             StartupError: OpenVINO can't compile the network.
         """
+        missing = [size for size in batch_sizes if size not in self._programs]
         with (
             openvino_told("compile the network"),
             ThreadPoolExecutor(core_count(), thread_name_prefix="compile") as pool,
         ):
-            for size, program in zip(batch_sizes, pool.map(self._program, batch_sizes), strict=True):
-                self._requests[size] = program.create_infer_request()
+            self._programs.update(zip(missing, pool.map(self._program, missing), strict=True))
+            for size in batch_sizes:
+                self._requests[size] = self._programs[size].create_infer_request()
 
     def _program(self, batch_size: int) -> _Compiled:
-        options = {"INFERENCE_PRECISION_HINT": self._precision, **_OPTIONS}
-        if self._threads is not None:
-            options["INFERENCE_NUM_THREADS"] = str(self._threads)
+        options = {
+            "INFERENCE_PRECISION_HINT": self._precision,
+            "NUM_STREAMS": str(self._share.streams),
+            **_FREE_THREADS,
+        }
+        if self._share.threads:
+            options["INFERENCE_NUM_THREADS"] = str(self._share.threads)
         elif core_count() < len(usable_cores()):  # a quota, of which OpenVINO does not know
             options["INFERENCE_NUM_THREADS"] = str(core_count())
-        form = f"{self._precision}-{batch_size}-{self._threads or 'all'}"
+        form = f"{self._precision}-{batch_size}-{self._share.streams}-{self._share.threads or 'all'}"
         if (known := self._known(form)) is not None:
             try:
                 return _core().import_model(known, "CPU", options)
             except RuntimeError as error:  # all that OpenVINO raises
-                del self._loaded[form]
+                self._exported.pop(form, None)
                 _LOG.warning("can't use a kept network, compiling it again: %s", error)
         model = _core().read_model(self._onnx)
         size = self._preprocessing
         model.reshape({INPUT: [batch_size, size.height_px, size.width_px, 3]})
         compiled = _core().compile_model(model, "CPU", options)
+        program = compiled.export_model().getvalue()
+        self._exported[form] = _in_openvino(program)
         if self._kept:
-            self._kept.keep(_environment(), form, compiled.export_model().getvalue())
+            self._kept.keep(_environment(), form, program)
         return compiled
 
     def _known(self, form: str) -> object | None:
-        """Returns a program that is kept, loaded once for all lanes; None if there is none."""
-        if form not in self._loaded and self._kept and (kept := self._kept.load(_environment(), form)) is not None:
-            self._loaded[form] = load_openvino().Tensor(np.frombuffer(kept, np.uint8))
-        return self._loaded.get(form)
+        """Returns a program that another lane has exported or that is kept; None if there is none."""
+        if form not in self._exported and self._kept and (kept := self._kept.load(_environment(), form)) is not None:
+            self._exported[form] = _in_openvino(kept)
+        return self._exported.get(form)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         """Runs the model on one batch of a prepared size; see `Executor.compute`."""
-        return _answers(self._requests[len(images)], images)
+        answers = self._requests[len(images)].infer(images, share_inputs=True, share_outputs=True)
+        # The next call reuses the buffer.
+        return np.array(answers[0], np.float32)
 
 
-def _answers(request: _Request, images: np.ndarray) -> np.ndarray:
-    answers = request.infer(images, share_inputs=True, share_outputs=True)
-    # The next call reuses the buffer.
-    return np.array(answers[0], np.float32)
+def _in_openvino(program: bytes) -> object:
+    return load_openvino().Tensor(np.frombuffer(program, np.uint8))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import math
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 
@@ -57,14 +57,14 @@ def one_core() -> frozenset[int]:
 
 def keep_to(cores: frozenset[int]) -> None:
     """Keeps the calling thread, and threads it starts from now on, on some cores; if those are gone, anywhere."""
-    if _run_on(cores):
+    if run_on(cores):
         _kept.cores = cores
 
 
 def use_all_cores() -> None:
     """Lets the calling thread, and threads it starts from now on, run anywhere."""
     _kept.cores = None
-    _run_on(_USABLE)
+    run_on(_USABLE)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def keeping_to(cores: frozenset[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        _run_on(ran_on)
+        run_on(ran_on)
         _kept.cores = kept
 
 
@@ -87,7 +87,8 @@ def on_all_cores() -> AbstractContextManager[None]:
     return nullcontext() if _kept.cores in {None, _USABLE} else keeping_to(_USABLE)
 
 
-def _run_on(cores: frozenset[int]) -> bool:
+def run_on(cores: Set[int]) -> bool:
+    """Moves the calling thread to some cores; returns whether that was possible."""
     if not CAN_CHOOSE:
         return False
     try:

@@ -213,7 +213,7 @@ def _decoded(
 ) -> tuple[np.ndarray, list[_Checked]]:
     """Returns the pixels of usable pictures and their boxes; adds what can't be used to `told`."""
     size = wanted.preprocessing
-    # For all of them: rows that are never filled take no memory.
+    # For all of them: rows in memory that are never filled take none.
     images = empty_pixels((len(marked), size.height_px, size.width_px, 3))
     kept: list[_Checked] = []
     done = 0

@@ -1,7 +1,7 @@
 """Where the decoded pictures of a data set are kept: a large set in a file, so that it need not fit in memory.
 
 The file has no name, is mapped, and is gone with the last array that shows it. It lies in the folder for temporary
-files (`TMPDIR`), which helps only where that is on a disk.
+files (`TMPDIR`). Where that is in memory (tmpfs), it takes the memory at once, and nothing is gained.
 """
 
 from __future__ import annotations
@@ -34,13 +34,8 @@ def empty_pixels(shape: tuple[int, ...]) -> np.ndarray:
             # Taken now: once it is mapped, a full disk would end the process by a signal.
             os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.uint8, "r+", shape=shape)
-    except OSError as error:
-        _LOG.warning(
-            "keeping %.1f GiB of decoded pictures in memory: there is no room in %s (%s)",
-            size / 2**30,
-            tempfile.gettempdir(),
-            error.strerror,
-        )
+    except (OSError, AttributeError) as error:  # no room, or a system that can't reserve any
+        _LOG.warning("keeping %.1f GiB of decoded pictures in memory, not in a file (%s)", size / 2**30, error)
         return np.empty(shape, np.uint8)
 
 

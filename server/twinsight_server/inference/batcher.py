@@ -8,8 +8,8 @@
 3. Pictures are taken in order of when they are due: at the call's deadline, or after a fixed patience if that ends
    sooner. Streams have more patience than unary calls, but it is limited too, so nothing waits for ever.
 4. The model's lanes, one thread each, take pictures from the queue. On the host a lane decodes and computes on one
-   core, its own while there is work, and takes no more than its share. For a device a lane waits for a batch to fill
-   (`batch_wait` decides how long), but only while pictures are being decoded.
+   core, apart from other lanes where it can be, and takes no more than its share. For a device a lane waits for a batch
+   to fill (`batch_wait` decides how long), but only while pictures are being decoded.
 5. A lone picture of an otherwise idle model is decoded and computed in its caller's thread, on all cores: passing it to
    a lane and back would cost two wake-ups, of up to a millisecond each if the processor has gone to sleep.
 6. Pictures whose caller has gone or whose deadline has passed are dropped before they are decoded, and again before
@@ -343,7 +343,7 @@ class Batcher:
     def _run(self, lane: int) -> None:
         use_all_cores()
         infer = self._engine.lane(lane)
-        with own_core(wanted=self._engine.has_single_threaded_lanes) as core:
+        with own_core(wanted=self._engine.has_lane_per_core) as core:
             while turn := self._next_turn(lane, core):
                 core.take()
                 if not self._serve(turn, infer):

@@ -141,8 +141,12 @@ def test_a_quota_bounds_the_threads_that_compute(
 
 
 @needs_openvino
-def test_a_lane_computes_in_its_callers_thread(embedding: ModelPackage, cache: Path) -> None:
+def test_a_lane_computes_in_its_callers_thread(
+    embedding: ModelPackage, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "core_count", lambda: 2)
     lane = choose_executor(embedding, "openvino", cache_dir=cache).lanes()[0]
+    assert lane.is_single_threaded
     lane.prepare(2)
     pictures = trial_pictures(embedding.card.preprocessing)[:2]
     lane.compute(pictures)
@@ -150,6 +154,22 @@ def test_a_lane_computes_in_its_callers_thread(embedding: ModelPackage, cache: P
     for _ in range(50):
         lane.compute(pictures)
     assert time.thread_time() - own > 0.8 * (time.process_time() - everyone)
+
+
+@needs_openvino
+def test_more_lanes_than_the_most_share_programs_that_divide_the_cores(
+    embedding: ModelPackage, tmp_path: Path, core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "core_count", lambda: 4)
+    monkeypatch.setattr(openvino, "MOST_LANES", 2)
+    lanes = choose_executor(embedding, "openvino", cache_dir=tmp_path).lanes()
+    assert [lane.is_single_threaded for lane in lanes] == [False, False]
+    before = core.compiled
+    for lane in lanes:
+        lane.prepare(1)
+    assert core.compiled == before + 1
+    picture = trial_pictures(embedding.card.preprocessing)[:1]
+    np.testing.assert_allclose(lanes[0].compute(picture), lanes[1].compute(picture), atol=2e-6)
 
 
 def threads_of_some_cores() -> list[str]:

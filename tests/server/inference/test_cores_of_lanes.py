@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
+from twinsight_core import engine
 from twinsight_core.engine import Engine
 from twinsight_core.executors.base import Executor
 from twinsight_core.host.cores import CAN_CHOOSE, usable_cores
@@ -43,8 +44,8 @@ class Placed:
 
 
 def cores_of_two_lanes(executor: Placed) -> list[set[int]]:
-    engine = Engine(executor, Preprocessing(height_px=1, width_px=1), answer_shape=(1,), buckets=(1,))
-    batcher = Batcher("m", engine, Metrics(), queue_size=2, wait_s=0)
+    runner = Engine(executor, Preprocessing(height_px=1, width_px=1), answer_shape=(1,), buckets=(1,))
+    batcher = Batcher("m", runner, Metrics(), queue_size=2, wait_s=0)
     futures: list[Future[Answer]] = [Future(), Future()]
     for future in futures:
         batcher.submit(lambda: np.zeros((1, 1, 3), np.uint8), Call("test", None), future)
@@ -56,10 +57,17 @@ def cores_of_two_lanes(executor: Placed) -> list[set[int]]:
 
 
 @pytest.mark.skipif(len(usable_cores()) < 2 or not CAN_CHOOSE, reason="one core, or threads are not placed")
-def test_lanes_that_compute_in_their_own_threads_do_so_on_different_cores() -> None:
+def test_lanes_that_compute_in_their_own_threads_do_so_on_different_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "usable_cores", lambda: frozenset(range(2)))
     one, other = cores_of_two_lanes(Placed(is_single_threaded=True))
     assert (len(one), len(other)) == (1, 1)
     assert one != other
+
+
+@pytest.mark.skipif(not CAN_CHOOSE, reason="threads are not placed")
+def test_fewer_lanes_than_cores_may_run_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "usable_cores", lambda: frozenset(range(3)))
+    assert cores_of_two_lanes(Placed(is_single_threaded=True)) == [usable_cores(), usable_cores()]
 
 
 @pytest.mark.skipif(not CAN_CHOOSE, reason="threads are not placed")
