@@ -234,7 +234,7 @@ def test_a_network_that_openvino_fails_to_compute_is_served_by_xla(
         raise RuntimeError("no memory")
 
     folder = spoilt(cache, tmp_path)
-    monkeypatch.setattr(openvino, "_answers", fail)
+    monkeypatch.setattr(openvino.OpenVinoExecutor, "compute", fail)
     assert choose_executor(embedding, "auto", cache_dir=folder).name == "xla:cpu:f32"
     with pytest.raises(StartupError, match=r"^OpenVINO can't compute the network \(no memory\)\.$"):
         choose_executor(embedding, "openvino", cache_dir=folder)

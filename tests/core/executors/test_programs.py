@@ -205,7 +205,9 @@ def test_threads_that_compute_are_free_to_run_where_no_other_program_does(embedd
     computing.start()
     try:
         for _ in range(200):
-            assert set(threads_of_some_cores()) <= before
+            # The lanes and calls of other tests' servers choose their cores themselves.
+            others = {str(one.native_id) for one in threading.enumerate() if one is not computing}
+            assert set(threads_of_some_cores()) <= before | others
     finally:
         ended.set()
         computing.join()
