@@ -18,8 +18,8 @@ _AT_LEAST = {
     "queries_over_pgvector": (1.5, "Throughput, 16 in flight: twinsight / pgvector"),
 }
 _AT_MOST = {
-    "compute_over_openvino_batch_1": (1.05, "p50, batch of 1: twinsight's executor / OpenVINO in float32"),
-    "compute_over_openvino_batch_8": (1.05, "p50, batch of 8: twinsight's executor / OpenVINO in float32"),
+    "compute_over_openvino_batch_1": (1.05, "p50, batch of 1: twinsight's executor / OpenVINO in the same precision"),
+    "compute_over_openvino_batch_8": (1.05, "p50, batch of 8: twinsight's executor / OpenVINO in the same precision"),
     "compute_over_onnxruntime_batch_1": (0.7, "p50, batch of 1: twinsight's executor / ONNX Runtime"),
     "compute_over_onnxruntime_batch_8": (0.7, "p50, batch of 8: twinsight's executor / ONNX Runtime"),
     "p99_over_triton": (1.0, "p99, 16 in flight: twinsight / Triton"),
@@ -45,8 +45,8 @@ _COLUMNS = {
 }
 _TITLES = {"embed": "Embed", "search": "Search"}
 _SERVERS = (
-    ("Embed with the same network", "Triton", "triton", "images"),
-    ("Embed with the same network", "LitServe", "litserve", "images"),
+    ("Embed with the same network in float32", "Triton", "triton", "images"),
+    ("Embed with the same network in float32", "LitServe", "litserve", "images"),
     ("Search by vector", "Milvus", "milvus", "queries"),
     ("Search by vector", "pgvector", "pgvector", "queries"),
 )

@@ -215,6 +215,6 @@ def test_alternatives_are_shown_with_the_targets_that_were_missed_and_those_that
     search = {"bars": {name: {"runs": [0.75]} for name in names}}
     (tmp_path / "peers.json").write_text(json.dumps({"quick": False, "embed": embed, "search": search}))
     shown = alternatives.table(tmp_path)
-    assert "| Triton (Embed with the same network) | 1.25 | 0.50 | 0.50 |" in shown
+    assert "| Triton (Embed with the same network in float32) | 1.25 | 0.50 | 0.50 |" in shown
     assert "| pgvector (Search by vector) | 0.75 | 0.75 | 0.75 |" in shown
     assert shown[-1].startswith("Of 6 targets for such comparisons 3 are missed: ")
