@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.recorded import Figures, Growth, Ingest, Memory, Recall, Recorded, Throughput, read
+from benchmarks.recorded import Figures, Growth, Ingest, Memory, Recall, Recorded, Throughput, commits, machines, read
 
 MEASURED = ("throughput", "ingest", "memory", "recall", "growth")
 KINDS = ("rss", "pss", "private")
@@ -38,15 +38,11 @@ def _environments(results: Path) -> Iterator[str]:
     found = {name: one for name in MEASURED if (one := read(Recorded, results, name)) is not None}
     if not found:
         return
-    machine = next(iter(found.values()))["environment"]["machine"]
-    commits: dict[str, list[str]] = {}
-    for name, one in found.items():
-        commits.setdefault(one["environment"]["commit"], []).append(f"`{name}`")
-    told = "; ".join(f"`{commit}` ({', '.join(names)})" for commit, names in commits.items())
+    environments = {name: one["environment"] for name, one in found.items()}
     yield (
-        f"Measured by `make bench` on {machine['cores']} cores of an {machine['cpu']}, load and server on the "
-        f"same cores, at commit {told}. `cores` are those that the load generator and the server kept busy: once they "
-        "add up to all cores, more load gains nothing."
+        f"Measured by `make bench` on {machines(environments)}, load and server on the same cores, at "
+        f"{commits(environments, named=True)}. `cores` are those that the load generator and the server kept busy: once "
+        "they add up to all cores, more load gains nothing."
     )
 
 

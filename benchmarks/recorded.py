@@ -144,3 +144,25 @@ def read(kind: type[R], results: Path, name: str) -> R | None:
     file = results / f"{name}.json"
     found: R | None = json.loads(file.read_text("utf-8")) if file.exists() else None
     return found
+
+
+def commits(environments: Mapping[str, Environment], *, named: bool = False) -> str:
+    """Returns the commits that results are of, and which of them where there are several, or always if `named`."""
+    found = {name: f"`{one['commit']}`" for name, one in environments.items()}
+    return f"commit{'s' if len(set(found.values())) > 1 else ''} {_shared(found, named=named)}"
+
+
+def machines(environments: Mapping[str, Environment]) -> str:
+    """Returns the machines that results were measured on, and which of them where there are several."""
+    named = {name: one["machine"] for name, one in environments.items()}
+    return _shared({name: f"{one['cores']} cores of an {one['cpu']}" for name, one in named.items()})
+
+
+def _shared(told: Mapping[str, str], *, named: bool = False) -> str:
+    """Returns what is told of which results; without their names if it is the same for all, unless `named`."""
+    found: dict[str, list[str]] = {}
+    for name, one in told.items():
+        found.setdefault(one, []).append(f"`{name}`")
+    if len(found) == 1 and not named:
+        return next(iter(found))
+    return ", ".join(f"{one} ({', '.join(names)})" for one, names in found.items())

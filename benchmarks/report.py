@@ -20,6 +20,8 @@ from benchmarks.recorded import (
     SearchResult,
     StartResult,
     Throughput,
+    commits,
+    machines,
     read,
 )
 
@@ -128,19 +130,9 @@ def models(results: Path) -> str:
         "Imported weights reproduce the reference outputs that come with them to a relative error of "
         f"{max(scores['imported'].values()):.1e}.{_faces(scores)}",
         "",
-        f"Measured by `make scores DATA=DIR` at {_commits(scores['environments'])}.",
+        f"Measured by `make scores DATA=DIR` at {commits(scores['environments'])}.",
     ]
     return "\n".join(lines)
-
-
-def _commits(environments: dict[str, Environment]) -> str:
-    """Returns the commits that results are of, and which of them where there are several."""
-    named: dict[str, list[str]] = {}
-    for name, one in environments.items():
-        named.setdefault(one["commit"], []).append(f"`{name}`")
-    if len(named) == 1:
-        return f"commit `{next(iter(named))}`"
-    return "commits " + ", ".join(f"`{commit}` ({', '.join(names)})" for commit, names in named.items())
 
 
 def _faces(scores: Scores) -> str:
@@ -189,7 +181,7 @@ def quantisation(results: Path) -> str:
     lines = [
         f"Float is the fastest float precision of OpenVINO here ({measured['precision']}). Processor times are medians "
         f"per image on one core of an {machine['cpu']}, both forms in turns; cosines are between the two vectors of an "
-        f"image. At {_commits(measured['environments'])}.",
+        f"image. At {commits(measured['environments'])}.",
         "",
         "| Model | Held out | float : int8, ms | Cosine, mean / lowest | Score | float | int8 | Points lost |",
         "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
@@ -215,11 +207,10 @@ def tables(results: Path) -> str:
     search: SearchResult = json.loads((results / "search.json").read_text())
     start: StartResult = json.loads((results / "startup.json").read_text())
     e, s = embed["median"], search["median"]
-    machine = embed["environment"]["machine"]
     measured = {"embed": embed["environment"], "search": search["environment"], "startup": start["environment"]}
     lines = [
-        f"Measured by `make bench` on {machine['cores']} cores of an {machine['cpu']}, shared with other work, at "
-        f"{_commits(measured)}; medians of five runs.",
+        f"Measured by `make bench` on {machines(measured)}, shared with other work, at "
+        f"{commits(measured)}; medians of five runs.",
         "",
         "| Call | p50 | The work itself, p50 | Added by the server | Of that, an empty gRPC call |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -256,7 +247,7 @@ def judged(results: Path) -> str:
     known = _with_targets(results)
     if not known:
         return "Not measured yet: `make bench` does it."
-    where = _commits({name: one["environment"] for name, one in known.items()})
+    where = commits({name: one["environment"] for name, one in known.items()})
     return "\n".join([*targets.table(_all(known)), "", f"Each ratio is within one run. Measured at {where}."])
 
 
