@@ -221,15 +221,16 @@ def _train_on_classes(
         )
     embed = embedder(trained)
 
-    def of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def of(rows: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         labels = read.labels[rows]
-        return embed(pixels_of(read.images, rows)), labels, read.groups()[labels] if how.groups else None
+        return embed(images), labels, read.groups()[labels] if how.groups else None
 
-    fit, measure = of(parts.validation), of(parts.test)
+    held_out = pixels_of(read.images, parts.test)
+    fit, measure = of(parts.validation, pixels_of(read.images, parts.validation)), of(parts.test, held_out)
     files = [read.files[row] for row in parts.test.tolist()]
-    findings = embedding_findings(
-        *measure, pixels_of(read.images, parts.test), files, which=f"whole classes {held_out_from(run)}"
-    ).leaving_out(len(read.skipped))
+    findings = embedding_findings(*measure, held_out, files, which=f"whole classes {held_out_from(run)}").leaving_out(
+        len(read.skipped)
+    )
     if fit[2] is not None and measure[2] is not None:
         unmeasured = group_pairs(fit[0], fit[1], fit[2], each=PAIRS_OF_A_KIND, seed=1)
         groups = group_pairs(measure[0], measure[1], measure[2], each=PAIRS_OF_A_KIND, seed=2)

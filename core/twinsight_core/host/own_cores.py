@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from twinsight_core.host.cores import CAN_CHOOSE, run_on, usable_cores
+from twinsight_core.host.cores import CAN_CHOOSE, run_on, usable_cores, use_all_cores
 
 _users: Counter[int] = Counter()
 """How many threads have taken each core."""
@@ -64,7 +64,7 @@ class OwnCore:
         with _changing:
             _users[self._core] -= 1
         self._core = None
-        run_on(usable_cores())
+        use_all_cores()
 
 
 @contextmanager
