@@ -41,8 +41,8 @@ def _environments(results: Path) -> Iterator[str]:
     environments = {name: one["environment"] for name, one in found.items()}
     yield (
         f"Measured by `make bench` on {machines(environments)}, load and server on the same cores, at "
-        f"{commits(environments, named=True)}. `cores` are those that the load generator and the server kept busy: once "
-        "they add up to all cores, more load gains nothing."
+        f"{commits(environments, named=True)}. `cores` are those that the load generator and the server kept busy: "
+        "once they add up to all cores, more load gains nothing."
     )
 
 
