@@ -162,6 +162,7 @@ class _Checked(NamedTuple):
         labels: [boxes] int32, ANY_CLASS if unknown.
         ignored: [boxes] bool.
         flaws: what is wrong with boxes.
+        unknown: labels of boxes that are none of the classes, one for each box.
         cut: boxes that were cut at the picture's edge.
         unplaced: the picture contains a thing whose place is unknown.
     """
@@ -172,6 +173,7 @@ class _Checked(NamedTuple):
     labels: np.ndarray
     ignored: np.ndarray
     flaws: tuple[str, ...]
+    unknown: tuple[str, ...]
     cut: int
     unplaced: bool
 
@@ -216,6 +218,7 @@ def _decoded(
     # For all of them: rows in memory that are never filled take none.
     images = empty_pixels((len(marked), size.height_px, size.width_px, 3))
     kept: list[_Checked] = []
+    unknown: dict[str, list[str]] = {}
     done = 0
     with ThreadPoolExecutor(core_count()) as pool:
         for chunk in in_chunks(files, [one.file for one in marked]):
@@ -227,9 +230,20 @@ def _decoded(
                     continue
                 images[len(kept)], checked = result
                 told.extend(f"{one.file}: {flaw}" for flaw in checked.flaws)
+                for label in checked.unknown:
+                    unknown.setdefault(label, []).append(one.file)
                 if not checked.unplaced:
                     kept.append(checked)
+    told.extend(
+        f"{named[0]}: unknown label `{label}` (in all: {_count(len(named), 'box', 'boxes')} in "
+        f"{_count(len(set(named)), 'picture', 'pictures')})."
+        for label, named in sorted(unknown.items())
+    )
     return images[: len(kept)], kept
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple[np.ndarray, _Checked] | str:
@@ -243,7 +257,7 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
     width, height = upright_size(encoded)
     if one.size is not None and one.size != (width, height):
         return f"the picture is {width}x{height}, but its annotation says {one.size[0]}x{one.size[1]}."
-    labels, boxes, ignored, flaws, cut, unplaced = [], [], [], [], 0, one.unplaced
+    labels, boxes, ignored, flaws, unknown, cut, unplaced = [], [], [], [], list[str](), 0, one.unplaced
     for box in one.boxes:
         corners = np.array(box.corners, np.float64)
         # Swapped corners still say where the thing is.
@@ -251,19 +265,23 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         within = np.clip([x_min, y_min, x_max, y_max], 0.0, [width, height, width, height])
         fractions = (within / [width, height, width, height]).astype(np.float32)
         covers = bool((fractions[2:] > fractions[:2]).all())
-        flaw = _box_flaw(box, within, width, height, wanted.classes)
-        # A box in the slack, or far below a pixel.
-        if not flaw and not covers:
-            flaw = "has no area left in the picture"
+        is_known, flaw = box.label in wanted.classes, ""
+        if box.label and not is_known:
+            unknown.append(box.label)  # a set may have thousands of them: reported together
+        else:
+            flaw = _box_flaw(box, within, width, height)
+            # A box in the slack, or far below a pixel.
+            if not flaw and not covers:
+                flaw = "has no area left in the picture"
         if flaw:
             flaws.append(f"box {', '.join(f'{corner:g}' for corner in box.corners)} ({box.label}) {flaw}.")
         if not covers:
             unplaced = True
             continue
-        labels.append(wanted.classes.index(box.label) if box.label in wanted.classes else ANY_CLASS)
+        labels.append(wanted.classes.index(box.label) if is_known else ANY_CLASS)
         boxes.append(fractions)
-        ignored.append(box.ignored or bool(flaw) or not box.label)
-        cut += not flaw and _sticks_out(box, width, height)
+        ignored.append(box.ignored or bool(flaw) or not is_known)
+        cut += not flaw and (is_known or not box.label) and _sticks_out(box, width, height)
     if wanted.max_boxes is not None and len(labels) > wanted.max_boxes:
         return f"{len(labels)} boxes; at most {wanted.max_boxes} are supported."
     return pixels, _Checked(
@@ -273,24 +291,22 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         labels=np.array(labels, np.int32),
         ignored=np.array(ignored, np.bool_),
         flaws=tuple(flaws),
+        unknown=tuple(unknown),
         cut=cut,
         unplaced=unplaced,
     )
 
 
-def _box_flaw(box: MarkedBox, within: np.ndarray, width: int, height: int, classes: tuple[str, ...]) -> str:
-    """Returns what is wrong with a box; empty if nothing, or if only its label is missing, which is reported elsewhere.
+def _box_flaw(box: MarkedBox, within: np.ndarray, width: int, height: int) -> str:
+    """Returns what is wrong with a box's corners; empty if nothing.
 
     Args:
         box: as its annotation has it.
         within: [4] float64, the part of it in the picture, x_min, y_min, x_max, y_max in pixels.
         width: of the picture.
         height: of the picture.
-        classes: names that it may have.
     """
     x_min, y_min, x_max, y_max = box.corners
-    if box.label and box.label not in classes:
-        return "has an unknown label"
     if x_max <= x_min or y_max <= y_min:
         return "has no area"
     if _sticks_out(box, width, height):

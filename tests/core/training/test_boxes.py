@@ -186,7 +186,7 @@ def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
     assert heading.endswith("9 things can't be used:")
     assert sorted(line.strip() for line in lines) == sorted(
         [
-            "JPEGImages/a.jpg: box 1, 1, 5, 5 (cow) has an unknown label.",
+            "JPEGImages/a.jpg: unknown label `cow` (in all: 1 box in 1 picture).",
             "JPEGImages/a.jpg: box 30, 5, 30, 9 (cat) has no area.",
             "JPEGImages/a.jpg: box 60, 10, 80, 20 (dog) lies mostly outside the picture of 64x48.",
             "Annotations/c.xml: its picture JPEGImages/c.jpg is missing.",
@@ -197,6 +197,21 @@ def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
             "Annotations/h.xml: the annotation is missing.",
         ]
     )
+
+
+def test_boxes_of_an_unknown_label_are_told_in_one_line(write: Write) -> None:
+    files = {
+        "Annotations/a.xml": annotation(*(("cow", 1, 1, 5 + n, 5) for n in range(30)), name="a.jpg"),
+        "Annotations/b.xml": annotation(("cow", 1, 1, 5, 5), ("cat", 1, 1, 5, 5), ("ox", 1, 1, 5, 5), name="b.jpg"),
+        "JPEGImages/a.jpg": picture(),
+        "JPEGImages/b.jpg": picture(),
+    }
+    data = read_voc(write(files), preprocessing=SIZE, classes=("cat",), skip_bad=True)
+    assert data.skipped == (
+        "JPEGImages/a.jpg: unknown label `cow` (in all: 31 boxes in 2 pictures).",
+        "JPEGImages/b.jpg: unknown label `ox` (in all: 1 box in 1 picture).",
+    )
+    assert (data.valid.sum(axis=1).tolist(), data.ignored.sum(axis=1).tolist()) == ([0, 1], [30, 2])
 
 
 def test_what_is_wrong_can_be_left_out(write: Write, caplog: pytest.LogCaptureFixture) -> None:
