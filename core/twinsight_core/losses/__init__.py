@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from twinsight_core.losses.classification import (
-    balanced_weights,
     cross_entropy,
     effective_number_weights,
     focal,
@@ -24,7 +23,6 @@ from twinsight_core.losses.metric import (
 
 __all__ = [
     "arcface",
-    "balanced_weights",
     "batch_similarity_distillation",
     "contrastive",
     "cross_entropy",

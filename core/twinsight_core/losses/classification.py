@@ -85,26 +85,11 @@ def logit_adjusted(
     return cross_entropy(logits=adjusted, labels=labels, smoothing=smoothing)
 
 
-def balanced_weights(counts: np.ndarray) -> np.ndarray:
-    """Returns weights that give every class the same weight: the inverse of its examples, with mean 1.
-
-    Args:
-        counts: [classes] integer, training examples of each class, at least 1.
-
-    Returns:
-        [classes] float32, above 0, of mean 1.
-
-    Raises:
-        ValueError: a class has no example.
-    """
-    return _of_mean_1(1.0 / _checked(counts))
-
-
 def effective_number_weights(counts: np.ndarray, *, beta: float = 0.999) -> np.ndarray:
     """Returns weights by the effective number of examples: (1 - beta) / (1 - beta^count), of mean 1.
 
-    Between no weighting (beta 0) and `balanced_weights` (beta towards 1): the more examples a class has, the less a
-    further one adds.
+    Between no weighting (beta 0) and the inverse of the number of examples (beta towards 1): the more examples a class
+    has, the less a further one adds.
 
     Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, eqs. 2 and 5, with the
     weights' sum set to the number of classes as the paper does.

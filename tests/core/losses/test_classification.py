@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinsight_core.losses import (
-    balanced_weights,
     cross_entropy,
     effective_number_weights,
     focal,
@@ -120,25 +119,24 @@ def test_a_class_never_seen_leaves_the_adjusted_loss_finite() -> None:
 
 
 def test_weights_worked_by_hand() -> None:
-    # 1/1 and 1/3, scaled to mean 1.
-    np.testing.assert_allclose(balanced_weights(np.array([1, 3])), [1.5, 0.5])
     # beta 1/2: effective numbers (1 - 1/2) / (1/2) = 1 and (1 - 1/4) / (1/2) = 3/2; inverses 1 and 2/3.
     np.testing.assert_allclose(effective_number_weights(np.array([1, 2]), beta=0.5), [1.2, 0.8], rtol=1e-6)
 
 
 @given(counts=st.lists(st.integers(1, 10**6), min_size=1, max_size=20), beta=st.floats(0.0, 0.99999999))
 def test_weights_have_mean_one_and_never_favour_the_more_frequent(counts: list[int], beta: float) -> None:
-    for weights in (balanced_weights(np.array(counts)), effective_number_weights(np.array(counts), beta=beta)):
-        assert weights.dtype == np.float32
-        assert float(weights.mean()) == pytest.approx(1.0, rel=1e-4)
-        assert (weights > 0).all()
-        assert (np.diff(weights[np.argsort(counts)]) <= 0).all()
+    weights = effective_number_weights(np.array(counts), beta=beta)
+    assert weights.dtype == np.float32
+    assert float(weights.mean()) == pytest.approx(1.0, rel=1e-4)
+    assert (weights > 0).all()
+    assert (np.diff(weights[np.argsort(counts)]) <= 0).all()
 
 
-def test_effective_numbers_lie_between_no_weights_and_balanced_ones() -> None:
-    counts = np.array([10, 1000])
+def test_effective_numbers_lie_between_no_weights_and_the_inverse_of_examples() -> None:
+    counts = np.array([1, 3])
     np.testing.assert_array_equal(effective_number_weights(counts, beta=0.0), [1.0, 1.0])
-    np.testing.assert_allclose(effective_number_weights(counts, beta=1 - 1e-12), balanced_weights(counts), rtol=1e-4)
+    # 1/1 and 1/3, scaled to mean 1.
+    np.testing.assert_allclose(effective_number_weights(counts, beta=1 - 1e-12), [1.5, 0.5], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +191,6 @@ def plain_recall() -> float:
 
 
 REMEDIES: dict[str, Loss] = {
-    "balanced weights": lambda logits, labels: cross_entropy(
-        logits=logits, labels=labels, class_weights=jnp.asarray(balanced_weights(COUNTS))
-    ),
     "effective numbers": lambda logits, labels: cross_entropy(
         logits=logits, labels=labels, class_weights=jnp.asarray(effective_number_weights(COUNTS, beta=0.999))
     ),
