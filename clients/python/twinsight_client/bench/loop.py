@@ -95,7 +95,8 @@ class Run:
         warmup_due_count: of the calls due, those before `window.start`.
         model: the model that answered; empty if responses do not say.
         item_errors: number of failed items in measured calls, by name of the status code.
-        messages: the server's first error message, by name of the status code.
+        refusals: number of measured calls that were refused for load, by the server's reason.
+        messages: the server's first error message, by its reason, or by name of the status code if it gives none.
         refused_for_good: measured calls that were refused without a time to retry.
     """
 
@@ -108,6 +109,7 @@ class Run:
     warmup_due_count: int = 0
     model: ModelReference = field(default_factory=ModelReference)
     item_errors: dict[str, int] = field(default_factory=dict)
+    refusals: dict[str, int] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
     refused_for_good: int = 0
 
@@ -154,6 +156,7 @@ class _Load:
         self._cpu_share = 0.0
         self._model = ModelReference()
         self._item_errors: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
         self._refused_for_good = 0
 
@@ -221,6 +224,7 @@ class _Load:
             warmup_due_count=0 if due_times is None else due_times.count_before(window.start),
             model=self._model,
             item_errors=dict(self._item_errors),
+            refusals=dict(self._refusals),
             messages=self._messages,
             refused_for_good=self._refused_for_good,
         )
@@ -256,12 +260,15 @@ class _Load:
         if due < self._window.start:
             return
         if answer.error is not None:
-            self._messages.setdefault(answer.error.code, answer.error.message)
+            reason = answer.error.reason or answer.error.code
+            self._messages.setdefault(reason, answer.error.message)
+            if answer.outcome == REFUSED:
+                self._refusals[reason] += 1
         if isinstance(answer.error, ResourceExhausted) and answer.error.retry_after_s is None:
             self._refused_for_good += 1
         for one in failed:
             self._item_errors[one.code] += 1
-            self._messages.setdefault(one.code, one.message)
+            self._messages.setdefault(one.reason or one.code, one.message)
 
     async def _watch(self) -> None:
         """Reports the progress of the run, and measures the CPU time of this process."""

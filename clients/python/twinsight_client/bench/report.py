@@ -129,7 +129,8 @@ class Report:
         calls: outcomes of the calls.
         errors: number of failed calls, by name of the status code.
         items: outcomes of the pictures, queries or pairs.
-        messages: the server's first error message, by name of the status code.
+        refusals: number of refused calls, by the server's reason: its limits, or those of the caller's key.
+        messages: the server's first error message, by its reason, or by name of the status code if it gives none.
         calls_per_s: answered calls per second.
         items_per_s: answered items per second.
         latency_from: when latencies start: `due time` or `sending`.
@@ -156,6 +157,7 @@ class Report:
     calls: CallCounts
     errors: dict[str, int]
     items: ItemCounts
+    refusals: dict[str, int]
     messages: dict[str, str]
     calls_per_s: float
     items_per_s: float
@@ -250,6 +252,7 @@ def summarize(run: Run, workload: Workload, plan: Plan, *, subject: Subject, sta
             failed=failed_items,
             errors=dict(sorted(run.item_errors.items())),
         ),
+        refusals=dict(sorted(run.refusals.items())),
         messages=run.messages,
         calls_per_s=round(len(arrived) / window_s, 3),
         items_per_s=round((len(arrived) * workload.batch - arrived.column("failed_items").sum()) / window_s, 3),

@@ -103,8 +103,8 @@ def write_report(report: Report) -> None:
         rows = [_row(f"latency from {report.latency_from}", report.latency_ms)]
         rows += [_row(f"  {STAGE_NAMES[name]}", one) for name, one in report.stages_ms.items()]
         write_table(("ms", "p50 ", "p90 ", "p95 ", "p99 ", "max "), rows)
-    for code, message in report.messages.items():
-        write_error(f"{code}: {message}")
+    for name, message in report.messages.items():
+        write_error(f"{name}: {message}")
     for note in report.notes:
         write_error(f"Note: {note}")
 
@@ -134,12 +134,12 @@ def _fields(report: Report) -> dict[str, object]:
         "measured": f"{load.duration_s:.1f} s, after {load.warmup_s:g} s of warm-up",
         "calls": calls.due,
         "answered": calls.answered,
-        "refused": calls.refused,
-        "failed": _with_codes(calls.failed, report.errors),
+        "refused": _with_names(calls.refused, report.refusals),
+        "failed": _with_names(calls.failed, report.errors),
         "unanswered": calls.unanswered or None,
         "not started": calls.not_started or None,
         "started late": calls.late or None,
-        f"failed {items.kind}": _with_codes(items.failed, items.errors) if items.failed else None,
+        f"failed {items.kind}": _with_names(items.failed, items.errors) if items.failed else None,
         "calls/s": f"{report.calls_per_s:.1f}",
         f"{items.kind}/s": f"{report.items_per_s:.1f}",
         "client CPU": f"{report.client_cpu:.0%} of one core",
@@ -148,9 +148,9 @@ def _fields(report: Report) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _with_codes(count: int, by_code: Mapping[str, int]) -> str:
-    """Returns a number with its breakdown by code."""
-    return str(count) + (f" ({', '.join(f'{code} {one}' for code, one in by_code.items())})" if by_code else "")
+def _with_names(count: int, by_name: Mapping[str, int]) -> str:
+    """Returns a number with its breakdown by reason or status code."""
+    return str(count) + (f" ({', '.join(f'{name} {one}' for name, one in by_name.items())})" if by_name else "")
 
 
 def _row(name: str, found: Percentiles) -> tuple[str, ...]:
