@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from twinsight_core.errors import StartupError
 from twinsight_core.items import CollectionState
+from twinsight_server.access.audit import About
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
 
@@ -58,7 +59,10 @@ class Metrics:
         Info("twinsight_build", "Version of the server.", registry=one).info({"version": version("twinsight")})
         calls = Counter("twinsight_calls", "Finished calls.", ["method", "code"], registry=one)
         failed = Counter(
-            "twinsight_failed", "Calls that failed as a whole, or were rejected.", ["reason"], registry=one
+            "twinsight_failed",
+            "Calls, and messages of streams, that failed as a whole or were rejected.",
+            ["reason"],
+            registry=one,
         )
         call_seconds = Histogram(
             "twinsight_call_seconds",
@@ -69,14 +73,28 @@ class Metrics:
         )
         stage_seconds = Histogram(
             "twinsight_stage_seconds",
-            "Time per stage of calls that succeeded, were cancelled or exceeded their deadline.",
+            "Time per stage of calls and stream messages that succeeded, were cancelled or exceeded their deadline.",
             ["stage"],
+            buckets=_SECONDS,
+            registry=one,
+        )
+        messages = Counter(
+            "twinsight_messages",
+            "Messages of streams that were answered or rejected.",
+            ["method", "code"],
+            registry=one,
+        )
+        message_seconds = Histogram(
+            "twinsight_message_seconds",
+            "Time in the server of messages of streams, from their arrival on, like that of calls.",
+            ["method"],
             buckets=_SECONDS,
             registry=one,
         )
         items = Counter("twinsight_items", "Results returned, by outcome.", ["method", "outcome"], registry=one)
         # The library takes longer to look up a labelled child than to count.
         self._calls, self._call_seconds = cache(calls.labels), cache(call_seconds.labels)
+        self._messages, self._message_seconds = cache(messages.labels), cache(message_seconds.labels)
         self._stage_seconds, self._items = cache(stage_seconds.labels), cache(items.labels)
         self._failed = cache(failed.labels)
         self._in_flight = Gauge("twinsight_calls_in_flight", "Calls and stream messages being processed.", registry=one)
@@ -111,26 +129,33 @@ class Metrics:
         self._http: WSGIServer | None = None
 
     def ended(
-        self, method: str, code: str, reason: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]
+        self, about: About, code: str, reason: str, *, stages: Mapping[str, float], outcomes: Mapping[str, int]
     ) -> None:
-        """Counts a call; records times only of processed calls, because quick rejections would distort them.
+        """Counts a call, or a message of a stream; of a whole stream no results and stages: its messages were counted.
+
+        Records times only of what was processed, because quick rejections would distort them.
 
         Args:
-            method: its name.
+            about: what ended.
             code: the name of its status.
             reason: why it failed; empty if it succeeded.
             stages: seconds of each, and `total`.
             outcomes: number of results by status name.
         """
-        self._calls(method, code).inc()
-        for outcome, count in outcomes.items():
-            self._items(method, outcome).inc(count)
+        method, is_message, is_stream = about.method, about.event == "message", about.event == "stream"
+        (self._messages if is_message else self._calls)(method, code).inc()
         if reason:
             self._failed(reason).inc()
+        if not is_stream:
+            for outcome, count in outcomes.items():
+                self._items(method, outcome).inc(count)
         if code not in _WORKED_ON:
             return
         for stage, seconds in stages.items():
-            (self._call_seconds(method) if stage == "total" else self._stage_seconds(stage)).observe(seconds)
+            if stage == "total":
+                (self._message_seconds if is_message else self._call_seconds)(method).observe(seconds)
+            elif not is_stream:
+                self._stage_seconds(stage).observe(seconds)
 
     def watch_calls(self, in_flight: Callable[[], float], streams: Callable[[], float]) -> None:
         """Sets the functions that return the numbers of calls in flight and of open streams, called at each scrape."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from e2e.conftest import Reflected, config, counted, until
 from twinsight_core.executors.base import Executor
@@ -161,4 +163,46 @@ def test_a_stream_whose_caller_leaves_between_messages_frees_its_place(own: Serv
     stream.cancel()
     until(lambda: counted(own, "twinsight_open_streams") == 0)
     over.set()
+    api.close()
+
+
+def test_messages_of_an_open_stream_are_counted_timed_and_failures_logged(
+    own: Server, photos: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "twinsight.calls")
+    api, over = Reflected(own.address), threading.Event()
+    images = [{"encoded": photos["coffee"]}, {"encoded": b"bad"}]
+
+    def two_and_then_silence() -> Iterator[object]:
+        yield api.message("EmbedStreamRequest", images=images)
+        yield api.message("EmbedStreamRequest", model="nope", images=images)
+        over.wait(60)
+
+    def told() -> tuple[float, ...]:
+        return (
+            *(counted(own, "twinsight_messages_total", method="EmbedStream", code=one) for one in ("OK", "NOT_FOUND")),
+            *(
+                counted(own, "twinsight_items_total", method="EmbedStream", outcome=one)
+                for one in ("OK", "INVALID_ARGUMENT")
+            ),
+            counted(own, "twinsight_message_seconds_count", method="EmbedStream"),
+            counted(own, "twinsight_stage_seconds_count", stage="compute") - computed,
+            counted(own, "twinsight_failed_total", reason="MODEL_NOT_FOUND"),
+        )
+
+    computed = counted(own, "twinsight_stage_seconds_count", stage="compute")
+    with capture_logs() as logged:
+        stream = api.stream("InferenceService", "EmbedStream")(two_and_then_silence(), timeout=60)
+        answered = [next(stream), next(stream)]
+        assert [answer.error.code for answer in answered] == [0, grpc.StatusCode.NOT_FOUND.value[0]]
+        assert told() == (1, 1, 1, 1, 1, 1, 1)
+        assert counted(own, "twinsight_calls_total", method="EmbedStream", code="OK") == 0
+        over.set()
+        assert list(stream) == []
+        until(lambda: counted(own, "twinsight_calls_total", method="EmbedStream", code="OK") == 1)
+    assert told() == (1, 1, 1, 1, 1, 1, 1)  # nothing is counted again with the stream
+    message, call = (line for line in logged if line.get("method") == "EmbedStream")
+    assert (message["event"], message["reason"], message["items"]) == ("message", "MODEL_NOT_FOUND", {})
+    assert (call["event"], call["items"]) == ("call", {"OK": 1, "INVALID_ARGUMENT": 1})
+    assert call["total_ms"] > call["compute_ms"] > 0
     api.close()

@@ -95,3 +95,30 @@ def test_collections_whose_model_is_not_served_are_told_at_the_start_and_counted
             "first": [f"album-{number}" for number in range(5)],
         }
     ]
+
+
+def test_items_that_are_read_and_deleted_are_counted(api: Reflected, server: Server, small: str) -> None:
+    def told() -> dict[tuple[str, str], float]:
+        methods, outcomes = ("GetItems", "ListItems", "DeleteItems"), ("OK", "NOT_FOUND", "INVALID_ARGUMENT")
+        return {
+            (method, outcome): counted(server, "twinsight_items_total", method=method, outcome=outcome)
+            for method in methods
+            for outcome in outcomes
+        }
+
+    api.call("CollectionService", "UpsertItems", collection=small, items=ITEMS)
+    before = told()
+    api.call("CollectionService", "GetItems", collection=small, ids=["a", "b", "x", ""])
+    api.call("CollectionService", "ListItems", collection=small)
+    api.call("CollectionService", "DeleteItems", collection=small, ids=["a", "x"])
+    every = {"condition": {"field": "n", "exists": False}}
+    api.call("CollectionService", "DeleteItems", collection=small, filter=every)
+    more = {what: count - before[what] for what, count in told().items() if count != before[what]}
+    assert more == {
+        ("GetItems", "OK"): 2,
+        ("GetItems", "NOT_FOUND"): 1,
+        ("GetItems", "INVALID_ARGUMENT"): 1,
+        ("ListItems", "OK"): 2,
+        ("DeleteItems", "OK"): 2,
+        ("DeleteItems", "NOT_FOUND"): 1,
+    }

@@ -50,7 +50,10 @@ class Call:
         self._check_waiting = check_waiting
         self._gone = False
         self._stages: dict[str, float] = {}
+        self._message_started: float | None = None
+        self._earlier: tuple[dict[str, float], Counter[str]] = ({}, Counter())
         self.outcomes: Counter[str] = Counter()
+        """Results by outcome; while a message of a stream is processed: its own."""
         self.effect = Effect()
         """For the audit log; of a stream: that of its current message."""
         self.touched = 0
@@ -117,8 +120,23 @@ class Call:
             self.record(name, time.monotonic() - start)
 
     def stages(self) -> dict[str, float]:
-        """Returns the seconds of each stage so far, and `total`."""
-        return {**self._stages, "total": time.monotonic() - self.started}
+        """Returns the seconds of each stage so far, and `total`; while a message of a stream is processed: its own."""
+        started = self.started if self._message_started is None else self._message_started
+        return {**self._stages, "total": time.monotonic() - started}
+
+    def begin_message(self) -> None:
+        """Starts the clock of a message of a stream; until `end_message`, stages and outcomes are recorded for it."""
+        self._earlier = self._stages, self.outcomes
+        self._stages, self.outcomes, self._message_started = {}, Counter(), time.monotonic()
+
+    def end_message(self) -> None:
+        """Adds the message's outcomes to the stream's, and its times where they are the longest of a stage."""
+        message, outcomes = self._stages, self.outcomes
+        self._stages, self.outcomes = self._earlier
+        self._message_started, self.effect = None, Effect()
+        self.outcomes.update(outcomes)
+        for stage, seconds in message.items():
+            self.record(stage, seconds)
 
 
 def deadline_exceeded() -> DeadlineExceeded:

@@ -8,6 +8,7 @@
 4. A `TwinsightError` becomes its status with details; anything else becomes INTERNAL with fixed text and a log line
    with the traceback.
 5. Request id and stage times are sent in the trailing metadata; metrics, one log line and the audit log are written.
+   They are written for each message of a stream, too, when it ends: a stream may be open for days.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import structlog
 from google.rpc import status_pb2
 
 from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavailable
-from twinsight_server.access.audit import About, Effect
+from twinsight_server.access.audit import About
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
 from twinsight_server.access.methods import Rule
@@ -163,7 +164,7 @@ class Gate:
             Unavailable: the server drains.
         """
         self._idle.begin(stream)
-        with self._audited(stream, About("message", method, collection, items)):
+        with self._noted(stream, About("message", method, collection, items)):
             self.check_stream(stream)
             self._access.guard.check(stream.caller, method, collection)
             with (
@@ -180,7 +181,7 @@ class Gate:
             Cancelled, DeadlineExceeded, Unauthenticated, Unavailable: as `check_stream` does.
         """
         self._idle.begin(stream)
-        with self._audited(stream, About("message", method)):
+        with self._noted(stream, About("message", method)):
             self.check_stream(stream)
             with self._turn(stream, 0, waiting=stream):
                 yield
@@ -312,17 +313,37 @@ class Gate:
             trailing = (("x-request-id", call.request_id), *times)
             context.set_trailing_metadata(trailing)
             name = _CODE_NAMES[failure.code if failure else 0]
-            self._note(about, call, stages, name, reason=reason, why=why)
+            self._metrics.ended(about, name, reason, stages=stages, outcomes=call.outcomes)
+            self._log(about, call, stages, name, reason=reason, why=why)
             self._audit(call, about, name, reason, why)
         if failure:
             context.abort_with_status(abort_status(failure, trailing))
 
-    def _note(self, about: About, call: Call, stages: Mapping[str, float], name: str, *, reason: str, why: str) -> None:
-        """Counts the call and logs it."""
-        self._metrics.ended(about.method, name, reason, stages=stages, outcomes=call.outcomes)
-        if _plain_log.isEnabledFor(logging.INFO):
-            log.info(
-                "call",
+    @contextmanager
+    def _noted(self, stream: Call, about: About) -> Iterator[None]:
+        """Counts and logs the block, which is one message of a stream."""
+        code, reason, why = grpc.StatusCode.INTERNAL, "INTERNAL", ""
+        stream.begin_message()
+        try:
+            yield
+            code, reason = grpc.StatusCode.OK, ""
+        except TwinsightError as error:
+            code, reason, why = code_of(error), error.reason, _unproven(error)
+            raise
+        finally:
+            stages, name = stream.stages(), code.name
+            self._metrics.ended(about, name, reason, stages=stages, outcomes=stream.outcomes)
+            self._log(about, stream, stages, name, reason=reason, why=why)
+            self._audit(stream, about, name, reason, why)
+            stream.end_message()
+
+    def _log(self, about: About, call: Call, stages: Mapping[str, float], name: str, *, reason: str, why: str) -> None:
+        is_message = about.event == "message"
+        level = logging.DEBUG if is_message and not reason else logging.INFO
+        if _plain_log.isEnabledFor(level):
+            log.log(
+                level,
+                "message" if is_message else "call",
                 method=about.method,
                 **({"collection": about.collection_start} if about.collection else {}),
                 code=name,
@@ -334,20 +355,6 @@ class Gate:
                 **({"unproven": why} if why else {}),
                 **{f"{stage}_ms": round(seconds * 1e3, 3) for stage, seconds in stages.items()},
             )
-
-    @contextmanager
-    def _audited(self, call: Call, about: About) -> Iterator[None]:
-        """Writes the outcome of the block to the audit log."""
-        code, reason, why = grpc.StatusCode.INTERNAL, "", ""
-        try:
-            yield
-            code = grpc.StatusCode.OK
-        except TwinsightError as error:
-            code, reason, why = code_of(error), error.reason, _unproven(error)
-            raise
-        finally:
-            self._audit(call, about, code.name, reason, why)
-            call.effect = Effect()
 
     def _audit(self, call: Call, about: About, code: str, reason: str, why: str) -> None:
         if self._access.audit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from google.rpc import status_pb2
 
 from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.collections.catalog import Catalog
@@ -99,14 +98,21 @@ class ItemWriter:
             count = collection.delete_where(filter_, purge=request.purge)
             call.effect.deleted, call.effect.purged = count, request.purge
             call.touched = count
+            call.outcomes["OK"] += count
             return pb.DeleteItemsResponse(deleted_count=count)
         check_count(len(request.ids), self.max_items, field="ids")
         deleted = collection.delete(request.ids, purge=request.purge)
         call.effect.deleted, call.effect.purged = sum(deleted), request.purge
-        call.effect.failed = len(deleted) - sum(deleted)
+        outcomes = [
+            one if gone else _missing(collection, number, one)
+            for number, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))
+        ]
+        call.count(outcomes)
         results = [
-            pb.ItemResult(item=pb.Item(id=one)) if gone else pb.ItemResult(error=_missing(collection, n, one))
-            for n, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))
+            pb.ItemResult(error=status_of(one))
+            if isinstance(one, TwinsightError)
+            else pb.ItemResult(item=pb.Item(id=one))
+            for one in outcomes
         ]
         return pb.DeleteItemsResponse(results=results, deleted_count=sum(deleted))
 
@@ -124,16 +130,14 @@ class ItemReader:
         collection = self._catalog.get(request.collection, visible=call.caller.may_know)
         check_count(len(request.ids), self._max_items, field="ids")
         items = collection.get(request.ids, include_vectors=request.include_vectors, max_bytes=self._max_bytes)
+        found = [
+            _missing(collection, number, one) if item is None else item
+            for number, (one, item) in enumerate(zip(request.ids, items, strict=True))
+        ]
         response = pb.GetItemsResponse()
-        self._write(
-            response,
-            (
-                _missing(collection, number, one) if item is None else item
-                for number, (one, item) in enumerate(zip(request.ids, items, strict=True))
-            ),
-        )
-        call.effect.returned, call.effect.vectors = sum(one is not None for one in items), request.include_vectors
-        call.effect.failed = len(items) - call.effect.returned
+        self._write(response, found)
+        call.count(found)
+        call.effect.returned, call.effect.vectors = len(found) - call.effect.failed, request.include_vectors
         return response
 
     def page(self, request: pb.ListItemsRequest, call: Call) -> pb.ListItemsResponse:
@@ -171,12 +175,13 @@ class ItemReader:
         )
         response = pb.ListItemsResponse(next_page_token=token_for(request, collection, after))
         self._write(response, items)
+        call.count(items)
         call.effect.returned, call.effect.vectors = len(items), request.include_vectors
         call.touched = len(items)
         return response
 
     def _write(
-        self, response: pb.GetItemsResponse | pb.ListItemsResponse, found: Iterable[Item | status_pb2.Status]
+        self, response: pb.GetItemsResponse | pb.ListItemsResponse, found: Iterable[Item | TwinsightError]
     ) -> None:
         """Writes results into a response.
 
@@ -186,10 +191,10 @@ class ItemReader:
         size = 0
         for one in found:
             result = response.results.add()
-            if isinstance(one, Item):
-                answers.write_item(result.item, one)
+            if isinstance(one, TwinsightError):
+                result.error.CopyFrom(status_of(one))
             else:
-                result.error.CopyFrom(one)
+                answers.write_item(result.item, one)
             size += result.ByteSize()
             if size > self._max_bytes:
                 raise answer_too_large()
@@ -203,14 +208,14 @@ def _check_own_faults(items: Sequence[NewItem | NewMetadata | TwinsightError]) -
             raise item
 
 
-def _missing(collection: Collection, number: int, one: str) -> status_pb2.Status:
+def _missing(collection: Collection, number: int, one: str) -> TwinsightError:
     """Returns why no item has an id: it does not exist, or the id is invalid."""
     path = f"ids[{number}]"
     try:
         check_id(one, field=path)
     except InvalidInput as error:
-        return status_of(error)
-    return status_of(item_not_found(collection, one, path))
+        return error
+    return item_not_found(collection, one, path)
 
 
 def item_not_found(collection: Collection, item_id: str, path: str) -> NotFound:
