@@ -9,6 +9,7 @@ import numpy as np
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.index.row_memory import RowPlaces
 from twinsight_core.metadata import decode_metadata
+from twinsight_core.search.beside import NOTHING_BESIDE, Beside
 from twinsight_core.search.fingerprints import fingerprints_of
 from twinsight_core.search.generation import Coverage, Generation
 from twinsight_core.search.rows import RowBatch, Rows
@@ -58,8 +59,11 @@ def restored(rows: Rows, folder: Path, store: Store, parameters: GraphParameters
     graph, last_seq, outside = loaded
     end = int(np.searchsorted(view.labels, last_seq, side="right"))
     held = np.isin(view.labels[:end], graph.labels()) & ~np.isin(view.labels[:end], outside)
-    generation = Generation(rows, graph, Coverage(end, np.flatnonzero(~held)))
-    covered = np.flatnonzero(held)
+    generation = Generation(rows, graph)
+    covered, outside = np.flatnonzero(held), np.flatnonzero(~held)
+    parts = (outside[first : first + _RESTORED_ROWS] for first in range(0, len(outside), _RESTORED_ROWS))
+    groups = [generation.groups.numbers(view.read(part)) for part in parts]
+    generation.coverage = Coverage(end, Beside(outside, np.concatenate(groups)) if groups else NOTHING_BESIDE)
     for first in range(0, len(covered), _RESTORED_ROWS):
         marks = fingerprints_of(view.read(covered[first : first + _RESTORED_ROWS]))
         generation.fingerprints.restored(marks, has_dead=bool(graph.dead))

@@ -10,6 +10,7 @@ import numpy as np
 
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
+from twinsight_core.search.beside import NOTHING_BESIDE, Beside, Groups
 from twinsight_core.search.fingerprints import Fingerprints, fingerprints_of
 from twinsight_core.search.hubs import Hubs, are_outgrown
 from twinsight_core.search.rows import Rows
@@ -27,14 +28,19 @@ class Coverage:
 
     Attributes:
         end: rows from here on are not in the graph: the tail, which is scanned exactly.
-        outside: `[n] int64`, rising; rows before `end` that the graph is not asked for and that are scanned too: copies
-            of a vector of which a few are alive in the graph, since hundreds of equal points link to one another alone,
-            and a walk finds no way out (500 copies among 8,000 vectors took recall from 1.00 to 0.84); and points that
-            no walk finds, those far from all others, say, whose neighbours prefer links to their own kind.
+        beside: rows before `end` that the graph is not asked for and that are scanned too: copies of a vector of which
+            a few are alive in the graph, since hundreds of equal points link to one another alone, and a walk finds no
+            way out (500 copies among 8,000 vectors took recall from 1.00 to 0.84); and points that no walk finds, those
+            far from all others, say, whose neighbours prefer links to their own kind.
     """
 
     end: int
-    outside: np.ndarray
+    beside: Beside
+
+    @property
+    def outside(self) -> np.ndarray:
+        """`[n] int64`, rising, the rows of `beside`."""
+        return self.beside.rows
 
     @cached_property
     def answered(self) -> np.ndarray:
@@ -44,7 +50,7 @@ class Coverage:
         return answered
 
 
-NOTHING_COVERED = Coverage(0, np.empty(0, np.int64))
+NOTHING_COVERED = Coverage(0, NOTHING_BESIDE)
 
 
 class Generation:
@@ -55,6 +61,7 @@ class Generation:
         graph: the graph, whose labels are sequence numbers; None: every search is exact.
         coverage: replaced only after the graph holds what it says.
         fingerprints: of the vectors in the graph, and how many of them are alive.
+        groups: numbers the vectors beside it.
         hubs: of the graph; None: there are none, or they are still to be found.
         dying: sequence numbers of removed items that the graph may not know of yet.
         purges: how many purges were done before it was started: it may hold what a later one erases.
@@ -67,6 +74,7 @@ class Generation:
         self.graph = graph
         self.coverage = coverage
         self.fingerprints = Fingerprints()
+        self.groups = Groups()
         self.hubs: Hubs | None = None
         self._hubs_seen = 0  # rows that the graph covered when they were looked for
         self.dying: deque[int] = deque()
@@ -79,7 +87,7 @@ class Generation:
         vectors = view.read(rows)
         first = self.fingerprints.added(fingerprints_of(vectors))
         graph.add(view.labels[rows[first]], vectors[first])
-        return Coverage(end, np.concatenate([coverage.outside, rows[~first]]))
+        return Coverage(end, self._joined(coverage.beside, rows[~first], vectors[~first]))
 
     def audited(self, graph: HnswIndex, coverage: Coverage, start: int, end: int, *, width: int) -> Coverage:
         """Returns the coverage without those rows of `start` to `end` that a walk for their own vector does not find.
@@ -93,7 +101,10 @@ class Generation:
         for step in (*(glance for glance in _GLANCES if glance < width), width):
             found = graph.search(view.read(lost), step)
             lost = lost[~(found == view.labels[lost, None]).any(axis=1)]
-        return Coverage(coverage.end, np.union1d(coverage.outside, lost))
+        return Coverage(coverage.end, self._joined(coverage.beside, lost, view.read(lost)))
+
+    def _joined(self, beside: Beside, rows: np.ndarray, vectors: np.ndarray) -> Beside:
+        return beside.joined(rows, self.groups.numbers(vectors))
 
     def find_hubs(self) -> None:
         """Looks for the graph's hubs again if the graph has grown, or searches seem to no longer lead to them."""

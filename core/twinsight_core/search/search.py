@@ -6,13 +6,13 @@
    lead to the allowed rows (`hubs`).
 3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. The result is verified: if it has fewer
    rows than it should, the walk is widened, and in the end the search is exact, so recall never drops unnoticed.
-4. Rows that the graph does not hold are scanned exactly, and both results are merged; a few rows are compared directly.
+4. Rows that the graph does not hold are scanned exactly, one of each group of equal vectors beside it, and both results
+   are merged; a few rows are compared directly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -30,6 +30,7 @@ from twinsight_core.index.exact import (
 )
 from twinsight_core.index.hnsw import STEPS_PER_THREAD, HnswIndex, steps
 from twinsight_core.items import SearchOptions
+from twinsight_core.search.beside import Standing
 from twinsight_core.search.generation import Coverage, Generation
 
 # A walk of width w takes as long as comparing with about so many times w vectors: those that lie together are scanned
@@ -111,7 +112,7 @@ def _graph_search(
             walked |= {number: found for number, found in zip(pending, taken, strict=True) if found is not None}
             pending = [number for number in pending if number not in walked]
             width *= _WIDEN_BY
-    if walked and scope.parts:
+    if walked and scope.scanned:
         numbers = list(walked)
         with _cores_for(products=scope.scanned * queries[numbers].size):
             more = scope.rest(queries[numbers])
@@ -135,7 +136,7 @@ class _Scope:
         k: how many are wanted.
         beside: `[m] int64`, allowed rows that the graph does not answer for, so few that each query is compared with
             all of them beside what its walk found.
-        parts: other rows that it does not answer for, to be scanned.
+        standing: stand for all of those, where they are more; None where there are few.
     """
 
     view: ExactView
@@ -143,7 +144,7 @@ class _Scope:
     allowed: np.ndarray
     k: int
     beside: np.ndarray
-    parts: Sequence[slice | np.ndarray]
+    standing: Standing | None
 
     def taken(self, queries: np.ndarray, labels: np.ndarray, trusted: int) -> list[Found | None]:
         """Returns each query's k best of those allowed among `labels: [n, width] int64` and of those beside.
@@ -171,16 +172,21 @@ class _Scope:
 
     @property
     def scanned(self) -> int:
-        """How many rows `parts` have."""
-        counts = (np.count_nonzero(self.allowed[one]) if isinstance(one, slice) else len(one) for one in self.parts)
-        return int(sum(counts))
+        """How many rows are scanned: the tail, and those that stand for others."""
+        tail = int(np.count_nonzero(self.allowed[self.coverage.end :]))
+        return tail + (0 if self.standing is None else len(self.standing.rows))
 
     def rest(self, queries: np.ndarray) -> list[Found]:
-        """Returns each query's k best allowed rows of `parts`."""
+        """Returns each query's k best allowed rows of the tail, and of those that the graph does not answer for."""
         found = [NOTHING] * len(queries)
-        for among in self.parts:
-            more = self.view.nearest(queries, self.k, among=among, allowed=self.allowed)
-            found = [closest(one, other, self.k) for one, other in zip(found, more, strict=True)]
+        if self.coverage.end < len(self.view):
+            found = self.view.nearest(queries, self.k, among=slice(self.coverage.end, None), allowed=self.allowed)
+        if self.standing is not None:
+            more = self.view.nearest(queries, self.k, among=self.standing.rows, allowed=self.allowed)
+            found = [
+                closest(one, self.standing.expanded(other, self.k), self.k)
+                for one, other in zip(found, more, strict=True)
+            ]
         return found
 
     def _answered(self) -> int:
@@ -220,14 +226,12 @@ class _Scope:
 
 
 def _scope(view: ExactView, coverage: Coverage, allowed: np.ndarray, k: int) -> _Scope:
-    parts: list[slice | np.ndarray] = [slice(coverage.end, None)] if coverage.end < len(view) else []
     beside = coverage.outside
-    if len(beside):
-        beside = beside[allowed[beside]]
     if len(beside) > _FEW_OUTSIDE:
-        parts.append(beside)
-        beside = beside[:0]
-    return _Scope(view, coverage, allowed, k, beside, parts)
+        standing = coverage.beside.standing(allowed)
+        if standing.count > _FEW_OUTSIDE:
+            return _Scope(view, coverage, allowed, k, beside[:0], standing)
+    return _Scope(view, coverage, allowed, k, beside[allowed[beside]] if len(beside) else beside, None)
 
 
 def _cores_for(*, walking: int = 0, products: int = 0) -> AbstractContextManager[None]:

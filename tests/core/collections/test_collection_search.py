@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.collections.collection import Collection, CollectionOptions
-from twinsight_core.filters import AllOf, Equals, Filter, Not, Range
+from twinsight_core.filters import AllOf, Equals, Filter, In, Not, Range
 from twinsight_core.index.base import Metric
 from twinsight_core.index.exact import ExactIndex, ExactView
 from twinsight_core.index.hnsw import GraphParameters
@@ -167,6 +167,42 @@ def test_copies_do_not_hide_the_rest(tmp_path: Path, count: int) -> None:
     for options in (SearchOptions(10), SearchOptions(10, Equals("odd", 1)), SearchOptions(10, Not(Equals("odd", 1)))):
         walked = collection.search(items[5].vector[None], options)
         assert walked == collection.search(items[5].vector[None], replace(options, exact=True))
+    collection.close()
+
+
+def test_of_equal_items_beside_the_graph_one_is_compared(tmp_path: Path) -> None:
+    clustered = Clustered(2)
+    items = clustered.items(0, 3000)
+    copies = [
+        NewItem(f"copy{n}-{i}", items[n].vector, {"odd": i % 2, "n": n}) for n in range(30) for i in range(5 + 5 * n)
+    ]
+    mixed = [*items, *copies]
+    mixed = [mixed[place] for place in clustered.rng.permutation(len(mixed))]
+    collection = _made(tmp_path / "groups", Metric.COSINE)
+    collection.upsert(mixed)
+
+    def standing() -> int:
+        assert collection.wait_indexed(60)
+        generation = collection._indexer.generation
+        return len(generation.coverage.beside.standing(generation.rows.view.alive).rows)
+
+    def check() -> None:
+        queries = np.stack([item.vector for item in items[:40]]) + np.float32(0.01)
+        odd, few = Equals("odd", 1), In("n", (3, 4))
+        for options in (SearchOptions(1), SearchOptions(25), SearchOptions(25, odd), SearchOptions(9, Not(few))):
+            walked = collection.search(queries, options)
+            assert walked == collection.search(queries, replace(options, exact=True))
+
+    # Some more are what an audit finds out of reach.
+    assert 30 <= standing() < 40
+    check()
+    collection.delete([f"copy{n}-{i}" for n in range(10) for i in range(5 + 5 * n)])
+    assert 20 <= standing() < 30
+    check()
+    collection.close()
+    collection = Collection(tmp_path / "groups", OPTIONS)
+    assert 20 <= standing() < 30
+    check()
     collection.close()
 
 

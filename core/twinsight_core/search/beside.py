@@ -1,0 +1,128 @@
+"""Rows that are compared beside a graph, in groups of equal vectors.
+
+A picture that a thousand items have (a placeholder, say) is a thousand equal vectors, of which a graph holds a few. One
+row of each group is compared, and stands for all: equal vectors have equal scores.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import cached_property
+from hashlib import blake2b
+
+import numpy as np
+
+from twinsight_core.index.exact import Found, in_order
+
+# Of a group so many times as many members as are wanted are looked at first: mostly all of them are allowed.
+_LOOKED_AT = 4
+
+
+class Groups:
+    """Numbers vectors: equal ones have the same number, and no others. One thread at a time.
+
+    By digests of 128 bits under a secret key, so that nobody can make two vectors with one digest.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(16)
+        self._numbers: dict[bytes, int] = {}
+
+    def numbers(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns the numbers `[n] int64` of vectors `[n, dimension] float32`, prepared."""
+        digests = (blake2b(vector.tobytes(), digest_size=16, key=self._key).digest() for vector in vectors)
+        return np.fromiter((self._numbers.setdefault(one, len(self._numbers)) for one in digests), np.int64)
+
+
+class Beside:
+    """Rows and their groups; does not change.
+
+    Attributes:
+        rows: `[n] int64`, rising.
+    """
+
+    def __init__(self, rows: np.ndarray, groups: np.ndarray) -> None:
+        """Takes both as they are.
+
+        Args:
+            rows: `[n] int64`, rising.
+            groups: `[n] int64`, the numbers of their vectors.
+        """
+        self.rows = rows
+        self._groups = groups
+        self._latest: Standing | None = None
+
+    def joined(self, rows: np.ndarray, groups: np.ndarray) -> Beside:
+        """Returns it with further rows, in any order, and their groups."""
+        if not len(rows):
+            return self
+        every, of_each = np.concatenate([self.rows, rows]), np.concatenate([self._groups, groups])
+        order = np.argsort(every)
+        return Beside(every[order], of_each[order])
+
+    def standing(self, allowed: np.ndarray) -> Standing:
+        """Returns the rows that stand for those of `allowed: [count] bool`, kept for the next search of the same."""
+        latest = self._latest
+        if latest is None or latest.allowed is not allowed:
+            latest = self._latest = Standing(self, allowed)
+        return latest
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """`[n] int64`, the place of each row's group in `members`."""
+        return np.unique(self._groups, return_inverse=True)[1]
+
+    @cached_property
+    def members(self) -> list[np.ndarray]:
+        """The rows of each group, rising."""
+        order = np.argsort(self.places, kind="stable")
+        ends = np.cumsum(np.bincount(self.places))
+        return np.split(self.rows[order], ends[:-1])
+
+
+class Standing:
+    """Rows that each stand for the allowed rows of one group.
+
+    Attributes:
+        allowed: `[count] bool`, as it was given.
+        rows: `[m] int64`, rising: the first allowed one of each group that has any.
+        count: how many rows they stand for.
+    """
+
+    def __init__(self, beside: Beside, allowed: np.ndarray) -> None:
+        self._beside = beside
+        self.allowed = allowed
+        chosen = allowed[beside.rows]
+        self.count = int(np.count_nonzero(chosen))
+        first = np.full(len(beside.members), -1, np.int64)
+        # The last one that is written to a place stays.
+        first[beside.places[chosen][::-1]] = beside.rows[chosen][::-1]
+        self.rows = np.sort(first[first >= 0])
+
+    def expanded(self, found: Found, k: int) -> Found:
+        """Returns the k best of all rows that the found ones, closest first, stand for."""
+        members = self._beside.members
+        places = self._beside.places[np.searchsorted(self._beside.rows, found.rows)].tolist()
+        if all(len(members[place]) == 1 for place in places):
+            return found
+        lines: list[np.ndarray] = []
+        scores: list[np.ndarray] = []
+        count = 0
+        for place, score in zip(places, found.scores, strict=True):
+            if count >= k and score < scores[-1][0]:
+                break
+            line = self._first_allowed(members[place], k)
+            lines.append(line)
+            scores.append(np.full(len(line), score, np.float32))
+            count += len(line)
+        return in_order(np.concatenate(lines), np.concatenate(scores), k)
+
+    def _first_allowed(self, rows: np.ndarray, k: int) -> np.ndarray:
+        head = rows[: _LOOKED_AT * k]
+        usable: np.ndarray = head[self.allowed[head]]
+        if len(usable) < k and len(head) < len(rows):
+            usable = rows[self.allowed[rows]]
+        return usable[:k]
+
+
+NOTHING_BESIDE = Beside(np.empty(0, np.int64), np.empty(0, np.int64))
