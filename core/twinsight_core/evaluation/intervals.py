@@ -46,6 +46,25 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     return low, high
 
 
+def binomial_interval(trials: int, share: float, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns how many of independent trials succeed: the ends that this is below or above in equally few cases.
+
+    Args:
+        trials: 1 or more.
+        share: of them that succeed on average, above 0, at most 1.
+        confidence: how often the number lies between the ends, which are included, at least; 0..1, both not included.
+    """
+    if share >= 1.0:
+        return float(trials), float(trials)
+    tried = np.arange(trials, dtype=np.float64)
+    steps = np.log((trials - tried) / (tried + 1.0)) + math.log(share / (1.0 - share))
+    logs = np.concatenate([[0.0], np.cumsum(steps)])
+    chances = np.exp(logs - logs.max())
+    below = np.cumsum(chances) / chances.sum()
+    ends = np.searchsorted(below, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(ends[0]), float(ends[1])
+
+
 def pair_interval(counted: np.ndarray, classes: np.ndarray | None) -> tuple[float, float]:
     """Returns the ends of the 95 % interval of a share of pairs; the wider ones where there are two intervals.
 

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -90,9 +91,24 @@ def test_a_true_accept_rate_worked_by_hand() -> None:
     found = tar_at_far(both, far=0.1)
     assert found.threshold == pytest.approx(0.675)
     assert found.true_accept_rate == 0.75
-    # With z^2 = 3.8415: (0.75 + 3.8415/8 -+ 1.96 sqrt(0.1875/4 + 3.8415/64)) / 1.96037.
-    assert (found.low, found.high) == pytest.approx((0.30064, 0.95441), abs=1e-4)
+    # Of 30 trials at 0.1, 0 to 7 succeed: P(0) = 0.042, P(<= 6) = 0.974, P(<= 7) = 0.992. Above all of the different
+    # pairs is one same pair of four, above all but 23 of them are three. With z^2 = 3.8415 the ends are
+    # (0.25 + 3.8415/8 - 1.96 sqrt(0.1875/4 + 3.8415/64)) / 1.96037 and (0.75 + 3.8415/8 + ...) / 1.96037.
+    assert (found.low, found.high) == pytest.approx((0.04559, 0.95441), abs=1e-4)
     assert (found.different_pairs, found.different_pairs_needed) == (30, 30)
+
+
+@pytest.mark.parametrize(("far", "different"), [(0.01, 300), (0.01, 5000), (0.1, 30)])
+def test_the_interval_holds_the_rate_whatever_pairs_there_are(far: float, different: int) -> None:
+    # Same pairs are as normal as different ones, but two standard deviations closer.
+    rate = 1.0 - NormalDist(2.0).cdf(NormalDist().inv_cdf(1.0 - far))
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        found = tar_at_far(pairs(rng.normal(2.0, 1.0, 500).tolist(), rng.normal(size=different).tolist()), far=far)
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= rate <= found.high
+    assert held >= 92  # an interval of the same pairs alone holds it 35 to 85 times
 
 
 def test_where_classes_are_known_the_interval_is_over_other_classes() -> None:
