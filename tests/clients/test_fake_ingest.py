@@ -130,6 +130,41 @@ def test_a_name_that_is_another_lists_is_told(caplog: pytest.LogCaptureFixture) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("first", "size", "missing"),
+    [(4, 2, 0), (5, 2, 1), (4, 1, 2)],  # as before, a list that has grown, and larger batches
+)
+def test_items_that_were_skipped_without_being_on_disk_are_told(
+    caplog: pytest.LogCaptureFixture, first: int, size: int, missing: int
+) -> None:
+    items = [NewItem(f"i{n}", [float(n)]) for n in range(12)]
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    batches = len(list(client.ingest("c", items[:first], ingest_id="feed", batch_size=size)))
+    assert list(client.ingest("c", items, ingest_id="feed", batch_size=2))
+    told = (
+        f"Ingest `feed`: {missing} of 2 items of batch {batches}, the last that was skipped as on disk, are not in `c`."
+    )
+    assert [one.partition(" Unless ")[0] for one in caplog.messages] == [told] * bool(missing)
+
+
+def test_the_same_items_are_told_from_asyncio(caplog: pytest.LogCaptureFixture) -> None:
+    client = AsyncFakeClient()
+
+    async def write(count: int) -> None:
+        items = [NewItem(f"i{n}", [float(n)]) for n in range(count)]
+        async for _ in client.ingest("c", items, ingest_id="feed", batch_size=2):
+            pass
+
+    async def run() -> None:
+        await client.create_collection("c", dimension=1)
+        for count in (5, 9):
+            await write(count)
+
+    asyncio.run(run())
+    assert [one.partition(",")[0] for one in caplog.messages] == ["Ingest `feed`: 1 of 2 items of batch 3"]
+
+
 def test_an_item_that_can_not_be_sent_is_named() -> None:
     client = FakeClient()
     client.create_collection("c", dimension=1)

@@ -235,7 +235,7 @@ class AsyncClient:
         sent = flow.requests_async(items)
         async for results in self._transport.stream(flow, sent, timeout_s=timeout_s, request_id=request_id):
             yield results
-        flow.tell_skipped()
+        await flow.check_skipped_async(self.get_items)
 
     async def get_items(
         self,

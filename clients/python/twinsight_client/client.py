@@ -286,9 +286,9 @@ class Client:
 
         It yields each batch once that is on disk. With an `ingest_id`, an interrupted write resumes: call `ingest`
         again with the same items, order and `batch_size`; batches already on disk are skipped and yield nothing.
-        Only batch numbers are compared: other items under that id are skipped, too, with a warning if none is left. A
-        batch rejected as a whole blocks those after it (BATCH_OUT_OF_ORDER) until all are sent again. If the
-        collection is deleted and re-created meanwhile, nothing more is written (COLLECTION_REPLACED): call it again.
+        Only batch numbers are compared: under that id other items are skipped, too, with a warning if none is left or
+        the last batch skipped is not in the collection. A batch rejected as a whole blocks those after it
+        (BATCH_OUT_OF_ORDER) until all are sent again, as does a re-created collection (COLLECTION_REPLACED).
 
         Args:
             collection: its id.
@@ -318,7 +318,7 @@ class Client:
             last_batch=last_batch,
         )
         yield from self._transport.stream(flow, flow.requests(items), timeout_s=timeout_s, request_id=request_id)
-        flow.tell_skipped()
+        flow.check_skipped(self.get_items)
 
     def get_items(
         self,

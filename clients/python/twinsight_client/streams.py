@@ -14,7 +14,8 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -22,11 +23,11 @@ from google.protobuf.message import Message
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight_client import answers
-from twinsight_client.errors import InvalidArgument
+from twinsight_client.errors import InvalidArgument, TwinsightClientError
 from twinsight_client.images import ImageLike, image_message, size_bytes
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
-from twinsight_client.results import CallInfo, Embedding, IngestResults, ModelResults
+from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ModelResults, Results
 
 _log = logging.getLogger("twinsight.client")
 
@@ -110,7 +111,7 @@ class Flow(ABC, Generic[T, R, A]):
     @abstractmethod
     def _read(self, response: R, call: CallInfo, start: int, count: int) -> A: ...
 
-    def _is_written(self, number: int) -> bool:  # noqa: ARG002  # embedding leaves nothing behind
+    def _is_written(self, batch: Sequence[T], number: int) -> bool:  # noqa: ARG002  # embedding leaves nothing behind
         """Whether batch `number` need not be sent."""
         return False
 
@@ -132,7 +133,7 @@ class Flow(ABC, Generic[T, R, A]):
         if not batch:
             return []
         start, self._taken, self._number = self._taken, self._taken + len(batch), self._number + 1
-        if self._is_written(self._number):
+        if self._is_written(batch, self._number):
             return []
         message = self._message(batch, self._number)
         self._sent.append((start, len(batch)))
@@ -181,10 +182,33 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         self._ingest_id = ingest_id
         self._vector_model_digest = vector_model_digest
         self._last_batch = last_batch
+        self._last_skipped: list[str] = []
 
-    def tell_skipped(self) -> None:
-        """Logs a warning if every batch was skipped: the `ingest_id` may be that of another list of items."""
-        if self._last_batch and 0 < self._number <= self._last_batch:
+    def check_skipped(self, look_up: Callable[[str, list[str]], Results[Item]]) -> None:
+        """Logs a warning if other items than those on disk seem to have been skipped.
+
+        Args:
+            look_up: returns items of a collection by their ids.
+        """
+        if ids := self._doubted():
+            with suppress(TwinsightClientError):  # the caller may have no right to read
+                self._tell_missing(look_up(self._collection, ids))
+
+    async def check_skipped_async(self, look_up: Callable[[str, list[str]], Awaitable[Results[Item]]]) -> None:
+        """As `check_skipped`."""
+        if ids := self._doubted():
+            with suppress(TwinsightClientError):
+                self._tell_missing(await look_up(self._collection, ids))
+
+    def _doubted(self) -> list[str]:
+        """Returns the ids of the last batch that was skipped, if others were sent after it.
+
+        If not all of them are on disk, it is another batch than the one that was written: the list has grown, or its
+        batches have. If every batch was skipped, this logs a warning: the `ingest_id` may be that of another list.
+        """
+        if self._number > self._last_batch:
+            return self._last_skipped
+        if self._number:
             _log.warning(
                 "Ingest `%s` wrote nothing to `%s`: batches 1 to %d are already on disk under this id. Use another "
                 "`ingest_id` for other items.",
@@ -192,11 +216,27 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
                 self._collection,
                 self._number,
             )
+        return []
+
+    def _tell_missing(self, found: Results[Item]) -> None:
+        if missing := len(found.errors()):
+            _log.warning(
+                "Ingest `%s`: %d of %d items of batch %d, the last that was skipped as on disk, are not in `%s`. "
+                "Unless they were rejected or deleted, the list or `batch_size` is not that of before, and more items "
+                "were skipped: write all of them under another `ingest_id`.",
+                self._ingest_id,
+                missing,
+                len(found),
+                self._last_batch,
+                self._collection,
+            )
 
     def _size_bytes(self, thing: NewItem) -> int:
         return item_size_bytes(thing)
 
-    def _is_written(self, number: int) -> bool:
+    def _is_written(self, batch: Sequence[NewItem], number: int) -> bool:
+        if number == self._last_batch:
+            self._last_skipped = [item.id for item in batch]
         return number <= self._last_batch
 
     def _message(self, batch: Sequence[NewItem], number: int) -> Message:
