@@ -183,8 +183,9 @@ def check_spec(spec: CollectionSpec) -> None:
             field="id",
         )
     if not 1 <= spec.dimension <= MAX_DIMENSION:
+        unset = "" if spec.dimension else "; for pictures set `model` instead"
         raise InvalidInput(
-            f"`dimension` (={spec.dimension}) must be 1 to {MAX_DIMENSION}.",
+            f"`dimension` (={spec.dimension}) must be 1 to {MAX_DIMENSION}{unset}.",
             reason="DIMENSION_INVALID",
             field="dimension",
         )

@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from twinsight_core.calibration import Calibration, OperatingPoint, ScoredPairs
+from twinsight_core.commands.finishing import card_scores
 from twinsight_core.commands.folders import package_option
 from twinsight_core.commands.labelled import (
     DATA_OPTION,
@@ -39,10 +40,16 @@ from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import EVEN_ODDS_STATED, at_temperature
-from twinsight_core.training.copies import without_copies
+from twinsight_core.training.copies import distinct_pictures, without_copies
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder, logits_of
-from twinsight_core.training.findings import PAIRS_OF_A_KIND, class_pairs, group_pairs
+from twinsight_core.training.findings import (
+    PAIRS_OF_A_KIND,
+    RECALL_OF,
+    class_pairs,
+    classification_scores,
+    group_pairs,
+)
 from twinsight_core.training.pair_caveats import caveats
 from twinsight_core.training.pairs import halves as pair_halves
 from twinsight_core.training.siamese_pairs import PairPictures
@@ -107,7 +114,8 @@ def calibrate(
     odds. Fitting and measuring each need 100 same pairs, and different pairs three times the inverse of
     --false-match-rate.
 
-    Classifier: fits the temperature of its softmax on at least 100 pictures, some of each label.
+    Classifier: fits the temperature of its softmax on one half of at least 100 different pictures, some of each label.
+    The card's scores are then those of the other half.
 
     Use data like that which the model will see, and that it was not trained on. Calibrate before indexing: calibration
     changes the model's outputs and so its digest, and collections of the earlier model accept pictures only while that
@@ -124,7 +132,7 @@ def calibrate(
     if isinstance(network, Classifier):
         without = ("pairs", "groups", "meaning", "false_match_rate", "seed")
         refuse_options(without, why=f"`{package.name}`: a classifier's temperature is fitted on class folders")
-        read = labelled_pictures(package, data, skip_bad=skip_bad)
+        read = distinct_pictures(labelled_pictures(package, data, skip_bad=skip_bad))
         _check_pictures(data, read)
         _calibrate_classifier(package, network, read, out or package.folder)
         return
@@ -297,12 +305,9 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
         for one in (config.temperature, temperature)
     )
     _tell_if_worse(before, now)
-    scores = package.card.scores | {
-        "expected_calibration_error": round(measured.expected_calibration_error, 4),
-        "expected_calibration_error_even_classes": round(measured.expected_calibration_error_even, 4),
-        "calibration_error_by_chance": round(measured.calibration_error_by_chance, 4),
-        "negative_log_likelihood": round(measured.negative_log_likelihood, 4),
-    }
+    # All of them: scores of other pictures beside them could not be told from them.
+    kept = {name: score for name, score in package.card.scores.items() if not name.startswith(RECALL_OF)}
+    scores = kept | card_scores(classification_scores(measured, read.classes), read.classes)
     card = replace(package.card, config=replace(config, temperature=temperature), scores=scores)
     written = save_package(out, card, at_temperature(network, config, temperature), report=_report(package))
     write_line(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")

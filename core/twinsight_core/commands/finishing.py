@@ -13,6 +13,7 @@ from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.rcnn import FasterRCNN
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import MAX_SCORED_LABELS, REPORT_FILE, ModelCard, save_package
+from twinsight_core.training.findings import RECALL_OF
 from twinsight_core.training.report import Findings, write_report
 from twinsight_core.training.runs import NO_START, Run, Watching
 
@@ -60,7 +61,7 @@ def card_scores(scores: Mapping[str, float], labels: Sequence[str]) -> dict[str,
         scores: by name, as the report has them.
         labels: names of the classes.
     """
-    of_classes = {f"recall_{label}" for label in labels} if len(labels) > MAX_SCORED_LABELS else set()
+    of_classes = {f"{RECALL_OF}{label}" for label in labels} if len(labels) > MAX_SCORED_LABELS else set()
     return {name: round(value, 4) for name, value in sorted(scores.items()) if name not in of_classes}
 
 

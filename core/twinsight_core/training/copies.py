@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from twinsight_core.errors import TrainingError
 from twinsight_core.training.data import LabelledImages
+from twinsight_core.training.pairs import PairList
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,6 +77,45 @@ def without_copies(pictures: LabelledImages) -> tuple[LabelledImages, int]:
     return pictures.of_rows(rows), copies
 
 
+def counted_once(pairs: PairList) -> PairList:
+    """Returns the list without pairs of exact copies of pictures that an earlier pair has; needs `firsts`.
+
+    Raises:
+        TrainingError: two pairs of copies contradict each other; all of them are listed.
+    """
+    said: dict[tuple[int, int], int] = {}
+    kept, flaws = np.ones(len(pairs.same), np.bool_), []
+    for row, sides in enumerate(np.sort(pairs.originals[pairs.sides], axis=1).tolist()):
+        first = said.setdefault((sides[0], sides[1]), row)
+        if first == row:
+            continue
+        kept[row] = False
+        if pairs.same[row] != pairs.same[first]:
+            (one, other), (copy, of) = (
+                [f"`{pairs.files[side]}`" for side in pairs.sides[number]] for number in (first, row)
+            )
+            kind = "the same" if pairs.same[first] else "different"
+            flaws.append(f"{one} and {other} are listed as {kind}, and exact copies of them, {copy} and {of}, are not.")
+    if flaws:
+        raise TrainingError("The pairs contradict each other:", reason="PAIRS_INVALID", listed=flaws)
+    return replace(
+        pairs,
+        left=pairs.left[kept],
+        right=pairs.right[kept],
+        same=pairs.same[kept],
+        folds=None if pairs.folds is None else pairs.folds[kept],
+        repeats=pairs.repeats + int((~kept).sum()),
+    )
+
+
+def distinct_pictures(pictures: LabelledImages) -> LabelledImages:
+    """Returns the pictures without exact copies, and without those that are in several classes, which it logs."""
+    tell_copies(pictures, held_out=False)
+    firsts = first_copies(pictures.images)
+    rows = distinct(pictures.labels, firsts)
+    return pictures.of_rows(rows[~in_two_classes(pictures.labels, firsts)[rows]])
+
+
 def distinct(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     """Returns the places of pictures that are no copies of others of their class before them, [count] int64, rising.
 
@@ -85,12 +127,18 @@ def distinct(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     return np.sort(places)
 
 
-def tell_copies(pictures: LabelledImages) -> None:
-    """Logs how many pictures are copies of others, and which are in several classes: one of the labels is wrong."""
+def tell_copies(pictures: LabelledImages, *, held_out: bool = True) -> None:
+    """Logs how many pictures are copies of others, and which are in several classes: one of the labels is wrong.
+
+    Args:
+        pictures: all of them.
+        held_out: whether copies are held out together; otherwise they, and those in several classes, are left out.
+    """
     firsts = first_copies(pictures.images)
     copies = int((firsts != np.arange(len(firsts))).sum())
     if copies:
-        _LOG.info("%d pictures are exact copies of others; copies are held out together", copies)
+        how = "copies are held out together" if held_out else "copies are left out"
+        _LOG.info("%d pictures are exact copies of others; %s", copies, how)
     shared = np.flatnonzero(in_two_classes(pictures.labels, firsts))
     groups = [shared[firsts[shared] == first] for first in np.unique(firsts[shared])]
     for rows in groups[:_NAMED_COPIES]:

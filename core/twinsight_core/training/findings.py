@@ -12,7 +12,7 @@ from PIL import ImageDraw
 
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
-from twinsight_core.evaluation.classification import classification_score, log_softmax
+from twinsight_core.evaluation.classification import ClassificationScore, classification_score, log_softmax
 from twinsight_core.evaluation.detection import ANY_CLASS, FoundBoxes, TrueBoxes, detection_score
 from twinsight_core.evaluation.one_shot import one_shot_score
 from twinsight_core.evaluation.retrieval import retrieval_scores
@@ -22,6 +22,8 @@ from twinsight_core.training.detector import found_boxes, true_boxes
 from twinsight_core.training.report import Findings, Mistake, confusion_figure, lines_figure
 
 WORST = 12
+RECALL_OF = "recall_"
+"""Before a class's name, in the names of scores."""
 ONE_SHOT_WAYS, ONE_SHOT_TRIALS = 20, 40_000
 """With this many trials, the standard error of an accuracy of 0.9 is 0.0015."""
 SURE = 0.5
@@ -55,14 +57,6 @@ def classification_findings(
     """
     log_probability = log_softmax(logits.astype(np.float64))
     score = classification_score(log_probability, labels)
-    scores = {f"top{k}_accuracy": value for k, value in score.top_k.items()} | {
-        "balanced_accuracy": score.balanced_accuracy,
-        "expected_calibration_error": score.expected_calibration_error,
-        "expected_calibration_error_even_classes": score.expected_calibration_error_even,
-        "calibration_error_by_chance": score.calibration_error_by_chance,
-        "negative_log_likelihood": score.negative_log_likelihood,
-    }
-    scores |= {f"recall_{name}": value for name, value in zip(classes, score.recall, strict=True) if value is not None}
     predicted = log_probability.argmax(axis=1)
     confidence = np.exp(log_probability.max(axis=1))
     wrong = np.flatnonzero(predicted != labels)
@@ -74,7 +68,7 @@ def classification_findings(
         mistakes.append(Mistake((np.asarray(images[row]),), caption))
     return Findings(
         protocol=f"{len(labels)} pictures, {which}.",
-        scores=scores,
+        scores=classification_scores(score, classes),
         figures={
             "Confusion": confusion_figure(score.confusion, classes),
             "Precision and recall": lines_figure(
@@ -85,6 +79,19 @@ def classification_findings(
         },
         mistakes=mistakes,
     )
+
+
+def classification_scores(score: ClassificationScore, classes: Sequence[str]) -> dict[str, float]:
+    """Returns a classifier's scores by the names that reports and cards give them."""
+    scores = {f"top{k}_accuracy": value for k, value in score.top_k.items()} | {
+        "balanced_accuracy": score.balanced_accuracy,
+        "expected_calibration_error": score.expected_calibration_error,
+        "expected_calibration_error_even_classes": score.expected_calibration_error_even,
+        "calibration_error_by_chance": score.calibration_error_by_chance,
+        "negative_log_likelihood": score.negative_log_likelihood,
+    }
+    recalls = zip(classes, score.recall, strict=True)
+    return scores | {f"{RECALL_OF}{name}": value for name, value in recalls if value is not None}
 
 
 def embedding_findings(
@@ -234,7 +241,7 @@ def class_pairs(
 def group_pairs(
     embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, each: int, seed: int
 ) -> list[ScoredPairs]:
-    """Returns distinct random pairs within each group, half of them of one class; leaves out groups without such pairs.
+    """Returns distinct random pairs within each group; leaves out groups without pairs of both kinds.
 
     Args:
         embeddings: [count, dimension] float32, unit vectors.
@@ -248,13 +255,9 @@ def group_pairs(
     for number in numbers.tolist():
         of = np.flatnonzero(groups == number)
         with contextlib.suppress(TrainingError):
-            drawn, _ = class_pairs(embeddings[of], labels[of], None, each=each // len(numbers), seed=seed + number)
-            fewer = min(int(drawn.same.sum()), int((~drawn.same).sum()))
-            rng = np.random.default_rng((seed, number))
-            kept = np.concatenate(
-                [rng.choice(np.flatnonzero(kind), fewer, replace=False) for kind in (drawn.same, ~drawn.same)]
+            found.append(
+                class_pairs(embeddings[of], labels[of], None, each=each // len(numbers), seed=seed + number)[0]
             )
-            found.append(drawn.part(kept))
     return found
 
 

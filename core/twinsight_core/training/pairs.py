@@ -1,7 +1,7 @@
 """Lists of picture pairs with known truth, in the two common formats.
 
     LEFT,RIGHT,SAME[,FOLD]    comma- or tab-separated: two paths in the data, 1 or 0, and optionally the protocol's
-                              fold; a header line (`left,right,same`) is skipped
+                              fold; a header line (`left,right,same`, in any case) is skipped
     LFW's pairs.txt           tab-separated: `NAME 1 4` for a same pair, `NAME 1 OTHER 2` for a different one; the first
                               line has the number of folds and the number of pairs of each kind per fold, same pairs
                               first; or, without folds, only the second number
@@ -41,7 +41,7 @@ class PairList:
         right: [count] int64, index into `files`.
         same: [count] bool.
         folds: [count] int64, the protocol's folds, from 0; None if the list has none.
-        repeats: lines that were left out because they list a pair again.
+        repeats: lines that were left out because they list a pair again, or exact copies of its pictures.
         firsts: [files] int64, for each picture the first in `files` with the same pixels; None: they were not looked
             at, and each counts as another.
     """
@@ -110,9 +110,7 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         else:
             good.append((left, right, same, pair[3]))
     if flaws or not good:
-        shown = "; ".join(flaws[:_NAMED_FLAWS]) or "no pair in it"
-        more = f"; and {len(flaws) - _NAMED_FLAWS} more" if len(flaws) > _NAMED_FLAWS else ""
-        raise TrainingError(f"{path}: {shown}{more}.", reason="PAIRS_INVALID")
+        raise TrainingError(f"{path}: {_told(flaws) or 'no pair in it'}.", reason="PAIRS_INVALID")
     kinds = {pair[2] for pair in good}
     if len(kinds) == 1:
         only, other = ("same", "different") if True in kinds else ("different", "same")
@@ -351,6 +349,11 @@ def _linked(pairs: PairList, rows: np.ndarray) -> np.ndarray:
     return np.array([root(number) for number in range(len(roots))])
 
 
+def _told(flaws: Sequence[str]) -> str:
+    more = f"; and {len(flaws) - _NAMED_FLAWS} more" if len(flaws) > _NAMED_FLAWS else ""
+    return f"{'; '.join(flaws[:_NAMED_FLAWS])}{more}"
+
+
 _Pair = tuple[str, str, bool, int | None]
 
 
@@ -367,7 +370,7 @@ def _table(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
             read.append((rows.line_num, f"can't be read ({error})"))
             continue
         number = rows.line_num
-        if not any(cells) or (number == 1 and cells[2:3] == ["same"]):
+        if not any(cells) or (number == 1 and [one.lower() for one in cells[2:3]] == ["same"]):
             continue
         match cells:
             case [left, right, ("0" | "1") as same]:

@@ -24,7 +24,7 @@ from twinsight_core.evaluation.verification import area_under, roc_curve
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.training.augment import Augmentation, views
-from twinsight_core.training.copies import first_copies
+from twinsight_core.training.copies import counted_once, first_copies
 from twinsight_core.training.data import PictureSource, decode_readable, told_flaws, unreadable_pictures
 from twinsight_core.training.distillation import Teacher, taught
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher
@@ -121,21 +121,23 @@ def read_pair_pictures(
         skip_bad: leave out pictures that can't be read, with the pairs that need them.
 
     Raises:
-        TrainingError: the list breaks a rule or names pictures that do not exist; or pictures can't be read, and must
-            not be left out or leave no pair. All such lines or pictures are listed.
+        TrainingError: the list breaks a rule, contradicts itself or names pictures that do not exist; or pictures can't
+            be read, and must not be left out or leave no pair. All such lines or pictures are listed.
     """
     source = PictureSource(data, class_folders=False)
     pairs = read_pairs(listed, source.files)
     images, flaws = decode_readable(source, pairs.files, preprocessing)
     if not flaws:
-        return PairPictures(images=images, pairs=replace(pairs, firsts=first_copies(images)))
+        return PairPictures(images=images, pairs=counted_once(replace(pairs, firsts=first_copies(images))))
     kept = without(pairs, flaws)
     if not (skip_bad and kept.files):
         raise unreadable_pictures(source.path, flaws)
     # A readable picture may no longer be in any pair.
     needed = np.isin([file for file in pairs.files if file not in flaws], kept.files)
     images = pixels_of(images, np.flatnonzero(needed))
-    return PairPictures(images=images, pairs=replace(kept, firsts=first_copies(images)), skipped=told_flaws(flaws))
+    return PairPictures(
+        images=images, pairs=counted_once(replace(kept, firsts=first_copies(images))), skipped=told_flaws(flaws)
+    )
 
 
 def split(pairs: PairList, how: PairTraining) -> Parts:

@@ -168,7 +168,8 @@ def test_bad_ids_are_refused(catalog: Catalog, name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("dimension", [0, -1, 4097])
 def test_bad_dimensions_are_refused(catalog: Catalog, dimension: int) -> None:
-    with pytest.raises(InvalidInput, match=rf"`dimension` \(={dimension}\) must be 1 to 4096\."):
+    instead = "" if dimension else "; for pictures set `model` instead"
+    with pytest.raises(InvalidInput, match=rf"`dimension` \(={dimension}\) must be 1 to 4096{instead}\."):
         catalog.create(CollectionSpec("a", dimension))
 
 

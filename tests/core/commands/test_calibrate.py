@@ -1,3 +1,4 @@
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,7 +123,33 @@ def test_a_temperature_is_fitted_to_the_logits_whatever_it_was_before(
     scores = found[0].scores
     assert scores["expected_calibration_error"] < 0.25
     assert scores["calibration_error_by_chance"] < 0.25
-    assert scores["top1_accuracy"] == 0.9
+    # So are the accuracies, here of as many pictures of each class; the card's were of others.
+    assert scores["top1_accuracy"] == scores["balanced_accuracy"] != 0.9
+    assert scores["recall_dark"] + scores["recall_light"] == pytest.approx(2 * scores["balanced_accuracy"], abs=1e-3)
+
+
+def test_a_classifier_is_not_measured_on_copies_of_what_it_was_fitted_to(
+    written: Callable[[float], Path], shades: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    twice = tmp_path / "twice"
+    shutil.copytree(shades, twice)
+    for picture in shades.glob("*/*.png"):
+        shutil.copy(picture, twice / picture.parent.name / f"{picture.stem} (1).png")
+    shutil.copy(shades / "dark/00.png", twice / "light/dark.png")
+    cards = []
+    with caplog.at_level(logging.INFO, "twinsight_core.training.copies"):
+        for data in (shades, twice):
+            out = tmp_path / f"of-{data.name}"
+            done = run(calibrate, "--model", written(1.0), "--data", data, "--out", out)
+            assert done.exit_code == 0, done.output
+            cards.append(load_package(out).card)
+    assert "121 pictures are exact copies of others; copies are left out" in caplog.text
+    assert "the same picture is in several classes: dark/00 (1).png, dark/00.png, light/dark.png" in caplog.text
+    configs = [card.config for card in cards]
+    assert all(isinstance(config, ClassifierConfig) for config in configs)
+    temperatures = [config.temperature for config in configs if isinstance(config, ClassifierConfig)]
+    # One picture fewer, which is in both classes.
+    assert temperatures[1] == pytest.approx(temperatures[0], rel=0.2)
 
 
 def test_the_likelihood_of_a_sure_classifier_is_measured_and_not_that_of_what_float32_holds(
@@ -222,9 +249,10 @@ def test_pictures_too_few_for_a_temperature_are_refused(
 ) -> None:
     data, before = tmp_path / "data", (written(1.0) / "model.json").read_bytes()
     (data / "dark").mkdir(parents=True)
+    pictures = sorted(shades.glob("*/*.png"))
     for count, message in ((60, "needs at least 100 pictures; there are 60."), (100, "there are none of `light`.")):
         for number in range(count):
-            shutil.copy(shades / "dark" / f"{number % 60:02}.png", data / "dark" / f"{number}.png")
+            shutil.copy(pictures[number], data / "dark" / f"{number}.png")
         done = run(calibrate, "--model", written(1.0), "--data", data)
         assert done.exit_code == 1, done.output
         assert message in done.stderr

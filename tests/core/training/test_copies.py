@@ -18,9 +18,17 @@ from twinsight_core.models.configs.resnet import ResNetConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.training import classifier, siamese
 from twinsight_core.training.classifier import ClassifierTraining
-from twinsight_core.training.copies import first_copies, in_order, in_two_classes, tell_copies, without_copies
+from twinsight_core.training.copies import (
+    counted_once,
+    first_copies,
+    in_order,
+    in_two_classes,
+    tell_copies,
+    without_copies,
+)
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.detector_parts import detector_parts
+from twinsight_core.training.pairs import PairList
 from twinsight_core.training.parts import Parts
 from twinsight_core.training.siamese import SiameseTraining
 
@@ -181,3 +189,29 @@ def test_of_vocs_lists_copies_of_what_is_scored_are_not_trained_on(
     assert len(parts.train) + len(parts.validation) == 4
     assert len(parts.test) == 2
     assert "0.png: a copy of JPEGImages/6.png, for the scores" in caplog.text
+
+
+def test_pairs_of_copies_count_once() -> None:
+    # The second picture is a copy of the first.
+    files = ("a.jpg", "copy.jpg", "b.jpg", "c.jpg")
+    pairs = PairList(
+        files,
+        left=np.array([0, 1, 3]),
+        right=np.array([2, 2, 1]),
+        same=np.array([True, True, False]),
+        folds=np.arange(3),
+        repeats=1,
+        firsts=np.array([0, 0, 2, 3]),
+    )
+    once = counted_once(pairs)
+    assert (pairs.repeats, once.repeats, once.files) == (1, 2, files)
+    assert [once.left.tolist(), once.right.tolist(), once.same.tolist()] == [[0, 3], [2, 1], [True, False]]
+    assert once.folds is not None
+    assert once.folds.tolist() == [0, 2]
+    contrary = replace(pairs, same=np.array([True, False, False]))
+    with pytest.raises(TrainingError) as raised:
+        counted_once(contrary)
+    assert raised.value.lines == (
+        "The pairs contradict each other:",
+        "  `a.jpg` and `b.jpg` are listed as the same, and exact copies of them, `copy.jpg` and `b.jpg`, are not.",
+    )

@@ -50,7 +50,7 @@ def test_pictures_that_make_no_pair_of_a_kind_are_refused() -> None:
         class_pairs(unit(4), np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), each=5, seed=0)
 
 
-def test_pairs_of_groups_stay_within_them_and_are_half_of_one_class() -> None:
+def test_pairs_of_groups_stay_within_them_and_spread_over_them() -> None:
     labels = np.repeat(np.arange(7), 8)
     groups = np.array([0, 0, 0, 1, 1, 1, 2])[labels]  # the last group has one class
     # A place of its own for each group: pairs across groups would have a cosine of 0.
@@ -62,6 +62,12 @@ def test_pairs_of_groups_stay_within_them_and_are_half_of_one_class() -> None:
         np.testing.assert_array_equal(pairs.cosine, 1.0)
         assert pairs.classes is not None
         np.testing.assert_array_equal(pairs.classes[:, 0] == pairs.classes[:, 1], pairs.same)
+
+
+def test_groups_of_few_same_pairs_keep_their_different_ones() -> None:
+    labels = np.repeat(np.arange(20), 2)
+    found = group_pairs(unit(40), labels, labels // 10, each=400, seed=0)
+    assert [(int(pairs.same.sum()), int((~pairs.same).sum())) for pairs in found] == [(10, 180), (10, 180)]
 
 
 def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_most_certain_first() -> None:

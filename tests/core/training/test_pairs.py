@@ -47,6 +47,11 @@ def test_names_in_another_unicode_form_are_the_same(tmp_path: Path) -> None:
     assert (len(both.files), both.repeats) == (4, 0)
 
 
+def test_a_head_may_be_in_capitals(tmp_path: Path) -> None:
+    text = f"LEFT,RIGHT,SAME\n{FILES[0]},{FILES[1]},1\n{FILES[0]},{FILES[2]},0\n"
+    assert read_pairs(listed(tmp_path, text), FILES).same.tolist() == [True, False]
+
+
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     for head in ("left,right,same\n", ""):
         text = f"\ufeff{head}{FILES[0]},{FILES[1]},1\n{FILES[0]},{FILES[2]},0\n"
