@@ -138,7 +138,7 @@ def test_failed_pictures_are_told_of_and_have_an_exit_code(bench: Bench, album: 
     assert result.exit_code == 3
     calls = said(result)["answered"]
     assert said(result)["failed pictures"] == f"{calls} (INVALID_ARGUMENT {calls})"
-    assert "INVALID_ARGUMENT: The image is not a whole JPEG, PNG or WebP file.\n" in result.stderr
+    assert "IMAGE_UNREADABLE: The image is not a whole JPEG, PNG or WebP file.\n" in result.stderr
 
 
 def test_refused_calls_are_no_failure(
@@ -156,8 +156,8 @@ def test_refused_calls_are_no_failure(
     wire.memory.answer = answer  # type: ignore[method-assign,assignment]  # pyright: ignore[reportAttributeAccessIssue]
     result = bench("embed")
     assert result.exit_code == 0, result.output
-    assert (said(result)["refused"], said(result)["failed"]) == ("3", "0")
-    assert "RESOURCE_EXHAUSTED: The queue is full.\n" in result.stderr
+    assert (said(result)["refused"], said(result)["failed"]) == ("3 (QUEUE_FULL 3)", "0")
+    assert "QUEUE_FULL: The queue is full.\n" in result.stderr
 
 
 @pytest.mark.parametrize("call", ["embed", "compare", "search"])
