@@ -60,10 +60,10 @@ def restored(rows: Rows, folder: Path, store: Store, parameters: GraphParameters
     end = int(np.searchsorted(view.labels, last_seq, side="right"))
     held = np.isin(view.labels[:end], graph.labels()) & ~np.isin(view.labels[:end], outside)
     generation = Generation(rows, graph)
-    covered, outside = np.flatnonzero(held), np.flatnonzero(~held)
-    parts = (outside[first : first + _RESTORED_ROWS] for first in range(0, len(outside), _RESTORED_ROWS))
+    covered, rest = np.flatnonzero(held), np.flatnonzero(~held)
+    parts = (rest[first : first + _RESTORED_ROWS] for first in range(0, len(rest), _RESTORED_ROWS))
     groups = [generation.groups.numbers(view.read(part)) for part in parts]
-    generation.coverage = Coverage(end, Beside(outside, np.concatenate(groups)) if groups else NOTHING_BESIDE)
+    generation.coverage = Coverage(end, Beside(rest, np.concatenate(groups)) if groups else NOTHING_BESIDE)
     for first in range(0, len(covered), _RESTORED_ROWS):
         marks = fingerprints_of(view.read(covered[first : first + _RESTORED_ROWS]))
         generation.fingerprints.restored(marks, has_dead=bool(graph.dead))

@@ -90,20 +90,21 @@ class Standing:
     """
 
     def __init__(self, beside: Beside, allowed: np.ndarray) -> None:
-        self._beside = beside
+        # Not `beside` itself, which keeps this: a cycle of a collection that existed when the server began to serve is
+        # never freed (`gc.freeze`).
+        self._every, self._places, self._members = beside.rows, beside.places, beside.members
         self.allowed = allowed
-        chosen = allowed[beside.rows]
+        chosen = allowed[self._every]
         self.count = int(np.count_nonzero(chosen))
-        first = np.full(len(beside.members), -1, np.int64)
+        first = np.full(len(self._members), -1, np.int64)
         # The last one that is written to a place stays.
-        first[beside.places[chosen][::-1]] = beside.rows[chosen][::-1]
+        first[self._places[chosen][::-1]] = self._every[chosen][::-1]
         self.rows = np.sort(first[first >= 0])
 
     def expanded(self, found: Found, k: int) -> Found:
         """Returns the k best of all rows that the found ones, closest first, stand for."""
-        members = self._beside.members
-        places = self._beside.places[np.searchsorted(self._beside.rows, found.rows)].tolist()
-        if all(len(members[place]) == 1 for place in places):
+        places = self._places[np.searchsorted(self._every, found.rows)].tolist()
+        if all(len(self._members[place]) == 1 for place in places):
             return found
         lines: list[np.ndarray] = []
         scores: list[np.ndarray] = []
@@ -111,7 +112,7 @@ class Standing:
         for place, score in zip(places, found.scores, strict=True):
             if count >= k and score < scores[-1][0]:
                 break
-            line = self._first_allowed(members[place], k)
+            line = self._first_allowed(self._members[place], k)
             lines.append(line)
             scores.append(np.full(len(line), score, np.float32))
             count += len(line)

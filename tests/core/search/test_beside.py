@@ -1,5 +1,8 @@
 """Rows beside a graph: one of each group of equal vectors is compared, and the result is that of comparing with all."""
 
+import gc
+import weakref
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -56,6 +59,18 @@ def test_one_row_of_each_group_stands_for_all(metric: Metric, data: st.DataObjec
     for one, wanted in zip((standing.expanded(one, k) for one in found), every, strict=True):
         assert one.rows.tolist() == wanted.rows.tolist()
         assert one.scores.tolist() == wanted.scores.tolist()
+
+
+def test_what_is_replaced_is_freed_without_garbage_collection() -> None:
+    beside = Beside(np.arange(4), np.array([0, 0, 1, 1]))
+    assert beside.standing(np.ones(4, bool)).count == 4
+    left = weakref.ref(beside)
+    gc.disable()
+    try:
+        del beside
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_what_stands_for_others_is_kept_for_searches_of_the_same() -> None:
