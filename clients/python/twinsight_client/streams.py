@@ -190,25 +190,30 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         Args:
             look_up: returns items of a collection by their ids.
         """
-        if ids := self._doubted():
+        self._tell_all_skipped()
+        if ids := self._doubted:
             with suppress(TwinsightClientError):  # the caller may have no right to read
                 self._tell_missing(look_up(self._collection, ids))
 
     async def check_skipped_async(self, look_up: Callable[[str, list[str]], Awaitable[Results[Item]]]) -> None:
         """As `check_skipped`."""
-        if ids := self._doubted():
+        self._tell_all_skipped()
+        if ids := self._doubted:
             with suppress(TwinsightClientError):
                 self._tell_missing(await look_up(self._collection, ids))
 
+    @property
     def _doubted(self) -> list[str]:
-        """Returns the ids of the last batch that was skipped, if others were sent after it.
+        """Ids of the last batch that was skipped, if others were sent after it.
 
         If not all of them are on disk, it is another batch than the one that was written: the list has grown, or its
-        batches have. If every batch was skipped, this logs a warning: the `ingest_id` may be that of another list.
+        batches have.
         """
-        if self._number > self._last_batch:
-            return self._last_skipped
-        if self._number:
+        return self._last_skipped if self._number > self._last_batch else []
+
+    def _tell_all_skipped(self) -> None:
+        """Logs a warning if every batch was skipped: the `ingest_id` may be that of another list of items."""
+        if 0 < self._number <= self._last_batch:
             _log.warning(
                 "Ingest `%s` wrote nothing to `%s`: batches 1 to %d are already on disk under this id. Use another "
                 "`ingest_id` for other items.",
@@ -216,7 +221,6 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
                 self._collection,
                 self._number,
             )
-        return []
 
     def _tell_missing(self, found: Results[Item]) -> None:
         if missing := len(found.errors()):

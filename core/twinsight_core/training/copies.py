@@ -110,8 +110,8 @@ def counted_once(pairs: PairList) -> PairList:
 
 def distinct_pictures(pictures: LabelledImages) -> LabelledImages:
     """Returns the pictures without exact copies, and without those that are in several classes, which it logs."""
-    tell_copies(pictures, held_out=False)
     firsts = first_copies(pictures.images)
+    _tell(pictures, firsts, "copies are left out")
     rows = distinct(pictures.labels, firsts)
     return pictures.of_rows(rows[~in_two_classes(pictures.labels, firsts)[rows]])
 
@@ -127,17 +127,14 @@ def distinct(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
     return np.sort(places)
 
 
-def tell_copies(pictures: LabelledImages, *, held_out: bool = True) -> None:
-    """Logs how many pictures are copies of others, and which are in several classes: one of the labels is wrong.
+def tell_copies(pictures: LabelledImages) -> None:
+    """Logs how many pictures are copies of others, and which are in several classes: one of the labels is wrong."""
+    _tell(pictures, first_copies(pictures.images), "copies are held out together")
 
-    Args:
-        pictures: all of them.
-        held_out: whether copies are held out together; otherwise they, and those in several classes, are left out.
-    """
-    firsts = first_copies(pictures.images)
+
+def _tell(pictures: LabelledImages, firsts: np.ndarray, how: str) -> None:
     copies = int((firsts != np.arange(len(firsts))).sum())
     if copies:
-        how = "copies are held out together" if held_out else "copies are left out"
         _LOG.info("%d pictures are exact copies of others; %s", copies, how)
     shared = np.flatnonzero(in_two_classes(pictures.labels, firsts))
     groups = [shared[firsts[shared] == first] for first in np.unique(firsts[shared])]

@@ -36,7 +36,7 @@ class PairList:
     """Pairs of pictures.
 
     Attributes:
-        files: paths of all pictures that are in a pair, in the data.
+        files: paths of all pictures that are in a pair, in the data; or were, in one that counts as another's copy.
         left: [count] int64, index into `files`.
         right: [count] int64, index into `files`.
         same: [count] bool.
@@ -110,7 +110,9 @@ def read_pairs(path: Path, files: Sequence[str]) -> PairList:
         else:
             good.append((left, right, same, pair[3]))
     if flaws or not good:
-        raise TrainingError(f"{path}: {_told(flaws) or 'no pair in it'}.", reason="PAIRS_INVALID")
+        shown = "; ".join(flaws[:_NAMED_FLAWS]) or "no pair in it"
+        more = f"; and {len(flaws) - _NAMED_FLAWS} more" if len(flaws) > _NAMED_FLAWS else ""
+        raise TrainingError(f"{path}: {shown}{more}.", reason="PAIRS_INVALID")
     kinds = {pair[2] for pair in good}
     if len(kinds) == 1:
         only, other = ("same", "different") if True in kinds else ("different", "same")
@@ -347,11 +349,6 @@ def _linked(pairs: PairList, rows: np.ndarray) -> np.ndarray:
     for left, right in zip(pairs.left[rows].tolist(), pairs.right[rows].tolist(), strict=True):
         roots[root(left)] = root(right)
     return np.array([root(number) for number in range(len(roots))])
-
-
-def _told(flaws: Sequence[str]) -> str:
-    more = f"; and {len(flaws) - _NAMED_FLAWS} more" if len(flaws) > _NAMED_FLAWS else ""
-    return f"{'; '.join(flaws[:_NAMED_FLAWS])}{more}"
 
 
 _Pair = tuple[str, str, bool, int | None]

@@ -313,9 +313,7 @@ class Gate:
             trailing = (("x-request-id", call.request_id), *times)
             context.set_trailing_metadata(trailing)
             name = _CODE_NAMES[failure.code if failure else 0]
-            self._metrics.ended(about, name, reason, stages=stages, outcomes=call.outcomes)
-            self._log(about, call, stages, name, reason=reason, why=why)
-            self._audit(call, about, name, reason, why)
+            self._note(about, call, stages, name, reason=reason, why=why)
         if failure:
             context.abort_with_status(abort_status(failure, trailing))
 
@@ -331,13 +329,13 @@ class Gate:
             code, reason, why = code_of(error), error.reason, _unproven(error)
             raise
         finally:
-            stages, name = stream.stages(), code.name
-            self._metrics.ended(about, name, reason, stages=stages, outcomes=stream.outcomes)
-            self._log(about, stream, stages, name, reason=reason, why=why)
-            self._audit(stream, about, name, reason, why)
+            self._note(about, stream, stream.stages(), code.name, reason=reason, why=why)
             stream.end_message()
 
-    def _log(self, about: About, call: Call, stages: Mapping[str, float], name: str, *, reason: str, why: str) -> None:
+    def _note(self, about: About, call: Call, stages: Mapping[str, float], name: str, *, reason: str, why: str) -> None:
+        """Counts a call or message, and writes it to the log and the audit log."""
+        self._metrics.ended(about, name, reason, stages=stages, outcomes=call.outcomes)
+        self._audit(call, about, name, reason, why)
         is_message = about.event == "message"
         level = logging.DEBUG if is_message and not reason else logging.INFO
         if _plain_log.isEnabledFor(level):
