@@ -146,8 +146,8 @@ class ExactView:
         """
         if not len(queries):
             return []
-        if allowed is None and self.live < len(self.labels):
-            allowed = self.alive
+        if allowed is None or allowed is self.alive:
+            allowed = self.alive if self.live < len(self.labels) else None
         if self.device is not None and isinstance(among, slice) and among == slice(None):
             free = self.live if allowed is None else int(np.count_nonzero(allowed))
             kept = allowed is None or allowed is self.alive

@@ -16,6 +16,7 @@ from twinsight_core.index.exact import Found, in_order
 
 # Of a group so many times as many members as are wanted are looked at first: mostly all of them are allowed.
 _LOOKED_AT = 4
+_ROW_BITS = 32
 
 
 class Groups:
@@ -38,7 +39,7 @@ class Beside:
     """Rows and their groups; does not change.
 
     Attributes:
-        rows: `[n] int64`, rising.
+        rows: `[n] int64`, rising, below 2**32.
     """
 
     def __init__(self, rows: np.ndarray, groups: np.ndarray) -> None:
@@ -46,17 +47,17 @@ class Beside:
 
         Args:
             rows: `[n] int64`, rising.
-            groups: `[n] int64`, the numbers of their vectors.
+            groups: `[n] int64`, the numbers of their vectors, from 0, below 2**31.
         """
         self.rows = rows
-        self._groups = groups
+        self.groups = groups
         self._latest: Standing | None = None
 
     def joined(self, rows: np.ndarray, groups: np.ndarray) -> Beside:
         """Returns it with further rows, in any order, and their groups."""
         if not len(rows):
             return self
-        every, of_each = np.concatenate([self.rows, rows]), np.concatenate([self._groups, groups])
+        every, of_each = np.concatenate([self.rows, rows]), np.concatenate([self.groups, groups])
         order = np.argsort(every)
         return Beside(every[order], of_each[order])
 
@@ -68,16 +69,32 @@ class Beside:
         return latest
 
     @cached_property
-    def places(self) -> np.ndarray:
-        """`[n] int64`, the place of each row's group in `members`."""
-        return np.unique(self._groups, return_inverse=True)[1]
+    def members(self) -> Members:
+        """The rows of each group."""
+        return Members(self.rows, self.groups)
 
-    @cached_property
-    def members(self) -> list[np.ndarray]:
-        """The rows of each group, rising."""
-        order = np.argsort(self.places, kind="stable")
-        ends = np.cumsum(np.bincount(self.places))
-        return np.split(self.rows[order], ends[:-1])
+
+class Members:
+    """The rows of each group, found by its number."""
+
+    def __init__(self, rows: np.ndarray, groups: np.ndarray) -> None:
+        # One sort of numbers: a new one is made whenever rows come in, and a search waits for it.
+        keys = np.sort(groups << _ROW_BITS | rows)
+        self._rows = keys & ((1 << _ROW_BITS) - 1)
+        self._counts = np.bincount(groups)
+        self._ends = np.cumsum(self._counts)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def are_alone(self, groups: np.ndarray) -> bool:
+        """Returns whether each of some groups has one member."""
+        return bool((self._counts[groups] == 1).all())
+
+    def of(self, group: int) -> np.ndarray:
+        """Returns a group's rows, rising."""
+        end = self._ends[group]
+        return self._rows[end - self._counts[group] : end]
 
 
 class Standing:
@@ -92,27 +109,27 @@ class Standing:
     def __init__(self, beside: Beside, allowed: np.ndarray) -> None:
         # Not `beside` itself, which keeps this: a cycle of a collection that existed when the server began to serve is
         # never freed (`gc.freeze`).
-        self._every, self._places, self._members = beside.rows, beside.places, beside.members
+        self._every, self._groups, self._members = beside.rows, beside.groups, beside.members
         self.allowed = allowed
         chosen = allowed[self._every]
         self.count = int(np.count_nonzero(chosen))
         first = np.full(len(self._members), -1, np.int64)
         # The last one that is written to a place stays.
-        first[self._places[chosen][::-1]] = self._every[chosen][::-1]
+        first[self._groups[chosen][::-1]] = self._every[chosen][::-1]
         self.rows = np.sort(first[first >= 0])
 
     def expanded(self, found: Found, k: int) -> Found:
         """Returns the k best of all rows that the found ones, closest first, stand for."""
-        places = self._places[np.searchsorted(self._every, found.rows)].tolist()
-        if all(len(self._members[place]) == 1 for place in places):
+        groups = self._groups[np.searchsorted(self._every, found.rows)]
+        if self._members.are_alone(groups):
             return found
         lines: list[np.ndarray] = []
         scores: list[np.ndarray] = []
         count = 0
-        for place, score in zip(places, found.scores, strict=True):
+        for group, score in zip(groups.tolist(), found.scores, strict=True):
             if count >= k and score < scores[-1][0]:
                 break
-            line = self._first_allowed(self._members[place], k)
+            line = self._first_allowed(self._members.of(group), k)
             lines.append(line)
             scores.append(np.full(len(line), score, np.float32))
             count += len(line)

@@ -1,9 +1,9 @@
 """One search: the graph, what is not in the graph, minus what was removed, under a filter.
 
 1. The filter becomes a mask over the rows.
-2. The plan: if few rows are allowed, or the walk would be wide, comparing with all of them is faster, and exact. This
-   is also done under the inner product if many matches are wanted or a filter leaves many rows out, and if walks do not
-   lead to the allowed rows (`hubs`).
+2. The plan: if few rows are allowed, or the walk would be wide, comparing with all of them is faster, and exact; of
+   equal ones beside the graph, with one. This is also done under the inner product if many matches are wanted or a
+   filter leaves many rows out, and if walks do not lead to the allowed rows (`hubs`).
 3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. The result is verified: if it has fewer
    rows than it should, the walk is widened, and in the end the search is exact, so recall never drops unnoticed.
 4. Rows that the graph does not hold are scanned exactly, one of each group of equal vectors beside it, and both results
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -100,10 +101,12 @@ def _graph_search(
         allowed = _allowed(generation, view, options)
         findable = view.alive if allowed is None else allowed
         scope = _scope(view, coverage, findable, options.top_k)
-        available = _available(view, allowed)
-        width = _width(options, ef, view, available, has_hubs=hubs is not None)
-        walkable = hubs is None or (not _is_too_deep(options, view, available) and hubs.lead_to(findable, available))
-        while pending and walkable and coverage.end and _worth_walking(view, available - scope.scanned, width):
+        share = 1.0 if allowed is None else scope.share
+        width = _width(options, ef, share, has_hubs=hubs is not None)
+        walkable = hubs is None or (
+            not _is_too_deep(options, share) and hubs.lead_to(findable, _available(view, allowed))
+        )
+        while pending and walkable and coverage.end and _worth_walking(view, scope.answered, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):
                 labels = reader.search(asked, width)
@@ -119,9 +122,8 @@ def _graph_search(
         for number, rest in zip(numbers, more, strict=True):
             walked[number] = closest(walked[number], rest, options.top_k)
     if pending:
-        with _cores_for(products=available * queries[pending].size):
-            found = view.nearest(queries[pending], options.top_k, allowed=allowed)
-        walked.update(zip(pending, found, strict=True))
+        with _cores_for(products=(scope.answered + scope.scanned) * queries[pending].size):
+            walked.update(zip(pending, scope.every(queries[pending]), strict=True))
     return Answer(view, [walked[number] for number in range(len(queries))])
 
 
@@ -155,7 +157,7 @@ class _Scope:
         head = self.view.rows_of(labels[:, : self.k])
         if head.shape[1] == self.k and self._all_usable(head):
             return list(self._scored(queries, head))
-        needed = min(self.k, self._answered())
+        needed = min(self.k, self.answered)
         lines: dict[int, np.ndarray] = {}
         for number, line in enumerate(labels):
             rows = self.view.rows_of(line)
@@ -170,31 +172,44 @@ class _Scope:
                 taken[number] = found
         return taken
 
+    @cached_property
+    def answered(self) -> int:
+        """How many allowed rows the graph answers for."""
+        covered = int(np.count_nonzero(self.allowed[: self.coverage.end]))
+        return covered - (len(self.beside) if self.standing is None else self.standing.count)
+
     @property
+    def share(self) -> float:
+        """Which share of the live rows that the graph answers for is allowed, above 0."""
+        alive = self.view.alive
+        total = np.count_nonzero(alive[: self.coverage.end]) - np.count_nonzero(alive[self.coverage.outside])
+        return max(self.answered, 1) / max(int(total), 1)
+
+    @cached_property
     def scanned(self) -> int:
-        """How many rows are scanned: the tail, and those that stand for others."""
+        """How many rows are scanned beside a walk: the tail, and those that stand for others."""
         tail = int(np.count_nonzero(self.allowed[self.coverage.end :]))
         return tail + (0 if self.standing is None else len(self.standing.rows))
+
+    def every(self, queries: np.ndarray) -> list[Found]:
+        """Returns each query's k best of all allowed rows, without a walk."""
+        if self.standing is None:
+            return self.view.nearest(queries, self.k, allowed=self.allowed)
+        allowed = self.allowed.copy()
+        allowed[self.coverage.outside] = False
+        return self._with_standing(self.standing, queries, self.view.nearest(queries, self.k, allowed=allowed))
 
     def rest(self, queries: np.ndarray) -> list[Found]:
         """Returns each query's k best allowed rows of the tail, and of those that the graph does not answer for."""
         found = [NOTHING] * len(queries)
         if self.coverage.end < len(self.view):
             found = self.view.nearest(queries, self.k, among=slice(self.coverage.end, None), allowed=self.allowed)
-        if self.standing is not None:
-            more = self.view.nearest(queries, self.k, among=self.standing.rows, allowed=self.allowed)
-            found = [
-                closest(one, self.standing.expanded(other, self.k), self.k)
-                for one, other in zip(found, more, strict=True)
-            ]
-        return found
+        return found if self.standing is None else self._with_standing(self.standing, queries, found)
 
-    def _answered(self) -> int:
-        """Returns how many allowed rows the graph answers for."""
-        allowed = self.allowed[: self.coverage.end]
-        if len(self.coverage.outside):
-            allowed = allowed & self.coverage.answered
-        return int(np.count_nonzero(allowed))
+    def _with_standing(self, standing: Standing, queries: np.ndarray, found: list[Found]) -> list[Found]:
+        """Returns each query's k best of what was found for it and of the rows that `standing` stands for."""
+        more = self.view.nearest(queries, self.k, among=standing.rows, allowed=self.allowed)
+        return [closest(one, standing.expanded(other, self.k), self.k) for one, other in zip(found, more, strict=True)]
 
     def _all_usable(self, rows: np.ndarray) -> bool:
         """Returns whether `_usable` holds for all, as it mostly does, in less time."""
@@ -252,27 +267,27 @@ def _allowed(generation: Generation, view: ExactView, options: SearchOptions) ->
     return None if options.filter is None else generation.rows.mask(options.filter, view)
 
 
-def _width(options: SearchOptions, ef: int, view: ExactView, available: int, *, has_hubs: bool) -> int:
-    """Returns how wide to walk so that `top_k` allowed rows are nearly always in the trusted part."""
+def _width(options: SearchOptions, ef: int, share: float, *, has_hubs: bool) -> int:
+    """Returns how wide to walk so that `top_k` allowed rows, a share of all, are nearly always in the trusted part."""
     width = options.ef or max(ef, math.ceil(options.top_k / _TRUSTED_SHARE))
     if has_hubs and not options.ef:
-        width = max(_DOT_WIDTHS * width, math.ceil(_DOT_WIDTHS_DEEP * _depth(options, view, available)))
+        width = max(_DOT_WIDTHS * width, math.ceil(_DOT_WIDTHS_DEEP * _depth(options, share)))
     if options.filter is None:
         return width
     # A filter by chance leaves about as many as are wanted, more or less by their square root. With no more than that
     # every other walk falls short, and is followed by what takes longer than to have walked wider.
     wanted = (options.top_k + 2 * math.sqrt(options.top_k)) / _TRUSTED_SHARE
-    return max(width, math.ceil(wanted * view.live / max(available, 1)))
+    return max(width, math.ceil(wanted / share))
 
 
-def _depth(options: SearchOptions, view: ExactView, available: int) -> float:
-    """Returns the place that the last one wanted has among all, if a filter leaves any of them by chance."""
-    return options.top_k * view.live / max(available, 1)
+def _depth(options: SearchOptions, share: float) -> float:
+    """Returns the place that the last one wanted has among all, if a filter leaves a share of them by chance."""
+    return options.top_k / share
 
 
-def _is_too_deep(options: SearchOptions, view: ExactView, available: int) -> bool:
+def _is_too_deep(options: SearchOptions, share: float) -> bool:
     """Returns whether a walk would miss much, and no width was asked for."""
-    return not options.ef and _depth(options, view, available) > _DOT_DEPTH
+    return not options.ef and _depth(options, share) > _DOT_DEPTH
 
 
 def _worth_walking(view: ExactView, available: int, width: int) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.filters import AllOf, Equals, Filter, In, Not, Range
 from twinsight_core.index.base import Metric
-from twinsight_core.index.exact import ExactIndex, ExactView
+from twinsight_core.index.exact import ExactView, Found
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.index.row_memory import VectorCopy
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
@@ -98,8 +98,7 @@ def test_a_filter_on_where_items_lie_costs_no_recall(indexed: Collection, cluste
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
 @pytest.mark.parametrize("k", [1, 10, 100])
 def test_a_walk_under_a_filter_by_chance_seldom_falls_short(k: int, share: float) -> None:
-    view = replace(ExactIndex(4, Metric.COSINE).view, live=100_000)
-    width = search._width(SearchOptions(k, Equals("a", 1)), 1, view, int(share * view.live), has_hubs=False)
+    width = search._width(SearchOptions(k, Equals("a", 1)), 1, share, has_hubs=False)
     trusted = int(width * search._TRUSTED_SHARE)
     found = np.random.default_rng(0).binomial(trusted, share, 20_000)
     assert np.mean(found >= k) > 0.95
@@ -170,7 +169,28 @@ def test_copies_do_not_hide_the_rest(tmp_path: Path, count: int) -> None:
     collection.close()
 
 
-def test_of_equal_items_beside_the_graph_one_is_compared(tmp_path: Path) -> None:
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each exact comparison looked at."""
+    counts: list[int] = []
+    nearest = ExactView.nearest
+
+    def counted(
+        view: ExactView,
+        queries: np.ndarray,
+        k: int,
+        *,
+        among: slice | np.ndarray = slice(None),
+        allowed: np.ndarray | None = None,
+    ) -> list[Found]:
+        counts.append(int(np.count_nonzero((view.alive if allowed is None else allowed)[among])))
+        return nearest(view, queries, k, among=among, allowed=allowed)
+
+    monkeypatch.setattr(ExactView, "nearest", counted)
+    return counts
+
+
+def test_of_equal_items_beside_the_graph_one_is_compared(tmp_path: Path, looked_at: list[int]) -> None:
     clustered = Clustered(2)
     items = clustered.items(0, 3000)
     copies = [
@@ -189,10 +209,20 @@ def test_of_equal_items_beside_the_graph_one_is_compared(tmp_path: Path) -> None
 
     def check() -> None:
         queries = np.stack([item.vector for item in items[:40]]) + np.float32(0.01)
-        odd, few = Equals("odd", 1), In("n", (3, 4))
-        for options in (SearchOptions(1), SearchOptions(25), SearchOptions(25, odd), SearchOptions(9, Not(few))):
+        odd, few, copies = Equals("odd", 1), In("n", (3, 4)), In("n", (27, 29))
+        for options in (
+            SearchOptions(1),
+            SearchOptions(25),
+            SearchOptions(25, odd),
+            SearchOptions(9, Not(few)),
+            SearchOptions(9, copies),
+        ):
             walked = collection.search(queries, options)
             assert walked == collection.search(queries, replace(options, exact=True))
+        # Of 290 that the last filter leaves, those in the graph and one of each group.
+        looked_at.clear()
+        collection.search(queries, SearchOptions(9, copies))
+        assert sum(looked_at) <= 10
 
     # Some more are what an audit finds out of reach.
     assert 30 <= standing() < 40

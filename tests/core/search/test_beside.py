@@ -30,7 +30,7 @@ def test_further_rows_come_in_their_order() -> None:
     assert beside.joined(np.empty(0, np.int64), np.empty(0, np.int64)) is beside
     more = beside.joined(np.array([8, 3]), np.array([1, 0]))
     assert more.rows.tolist() == [3, 7, 8, 9]
-    assert [one.tolist() for one in more.members] == [[3, 7], [8, 9]]
+    assert [more.members.of(group).tolist() for group in range(len(more.members))] == [[3, 7], [8, 9]]
     assert beside.rows.tolist() == [7, 9]
 
 
