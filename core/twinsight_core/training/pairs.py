@@ -44,6 +44,7 @@ class PairList:
         repeats: lines that were left out because they list a pair again, or exact copies of its pictures.
         firsts: [files] int64, for each picture the first in `files` with the same pixels; None: they were not looked
             at, and each counts as another.
+        of_several: folders that are not one identity, as the pairs that were left out show.
     """
 
     files: tuple[str, ...]
@@ -53,6 +54,7 @@ class PairList:
     folds: np.ndarray | None
     repeats: int = 0
     firsts: np.ndarray | None = None
+    of_several: frozenset[PurePosixPath] = frozenset()
 
     @property
     def originals(self) -> np.ndarray:
@@ -323,7 +325,7 @@ def one_identity(pairs: PairList) -> set[PurePosixPath]:
     for left, right, same in zip(pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist(), strict=True):
         kinds.setdefault(frozenset((folders[left], folders[right])), set()).add(same)
     several = [between for between, found in kinds.items() if False in found and (True in found or len(between) == 1)]
-    return set(folders) - set().union(*several)
+    return set(folders) - set().union(*several) - pairs.of_several
 
 
 def _linked(pairs: PairList, rows: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from twinsight_core.training.copies import (
 )
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.detector_parts import detector_parts
-from twinsight_core.training.pairs import PairList
+from twinsight_core.training.pairs import PairList, one_identity
 from twinsight_core.training.parts import Parts
 from twinsight_core.training.siamese import SiameseTraining
 
@@ -215,3 +215,18 @@ def test_pairs_of_copies_count_once() -> None:
         "The pairs contradict each other:",
         "  `a.jpg` and `b.jpg` are listed as the same, and exact copies of them, `copy.jpg` and `b.jpg`, are not.",
     )
+
+
+def test_what_a_pair_that_counts_as_a_copy_says_of_folders_still_holds() -> None:
+    # b/1 is a copy of a/1, and unlike b/2, so that b is not one identity.
+    pairs = PairList(
+        files=("a/1", "a/2", "b/1", "b/2"),
+        left=np.array([0, 2]),
+        right=np.array([3, 3]),
+        same=np.array([False, False]),
+        folds=None,
+        firsts=np.array([0, 1, 0, 3]),
+    )
+    once = counted_once(pairs)
+    assert once.left.tolist() == [0]
+    assert one_identity(once) == one_identity(pairs) == {PurePosixPath("a")}

@@ -69,8 +69,8 @@ def test_a_pair_that_is_listed_again_counts_once(tmp_path: Path) -> None:
     assert pairs.sides.tolist() == [[0, 1], [0, 2], [3, 3]]
     assert (pairs.same.tolist(), pairs.folds.tolist()) == ([True, False, True], [0, 0, 1])
     told = (
-        " 2 lines repeat a pair and are ignored: each pair counts once. 1 of the same pairs are a picture with itself "
-        "or an exact copy, which any model recognises."
+        " 2 lines repeat a pair, or exact copies of one, and are ignored: each counts once. 1 of the same pairs "
+        "are a picture with itself or an exact copy, which any model recognises."
     )
     assert uncounted(pairs) == caveats(pairs, [np.arange(3)]) == told
     assert uncounted(without(pairs, [FILES[3]])) == told.partition(" 1 of")[0]
