@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -84,6 +85,55 @@ def test_a_refused_message_is_the_error_of_each_of_its_pictures() -> None:
     refused = inference_pb.EmbedStreamResponse()
     refused.error.code, refused.error.message = 8, "Full."
     assert list(flow.parse(refused, CallInfo())) == [ItemError(2, "RESOURCE_EXHAUSTED", "", "Full.")]
+
+
+def test_a_file_that_cannot_be_read_fails_alone_and_batches_stay_as_they_are(
+    tmp_path: Path, picture: Callable[[int], bytes]
+) -> None:
+    whole, gone, folder = tmp_path / "whole.png", tmp_path / "gone.png", tmp_path / "folder.png"
+    whole.write_bytes(picture(1))
+    folder.mkdir()
+    files = [whole, gone, folder, whole, gone]
+    client = FakeClient()
+    found = list(client.embed_stream(files, batch_size=2))
+    assert [[isinstance(one, ItemError) for one in batch] for batch in found] == [[False, True], [True, False], [True]]
+    errors = [error for batch in found for error in batch.errors()]
+    assert [(error.index, error.code, error.reason) for error in errors] == [
+        (index, "INVALID_ARGUMENT", "FILE_UNREADABLE") for index in (1, 2, 4)
+    ]
+    assert errors[0].message == f"`{gone}` can't be read: No such file or directory."
+    client.create_collection("c", model="fake")
+    items = [NewItem(str(place), file, {"place": place}) for place, file in enumerate(files)]
+    written = list(client.ingest("c", items, ingest_id="i", batch_size=2))
+    assert [batch.batch for batch in written] == [1, 2, 3]
+    assert [error.index for batch in written for error in batch.errors()] == [1, 2, 4]
+    assert [item.id for page in client.list_items("c") for item in page.values()] == ["0", "3"]
+    # What was written is known by its number, as before.
+    assert list(client.ingest("c", items, ingest_id="i", batch_size=2)) == []
+
+    async def ingested() -> list[int]:
+        async with AsyncFakeClient() as other:
+            await other.create_collection("c", model="fake")
+            return [error.index async for batch in other.ingest("c", items, batch_size=2) for error in batch.errors()]
+
+    assert asyncio.run(ingested()) == [1, 2, 4]
+
+
+def test_the_error_of_a_file_is_its_own_in_a_refused_message_too(tmp_path: Path) -> None:
+    flow = EmbedFlow(model="", batch_size=2)
+    list(flow.requests([b"a", tmp_path / "gone.png"]))
+    refused = inference_pb.EmbedStreamResponse()
+    refused.error.code, refused.error.message = 8, "Full."
+    assert [one.code for one in flow.parse(refused, CallInfo()).errors()] == ["RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"]
+
+
+def test_an_error_of_the_things_themselves_is_raised() -> None:
+    def things() -> Iterator[bytes]:
+        yield b"a"
+        raise OSError("the list can't be read")
+
+    with pytest.raises(OSError, match="the list"):
+        list(EmbedFlow(model="", batch_size=2).requests(things()))
 
 
 def test_asyncio_cuts_the_same_way() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
 from typing import Protocol, TypeVar
 
@@ -63,6 +63,7 @@ _HEALTH = {
     health_pb2.HealthCheckResponse.NOT_SERVING: HealthStatus.NOT_SERVING,
     health_pb2.HealthCheckResponse.SERVICE_UNKNOWN: HealthStatus.SERVICE_UNKNOWN,
 }
+NOTHING_UNREAD: Mapping[int, ItemError] = {}
 T = TypeVar("T")
 
 
@@ -83,14 +84,23 @@ def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelRes
 
 
 def stream_embeddings(
-    response: inference_pb.EmbedStreamResponse, call: CallInfo, *, start: int, count: int
+    response: inference_pb.EmbedStreamResponse,
+    call: CallInfo,
+    *,
+    start: int,
+    count: int,
+    unread: Mapping[int, ItemError] = NOTHING_UNREAD,
 ) -> ModelResults[Embedding]:
-    """Returns the vectors of one message of an EmbedStream: `count` pictures, from number `start` of the stream on."""
+    """Returns the vectors of one message of an EmbedStream: `count` pictures, from number `start` of the stream on.
+
+    Those of `unread`, by their numbers in the stream, have that error whatever the server said of them.
+    """
     if response.error.code:
-        refused = [item_error(start + place, response.error) for place in range(count)]
+        refused = _all_rejected(response.error, start, count, unread)
         return ModelResults(refused, model=ModelReference(), call=call)
     model = _model_reference(response.model)
-    return ModelResults(_each(response.results, _embedding_of(model), start=start), model=model, call=call)
+    found = _each(response.results, _embedding_of(model), start=start, unread=unread)
+    return ModelResults(found, model=model, call=call)
 
 
 def comparisons(response: inference_pb.CompareResponse, call: CallInfo) -> ModelResults[Comparison]:
@@ -130,13 +140,23 @@ def upserted(response: collections_pb.UpsertItemsResponse, call: CallInfo) -> Re
     return Results(_each(response.results, lambda result: result.id), call=call)
 
 
-def ingested(response: collections_pb.IngestItemsResponse, call: CallInfo, *, start: int, count: int) -> IngestResults:
-    """Returns the ids of one batch of an IngestItems: `count` items, starting at number `start` of the stream."""
+def ingested(
+    response: collections_pb.IngestItemsResponse,
+    call: CallInfo,
+    *,
+    start: int,
+    count: int,
+    unread: Mapping[int, ItemError] = NOTHING_UNREAD,
+) -> IngestResults:
+    """Returns the ids of one batch of an IngestItems: `count` items, starting at number `start` of the stream.
+
+    Those of `unread`, by their numbers in the stream, have that error whatever the server said of them.
+    """
     answers: list[str | ItemError]
     if response.error.code:
-        answers = [item_error(start + place, response.error) for place in range(count)]
+        answers = [*_all_rejected(response.error, start, count, unread)]
     else:
-        answers = _each(response.results, lambda result: result.id, start=start)
+        answers = _each(response.results, lambda result: result.id, start=start, unread=unread)
     return IngestResults(answers, batch=response.batch, last_batch=response.last_batch, call=call)
 
 
@@ -190,11 +210,21 @@ def serving(response: health_pb2.HealthCheckResponse, call: CallInfo) -> None:
         raise Unavailable(message, reason=NOT_SERVING, request_id=call.request_id)
 
 
-def _each(results: Iterable[A], read: Callable[[A], T], *, start: int = 0) -> list[T | ItemError]:
+def _each(
+    results: Iterable[A],
+    read: Callable[[A], T],
+    *,
+    start: int = 0,
+    unread: Mapping[int, ItemError] = NOTHING_UNREAD,
+) -> list[T | ItemError]:
     return [
-        item_error(index, result.error) if result.error.code else read(result)
+        unread.get(index) or (item_error(index, result.error) if result.error.code else read(result))
         for index, result in enumerate(results, start)
     ]
+
+
+def _all_rejected(error: status_pb2.Status, start: int, count: int, unread: Mapping[int, ItemError]) -> list[ItemError]:
+    return [unread.get(index) or item_error(index, error) for index in range(start, start + count)]
 
 
 def _embedding_of(model: ModelReference) -> Callable[[inference_pb.EmbedResult], Embedding]:

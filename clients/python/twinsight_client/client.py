@@ -63,8 +63,8 @@ class Client:
 
     Every method takes `timeout_s`, the seconds for the call including retries (None: the client's, else a default for
     the kind of call; streams have no deadline), and `request_id`, under which the server logs the call: 1 to 128 ASCII
-    letters, digits and any of `._:/+=-` (empty: a new one). A call that fails as a whole raises a
-    `TwinsightClientError`, `InvalidArgument` before sending if the client can tell; an unreadable file raises OSError.
+    letters, digits and any of `._:/+=-` (empty: a new one). A call that fails raises a `TwinsightClientError`,
+    `InvalidArgument` before sending if it can tell. An unreadable file raises OSError; in a stream it fails alone.
 
     Args:
         target: HOST:PORT of the server.

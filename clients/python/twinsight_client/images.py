@@ -20,13 +20,15 @@ from PIL import Image, ImageOps
 
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
-from twinsight_client.results import Embedding, Vector
+from twinsight_client.results import Embedding, ItemError, Vector
 
 Region: TypeAlias = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max: fractions of the upright picture's width and height."""
 Pixels: TypeAlias = NDArray[np.uint8]
 """[height, width, 3] uint8, RGB, 0..255."""
 ImageSource: TypeAlias = bytes | str | Path | Pixels | Image.Image
+UNREADABLE = "FILE_UNREADABLE"
+"""Reason of an error: the client can't read a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,13 @@ def size_bytes(content: Content) -> int:
     if isinstance(source, np.ndarray):
         return source.nbytes
     return len(source) if isinstance(source, bytes) else 4 * len(source)
+
+
+def unreadable(index: int, error: OSError) -> ItemError:
+    """Returns the error of a picture whose file can't be read; `index` is its position in the caller's list."""
+    said = error.strerror or str(error)
+    message = f"`{error.filename}` can't be read: {said}." if error.filename else said
+    return ItemError(index, InvalidArgument.code, UNREADABLE, message)
 
 
 def vector_bytes(vector: VectorLike) -> bytes:

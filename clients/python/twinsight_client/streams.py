@@ -4,6 +4,9 @@ A message is full at a number of things or of bytes, whichever comes first, so t
 whatever the size of the pictures. A thing larger than that gets a message of its own. The same things in the same order
 are always split the same way, so that a bulk write can resume by the number of its batches.
 
+A thing whose file can't be read fails alone: an empty picture is sent in its place, which the server rejects, so that
+batches stay as they are.
+
 Requests are generated while responses are read: by another thread in the sync client, by another task in the asyncio
 client, which consumes plain iterables in threads. The two sides share a deque of the messages in flight.
 """
@@ -14,20 +17,22 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight.v1 import types_pb2
 from twinsight_client import answers
 from twinsight_client.errors import InvalidArgument, TwinsightClientError
-from twinsight_client.images import ImageLike, image_message, size_bytes
+from twinsight_client.images import ImageLike, image_message, size_bytes, unreadable
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
-from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ModelResults, Results
+from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ItemError, ModelResults, Results
 
 _log = logging.getLogger("twinsight.client")
 
@@ -35,8 +40,24 @@ BATCH_BYTES = 8 * 1024 * 1024
 """A message is full at this size: an eighth of what the client's channel carries, twice a camera's largest JPEGs."""
 
 T = TypeVar("T")
+P = TypeVar("P")
 R = TypeVar("R", bound=Message)
 A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one message holds.
+
+    Attributes:
+        start: number of its first thing in the stream, from 0.
+        count: how many things it has.
+        unread: errors of those whose files could not be read, by their numbers in the stream.
+    """
+
+    start: int
+    count: int
+    unread: Mapping[int, ItemError]
 
 
 class Flow(ABC, Generic[T, R, A]):
@@ -58,7 +79,7 @@ class Flow(ABC, Generic[T, R, A]):
         self._batch_size = batch_size
         self._filling: list[T] = []
         self._filling_bytes = 0
-        self._sent: deque[tuple[int, int]] = deque()
+        self._sent: deque[Sent] = deque()
         self._taken = 0
         self._number = 0
 
@@ -99,17 +120,17 @@ class Flow(ABC, Generic[T, R, A]):
 
     def parse(self, response: R, call: CallInfo) -> A:
         """Parses the response to the oldest message that has none yet."""
-        start, count = self._sent.popleft()
-        return self._read(response, call, start, count)
+        return self._read(response, call, self._sent.popleft())
 
     @abstractmethod
     def _size_bytes(self, thing: T) -> int: ...
 
     @abstractmethod
-    def _message(self, batch: Sequence[T], number: int) -> Message: ...
+    def _message(self, batch: Sequence[T], number: int) -> tuple[Message, Mapping[int, OSError]]:
+        """Returns the message of a batch, and why files of it can't be read, by their places in it."""
 
     @abstractmethod
-    def _read(self, response: R, call: CallInfo, start: int, count: int) -> A: ...
+    def _read(self, response: R, call: CallInfo, sent: Sent) -> A: ...
 
     def _is_written(self, batch: Sequence[T], number: int) -> bool:  # noqa: ARG002  # embedding leaves nothing behind
         """Whether batch `number` need not be sent."""
@@ -118,7 +139,9 @@ class Flow(ABC, Generic[T, R, A]):
     def _add(self, thing: T) -> list[Message]:
         """Adds one thing; returns the messages that this completes."""
         full: list[Message] = []
-        size = self._size_bytes(thing)
+        size = 0
+        with suppress(OSError):  # a missing file; it is reported when it is to be read
+            size = self._size_bytes(thing)
         if self._filling and self._filling_bytes + size > BATCH_BYTES:
             full += self._close()
         self._filling.append(thing)
@@ -135,8 +158,9 @@ class Flow(ABC, Generic[T, R, A]):
         start, self._taken, self._number = self._taken, self._taken + len(batch), self._number + 1
         if self._is_written(batch, self._number):
             return []
-        message = self._message(batch, self._number)
-        self._sent.append((start, len(batch)))
+        message, failed = self._message(batch, self._number)
+        unread = {start + place: unreadable(start + place, error) for place, error in failed.items()}
+        self._sent.append(Sent(start, len(batch), unread))
         return [message]
 
 
@@ -154,13 +178,16 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
     def _size_bytes(self, thing: ImageLike) -> int:
         return size_bytes(thing)
 
-    def _message(self, batch: Sequence[ImageLike], number: int) -> Message:  # noqa: ARG002  # EmbedStream has no numbers
-        return inference_pb.EmbedStreamRequest(model=self._model, images=[image_message(one) for one in batch])
+    def _message(
+        self,
+        batch: Sequence[ImageLike],
+        number: int,  # noqa: ARG002  # EmbedStream has no numbers
+    ) -> tuple[Message, Mapping[int, OSError]]:
+        images, failed = _each_read(batch, image_message, lambda _: types_pb2.Image())
+        return inference_pb.EmbedStreamRequest(model=self._model, images=images), failed
 
-    def _read(
-        self, response: inference_pb.EmbedStreamResponse, call: CallInfo, start: int, count: int
-    ) -> ModelResults[Embedding]:
-        return answers.stream_embeddings(response, call, start=start, count=count)
+    def _read(self, response: inference_pb.EmbedStreamResponse, call: CallInfo, sent: Sent) -> ModelResults[Embedding]:
+        return answers.stream_embeddings(response, call, start=sent.start, count=sent.count, unread=sent.unread)
 
 
 class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults]):
@@ -243,20 +270,20 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
             self._last_skipped = [item.id for item in batch]
         return number <= self._last_batch
 
-    def _message(self, batch: Sequence[NewItem], number: int) -> Message:
-        return collections_pb.IngestItemsRequest(
+    def _message(self, batch: Sequence[NewItem], number: int) -> tuple[Message, Mapping[int, OSError]]:
+        items, failed = _each_read(batch, item_message, _without_picture)
+        message = collections_pb.IngestItemsRequest(
             collection=self._collection,
-            items=[item_message(item) for item in batch],
+            items=items,
             vector_model_digest=items_digest(batch, given=self._vector_model_digest),
             ingest_id=self._ingest_id,
             batch=number,
             follows=self._last_batch,
         )
+        return message, failed
 
-    def _read(
-        self, response: collections_pb.IngestItemsResponse, call: CallInfo, start: int, count: int
-    ) -> IngestResults:
-        return answers.ingested(response, call, start=start, count=count)
+    def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> IngestResults:
+        return answers.ingested(response, call, start=sent.start, count=sent.count, unread=sent.unread)
 
 
 class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
@@ -276,9 +303,32 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
     def _size_bytes(self, thing: str) -> int:
         return len(thing)
 
-    def _message(self, batch: Sequence[str], number: int) -> Message:  # noqa: ARG002  # no items, so no batch
-        return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0])
+    def _message(
+        self,
+        batch: Sequence[str],
+        number: int,  # noqa: ARG002  # no items, so no batch
+    ) -> tuple[Message, Mapping[int, OSError]]:
+        return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0]), {}
 
-    def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, start: int, count: int) -> int:
-        answers.ingested(response, call, start=start, count=count).values()
+    def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> int:
+        answers.ingested(response, call, start=sent.start, count=sent.count).values()
         return response.last_batch
+
+
+def _each_read(
+    things: Sequence[T], build: Callable[[T], P], stand_in: Callable[[T], P]
+) -> tuple[list[P], dict[int, OSError]]:
+    """Returns what `build` makes of each thing, `stand_in` of those whose file can't be read; and why, by place."""
+    built: list[P] = []
+    failed: dict[int, OSError] = {}
+    for place, thing in enumerate(things):
+        try:
+            built.append(build(thing))
+        except OSError as error:
+            failed[place] = error
+            built.append(stand_in(thing))
+    return built, failed
+
+
+def _without_picture(item: NewItem) -> collections_pb.NewItem:
+    return collections_pb.NewItem(id=item.id, image=types_pb2.Image())

@@ -21,7 +21,7 @@ from twinsight_client.errors import (
     ResourceExhausted,
     TwinsightClientError,
 )
-from twinsight_client.images import size_bytes
+from twinsight_client.images import UNREADABLE, size_bytes
 from twinsight_client.results import ItemError, ModelReference, ModelResults
 from twinsight_client.status import is_too_large
 from twinsight_client.streams import BATCH_BYTES
@@ -31,7 +31,6 @@ BATCH_SIZE = 32
 MAX_FILE_BYTES = 60 * 1024 * 1024
 """Fits a message of 64 MiB; servers accept less, and say so themselves."""
 TOO_LARGE = "FILE_TOO_LARGE"
-UNREADABLE = "FILE_UNREADABLE"
 INTERRUPTED = "INTERRUPTED"
 
 S = TypeVar("S")

@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from twinsight_client import filters
-from twinsight_client.cli.batches import TOO_LARGE, UNREADABLE, ask_in_parts, cut, too_large
+from twinsight_client.cli.batches import TOO_LARGE, ask_in_parts, cut, too_large
 from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.pictures import Listing, Picture, is_gone
 from twinsight_client.client import Client
 from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from twinsight_client.images import UNREADABLE
 from twinsight_client.items import NewItem
 from twinsight_client.results import CollectionInfo, ItemError
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twinsight_client.images import UNREADABLE
 from twinsight_client.results import MetadataValue
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
@@ -87,7 +88,7 @@ class Unreadable:
 
     Attributes:
         file: path relative to the searched folder, with forward slashes.
-        reason: FILE_UNREADABLE or FOLDER_UNREADABLE.
+        reason: `UNREADABLE` or FOLDER_UNREADABLE.
         message: the system's message.
     """
 
@@ -153,7 +154,7 @@ def find_pictures(root: Path) -> Listing:
             try:
                 state = path.stat()
             except OSError as error:
-                record(error, path, "FILE_UNREADABLE")
+                record(error, path, UNREADABLE)
                 continue
             if stat.S_ISREG(state.st_mode):
                 pictures.append(Picture(root, path.relative_to(root).as_posix(), state.st_size, state.st_mtime_ns))
