@@ -82,3 +82,24 @@ def test_no_more_are_listed_than_asked_for_and_it_is_said(
 def test_a_collection_that_is_not_there_is_one_line(twinsight: Twinsight) -> None:
     result = twinsight("items", "none")
     assert (result.exit_code, "[COLLECTION_NOT_FOUND]" in result.stderr, result.stdout) == (1, True, "")
+
+
+@pytest.mark.usefixtures("shop")
+def test_items_are_deleted_by_filter_after_a_question(twinsight: Twinsight) -> None:
+    acme = ("collections", "delete-items", "shop", "--filter", '{"brand": "acme", "price": 7}')
+    kept = twinsight(*acme, input="n\n")
+    assert kept.exit_code == 1
+    assert 'Delete every item of shop that matches {"brand": "acme", "price": 7}? [y/N]' in kept.stderr
+    done = twinsight(*acme, input="y\n")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "Deleted 1 items.")
+    assert [line[0] for line in twinsight("items", "shop").stdout.splitlines()[1:]] == ["a", "b"]
+    unasked = twinsight(*acme[:-1], '{"brand": {"exists": true}}', "--yes", "--purge", "--json")
+    assert json.loads(unasked.stdout) == {"deleted_count": 1, "missing": [], "purged": True}
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize("given", [(), ("a", "--filter", '{"brand": "acme"}')])
+def test_what_to_delete_is_said_in_one_way(twinsight: Twinsight, given: tuple[str, ...]) -> None:
+    wrong = twinsight("collections", "delete-items", "shop", *given, "--yes")
+    assert (wrong.exit_code, "Give either ids or a --filter." in wrong.stderr) == (2, True)
+    assert len(twinsight("items", "shop").stdout.splitlines()) == 4

@@ -9,6 +9,7 @@ import click
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.collection_files import CollectionFile
+from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.moving import Importer, ImportReport, export_collection
@@ -135,24 +136,38 @@ def delete(settings: Settings, collection: str, yes: bool) -> None:
     epilog=examples(
         "twinsight collections delete-items photos cat.jpg",
         "twinsight collections delete-items people person-7 person-8 --purge",
+        'twinsight collections delete-items shop --filter \'{"brand": "acme"}\'',
     ),
 )
 @click.argument("collection")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.option("--filter", "condition", metavar="JSON", help="Delete every item whose metadata match this filter.")
+@click.option("--yes", "-y", is_flag=True, help="Don't ask before deleting by filter.")
 @click.option("--purge", is_flag=True, help="Erase these items and earlier deletions from the server's data folder.")
 @shared_options()
 @click.pass_obj
-def delete_items(settings: Settings, collection: str, ids: tuple[str, ...], purge: bool) -> None:
-    """Delete the items of COLLECTION with these ids. This can't be undone.
+def delete_items(
+    settings: Settings, *, collection: str, ids: tuple[str, ...], condition: str | None, yes: bool, purge: bool
+) -> None:
+    """Delete the items of COLLECTION with these ids, or all that match a filter. This can't be undone.
 
-    Missing ids are listed, and the exit code is 3.
+    Missing ids are listed, and the exit code is 3. Filters are the same as for `twinsight search`; `twinsight items`
+    lists what one matches.
 
     --purge rewrites the collection's file, so that no byte of these items stays in it; raise --timeout for a large
     collection. Ids that were deleted before can be purged, too. Backups are not changed.
     """
+    if bool(ids) == (condition is not None):
+        raise click.UsageError("Give either ids or a --filter.")
+    where = filter_given(condition)
     with settings.client() as client:
-        deleted = client.delete_items(collection, ids, purge=purge)
-    missing = [one for one, answer in zip(ids, deleted, strict=True) if isinstance(answer, ItemError)]
+        if where is not None and not yes:
+            click.confirm(f"Delete every item of {collection} that matches {condition}?", abort=True, err=True)
+        deleted = client.delete_items(collection, ids, where=where, purge=purge)
+    # Of a deletion by filter, only the number is known.
+    missing = (
+        [] if where is not None else [one for one, of in zip(ids, deleted, strict=True) if isinstance(of, ItemError)]
+    )
     if settings.as_json:
         write_json({"deleted_count": deleted.deleted_count, "missing": missing, "purged": purge})
     else:
