@@ -22,6 +22,7 @@ from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.commands.output import write_json, write_line
 from twinsight_core.errors import TrainingError
 from twinsight_core.models.classifier import Classifier
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.packages import ModelPackage, find_package
 from twinsight_core.training.boxes import read_coco, read_voc
 from twinsight_core.training.copies import without_copies
@@ -150,4 +151,7 @@ def _detections(
         if annotations is None
         else read_coco(annotations, data, preprocessing=size, classes=classes, skip_bad=skip_bad)
     )
-    return detection_findings(embedder(package.build(), batch=DETECTION_BATCH)(read.images), read, which=AS_GIVEN)
+    if not isinstance(package.card.config, FasterRCNNConfig):
+        raise TypeError("A package for detection is a Faster R-CNN.")
+    answers = embedder(package.build(), batch=DETECTION_BATCH)(read.images)
+    return detection_findings(answers, read, least_score=package.card.config.least_score, which=AS_GIVEN)

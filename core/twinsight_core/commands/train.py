@@ -202,7 +202,8 @@ def rcnn(
             frozen_blocks=run.frozen_blocks,
             watchers=watching.watchers,
         )
-    findings = detection_findings(embedder(trained, batch=8)(parts.test.images), parts.test, which=held_out_from(run))
+    answers = embedder(trained, batch=8)(parts.test.images)
+    findings = detection_findings(answers, parts.test, least_score=config.least_score, which=held_out_from(run))
     card = replace(run.card(config, recipe()), preprocessing=size, labels=parts.test.classes)
     finish(run, card, trained, findings, watching)
 

@@ -25,8 +25,8 @@ class OneShotScore:
         protocol: how the characters of a trial were chosen.
         ways: characters of a trial.
         accuracy: share of trials that were right, 0..1; by chance it is 1 / ways.
-        low: lower end of its 95 % interval.
-        high: upper end of its 95 % interval.
+        low: lower end of its 95 % interval over other trials with the same pictures; others may differ by more.
+        high: upper end of that interval.
         trials: number of trials.
     """
 

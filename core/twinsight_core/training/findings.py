@@ -285,12 +285,13 @@ def _distinct_pairs(
     return found[np.sort(rng.permutation(len(found))[:each])]
 
 
-def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) -> Findings:
+def detection_findings(answers: np.ndarray, data: BoxedImages, *, least_score: float, which: str) -> Findings:
     """Returns a detector's evaluation.
 
     Args:
         answers: [count, max_detections, 6] float32, the network's outputs.
         data: the pictures and their boxes.
+        least_score: below it the network answers nothing, for the protocol.
         which: which pictures they are, for the protocol.
     """
     truth, found = true_boxes(data), found_boxes(answers)
@@ -314,8 +315,8 @@ def detection_findings(answers: np.ndarray, data: BoxedImages, *, which: str) ->
             caption += f", {len(one.ignored_labels)} ignored regions (yellow)"
         mistakes.append(Mistake(pictures, caption))
     return Findings(
-        protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision; "
-        "ap_50 is at an overlap of 0.50.",
+        protocol=f"{score.pictures} pictures with {score.boxes} things, {which}. COCO's average precision of what "
+        f"scores at least {least_score:g}; ap_50 is at an overlap of 0.50.",
         scores=scores,
         figures={
             "Precision and recall at an overlap of 0.50": lines_figure(
@@ -397,5 +398,8 @@ def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, files
 
 def _precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns recall and precision at each score, from the highest down."""
-    hits = np.cumsum(positive[np.argsort(-scores)])
-    return hits / max(1, int(positive.sum())), hits / np.arange(1, len(hits) + 1)
+    order = np.argsort(-scores)
+    hits, ranked = np.cumsum(positive[order]), scores[order]
+    # No threshold lies between equal scores.
+    ends = np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True))
+    return hits[ends] / max(1, int(positive.sum())), hits[ends] / (ends + 1)

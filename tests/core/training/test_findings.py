@@ -8,6 +8,7 @@ from twinsight_core.training import findings
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.findings import (
     WORST,
+    _precision_recall,
     class_pairs,
     classification_findings,
     detection_findings,
@@ -132,7 +133,8 @@ def test_what_is_found_in_regions_to_be_ignored_is_no_mistake(label: int) -> Non
     answers = np.zeros((2, 4, 6), np.float32)
     # Box, score and label: of the thing, and of two in the region, of which one is not sure.
     answers[0, :3] = [[*thing, 0.9, 0], [0.6, 0.6, 0.8, 0.8, 0.9, 0], [0.6, 0.6, 0.8, 0.8, 0.4, 0]]
-    findings = detection_findings(answers, data, which="two")
+    findings = detection_findings(answers, data, least_score=0.05, which="two")
+    assert "2 pictures with 2 things, two. COCO's average precision of what scores at least 0.05;" in findings.protocol
     assert findings.protocol.endswith(" 3 pictures of the set can't be used and are left out.")
     assert [one.caption for one in findings.mistakes] == [
         "miss.png: 1 things (green), 0 found (red)",
@@ -149,3 +151,9 @@ def test_the_worst_pairs_of_classes_are_told_by_their_files() -> None:
     captions = [one.caption for one in found.mistakes]
     assert "different, cosine 1.00: cat/0.png / dog/0.png" in captions
     assert "the same, cosine 0.00: cat/0.png / cat/2.png" in captions
+
+
+def test_precision_and_recall_have_no_threshold_between_equal_scores() -> None:
+    recall, precision = _precision_recall(np.array([0.9, 0.5, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0, 1], bool))
+    assert recall.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert precision.tolist() == pytest.approx([1, 2 / 4, 3 / 5])
