@@ -100,12 +100,11 @@ def _graph_search(
         view = generation.rows.view
         allowed = _allowed(generation, view, options)
         findable = view.alive if allowed is None else allowed
-        scope = _scope(view, coverage, findable, options.top_k)
+        available = _available(view, allowed)
+        scope = _scope(view, coverage, findable, available, options.top_k)
         share = 1.0 if allowed is None else scope.share
         width = _width(options, ef, share, has_hubs=hubs is not None)
-        walkable = hubs is None or (
-            not _is_too_deep(options, share) and hubs.lead_to(findable, _available(view, allowed))
-        )
+        walkable = hubs is None or (not _is_too_deep(options, share) and hubs.lead_to(findable, available))
         while pending and walkable and coverage.end and _worth_walking(view, scope.answered, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):
@@ -135,6 +134,7 @@ class _Scope:
         view: the rows.
         coverage: which of them the graph answers for.
         allowed: `[count] bool`, the rows that may be found.
+        available: how many those are.
         k: how many are wanted.
         beside: `[m] int64`, allowed rows that the graph does not answer for, so few that each query is compared with
             all of them beside what its walk found.
@@ -144,6 +144,7 @@ class _Scope:
     view: ExactView
     coverage: Coverage
     allowed: np.ndarray
+    available: int
     k: int
     beside: np.ndarray
     standing: Standing | None
@@ -175,8 +176,8 @@ class _Scope:
     @cached_property
     def answered(self) -> int:
         """How many allowed rows the graph answers for."""
-        covered = int(np.count_nonzero(self.allowed[: self.coverage.end]))
-        return covered - (len(self.beside) if self.standing is None else self.standing.count)
+        beside = len(self.beside) if self.standing is None else self.standing.count
+        return self.available - self._tail - beside
 
     @property
     def share(self) -> float:
@@ -188,8 +189,11 @@ class _Scope:
     @cached_property
     def scanned(self) -> int:
         """How many rows are scanned beside a walk: the tail, and those that stand for others."""
-        tail = int(np.count_nonzero(self.allowed[self.coverage.end :]))
-        return tail + (0 if self.standing is None else len(self.standing.rows))
+        return self._tail + (0 if self.standing is None else len(self.standing.rows))
+
+    @cached_property
+    def _tail(self) -> int:
+        return int(np.count_nonzero(self.allowed[self.coverage.end :]))
 
     def every(self, queries: np.ndarray) -> list[Found]:
         """Returns each query's k best of all allowed rows, without a walk."""
@@ -240,13 +244,13 @@ class _Scope:
         return found
 
 
-def _scope(view: ExactView, coverage: Coverage, allowed: np.ndarray, k: int) -> _Scope:
+def _scope(view: ExactView, coverage: Coverage, allowed: np.ndarray, available: int, k: int) -> _Scope:
     beside = coverage.outside
     if len(beside) > _FEW_OUTSIDE:
         standing = coverage.beside.standing(allowed)
         if standing.count > _FEW_OUTSIDE:
-            return _Scope(view, coverage, allowed, k, beside[:0], standing)
-    return _Scope(view, coverage, allowed, k, beside[allowed[beside]] if len(beside) else beside, None)
+            return _Scope(view, coverage, allowed, available, k, beside[:0], standing)
+    return _Scope(view, coverage, allowed, available, k, beside[allowed[beside]] if len(beside) else beside, None)
 
 
 def _cores_for(*, walking: int = 0, products: int = 0) -> AbstractContextManager[None]:
