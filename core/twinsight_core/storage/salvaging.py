@@ -37,6 +37,7 @@ from twinsight_core.storage.store import FILE_NAME
 
 _STEP = 1024
 _SELECT_RANGE = "SELECT * FROM items WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"
+_SELECT_LAST_OF_RANGE = "SELECT seq FROM items WHERE seq >= ? AND seq < ? ORDER BY seq DESC LIMIT 1"
 # From the table's last row, which may be damaged, and from the index of ids, which has the numbers too.
 _SELECT_LAST = (
     "SELECT max(seq) FROM items",
@@ -150,9 +151,13 @@ class _Rows:
         rows: list[Row] = []
         try:
             rows.extend(self._source.execute(_SELECT_RANGE, (low, high, _STEP)))
+            if len(rows) == _STEP:
+                return rows, False
+            # A damaged number that is too high ends the scan without an error: so it is begun from the other end, too.
+            last = self._source.execute(_SELECT_LAST_OF_RANGE, (low, high)).fetchone()
         except (*DAMAGE, apsw.IOError):
             return rows, False
-        return rows, len(rows) < _STEP
+        return rows, last is None or (bool(rows) and rows[-1][0] == last[0])
 
     def _end(self) -> int:
         """Returns one more than the last row's number; the head's own may be wrong, and far too large to count to."""

@@ -118,6 +118,19 @@ def test_all_but_the_rows_of_ruined_pages_comes_back(data: Path, tmp_path: Path,
         assert catalog.get("things").last_batch("bulk") == 0
 
 
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_a_ruined_sector_costs_no_more_than_its_page(data: Path, tmp_path: Path, sector: int) -> None:
+    leaves = sorted(_leaves(_file(data)))
+    content = _file(data).read_bytes()
+    fullest = COUNT // (len(leaves) - 1) + 10
+    for number, page in enumerate(leaves[:: max(1, len(leaves) // 12)]):
+        rng = random.Random(number)
+        at = (page - 1) * PAGE + sector * rng.randrange(1, PAGE // sector)
+        _file(data).write_bytes(content[:at] + rng.randbytes(sector) + content[at + sector :])
+        done = salvage(data, "things", tmp_path / f"saved{number}")
+        assert done.item_count - done.entry.item_count <= fullest
+
+
 @pytest.mark.parametrize("table", ["sqlite_autoindex_items_1", "ingests", "snapshots"])
 def test_damage_beside_the_rows_loses_none_of_them(data: Path, tmp_path: Path, table: str) -> None:
     _ruin(_file(data), [_root_page(_file(data), table)])
