@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -22,7 +21,7 @@ from twinsight_core.errors import (
 )
 from twinsight_core.host.allocation import give_back_freed
 from twinsight_core.host.open_files import EXHAUSTED
-from twinsight_core.host.whole_files import sync_folder
+from twinsight_core.host.whole_files import NO_ROOM, sync_folder
 from twinsight_core.items import CollectionSpec, check_spec
 from twinsight_core.storage.data_folder import (
     COLLECTIONS,
@@ -161,7 +160,7 @@ class Catalog:
                 collection = Collection(folder, self._options)
             except BaseException as error:
                 discard(made)
-                if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
                     raise StorageFull(
                         f"The disk has no room for collection `{spec.id}`.", reason="DISK_FULL"
                     ) from error

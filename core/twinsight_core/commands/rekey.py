@@ -37,12 +37,14 @@ def rekey(*, data_dir: Path, keyring: str, decrypt: bool) -> None:
     """Encrypts as the options say."""
     with exit_on_failure():
         keys = read_keyring(keyring)
-        done = rekeyed(data_dir, keys, decrypt=decrypt)
-    for one in done:
-        write_line(_line(one), err=isinstance(one, Failed))
+        done = rekeyed(data_dir, keys, decrypt=decrypt, on_done=_tell)
     if any(isinstance(one, Failed) for one in done):
         sys.exit(1)
     _tell_unused(keys, decrypt=decrypt)
+
+
+def _tell(one: Rekeyed | Failed) -> None:
+    write_line(_line(one), err=isinstance(one, Failed))
 
 
 def _line(one: Rekeyed | Failed) -> str:

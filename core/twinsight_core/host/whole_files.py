@@ -15,6 +15,8 @@ from pathlib import Path
 LONGEST_WAIT_S = 10.0
 """For another process to have rewritten a file."""
 _LOOK_S = 0.05
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a full disk, or a quota that is used up."""
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:

@@ -9,12 +9,13 @@ left of it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinsight_core.errors import DataLoss, FailedPrecondition, NotFound, TwinsightError
-from twinsight_core.host.whole_files import sync_folder
+from twinsight_core.errors import DataLoss, FailedPrecondition, NotFound, StorageFull, TwinsightError
+from twinsight_core.host.whole_files import NO_ROOM, sync_folder
 from twinsight_core.sealing.keyring import Key, Keyring
 from twinsight_core.storage import snapshots
 from twinsight_core.storage.data_folder import (
@@ -64,13 +65,20 @@ class Failed:
     error: TwinsightError
 
 
-def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Rekeyed | Failed]:
+def rekey(
+    data_dir: Path,
+    keyring: Keyring,
+    *,
+    decrypt: bool = False,
+    on_done: Callable[[Rekeyed | Failed], None] = lambda _: None,
+) -> list[Rekeyed | Failed]:
     """Encrypts each collection of a data folder that no server uses with the primary key, unless it already is.
 
     Args:
         data_dir: the data folder.
         keyring: has the keys that they are encrypted with now.
         decrypt: store their contents unencrypted instead.
+        on_done: called with the outcome for each at once: what is done stays done if a later one raises.
 
     Returns:
         The outcome for each. Unless one failed, nothing in the folder needs a key other than the primary any more.
@@ -78,7 +86,7 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
     Raises:
         NotFound: there is no data folder.
         StartupError: a server uses it.
-        StorageFull: the disk has no room; the next run continues.
+        StorageFull: the disk has no room for a copy of one, which is named; the next run continues.
         OSError: a file can't be read or written; the next run continues.
     """
     root = data_dir / COLLECTIONS
@@ -93,6 +101,13 @@ def rekey(data_dir: Path, keyring: Keyring, *, decrypt: bool = False) -> list[Re
                 done.append(_rekeyed(root, folder, keyring, key))
             except (DataLoss, FailedPrecondition) as error:
                 done.append(Failed(folder.name, error))
+            except StorageFull as error:
+                raise _no_room(folder.name, error.reason) from error
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise _no_room(folder.name, "DISK_FULL") from error
+            on_done(done[-1])
         # Again, since here the replaced files must be gone.
         remove_leftovers(root)
         sync_folder(root)
@@ -120,6 +135,14 @@ def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rek
             raise
     put_in_place(root, folder.name)
     return done
+
+
+def _no_room(collection_id: str, reason: str) -> StorageFull:
+    return StorageFull(
+        f"The disk has no room for another copy of collection `{collection_id}`, which stays as it is. Run the command "
+        "again to continue.",
+        reason=reason,
+    )
 
 
 def _copy(store: Store, new: Store) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinsight_core.errors import AlreadyExists, DataLoss
+from twinsight_core.errors import AlreadyExists, DataLoss, StorageFull
+from twinsight_core.host.whole_files import NO_ROOM
 from twinsight_core.storage.backups import BackupEntry, backup_damaged, digest_of, read_manifest, settled
 from twinsight_core.storage.choosing import chosen
 from twinsight_core.storage.data_folder import (
@@ -112,6 +113,14 @@ def _copy(backup: Path, entry: BackupEntry, target: Path) -> Restored:
         shutil.copyfile(backup / entry.id / FILE_NAME, copy)
     except FileNotFoundError:
         raise backup_damaged(backup, f"`{name}` is missing; nothing was restored.") from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        # The error would name the file that is read.
+        raise StorageFull(
+            f"The disk of the data folder has no room for collection `{entry.id}`; nothing was restored.",
+            reason="DISK_FULL",
+        ) from error
     size = copy.stat().st_size
     if size != entry.size:
         raise backup_damaged(backup, f"`{name}` has {size} bytes instead of {entry.size}; nothing was restored.")

@@ -6,7 +6,6 @@ if its digest is the one on record, since a damaged graph file can crash the pro
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from twinsight_core.errors import DataLoss, StorageFull
-from twinsight_core.host.whole_files import sync_file, sync_folder
+from twinsight_core.host.whole_files import NO_ROOM, sync_file, sync_folder
 from twinsight_core.index.hnsw import LIBRARY, GraphParameters, HnswIndex
 from twinsight_core.storage.records import SnapshotRecord
 from twinsight_core.storage.store import Store
@@ -98,7 +97,7 @@ def _write(write: Callable[[Path], int], size: int, drafted: SnapshotRecord, fol
         unfinished.rename(file)
         sync_folder(folder)
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in NO_ROOM:
             raise
         raise StorageFull(f"A snapshot of {size} bytes does not fit on the disk.", reason="DISK_FULL") from error
     finally:

@@ -23,7 +23,7 @@ from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.commands.backup import backup as backup_command
 from twinsight_core.commands.restore import restore as restore_command
 from twinsight_core.commands.salvage import salvage as salvage_command
-from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, StartupError
+from twinsight_core.errors import AlreadyExists, DataLoss, NotFound, StartupError, StorageFull
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Checkpoint, CollectionSpec, Item, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import Keyring, new_key
@@ -434,3 +434,17 @@ def test_the_commands_say_what_they_did_or_why_not(data: Path, tmp_path: Path) -
     done = run(restore_command, [backup, "--data-dir", str(tmp_path / "other")])
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == "twinsight: Collection `b` already exists; nothing was restored.\n"
+
+
+def test_a_full_disk_of_the_data_folder_is_not_said_to_be_the_backups(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(data, tmp_path / "backup")
+
+    def filled(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", filled)
+    with pytest.raises(StorageFull, match="The disk of the data folder has no room for collection"):
+        restore(tmp_path / "backup", tmp_path / "other")
+    assert list((tmp_path / "other" / "collections").iterdir()) == []

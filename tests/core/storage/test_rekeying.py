@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -20,12 +21,12 @@ from twinsight_core.collections.catalog import Catalog
 from twinsight_core.collections.collection import CollectionOptions
 from twinsight_core.commands.keyring import keyring as keyring_command
 from twinsight_core.commands.rekey import rekey as rekey_command
-from twinsight_core.errors import DataLoss, FailedPrecondition, NotFound, StartupError
+from twinsight_core.errors import DataLoss, FailedPrecondition, NotFound, StartupError, StorageFull
 from twinsight_core.host.whole_files import sync_folder
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
-from twinsight_core.sealing.keyring import Keyring, new_key
+from twinsight_core.sealing.keyring import Key, Keyring, new_key
 from twinsight_core.search.indexer import IndexPolicy
 from twinsight_core.storage import data_folder, rekeying
 from twinsight_core.storage.records import Changes
@@ -292,3 +293,31 @@ def test_what_is_wrong_is_told_in_a_line(data: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert len(done.stderr.splitlines()) == len(NAMES)
     assert f"Collection `faces` is encrypted with the key {key}, and the keyring does not have it" in done.stderr
+
+
+@pytest.mark.parametrize("full", [OSError(errno.ENOSPC, "full"), StorageFull("full", reason="DISK_FULL")])
+def test_a_full_disk_leaves_one_collection_as_it_was_and_what_is_done_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Exception
+) -> None:
+    key_file = tmp_path / "keyring.json"
+    assert _run("new", keyring=key_file).exit_code == 0
+    make = Store.create
+
+    def filled(file: Path, spec: CollectionSpec, *, key: Key | None = None) -> None:
+        if spec.id == NAMES[1]:
+            raise full
+        make(file, spec, key=key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "create", filled)
+        done = _run("rekey", "--data-dir", data, keyring=key_file)
+    assert done.exit_code == 1
+    assert done.stdout.startswith(f"{NAMES[0]}: {len(LIVE)} items, encrypted with ")
+    assert done.stderr == (
+        f"twinsight: The disk has no room for another copy of collection `{NAMES[1]}`, which stays as it is. Run the "
+        "command again to continue.\n"
+    )
+    again = _run("rekey", "--data-dir", data, keyring=key_file)
+    assert again.exit_code == 0
+    assert ": already encrypted with " in again.stdout.splitlines()[0]
+    assert "; before: not encrypted" in again.stdout.splitlines()[1]
