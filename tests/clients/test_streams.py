@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
+import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -108,7 +112,7 @@ def test_a_file_that_cannot_be_read_fails_alone_and_batches_stay_as_they_are(
     assert [batch.batch for batch in written] == [1, 2, 3]
     assert [error.index for batch in written for error in batch.errors()] == [1, 2, 4]
     assert [item.id for page in client.list_items("c") for item in page.values()] == ["0", "3"]
-    # What was written is known by its number, as before.
+    # Like items that the server rejects, those that can't be read are not tried again under the same id.
     assert list(client.ingest("c", items, ingest_id="i", batch_size=2)) == []
 
     async def ingested() -> list[int]:
@@ -119,12 +123,82 @@ def test_a_file_that_cannot_be_read_fails_alone_and_batches_stay_as_they_are(
     assert asyncio.run(ingested()) == [1, 2, 4]
 
 
+def test_a_folder_that_is_gone_ends_a_write_that_can_resume(tmp_path: Path, picture: Callable[[int], bytes]) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    for name in "abcd":
+        (folder / f"{name}.png").write_bytes(picture(1))
+    items = [NewItem(name, folder / f"{name}.png") for name in "abcd"]
+    client = FakeClient()
+    client.create_collection("c", model="fake")
+
+    def vanishing() -> Iterator[NewItem]:
+        yield from items[:2]
+        folder.rename(tmp_path / "away")
+        yield from items[2:]
+
+    with pytest.raises(FileNotFoundError):
+        list(client.ingest("c", vanishing(), ingest_id="i", batch_size=2))
+    (tmp_path / "away").rename(folder)
+    rest = [one for batch in client.ingest("c", items, ingest_id="i", batch_size=2) for one in batch.values()]
+    assert set(rest) >= {"c", "d"}
+    assert [item.id for page in client.list_items("c") for item in page.values()] == list("abcd")
+
+
 def test_the_error_of_a_file_is_its_own_in_a_refused_message_too(tmp_path: Path) -> None:
     flow = EmbedFlow(model="", batch_size=2)
     list(flow.requests([b"a", tmp_path / "gone.png"]))
     refused = inference_pb.EmbedStreamResponse()
     refused.error.code, refused.error.message = 8, "Full."
     assert [one.code for one in flow.parse(refused, CallInfo()).errors()] == ["RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_an_error_that_is_not_of_one_file_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"a")
+
+    def fail(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        list(EmbedFlow(model="", batch_size=1).requests([file]))
+
+
+def test_what_could_not_be_read_is_freed_without_garbage_collection(tmp_path: Path) -> None:
+    class Tracked(type(tmp_path)):  # type: ignore[misc]  # the class of this system's paths
+        pass
+
+    flow = EmbedFlow(model="", batch_size=2)
+    thing = Tracked(tmp_path / "gone.png")
+    left = weakref.ref(thing)
+    gc.disable()
+    try:
+        assert len(list(flow.requests([thing]))) == 1
+        del thing
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_a_file_that_vanished_moves_batches_cut_by_bytes_and_a_warning_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, picture: Callable[[int], bytes]
+) -> None:
+    # Two of these fill a message.
+    files = [tmp_path / f"{name}.png" for name in "abcd"]
+    for number, file in enumerate(files):
+        file.write_bytes(picture(number) + bytes(BATCH_BYTES // 2 + 1))
+    items = [NewItem(file.stem, file) for file in files]
+    client = FakeClient()
+    client.create_collection("c", model="fake")
+    assert [batch.batch for batch in client.ingest("c", items[:3], ingest_id="i")] == [1, 2, 3]
+    files[0].unlink()
+    with caplog.at_level("WARNING", logger="twinsight.client"):
+        assert list(client.ingest("c", items, ingest_id="i")) == []
+    assert "1 of 1 items of batch 3, the last that was skipped as on disk, are not in `c`" in caplog.text
 
 
 def test_an_error_of_the_things_themselves_is_raised() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 
 import grpc
@@ -11,6 +13,8 @@ import pytest
 
 from e2e import errors
 from e2e.conftest import Dynamic, Reflected, to_bytes
+from twinsight_client import AsyncClient, Client
+from twinsight_client import NewItem as NewPicture
 from twinsight_core.collections.collection import Collection
 from twinsight_core.errors import Overloaded, StorageFull, TwinsightError
 from twinsight_core.executors.base import Executor
@@ -202,3 +206,26 @@ def test_a_resumable_batch_that_the_model_failed_on_is_not_counted_as_written(
     api.close()
     assert failed.error.code == grpc.StatusCode.INTERNAL.value[0]
     assert (again.results[0].id, again.last_batch) == ("a", 1)
+
+
+def test_a_file_that_the_client_can_not_read_fails_alone_and_the_rest_is_written(
+    own: Server, photos: dict[str, bytes], tmp_path: Path
+) -> None:
+    file = tmp_path / "coffee.jpg"
+    file.write_bytes(photos["coffee"])
+    items = [NewPicture(name, tmp_path / f"{name}.jpg") for name in ("gone", "coffee", "lost")]
+    with Client(own.address) as client:
+        client.create_collection("files", model="base")
+        written = list(client.ingest("files", items, ingest_id="job", batch_size=2))
+        assert [(batch.batch, batch.last_batch) for batch in written] == [(1, 1), (2, 2)]
+        failed = [error for batch in written for error in batch.errors()]
+        assert [(error.index, error.reason) for error in failed] == [(0, "FILE_UNREADABLE"), (2, "FILE_UNREADABLE")]
+        assert client.get_items("files", ["coffee"]).values()[0].id == "coffee"
+        (embedded,) = client.embed_stream([file, tmp_path / "gone.jpg"])
+        assert [error.index for error in embedded.errors()] == [1]
+
+    async def again() -> list[str]:
+        async with AsyncClient(own.address) as other:
+            return [one for batch in [b async for b in other.ingest("files", items)] for one in batch.successes()]
+
+    assert asyncio.run(again()) == ["coffee"]

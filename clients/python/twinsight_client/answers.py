@@ -63,7 +63,6 @@ _HEALTH = {
     health_pb2.HealthCheckResponse.NOT_SERVING: HealthStatus.NOT_SERVING,
     health_pb2.HealthCheckResponse.SERVICE_UNKNOWN: HealthStatus.SERVICE_UNKNOWN,
 }
-NOTHING_UNREAD: Mapping[int, ItemError] = {}
 T = TypeVar("T")
 
 
@@ -89,7 +88,7 @@ def stream_embeddings(
     *,
     start: int,
     count: int,
-    unread: Mapping[int, ItemError] = NOTHING_UNREAD,
+    unread: Mapping[int, ItemError],
 ) -> ModelResults[Embedding]:
     """Returns the vectors of one message of an EmbedStream: `count` pictures, from number `start` of the stream on.
 
@@ -146,7 +145,7 @@ def ingested(
     *,
     start: int,
     count: int,
-    unread: Mapping[int, ItemError] = NOTHING_UNREAD,
+    unread: Mapping[int, ItemError],
 ) -> IngestResults:
     """Returns the ids of one batch of an IngestItems: `count` items, starting at number `start` of the stream.
 
@@ -215,10 +214,11 @@ def _each(
     read: Callable[[A], T],
     *,
     start: int = 0,
-    unread: Mapping[int, ItemError] = NOTHING_UNREAD,
+    unread: Mapping[int, ItemError] | None = None,
 ) -> list[T | ItemError]:
+    known = unread or {}
     return [
-        unread.get(index) or (item_error(index, result.error) if result.error.code else read(result))
+        known.get(index) or (item_error(index, result.error) if result.error.code else read(result))
         for index, result in enumerate(results, start)
     ]
 

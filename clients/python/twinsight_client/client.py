@@ -63,8 +63,8 @@ class Client:
 
     Every method takes `timeout_s`, the seconds for the call including retries (None: the client's, else a default for
     the kind of call; streams have no deadline), and `request_id`, under which the server logs the call: 1 to 128 ASCII
-    letters, digits and any of `._:/+=-` (empty: a new one). A call that fails raises a `TwinsightClientError`,
-    `InvalidArgument` before sending if it can tell. An unreadable file raises OSError; in a stream it fails alone.
+    letters, digits and any of `._:/+=-` (empty: a new one). A call that fails as a whole raises a
+    `TwinsightClientError`, `InvalidArgument` before sending if the client can tell. An unreadable file raises OSError.
 
     Args:
         target: HOST:PORT of the server.
@@ -130,7 +130,8 @@ class Client:
         """Embeds any number of pictures, batch by batch; nothing is sent until the result is iterated.
 
         Args:
-            images: consumed by another thread, as the server has room, while the caller iterates.
+            images: consumed by another thread, as the server has room, while the caller iterates; an unreadable one
+                fails alone.
             model: empty: the server's default.
             batch_size: most pictures in one message; large pictures make smaller batches.
             timeout_s: for the whole stream; None: no deadline.
@@ -285,14 +286,15 @@ class Client:
         """Writes any number of items, batch by batch. A generator: nothing is written until the result is iterated.
 
         It yields each batch once that is on disk. With an `ingest_id`, an interrupted write resumes: call `ingest`
-        again with the same items, order and `batch_size`; batches already on disk are skipped and yield nothing.
-        Only batch numbers are compared: under that id other items are skipped, too, with a warning if none is left or
-        the last batch skipped is not in the collection. A batch rejected as a whole blocks those after it
+        again with the same items (files of the same size), order and `batch_size`; batches already on disk are skipped
+        and yield nothing. Only batch numbers are compared: under that id other items are skipped, too, with a warning
+        if the last batch skipped is not in the collection. A batch rejected as a whole blocks those after it
         (BATCH_OUT_OF_ORDER) until all are sent again, as does a re-created collection (COLLECTION_REPLACED).
 
         Args:
             collection: its id.
-            items: consumed by another thread while the caller iterates.
+            items: consumed by another thread while the caller iterates. One whose file can't be read fails alone
+                (FILE_UNREADABLE), for good under its `ingest_id`, but OSError is raised if that is a whole batch.
             ingest_id: the caller's name for this list of items, 1 to 128 bytes; empty: the write can't resume.
             vector_model_digest: digest of the model that made the vectors; must be the collection's.
             batch_size: most items in one message; large pictures make smaller batches.
@@ -305,11 +307,9 @@ class Client:
         request_id = request_id_for(request_id)
         last_batch = 0
         if ingest_id:
-            resume = ResumeFlow(collection)
-            asked = resume.requests([ingest_id])
-            (last_batch,) = self._transport.stream(
-                resume, asked, timeout_s=timeout_s or operations.WRITE_S, request_id=request_id
-            )
+            asking, within_s = ResumeFlow(collection), timeout_s or operations.WRITE_S
+            asked = asking.requests([ingest_id])
+            (last_batch,) = self._transport.stream(asking, asked, timeout_s=within_s, request_id=request_id)
         flow = IngestFlow(
             collection,
             ingest_id=ingest_id,

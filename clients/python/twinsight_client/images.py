@@ -9,6 +9,7 @@ or an `Embedding` is a vector; everything else is a picture.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ Pixels: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = bytes | str | Path | Pixels | Image.Image
 UNREADABLE = "FILE_UNREADABLE"
 """Reason of an error: the client can't read a file."""
+_OF_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,14 @@ def size_bytes(content: Content) -> int:
     if isinstance(source, np.ndarray):
         return source.nbytes
     return len(source) if isinstance(source, bytes) else 4 * len(source)
+
+
+def is_of_file(error: OSError) -> bool:
+    """Whether an error is of that one file, which is missing or closed to the caller, say, and not of all files.
+
+    Without a number it is Pillow's, about a picture that it reads only now.
+    """
+    return error.errno is None or error.errno in _OF_FILE
 
 
 def unreadable(index: int, error: OSError) -> ItemError:

@@ -2,10 +2,12 @@
 
 A message is full at a number of things or of bytes, whichever comes first, so that it stays under the server's limit
 whatever the size of the pictures. A thing larger than that gets a message of its own. The same things in the same order
-are always split the same way, so that a bulk write can resume by the number of its batches.
+are always split the same way, so that a bulk write can resume by the number of its batches; files must keep their size
+for that.
 
-A thing whose file can't be read fails alone: an empty picture is sent in its place, which the server rejects, so that
-batches stay as they are.
+A thing whose file is missing or not readable fails alone: an empty picture, which the server rejects, is sent in its
+place, so that a message holds as many things as ever. Other errors, which would hit every file (a disk that fails, too
+many open files), are raised; so is the first error of a whole batch of a bulk write that can resume.
 
 Requests are generated while responses are read: by another thread in the sync client, by another task in the asyncio
 client, which consumes plain iterables in threads. The two sides share a deque of the messages in flight.
@@ -29,7 +31,7 @@ from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import types_pb2
 from twinsight_client import answers
 from twinsight_client.errors import InvalidArgument, TwinsightClientError
-from twinsight_client.images import ImageLike, image_message, size_bytes, unreadable
+from twinsight_client.images import ImageLike, image_message, is_of_file, size_bytes, unreadable
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
 from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ItemError, ModelResults, Results
@@ -139,9 +141,12 @@ class Flow(ABC, Generic[T, R, A]):
     def _add(self, thing: T) -> list[Message]:
         """Adds one thing; returns the messages that this completes."""
         full: list[Message] = []
-        size = 0
-        with suppress(OSError):  # a missing file; it is reported when it is to be read
+        try:
             size = self._size_bytes(thing)
+        except OSError as error:
+            if not is_of_file(error):
+                raise
+            size = 0  # it is reported when it is to be read
         if self._filling and self._filling_bytes + size > BATCH_BYTES:
             full += self._close()
         self._filling.append(thing)
@@ -231,12 +236,12 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
 
     @property
     def _doubted(self) -> list[str]:
-        """Ids of the last batch that was skipped, if others were sent after it.
+        """Ids of the last batch that was skipped, if the list is as long as what was written, or longer.
 
         If not all of them are on disk, it is another batch than the one that was written: the list has grown, or its
-        batches have.
+        batches have, or files in it.
         """
-        return self._last_skipped if self._number > self._last_batch else []
+        return self._last_skipped if self._number >= self._last_batch else []
 
     def _tell_all_skipped(self) -> None:
         """Logs a warning if every batch was skipped: the `ingest_id` may be that of another list of items."""
@@ -272,6 +277,8 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
 
     def _message(self, batch: Sequence[NewItem], number: int) -> tuple[Message, Mapping[int, OSError]]:
         items, failed = _each_read(batch, item_message, _without_picture)
+        if self._ingest_id and len(failed) == len(batch) > 1:
+            raise failed[0]  # their folder is gone, it seems: they would count as written, and never be tried again
         message = collections_pb.IngestItemsRequest(
             collection=self._collection,
             items=items,
@@ -311,21 +318,24 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
         return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0]), {}
 
     def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> int:
-        answers.ingested(response, call, start=sent.start, count=sent.count).values()
+        answers.ingested(response, call, start=sent.start, count=sent.count, unread=sent.unread).values()
         return response.last_batch
 
 
 def _each_read(
     things: Sequence[T], build: Callable[[T], P], stand_in: Callable[[T], P]
 ) -> tuple[list[P], dict[int, OSError]]:
-    """Returns what `build` makes of each thing, `stand_in` of those whose file can't be read; and why, by place."""
+    """Returns what `build` makes of each thing, `stand_in` of those whose own file can't be read; and why, by place."""
     built: list[P] = []
     failed: dict[int, OSError] = {}
     for place, thing in enumerate(things):
         try:
             built.append(build(thing))
         except OSError as error:
-            failed[place] = error
+            if not is_of_file(error):
+                raise
+            # Its traceback refers to this frame: the cycle would keep the batch until the next garbage collection.
+            failed[place] = error.with_traceback(None)
             built.append(stand_in(thing))
     return built, failed
 

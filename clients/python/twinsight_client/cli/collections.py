@@ -12,12 +12,15 @@ from twinsight_client.cli.collection_files import CollectionFile
 from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.help import examples
+from twinsight_client.cli.items import PAGE
 from twinsight_client.cli.moving import Importer, ImportReport, export_collection
 from twinsight_client.cli.output import check_writable, write_error, write_json
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.cli.tables import write_fields, write_table
+from twinsight_client.client import Client
 from twinsight_client.errors import DataLoss, FailedPrecondition, PermissionDenied, Unavailable
+from twinsight_client.filters import Filter
 from twinsight_client.results import CollectionInfo, ItemError, Metric
 
 _METRICS = click.Choice([one.value for one in Metric if one is not Metric.UNSPECIFIED])
@@ -162,12 +165,9 @@ def delete_items(
     where = filter_given(condition)
     with settings.client() as client:
         if where is not None and not yes:
-            click.confirm(f"Delete every item of {collection} that matches {condition}?", abort=True, err=True)
+            click.confirm(f"Delete {_matching(client, collection, where)} of {collection}?", abort=True, err=True)
         deleted = client.delete_items(collection, ids, where=where, purge=purge)
-    # Of a deletion by filter, only the number is known.
-    missing = (
-        [] if where is not None else [one for one, of in zip(ids, deleted, strict=True) if isinstance(of, ItemError)]
-    )
+    missing = [one for one, answer in zip(ids, deleted, strict=True) if isinstance(answer, ItemError)]
     if settings.as_json:
         write_json({"deleted_count": deleted.deleted_count, "missing": missing, "purged": purge})
     else:
@@ -176,6 +176,15 @@ def delete_items(
         write_error(f"Deleted {deleted.deleted_count} items{', and erased them' if purge else ''}.")
     if missing:
         raise click.exceptions.Exit(exits.PARTIAL)
+
+
+def _matching(client: Client, collection: str, where: Filter) -> str:
+    """Returns how many items match a filter, as a phrase."""
+    try:
+        count = sum(len(page) for page in client.list_items(collection, where=where, page_size=PAGE))
+    except PermissionDenied:
+        return "all matching items, an unknown number,"  # the key may write, but not read
+    return f"{count} matching items"
 
 
 @collections.command(

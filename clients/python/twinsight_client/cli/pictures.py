@@ -88,7 +88,7 @@ class Unreadable:
 
     Attributes:
         file: path relative to the searched folder, with forward slashes.
-        reason: `UNREADABLE` or FOLDER_UNREADABLE.
+        reason: FILE_UNREADABLE or FOLDER_UNREADABLE.
         message: the system's message.
     """
 
