@@ -11,6 +11,7 @@ import numpy as np
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.classifier import ClassifierConfig
+from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.packages import ModelCard, find_package
 from twinsight_core.training.base import BASE
@@ -107,10 +108,12 @@ def cells(data: Path, cache: Path, amount: Amount = ALL) -> HeldOut:
     """Returns the official validation list of a microscope's pictures."""
     del cache
     card = find_package("cells").card
-    read = _boxed(data, card, "val")
+    if not isinstance(card.config, FasterRCNNConfig):
+        raise TypeError("`cells` is a Faster R-CNN.")
+    read, least_score = _boxed(data, card, "val"), card.config.least_score
 
     def scores(answers: np.ndarray) -> dict[str, float]:
-        return detection_findings(answers, read, which=WHICH).scores
+        return detection_findings(answers, read, least_score=least_score, which=WHICH).scores
 
     training = _boxed(data, card, "train").images if amount.training else read.images[:0]
     return HeldOut(training[evenly(np.arange(len(training)), amount.training)], read.images, scores)

@@ -277,4 +277,7 @@ def _refusals(load: Throughput | None) -> str:
     if load is None or "refused_p50_ms" not in load["overload"]:
         return ""
     o = load["overload"]
-    return f" A full server refuses a call within {o['refused_p50_ms']:.1f} ms (p50; p99 {o['refused_p99_ms']:.1f} ms)."
+    return (
+        " Offered twice what it can do, the server refuses a call within "
+        f"{o['refused_p50_ms']:.1f} ms (p50; p99 {o['refused_p99_ms']:.1f} ms)."
+    )

@@ -101,7 +101,7 @@ class ServerConfig:
         "With a keyring, also serve unencrypted collections until `twinsight rekey` encrypts them. Otherwise they are "
         "rejected: anyone who can write to the disk may have put them there.",
     ] = False
-    models_dir: Annotated[Path | None, "Folder whose subfolders are additional model packages."] = None
+    models_dir: Annotated[Path | None, "Folder of further model packages; the same name replaces a shipped one."] = None
     models: Annotated[str, "Comma-separated names of the models to serve; empty: all."] = ""
     default_model: Annotated[
         str,

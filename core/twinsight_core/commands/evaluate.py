@@ -145,13 +145,13 @@ def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad
 def _detections(
     package: ModelPackage, data: Path, annotations: Path | None, *, image_set: str | None, skip_bad: bool
 ) -> Findings:
-    size, classes = package.card.preprocessing, package.card.labels
+    size, classes, config = package.card.preprocessing, package.card.labels, package.card.config
+    if not isinstance(config, FasterRCNNConfig):
+        raise TypeError("A package for detection is a Faster R-CNN.")
     read = (
         read_voc(data, preprocessing=size, image_set=image_set, classes=classes, skip_bad=skip_bad)
         if annotations is None
         else read_coco(annotations, data, preprocessing=size, classes=classes, skip_bad=skip_bad)
     )
-    if not isinstance(package.card.config, FasterRCNNConfig):
-        raise TypeError("A package for detection is a Faster R-CNN.")
     answers = embedder(package.build(), batch=DETECTION_BATCH)(read.images)
-    return detection_findings(answers, read, least_score=package.card.config.least_score, which=AS_GIVEN)
+    return detection_findings(answers, read, least_score=config.least_score, which=AS_GIVEN)

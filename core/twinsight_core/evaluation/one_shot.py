@@ -25,7 +25,7 @@ class OneShotScore:
         protocol: how the characters of a trial were chosen.
         ways: characters of a trial.
         accuracy: share of trials that were right, 0..1; by chance it is 1 / ways.
-        low: lower end of its 95 % interval over other trials with the same pictures; others may differ by more.
+        low: lower end of its 95 % interval over other trials with the same pictures; with others it may differ by more.
         high: upper end of that interval.
         trials: number of trials.
     """

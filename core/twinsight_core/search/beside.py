@@ -40,14 +40,15 @@ class Beside:
 
     Attributes:
         rows: `[n] int64`, rising, below 2**32.
+        groups: `[n] int64`, the numbers of their vectors, from 0, below 2**31; some may be missing.
     """
 
     def __init__(self, rows: np.ndarray, groups: np.ndarray) -> None:
         """Takes both as they are.
 
         Args:
-            rows: `[n] int64`, rising.
-            groups: `[n] int64`, the numbers of their vectors, from 0, below 2**31.
+            rows: as the attribute.
+            groups: the numbers of their vectors.
         """
         self.rows = rows
         self.groups = groups
@@ -75,10 +76,10 @@ class Beside:
 
 
 class Members:
-    """The rows of each group, found by its number."""
+    """The rows of each group, found by its number; a number that is missing has none, and counts in the length."""
 
     def __init__(self, rows: np.ndarray, groups: np.ndarray) -> None:
-        # One sort of numbers: a new one is made whenever rows come in, and a search waits for it.
+        # One sort of numbers: the first search after rows have come in waits for this.
         keys = np.sort(groups << _ROW_BITS | rows)
         self._rows = keys & ((1 << _ROW_BITS) - 1)
         self._counts = np.bincount(groups)

@@ -1,9 +1,9 @@
 """One search: the graph, what is not in the graph, minus what was removed, under a filter.
 
 1. The filter becomes a mask over the rows.
-2. The plan: if few rows are allowed, or the walk would be wide, comparing with all of them is faster, and exact; of
-   equal ones beside the graph, with one. This is also done under the inner product if many matches are wanted or a
-   filter leaves many rows out, and if walks do not lead to the allowed rows (`hubs`).
+2. The plan: if few rows are allowed, or the walk would be wide, comparing with all of them is faster, and exact (of
+   equal rows beside the graph, one is compared). This is also done under the inner product if many matches are wanted
+   or a filter leaves many rows out, and if walks do not lead to the allowed rows (`hubs`).
 3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. The result is verified: if it has fewer
    rows than it should, the walk is widened, and in the end the search is exact, so recall never drops unnoticed.
 4. Rows that the graph does not hold are scanned exactly, one of each group of equal vectors beside it, and both results
@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -102,7 +101,7 @@ def _graph_search(
         findable = view.alive if allowed is None else allowed
         available = _available(view, allowed)
         scope = _scope(view, coverage, findable, available, options.top_k)
-        share = 1.0 if allowed is None else scope.share
+        share = 1.0 if allowed is None else min(1.0, max(scope.answered, 1) / max(len(graph), 1))
         width = _width(options, ef, share, has_hubs=hubs is not None)
         walkable = hubs is None or (not _is_too_deep(options, share) and hubs.lead_to(findable, available))
         while pending and walkable and coverage.end and _worth_walking(view, scope.answered, width):
@@ -134,20 +133,22 @@ class _Scope:
         view: the rows.
         coverage: which of them the graph answers for.
         allowed: `[count] bool`, the rows that may be found.
-        available: how many those are.
         k: how many are wanted.
         beside: `[m] int64`, allowed rows that the graph does not answer for, so few that each query is compared with
             all of them beside what its walk found.
         standing: stand for all of those, where they are more; None where there are few.
+        answered: how many allowed rows the graph answers for.
+        scanned: how many rows are scanned beside a walk: the tail, and those that stand for others.
     """
 
     view: ExactView
     coverage: Coverage
     allowed: np.ndarray
-    available: int
     k: int
     beside: np.ndarray
     standing: Standing | None
+    answered: int
+    scanned: int
 
     def taken(self, queries: np.ndarray, labels: np.ndarray, trusted: int) -> list[Found | None]:
         """Returns each query's k best of those allowed among `labels: [n, width] int64` and of those beside.
@@ -172,28 +173,6 @@ class _Scope:
             for number, found in zip(numbers, scored, strict=True):
                 taken[number] = found
         return taken
-
-    @cached_property
-    def answered(self) -> int:
-        """How many allowed rows the graph answers for."""
-        beside = len(self.beside) if self.standing is None else self.standing.count
-        return self.available - self._tail - beside
-
-    @property
-    def share(self) -> float:
-        """Which share of the live rows that the graph answers for is allowed, above 0."""
-        alive = self.view.alive
-        total = np.count_nonzero(alive[: self.coverage.end]) - np.count_nonzero(alive[self.coverage.outside])
-        return max(self.answered, 1) / max(int(total), 1)
-
-    @cached_property
-    def scanned(self) -> int:
-        """How many rows are scanned beside a walk: the tail, and those that stand for others."""
-        return self._tail + (0 if self.standing is None else len(self.standing.rows))
-
-    @cached_property
-    def _tail(self) -> int:
-        return int(np.count_nonzero(self.allowed[self.coverage.end :]))
 
     def every(self, queries: np.ndarray) -> list[Found]:
         """Returns each query's k best of all allowed rows, without a walk."""
@@ -246,11 +225,15 @@ class _Scope:
 
 def _scope(view: ExactView, coverage: Coverage, allowed: np.ndarray, available: int, k: int) -> _Scope:
     beside = coverage.outside
+    tail = int(np.count_nonzero(allowed[coverage.end :]))
     if len(beside) > _FEW_OUTSIDE:
         standing = coverage.beside.standing(allowed)
         if standing.count > _FEW_OUTSIDE:
-            return _Scope(view, coverage, allowed, available, k, beside[:0], standing)
-    return _Scope(view, coverage, allowed, available, k, beside[allowed[beside]] if len(beside) else beside, None)
+            answered, scanned = available - tail - standing.count, tail + len(standing.rows)
+            return _Scope(view, coverage, allowed, k, beside[:0], standing, answered, scanned)
+    if len(beside):
+        beside = beside[allowed[beside]]
+    return _Scope(view, coverage, allowed, k, beside, None, available - tail - len(beside), tail)
 
 
 def _cores_for(*, walking: int = 0, products: int = 0) -> AbstractContextManager[None]:
@@ -272,7 +255,14 @@ def _allowed(generation: Generation, view: ExactView, options: SearchOptions) ->
 
 
 def _width(options: SearchOptions, ef: int, share: float, *, has_hubs: bool) -> int:
-    """Returns how wide to walk so that `top_k` allowed rows, a share of all, are nearly always in the trusted part."""
+    """Returns how wide to walk so that `top_k` allowed rows are nearly always in the trusted part.
+
+    Args:
+        options: what is wanted.
+        ef: width without a filter.
+        share: of the rows that the graph answers for, how much is allowed; above 0, at most 1.
+        has_hubs: whether the graph has hubs.
+    """
     width = options.ef or max(ef, math.ceil(options.top_k / _TRUSTED_SHARE))
     if has_hubs and not options.ef:
         width = max(_DOT_WIDTHS * width, math.ceil(_DOT_WIDTHS_DEEP * _depth(options, share)))
@@ -294,7 +284,7 @@ def _is_too_deep(options: SearchOptions, share: float) -> bool:
     return not options.ef and _depth(options, share) > _DOT_DEPTH
 
 
-def _worth_walking(view: ExactView, available: int, width: int) -> bool:
-    """Returns whether a walk is faster than comparing with all that may be found, beside what is scanned either way."""
-    scattered = available < len(view) * SCATTERED_SHARE
-    return available > width * (_SCATTERED_PER_WIDTH if scattered else _ROWS_PER_WIDTH)
+def _worth_walking(view: ExactView, answered: int, width: int) -> bool:
+    """Returns whether a walk is faster than comparing with the allowed rows that the graph answers for."""
+    scattered = answered < len(view) * SCATTERED_SHARE
+    return answered > width * (_SCATTERED_PER_WIDTH if scattered else _ROWS_PER_WIDTH)

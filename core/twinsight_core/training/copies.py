@@ -10,13 +10,12 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.training.data import LabelledImages
-from twinsight_core.training.pairs import PairList, one_identity
+from twinsight_core.training.pairs import PairList, of_several
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def counted_once(pairs: PairList) -> PairList:
         same=pairs.same[kept],
         folds=None if pairs.folds is None else pairs.folds[kept],
         repeats=pairs.repeats + int((~kept).sum()),
-        of_several=frozenset(PurePosixPath(file).parent for file in pairs.files) - one_identity(pairs),
+        of_several=of_several(pairs),
     )
 
 

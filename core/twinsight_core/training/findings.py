@@ -397,7 +397,7 @@ def _worst_pairs(pairs: ScoredPairs, rows: np.ndarray, images: np.ndarray, files
 
 
 def _precision_recall(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns recall and precision at each score, from the highest down."""
+    """Returns recall and precision at each different score, from the highest down."""
     order = np.argsort(-scores)
     hits, ranked = np.cumsum(positive[order]), scores[order]
     # No threshold lies between equal scores.

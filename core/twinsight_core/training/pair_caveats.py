@@ -15,7 +15,10 @@ def uncounted(pairs: PairList) -> str:
     """Returns what in a list carries no information, in sentences that each begin with a space; empty if nothing."""
     told = ""
     if pairs.repeats:
-        told += f" {pairs.repeats} lines repeat a pair, or exact copies of one, and are ignored: each counts once."
+        told += (
+            f" {pairs.repeats} lines list a pair again, or exact copies of its pictures, and are ignored: each pair "
+            "counts once."
+        )
     of_one = pairs.originals[pairs.left] == pairs.originals[pairs.right]
     if alike := int((of_one & pairs.same).sum()):
         told += f" {alike} of the same pairs are a picture with itself or an exact copy, which any model recognises."

@@ -36,7 +36,7 @@ class PairList:
     """Pairs of pictures.
 
     Attributes:
-        files: paths of all pictures that are in a pair, in the data; or were, in one that counts as another's copy.
+        files: paths in the data of all pictures that are in a pair, or in one that was left out as copies of another.
         left: [count] int64, index into `files`.
         right: [count] int64, index into `files`.
         same: [count] bool.
@@ -156,6 +156,7 @@ def without(pairs: PairList, files: Collection[str]) -> PairList:
         same=pairs.same[kept],
         folds=None if pairs.folds is None else pairs.folds[kept],
         repeats=pairs.repeats,
+        of_several=of_several(pairs),
     )
 
 
@@ -326,6 +327,11 @@ def one_identity(pairs: PairList) -> set[PurePosixPath]:
         kinds.setdefault(frozenset((folders[left], folders[right])), set()).add(same)
     several = [between for between, found in kinds.items() if False in found and (True in found or len(between) == 1)]
     return set(folders) - set().union(*several) - pairs.of_several
+
+
+def of_several(pairs: PairList) -> frozenset[PurePosixPath]:
+    """Returns the folders that are not one identity, for a list that has fewer pairs."""
+    return frozenset(PurePosixPath(file).parent for file in pairs.files) - one_identity(pairs)
 
 
 def _linked(pairs: PairList, rows: np.ndarray) -> np.ndarray:

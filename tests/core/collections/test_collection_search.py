@@ -171,7 +171,7 @@ def test_copies_do_not_hide_the_rest(tmp_path: Path, count: int) -> None:
 
 @pytest.fixture
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each exact comparison looked at."""
+    """How many allowed rows each exact comparison had to look at."""
     counts: list[int] = []
     nearest = ExactView.nearest
 
@@ -209,19 +209,19 @@ def test_of_equal_items_beside_the_graph_one_is_compared(tmp_path: Path, looked_
 
     def check() -> None:
         queries = np.stack([item.vector for item in items[:40]]) + np.float32(0.01)
-        odd, few, copies = Equals("odd", 1), In("n", (3, 4)), In("n", (27, 29))
+        odd, few, copied = Equals("odd", 1), In("n", (3, 4)), In("n", (27, 29))
         for options in (
             SearchOptions(1),
             SearchOptions(25),
             SearchOptions(25, odd),
             SearchOptions(9, Not(few)),
-            SearchOptions(9, copies),
+            SearchOptions(9, copied),
         ):
             walked = collection.search(queries, options)
             assert walked == collection.search(queries, replace(options, exact=True))
         # Of 290 that the last filter leaves, those in the graph and one of each group.
         looked_at.clear()
-        collection.search(queries, SearchOptions(9, copies))
+        collection.search(queries, SearchOptions(9, copied))
         assert sum(looked_at) <= 10
 
     # Some more are what an audit finds out of reach.

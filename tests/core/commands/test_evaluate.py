@@ -82,7 +82,7 @@ def test_pictures_of_a_list_that_can_not_be_read_are_left_out_where_that_is_aske
     assert done.exit_code == 0, done.output
     protocol = json.loads(done.stdout)["protocol"]
     assert protocol.startswith("2 same and 2 different pairs, as listed.")
-    assert "1 lines repeat a pair, or exact copies of one, and are ignored" in protocol
+    assert "1 lines list a pair again, or exact copies of its pictures, and are ignored" in protocol
     assert protocol.endswith(" 1 pictures of the set can't be used and are left out.")
     done = CliRunner().invoke(calibrate, [str(one) for one in (*arguments[:-1], "--skip-bad")])
     assert "; --skip-bad leaves them out" not in done.stderr  # so few pairs can't be fitted

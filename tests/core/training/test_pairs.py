@@ -1,5 +1,5 @@
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from twinsight_core.errors import TrainingError
 from twinsight_core.training.pair_caveats import caveats, uncounted
-from twinsight_core.training.pairs import PairList, deal, halves, read_pairs, without
+from twinsight_core.training.pairs import PairList, deal, halves, one_identity, read_pairs, without
 
 FILES = ("a/a_0001.jpg", "a/a_0002.jpg", "b/b_0001.jpg", "b/b_0003.jpg")
 
@@ -69,8 +69,8 @@ def test_a_pair_that_is_listed_again_counts_once(tmp_path: Path) -> None:
     assert pairs.sides.tolist() == [[0, 1], [0, 2], [3, 3]]
     assert (pairs.same.tolist(), pairs.folds.tolist()) == ([True, False, True], [0, 0, 1])
     told = (
-        " 2 lines repeat a pair, or exact copies of one, and are ignored: each counts once. 1 of the same pairs "
-        "are a picture with itself or an exact copy, which any model recognises."
+        " 2 lines list a pair again, or exact copies of its pictures, and are ignored: each pair counts once. 1 of the "
+        "same pairs are a picture with itself or an exact copy, which any model recognises."
     )
     assert uncounted(pairs) == caveats(pairs, [np.arange(3)]) == told
     assert uncounted(without(pairs, [FILES[3]])) == told.partition(" 1 of")[0]
@@ -432,3 +432,17 @@ def test_pairs_of_exact_copies_are_told_by_what_they_are_said_to_be() -> None:
         " 1 of the same pairs are a picture with itself or an exact copy, which any model recognises. 1 of the "
         "different pairs are a picture and an exact copy of it, and labelled wrongly."
     )
+
+
+def test_what_pairs_without_a_picture_say_of_folders_still_holds() -> None:
+    # Pictures of b are different: it is not one identity, even if none of those pairs is left.
+    pairs = PairList(
+        files=("a/1", "a/2", "b/1", "b/2", "b/3"),
+        left=np.array([0, 2, 0]),
+        right=np.array([3, 4, 1]),
+        same=np.array([False, False, True]),
+        folds=None,
+    )
+    fewer = without(pairs, ["b/3"])
+    assert fewer.files == ("a/1", "a/2", "b/2")
+    assert one_identity(fewer) == one_identity(pairs) == {PurePosixPath("a")}
