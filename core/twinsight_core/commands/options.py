@@ -238,7 +238,9 @@ def run_options(
         ),
         click.option("--resume", is_flag=True, help="Resume from the last checkpoint of the same run."),
         click.option(
-            "--anew", is_flag=True, help="Start over if the same run is unfinished; its checkpoints are deleted."
+            "--anew",
+            is_flag=True,
+            help="Start over if a run to this folder is unfinished; its checkpoints are deleted.",
         ),
         click.option(
             "--seed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,8 @@ def detector_parts(
         )
         everything = _without_copies(everything, test)
         firsts = first_copies(everything.images)
-        train, validation = _split(firsts, in_order(everything.files, firsts), VALIDATION_SHARE)
+        seen = _have_visible(everything, preprocessing)
+        train, validation = _split(firsts, seen, in_order(everything.files, firsts), VALIDATION_SHARE)
         parts = DetectorParts(train=_rows(everything, train), validation=_rows(everything, validation), test=test)
     else:
         everything = (
@@ -89,8 +91,9 @@ def detector_parts(
             else read_coco(annotations, data, preprocessing=preprocessing, skip_bad=skip_bad)
         )
         firsts = first_copies(everything.images)
-        rest, held_out = _split(firsts, in_order(everything.files, firsts), TEST_SHARE)
-        train, validation = _split(firsts, rest, VALIDATION_SHARE)
+        seen = _have_visible(everything, preprocessing)
+        rest, held_out = _split(firsts, seen, in_order(everything.files, firsts), TEST_SHARE)
+        train, validation = _split(firsts, seen, rest, VALIDATION_SHARE)
         parts = DetectorParts(*(_rows(everything, rows) for rows in (train, validation, held_out)))
     check_labels(parts.test.classes)
     _check_boxes(parts.train, preprocessing, "to train on")
@@ -195,18 +198,51 @@ def _without_copies(data: BoxedImages, test: BoxedImages) -> BoxedImages:
     return _rows(data, sorted(set(range(len(data))) - set(copies))) if copies else data
 
 
-def _split(firsts: np.ndarray, rows: list[int], share: float) -> tuple[list[int], list[int]]:
-    """Splits off a share of rows, the first ones; copies, which are adjacent, stay together."""
-    ends = [end for end in range(1, len(rows)) if firsts[rows[end]] != firsts[rows[end - 1]]]
-    if not ends:
+def _have_visible(data: BoxedImages, size: Preprocessing) -> np.ndarray:
+    """Returns which pictures have a box that a network could see, [count] bool."""
+    visible = np.zeros(data.valid.shape, np.bool_)
+    visible[data.valid] = (_extents(data, size) >= LEAST_PX).all(axis=1)
+    have: np.ndarray = visible.any(axis=1)
+    return have
+
+
+def _split(firsts: np.ndarray, seen: np.ndarray, rows: list[int], share: float) -> tuple[list[int], list[int]]:
+    """Splits off a share of rows, the first ones of those that are seen and of the others.
+
+    Where few pictures have a box, a share of all might have none. Copies, which are adjacent, stay together.
+
+    Args:
+        firsts: [count] int64, `first_copies` of the pictures.
+        seen: [count] bool, `_have_visible` of the pictures.
+        rows: which to split, in order.
+        share: above 0, below 1.
+
+    Returns:
+        The others, and those split off, each in order.
+
+    Raises:
+        TrainingError: one of both would be empty.
+    """
+    copies = [list(group) for _, group in groupby(rows, key=lambda row: int(firsts[row]))]
+    taken: set[int] = set()
+    for least, kind in ((1, True), (0, False)):
+        of_kind = [group for group in copies if bool(seen[group].any()) is kind]
+        wanted = max(least, round(share * sum(len(group) for group in of_kind)))
+        count = 0
+        for group in of_kind[:-1]:  # the last one stays
+            if count >= wanted:
+                break
+            taken.update(group)
+            count += len(group)
+    if not taken and len(copies) > 1:
+        taken.update(copies[0])
+    if not taken:
         copied = " (copies counted once: 1)" if len(rows) > 1 else ""
         raise TrainingError(
             f"There are {len(firsts)} pictures{copied}; some must be held out and some trained on.",
             reason="PICTURES_TOO_FEW",
         )
-    wanted = max(1, round(share * len(rows)))
-    count = next((end for end in ends if end >= wanted), ends[-1])
-    return rows[count:], rows[:count]
+    return [row for row in rows if row not in taken], [row for row in rows if row in taken]
 
 
 def _rows(data: BoxedImages, rows: list[int]) -> BoxedImages:

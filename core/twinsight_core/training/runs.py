@@ -28,6 +28,7 @@ from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
 
 _LOG = logging.getLogger(__name__)
+_START_OVER = "Start over with --anew in place of --resume, which deletes its checkpoints."
 
 BACKBONES: dict[str, BackboneConfig] = {
     "mobilenet": MobileNetConfig(width_multiplier=0.75),
@@ -147,8 +148,7 @@ class Run:
 
         Raises:
             TrainingError: the run to resume had other options, data or first weights, another network or teacher, or
-                its record can't be read. Or the same run is unfinished, and this one neither resumes it nor starts
-                over.
+                its record can't be read. Or a run is unfinished, and this one neither resumes it nor starts over.
         """
         mine = {name: str(getattr(self, name)) for name in _DECIDING} | {
             name: str(value) for name, value in options.items()
@@ -171,8 +171,7 @@ class Run:
             changed, forbidden = _changed(before, mine)
             if forbidden:
                 raise TrainingError(
-                    f"The run in {self.work} can't be resumed: these differ: {', '.join(forbidden)}. Start over "
-                    "without --resume.",
+                    f"The run in {self.work} can't be resumed: these differ: {', '.join(forbidden)}. {_START_OVER}",
                     reason="RUN_MISMATCH",
                 )
             for name in changed:
@@ -201,26 +200,31 @@ class Run:
             _LOG.warning("can't delete the decoded pictures in %s: %s", self.cache, error)
 
     def _check_unfinished(self, mine: Mapping[str, str]) -> None:
-        """Rejects deleting the checkpoints of the same run; warns if those of another run will be deleted.
+        """Rejects deleting the checkpoints of an unfinished run.
 
         Raises:
-            TrainingError: the same run is unfinished.
+            TrainingError: a run is unfinished, this one or another.
         """
         kept = self.checkpoints.iterdir() if self.checkpoints.exists() else ()
         steps = [int(one.name) for one in kept if one.name.isdecimal()]
         if self.anew or not steps or self._finished.exists():
             return
-        try:
+        differ: list[str] | None = None
+        with contextlib.suppress(TrainingError):  # of a record that can't be read, nothing is known
             before = self._recorded()
-        except TrainingError:  # it can't be resumed
-            before = None
-        if before is not None and not _changed(before, mine)[1]:
+            differ = None if before is None else _changed(before, mine)[1]
+        if differ == []:
             raise TrainingError(
                 f"{self.work} holds this run, unfinished after {max(steps)} of {self.steps} steps. Continue it with "
                 "--resume, or delete its checkpoints with --anew.",
                 reason="RUN_UNFINISHED",
             )
-        _LOG.warning("deleting the checkpoints of another run, up to step %d: %s", max(steps), self.checkpoints)
+        known = f" (these differ: {', '.join(differ)})" if differ else ""
+        raise TrainingError(
+            f"{self.work} holds another run{known}, unfinished after step {max(steps)}. Delete its checkpoints with "
+            "--anew, or train to another folder.",
+            reason="RUN_UNFINISHED",
+        )
 
     @property
     def events(self) -> Path:
@@ -244,13 +248,13 @@ class Run:
         except (OSError, ValueError) as error:
             raise TrainingError(
                 f"The run in {self.work} can't be resumed: its record {self._record.name} can't be read ({error}). "
-                "Start over without --resume.",
+                f"{_START_OVER}",
                 reason="RUN_MISMATCH",
             ) from error
         if "precision" not in before:
             raise TrainingError(
                 f"The run in {self.work} can't be resumed: it was started by an earlier version of twinsight. Use that "
-                "version, or start over without --resume.",
+                "version, or start over with --anew in place of --resume, which deletes its checkpoints.",
                 reason="RUN_MISMATCH",
             )
         return before

@@ -129,7 +129,6 @@ def test_coco_has_no_lists(tmp_path: Path) -> None:
     ("empty", "what"),
     [
         ("train", r"3 pictures to train on"),
-        ("validation", r"1 pictures to choose the weights by"),
         ("test", r"2 pictures for the scores"),
     ],
 )
@@ -139,7 +138,7 @@ def test_a_part_must_hold_a_box_that_can_be_seen(
 ) -> None:
     lists = {"train": "abcd", "val": "ef"}
     chosen = parts(voc(tmp_path / "full", lists, dict.fromkeys("abcdef", (BOX,))))
-    without = names({"train": chosen.train, "validation": chosen.validation, "test": chosen.test}[empty])
+    without = names({"train": chosen.train, "test": chosen.test}[empty])
     data = voc(tmp_path / "set", lists, dict.fromkeys("abcdef", (BOX,)) | dict.fromkeys(without, boxes))
     count = len(without) if held is None else held
     rule = rf"^The {what} must have a box of at least 1x1 px at the network's 32x32; they have {count} boxes, none"
@@ -180,3 +179,18 @@ def test_anchors_want_boxes_that_are_large_enough() -> None:
         anchor_sizes(replace(none, valid=np.zeros((1, 2), np.bool_)), SIZE, count=3)
     with pytest.raises(TrainingError, match=r"^One in 6 things to train on is at most 0\.5 px large at 32x32; anchors"):
         anchor_sizes(boxed([0.5, 4, 8], [0, 0, 0]), SIZE, count=3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_where_few_pictures_have_a_box_each_part_has_some(tmp_path: Path, seed: int) -> None:
+    some = [chr(ord("0") + number) for number in range(60) if chr(ord("0") + number).isalnum()]
+    filled = np.random.default_rng(seed).choice(some, 5, replace=False).tolist()
+    read = parts(voc(tmp_path / "set", {}, {name: [BOX] if name in filled else [] for name in some}))
+    assert sorted(names(read.train) + names(read.validation) + names(read.test)) == sorted(some)
+    assert [int(part.valid.any(axis=1).sum()) for part in (read.train, read.validation, read.test)] == [3, 1, 1]
+    assert len(read.test) == pytest.approx(0.2 * len(some), abs=1)
+
+
+def test_one_picture_with_a_box_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="must have a box of at least"):
+        parts(voc(tmp_path / "set", {}, {"a": [BOX], **dict.fromkeys("bcdefgh", ())}))

@@ -118,7 +118,7 @@ def test_a_kill_never_leaves_checkpoints_beside_another_runs_record(
     for step in (20, 40):
         (first.checkpoints / str(step)).mkdir(parents=True)
         (first.checkpoints / str(step) / "one.array").write_bytes(b"one")
-    other = replace(first, learning_rate=0.5)
+    other = replace(first, learning_rate=0.5, anew=True)
     killed = False
     with monkeypatch.context() as patch:
         kill_at(patch, number)
@@ -153,7 +153,9 @@ def test_checkpoints_of_a_run_that_is_not_known_are_not_gone_on_from(run: Callab
         going_on.begin({}, **DATA)
     (going_on.work / "run.json").unlink()
     going_on.checkpoints.mkdir()
-    with pytest.raises(TrainingError, match=r"can't be read .* Start over without --resume\.$"):
+    with pytest.raises(
+        TrainingError, match=r"can't be read .* Start over with --anew in place of --resume, which .*\.$"
+    ):
         going_on.begin({}, **DATA)
     replace(going_on, resume=False).begin({}, **DATA)
     assert not going_on.checkpoints.exists()
@@ -199,9 +201,7 @@ def test_a_run_may_go_on_with_a_lower_learning_rate_and_on_another_device_which_
     ]
 
 
-def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(
-    run: Callable[..., Run], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(run: Callable[..., Run]) -> None:
     first = run()
     checkpoint = first.checkpoints / "20"
 
@@ -217,10 +217,18 @@ def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(
     replace(first, anew=True).begin({}, **DATA)
     assert not checkpoint.exists()
     begin_and_stop(first)
-    with caplog.at_level("WARNING", "twinsight_core"):
+    other = r"holds another run{}, unfinished after step 20\. Delete its checkpoints with --anew, or train to another"
+    with pytest.raises(TrainingError, match=other.format(r" \(these differ: seed\)")):
         replace(first, seed=1).begin({}, **DATA)
-    assert "deleting the checkpoints of another run, up to step 20" in caplog.text
-    begin_and_stop(replace(first, seed=2))
+    assert checkpoint.exists()
+    record = first.work / "run.json"
+    kept = record.read_text()
+    record.write_text("{")
+    with pytest.raises(TrainingError, match=other.format("")):
+        first.begin({}, **DATA)
+    record.write_text(kept)
+    assert checkpoint.exists()
+    begin_and_stop(replace(first, seed=2, anew=True))
     replace(first, seed=2).end()
     replace(first, seed=2).begin({}, **DATA)  # a finished run may be had again
     assert not checkpoint.exists()
