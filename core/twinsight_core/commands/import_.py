@@ -35,8 +35,8 @@ _NUMBERED = re.compile(r"(?P<number>\d{1,9})\s*[,:;\t]\s*(?P<name>.+)")
     required=True,
     help="Architecture of the weights: mobilefacenet and resnet with PyTorch's names (torchvision or timm), "
     "mobilenet_v1 with those of Keras Applications. resnet means plain ones, on pixels scaled by ImageNet's mean and "
-    "standard deviation: timm's with blur pooling (resnetblur50) have the same tensors, so they are accepted but give "
-    "wrong outputs. mobilefacenet is for faces that are cropped and aligned.",
+    "standard deviation: timm's with anti-aliasing (resnetblur50, resnetaa50) have the same tensors, so they are "
+    "accepted but give wrong outputs. mobilefacenet is for faces that are cropped and aligned.",
 )
 @click.option(
     "--weights",

@@ -78,7 +78,8 @@ def fill(
         ignored: whether the tensor of a name may have no place in the network; None ignores none.
 
     Raises:
-        ValueError: a tensor is missing, unexpected, of another shape, not floating-point or not finite.
+        ValueError: a tensor is missing, unexpected, of another shape, not floating-point or not finite; or a variance
+            is negative.
     """
     filled, read = [], set()
     for path, variable in nnx.to_flat_state(nnx.state(network)):
@@ -93,6 +94,8 @@ def fill(
             raise ValueError(f"the tensor `{name}` is {tensor.dtype}; it must be floating-point.")
         if not np.isfinite(tensor).all():
             raise ValueError(f"the tensor `{name}` holds a value that is not finite.")
+        if path[-1] == "var" and (tensor < 0).any():
+            raise ValueError(f"the tensor `{name}` holds a negative variance.")
         filled.append((path, variable.replace(jnp.asarray(layout.read(tensor), jnp.float32))))
         read.add(name)
     for name in sorted(set(tensors) - read):

@@ -39,7 +39,7 @@ _IMPORTERS: dict[
 _TAKEN_FOR: dict[Importable, str] = {
     "mobilefacenet": " It was trained on cropped and aligned faces (eyes level, 112 pixels high and 96 wide) and is "
     "less accurate on whole pictures; give the face as the region of a picture.",
-    "resnet": " The weights are assumed to be those of a plain ResNet without blur pooling, on pixels scaled by "
+    "resnet": " The weights are assumed to be those of a plain ResNet without anti-aliasing, on pixels scaled by "
     "ImageNet's mean and standard deviation; the file does not say.",
 }
 IMPORTABLE: tuple[Importable, ...] = tuple(_IMPORTERS)

@@ -1,7 +1,7 @@
 """Residual networks with the names of torchvision and timm (`layer1.0.downsample.0.weight`).
 
 Only plain ones, on pixels scaled by ImageNet's mean and standard deviation. Names and shapes do not distinguish them
-from timm's with blur pooling, which would be computed without it.
+from timm's with anti-aliasing (`resnetblur...`, `resnetaa...`), which would be computed without it.
 """
 
 from __future__ import annotations

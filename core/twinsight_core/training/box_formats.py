@@ -285,7 +285,7 @@ def _coco_marked(
     files: Files, content: JsonFields, names: dict[int, str], flaws: list[str]
 ) -> tuple[list[MarkedPicture], int]:
     """Returns the pictures that exist, and how many do not; adds what is wrong to `flaws`."""
-    ends = _by_end(files.names)
+    ends = _by_end(files.shown)
     boxes: dict[int, list[MarkedBox]] = defaultdict(list)
     unplaced: set[int] = set()
     images = _by_id(content, "images")
@@ -355,7 +355,9 @@ def _coco_corners(fields: JsonFields) -> tuple[float, float, float, float]:
 
 def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]) -> MarkedPicture:
     file = fields.text("file_name")
-    places = ends.get(composed(str(PurePosixPath(file))), [])
+    path = composed(str(PurePosixPath(file)))
+    places = ends.get(path, [])
+    places = [place for place in places if composed(place) == path] or places
     if len(places) != 1:
         raise ValueError(f"{file} {'exists more than once' if places else 'is missing'}.")
     size = tuple(fields.integer(side, least=0, most=2**31) for side in ("width", "height") if side in fields)

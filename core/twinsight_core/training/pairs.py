@@ -383,7 +383,7 @@ def _table(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:
             case [left, right, ("0" | "1") as same, fold] if _NUMBER.fullmatch(fold):
                 read.append((number, (left, right, same == "1", int(fold))))
             case _:
-                read.append((number, "must be LEFT,RIGHT,SAME or LEFT,RIGHT,SAME,FOLD with SAME 0 or 1"))
+                read.append((number, "must be LEFT,RIGHT,SAME or LEFT,RIGHT,SAME,FOLD with SAME 0 or 1, FOLD a number"))
 
 
 def _lfw(lines: Sequence[str]) -> list[tuple[int, _Pair | str]]:

@@ -83,3 +83,11 @@ def test_the_shape_that_a_size_is_read_from_is_checked() -> None:
         shape_of(GOOD, "head", rank=2)
     with pytest.raises(ValueError, match=r"^the tensor `bias` has the shape \(1,\); it must have 4 axes\.$"):
         shape_of(GOOD, "bias", rank=4)
+
+
+def test_a_negative_variance_is_named() -> None:
+    network = nnx.BatchNorm(1, use_running_average=True, rngs=nnx.Rngs(0))
+    tensors = {name: np.array([-0.5], np.float32) for name in ("scale", "bias", "mean", "var")}
+    with pytest.raises(ValueError, match=r"^the tensor `var` holds a negative variance\.$"):
+        fill(network, tensors, lambda place: Source(str(place[-1])))
+    fill(network, tensors | {"var": np.array([0.5], np.float32)}, lambda place: Source(str(place[-1])))

@@ -78,7 +78,7 @@ def test_classes_without_names_are_named_by_number(tmp_path: Path, resnet_tensor
     assert package.card.preprocessing == Preprocessing(height_px=224, width_px=224, fit="crop")
     assert package.card.description == (
         "resnet, imported from weights.safetensors. The weights are assumed to be those of a plain ResNet without "
-        "blur pooling, on pixels scaled by ImageNet's mean and standard deviation; the file does not say."
+        "anti-aliasing, on pixels scaled by ImageNet's mean and standard deviation; the file does not say."
     )
 
 

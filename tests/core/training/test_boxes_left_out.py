@@ -165,3 +165,20 @@ def test_names_in_another_unicode_form_are_the_same(tmp_path: Path) -> None:
     )
     data = read_coco(tmp_path / "truth.json", tmp_path / "set", preprocessing=SIZE, classes=(together,))
     assert (data.valid.tolist(), data.skipped) == ([[True]], ())
+
+
+@pytest.mark.parametrize("other", ["thumbs/0.png", ".thumbs/0.png"])
+def test_a_path_that_is_a_pictures_own_is_not_another_of_the_same_name(tmp_path: Path, other: str) -> None:
+    annotations, pictures = made(tmp_path, {"bbox": [10, 10, 20, 20]})
+    (pictures / other).parent.mkdir()
+    (pictures / other).write_bytes(picture())
+    assert read_coco(annotations, pictures, preprocessing=SIZE).files == ("0.png", "1.png")
+
+
+def test_a_hidden_picture_of_the_same_name_is_not_the_one(tmp_path: Path) -> None:
+    annotations, pictures = made(tmp_path, {"bbox": [10, 10, 20, 20]})
+    for folder in ("deep", ".trash"):
+        (pictures / folder).mkdir()
+        (pictures / folder / "0.png").write_bytes(picture())
+    (pictures / "0.png").unlink()
+    assert read_coco(annotations, pictures, preprocessing=SIZE).files == ("deep/0.png", "1.png")

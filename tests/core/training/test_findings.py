@@ -90,8 +90,11 @@ def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_mo
     assert [[int(picture[0, 0, 0]) for picture in one.pictures] for one in found.mistakes[:2]] == [[38, 39], [34, 35]]
 
 
-@pytest.mark.parametrize("folds", [[7] * 8, [1, 1, 1, 1, 2, 2, 2, 2]])
-def test_folds_that_leave_no_threshold_are_passed_over(folds: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("folds", "why"),
+    [([7] * 8, "there is one"), ([1, 1, 1, 1, 2, 2, 2, 2], "without one of them, all pairs are of one kind")],
+)
+def test_folds_that_leave_no_threshold_are_passed_over(folds: list[int], why: str) -> None:
     # Without the second fold all pairs are of one kind.
     scored = ScoredPairs(cosine=np.linspace(0.9, 0.1, 8), same=np.arange(8) < 4)
     images = np.zeros((2, 4, 4, 3), np.uint8)
@@ -99,6 +102,7 @@ def test_folds_that_leave_no_threshold_are_passed_over(folds: list[int]) -> None
     found = pair_findings(scored, np.array(folds), rows=rows, images=images, files=("a.png", "b.png"))
     assert found.scores["verification_auc"] == 1.0
     assert "verification_accuracy_over_folds" not in found.scores
+    assert f"4 same and 4 different pairs, as listed. No accuracy over folds: {why}. " in found.protocol
 
 
 def test_classes_whose_probabilities_float32_can_not_hold_are_told_apart() -> None:
