@@ -200,9 +200,9 @@ def _without_copies(data: BoxedImages, test: BoxedImages) -> BoxedImages:
 
 def _have_visible(data: BoxedImages, size: Preprocessing) -> np.ndarray:
     """Returns which pictures have a box that a network could see, [count] bool."""
-    visible = np.zeros(data.valid.shape, np.bool_)
-    visible[data.valid] = (_extents(data, size) >= LEAST_PX).all(axis=1)
-    have: np.ndarray = visible.any(axis=1)
+    rows = np.nonzero(data.valid)[0]
+    have = np.zeros(len(data), np.bool_)
+    have[rows[(_extents(data, size) >= LEAST_PX).all(axis=1)]] = True
     return have
 
 
