@@ -125,44 +125,56 @@ def test_a_name_that_is_another_lists_is_told(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == []
     assert list(client.ingest("c", ITEMS, ingest_id="feed", batch_size=1)) == []
     assert caplog.messages == [
-        f"Ingest `feed` wrote nothing to `c`: batches 1 to {len(ITEMS)} are already on disk under this id. Use another "
+        f"Ingest `feed` wrote nothing to `c`: {len(ITEMS)} items are already on disk under this id. Use another "
         "`ingest_id` for other items."
     ]
 
 
-@pytest.mark.parametrize(
-    ("first", "size", "missing"),
-    [(4, 2, 0), (5, 2, 1), (4, 1, 2)],  # as before, a list that has grown, and larger batches
-)
-def test_items_that_were_skipped_without_being_on_disk_are_told(
-    caplog: pytest.LogCaptureFixture, first: int, size: int, missing: int
+@pytest.mark.parametrize(("first", "size"), [(4, 2), (5, 2), (4, 1)])
+def test_a_list_that_has_grown_and_other_batches_skip_nothing_that_is_not_on_disk(
+    caplog: pytest.LogCaptureFixture, first: int, size: int
 ) -> None:
-    items = [NewItem(f"i{n}", [float(n)]) for n in range(12)]
+    items = [NewItem(f"i{n}", [n + 1.0]) for n in range(12)]
     client = FakeClient()
     client.create_collection("c", dimension=1)
-    batches = len(list(client.ingest("c", items[:first], ingest_id="feed", batch_size=size)))
-    assert list(client.ingest("c", items, ingest_id="feed", batch_size=2))
-    told = (
-        f"Ingest `feed`: {missing} of 2 items of batch {batches}, the last that was skipped as on disk, are not in `c`."
-    )
-    assert [one.partition(" Unless ")[0] for one in caplog.messages] == [told] * bool(missing)
+    list(client.ingest("c", items[:first], ingest_id="feed", batch_size=size))
+    rest = list(client.ingest("c", items, ingest_id="feed", batch_size=3))
+    assert [name for batch in rest for name in batch.values()] == [item.id for item in items[first:]]
+    assert rest[-1].last_batch == len(items)
+    assert len(stored(client)) == len(items)
+    assert caplog.messages == []
+
+
+def test_items_that_were_skipped_without_being_on_disk_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    list(client.ingest("c", ITEMS[:3], ingest_id="feed"))
+    others = [NewItem("i2", [1.0]), *(NewItem(f"other{n}", [1.0]) for n in range(5))]
+    assert [batch.values() for batch in client.ingest("c", others, ingest_id="feed")] == [
+        ["other2", "other3", "other4"]
+    ]
+    assert [one.partition(" Unless ")[0] for one in caplog.messages] == [
+        "Ingest `feed`: 2 of the last 3 items that were skipped as on disk are not in `c`."
+    ]
 
 
 def test_the_same_items_are_told_from_asyncio(caplog: pytest.LogCaptureFixture) -> None:
     client = AsyncFakeClient()
 
-    async def write(count: int) -> None:
-        items = [NewItem(f"i{n}", [float(n)]) for n in range(count)]
+    async def write(first: int, count: int) -> None:
+        items = [NewItem(f"i{first + n}", [n + 1.0]) for n in range(count)]
         async for _ in client.ingest("c", items, ingest_id="feed", batch_size=2):
             pass
 
     async def run() -> None:
         await client.create_collection("c", dimension=1)
-        for count in (5, 9):
-            await write(count)
+        await write(0, 5)
+        await write(3, 9)
 
     asyncio.run(run())
-    assert [one.partition(",")[0] for one in caplog.messages] == ["Ingest `feed`: 1 of 2 items of batch 3"]
+    assert [one.partition(" Unless ")[0] for one in caplog.messages] == [
+        "Ingest `feed`: 3 of the last 5 items that were skipped as on disk are not in `c`."
+    ]
 
 
 def test_an_item_that_can_not_be_sent_is_named() -> None:

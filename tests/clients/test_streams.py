@@ -40,15 +40,15 @@ def cut(flow: IngestFlow, items: list[NewItem]) -> list[tuple[int, list[str]]]:
     ]
 
 
-def test_things_are_cut_by_number_and_batches_are_numbered_from_one() -> None:
+def test_things_are_cut_by_number_and_batches_are_numbered_by_where_they_end() -> None:
     items = [NewItem(name, [1.0]) for name in "abcde"]
-    assert cut(ingest(2), items) == [(1, ["a", "b"]), (2, ["c", "d"]), (3, ["e"])]
+    assert cut(ingest(2), items) == [(2, ["a", "b"]), (4, ["c", "d"]), (5, ["e"])]
 
 
 def test_things_are_cut_by_bytes_and_what_is_larger_travels_alone() -> None:
     half = b"x" * (BATCH_BYTES // 2 - 1)  # and 1 for the id
     items = [NewItem("a", half), NewItem("b", half), NewItem("c", b"y"), NewItem("d", b"z" * BATCH_BYTES)]
-    assert cut(ingest(10), items) == [(1, ["a", "b"]), (2, ["c"]), (3, ["d"])]
+    assert cut(ingest(10), items) == [(2, ["a", "b"]), (3, ["c"]), (4, ["d"])]
 
 
 def test_metadata_and_ids_count_as_what_they_take() -> None:
@@ -57,14 +57,14 @@ def test_metadata_and_ids_count_as_what_they_take() -> None:
     assert [number for number, _ in cut(ingest(10), items)] == [1, 2, 3]
 
 
-def test_batches_that_are_on_disk_are_not_sent_and_indices_still_count_from_the_start() -> None:
-    flow = ingest(2, last_batch=1)
-    assert cut(flow, [NewItem(name, [1.0]) for name in "abcde"]) == [(2, ["c", "d"]), (3, ["e"])]
-    refused = collections_pb.IngestItemsResponse(batch=2)
+def test_things_that_are_on_disk_are_not_sent_and_indices_still_count_from_the_start() -> None:
+    flow = ingest(2, last_batch=2)
+    assert cut(flow, [NewItem(name, [1.0]) for name in "abcde"]) == [(4, ["c", "d"]), (5, ["e"])]
+    refused = collections_pb.IngestItemsResponse(batch=4)
     refused.error.code = 3
     answers = flow.parse(refused, CallInfo())
     assert [error.index for error in answers.errors()] == [2, 3]
-    assert answers.batch == 2
+    assert answers.batch == 4
 
 
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 7))
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_fails_alone_and_batches_stay_as_they_are(
     client.create_collection("c", model="fake")
     items = [NewItem(str(place), file, {"place": place}) for place, file in enumerate(files)]
     written = list(client.ingest("c", items, ingest_id="i", batch_size=2))
-    assert [batch.batch for batch in written] == [1, 2, 3]
+    assert [batch.batch for batch in written] == [2, 4, 5]
     assert [error.index for batch in written for error in batch.errors()] == [1, 2, 4]
     assert [item.id for page in client.list_items("c") for item in page.values()] == ["0", "3"]
     # Like items that the server rejects, those that can't be read are not tried again under the same id.
@@ -184,21 +184,22 @@ def test_what_could_not_be_read_is_freed_without_garbage_collection(tmp_path: Pa
         gc.enable()
 
 
-def test_a_file_that_vanished_moves_batches_cut_by_bytes_and_a_warning_says_so(
+def test_a_file_that_vanished_moves_no_batch(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, picture: Callable[[int], bytes]
 ) -> None:
-    # Two of these fill a message.
+    # Two of these would fill more than a message.
     files = [tmp_path / f"{name}.png" for name in "abcd"]
     for number, file in enumerate(files):
         file.write_bytes(picture(number) + bytes(BATCH_BYTES // 2 + 1))
     items = [NewItem(file.stem, file) for file in files]
     client = FakeClient()
     client.create_collection("c", model="fake")
-    assert [batch.batch for batch in client.ingest("c", items[:3], ingest_id="i")] == [1, 2, 3]
+    assert [batch.batch for batch in client.ingest("c", items[:2], ingest_id="i")] == [1, 2]
     files[0].unlink()
-    with caplog.at_level("WARNING", logger="twinsight.client"):
-        assert list(client.ingest("c", items, ingest_id="i")) == []
-    assert "1 of 1 items of batch 3, the last that was skipped as on disk, are not in `c`" in caplog.text
+    files[2].write_bytes(picture(2))
+    (rest,) = client.ingest("c", items, ingest_id="i")  # c is small now
+    assert (rest.batch, rest.values()) == (4, ["c", "d"])
+    assert not caplog.messages
 
 
 def test_an_error_of_the_things_themselves_is_raised() -> None:

@@ -217,7 +217,7 @@ def test_a_file_that_the_client_can_not_read_fails_alone_and_the_rest_is_written
     with Client(own.address) as client:
         client.create_collection("files", model="base")
         written = list(client.ingest("files", items, ingest_id="job", batch_size=2))
-        assert [(batch.batch, batch.last_batch) for batch in written] == [(1, 1), (2, 2)]
+        assert [(batch.batch, batch.last_batch) for batch in written] == [(2, 2), (3, 3)]
         failed = [error for batch in written for error in batch.errors()]
         assert [(error.index, error.reason) for error in failed] == [(0, "FILE_UNREADABLE"), (2, "FILE_UNREADABLE")]
         assert client.get_items("files", ["coffee"]).values()[0].id == "coffee"

@@ -286,9 +286,9 @@ class Client:
         """Writes any number of items, batch by batch. A generator: nothing is written until the result is iterated.
 
         It yields each batch once that is on disk. With an `ingest_id`, an interrupted write resumes: call `ingest`
-        again with the same items (files of the same size), order and `batch_size`; batches already on disk are skipped
-        and yield nothing. Only batch numbers are compared: under that id other items are skipped, too, with a warning
-        if the last batch skipped is not in the collection. A batch rejected as a whole blocks those after it
+        again with the same items in the same order, and perhaps more at the end. As many as are on disk under that id
+        are skipped and yield nothing; they are only counted, so others would be skipped, too, with a warning if the
+        last ones skipped are not in the collection. A batch rejected as a whole blocks those after it
         (BATCH_OUT_OF_ORDER) until all are sent again, as does a re-created collection (COLLECTION_REPLACED).
 
         Args:

@@ -179,8 +179,9 @@ class IngestResults(Results[str]):
     """Results of one batch of a bulk write: the id of each item that is now on disk.
 
     Attributes:
-        batch: number of the batch, from 1.
-        last_batch: highest batch on disk under the `ingest_id`; 0 without one.
+        batch: number of the batch: how many items of the list it and those before it hold.
+        last_batch: highest batch on disk under the `ingest_id`: so many items are written, or were rejected; 0 without
+            an `ingest_id`.
     """
 
     def __init__(

@@ -1,13 +1,14 @@
 """Bulk calls as flows: splits many things into messages, and reads one response per message, in order.
 
 A message is full at a number of things or of bytes, whichever comes first, so that it stays under the server's limit
-whatever the size of the pictures. A thing larger than that gets a message of its own. The same things in the same order
-are always split the same way, so that a bulk write can resume by the number of its batches; files must keep their size
-for that.
+whatever the size of the pictures. A thing larger than that gets a message of its own.
+
+The batch of a bulk write that can resume has as its number how many things of the list it and those before it hold. So
+the last number on disk says how many things to skip, however they were split, and whatever became of their files.
 
 A thing whose file is missing or not readable fails alone: an empty picture, which the server rejects, is sent in its
-place, so that a message holds as many things as ever. Other errors, which would hit every file (a disk that fails, too
-many open files), are raised; so is the first error of a whole batch of a bulk write that can resume.
+place. Other errors, which would hit every file (a disk that fails, too many open files), are raised; so is the first
+error of a whole batch of a bulk write that can resume.
 
 Requests are generated while responses are read: by another thread in the sync client, by another task in the asyncio
 client, which consumes plain iterables in threads. The two sides share a deque of the messages in flight.
@@ -40,6 +41,9 @@ _log = logging.getLogger("twinsight.client")
 
 BATCH_BYTES = 8 * 1024 * 1024
 """A message is full at this size: an eighth of what the client's channel carries, twice a camera's largest JPEGs."""
+
+_LOOKED_UP = 64
+"""Items, of those that were skipped as on disk, that are looked up."""
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -83,7 +87,6 @@ class Flow(ABC, Generic[T, R, A]):
         self._filling_bytes = 0
         self._sent: deque[Sent] = deque()
         self._taken = 0
-        self._number = 0
 
     def requests(self, things: Iterable[T]) -> Iterator[Message]:
         """Returns the messages of all `things`, each built when it is asked for.
@@ -128,18 +131,26 @@ class Flow(ABC, Generic[T, R, A]):
     def _size_bytes(self, thing: T) -> int: ...
 
     @abstractmethod
-    def _message(self, batch: Sequence[T], number: int) -> tuple[Message, Mapping[int, OSError]]:
-        """Returns the message of a batch, and why files of it can't be read, by their places in it."""
+    def _message(self, batch: Sequence[T], end: int) -> tuple[Message, Mapping[int, OSError]]:
+        """Returns the message of a batch, and why files of it can't be read, by their places in it.
+
+        Args:
+            batch: its things.
+            end: how many things it and what came before it hold.
+        """
 
     @abstractmethod
     def _read(self, response: R, call: CallInfo, sent: Sent) -> A: ...
 
-    def _is_written(self, batch: Sequence[T], number: int) -> bool:  # noqa: ARG002  # embedding leaves nothing behind
-        """Whether batch `number` need not be sent."""
+    def _is_written(self, thing: T) -> bool:  # noqa: ARG002  # embedding leaves nothing behind
+        """Whether the next thing need not be sent."""
         return False
 
     def _add(self, thing: T) -> list[Message]:
         """Adds one thing; returns the messages that this completes."""
+        if self._is_written(thing):
+            self._taken += 1
+            return []
         full: list[Message] = []
         try:
             size = self._size_bytes(thing)
@@ -160,10 +171,8 @@ class Flow(ABC, Generic[T, R, A]):
         batch, self._filling, self._filling_bytes = self._filling, [], 0
         if not batch:
             return []
-        start, self._taken, self._number = self._taken, self._taken + len(batch), self._number + 1
-        if self._is_written(batch, self._number):
-            return []
-        message, failed = self._message(batch, self._number)
+        start, self._taken = self._taken, self._taken + len(batch)
+        message, failed = self._message(batch, self._taken)
         unread = {start + place: unreadable(start + place, error) for place, error in failed.items()}
         self._sent.append(Sent(start, len(batch), unread))
         return [message]
@@ -186,7 +195,7 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
     def _message(
         self,
         batch: Sequence[ImageLike],
-        number: int,  # noqa: ARG002  # EmbedStream has no numbers
+        end: int,  # noqa: ARG002  # EmbedStream has no numbers
     ) -> tuple[Message, Mapping[int, OSError]]:
         images, failed = _each_read(batch, image_message, lambda _: types_pb2.Image())
         return inference_pb.EmbedStreamRequest(model=self._model, images=images), failed
@@ -199,7 +208,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
     """CollectionService.IngestItems.
 
     Args:
-        last_batch: highest batch already on disk; it and those before it are not sent.
+        last_batch: highest batch already on disk: so many items are not sent.
     """
 
     method = COLLECTION_SERVICE + "IngestItems"
@@ -214,7 +223,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         self._ingest_id = ingest_id
         self._vector_model_digest = vector_model_digest
         self._last_batch = last_batch
-        self._last_skipped: list[str] = []
+        self._last_skipped: deque[str] = deque(maxlen=_LOOKED_UP)
 
     def check_skipped(self, look_up: Callable[[str, list[str]], Results[Item]]) -> None:
         """Logs a warning if other items than those on disk seem to have been skipped.
@@ -223,59 +232,49 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
             look_up: returns items of a collection by their ids.
         """
         self._tell_all_skipped()
-        if ids := self._doubted:
+        if self._last_skipped:
             with suppress(TwinsightClientError):  # the caller may have no right to read
-                self._tell_missing(look_up(self._collection, ids))
+                self._tell_missing(look_up(self._collection, list(self._last_skipped)))
 
     async def check_skipped_async(self, look_up: Callable[[str, list[str]], Awaitable[Results[Item]]]) -> None:
         """As `check_skipped`."""
         self._tell_all_skipped()
-        if ids := self._doubted:
+        if self._last_skipped:
             with suppress(TwinsightClientError):
-                self._tell_missing(await look_up(self._collection, ids))
-
-    @property
-    def _doubted(self) -> list[str]:
-        """Ids of the last batch that was skipped, if the list is as long as what was written, or longer.
-
-        If not all of them are on disk, it is another batch than the one that was written: the list has grown, or its
-        batches have, or files in it.
-        """
-        return self._last_skipped if self._number >= self._last_batch else []
+                self._tell_missing(await look_up(self._collection, list(self._last_skipped)))
 
     def _tell_all_skipped(self) -> None:
-        """Logs a warning if every batch was skipped: the `ingest_id` may be that of another list of items."""
-        if 0 < self._number <= self._last_batch:
+        """Logs a warning if every item was skipped: the `ingest_id` may be that of another list."""
+        if 0 < self._taken <= self._last_batch:
             _log.warning(
-                "Ingest `%s` wrote nothing to `%s`: batches 1 to %d are already on disk under this id. Use another "
+                "Ingest `%s` wrote nothing to `%s`: %d items are already on disk under this id. Use another "
                 "`ingest_id` for other items.",
                 self._ingest_id,
                 self._collection,
-                self._number,
+                self._last_batch,
             )
 
     def _tell_missing(self, found: Results[Item]) -> None:
         if missing := len(found.errors()):
             _log.warning(
-                "Ingest `%s`: %d of %d items of batch %d, the last that was skipped as on disk, are not in `%s`. "
-                "Unless they were rejected or deleted, the list or `batch_size` is not that of before, and more items "
-                "were skipped: write all of them under another `ingest_id`.",
+                "Ingest `%s`: %d of the last %d items that were skipped as on disk are not in `%s`. Unless they were "
+                "rejected or deleted, the list is not that of before: write all of it under another `ingest_id`.",
                 self._ingest_id,
                 missing,
                 len(found),
-                self._last_batch,
                 self._collection,
             )
 
     def _size_bytes(self, thing: NewItem) -> int:
         return item_size_bytes(thing)
 
-    def _is_written(self, batch: Sequence[NewItem], number: int) -> bool:
-        if number == self._last_batch:
-            self._last_skipped = [item.id for item in batch]
-        return number <= self._last_batch
+    def _is_written(self, thing: NewItem) -> bool:
+        if self._taken >= self._last_batch:
+            return False
+        self._last_skipped.append(thing.id)
+        return True
 
-    def _message(self, batch: Sequence[NewItem], number: int) -> tuple[Message, Mapping[int, OSError]]:
+    def _message(self, batch: Sequence[NewItem], end: int) -> tuple[Message, Mapping[int, OSError]]:
         items, failed = _each_read(batch, item_message, _without_picture)
         if self._ingest_id and len(failed) == len(batch) > 1:
             raise failed[0]  # their folder is gone, it seems: they would count as written, and never be tried again
@@ -284,7 +283,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
             items=items,
             vector_model_digest=items_digest(batch, given=self._vector_model_digest),
             ingest_id=self._ingest_id,
-            batch=number,
+            batch=end,
             follows=self._last_batch,
         )
         return message, failed
@@ -313,7 +312,7 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
     def _message(
         self,
         batch: Sequence[str],
-        number: int,  # noqa: ARG002  # no items, so no batch
+        end: int,  # noqa: ARG002  # no items, so no batch
     ) -> tuple[Message, Mapping[int, OSError]]:
         return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0]), {}
 
