@@ -139,7 +139,11 @@ def _vector(stream: int, batch: int, n: int) -> np.ndarray:
 
 def _compared(collection: Collection, least: list[int]) -> tuple[str, list[int]]:
     """Says what is wrong with what was restored, and returns the last batch of each stream."""
-    last = [collection.last_batch(f"stream-{stream}") for stream in range(STREAMS)]
+    # The client's number of a batch is how many items it and those before it hold.
+    written = [collection.last_batch(f"stream-{stream}") for stream in range(STREAMS)]
+    last = [count // BATCH for count in written]
+    if any(count % BATCH for count in written):
+        return f"{written} items are there, which are not whole batches", last
     if any(map(int.__lt__, last, least)):
         return f"batches up to {last} are there, and up to {least} were acknowledged before", last
     items: dict[str, Item] = {}

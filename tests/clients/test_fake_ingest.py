@@ -125,7 +125,7 @@ def test_a_name_that_is_another_lists_is_told(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == []
     assert list(client.ingest("c", ITEMS, ingest_id="feed", batch_size=1)) == []
     assert caplog.messages == [
-        f"Ingest `feed` wrote nothing to `c`: {len(ITEMS)} items are already on disk under this id. Use another "
+        f"Ingest `feed` wrote nothing to `c`: the first {len(ITEMS)} items count as written under this id. Use another "
         "`ingest_id` for other items."
     ]
 

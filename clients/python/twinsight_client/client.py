@@ -294,7 +294,7 @@ class Client:
         Args:
             collection: its id.
             items: consumed by another thread while the caller iterates. One whose file can't be read fails alone
-                (FILE_UNREADABLE), for good under its `ingest_id`, but OSError is raised if that is a whole batch.
+                (FILE_UNREADABLE), for good under its `ingest_id`; if its folder is gone, OSError is raised.
             ingest_id: the caller's name for this list of items, 1 to 128 bytes; empty: the write can't resume.
             vector_model_digest: digest of the model that made the vectors; must be the collection's.
             batch_size: most items in one message; large pictures make smaller batches.
@@ -307,9 +307,9 @@ class Client:
         request_id = request_id_for(request_id)
         last_batch = 0
         if ingest_id:
-            asking, within_s = ResumeFlow(collection), timeout_s or operations.WRITE_S
-            asked = asking.requests([ingest_id])
-            (last_batch,) = self._transport.stream(asking, asked, timeout_s=within_s, request_id=request_id)
+            resume, within_s = ResumeFlow(collection), timeout_s or operations.WRITE_S
+            asked = resume.requests([ingest_id])
+            (last_batch,) = self._transport.stream(resume, asked, timeout_s=within_s, request_id=request_id)
         flow = IngestFlow(
             collection,
             ingest_id=ingest_id,

@@ -7,8 +7,8 @@ The batch of a bulk write that can resume has as its number how many things of t
 the last number on disk says how many things to skip, however they were split, and whatever became of their files.
 
 A thing whose file is missing or not readable fails alone: an empty picture, which the server rejects, is sent in its
-place. Other errors, which would hit every file (a disk that fails, too many open files), are raised; so is the first
-error of a whole batch of a bulk write that can resume.
+place. Other errors, which would hit every file (a disk that fails, too many open files), are raised; so is one of a
+bulk write that can resume if the folder is gone, or if no file of a batch of several can be read.
 
 Requests are generated while responses are read: by another thread in the sync client, by another task in the asyncio
 client, which consumes plain iterables in threads. The two sides share a deque of the messages in flight.
@@ -17,12 +17,14 @@ client, which consumes plain iterables in threads. The two sides share a deque o
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -247,7 +249,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         """Logs a warning if every item was skipped: the `ingest_id` may be that of another list."""
         if 0 < self._taken <= self._last_batch:
             _log.warning(
-                "Ingest `%s` wrote nothing to `%s`: %d items are already on disk under this id. Use another "
+                "Ingest `%s` wrote nothing to `%s`: the first %d items count as written under this id. Use another "
                 "`ingest_id` for other items.",
                 self._ingest_id,
                 self._collection,
@@ -276,8 +278,8 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
 
     def _message(self, batch: Sequence[NewItem], end: int) -> tuple[Message, Mapping[int, OSError]]:
         items, failed = _each_read(batch, item_message, _without_picture)
-        if self._ingest_id and len(failed) == len(batch) > 1:
-            raise failed[0]  # their folder is gone, it seems: they would count as written, and never be tried again
+        if self._ingest_id and (gone := _of_folder(failed, len(batch))):
+            raise gone  # they would count as written, and never be tried again
         message = collections_pb.IngestItemsRequest(
             collection=self._collection,
             items=items,
@@ -337,6 +339,14 @@ def _each_read(
             failed[place] = error.with_traceback(None)
             built.append(stand_in(thing))
     return built, failed
+
+
+def _of_folder(failed: Mapping[int, OSError], count: int) -> OSError | None:
+    """Returns an error of a batch of `count` that seems to be of a whole folder, which may come back; None if none."""
+    for error in failed.values():
+        if error.errno in {errno.ENOENT, errno.ENOTDIR} and not Path(str(error.filename)).absolute().parent.is_dir():
+            return error
+    return failed[0] if len(failed) == count > 1 else None
 
 
 def _without_picture(item: NewItem) -> collections_pb.NewItem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -44,7 +45,8 @@ def rekey(*, data_dir: Path, keyring: str, decrypt: bool) -> None:
 
 
 def _tell(one: Rekeyed | Failed) -> None:
-    write_line(_line(one), err=isinstance(one, Failed))
+    with suppress(BrokenPipeError):  # the others are to be done even if nobody reads on
+        write_line(_line(one), err=isinstance(one, Failed))
 
 
 def _line(one: Rekeyed | Failed) -> str:

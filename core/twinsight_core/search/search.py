@@ -101,6 +101,7 @@ def _graph_search(
         findable = view.alive if allowed is None else allowed
         available = _available(view, allowed)
         scope = _scope(view, coverage, findable, available, options.top_k)
+        # Nearly: a few of the graph's points may be beside it, or removed since.
         share = 1.0 if allowed is None else min(1.0, max(scope.answered, 1) / max(len(graph), 1))
         width = _width(options, ef, share, has_hubs=hubs is not None)
         walkable = hubs is None or (not _is_too_deep(options, share) and hubs.lead_to(findable, available))

@@ -102,11 +102,11 @@ def rekey(
             except (DataLoss, FailedPrecondition) as error:
                 done.append(Failed(folder.name, error))
             except StorageFull as error:
-                raise _no_room(folder.name, error.reason) from error
+                raise _not_copied(folder.name, error.reason) from error
             except OSError as error:
                 if error.errno not in NO_ROOM:
                     raise
-                raise _no_room(folder.name, "DISK_FULL") from error
+                raise _not_copied(folder.name, "DISK_FULL") from error
             on_done(done[-1])
         # Again, since here the replaced files must be gone.
         remove_leftovers(root)
@@ -137,10 +137,11 @@ def _rekeyed(root: Path, folder: Path, keyring: Keyring, key: Key | None) -> Rek
     return done
 
 
-def _no_room(collection_id: str, reason: str) -> StorageFull:
+def _not_copied(collection_id: str, reason: str) -> StorageFull:
+    why = "has no room for" if reason == "DISK_FULL" else "did not take"
     return StorageFull(
-        f"The disk has no room for another copy of collection `{collection_id}`, which stays as it is. Run the command "
-        "again to continue.",
+        f"The disk {why} another copy of collection `{collection_id}`, which stays as it is. Mend that and run the "
+        "command again to continue.",
         reason=reason,
     )
 

@@ -1,10 +1,11 @@
 """Salvages what can still be read of a damaged collection, as a backup to restore.
 
-Rows are read in the order of their sequence numbers, through SQLite's own tree. If that fails, the remaining range is
-halved until the failing rows are isolated; a row that can be read is kept if its checksum matches. Pages are never read
-around the tree, where rows that were deleted long ago would reappear. Everything below a damaged inner page of the tree
-is therefore lost, hundreds of pages at once. Without the head, which describes the vectors, nothing can be salvaged. A
-readable head that does not match its checksum is used, since there is no other, and reported.
+Rows are read in the order of their sequence numbers, through SQLite's own tree. If that fails, or ends before the last
+row, the remaining range is halved until the failing rows are isolated; a row that can be read is kept if its checksum
+matches. Pages are never read around the tree, where rows that were deleted long ago would reappear. Everything below a
+damaged inner page of the tree is therefore lost, hundreds of pages at once. Without the head, which describes the
+vectors, nothing can be salvaged. A readable head that does not match its checksum is used, since there is no other, and
+reported.
 
 Rows are copied as stored, so that an encrypted collection needs no key.
 """
@@ -153,11 +154,11 @@ class _Rows:
             rows.extend(self._source.execute(_SELECT_RANGE, (low, high, _STEP)))
             if len(rows) == _STEP:
                 return rows, False
-            # A damaged number that is too high ends the scan without an error: so it is begun from the other end, too.
+            # A damaged number that is too high ends the scan without an error; the last row tells.
             last = self._source.execute(_SELECT_LAST_OF_RANGE, (low, high)).fetchone()
         except (*DAMAGE, apsw.IOError):
             return rows, False
-        return rows, last is None or (bool(rows) and rows[-1][0] == last[0])
+        return rows, (rows[-1][0] if rows else None) == (last[0] if last else None)
 
     def _end(self) -> int:
         """Returns one more than the last row's number; the head's own may be wrong, and far too large to count to."""

@@ -285,7 +285,7 @@ def _coco_marked(
     files: Files, content: JsonFields, names: dict[int, str], flaws: list[str]
 ) -> tuple[list[MarkedPicture], int]:
     """Returns the pictures that exist, and how many do not; adds what is wrong to `flaws`."""
-    ends = _by_end(files.shown)
+    exact, ends = {composed(name): name for name in files.names}, _by_end(files.shown)
     boxes: dict[int, list[MarkedBox]] = defaultdict(list)
     unplaced: set[int] = set()
     images = _by_id(content, "images")
@@ -309,7 +309,7 @@ def _coco_marked(
     found = []
     for number, one in images.items():
         try:
-            picture = _coco_picture(one, ends, tuple(boxes[number]))
+            picture = _coco_picture(one, exact, ends, tuple(boxes[number]))
             found.append(picture._replace(unplaced=number in unplaced))
         except (ValueError, KeyError) as error:
             flaws.append(f"picture {number}: {_problem(error)}")
@@ -353,11 +353,13 @@ def _coco_corners(fields: JsonFields) -> tuple[float, float, float, float]:
     return min(across), min(down), max(across), max(down)
 
 
-def _coco_picture(fields: JsonFields, ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]) -> MarkedPicture:
+def _coco_picture(
+    fields: JsonFields, exact: Mapping[str, str], ends: Mapping[str, list[str]], boxes: tuple[MarkedBox, ...]
+) -> MarkedPicture:
+    """Returns a picture that is named by its path, or by the end of one that is not hidden."""
     file = fields.text("file_name")
     path = composed(str(PurePosixPath(file)))
-    places = ends.get(path, [])
-    places = [place for place in places if composed(place) == path] or places
+    places = [exact[path]] if path in exact else ends.get(path, [])
     if len(places) != 1:
         raise ValueError(f"{file} {'exists more than once' if places else 'is missing'}.")
     size = tuple(fields.integer(side, least=0, most=2**31) for side in ("width", "height") if side in fields)

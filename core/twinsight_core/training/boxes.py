@@ -256,8 +256,10 @@ def _checked(one: MarkedPicture, encoded: bytes | str, wanted: _Wanted) -> tuple
         return error.message
     width, height = upright_size(encoded)
     if one.size is not None and one.size != (width, height):
-        turned = ", as it is stored; boxes must be in the upright picture" if one.size == (height, width) else ""
-        return f"the picture is {width}x{height}, but its annotation says {one.size[0]}x{one.size[1]}{turned}."
+        says = f"the picture is {width}x{height}, but its annotation says {one.size[0]}x{one.size[1]}"
+        if one.size == (height, width):
+            return f"{says}; if its EXIF data turns it, size and boxes must be those of the upright picture."
+        return f"{says}."
     labels, boxes, ignored, flaws, unknown, cut, unplaced = [], [], [], [], list[str](), 0, one.unplaced
     for box in one.boxes:
         corners = np.array(box.corners, np.float64)

@@ -166,7 +166,7 @@ def pair_findings(
         scores["verification_accuracy_over_folds_standard_error"] = score.k_fold.standard_error
         protocol += f"Accuracy over {len(score.k_fold.accuracies)} folds: each at the threshold of the other folds. "
     elif folds is not None:
-        why = "there is one" if len(np.unique(folds)) == 1 else "without one of them, all pairs are of one kind"
+        why = "there is only one" if len(np.unique(folds)) == 1 else "without one of them, all pairs are of one kind"
         protocol += f"No accuracy over folds: {why}. "
     scores |= _tar_scores(score)
     roc = roc_curve(pairs)

@@ -28,7 +28,7 @@ from twinsight_core.training.loop import LoopConfig, Watcher
 from twinsight_core.training.progress import BarProgress, History, terminal_progress
 
 _LOG = logging.getLogger(__name__)
-_START_OVER = "Start over with --anew in place of --resume, which deletes its checkpoints."
+_START_OVER = "Start over, with --anew instead of --resume; that deletes its checkpoints."
 
 BACKBONES: dict[str, BackboneConfig] = {
     "mobilenet": MobileNetConfig(width_multiplier=0.75),
@@ -71,7 +71,7 @@ class Run:
         skip_bad: leave out pictures that can't be read.
         exclude: file with the names of classes to leave out, one per line; None for none.
         resume: continue from the last checkpoint.
-        anew: delete the checkpoints of the same run if it is unfinished.
+        anew: delete the checkpoints of a run to the same folder that is unfinished.
         seed: of everything random.
         description: for the card.
         licence: for the card.
@@ -219,10 +219,10 @@ class Run:
                 "--resume, or delete its checkpoints with --anew.",
                 reason="RUN_UNFINISHED",
             )
-        known = f" (these differ: {', '.join(differ)})" if differ else ""
+        which = f"another run (these differ: {', '.join(differ)})" if differ else "a run whose record can't be read"
         raise TrainingError(
-            f"{self.work} holds another run{known}, unfinished after step {max(steps)}. Delete its checkpoints with "
-            "--anew, or train to another folder.",
+            f"{self.work} holds {which}, unfinished after step {max(steps)}. Delete its checkpoints with --anew, or "
+            "train to another folder.",
             reason="RUN_UNFINISHED",
         )
 
@@ -245,6 +245,8 @@ class Run:
             return None
         try:
             before: dict[str, str] = json.loads(self._record.read_text("utf-8"))
+            if not isinstance(before, dict):
+                raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
             raise TrainingError(
                 f"The run in {self.work} can't be resumed: its record {self._record.name} can't be read ({error}). "
@@ -254,7 +256,7 @@ class Run:
         if "precision" not in before:
             raise TrainingError(
                 f"The run in {self.work} can't be resumed: it was started by an earlier version of twinsight. Use that "
-                "version, or start over with --anew in place of --resume, which deletes its checkpoints.",
+                "version. Or start over, with --anew instead of --resume; that deletes its checkpoints.",
                 reason="RUN_MISMATCH",
             )
         return before

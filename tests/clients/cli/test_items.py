@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from twinsight_client import NewItem
+from twinsight_client import NewItem, PermissionDenied
 from twinsight_client.results import MetadataValue
 from twinsight_client.testing import FakeClient, MemoryServer
 
@@ -85,11 +85,14 @@ def test_a_collection_that_is_not_there_is_one_line(twinsight: Twinsight) -> Non
 
 
 @pytest.mark.usefixtures("shop")
-def test_items_are_deleted_by_filter_after_a_question(twinsight: Twinsight) -> None:
+def test_items_are_deleted_by_filter_after_a_question(twinsight: Twinsight, memory: MemoryServer) -> None:
     acme = ("collections", "delete-items", "shop", "--filter", '{"brand": "acme", "price": 7}')
     kept = twinsight(*acme, input="n\n")
     assert kept.exit_code == 1
-    assert "Delete 1 matching items of shop? [y/N]" in kept.stderr
+    question = 'Delete {} of shop that match {{"brand": "acme", "price": 7}}? [y/N]'
+    assert question.format("1 items") in kept.stderr
+    memory.fail_next(PermissionDenied("No right to read.", reason="READ_DENIED"))
+    assert question.format("an unknown number of items") in twinsight(*acme, input="n\n").stderr
     done = twinsight(*acme, input="y\n")
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "Deleted 1 items.")
     assert [line[0] for line in twinsight("items", "shop").stdout.splitlines()[1:]] == ["a", "b"]

@@ -228,7 +228,7 @@ def test_a_run_with_other_options_or_pictures_is_not_gone_on_with(
     arguments = ["cnn", "--out", str(labelling), *SMALL, "--batch-size", "24", "--resume"]
     done = run(train, *arguments, "--data", classes, "--steps", "61", "--learning-rate", "3e-3")
     assert done.exit_code == 1
-    assert "can't be resumed: these differ: steps. Start over with --anew in place of --resume" in done.stderr
+    assert "can't be resumed: these differ: steps. Start over, with --anew instead of --resume" in done.stderr
     done = run(train, *arguments, "--data", groups, "--steps", "60", "--learning-rate", "3e-3")
     assert "these differ: classes, network, pictures. " in done.stderr
     with zipfile.ZipFile(classes) as before, zipfile.ZipFile(tmp_path / "classes.zip", "w") as edited:
@@ -308,9 +308,9 @@ def test_an_embedding_is_trained_on_a_list_of_pairs_and_calibrated(paired: tuple
 
 def test_the_protocol_says_which_pairs_were_held_out(paired: tuple[Path, Result]) -> None:
     told = (
-        "15 same and 15 different pairs, as listed. No accuracy over folds: there is one. verification_accuracy is at "
-        "the best threshold on these pairs. Intervals are at 95 % and assume independent pairs. The pairs are those of "
-        "fold 3 of pairs.csv, held out from this training. Those of fold 2 chose the weights and fitted the "
+        "15 same and 15 different pairs, as listed. No accuracy over folds: there is only one. verification_accuracy "
+        "is at the best threshold on these pairs. Intervals are at 95 % and assume independent pairs. The pairs are "
+        "those of fold 3 of pairs.csv, held out from this training. Those of fold 2 chose the weights and fitted the "
         "calibration."
     )
     assert told in paired[1].stderr
@@ -333,7 +333,7 @@ def test_a_run_on_pairs_goes_on_with_the_same_list_alone(
     (tmp_path / "pairs.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
     done = run(train, *arguments, "--pairs", tmp_path / "pairs.csv")
     assert done.exit_code == 1
-    assert "can't be resumed: these differ: held-out pairs, pairs. Start over with --anew" in done.stderr
+    assert "can't be resumed: these differ: held-out pairs, pairs. Start over, with --anew" in done.stderr
 
 
 def test_pairs_without_folds_are_held_out_by_what_they_share(listed: Path, tmp_path: Path) -> None:

@@ -314,8 +314,8 @@ def test_a_full_disk_leaves_one_collection_as_it_was_and_what_is_done_is_told(
     assert done.exit_code == 1
     assert done.stdout.startswith(f"{NAMES[0]}: {len(LIVE)} items, encrypted with ")
     assert done.stderr == (
-        f"twinsight: The disk has no room for another copy of collection `{NAMES[1]}`, which stays as it is. Run the "
-        "command again to continue.\n"
+        f"twinsight: The disk has no room for another copy of collection `{NAMES[1]}`, which stays as it is. Mend "
+        "that and run the command again to continue.\n"
     )
     again = _run("rekey", "--data-dir", data, keyring=key_file)
     assert again.exit_code == 0

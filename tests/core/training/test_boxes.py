@@ -192,8 +192,8 @@ def test_all_that_is_wrong_is_told_at_once(write: Write) -> None:
             "Annotations/c.xml: its picture JPEGImages/c.jpg is missing.",
             "JPEGImages/d.jpg: The picture can't be decoded: it is damaged or truncated.",
             "Annotations/e.xml: not XML (no element found: line 1, column 38).",
-            "JPEGImages/f.jpg: the picture is 64x48, but its annotation says 48x64, as it is stored; boxes must "
-            "be in the upright picture.",
+            "JPEGImages/f.jpg: the picture is 64x48, but its annotation says 48x64; if its EXIF data turns it, "
+            "size and boxes must be those of the upright picture.",
             "Annotations/g.xml: `ymin` (='nan') must be a number.",
             "Annotations/h.xml: the annotation is missing.",
         ]

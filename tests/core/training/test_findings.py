@@ -92,7 +92,7 @@ def test_the_worst_mistakes_of_a_list_are_its_pictures_with_their_cosines_the_mo
 
 @pytest.mark.parametrize(
     ("folds", "why"),
-    [([7] * 8, "there is one"), ([1, 1, 1, 1, 2, 2, 2, 2], "without one of them, all pairs are of one kind")],
+    [([7] * 8, "there is only one"), ([1, 1, 1, 1, 2, 2, 2, 2], "without one of them, all pairs are of one kind")],
 )
 def test_folds_that_leave_no_threshold_are_passed_over(folds: list[int], why: str) -> None:
     # Without the second fold all pairs are of one kind.

@@ -153,9 +153,7 @@ def test_checkpoints_of_a_run_that_is_not_known_are_not_gone_on_from(run: Callab
         going_on.begin({}, **DATA)
     (going_on.work / "run.json").unlink()
     going_on.checkpoints.mkdir()
-    with pytest.raises(
-        TrainingError, match=r"can't be read .* Start over with --anew in place of --resume, which .*\.$"
-    ):
+    with pytest.raises(TrainingError, match=r"can't be read .* Start over, with --anew instead of --resume; .*\.$"):
         going_on.begin({}, **DATA)
     replace(going_on, resume=False).begin({}, **DATA)
     assert not going_on.checkpoints.exists()
@@ -217,15 +215,16 @@ def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(run: Callable[.
     replace(first, anew=True).begin({}, **DATA)
     assert not checkpoint.exists()
     begin_and_stop(first)
-    other = r"holds another run{}, unfinished after step 20\. Delete its checkpoints with --anew, or train to another"
-    with pytest.raises(TrainingError, match=other.format(r" \(these differ: seed\)")):
+    other = r"holds {}, unfinished after step 20\. Delete its checkpoints with --anew, or train to another"
+    with pytest.raises(TrainingError, match=other.format(r"another run \(these differ: seed\)")):
         replace(first, seed=1).begin({}, **DATA)
     assert checkpoint.exists()
     record = first.work / "run.json"
     kept = record.read_text()
-    record.write_text("{")
-    with pytest.raises(TrainingError, match=other.format("")):
-        first.begin({}, **DATA)
+    for broken in ("{", "7"):
+        record.write_text(broken)
+        with pytest.raises(TrainingError, match=other.format("a run whose record can't be read")):
+            first.begin({}, **DATA)
     record.write_text(kept)
     assert checkpoint.exists()
     begin_and_stop(replace(first, seed=2, anew=True))

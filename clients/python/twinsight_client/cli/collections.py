@@ -165,7 +165,9 @@ def delete_items(
     where = filter_given(condition)
     with settings.client() as client:
         if where is not None and not yes:
-            click.confirm(f"Delete {_matching(client, collection, where)} of {collection}?", abort=True, err=True)
+            count = _count(client, collection, where)
+            items = "an unknown number of items" if count is None else f"{count} items"
+            click.confirm(f"Delete {items} of {collection} that match {condition}?", abort=True, err=True)
         deleted = client.delete_items(collection, ids, where=where, purge=purge)
     missing = [one for one, answer in zip(ids, deleted, strict=True) if isinstance(answer, ItemError)]
     if settings.as_json:
@@ -178,13 +180,12 @@ def delete_items(
         raise click.exceptions.Exit(exits.PARTIAL)
 
 
-def _matching(client: Client, collection: str, where: Filter) -> str:
-    """Returns how many items match a filter, as a phrase."""
+def _count(client: Client, collection: str, where: Filter) -> int | None:
+    """Returns how many items match a filter; None if the key may write, but not read."""
     try:
-        count = sum(len(page) for page in client.list_items(collection, where=where, page_size=PAGE))
+        return sum(len(page) for page in client.list_items(collection, where=where, page_size=PAGE))
     except PermissionDenied:
-        return "all matching items, an unknown number,"  # the key may write, but not read
-    return f"{count} matching items"
+        return None
 
 
 @collections.command(
