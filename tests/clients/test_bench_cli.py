@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -227,7 +228,7 @@ def test_what_was_measured_is_shown_also_where_its_file_can_not_be_written_in_th
     def full(_report: object, file: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
-    monkeypatch.setattr(sys.modules["twinsight_client.cli.bench"], "write_report_file", full)
+    monkeypatch.setattr(import_module("twinsight_client.cli.bench"), "write_report_file", full)
     result = bench("embed", "--json", tmp_path / "report.json")
     assert result.exit_code == 1
     assert os.strerror(errno.ENOSPC) in result.stderr

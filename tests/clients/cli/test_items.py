@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from importlib import import_module
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_a_filter_chooses_items(twinsight: Twinsight) -> None:
 def test_no_more_are_listed_than_asked_for_and_it_is_said(
     twinsight: Twinsight, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["twinsight_client.cli.items"], "PAGE", page)
+    monkeypatch.setattr(import_module("twinsight_client.cli.items"), "PAGE", page)
     assert [len(twinsight("items", "shop", "--limit", limit).stdout.splitlines()) - 1 for limit in (0, 1, 2, 3, 4)] == [
         3,
         1,
