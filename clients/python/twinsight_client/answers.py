@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Protocol, TypeVar
 
@@ -76,6 +77,22 @@ class _Answer(Protocol):
 A = TypeVar("A", bound=_Answer)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What one message of a stream holds.
+
+    Attributes:
+        start: number of its first thing in the stream, from 0.
+        count: how many things it has.
+        unread: errors of those whose files could not be read, by their numbers in the stream; they stand whatever the
+            server said of what was sent instead.
+    """
+
+    start: int
+    count: int
+    unread: Mapping[int, ItemError]
+
+
 def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelResults[Embedding]:
     """Returns the vectors of an Embed."""
     model = _model_reference(response.model)
@@ -83,23 +100,13 @@ def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelRes
 
 
 def stream_embeddings(
-    response: inference_pb.EmbedStreamResponse,
-    call: CallInfo,
-    *,
-    start: int,
-    count: int,
-    unread: Mapping[int, ItemError],
+    response: inference_pb.EmbedStreamResponse, call: CallInfo, sent: Sent
 ) -> ModelResults[Embedding]:
-    """Returns the vectors of one message of an EmbedStream: `count` pictures, from number `start` of the stream on.
-
-    Those of `unread`, by their numbers in the stream, have that error whatever the server said of them.
-    """
+    """Returns the vectors of one message of an EmbedStream."""
     if response.error.code:
-        refused = _all_rejected(response.error, start, count, unread)
-        return ModelResults(refused, model=ModelReference(), call=call)
+        return ModelResults(_all_rejected(response.error, sent), model=ModelReference(), call=call)
     model = _model_reference(response.model)
-    found = _each(response.results, _embedding_of(model), start=start, unread=unread)
-    return ModelResults(found, model=model, call=call)
+    return ModelResults(_each(response.results, _embedding_of(model), sent=sent), model=model, call=call)
 
 
 def comparisons(response: inference_pb.CompareResponse, call: CallInfo) -> ModelResults[Comparison]:
@@ -139,23 +146,13 @@ def upserted(response: collections_pb.UpsertItemsResponse, call: CallInfo) -> Re
     return Results(_each(response.results, lambda result: result.id), call=call)
 
 
-def ingested(
-    response: collections_pb.IngestItemsResponse,
-    call: CallInfo,
-    *,
-    start: int,
-    count: int,
-    unread: Mapping[int, ItemError],
-) -> IngestResults:
-    """Returns the ids of one batch of an IngestItems: `count` items, starting at number `start` of the stream.
-
-    Those of `unread`, by their numbers in the stream, have that error whatever the server said of them.
-    """
+def ingested(response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> IngestResults:
+    """Returns the ids of one batch of an IngestItems."""
     answers: list[str | ItemError]
     if response.error.code:
-        answers = [*_all_rejected(response.error, start, count, unread)]
+        answers = [*_all_rejected(response.error, sent)]
     else:
-        answers = _each(response.results, lambda result: result.id, start=start, unread=unread)
+        answers = _each(response.results, lambda result: result.id, sent=sent)
     return IngestResults(answers, batch=response.batch, last_batch=response.last_batch, call=call)
 
 
@@ -209,22 +206,17 @@ def serving(response: health_pb2.HealthCheckResponse, call: CallInfo) -> None:
         raise Unavailable(message, reason=NOT_SERVING, request_id=call.request_id)
 
 
-def _each(
-    results: Iterable[A],
-    read: Callable[[A], T],
-    *,
-    start: int = 0,
-    unread: Mapping[int, ItemError] | None = None,
-) -> list[T | ItemError]:
-    known = unread or {}
+def _each(results: Iterable[A], read: Callable[[A], T], *, sent: Sent | None = None) -> list[T | ItemError]:
+    """Returns each result read, or its error; `sent` is the message of a stream that they answer."""
+    start, unread = (sent.start, sent.unread) if sent else (0, {})
     return [
-        known.get(index) or (item_error(index, result.error) if result.error.code else read(result))
+        unread.get(index) or (item_error(index, result.error) if result.error.code else read(result))
         for index, result in enumerate(results, start)
     ]
 
 
-def _all_rejected(error: status_pb2.Status, start: int, count: int, unread: Mapping[int, ItemError]) -> list[ItemError]:
-    return [unread.get(index) or item_error(index, error) for index in range(start, start + count)]
+def _all_rejected(error: status_pb2.Status, sent: Sent) -> list[ItemError]:
+    return [sent.unread.get(index) or item_error(index, error) for index in range(sent.start, sent.start + sent.count)]
 
 
 def _embedding_of(model: ModelReference) -> Callable[[inference_pb.EmbedResult], Embedding]:

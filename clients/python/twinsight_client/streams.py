@@ -23,7 +23,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -33,11 +32,12 @@ from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import types_pb2
 from twinsight_client import answers
+from twinsight_client.answers import Sent
 from twinsight_client.errors import InvalidArgument, TwinsightClientError
 from twinsight_client.images import ImageLike, image_message, is_of_file, size_bytes, unreadable
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
-from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ItemError, ModelResults, Results
+from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ModelResults, Results
 
 _log = logging.getLogger("twinsight.client")
 
@@ -51,21 +51,6 @@ T = TypeVar("T")
 P = TypeVar("P")
 R = TypeVar("R", bound=Message)
 A = TypeVar("A")
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What one message holds.
-
-    Attributes:
-        start: number of its first thing in the stream, from 0.
-        count: how many things it has.
-        unread: errors of those whose files could not be read, by their numbers in the stream.
-    """
-
-    start: int
-    count: int
-    unread: Mapping[int, ItemError]
 
 
 class Flow(ABC, Generic[T, R, A]):
@@ -203,7 +188,7 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
         return inference_pb.EmbedStreamRequest(model=self._model, images=images), failed
 
     def _read(self, response: inference_pb.EmbedStreamResponse, call: CallInfo, sent: Sent) -> ModelResults[Embedding]:
-        return answers.stream_embeddings(response, call, start=sent.start, count=sent.count, unread=sent.unread)
+        return answers.stream_embeddings(response, call, sent)
 
 
 class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults]):
@@ -234,16 +219,21 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
             look_up: returns items of a collection by their ids.
         """
         self._tell_all_skipped()
-        if self._last_skipped:
+        if ids := self._doubted:
             with suppress(TwinsightClientError):  # the caller may have no right to read
-                self._tell_missing(look_up(self._collection, list(self._last_skipped)))
+                self._tell_missing(look_up(self._collection, ids))
 
     async def check_skipped_async(self, look_up: Callable[[str, list[str]], Awaitable[Results[Item]]]) -> None:
         """As `check_skipped`."""
         self._tell_all_skipped()
-        if self._last_skipped:
+        if ids := self._doubted:
             with suppress(TwinsightClientError):
-                self._tell_missing(await look_up(self._collection, list(self._last_skipped)))
+                self._tell_missing(await look_up(self._collection, ids))
+
+    @property
+    def _doubted(self) -> list[str]:
+        """Ids of the last items that were skipped, if others were sent after them; that all were is told anyway."""
+        return list(self._last_skipped) if self._taken > self._last_batch else []
 
     def _tell_all_skipped(self) -> None:
         """Logs a warning if every item was skipped: the `ingest_id` may be that of another list."""
@@ -291,7 +281,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         return message, failed
 
     def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> IngestResults:
-        return answers.ingested(response, call, start=sent.start, count=sent.count, unread=sent.unread)
+        return answers.ingested(response, call, sent)
 
 
 class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
@@ -319,7 +309,7 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
         return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0]), {}
 
     def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> int:
-        answers.ingested(response, call, start=sent.start, count=sent.count, unread=sent.unread).values()
+        answers.ingested(response, call, sent).values()
         return response.last_batch
 
 

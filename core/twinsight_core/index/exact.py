@@ -146,11 +146,10 @@ class ExactView:
         """
         if not len(queries):
             return []
-        if allowed is None or allowed is self.alive:
+        if kept := allowed is None or allowed is self.alive:
             allowed = self.alive if self.live < len(self.labels) else None
         if self.device is not None and isinstance(among, slice) and among == slice(None):
             free = self.live if allowed is None else int(np.count_nonzero(allowed))
-            kept = allowed is None or allowed is self.alive
             if free >= self.device.least_rows and (
                 chosen := self.device.choose(
                     queries, k, count=len(self), allowed=allowed, longest=self.longest, kept=kept

@@ -179,7 +179,7 @@ def _tell_missing(data: BoxedImages, purpose: str, so: str) -> None:
 
 
 def _check_boxes(data: BoxedImages, size: Preprocessing, purpose: str) -> None:
-    if not (_extents(data, size) >= LEAST_PX).all(axis=1).any():
+    if not _have_visible(data, size).any():
         raise TrainingError(
             f"The {len(data)} pictures {purpose} must have a box of at least {LEAST_PX:g}x{LEAST_PX:g} px at the "
             f"network's {size.width_px}x{size.height_px}; they have {int(data.valid.sum())} boxes, none that large.",
