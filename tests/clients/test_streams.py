@@ -285,3 +285,37 @@ def test_a_lone_path_or_file_is_refused_instead_of_being_taken_apart(lone: str |
 def test_an_empty_batch_size_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"`batch_size` \(=0\) must be at least 1\."):
         EmbedFlow(model="", batch_size=0)
+
+
+def test_what_no_message_can_hold_fails_alone_unread(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)  # a sparse file: reading it would end the test
+    flow = EmbedFlow(model="", batch_size=4, most_bytes=10_000)
+    sent = list(flow.requests([b"a", huge, b"b", b"c" * 10_000, b"d"]))
+    assert [message.ByteSize() for message in sent] == [5, 4, 5, 4, 5]
+    accepted = inference_pb.EmbedStreamResponse()
+    accepted.results.add().embedding.vector = b"\0\0\x80\x3f"
+    errors = [error for _ in sent for error in flow.parse(accepted, CallInfo()).errors()]
+    assert [(error.index, error.code, error.reason) for error in errors] == [
+        (index, "RESOURCE_EXHAUSTED", "CLIENT_CHECK") for index in (1, 3)
+    ]
+    assert errors[0].message == "About 1099511627776 bytes are too many for a message of max_send_bytes (10000 bytes)."
+
+
+def test_messages_are_full_before_the_channel_carries_no_more() -> None:
+    flow = EmbedFlow(model="", batch_size=100, most_bytes=10_000)
+    sizes = [message.ByteSize() for message in flow.requests([b"x" * 1000] * 100)]
+    assert len(sizes) == 20
+    assert max(sizes) < 10_000
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png"])
+def test_a_name_that_no_file_can_have_fails_alone(tmp_path: Path, picture: Callable[[int], bytes], name: str) -> None:
+    (found,) = FakeClient().embed_stream([picture(1), tmp_path / name, str(tmp_path / name)])
+    assert [(error.index, error.reason) for error in found.errors()] == [
+        (1, "FILE_UNREADABLE"),
+        (2, "FILE_UNREADABLE"),
+    ]
+    with pytest.raises(FileNotFoundError, match="no file can have this name"):
+        FakeClient().embed([str(tmp_path / name)])

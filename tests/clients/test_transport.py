@@ -15,6 +15,7 @@ from twinsight_client import (
     ChannelOptions,
     Client,
     DeadlineExceeded,
+    ItemError,
     NewItem,
     NotFound,
     ResourceExhausted,
@@ -296,7 +297,7 @@ def test_nobody_at_the_address_is_unavailable(dead_address: str) -> None:
     assert raised.value.reason == ""
 
 
-TOO_LARGE = r"^The message \(20\d\d bytes\) is larger than max_send_bytes \(1000 bytes\); send fewer things per call\.$"
+TOO_LARGE = r"^The message \(\d{4} bytes\) is larger than max_send_bytes \(1000 bytes\); send fewer things per call\.$"
 SMALL = ChannelOptions(max_send_bytes=1000)
 
 
@@ -319,15 +320,30 @@ def test_messages_over_the_channels_limit_are_refused_before_sending(wire: WireS
         assert len(client.embed([b"x" * 2000])) == 1
 
 
-def test_a_message_over_the_channels_limit_ends_a_stream_after_the_answers_to_those_before(wire: WireServer) -> None:
-    pictures = [b"x", b"x" * 2000, b"x"]
+@pytest.mark.parametrize("size", [2000, 998])  # 998 bytes fit, but not with what is around them
+def test_a_picture_over_the_channels_limit_fails_alone_in_a_stream(wire: WireServer, size: int) -> None:
+    pictures = [b"x", b"x" * size, b"x", b"x" * 900]
+    with Client(wire.address, channel=SMALL) as client:
+        answered = [one for batch in client.embed_stream(pictures) for one in batch]
+
+    async def story() -> list[object]:
+        async with AsyncClient(wire.address, channel=SMALL) as client:
+            return [one async for batch in client.embed_stream(pictures) for one in batch]
+
+    assert asyncio.run(story()) == answered
+    errors = [one for one in answered if isinstance(one, ItemError)]  # the other pictures can't be decoded
+    assert [one.code for one in errors] == ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", *["INVALID_ARGUMENT"] * 2]
+
+
+def test_a_message_whose_size_was_underrated_ends_a_stream_after_the_answers_to_those_before(wire: WireServer) -> None:
+    pictures = [b"x" * 600, *[b""] * 1000]  # each of these is nothing but what is around it
     answered: list[object] = []
     with Client(wire.address, channel=SMALL) as client, pytest.raises(ResourceExhausted, match=TOO_LARGE):
-        answered.extend(client.embed_stream(pictures, batch_size=1))
+        answered.extend(client.embed_stream(pictures, batch_size=1000))
 
     async def story() -> None:
         async with AsyncClient(wire.address, channel=SMALL) as client:
-            stream = client.embed_stream(pictures, batch_size=1)
+            stream = client.embed_stream(pictures, batch_size=1000)
             answered.append(await anext(stream))
             with pytest.raises(ResourceExhausted, match=TOO_LARGE):
                 await anext(stream)

@@ -99,7 +99,7 @@ class AsyncClient:
         request_id: str = "",
     ) -> AsyncIterator[ModelResults[Embedding]]:
         """Embeds any number of pictures, batch by batch; nothing is sent until the result is iterated."""
-        flow = EmbedFlow(model=model, batch_size=batch_size)
+        flow = EmbedFlow(model=model, batch_size=batch_size, most_bytes=self._transport.most_bytes)
         return self._transport.stream(
             flow, flow.requests_async(images), timeout_s=timeout_s, request_id=request_id_for(request_id)
         )
@@ -230,6 +230,7 @@ class AsyncClient:
             ingest_id=ingest_id,
             vector_model_digest=vector_model_digest,
             batch_size=batch_size,
+            most_bytes=self._transport.most_bytes,
             last_batch=last_batch,
         )
         sent = flow.requests_async(items)

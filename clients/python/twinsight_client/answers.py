@@ -84,13 +84,13 @@ class Sent:
     Attributes:
         start: number of its first thing in the stream, from 0.
         count: how many things it has.
-        unread: errors of those whose files could not be read, by their numbers in the stream; they stand whatever the
+        unsent: errors of those that could not be read or sent, by their numbers in the stream; they stand whatever the
             server said of what was sent instead.
     """
 
     start: int
     count: int
-    unread: Mapping[int, ItemError]
+    unsent: Mapping[int, ItemError]
 
 
 def embeddings(response: inference_pb.EmbedResponse, call: CallInfo) -> ModelResults[Embedding]:
@@ -208,15 +208,15 @@ def serving(response: health_pb2.HealthCheckResponse, call: CallInfo) -> None:
 
 def _each(results: Iterable[A], read: Callable[[A], T], *, sent: Sent | None = None) -> list[T | ItemError]:
     """Returns each result read, or its error; `sent` is the message of a stream that they answer."""
-    start, unread = (sent.start, sent.unread) if sent else (0, {})
+    start, unsent = (sent.start, sent.unsent) if sent else (0, {})
     return [
-        unread.get(index) or (item_error(index, result.error) if result.error.code else read(result))
+        unsent.get(index) or (item_error(index, result.error) if result.error.code else read(result))
         for index, result in enumerate(results, start)
     ]
 
 
 def _all_rejected(error: status_pb2.Status, sent: Sent) -> list[ItemError]:
-    return [sent.unread.get(index) or item_error(index, error) for index in range(sent.start, sent.start + sent.count)]
+    return [sent.unsent.get(index) or item_error(index, error) for index in range(sent.start, sent.start + sent.count)]
 
 
 def _embedding_of(model: ModelReference) -> Callable[[inference_pb.EmbedResult], Embedding]:

@@ -130,8 +130,7 @@ class Client:
         """Embeds any number of pictures, batch by batch; nothing is sent until the result is iterated.
 
         Args:
-            images: consumed by another thread, as the server has room, while the caller iterates; an unreadable one
-                fails alone.
+            images: consumed by another thread while the caller iterates; one that can't be read or sent fails alone.
             model: empty: the server's default.
             batch_size: most pictures in one message; large pictures make smaller batches.
             timeout_s: for the whole stream; None: no deadline.
@@ -140,7 +139,7 @@ class Client:
         Yields:
             The results of one batch; `ItemError.index` counts over the whole stream.
         """
-        flow = EmbedFlow(model=model, batch_size=batch_size)
+        flow = EmbedFlow(model=model, batch_size=batch_size, most_bytes=self._transport.most_bytes)
         return self._transport.stream(
             flow, flow.requests(images), timeout_s=timeout_s, request_id=request_id_for(request_id)
         )
@@ -287,14 +286,14 @@ class Client:
 
         It yields each batch once that is on disk. With an `ingest_id`, an interrupted write resumes: call `ingest`
         again with the same items in the same order, and perhaps more at the end. As many as are on disk under that id
-        are skipped and yield nothing; they are only counted, so others would be skipped, too, with a warning if the
-        last ones skipped are not in the collection. A batch rejected as a whole blocks those after it
-        (BATCH_OUT_OF_ORDER) until all are sent again, as does a re-created collection (COLLECTION_REPLACED).
+        are skipped and yield nothing, with a warning if the last ones skipped are not in the collection (they are only
+        counted). A batch rejected as a whole blocks those after it (BATCH_OUT_OF_ORDER) until all are sent again, as
+        does a re-created collection (COLLECTION_REPLACED).
 
         Args:
             collection: its id.
-            items: consumed by another thread while the caller iterates. One whose file can't be read fails alone
-                (FILE_UNREADABLE), for good under its `ingest_id`; if its folder is gone, OSError is raised.
+            items: consumed by another thread while the caller iterates. One whose file can't be read (FILE_UNREADABLE)
+                or sent fails alone, for good under its `ingest_id`; if its folder is gone, OSError is raised.
             ingest_id: the caller's name for this list of items, 1 to 128 bytes; empty: the write can't resume.
             vector_model_digest: digest of the model that made the vectors; must be the collection's.
             batch_size: most items in one message; large pictures make smaller batches.
@@ -315,6 +314,7 @@ class Client:
             ingest_id=ingest_id,
             vector_model_digest=vector_model_digest,
             batch_size=batch_size,
+            most_bytes=self._transport.most_bytes,
             last_batch=last_batch,
         )
         yield from self._transport.stream(flow, flow.requests(items), timeout_s=timeout_s, request_id=request_id)

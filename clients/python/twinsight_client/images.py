@@ -10,6 +10,7 @@ or an `Embedding` is a vector; everything else is a picture.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def image_message(image: ImageLike) -> types_pb2.Image:
     if isinstance(image, bytes):
         return types_pb2.Image(encoded=image)
     if isinstance(image, str | Path):
-        return types_pb2.Image(encoded=Path(image).read_bytes())
+        return types_pb2.Image(encoded=_path(image).read_bytes())
     if isinstance(image, Image.Image):
         return types_pb2.Image(raw=_raw(np.asarray(upright_rgb(image))))
     if isinstance(image, np.ndarray):
@@ -112,12 +113,27 @@ def size_bytes(content: Content) -> int:
         return content.vector.nbytes
     source = content.source if isinstance(content, ImageInput) else content
     if isinstance(source, str | Path):
-        return Path(source).stat().st_size
+        return _path(source).stat().st_size
     if isinstance(source, Image.Image):
         return source.width * source.height * 3
     if isinstance(source, np.ndarray):
         return source.nbytes
     return len(source) if isinstance(source, bytes) else 4 * len(source)
+
+
+def _path(source: str | Path) -> Path:
+    """Returns the path of a file.
+
+    Raises:
+        FileNotFoundError: no file can have that name.
+    """
+    try:
+        is_name = b"\0" not in os.fsencode(source)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise FileNotFoundError(errno.ENOENT, "no file can have this name", ascii(str(source)))
+    return Path(source)
 
 
 def is_of_file(error: OSError) -> bool:

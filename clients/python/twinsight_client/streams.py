@@ -1,13 +1,14 @@
 """Bulk calls as flows: splits many things into messages, and reads one response per message, in order.
 
 A message is full at a number of things or of bytes, whichever comes first, so that it stays under the server's limit
-whatever the size of the pictures. A thing larger than that gets a message of its own.
+whatever the size of the pictures. A thing larger than that gets a message of its own, and one that no message of the
+client's channel can hold is not sent: it fails alone.
 
 The batch of a bulk write that can resume has as its number how many things of the list it and those before it hold. So
 the last number on disk says how many things to skip, however they were split, and whatever became of their files.
 
-A thing whose file is missing or not readable fails alone: an empty picture, which the server rejects, is sent in its
-place. Other errors, which would hit every file (a disk that fails, too many open files), are raised; so is one of a
+A thing whose file is missing or not readable fails alone, too: an empty picture, which the server rejects, is sent in
+its place. Other errors, which would hit every file (a disk that fails, too many open files), are raised; so is one of a
 bulk write that can resume if the folder is gone, or if no file of a batch of several can be read.
 
 Requests are generated while responses are read: by another thread in the sync client, by another task in the asyncio
@@ -23,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -30,19 +32,20 @@ from google.protobuf.message import Message
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
-from twinsight.v1 import types_pb2
 from twinsight_client import answers
 from twinsight_client.answers import Sent
-from twinsight_client.errors import InvalidArgument, TwinsightClientError
+from twinsight_client.errors import InvalidArgument, ResourceExhausted, TwinsightClientError
 from twinsight_client.images import ImageLike, image_message, is_of_file, size_bytes, unreadable
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
-from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ModelResults, Results
+from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ItemError, ModelResults, Results
 
 _log = logging.getLogger("twinsight.client")
 
 BATCH_BYTES = 8 * 1024 * 1024
 """A message is full at this size: an eighth of what the client's channel carries, twice a camera's largest JPEGs."""
+_AROUND_BYTES = 4096
+"""More than a message takes beside the picture, vector and metadata of its only thing."""
 
 _LOOKED_UP = 64
 """Items, of those that were skipped as on disk, that are looked up."""
@@ -60,16 +63,22 @@ class Flow(ABC, Generic[T, R, A]):
         method: gRPC's path.
         response: class of the response messages.
         things: name of the caller's argument, for errors.
+
+    Args:
+        batch_size: most things in one message.
+        most_bytes: largest message that the client's channel sends; negative: any.
     """
 
     method: str
     response: type[R]
     things: str
 
-    def __init__(self, *, batch_size: int) -> None:
+    def __init__(self, *, batch_size: int, most_bytes: int = -1) -> None:
         if batch_size < 1:
             raise InvalidArgument(f"`batch_size` (={batch_size}) must be at least 1.", reason="CLIENT_CHECK")
         self._batch_size = batch_size
+        self._most_bytes = most_bytes
+        self._batch_bytes = BATCH_BYTES if most_bytes < 0 else min(BATCH_BYTES, most_bytes // 2)  # sizes are estimates
         self._filling: list[T] = []
         self._filling_bytes = 0
         self._sent: deque[Sent] = deque()
@@ -118,6 +127,10 @@ class Flow(ABC, Generic[T, R, A]):
     def _size_bytes(self, thing: T) -> int: ...
 
     @abstractmethod
+    def _stand_in(self, thing: T) -> T:
+        """Returns what to send in the place of a thing that can't be: something small, which the server rejects."""
+
+    @abstractmethod
     def _message(self, batch: Sequence[T], end: int) -> tuple[Message, Mapping[int, OSError]]:
         """Returns the message of a batch, and why files of it can't be read, by their places in it.
 
@@ -145,7 +158,7 @@ class Flow(ABC, Generic[T, R, A]):
             if not is_of_file(error):
                 raise
             size = 0  # it is reported when it is to be read
-        if self._filling and self._filling_bytes + size > BATCH_BYTES:
+        if self._filling and self._filling_bytes + size > self._batch_bytes:
             full += self._close()
         self._filling.append(thing)
         self._filling_bytes += size
@@ -155,14 +168,34 @@ class Flow(ABC, Generic[T, R, A]):
 
     def _close(self) -> list[Message]:
         """Returns the message of what was added since the last one; none if there is nothing to send."""
-        batch, self._filling, self._filling_bytes = self._filling, [], 0
+        batch, self._filling = self._filling, []
+        size, self._filling_bytes = self._filling_bytes, 0
         if not batch:
             return []
         start, self._taken = self._taken, self._taken + len(batch)
-        message, failed = self._message(batch, self._taken)
-        unread = {start + place: unreadable(start + place, error) for place, error in failed.items()}
-        self._sent.append(Sent(start, len(batch), unread))
+        message, unsent = self._sendable(batch, start, size=size)
+        self._sent.append(Sent(start, len(batch), unsent))
         return [message]
+
+    def _sendable(self, batch: Sequence[T], start: int, *, size: int) -> tuple[Message, dict[int, ItemError]]:
+        """Returns the message of a batch of about `size` bytes, and why things of it are not in it, by their numbers.
+
+        A thing is not even read if it alone is larger than any message.
+        """
+        end = start + len(batch)
+        if not self._exceeds(size):
+            message, failed = self._message(batch, end)
+            # Measuring a message costs as much as serializing it.
+            may_exceed = len(batch) == 1 and self._exceeds(size + _AROUND_BYTES)
+            if not (may_exceed and self._exceeds(message.ByteSize())):
+                return message, {start + place: unreadable(start + place, error) for place, error in failed.items()}
+        message, _ = self._message([self._stand_in(thing) for thing in batch], end)
+        said = f"About {size} bytes are too many for a message of max_send_bytes ({self._most_bytes} bytes)."
+        error = partial(ItemError, code=ResourceExhausted.code, reason="CLIENT_CHECK", message=said)
+        return message, {number: error(number) for number in range(start, end)}
+
+    def _exceeds(self, size: int) -> bool:
+        return 0 <= self._most_bytes < size
 
 
 class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[Embedding]]):
@@ -172,19 +205,22 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
     response = inference_pb.EmbedStreamResponse
     things = "images"
 
-    def __init__(self, *, model: str, batch_size: int) -> None:
-        super().__init__(batch_size=batch_size)
+    def __init__(self, *, model: str, batch_size: int, most_bytes: int = -1) -> None:
+        super().__init__(batch_size=batch_size, most_bytes=most_bytes)
         self._model = model
 
     def _size_bytes(self, thing: ImageLike) -> int:
         return size_bytes(thing)
+
+    def _stand_in(self, thing: ImageLike) -> ImageLike:  # noqa: ARG002  # all are alike
+        return b""
 
     def _message(
         self,
         batch: Sequence[ImageLike],
         end: int,  # noqa: ARG002  # EmbedStream has no numbers
     ) -> tuple[Message, Mapping[int, OSError]]:
-        images, failed = _each_read(batch, image_message, lambda _: types_pb2.Image())
+        images, failed = _each_read(batch, image_message, self._stand_in)
         return inference_pb.EmbedStreamRequest(model=self._model, images=images), failed
 
     def _read(self, response: inference_pb.EmbedStreamResponse, call: CallInfo, sent: Sent) -> ModelResults[Embedding]:
@@ -203,9 +239,16 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
     things = "items"
 
     def __init__(
-        self, collection: str, *, ingest_id: str, vector_model_digest: str, batch_size: int, last_batch: int = 0
+        self,
+        collection: str,
+        *,
+        ingest_id: str,
+        vector_model_digest: str,
+        batch_size: int,
+        most_bytes: int = -1,
+        last_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size=batch_size)
+        super().__init__(batch_size=batch_size, most_bytes=most_bytes)
         self._collection = collection
         self._ingest_id = ingest_id
         self._vector_model_digest = vector_model_digest
@@ -260,6 +303,9 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
     def _size_bytes(self, thing: NewItem) -> int:
         return item_size_bytes(thing)
 
+    def _stand_in(self, thing: NewItem) -> NewItem:
+        return NewItem(thing.id, b"")
+
     def _is_written(self, thing: NewItem) -> bool:
         if self._taken >= self._last_batch:
             return False
@@ -267,7 +313,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         return True
 
     def _message(self, batch: Sequence[NewItem], end: int) -> tuple[Message, Mapping[int, OSError]]:
-        items, failed = _each_read(batch, item_message, _without_picture)
+        items, failed = _each_read(batch, item_message, self._stand_in)
         if self._ingest_id and (gone := _of_folder(failed, len(batch))):
             raise gone  # they would count as written, and never be tried again
         message = collections_pb.IngestItemsRequest(
@@ -301,6 +347,9 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
     def _size_bytes(self, thing: str) -> int:
         return len(thing)
 
+    def _stand_in(self, thing: str) -> str:
+        return thing  # the server rejects one that is too long
+
     def _message(
         self,
         batch: Sequence[str],
@@ -314,9 +363,9 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
 
 
 def _each_read(
-    things: Sequence[T], build: Callable[[T], P], stand_in: Callable[[T], P]
+    things: Sequence[T], build: Callable[[T], P], stand_in: Callable[[T], T]
 ) -> tuple[list[P], dict[int, OSError]]:
-    """Returns what `build` makes of each thing, `stand_in` of those whose own file can't be read; and why, by place."""
+    """Returns what `build` makes of each thing, of its stand-in if its file can't be read; and why not, by place."""
     built: list[P] = []
     failed: dict[int, OSError] = {}
     for place, thing in enumerate(things):
@@ -327,7 +376,7 @@ def _each_read(
                 raise
             # Its traceback refers to this frame: the cycle would keep the batch until the next garbage collection.
             failed[place] = error.with_traceback(None)
-            built.append(stand_in(thing))
+            built.append(build(stand_in(thing)))
     return built, failed
 
 
@@ -337,7 +386,3 @@ def _of_folder(failed: Mapping[int, OSError], count: int) -> OSError | None:
         if error.errno in {errno.ENOENT, errno.ENOTDIR} and not Path(str(error.filename)).absolute().parent.is_dir():
             return error
     return failed[0] if len(failed) == count > 1 else None
-
-
-def _without_picture(item: NewItem) -> collections_pb.NewItem:
-    return collections_pb.NewItem(id=item.id, image=types_pb2.Image())

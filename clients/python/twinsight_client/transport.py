@@ -24,7 +24,13 @@ A = TypeVar("A")
 
 
 class Transport(Protocol):
-    """Sends operations and returns their results."""
+    """Sends operations and returns their results.
+
+    Attributes:
+        most_bytes: largest message sent; negative: any.
+    """
+
+    most_bytes: int
 
     def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Returns the result.
@@ -78,7 +84,7 @@ class GrpcTransport:
             self._channel = grpc.insecure_channel(target, options=arguments)
         else:
             self._channel = grpc.secure_channel(target, tls.credentials(), options=arguments)
-        self._most_bytes = options.max_send_bytes
+        self.most_bytes = options.max_send_bytes
         self._retry = retry
         self._bearer = Bearer(token, target=target, tls=tls, allow_plaintext=options.allow_plaintext_token)
         self._sleep = sleep
@@ -87,7 +93,7 @@ class GrpcTransport:
 
     def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Sends the call, and retries it where that is safe and may help."""
-        request = serialized(operation.request, most_bytes=self._most_bytes, request_id=request_id)
+        request = serialized(operation.request, most_bytes=self.most_bytes, request_id=request_id)
         attempts = Attempts(self._retry, operation.repeat, timeout_s=timeout_s, clock=self._clock)
         while True:
             try:
@@ -102,7 +108,7 @@ class GrpcTransport:
         self, flow: Flow[T, R, A], requests: Iterator[Message], *, timeout_s: float | None, request_id: str
     ) -> Iterator[A]:
         """Sends as the server has room, and yields results as they arrive."""
-        source = _Source(requests, most_bytes=self._most_bytes, request_id=request_id)
+        source = _Source(requests, most_bytes=self.most_bytes, request_id=request_id)
         method = self._channel.stream_stream(
             flow.method,
             request_serializer=as_given,

@@ -28,6 +28,8 @@ A = TypeVar("A")
 class AsyncTransport(Protocol):
     """Sends operations and returns their results; see `twinsight_client.transport.Transport`."""
 
+    most_bytes: int
+
     async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Returns the result."""
         ...
@@ -70,7 +72,7 @@ class AsyncGrpcTransport:
         self._target = target
         self._arguments = channel_arguments(target, options, tls)
         self._credentials = None if tls is None else tls.credentials()
-        self._most_bytes = options.max_send_bytes
+        self.most_bytes = options.max_send_bytes
         self._retry = retry
         self._bearer = Bearer(token, target=target, tls=tls, allow_plaintext=options.allow_plaintext_token)
         self._sleep = sleep
@@ -80,7 +82,7 @@ class AsyncGrpcTransport:
 
     async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:
         """Sends the call, and retries it where that is safe and may help."""
-        request = serialized(operation.request, most_bytes=self._most_bytes, request_id=request_id)
+        request = serialized(operation.request, most_bytes=self.most_bytes, request_id=request_id)
         attempts = Attempts(self._retry, operation.repeat, timeout_s=timeout_s, clock=self._clock)
         while True:
             try:
@@ -95,7 +97,7 @@ class AsyncGrpcTransport:
         self, flow: Flow[T, R, A], requests: AsyncIterator[Message], *, timeout_s: float | None, request_id: str
     ) -> AsyncIterator[A]:
         """Sends as the server has room, and yields results as they arrive."""
-        source = _Source(requests, most_bytes=self._most_bytes, request_id=request_id)
+        source = _Source(requests, most_bytes=self.most_bytes, request_id=request_id)
         method = self._channel().stream_stream(
             flow.method,
             request_serializer=as_given,

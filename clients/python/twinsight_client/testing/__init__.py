@@ -70,6 +70,8 @@ class AsyncFakeClient(AsyncClient):
 class _MemoryTransport:
     """Passes requests to the server without a network; deadlines never pass."""
 
+    most_bytes = -1
+
     def __init__(self, server: MemoryServer) -> None:
         self._server = server
 
@@ -95,6 +97,8 @@ class _MemoryTransport:
 
 class _AsyncMemoryTransport:
     """The same from asyncio."""
+
+    most_bytes = -1
 
     def __init__(self, server: MemoryServer) -> None:
         self._server = server
