@@ -1,19 +1,23 @@
 """Salvages what can still be read of a damaged collection, as a backup to restore.
 
 Rows are read in the order of their sequence numbers, through SQLite's own tree. If that fails, or ends before the last
-row, the remaining range is halved until the failing rows are isolated; a row that can be read is kept if its checksum
-matches. Pages are never read around the tree, where rows that were deleted long ago would reappear. Everything below a
-damaged inner page of the tree is therefore lost, hundreds of pages at once. Without the head, which describes the
-vectors, nothing can be salvaged. A readable head that does not match its checksum is used, since there is no other, and
-reported.
+row, the remaining range is halved until the failing rows are isolated: by the numbers that the index of ids has, so
+that it does not matter how far apart they lie, or by all numbers if that index is damaged, too. A row that can be read
+is kept if its checksum matches. Pages are never read around the tree, where rows that were deleted long ago would
+reappear. Everything below a damaged inner page of the tree is therefore lost, hundreds of pages at once. Without the
+head, which describes the vectors, nothing can be salvaged. A readable head that does not match its checksum is used,
+since there is no other, and reported.
 
 Rows are copied as stored, so that an encrypted collection needs no key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import apsw
@@ -44,6 +48,7 @@ _SELECT_LAST = (
     "SELECT max(seq) FROM items",
     "SELECT max(seq) FROM items INDEXED BY sqlite_autoindex_items_1",
 )
+_SELECT_NUMBERS = "SELECT seq FROM items INDEXED BY sqlite_autoindex_items_1 ORDER BY id"  # of the index alone
 
 Row = tuple[int | float | bytes | str | None, ...]
 
@@ -100,7 +105,7 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
             if head.spec.id != collection_id:
                 raise damaged(file, f"it is the file of collection `{head.spec.id}`")
             state_sound = _is_state_sound(source, file)
-            rows = _Rows(source, head)
+            rows = _Rows(source, head, is_head_sound=state_sound)
             target = unfinished / collection_id / FILE_NAME
             target.parent.mkdir()
             with _Target(target, head if state_sound else head._replace(next_seq=1)) as copy:
@@ -121,9 +126,10 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
 class _Rows:
     """The readable rows of a damaged table; counts those that are not what was written."""
 
-    def __init__(self, source: apsw.Connection, head: Head) -> None:
+    def __init__(self, source: apsw.Connection, head: Head, *, is_head_sound: bool) -> None:
         self._source = source
         self._head = head
+        self._is_head_sound = is_head_sound
         self.mismatched = 0
 
     def all(self) -> Iterator[list[tuple[int, str, Row]]]:
@@ -138,8 +144,7 @@ class _Rows:
                     rows.pop()
             sound = [found for row in rows if (found := self._checked(row)) is not None]
             if not whole and (not sound or sound[-1][0] < low):
-                if high - low > 1:
-                    middle = (low + high) // 2
+                if (middle := self._middle(low, high)) is not None:
                     ranges += [(middle, high), (low, middle)]
                 continue
             self.mismatched += len(rows) - len(sound)
@@ -159,6 +164,25 @@ class _Rows:
         except (*DAMAGE, apsw.IOError):
             return rows, False
         return rows, (rows[-1][0] if rows else None) == (last[0] if last else None)
+
+    def _middle(self, low: int, high: int) -> int | None:
+        """Returns the number, above `low`, at which to halve a range; None if no row can be found by halving it."""
+        if self._numbers is None:
+            return (low + high) // 2 if high - low > 1 else None
+        first, end = bisect_left(self._numbers, low), bisect_left(self._numbers, high)
+        middle = self._numbers[(first + end) // 2] if first < end else low
+        return middle if middle > low else None
+
+    @cached_property
+    def _numbers(self) -> Sequence[int] | None:
+        """The rows' numbers in rising order, from the index of ids; None if that is not whole, either."""
+        found = array("q")
+        try:
+            found.extend(number for (number,) in self._source.execute(_SELECT_NUMBERS) if isinstance(number, int))
+        except (*DAMAGE, apsw.IOError):
+            return None
+        numbers = array("q", sorted(set(found)))
+        return numbers if self._is_head_sound and len(numbers) == self._head.item_count else None
 
     def _end(self) -> int:
         """Returns one more than the last row's number; the head's own may be wrong, and far too large to count to."""

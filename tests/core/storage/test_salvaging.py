@@ -1,3 +1,4 @@
+import itertools
 import random
 import shutil
 from contextlib import closing
@@ -15,9 +16,11 @@ from twinsight_core.errors import AlreadyExists, DataLoss, NotFound
 from twinsight_core.index.base import Metric
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import Keyring, new_key
+from twinsight_core.storage import salvaging
 from twinsight_core.storage.records import Changes
 from twinsight_core.storage.restoring import restore
 from twinsight_core.storage.salvaging import salvage
+from twinsight_core.storage.sqlite import distrust
 from twinsight_core.storage.store import FILE_NAME, Store
 
 DIMENSION, COUNT, PAGE = 64, 3000, 16384
@@ -69,12 +72,13 @@ def _ruin(file: Path, pages: list[int], seed: int = 0) -> None:
             content.write(random.Random(seed + page).randbytes(PAGE))
 
 
-def _leaves(file: Path) -> list[int]:
-    """Returns the pages that hold rows."""
+def _leaves(file: Path) -> dict[int, int]:
+    """Returns the pages that hold rows, in the order of these, and how many each holds."""
+    query = "SELECT pageno, ncell FROM dbstat WHERE name = 'items' AND pagetype = 'leaf' ORDER BY path"
     connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
-    rows = connection.execute("SELECT pageno FROM dbstat WHERE name = 'items' AND pagetype = 'leaf'").fetchall()
+    rows = connection.execute(query).fetchall()
     connection.close()
-    return [row[0] for row in rows if isinstance(row[0], int)]
+    return {page: count for page, count in rows if isinstance(page, int) and isinstance(count, int)}
 
 
 def _served(data: Path) -> set[str]:
@@ -100,7 +104,7 @@ ALL = {f"i{n}" for n in range(COUNT) if not 100 <= n < 200}
 @pytest.mark.parametrize("count", [1, 3, 10])
 def test_all_but_the_rows_of_ruined_pages_comes_back(data: Path, tmp_path: Path, count: int) -> None:
     leaves = _leaves(_file(data))
-    _ruin(_file(data), random.Random(count).sample(leaves, count))
+    _ruin(_file(data), random.Random(count).sample([*leaves], count))
     with closing(Catalog(data, options=OPTIONS)) as catalog:
         with pytest.raises(DataLoss, match="Collection `things` is damaged"):
             catalog.get("things")
@@ -164,13 +168,42 @@ def test_numbers_that_lie_far_apart_are_passed_over(data: Path, tmp_path: Path, 
         moved = last._replace(seq=2**45)
         store.commit(Changes([last.seq], [moved], {}, next_seq=2**45 + 1, item_count=store.item_count))
     if ruined:
-        _ruin(_file(data), _leaves(_file(data))[1:3])
+        _ruin(_file(data), [*_leaves(_file(data))][1:3])
     done = salvage(data, "things", tmp_path / "saved")
     restore(tmp_path / "saved", data, replace=True)
     there = _served(data)
     assert f"i{COUNT - 1}" in there
     assert len(there) == done.entry.item_count
     assert (there == ALL) is not ruined
+
+
+@pytest.mark.parametrize("apart", [1, 2**32])
+def test_only_the_rows_of_ruined_pages_are_lost_however_far_apart_their_numbers(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: int
+) -> None:
+    with closing(Store(_file(data), keyring=KEYRING)) as store:
+        rows = [row for row in store.by_id([f"i{n}" for n in range(COUNT)]) if row is not None]
+        spread = [row._replace(seq=COUNT + apart * (place + 1)) for place, row in enumerate(rows)]
+        next_seq = spread[-1].seq + 1
+        store.commit(Changes([row.seq for row in rows], spread, {}, next_seq=next_seq, item_count=len(rows)))
+    leaves = _leaves(_file(data))
+    ruined = [*leaves][3:-3:2]
+    at, lost = 0, set[str]()
+    for page, count in leaves.items():
+        lost |= {row.id for row in rows[at : at + count]} if page in ruined else set()
+        at += count
+    _ruin(_file(data), ruined)
+    queries = itertools.count()
+
+    def distrusted_and_limited(source: apsw.Connection) -> None:
+        distrust(source)
+        source.exec_trace = lambda *_: next(queries) < 10 * len(lost)
+
+    monkeypatch.setattr(salvaging, "distrust", distrusted_and_limited)
+    done = salvage(data, "things", tmp_path / "saved")
+    assert done.entry.item_count == len(rows) - len(lost) > 1000
+    restore(tmp_path / "saved", data, replace=True)
+    assert _served(data) == ALL - lost
 
 
 def test_a_file_that_was_cut_off_gives_what_is_before(data: Path, tmp_path: Path) -> None:
@@ -225,7 +258,7 @@ def test_damage_that_is_met_while_serving_is_of_that_collection_alone(data: Path
 
 
 def test_the_command_says_what_is_lost(data: Path, tmp_path: Path) -> None:
-    _ruin(_file(data), _leaves(_file(data))[:1])
+    _ruin(_file(data), [*_leaves(_file(data))][:1])
     arguments = ["things", "--data-dir", str(data), "--out", str(tmp_path / "saved")]
     done = CliRunner().invoke(salvage_command, arguments)
     assert done.exit_code == 0, done.output
