@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer, git, make and g++ (hnswlib is compiled on installation).
+# Needs Python 3.11 or newer with its headers, git, make and g++ (hnswlib is compiled on installation).
 # `make` alone lists the targets.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
