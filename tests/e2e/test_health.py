@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import re
@@ -205,6 +206,50 @@ def test_unary_calls_of_bytes_that_are_no_message_hold_no_thread(tmp_path: Path,
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert errors.reason(errors.status_of(caught.value)) == "MESSAGE_MALFORMED"
     assert api.call("ModelService", "ListModels").models
+    api.close()
+    made.stop()
+
+
+def test_rejections_give_their_places_in_the_connection_back_without_garbage_collection(
+    tmp_path: Path, cache_dir: Path
+) -> None:
+    made = Server(config(tmp_path, cache_dir, max_calls=2, max_streams=2))
+    made.start()
+    api = Reflected(made.address)
+    of_items: list[tuple[str, str, dict[str, object]]] = [
+        ("InferenceService", "Embed", {"images": [{"encoded": b"no picture"}]}),
+        ("InferenceService", "Compare", {"pairs": [dict.fromkeys(("left", "right"), {"image": {"encoded": b"?"}})]}),
+        ("InferenceService", "Compare", {"pairs": [{"left": {"image": {"encoded": b"no picture"}}}]}),
+        ("CollectionService", "UpsertItems", {"collection": "c", "items": [{"id": ""}]}),
+        ("CollectionService", "Search", {"collection": "c", "queries": [{"item_id": "gone"}], "top_k": 1}),
+        ("CollectionService", "GetItems", {"collection": "c", "ids": ["gone"]}),
+    ]
+    whole: list[tuple[str, str, dict[str, object], grpc.StatusCode]] = [
+        ("InferenceService", "Embed", {}, grpc.StatusCode.INVALID_ARGUMENT),
+        ("InferenceService", "Embed", {"model": "gone"}, grpc.StatusCode.NOT_FOUND),
+        ("CollectionService", "GetCollection", {"collection": "gone"}, grpc.StatusCode.NOT_FOUND),
+        (
+            "CollectionService",
+            "CreateCollection",
+            {"collection": {"id": "c", "dimension": 2}},
+            grpc.StatusCode.ALREADY_EXISTS,
+        ),
+    ]
+    api.call("CollectionService", "CreateCollection", collection={"id": "c", "dimension": 2})
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):  # a connection has four calls at once
+            for service, method, fields in of_items:
+                (result,) = api.call(service, method, **fields).results
+                assert result.HasField("error")
+            for service, method, fields, code in whole:
+                with pytest.raises(grpc.RpcError) as caught:
+                    api.call(service, method, **fields)
+                assert caught.value.code() is code
+                del caught  # it leads to this frame, and to the call
+    finally:
+        gc.enable()
     api.close()
     made.stop()
 

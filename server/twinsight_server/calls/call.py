@@ -106,8 +106,11 @@ class Call:
         self._stages[stage] = max(self._stages.get(stage, 0.0), seconds)
 
     def count(self, results: Sequence[object]) -> None:
-        """Counts the call's results by outcome: OK, or the status code of a TwinsightError."""
-        self.effect.failed += sum(isinstance(one, TwinsightError) for one in results)
+        """Counts the call's results by outcome: OK, or the status code of a TwinsightError, which is to be sent."""
+        errors = [one for one in results if isinstance(one, TwinsightError)]
+        for error in errors:
+            drop_tracebacks(error)
+        self.effect.failed += len(errors)
         self.outcomes.update(code_of(one).name if isinstance(one, TwinsightError) else "OK" for one in results)
 
     @contextmanager
@@ -137,6 +140,18 @@ class Call:
         self.outcomes.update(outcomes)
         for stage, seconds in message.items():
             self.record(stage, seconds)
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Drops the tracebacks of an error that was caught for good, and of those that it came from.
+
+    They lead to frames that hold the error: its results, and from Python 3.12 on contextlib. Such a cycle would keep
+    the call, and its place in the connection, until the next garbage collection.
+    """
+    last: BaseException | None = error
+    while last is not None:
+        last.__traceback__ = None
+        last = last.__cause__ or last.__context__
 
 
 def deadline_exceeded() -> DeadlineExceeded:

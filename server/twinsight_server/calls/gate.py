@@ -29,7 +29,7 @@ from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
 from twinsight_server.access.methods import Rule
 from twinsight_server.access.principals import ANYONE, Unproven
-from twinsight_server.calls.call import Call
+from twinsight_server.calls.call import Call, drop_tracebacks
 from twinsight_server.calls.idle_streams import IdleStreams
 from twinsight_server.calls.invocation import deadline_of, request_id_of
 from twinsight_server.calls.slots import Slots
@@ -297,16 +297,19 @@ class Gate:
             why = _unproven(error)
             if code_of(error) is grpc.StatusCode.INTERNAL:
                 log.exception("call failed", request_id=call.request_id, method=method)
-        except grpc.RpcError:
+            drop_tracebacks(error)
+        except grpc.RpcError as error:
             # Raised by the request iterator of a stream whose caller has gone.
             failure, reason = _gone(call), "CANCELLED"
+            drop_tracebacks(error)
         except GeneratorExit:
             # The caller of a stream has gone during a message; gRPC closes the generator.
             failure, reason = _gone(call), "CANCELLED"
             raise
-        except Exception:
+        except Exception as error:
             failure, reason = internal(call.request_id), "INTERNAL"
             log.exception("call failed", request_id=call.request_id, method=method)
+            drop_tracebacks(error)
         finally:
             stages = call.stages()
             times = ((f"twinsight-{stage}-ms", f"{seconds * 1e3:.3f}") for stage, seconds in stages.items())

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from twinsight_core.errors import FailedPrecondition, InvalidInput, TwinsightError
 from twinsight_core.items import CollectionSpec, answer_too_large
-from twinsight_server.calls.call import Call
+from twinsight_server.calls.call import Call, drop_tracebacks
 from twinsight_server.inference.models import Models, ServedModel
 from twinsight_server.inference.pipeline import Picture, Pipeline
 
@@ -38,6 +38,7 @@ def read_each(
         try:
             results.append(read(message))
         except TwinsightError as error:
+            drop_tracebacks(error)
             results.append(error.under(f"{path}[{number}]"))
     return results
 
@@ -70,7 +71,10 @@ def infer_pictures(
     for number, one in enumerate(inputs):
         if isinstance(one, Picture):
             answer = next(answers)
-            results.append(answer.under(path(number)) if isinstance(answer, TwinsightError) else answer)
+            if isinstance(answer, TwinsightError):
+                drop_tracebacks(answer)
+                answer = answer.under(path(number))
+            results.append(answer)
         else:
             results.append(one)
     return results
