@@ -216,10 +216,12 @@ def test_rejections_give_their_places_in_the_connection_back_without_garbage_col
     made = Server(config(tmp_path, cache_dir, max_calls=2, max_streams=2))
     made.start()
     api = Reflected(made.address)
+    no_picture = {"image": {"encoded": b"no picture"}}
+    new: dict[str, object] = {"collection": {"id": "c", "dimension": 2}}
     of_items: list[tuple[str, str, dict[str, object]]] = [
         ("InferenceService", "Embed", {"images": [{"encoded": b"no picture"}]}),
-        ("InferenceService", "Compare", {"pairs": [dict.fromkeys(("left", "right"), {"image": {"encoded": b"?"}})]}),
-        ("InferenceService", "Compare", {"pairs": [{"left": {"image": {"encoded": b"no picture"}}}]}),
+        ("InferenceService", "Compare", {"pairs": [{"left": no_picture, "right": no_picture}]}),
+        ("InferenceService", "Compare", {"pairs": [{"left": no_picture}]}),
         ("CollectionService", "UpsertItems", {"collection": "c", "items": [{"id": ""}]}),
         ("CollectionService", "Search", {"collection": "c", "queries": [{"item_id": "gone"}], "top_k": 1}),
         ("CollectionService", "GetItems", {"collection": "c", "ids": ["gone"]}),
@@ -228,14 +230,9 @@ def test_rejections_give_their_places_in_the_connection_back_without_garbage_col
         ("InferenceService", "Embed", {}, grpc.StatusCode.INVALID_ARGUMENT),
         ("InferenceService", "Embed", {"model": "gone"}, grpc.StatusCode.NOT_FOUND),
         ("CollectionService", "GetCollection", {"collection": "gone"}, grpc.StatusCode.NOT_FOUND),
-        (
-            "CollectionService",
-            "CreateCollection",
-            {"collection": {"id": "c", "dimension": 2}},
-            grpc.StatusCode.ALREADY_EXISTS,
-        ),
+        ("CollectionService", "CreateCollection", new, grpc.StatusCode.ALREADY_EXISTS),
     ]
-    api.call("CollectionService", "CreateCollection", collection={"id": "c", "dimension": 2})
+    api.call("CollectionService", "CreateCollection", **new)
     gc.collect()
     gc.disable()
     try:

@@ -62,7 +62,13 @@ class GlobalDepthwiseConv(nnx.Module):
                 f"`images` must be {rows * STRIDE} pixels high and {columns * STRIDE} wide: the last map has "
                 f"{x.shape[1]} rows and {x.shape[2]} columns instead of {rows} and {columns}."
             )
-        return jnp.sum(x * self.kernel[...], axis=(1, 2), dtype=jnp.float32)
+        # Not as a sum: with maps in bfloat16, XLA:CPU from 0.11 on gives NaN for it, where it fuses what comes before.
+        return jnp.einsum(
+            "brck,rck->bk",
+            x.astype(jnp.float32),
+            self.kernel[...].astype(jnp.float32),
+            precision=jax.lax.Precision.HIGHEST,
+        )
 
 
 class NormedLayer(nnx.Module):

@@ -164,6 +164,19 @@ def test_without_room_for_a_temporary_file_xla_serves(
     assert "can't be exported to ONNX: can't write a temporary file (No such file or directory)" in caplog.text
 
 
+def test_where_the_converter_fails_in_an_unknown_way_xla_serves(
+    embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def convert(*_: object, **__: object) -> None:
+        raise AttributeError("module 'jax' has no attribute 'x'")  # as with a JAX that it does not know yet
+
+    monkeypatch.setattr(importlib.import_module("jax2onnx"), "to_onnx", convert)
+    assert choose_executor(embedding, "auto", cache_dir=tmp_path).name == "xla:cpu:f32"
+    assert "can't be exported to ONNX (module 'jax' has no attribute 'x')" in caplog.text
+    with pytest.raises(StartupError, match="can't be exported to ONNX"):
+        choose_executor(embedding, "openvino", cache_dir=tmp_path)
+
+
 def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(
     embedding: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

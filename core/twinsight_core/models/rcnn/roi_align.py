@@ -32,8 +32,10 @@ def pyramid_level(boxes: jax.Array, *, strides: Sequence[int], canonical_px: flo
     """
     # A hair above, so that a box of exactly the canonical size is not rounded down.
     side = jnp.sqrt(jnp.maximum(box_area(boxes), 1e-6)) / canonical_px * (1.0 + 1e-6)
-    level = jnp.floor(jnp.log2(side * (CANONICAL_STRIDE / strides[0])))
-    return jnp.clip(level, 0, len(strides) - 1).astype(jnp.int32)
+    scale = side * (CANONICAL_STRIDE / strides[0])
+    # The logarithm, rounded down and clipped, as the number of powers of two that are reached: the same on all devices.
+    reached = [(scale >= 2.0**level).astype(jnp.int32) for level in range(1, len(strides))]
+    return sum(reached, start=jnp.zeros_like(scale, jnp.int32))
 
 
 def roi_align(
