@@ -73,6 +73,9 @@ _LEAST_PING_MS = 9_000
 _MOST_WAITING = 64
 """Streams and health calls that may wait for a thread; gRPC itself rejects any more, without a reason."""
 
+_MOST_METADATA_BYTES = 16 * 1024
+"""Of a call, names and 32 bytes for each entry included: a JWT may take most of it."""
+
 _NOTICE_S = 0.1
 """Between health's NOT_SERVING and the first rejection: clients that watch health send their next call elsewhere, and
 calls already on their way are accepted."""
@@ -272,6 +275,9 @@ class Server:
                 # Keeps the spare threads for other connections, whatever one connection leaves open. Its further calls
                 # wait on the client's side; a client that does not wait gets UNAVAILABLE, and the call is not read.
                 ("grpc.max_concurrent_streams", config.max_calls + config.max_streams),
+                # By default gRPC rejects calls by chance between 8 KiB and this.
+                ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", _MOST_METADATA_BYTES),
                 # Two servers would silently share a port.
                 ("grpc.so_reuseport", 0),
                 # A peer that vanished silently would keep its streams open for ever.

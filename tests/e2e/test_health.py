@@ -251,6 +251,17 @@ def test_rejections_give_their_places_in_the_connection_back_without_garbage_col
     made.stop()
 
 
+def test_metadata_of_up_to_sixteen_kibibytes_is_always_taken_and_more_never(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        check = health_stub(channel).Check
+        for size in (8_500, 12_000, 15_500) * 10:
+            assert check(health_pb2.HealthCheckRequest(), metadata=[("x-large", "a" * size)], timeout=30)
+        for _ in range(10):
+            with pytest.raises(grpc.RpcError, match="metadata size exceeds") as caught:
+                check(health_pb2.HealthCheckRequest(), metadata=[("x-large", "a" * 16_500)], timeout=30)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_a_connection_leaves_threads_to_the_others(tmp_path: Path, cache_dir: Path) -> None:
     made = Server(config(tmp_path, cache_dir, max_calls=1, max_streams=3))
     made.start()

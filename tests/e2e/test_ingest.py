@@ -51,6 +51,30 @@ def test_a_stream_of_batches_resumes_where_it_stopped(api: Reflected, small: str
     assert [one.WhichOneof("result") for one in found] == ["item", "item", "error"]
 
 
+def test_after_a_batch_without_a_valid_number_the_stream_takes_no_more_of_the_bulk_write(
+    api: Reflected, small: str
+) -> None:
+    ingest = api.stream("CollectionService", "IngestItems")
+    sent = [batch_of(api, small, number) for number in (0, 1, 2)]
+    answers = list(ingest(iter(sent), timeout=30))
+    assert [errors.reason(one.error) for one in answers] == ["BATCH_INVALID", *["BATCH_OUT_OF_ORDER"] * 2]
+    assert answers[1].error.message == (
+        "`batch` (=1) comes after batch 0, which was rejected and needs a number from 1 on, in another stream."
+    )
+    assert ids_in(api, small) == []
+    assert [one.last_batch for one in ingest(iter(sent[1:]), timeout=30)] == [1, 2]
+
+
+def test_a_message_without_items_has_its_digest_checked(api: Reflected) -> None:
+    name = "digests"
+    api.call("CollectionService", "CreateCollection", collection={"id": name, "model": "base"})
+    hello = api.message("IngestItemsRequest", collection=name, ingest_id="job", vector_model_digest="sha256:0")
+    (answer,) = api.stream("CollectionService", "IngestItems")(iter([hello]), timeout=30)
+    assert answer.error.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert errors.field(answer.error) == "vector_model_digest"
+    api.call("CollectionService", "DeleteCollection", collection=name)
+
+
 def test_a_stream_does_not_go_on_into_a_collection_that_was_made_anew(api: Reflected, small: str) -> None:
     sent: SimpleQueue[Dynamic] = SimpleQueue()
     ingest = api.stream("CollectionService", "IngestItems")

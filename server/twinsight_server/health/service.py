@@ -6,7 +6,8 @@ sender. Therefore nothing is sent under a lock that others need, nor in a thread
 1. `Check` is answered from memory.
 2. Changes are recorded, and a few threads of their own send them to the watchers: only the latest status, one message
    at a time per watcher. A watcher that does not accept its message within a second is cut off.
-3. The number of watchers is limited, and the names they ask for are not stored.
+3. The number of watchers is limited, and the names they ask for are not stored. Those beyond the limit learn nothing,
+   and call the server as if there were no health service.
 
 (grpcio's own servicer sends under its one lock: a watcher that accepts nothing stops health for everyone and keeps the
 server from stopping. It also keeps the name of every service that was ever watched.)
@@ -99,7 +100,8 @@ class HealthService(health_pb2_grpc.HealthServicer):
             if not is_full:
                 self._watchers.add(watcher)
         if is_full:
-            _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"Too many Watch streams (limit {MOST_WATCHERS}).")
+            # By the protocol a client then calls on without watching; any other code means an unhealthy server to it.
+            _abort(context, grpc.StatusCode.UNIMPLEMENTED, f"Too many Watch streams (limit {MOST_WATCHERS}).")
         if not context.add_callback(partial(self._over, watcher)):
             self._over(watcher)
             return

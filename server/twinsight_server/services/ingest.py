@@ -17,10 +17,10 @@ from weakref import ref
 
 from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.collections.collection import Collection
-from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PermissionDenied, TwinsightError
+from twinsight_core.errors import FailedPrecondition, NotFound, PermissionDenied, TwinsightError
 from twinsight_core.items import Checkpoint, check_checkpoint
 from twinsight_server.calls.call import Call
-from twinsight_server.services.inputs import check_count
+from twinsight_server.services.inputs import check_count, check_digest
 from twinsight_server.services.items import ItemWriter
 from twinsight_server.status import status_of
 
@@ -54,6 +54,8 @@ class IngestSession:
         collection = self._same_collection(call)
         last = collection.last_batch(self._ingest_id) if self._ingest_id else 0
         if not request.items:
+            digest = request.vector_model_digest
+            check_digest(digest, collection.spec.model_digest, of=f"collection `{collection.spec.id}`")
             return pb.IngestItemsResponse(batch=request.batch, last_batch=last)
         check_count(len(request.items), self._writer.max_items, field="items")
         checkpoint = None
@@ -72,8 +74,8 @@ class IngestSession:
     def refuse(self, request: pb.IngestItemsRequest, error: TwinsightError, call: Call) -> pb.IngestItemsResponse:
         """Returns the response to a message that failed as a whole, and remembers its batch."""
         denied = isinstance(error, PermissionDenied)
-        if request.items and self._is_resumable(request.batch):
-            # If the collection does not exist or is not the caller's, the one that was meant is unknown.
+        if request.items and self._ingest_id:
+            # A number below 1 is before all others, and never written: the stream takes no more of this bulk write. If the collection does not exist or is not the caller's, the one that was meant is unknown.
             meant = "" if denied or isinstance(error, NotFound) else self.collection
             self._refused.setdefault(self._ingest_id, _Refused()).add(request.batch, meant)
         return pb.IngestItemsResponse(
@@ -101,8 +103,9 @@ class IngestSession:
     def _check_order(self, request: pb.IngestItemsRequest, last: int) -> None:
         first = self._refused[self._ingest_id].first if self._ingest_id in self._refused else None
         if first is not None and request.batch > first:
+            wanted = "must be written first" if first >= 1 else "needs a number from 1 on, in another stream"
             raise FailedPrecondition(
-                f"`batch` (={request.batch}) comes after batch {first}, which was rejected and must be written first.",
+                f"`batch` (={request.batch}) comes after batch {first}, which was rejected and {wanted}.",
                 reason="BATCH_OUT_OF_ORDER",
                 field="batch",
             )
@@ -113,14 +116,6 @@ class IngestSession:
                 reason="BATCH_OUT_OF_ORDER",
                 field="follows",
             )
-
-    def _is_resumable(self, batch: int) -> bool:
-        """Whether a bulk write can resume after this batch: its ingest id and its number are valid."""
-        try:
-            check_checkpoint(Checkpoint(self._ingest_id, batch))
-        except InvalidInput:
-            return False
-        return True
 
     def _last_batch(self, call: Call) -> int:
         try:

@@ -11,11 +11,9 @@ from twinsight_client.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,
-    InvalidArgument,
     TwinsightClientError,
     Unavailable,
 )
-from twinsight_client.testing import limits
 from twinsight_client.testing.memory import MemoryServer
 from twinsight_client.testing.statuses import status_of
 from twinsight_client.testing.stored import MemoryCollection
@@ -56,7 +54,7 @@ class MemoryStream:
         except _ENDING:
             raise
         except TwinsightClientError as error:
-            if request.items and _is_resumable(request):
+            if request.items and request.ingest_id:
                 refused.add(request.batch)
             last = self._server.last_batch(request.collection, request.ingest_id)
             return collections_pb.IngestItemsResponse(batch=request.batch, error=status_of(error), last_batch=last)
@@ -79,8 +77,9 @@ class MemoryStream:
             return
         first = min(refused, default=request.batch)
         if request.batch > first:
+            wanted = "must be written first" if first >= 1 else "needs a number from 1 on, in another stream"
             raise FailedPrecondition(
-                f"`batch` (={request.batch}) comes after batch {first}, which was rejected and must be written first.",
+                f"`batch` (={request.batch}) comes after batch {first}, which was rejected and {wanted}.",
                 reason="BATCH_OUT_OF_ORDER",
             )
         if request.follows > last:
@@ -90,12 +89,3 @@ class MemoryStream:
             )
             violations = [FieldViolation("follows", message)]
             raise FailedPrecondition(message, reason="BATCH_OUT_OF_ORDER", violations=violations)
-
-
-def _is_resumable(request: collections_pb.IngestItemsRequest) -> bool:
-    """Whether a bulk write can resume after this batch: its ingest id and its number are valid."""
-    try:
-        limits.check_checkpoint(request.ingest_id, request.batch)
-    except InvalidArgument:
-        return False
-    return True
