@@ -35,6 +35,7 @@ import safetensors.numpy
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.host.bounded_files import FileTooLarge, read_bounded
+from twinsight_core.host.whole_files import exchanged, sync_file, sync_folder
 from twinsight_core.images import PREPROCESSING_VERSIONS, Preprocessing
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.models.configs.architectures import ARCHITECTURES, Config, check_input
@@ -245,16 +246,30 @@ def load_package(folder: Path) -> ModelPackage:
     return ModelPackage(name=folder.name, digest=digest, card=card, folder=folder)
 
 
+def package_folders(models_dir: Path | None = None) -> dict[str, Path]:
+    """Returns the folders of packages by name, in order, unread.
+
+    Args:
+        models_dir: folder that holds them; files, names that start with a dot or `__`, and `lost+found` are ignored.
+            None: that of the shipped ones.
+
+    Raises:
+        PackageError: the folder does not exist.
+    """
+    parent = models_dir or _SHIPPED
+    if not parent.is_dir():
+        raise PackageError(f"{parent}: the models folder does not exist.", reason="PACKAGE_MISSING")
+    found = (one for one in parent.iterdir() if not one.name.startswith((".", "__")) and one.name != "lost+found")
+    return {one.name: one for one in sorted(found) if one.is_dir()}
+
+
 def load_packages(models_dir: Path) -> list[ModelPackage]:
-    """Reads every package of a folder, by name; ignores files and names that start with a dot or `__`.
+    """Reads every package of a folder, by name; see `package_folders`.
 
     Raises:
         PackageError: the folder does not exist, or a package in it can't be read.
     """
-    if not models_dir.is_dir():
-        raise PackageError(f"{models_dir}: the models folder does not exist.", reason="PACKAGE_MISSING")
-    folders = (one for one in models_dir.iterdir() if one.is_dir() and not one.name.startswith((".", "__")))
-    return [load_package(folder) for folder in sorted(folders, key=lambda one: one.name)]
+    return [load_package(folder) for folder in package_folders(models_dir).values()]
 
 
 def shipped_packages() -> list[ModelPackage]:
@@ -279,7 +294,7 @@ def find_package(name: str, models_dir: Path | None = None) -> ModelPackage:
     for folder in (*([models_dir / name] if models_dir else []), _SHIPPED / name, Path(name)):
         if (folder / CARD_FILE).is_file():
             return load_package(folder.absolute())
-    shipped = ", ".join(f"`{one.name}`" for one in shipped_packages())
+    shipped = ", ".join(f"`{one}`" for one in package_folders())
     raise PackageError(
         f"Model `{name}` does not exist: it is neither a shipped model ({shipped}) nor a package folder.",
         reason="MODEL_NOT_FOUND",
@@ -343,10 +358,23 @@ def save_package(folder: Path, card: ModelCard, module: Network, *, report: byte
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Moves a folder to the place of another, which is deleted; if that fails, the other is as it was."""
+    """Moves a folder to the place of another, which is deleted; if that fails, the other is as it was.
+
+    Whatever happens in between, one of the two is in place, where the file system can exchange folders in one step.
+    """
+    for file in made.iterdir():
+        sync_file(file)
+    sync_folder(made)
     if not target.exists():
         made.replace(target)
-        return
+    elif exchanged(made, target):
+        shutil.rmtree(made)
+    else:
+        _replace_in_two_steps(made, target)
+    sync_folder(target.parent)
+
+
+def _replace_in_two_steps(made: Path, target: Path) -> None:
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
     try:
         target.replace(old)

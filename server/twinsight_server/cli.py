@@ -16,6 +16,7 @@ import click
 import structlog
 
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.errors import StartupError
 from twinsight_core.sealing.keyring import ENVIRONMENT
 from twinsight_server.config import ServerConfig
@@ -49,7 +50,7 @@ def _options() -> list[click.Parameter]:
     options: list[click.Parameter] = [
         _Setting(
             ["--config"],
-            type=click.Path(dir_okay=False, path_type=Path),
+            type=PathType(dir_okay=False),
             callback=_read_file,
             is_eager=True,
             expose_value=False,
@@ -99,7 +100,7 @@ def _click_type(hint: type) -> click.Choice[str] | click.Path | _NumberOr | type
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint))
     if hint is Path or Path in get_args(hint):
-        return click.Path(path_type=Path)
+        return PathType()
     return str if str in get_args(hint) else hint
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -15,7 +14,7 @@ Setting = str | int | float | bool
 
 
 def read_settings(path: Path) -> dict[str, Setting]:
-    """Returns the settings of a file by the names of `ServerConfig`'s fields; expands a leading `~` in paths.
+    """Returns the settings of a file by the names of `ServerConfig`'s fields.
 
     Raises:
         ValueError: it can't be read, is not TOML, names an unknown setting, or has a value of the wrong type.
@@ -37,8 +36,8 @@ def read_settings(path: Path) -> dict[str, Setting]:
             raise ValueError(f"{path}: `{name}` (={value!r}) must be {_any_of(kinds, words)}.")
         if isinstance(value, str) and "\0" in value:
             raise ValueError(f"{path}: `{name}` must not contain a null character.")
-        if isinstance(value, str) and Path in {hints[name], *get_args(hints[name])}:
-            values[name] = os.path.expanduser(value)  # noqa: PTH111 - pathlib's fails without a home folder
+        if value == "" and Path in {hints[name], *get_args(hints[name])}:
+            raise ValueError(f"{path}: `{name}` is empty; the current folder is `.`.")
     return values
 
 

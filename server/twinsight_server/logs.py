@@ -50,8 +50,11 @@ def set_up_logs(form: Literal["json", "console"], level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("twinsight").setLevel(level.upper())
+    least = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(max(logging.WARNING, least))
+    for ours in ("twinsight", "twinsight_core"):
+        logging.getLogger(ours).setLevel(least)
+    logging.captureWarnings(capture=True)  # JAX's about its cache, for instance
     # grpcio logs a traceback for each malformed message: any client could fill the log.
     logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
 

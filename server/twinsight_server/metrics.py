@@ -192,7 +192,7 @@ class Metrics:
             StartupError: the address is malformed or in use.
         """
         host, _, port = listen.rpartition(":")
-        if not host:
+        if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
             raise StartupError(f"`metrics_listen` (={listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
         try:
             self._http, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self.registry)

@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from twinsight_core import packages
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
 from twinsight_core.images import Preprocessing
@@ -269,6 +270,7 @@ def test_packages_of_a_folder_come_by_name(folder: Path) -> None:
     shutil.copytree(folder, folder.with_name("another"))
     shutil.copytree(folder, folder.with_name(".hidden"))
     (folder.parent / "notes.txt").write_text("not a package")
+    (folder.parent / "lost+found").mkdir()  # of a file system's own folder
     assert [package.name for package in load_packages(folder.parent)] == ["another", "tiny"]
 
 
@@ -306,6 +308,19 @@ def test_through_a_link_what_it_leads_to_is_replaced(folder: Path, network: Siam
     assert sorted(one.name for one in models.iterdir()) == ["linked", "new"]
 
 
+def test_a_package_takes_the_place_of_another_in_one_step(
+    folder: Path, network: SiameseNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)  # the old one is not moved away first
+    monkeypatch.setattr(shutil, "rmtree", killed)  # nor is anything left to do but to delete it
+    with pytest.raises(KeyboardInterrupt):
+        save_package(folder, replace(CARD, description="Newer."), network)
+    assert load_package(folder).card.description == "Newer."
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_package_that_can_not_be_put_in_place_leaves_the_old_one(
     failing: int, folder: Path, network: SiameseNetwork, monkeypatch: pytest.MonkeyPatch
@@ -318,6 +333,7 @@ def test_a_package_that_can_not_be_put_in_place_leaves_the_old_one(
             raise OSError(errno.EBUSY, "Device or resource busy")
         return move(path, target)
 
+    monkeypatch.setattr(packages, "exchanged", lambda *_: False)  # as on a file system that can't
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="busy"):
         save_package(folder, replace(CARD, description="Newer."), network)
@@ -326,10 +342,10 @@ def test_a_package_that_can_not_be_put_in_place_leaves_the_old_one(
 
 
 def test_the_shipped_packages_are_small_and_say_what_they_are() -> None:
-    packages = shipped_packages()
+    shipped = shipped_packages()
     tasks = {"base": "embedding", "cells": "detection", "garments": "classification", "glyph": "embedding"}
-    assert {one.name: one.card.task for one in packages} == tasks
-    for one in packages:
+    assert {one.name: one.card.task for one in shipped} == tasks
+    for one in shipped:
         assert (one.folder / WEIGHTS_FILE).stat().st_size <= 12_000_000, one.name
         assert all((one.card.licence, one.card.training_data, one.card.description, one.card.recipe)), one.name
 

@@ -104,15 +104,28 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     assert config.queue_size == ServerConfig().queue_size
 
 
-def test_a_path_in_a_file_may_begin_at_home(
+def test_a_path_may_begin_at_home_wherever_it_is_given(
     tmp_path: Path, started: list[ServerConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "twinsight.toml"
-    file.write_text('data_dir = "~/pictures"\nmodels_dir = "~/models"\nmodels = "~"\n')
-    serve("--config", str(file))
+    file.write_text('data_dir = "~/pictures"\nmodels = "~"\n')
+    serve("--config", str(file), "--audit-log", "~/audit", env={"TWINSIGHT_MODELS_DIR": "~/models"})
     (config,) = started
     assert (config.data_dir, config.models_dir, config.models) == (tmp_path / "pictures", tmp_path / "models", "~")
+    assert config.audit_log == tmp_path / "audit"
+
+
+@pytest.mark.parametrize("name", ["data_dir", "models_dir", "cache_dir", "api_keys"])
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, started: list[ServerConfig], name: str) -> None:
+    file = tmp_path / "twinsight.toml"
+    file.write_text(f'{name} = ""\n')
+    flag = "--" + name.replace("_", "-")
+    refused = serve(flag, "")
+    assert f"Invalid value for '{flag}'" in refused
+    assert "): is empty; the current folder is `.`." in refused
+    assert f"`{name}` is empty; the current folder is `.`." in serve("--config", str(file))
+    assert not started
 
 
 def test_no_flags_mean_the_defaults(started: list[ServerConfig]) -> None:

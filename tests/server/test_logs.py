@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -17,9 +19,24 @@ def logs() -> Iterator[None]:
     yield
     root.handlers = handlers
     root.setLevel(level)
-    for name in ("twinsight", "grpc._server"):
+    for name in ("twinsight", "twinsight_core", "grpc._server"):
         logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.captureWarnings(capture=False)
     structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(("level", "told"), [("debug", "abcde"), ("info", "bcde"), ("warning", "cde"), ("error", "e")])
+def test_the_level_is_that_of_all_parts(level: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs("json", level)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    logging.getLogger("twinsight_core.executors").debug("a")
+    logging.getLogger("twinsight.app").info("b")
+    logging.getLogger("another").warning("c")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # in tests they are errors
+        warnings.warn("d", stacklevel=1)
+    logging.getLogger("twinsight_core.index").error("e")
+    lines = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert [line if len(line) == 1 else "d" for line in lines] == list(told)
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

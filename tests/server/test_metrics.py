@@ -42,6 +42,7 @@ def test_it_tells_of_the_process_the_release_and_the_collections(metrics: Metric
 
 
 def test_it_listens_where_it_is_told_to_and_nowhere_else(metrics: Metrics) -> None:
-    with pytest.raises(StartupError, match=r"^`metrics_listen` \(=:9464\) must be HOST:PORT\.$"):
-        metrics.serve(":9464")
+    for listen in (":9464", "127.0.0.1:x", "127.0.0.1:65536"):
+        with pytest.raises(StartupError, match=rf"^`metrics_listen` \(={listen}\) must be HOST:PORT\.$"):
+            metrics.serve(listen)
     assert metrics.serve("[::1]:0").startswith("[::1]:")

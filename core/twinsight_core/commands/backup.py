@@ -10,6 +10,7 @@ import click
 from twinsight_core.commands.failing import PARTIAL, clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import collection_options, data_dir_option
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.errors import TwinsightError
 from twinsight_core.storage.backups import back_up
 
@@ -34,7 +35,7 @@ from twinsight_core.storage.backups import back_up
 @data_dir_option()
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     required=True,
     help="Folder to create; must neither exist nor lie among the collections.",
 )

@@ -9,10 +9,11 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.storage.backups import read_manifest
 from twinsight_core.storage.removing import left_over, take_out
 
-_backup = click.argument("backup", type=click.Path(path_type=Path, file_okay=False))
+_backup = click.argument("backup", type=PathType(file_okay=False))
 
 
 @click.group(

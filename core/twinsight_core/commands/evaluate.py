@@ -20,6 +20,7 @@ from twinsight_core.commands.labelled import (
 )
 from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.commands.output import write_json, write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.errors import TrainingError
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
@@ -49,11 +50,11 @@ AS_GIVEN = "as given; whether the model was trained on them is unknown"
 @click.option("--groups", is_flag=True, help="Keep pairs and trials within groups (folders of class folders).")
 @click.option(
     "--annotations",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     help="For a detector: COCO JSON file for the pictures in --data; without it, --data has the Pascal VOC layout.",
 )
 @click.option("--image-set", help="For a detector: VOC image list to use; all pictures without it.")
-@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="HTML report to write.")
+@click.option("--report", type=PathType(dir_okay=False), help="HTML report to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @told
 def evaluate(

@@ -8,6 +8,7 @@ import click
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.exporting.package import FORMATS, Format, export_package
 from twinsight_core.packages import find_package
 
@@ -39,10 +40,10 @@ from twinsight_core.packages import find_package
     required=True,
     help="onnx needs the extra `onnx`; stablehlo is jax.export's serialised form.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
+@click.option("--out", type=PathType(dir_okay=False), required=True, help="File to write.")
 @click.option(
     "--models-dir",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     envvar="TWINSIGHT_MODELS_DIR",
     show_envvar=True,
     help="Folder whose sub-folders are further model packages.",

@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from twinsight_core.commands.paths import PathType
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -17,7 +19,7 @@ def data_dir_option(about: str = "The server's data folder.") -> Callable[[Calla
     """Returns a decorator that adds `--data-dir` to a command, which `TWINSIGHT_DATA_DIR` sets too."""
     return click.option(
         "--data-dir",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=PathType(file_okay=False),
         required=True,
         envvar="TWINSIGHT_DATA_DIR",
         show_envvar=True,
@@ -53,9 +55,7 @@ def package_option(about: str, *, required: bool = True) -> Callable[[Callable[P
         del context, parameter
         return None if value is None else Path(os.path.abspath(value))  # noqa: PTH100 - `resolve` follows links
 
-    return click.option(
-        "--out", type=click.Path(path_type=Path, file_okay=False), required=required, callback=absolute, help=about
-    )
+    return click.option("--out", type=PathType(file_okay=False), required=required, callback=absolute, help=about)
 
 
 def keyring_option(

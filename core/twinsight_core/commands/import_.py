@@ -10,6 +10,7 @@ import click
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import package_option
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.errors import StartupError
 from twinsight_core.importing.package import CLASSIFIER_PX, IMPORTABLE, NOT_STATED, Importable, import_package
 
@@ -40,14 +41,14 @@ _NUMBERED = re.compile(r"(?P<number>\d{1,9})\s*[,:;\t]\s*(?P<name>.+)")
 )
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     required=True,
     help="Weight file: safetensors, or PyTorch (.pt, .pth, .ckpt, .bin), which needs the extra `torch`.",
 )
 @package_option("Package folder to write; its name is the model's. An existing package is replaced.")
 @click.option(
     "--labels",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     help="Class names, one per line in the order of the weights, or `N, name`. Repeated names get their number "
     "appended. Without it, classes are named `class 0` and so on.",
 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.commands.options import refuse_options
+from twinsight_core.commands.paths import PathType
 from twinsight_core.errors import TrainingError
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training.data import LabelledImages, read_class_folders, tell_skipped
@@ -19,7 +20,7 @@ from twinsight_core.training.siamese_pairs import PairPictures, read_pair_pictur
 
 DATA_OPTION = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     required=True,
     help="Folder or zip with the pictures. Of data in parts (train/, val/, test/) name one: DIR/test.",
 )
@@ -27,11 +28,11 @@ MODEL_OPTION = click.option(
     "--model", required=True, help="A shipped model, a package folder, or a name in --models-dir."
 )
 MODELS_DIR_OPTION = click.option(
-    "--models-dir", type=click.Path(path_type=Path), envvar="TWINSIGHT_MODELS_DIR", help="Folder of further packages."
+    "--models-dir", type=PathType(), envvar="TWINSIGHT_MODELS_DIR", help="Folder of further packages."
 )
 PAIRS_OPTION = click.option(
     "--pairs",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     help="List of pairs: LEFT,RIGHT,SAME[,FOLD] per line, or LFW's pairs.txt.",
 )
 SKIP_BAD_OPTION = click.option("--skip-bad", is_flag=True, help="Skip what can't be read instead of stopping.")

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Concatenate, ParamSpec
 
 import click
@@ -15,6 +14,7 @@ from click.core import ParameterSource
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import package_option
 from twinsight_core.commands.output import LineFormatter, printable
+from twinsight_core.commands.paths import PathType
 from twinsight_core.packages import find_package
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.distillation import Distillation
@@ -26,7 +26,7 @@ _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Run))
 _EXCLUDE = click.option(
     "--exclude",
-    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    type=PathType(dir_okay=False, exists=True),
     help="File of class names to leave out of everything, one per line (those of a test set, say).",
 )
 
@@ -166,7 +166,7 @@ def run_options(
     options: list[_Decorator] = [
         click.option(
             "--data",
-            type=click.Path(path_type=Path),
+            type=PathType(),
             required=True,
             help="Folder or zip with the pictures"
             + (". Of data in parts (train/, val/, test/) name one: DIR/train." if class_folders else "."),

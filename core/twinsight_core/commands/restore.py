@@ -9,6 +9,7 @@ import click
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import collection_options, data_dir_option
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.storage.restoring import restore as restored
 
 
@@ -26,7 +27,7 @@ from twinsight_core.storage.restoring import restore as restored
       twinsight restore /backup/monday --data-dir /srv/twinsight --exclude customer-7
     """,
 )
-@click.argument("backup", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("backup", type=PathType(file_okay=False))
 @data_dir_option("The data folder; created if missing.")
 @collection_options
 @click.option("--replace", is_flag=True, help="Overwrite collections that exist.")

@@ -9,6 +9,7 @@ import click
 from twinsight_core.commands.failing import clean_up_at_sigterm, exit_on_failure
 from twinsight_core.commands.folders import data_dir_option
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.storage.salvaging import salvage as salvaged
 
 
@@ -26,7 +27,7 @@ from twinsight_core.storage.salvaging import salvage as salvaged
 )
 @click.argument("collection")
 @data_dir_option()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the backup to create.")
+@click.option("--out", type=PathType(), required=True, help="Folder of the backup to create.")
 def salvage(*, collection: str, data_dir: Path, out: Path) -> None:
     """Salvages as the options say."""
     with exit_on_failure(), clean_up_at_sigterm():

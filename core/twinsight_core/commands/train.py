@@ -18,6 +18,7 @@ import click
 
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
 from twinsight_core.commands.options import given, run_options
+from twinsight_core.commands.paths import PathType
 from twinsight_core.commands.train_siamese import siamese_command
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
@@ -141,7 +142,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
 )
 @click.option(
     "--annotations",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     help="COCO JSON file for the pictures in --data; without it, --data has the Pascal VOC layout.",
 )
 @click.option("--training-set", help="VOC image list to train on [default: train, if both train and val exist].")

@@ -17,6 +17,7 @@ from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
 from twinsight_core.commands.options import given, refuse_options, run_options
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibration
 from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.siamese import SiameseNetwork
@@ -57,7 +58,7 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
 @run_options(size=160, steps=600, learning_rate=3e-4, start="base", frozen_blocks=4, distillation_temperature=0.1)
 @click.option(
     "--pairs",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     help="List of pairs to train on instead of classes: LEFT,RIGHT,SAME[,FOLD] per line, or LFW's pairs.txt.",
 )
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 LONGEST_WAIT_S = 10.0
 """For another process to have rewritten a file."""
 _LOOK_S = 0.05
+_HERE = -100  # AT_FDCWD
+_EXCHANGE = 2  # RENAME_EXCHANGE
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors of a full disk, or a quota that is used up."""
 
@@ -90,6 +93,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchanged(one: Path, other: Path) -> bool:
+    """Exchanges two files or folders in one step; returns whether the system and the file system can, as Linux's do.
+
+    Raises:
+        OSError: neither is changed.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if not rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
+        return True
+    code = ctypes.get_errno()
+    if code in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
+        return False
+    raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 def _locked(file: Path) -> int:

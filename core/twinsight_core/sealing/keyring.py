@@ -81,7 +81,8 @@ def read_keyring(source: str) -> Keyring:
     """Returns a keyring.
 
     Args:
-        source: path of a file that only its owner, and perhaps a group, may read; or `env:NAME`.
+        source: path of a file that only its owner, and perhaps a group, may read, `~` for the home folder; or
+            `env:NAME`.
 
     Raises:
         StartupError: it does not exist or is invalid, or others may read the file; the message contains no secret.
@@ -92,7 +93,7 @@ def read_keyring(source: str) -> Keyring:
         if content is None:
             raise StartupError(f"The keyring `{source}` does not exist: `{name}` is not set.", reason="KEYRING_INVALID")
         return _parsed(content, source)
-    path = Path(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - pathlib's fails without a home folder
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -346,6 +346,8 @@ def _check_outside(out: Path, data_dir: Path) -> None:
 
 
 def _check_absent(out: Path) -> None:
+    if not out.parent.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
     if os.path.lexists(out):
         raise AlreadyExists(f"`{out}` already exists; nothing was written.", reason="BACKUP_EXISTS")
 

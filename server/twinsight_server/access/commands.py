@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from twinsight_core.commands.output import write_line
+from twinsight_core.commands.paths import PathType
 from twinsight_core.errors import StartupError
 from twinsight_server.access.keys import ApiKey, changing, check_name, digest, new_key, read_keys
 from twinsight_server.access.principals import MOST, RIGHTS, Grant, Share
@@ -18,7 +19,7 @@ from twinsight_server.access.principals import MOST, RIGHTS, Grant, Share
 _file = click.option(
     "--file",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     required=True,
     envvar="TWINSIGHT_API_KEYS",
     show_envvar=True,

@@ -11,7 +11,7 @@ from twinsight_core.engine import Engine
 from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PackageError
 from twinsight_core.executors.choice import ChosenExecutor
 from twinsight_core.models.tasks import Task
-from twinsight_core.packages import ModelPackage, load_packages, shipped_packages
+from twinsight_core.packages import ModelPackage, load_package, package_folders
 from twinsight_server.config import ServerConfig
 from twinsight_server.inference.batcher import Batcher
 from twinsight_server.metrics import Metrics
@@ -159,7 +159,7 @@ def _default_name(packages: dict[str, ModelPackage], config: ServerConfig) -> st
     Raises:
         PackageError: the given one is not among the packages.
     """
-    given = config.default_model
+    given = config.default_model.strip()
     if given and given not in packages:
         missing = NotFound.among("Default model", given, packages, reason="MODEL_NOT_FOUND").message
         raise PackageError(f"{missing} Give one of these as `--default-model`.", reason="MODEL_NOT_FOUND")
@@ -177,13 +177,14 @@ def read_packages(config: ServerConfig) -> dict[str, ModelPackage]:
     Raises:
         PackageError: one can't be read, `models_dir` is not a folder, or a name in `models` does not exist.
     """
-    packages = {package.name: package for package in shipped_packages()}
+    folders = package_folders()
     if config.models_dir is not None:
-        packages |= {package.name: package for package in load_packages(config.models_dir)}
+        folders |= package_folders(config.models_dir)
     wanted = [name.strip() for name in config.models.split(",") if name.strip()]
     for name in wanted:
-        if name not in packages:
+        if name not in folders:
             raise PackageError(
-                NotFound.among("Model", name, packages, reason="MODEL_NOT_FOUND").message, reason="MODEL_NOT_FOUND"
+                NotFound.among("Model", name, folders, reason="MODEL_NOT_FOUND").message, reason="MODEL_NOT_FOUND"
             )
-    return {name: packages[name] for name in wanted} if wanted else packages
+    # Others may be half copied, or of a later version.
+    return {name: load_package(folders[name]) for name in wanted or sorted(folders)}

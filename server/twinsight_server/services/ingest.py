@@ -75,7 +75,8 @@ class IngestSession:
         """Returns the response to a message that failed as a whole, and remembers its batch."""
         denied = isinstance(error, PermissionDenied)
         if request.items and self._ingest_id:
-            # A number below 1 is before all others, and never written: the stream takes no more of this bulk write. If the collection does not exist or is not the caller's, the one that was meant is unknown.
+            # A number below 1 is before all others, and never written: the stream takes no more of this bulk write.
+            # If the collection does not exist or is not the caller's, the one that was meant is unknown.
             meant = "" if denied or isinstance(error, NotFound) else self.collection
             self._refused.setdefault(self._ingest_id, _Refused()).add(request.batch, meant)
         return pb.IngestItemsResponse(

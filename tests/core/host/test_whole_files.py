@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twinsight_core.host import whole_files
-from twinsight_core.host.whole_files import behind_links, rewrite_whole, rewriting
+from twinsight_core.host.whole_files import behind_links, exchanged, rewrite_whole, rewriting
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
 
@@ -116,6 +116,18 @@ def test_who_rewrites_a_file_waits_for_the_one_before(tmp_path: Path, *, is_ther
     for one in threads:
         one.join()
     assert file.read_bytes() == b"8"
+
+
+def test_two_folders_are_exchanged_in_one_step_or_not_at_all(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    if exchanged(one, other):  # the file system can
+        assert [[file.name for file in folder.iterdir()] for folder in (one, other)] == [["other"], ["one"]]
+    with pytest.raises(FileNotFoundError):
+        exchanged(one, tmp_path / "gone")
+    assert one.is_dir()
 
 
 def test_who_waits_too_long_for_a_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from twinsight_core.errors import InvalidInput, NotFound, PackageError
+from twinsight_core.packages import package_folders
 from twinsight_server.config import ServerConfig
 from twinsight_server.inference.models import Models, read_packages
 from twinsight_server.metrics import Metrics
@@ -25,10 +27,21 @@ def offered(tmp_path: Path) -> Offered:
     return made
 
 
+def test_only_the_packages_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    shutil.copytree(package_folders()["glyph"], tmp_path / "models" / "mine")
+    (tmp_path / "models" / "half-copied").mkdir()
+    config = ServerConfig(models="mine", models_dir=tmp_path / "models", cache_dir=tmp_path)
+    assert list(read_packages(config)) == ["mine"]
+    with pytest.raises(PackageError, match=r"half-copied/model\.json: the file is missing"):
+        read_packages(replace(config, models=""))
+    with pytest.raises(PackageError, match=r"available: `base`, .*`half-copied`.*`mine`"):
+        read_packages(replace(config, models="gone"))
+
+
 def test_base_is_the_default_where_it_is_served(offered: Offered) -> None:
     assert offered("").default_name == "base"
     assert offered("glyph,base").get("").name == "base"
-    assert offered("glyph,base", "glyph").get("").name == "glyph"
+    assert offered("glyph,base", "glyph ").get("").name == "glyph"
 
 
 def test_the_only_embedding_model_is_the_default_without_base(offered: Offered) -> None:
