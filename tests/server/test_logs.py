@@ -27,7 +27,7 @@ def logs() -> Iterator[None]:
 
 @pytest.mark.parametrize(("level", "told"), [("debug", "abcde"), ("info", "bcde"), ("warning", "cde"), ("error", "e")])
 def test_the_level_is_that_of_all_parts(level: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    set_up_logs("json", level)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    set_up_logs("json", level)
     logging.getLogger("twinsight_core.executors").debug("a")
     logging.getLogger("twinsight.app").info("b")
     logging.getLogger("another").warning("c")

@@ -12,11 +12,9 @@
    to fill (`batch_wait` decides how long), but only while pictures are being decoded.
 5. A lone picture of an otherwise idle model is decoded and computed in its caller's thread, on all cores: passing it to
    a lane and back would cost two wake-ups, of up to a millisecond each if the processor has gone to sleep.
-6. Pictures whose caller has gone or whose deadline has passed are dropped before they are decoded, and again before
-   they are computed.
+6. Pictures whose caller has gone or whose deadline has passed are dropped before decoding, and before computing.
 7. The test picture behind health goes ahead of all others, as a batch of its own.
-8. Each picture's future gets its row. A batch that fails is retried picture by picture, so that a bad picture fails
-   alone.
+8. Each picture's future gets its row. A batch that fails is retried picture by picture: a bad one fails alone.
 9. A turn that hangs in the model is given up: its pictures fail, and its lane is renewed (`Engine.renew`) and continues
    in a new thread. Whatever the old thread still returns is ignored.
 """
@@ -346,7 +344,9 @@ class Batcher:
         with own_core(wanted=self._engine.has_lane_per_core) as core:
             while turn := self._next_turn(lane, core):
                 core.take()
-                if not self._serve(turn, infer):
+                is_kept = self._serve(turn, infer)
+                del turn  # its pictures and their calls would stay until the next ones come
+                if not is_kept:
                     return
 
     def _next_turn(self, lane: int, core: OwnCore) -> Turn | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -107,6 +108,17 @@ def hold(batcher: Batcher, executor: GatedExecutor) -> None:
 def test_a_lone_picture_does_not_wait_for_company(batcher: Batcher) -> None:
     # With a wait of 30 s the test's time limit would tell.
     assert submit(batcher, 7).result(10) == 7
+
+
+def test_an_idle_lane_keeps_nothing_of_its_last_batch(batcher: Batcher) -> None:
+    image, caller = pixel(7), call()
+    left: list[weakref.ref[object]] = [weakref.ref(image), weakref.ref(caller)]
+    assert red_of(batcher.submit_urgent(image, caller)) == 7
+    del image, caller
+    ends = time.monotonic() + 30
+    while any(one() is not None for one in left) and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert [one() for one in left] == [None, None]
 
 
 def test_pictures_that_wait_share_a_batch(batcher: Batcher, executor: GatedExecutor) -> None:
