@@ -25,6 +25,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -358,20 +359,21 @@ def save_package(folder: Path, card: ModelCard, module: Network, *, report: byte
 
 
 def _put_in_place(made: Path, target: Path) -> None:
-    """Moves a folder to the place of another, which is deleted; if that fails, the other is as it was.
+    """Moves a folder to the place of another, which comes to be where that was, or is deleted.
 
-    Whatever happens in between, one of the two is in place, where the file system can exchange folders in one step.
+    If that fails, the other is as it was. Where the file system can exchange folders in one step, one of the two is in
+    place at any time.
     """
     for file in made.iterdir():
         sync_file(file)
-    sync_folder(made)
+    with suppress(OSError):  # not every file system can sync folders
+        sync_folder(made)
     if not target.exists():
         made.replace(target)
-    elif exchanged(made, target):
-        shutil.rmtree(made)
-    else:
+    elif not exchanged(made, target):
         _replace_in_two_steps(made, target)
-    sync_folder(target.parent)
+    with suppress(OSError):
+        sync_folder(target.parent)
 
 
 def _replace_in_two_steps(made: Path, target: Path) -> None:

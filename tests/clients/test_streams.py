@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 from hypothesis import given
@@ -26,8 +27,15 @@ from twinsight_client.testing import AsyncFakeClient, FakeClient
 pytestmark = pytest.mark.client
 
 
-def ingest(batch_size: int, *, last_batch: int = 0) -> IngestFlow:
-    return IngestFlow("c", ingest_id="i", vector_model_digest="d", batch_size=batch_size, last_batch=last_batch)
+def ingest(batch_size: int, *, last_batch: int = 0, most_bytes: int = -1) -> IngestFlow:
+    return IngestFlow(
+        "c",
+        ingest_id="i",
+        vector_model_digest="d",
+        batch_size=batch_size,
+        most_bytes=most_bytes,
+        last_batch=last_batch,
+    )
 
 
 def cut(flow: IngestFlow, items: list[NewItem]) -> list[tuple[int, list[str]]]:
@@ -293,14 +301,31 @@ def test_what_no_message_can_hold_fails_alone_unread(tmp_path: Path) -> None:
         file.truncate(1 << 40)  # a sparse file: reading it would end the test
     flow = EmbedFlow(model="", batch_size=4, most_bytes=10_000)
     sent = list(flow.requests([b"a", huge, b"b", b"c" * 10_000, b"d"]))
-    assert [message.ByteSize() for message in sent] == [5, 4, 5, 4, 5]
+    assert [message.ByteSize() for message in sent] == [5, 2, 5, 2, 5]
     accepted = inference_pb.EmbedStreamResponse()
     accepted.results.add().embedding.vector = b"\0\0\x80\x3f"
     errors = [error for _ in sent for error in flow.parse(accepted, CallInfo()).errors()]
     assert [(error.index, error.code, error.reason) for error in errors] == [
         (index, "RESOURCE_EXHAUSTED", "CLIENT_CHECK") for index in (1, 3)
     ]
-    assert errors[0].message == "About 1099511627776 bytes are too many for a message of max_send_bytes (10000 bytes)."
+    said = "{} bytes are more than a message may have (max_send_bytes: 10000)."
+    assert [error.message for error in errors] == [said.format(1 << 40), said.format(10_006)]
+
+
+def test_a_vector_counts_as_what_it_takes_in_a_message() -> None:
+    flow = ingest(4, most_bytes=1000)
+    (message,) = flow.requests([NewItem("a", np.ones(200))])  # of 8 bytes each, sent as 4
+    assert isinstance(message, collections_pb.IngestItemsRequest)
+    assert len(message.items[0].vector) == 800
+
+
+def test_what_stands_in_fails_alone_in_a_collection_without_a_model(tmp_path: Path) -> None:
+    """There a picture that can't be embedded would stop a bulk write, through no fault of its own."""
+    sent = list(ingest(4, most_bytes=1000).requests([NewItem("a", [1.0]), NewItem("b", tmp_path / "gone.png")]))
+    sent += list(ingest(4, most_bytes=1000).requests([NewItem("c" * 2000, [1.0] * 1000)]))
+    stand_ins = [message.items[-1] for message in sent if isinstance(message, collections_pb.IngestItemsRequest)]
+    assert [one.WhichOneof("input") for one in stand_ins] == ["image", "image"]
+    assert [one.image.WhichOneof("source") for one in stand_ins] == [None, None]
 
 
 def test_messages_are_full_before_the_channel_carries_no_more() -> None:
@@ -317,5 +342,13 @@ def test_a_name_that_no_file_can_have_fails_alone(tmp_path: Path, picture: Calla
         (1, "FILE_UNREADABLE"),
         (2, "FILE_UNREADABLE"),
     ]
-    with pytest.raises(FileNotFoundError, match="no file can have this name"):
+    shown = ascii(str(tmp_path / name))[1:-1]
+    assert found.errors()[1].message == f"`{shown}` can't be read: no file can have this name."
+    with pytest.raises(OSError, match="no file can have this name"):
         FakeClient().embed([str(tmp_path / name)])
+    client = FakeClient()
+    client.create_collection("c", model="fake")
+    items = [NewItem("a", picture(1)), NewItem("b", tmp_path / name), NewItem("c", picture(2))]
+    (written,) = client.ingest("c", items, ingest_id="i")
+    assert [(error.index, error.reason) for error in written.errors()] == [(1, "FILE_UNREADABLE")]
+    assert [item.id for page in client.list_items("c") for item in page.values()] == ["a", "c"]

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from twinsight_core import packages
 from twinsight_core.calibration import Calibration
 from twinsight_core.errors import PackageError
+from twinsight_core.host.whole_files import exchanged
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.configs.classifier import MAX_CLASSES, ClassifierConfig
 from twinsight_core.models.configs.mobilenet import MobileNetConfig
@@ -314,6 +315,11 @@ def test_a_package_takes_the_place_of_another_in_one_step(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    probe = folder.parent / "probe"
+    probe.mkdir()
+    if not exchanged(folder, probe):
+        pytest.skip("the file system exchanges no folders")
+    exchanged(folder, probe)
     monkeypatch.setattr(Path, "replace", killed)  # the old one is not moved away first
     monkeypatch.setattr(shutil, "rmtree", killed)  # nor is anything left to do but to delete it
     with pytest.raises(KeyboardInterrupt):

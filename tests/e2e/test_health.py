@@ -233,6 +233,7 @@ def test_rejections_give_their_places_in_the_connection_back_without_garbage_col
         ("CollectionService", "CreateCollection", new, grpc.StatusCode.ALREADY_EXISTS),
     ]
     api.call("CollectionService", "CreateCollection", **new)
+    of_no_model = api.message("EmbedStreamRequest", model="gone", images=[no_picture["image"]])
     gc.collect()
     gc.disable()
     try:
@@ -245,6 +246,12 @@ def test_rejections_give_their_places_in_the_connection_back_without_garbage_col
                     api.call(service, method, **fields)
                 assert caught.value.code() is code
                 del caught  # it leads to this frame, and to the call
+            unbound = api.message("IngestItemsRequest", collection="c", ingest_id="i", batch=1)
+            unbound.items.add(id="a", image=no_picture["image"])
+            (answer,) = api.stream("CollectionService", "IngestItems")(iter([unbound]), timeout=30)
+            assert errors.reason(answer.error) == "COLLECTION_UNBOUND"
+            (answer,) = api.stream("InferenceService", "EmbedStream")(iter([of_no_model]), timeout=30)
+            assert errors.reason(answer.error) == "MODEL_NOT_FOUND"
     finally:
         gc.enable()
     api.close()

@@ -32,7 +32,16 @@ ImageSource: TypeAlias = bytes | str | Path | Pixels | Image.Image
 UNREADABLE = "FILE_UNREADABLE"
 """Reason of an error: the client can't read a file."""
 _OF_FILE = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EILSEQ,
+    }
 )
 
 
@@ -117,7 +126,7 @@ def size_bytes(content: Content) -> int:
     if isinstance(source, Image.Image):
         return source.width * source.height * 3
     if isinstance(source, np.ndarray):
-        return source.nbytes
+        return source.nbytes if source.ndim > 1 else 4 * source.size
     return len(source) if isinstance(source, bytes) else 4 * len(source)
 
 
@@ -125,14 +134,14 @@ def _path(source: str | Path) -> Path:
     """Returns the path of a file.
 
     Raises:
-        FileNotFoundError: no file can have that name.
+        OSError: no file can have that name.
     """
     try:
         is_name = b"\0" not in os.fsencode(source)
     except UnicodeEncodeError:
         is_name = False
     if not is_name:
-        raise FileNotFoundError(errno.ENOENT, "no file can have this name", ascii(str(source)))
+        raise OSError(errno.EILSEQ, "no file can have this name", ascii(str(source))[1:-1])
     return Path(source)
 
 

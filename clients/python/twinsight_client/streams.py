@@ -32,6 +32,7 @@ from google.protobuf.message import Message
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
+from twinsight.v1 import types_pb2
 from twinsight_client import answers
 from twinsight_client.answers import Sent
 from twinsight_client.errors import InvalidArgument, ResourceExhausted, TwinsightClientError
@@ -47,6 +48,7 @@ BATCH_BYTES = 8 * 1024 * 1024
 _AROUND_BYTES = 4096
 """More than a message takes beside the picture, vector and metadata of its only thing."""
 
+_ID_CHARACTERS = 256  # longer ones are invalid
 _LOOKED_UP = 64
 """Items, of those that were skipped as on disk, that are looked up."""
 
@@ -127,16 +129,13 @@ class Flow(ABC, Generic[T, R, A]):
     def _size_bytes(self, thing: T) -> int: ...
 
     @abstractmethod
-    def _stand_in(self, thing: T) -> T:
-        """Returns what to send in the place of a thing that can't be: something small, which the server rejects."""
-
-    @abstractmethod
-    def _message(self, batch: Sequence[T], end: int) -> tuple[Message, Mapping[int, OSError]]:
+    def _message(self, batch: Sequence[T], end: int, *, are_sent: bool = True) -> tuple[Message, Mapping[int, OSError]]:
         """Returns the message of a batch, and why files of it can't be read, by their places in it.
 
         Args:
             batch: its things.
             end: how many things it and what came before it hold.
+            are_sent: false: only stand-ins are, which the server rejects one by one.
         """
 
     @abstractmethod
@@ -180,17 +179,18 @@ class Flow(ABC, Generic[T, R, A]):
     def _sendable(self, batch: Sequence[T], start: int, *, size: int) -> tuple[Message, dict[int, ItemError]]:
         """Returns the message of a batch of about `size` bytes, and why things of it are not in it, by their numbers.
 
-        A thing is not even read if it alone is larger than any message.
+        A thing that is far larger than any message is not even read.
         """
         end = start + len(batch)
-        if not self._exceeds(size):
+        if not self._exceeds(size // 2):  # sizes are estimates, at most twice as high as they should be
             message, failed = self._message(batch, end)
             # Measuring a message costs as much as serializing it.
-            may_exceed = len(batch) == 1 and self._exceeds(size + _AROUND_BYTES)
-            if not (may_exceed and self._exceeds(message.ByteSize())):
+            if len(batch) == 1 and self._exceeds(size + _AROUND_BYTES):
+                size = message.ByteSize()
+            if len(batch) > 1 or not self._exceeds(size):
                 return message, {start + place: unreadable(start + place, error) for place, error in failed.items()}
-        message, _ = self._message([self._stand_in(thing) for thing in batch], end)
-        said = f"About {size} bytes are too many for a message of max_send_bytes ({self._most_bytes} bytes)."
+        message, _ = self._message(batch, end, are_sent=False)
+        said = f"{size} bytes are more than a message may have (max_send_bytes: {self._most_bytes})."
         error = partial(ItemError, code=ResourceExhausted.code, reason="CLIENT_CHECK", message=said)
         return message, {number: error(number) for number in range(start, end)}
 
@@ -212,15 +212,14 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
     def _size_bytes(self, thing: ImageLike) -> int:
         return size_bytes(thing)
 
-    def _stand_in(self, thing: ImageLike) -> ImageLike:  # noqa: ARG002  # all are alike
-        return b""
-
     def _message(
         self,
         batch: Sequence[ImageLike],
         end: int,  # noqa: ARG002  # EmbedStream has no numbers
+        *,
+        are_sent: bool = True,
     ) -> tuple[Message, Mapping[int, OSError]]:
-        images, failed = _each_read(batch, image_message, self._stand_in)
+        images, failed = _each_read(batch, image_message if are_sent else _no_picture, _no_picture)
         return inference_pb.EmbedStreamRequest(model=self._model, images=images), failed
 
     def _read(self, response: inference_pb.EmbedStreamResponse, call: CallInfo, sent: Sent) -> ModelResults[Embedding]:
@@ -303,17 +302,16 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
     def _size_bytes(self, thing: NewItem) -> int:
         return item_size_bytes(thing)
 
-    def _stand_in(self, thing: NewItem) -> NewItem:
-        return NewItem(thing.id, b"")
-
     def _is_written(self, thing: NewItem) -> bool:
         if self._taken >= self._last_batch:
             return False
         self._last_skipped.append(thing.id)
         return True
 
-    def _message(self, batch: Sequence[NewItem], end: int) -> tuple[Message, Mapping[int, OSError]]:
-        items, failed = _each_read(batch, item_message, self._stand_in)
+    def _message(
+        self, batch: Sequence[NewItem], end: int, *, are_sent: bool = True
+    ) -> tuple[Message, Mapping[int, OSError]]:
+        items, failed = _each_read(batch, item_message if are_sent else _without_picture, _without_picture)
         if self._ingest_id and (gone := _of_folder(failed, len(batch))):
             raise gone  # they would count as written, and never be tried again
         message = collections_pb.IngestItemsRequest(
@@ -347,13 +345,12 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
     def _size_bytes(self, thing: str) -> int:
         return len(thing)
 
-    def _stand_in(self, thing: str) -> str:
-        return thing  # the server rejects one that is too long
-
     def _message(
         self,
         batch: Sequence[str],
         end: int,  # noqa: ARG002  # no items, so no batch
+        *,
+        are_sent: bool = True,  # noqa: ARG002  # the server rejects an id that is too long
     ) -> tuple[Message, Mapping[int, OSError]]:
         return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0]), {}
 
@@ -363,9 +360,9 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
 
 
 def _each_read(
-    things: Sequence[T], build: Callable[[T], P], stand_in: Callable[[T], T]
+    things: Sequence[T], build: Callable[[T], P], stand_in: Callable[[T], P]
 ) -> tuple[list[P], dict[int, OSError]]:
-    """Returns what `build` makes of each thing, of its stand-in if its file can't be read; and why not, by place."""
+    """Returns what `build` makes of each thing, `stand_in` of those whose own file can't be read; and why, by place."""
     built: list[P] = []
     failed: dict[int, OSError] = {}
     for place, thing in enumerate(things):
@@ -376,7 +373,7 @@ def _each_read(
                 raise
             # Its traceback refers to this frame: the cycle would keep the batch until the next garbage collection.
             failed[place] = error.with_traceback(None)
-            built.append(build(stand_in(thing)))
+            built.append(stand_in(thing))
     return built, failed
 
 
@@ -386,3 +383,12 @@ def _of_folder(failed: Mapping[int, OSError], count: int) -> OSError | None:
         if error.errno in {errno.ENOENT, errno.ENOTDIR} and not Path(str(error.filename)).absolute().parent.is_dir():
             return error
     return failed[0] if len(failed) == count > 1 else None
+
+
+def _no_picture(_: ImageLike) -> types_pb2.Image:
+    return types_pb2.Image()
+
+
+def _without_picture(item: NewItem) -> collections_pb.NewItem:
+    """Returns an item that fails alone in every collection, whether or not that has a model."""
+    return collections_pb.NewItem(id=item.id[:_ID_CHARACTERS], image=types_pb2.Image())

@@ -91,7 +91,7 @@ def load_openvino() -> OpenVino:
             f"{how_to_install('openvino')}",
             reason="EXTRA_MISSING",
         ) from error
-    except ImportError as error:  # a library that the system lacks, or one of another version
+    except Exception as error:  # a library that the system lacks, say, or one of another version
         raise StartupError(f"OpenVINO can't be loaded ({_said(error)}).", reason="EXECUTOR_UNUSABLE") from error
 
 

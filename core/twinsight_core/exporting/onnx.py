@@ -212,6 +212,6 @@ def _extra(name: str) -> ModuleType:
             f"ONNX files need the module `{error.name}`, which is not installed. {how_to_install('onnx')}",
             reason="EXTRA_MISSING",
         ) from error
-    except ImportError as error:  # a system library is missing or of another version
+    except Exception as error:  # a system library is missing, say, or JAX is of a version that the module does not know
         said = str(error).strip().rpartition("\n")[2][:200]
         raise StartupError(f"The module `{name}` can't be loaded ({said}).", reason="EXTRA_UNUSABLE") from error

@@ -105,7 +105,7 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
             if head.spec.id != collection_id:
                 raise damaged(file, f"it is the file of collection `{head.spec.id}`")
             state_sound = _is_state_sound(source, file)
-            rows = _Rows(source, head, is_head_sound=state_sound)
+            rows = _Rows(source, head)
             target = unfinished / collection_id / FILE_NAME
             target.parent.mkdir()
             with _Target(target, head if state_sound else head._replace(next_seq=1)) as copy:
@@ -126,10 +126,9 @@ def salvage(data_dir: Path, collection_id: str, out: Path) -> Salvaged:
 class _Rows:
     """The readable rows of a damaged table; counts those that are not what was written."""
 
-    def __init__(self, source: apsw.Connection, head: Head, *, is_head_sound: bool) -> None:
+    def __init__(self, source: apsw.Connection, head: Head) -> None:
         self._source = source
         self._head = head
-        self._is_head_sound = is_head_sound
         self.mismatched = 0
 
     def all(self) -> Iterator[list[tuple[int, str, Row]]]:
@@ -167,11 +166,13 @@ class _Rows:
 
     def _middle(self, low: int, high: int) -> int | None:
         """Returns the number, above `low`, at which to halve a range; None if no row can be found by halving it."""
-        if self._numbers is None:
-            return (low + high) // 2 if high - low > 1 else None
-        first, end = bisect_left(self._numbers, low), bisect_left(self._numbers, high)
-        middle = self._numbers[(first + end) // 2] if first < end else low
-        return middle if middle > low else None
+        if self._numbers is not None:
+            first, end = bisect_left(self._numbers, low), bisect_left(self._numbers, high)
+            middle = self._numbers[(first + end) // 2] if first < end else low
+            if middle > low:
+                return middle
+        # A few numbers are tried even though the index has none of them: it may be damaged where nothing shows it.
+        return (low + high) // 2 if high - low > 1 and (self._numbers is None or high - low <= _STEP) else None
 
     @cached_property
     def _numbers(self) -> Sequence[int] | None:
@@ -182,7 +183,7 @@ class _Rows:
         except (*DAMAGE, apsw.IOError):
             return None
         numbers = array("q", sorted(set(found)))
-        return numbers if self._is_head_sound and len(numbers) == self._head.item_count else None
+        return numbers if len(numbers) == self._head.item_count else None
 
     def _end(self) -> int:
         """Returns one more than the last row's number; the head's own may be wrong, and far too large to count to."""

@@ -19,7 +19,7 @@ from twinsight_core.index.base import Metric
 from twinsight_core.items import MAX_EF, CollectionSpec, Match, SearchOptions, are_fit, check_id, check_options
 from twinsight_server.access.methods import VECTORS
 from twinsight_server.access.quotas import Quotas
-from twinsight_server.calls.call import Call
+from twinsight_server.calls.call import Call, drop_tracebacks
 from twinsight_server.calls.gate import Gate
 from twinsight_server.config import ServerConfig
 from twinsight_server.convert import answers, requests
@@ -117,6 +117,7 @@ class CollectionService(collections_grpc.CollectionServiceServicer):
                     ) as call:
                         response = ingest.write(request, call)
                 except TwinsightError as error:
+                    drop_tracebacks(error)
                     self._gate.check_stream(stream)
                     response = ingest.refuse(request, error, stream)
                 yield response

@@ -20,7 +20,7 @@ from twinsight.v1 import types_pb2 as pb
 from twinsight_core.comparison import Comparison, Decision, compare, decision_for
 from twinsight_core.errors import InvalidInput, TwinsightError
 from twinsight_core.models.tasks import Task
-from twinsight_server.calls.call import Call
+from twinsight_server.calls.call import Call, drop_tracebacks
 from twinsight_server.calls.gate import Gate
 from twinsight_server.convert import answers, requests
 from twinsight_server.inference.models import Models, ServedModel
@@ -118,6 +118,7 @@ class InferenceService(inference_grpc.InferenceServiceServicer):
                 response = inference_pb.EmbedStreamResponse(model=reference, results=results)
                 return check_size(response, self._max_message_bytes)
         except TwinsightError as error:
+            drop_tracebacks(error)
             self._gate.check_stream(stream)
             return inference_pb.EmbedStreamResponse(error=status_of(error, request_id=stream.request_id))
 

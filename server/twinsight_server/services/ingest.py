@@ -17,7 +17,7 @@ from weakref import ref
 
 from twinsight.v1 import collection_service_pb2 as pb
 from twinsight_core.collections.collection import Collection
-from twinsight_core.errors import FailedPrecondition, NotFound, PermissionDenied, TwinsightError
+from twinsight_core.errors import FailedPrecondition, InvalidInput, NotFound, PermissionDenied, TwinsightError
 from twinsight_core.items import Checkpoint, check_checkpoint
 from twinsight_server.calls.call import Call
 from twinsight_server.services.inputs import check_count, check_digest
@@ -74,7 +74,7 @@ class IngestSession:
     def refuse(self, request: pb.IngestItemsRequest, error: TwinsightError, call: Call) -> pb.IngestItemsResponse:
         """Returns the response to a message that failed as a whole, and remembers its batch."""
         denied = isinstance(error, PermissionDenied)
-        if request.items and self._ingest_id:
+        if request.items and self._is_resumable:
             # A number below 1 is before all others, and never written: the stream takes no more of this bulk write.
             # If the collection does not exist or is not the caller's, the one that was meant is unknown.
             meant = "" if denied or isinstance(error, NotFound) else self.collection
@@ -117,6 +117,15 @@ class IngestSession:
                 reason="BATCH_OUT_OF_ORDER",
                 field="follows",
             )
+
+    @property
+    def _is_resumable(self) -> bool:
+        """Whether a bulk write can resume: it has a valid id. Nothing is written, or remembered, under any other."""
+        try:
+            check_checkpoint(Checkpoint(self._ingest_id, 1))
+        except InvalidInput:
+            return False
+        return True
 
     def _last_batch(self, call: Call) -> int:
         try:

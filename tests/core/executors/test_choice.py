@@ -175,6 +175,10 @@ def test_where_the_converter_fails_in_an_unknown_way_xla_serves(
     assert "can't be exported to ONNX (module 'jax' has no attribute 'x')" in caplog.text
     with pytest.raises(StartupError, match="can't be exported to ONNX"):
         choose_executor(embedding, "openvino", cache_dir=tmp_path)
+    load = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda name: convert() if name == "jax2onnx" else load(name))
+    assert choose_executor(embedding, "auto", cache_dir=tmp_path).name == "xla:cpu:f32"
+    assert "`jax2onnx` can't be loaded (module 'jax' has no attribute 'x')" in caplog.text
 
 
 def test_without_openvino_xla_serves_and_openvino_says_how_to_install_it(

@@ -123,8 +123,9 @@ def test_two_folders_are_exchanged_in_one_step_or_not_at_all(tmp_path: Path) -> 
     for folder in (one, other):
         folder.mkdir()
         (folder / folder.name).touch()
-    if exchanged(one, other):  # the file system can
-        assert [[file.name for file in folder.iterdir()] for folder in (one, other)] == [["other"], ["one"]]
+    if not exchanged(one, other):
+        pytest.skip("the file system exchanges no folders")
+    assert [[file.name for file in folder.iterdir()] for folder in (one, other)] == [["other"], ["one"]]
     with pytest.raises(FileNotFoundError):
         exchanged(one, tmp_path / "gone")
     assert one.is_dir()
