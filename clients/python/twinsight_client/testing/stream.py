@@ -11,9 +11,11 @@ from twinsight_client.errors import (
     DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,
+    InvalidArgument,
     TwinsightClientError,
     Unavailable,
 )
+from twinsight_client.testing import limits
 from twinsight_client.testing.memory import MemoryServer
 from twinsight_client.testing.statuses import status_of
 from twinsight_client.testing.stored import MemoryCollection
@@ -54,7 +56,7 @@ class MemoryStream:
         except _ENDING:
             raise
         except TwinsightClientError as error:
-            if request.items and request.ingest_id:
+            if request.items and _is_resumable(request.ingest_id):
                 refused.add(request.batch)
             last = self._server.last_batch(request.collection, request.ingest_id)
             return collections_pb.IngestItemsResponse(batch=request.batch, error=status_of(error), last_batch=last)
@@ -89,3 +91,12 @@ class MemoryStream:
             )
             violations = [FieldViolation("follows", message)]
             raise FailedPrecondition(message, reason="BATCH_OUT_OF_ORDER", violations=violations)
+
+
+def _is_resumable(ingest_id: str) -> bool:
+    """Whether a bulk write can resume: it has a valid id."""
+    try:
+        limits.check_checkpoint(ingest_id, 1)
+    except InvalidArgument:
+        return False
+    return True
