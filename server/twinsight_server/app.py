@@ -188,7 +188,7 @@ class Server:
         The first two run in parallel: reading rows keeps the interpreter busy, compiling uses the other cores.
 
         Args:
-            stopped: setting it during the start ends the warm-up after the current model; `stop` must follow.
+            stopped: setting it during the start ends it after the current model and collection; `stop` must follow.
 
         Returns:
             Whether the server serves: False if it was stopped first.
@@ -204,7 +204,7 @@ class Server:
             warming = threads.submit(self.models.warm_up, lambda: stopped.is_set() or failed.is_set())
             try:
                 # In this thread: another has an arena of its own, which the rows would leave fragmented for good.
-                self._catalog.load()
+                self._catalog.load(stopped.is_set)
             except BaseException:
                 failed.set()
                 raise

@@ -86,7 +86,7 @@ class Catalog:
         if load:
             self.load()
 
-    def load(self) -> None:
+    def load(self, is_over: Callable[[], bool] = lambda: False) -> None:
         """Opens the collections.
 
         A collection stays closed and unchanged, while the others open, if it is damaged, its folder is a link, another
@@ -94,6 +94,9 @@ class Catalog:
         So does one that is encrypted with a key that the keyring lacks, if the keyring opens another encrypted one. If
         it opens none, it is the wrong keyring, or was forgotten, and new data would be written under a key that is not
         the folder's, or under none. Plain collections prove nothing about a keyring.
+
+        Args:
+            is_over: asked before each; once true, the rest stay closed, and `close` must follow.
 
         Raises:
             StartupError: the folder is not writable or out of room, there are encrypted collections but the key of
@@ -103,6 +106,8 @@ class Catalog:
             keep_temporary_files_in(self._data_dir / TEMPORARY)
             remove_leftovers(self._root)
             for folder in collection_folders(self._root):
+                if is_over():
+                    return
                 if folder.name.isascii():
                     self._open[folder.name] = self._opened(folder)
                 else:

@@ -71,6 +71,18 @@ def _locked(file: Path) -> apsw.Connection:
     return connection
 
 
+def test_opening_the_collections_can_be_ended(catalog: Catalog, tmp_path: Path) -> None:
+    for name in "abc":
+        catalog.create(CollectionSpec(name, 2))
+    catalog.close()
+    answers = iter([False, False, True])
+    with closing(Catalog(tmp_path / "data", load=False)) as stopped:
+        stopped.load(lambda: next(answers))
+        assert len(stopped.list()) == 2
+    with closing(Catalog(tmp_path / "data")) as again:
+        assert [name for name, _ in again.list()] == ["a", "b", "c"]
+
+
 def test_a_collection_that_another_program_locks_stays_closed_alone(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
