@@ -20,7 +20,8 @@ class ChannelOptions:
 
     Attributes:
         max_receive_bytes: largest response accepted.
-        max_send_bytes: largest request sent; the server has its own limit.
+        max_send_bytes: largest request sent; the server has its own limit. If that is lower, give it here, too: a thing
+            that is too large then fails alone in a stream, instead of ending it.
         keepalive_s: interval between pings during a call. A twinsight server treats more than one in ten seconds as
             abuse, other gRPC servers and proxies more than one in five minutes.
         keepalive_timeout_s: a connection whose ping goes unanswered for this long counts as dead.
