@@ -51,7 +51,7 @@ from twinsight_server.calls.gate import Gate
 from twinsight_server.calls.malformed import MalformedMessages
 from twinsight_server.calls.shedding import LoadShedding
 from twinsight_server.calls.threads import CallThreads
-from twinsight_server.config import ServerConfig, is_loopback
+from twinsight_server.config import ServerConfig, host_and_port, is_loopback
 from twinsight_server.health.canary import Canary
 from twinsight_server.health.prompt import PromptHealth
 from twinsight_server.inference.models import Models, read_packages
@@ -354,9 +354,7 @@ def _warn_of_unserved(specs: Sequence[CollectionSpec]) -> None:
 
 
 def _bind(server: grpc.Server, config: ServerConfig, certificates: Certificates | None) -> int:
-    host, _, port = config.listen.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
-        raise StartupError(f"`listen` (={config.listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
+    host_and_port(config.listen, setting="listen")
     try:
         if certificates is None:
             return server.add_insecure_port(config.listen)

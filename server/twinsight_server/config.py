@@ -31,6 +31,18 @@ def default_cache_dir() -> Path:
         raise StartupError("The user has no home folder; set `cache_dir`.", reason="CONFIG_INVALID") from None
 
 
+def host_and_port(listen: str, *, setting: str) -> tuple[str, int]:
+    """Returns the two parts of HOST:PORT.
+
+    Raises:
+        StartupError: it is not that; names the setting.
+    """
+    host, _, port = listen.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise StartupError(f"`{setting}` (={listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
+    return host, int(port)
+
+
 def is_loopback(listen: str) -> bool:
     """Whether HOST:PORT can be reached from this machine only."""
     host = listen.rpartition(":")[0].strip("[]")

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from twinsight_core.errors import StartupError
 from twinsight_core.items import CollectionState
 from twinsight_server.access.audit import About
+from twinsight_server.config import host_and_port
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192)
 
@@ -191,11 +192,9 @@ class Metrics:
         Raises:
             StartupError: the address is malformed or in use.
         """
-        host, _, port = listen.rpartition(":")
-        if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
-            raise StartupError(f"`metrics_listen` (={listen}) must be HOST:PORT.", reason="CONFIG_INVALID")
+        host, port = host_and_port(listen, setting="metrics_listen")
         try:
-            self._http, _ = start_http_server(int(port), addr=host.strip("[]"), registry=self.registry)
+            self._http, _ = start_http_server(port, addr=host.strip("[]"), registry=self.registry)
         except (OSError, OverflowError, ValueError) as error:
             raise StartupError(
                 f"Can't serve metrics on `{listen}`: {error}.", reason="METRICS_ADDRESS_UNAVAILABLE"

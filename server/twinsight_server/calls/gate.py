@@ -191,13 +191,8 @@ class Gate:
 
         It appears in the metrics, the log and the audit log like any other call.
         """
-        try:
-            with self._answered(context, About("call", method)) as call, self._turn(call, 0):
-                raise error
-        finally:
-            # Its traceback refers to this frame: the cycle would keep the call, and its slot in the connection, until
-            # the next garbage collection. For the same reason no caller of this may keep the error.
-            del error
+        with self._answered(context, About("call", method)) as call, self._turn(call, 0):
+            raise error
 
     def answered(self, stream: Call) -> None:
         """Must be called when the response to a message has left; raises like `check_stream`."""
