@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field
 from types import MappingProxyType
 from typing import TypeVar
@@ -12,6 +12,19 @@ Choice = TypeVar("Choice", bound=str)
 
 OPTIONAL: Mapping[str, bool] = MappingProxyType({"optional": True})
 """`metadata` of a dataclass field that an object may lack."""
+
+
+def unique_members(members: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """Makes an object for `json.loads(..., object_pairs_hook=unique_members)`.
+
+    Raises:
+        ValueError: two members have one name, of which json itself would keep the last.
+    """
+    found = dict(members)
+    if len(found) < len(members):
+        names = [name for name, _ in members]
+        raise ValueError(f"`{next(name for name in names if names.count(name) > 1)}` is there twice.")
+    return found
 
 
 class JsonFields:

@@ -280,23 +280,31 @@ class Collection:
         """Identifies this collection: no other has the same, even if it is later and has its id, or another key."""
         return self._store.mark
 
-    def delete(self, ids: Sequence[str], *, purge: bool = False) -> list[bool]:
+    def delete(
+        self, ids: Sequence[str], *, purge: bool = False, on_deleted: Callable[[int], None] = lambda _: None
+    ) -> list[bool]:
         """Deletes items by id and returns for each whether it existed. Durable when it returns.
 
         Args:
             ids: of the items.
             purge: leave nothing of them in the collection's folder, nor of anything deleted or replaced before. This
                 rewrites the collection's file, while writes wait.
+            on_deleted: called with the number of items that are deleted, also if the purge then fails.
 
         Raises:
             StorageFull: the disk has no room; nothing was deleted, or nothing was purged, as the message says.
             Unavailable: a long read blocks the purge; the items are deleted.
         """
-        with self._guarded():
-            return self._writer.submit(Delete(ids, purge))
+        return self._delete(Delete(ids, purge), on_deleted)
 
-    def delete_where(self, filter: Filter, *, purge: bool = False) -> int:  # noqa: A002
-        """Deletes every item that meets a filter and returns how many did; `purge` as in `delete`.
+    def delete_where(
+        self,
+        filter: Filter,  # noqa: A002
+        *,
+        purge: bool = False,
+        on_deleted: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Deletes every item that meets a filter and returns how many did; the rest as in `delete`.
 
         Raises:
             InvalidInput: the filter breaks a rule.
@@ -304,8 +312,14 @@ class Collection:
             Unavailable: as in `delete`.
         """
         check_filter(filter)
-        with self._guarded():
-            return len(self._writer.submit(DeleteWhere(filter, purge)))
+        return len(self._delete(DeleteWhere(filter, purge), on_deleted))
+
+    def _delete(self, request: Delete | DeleteWhere, on_deleted: Callable[[int], None]) -> list[bool]:
+        try:
+            with self._guarded():
+                return self._writer.submit(request)
+        finally:
+            on_deleted(sum(request.deleted))
 
     def search(
         self, queries: np.ndarray, options: SearchOptions, *, check_wanted: Callable[[], None] = lambda: None

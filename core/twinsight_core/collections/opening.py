@@ -18,6 +18,9 @@ from twinsight_core.storage.store import Store
 
 _RESTORED_ROWS = 4096  # read at a time, with their vectors
 
+_FOREIGN = (AttributeError, OverflowError, RecursionError, StopIteration, TypeError, ValueError)
+"""Raised for a row whose checksum is right but that nothing here wrote: its metadata is no JSON object, say."""
+
 
 def read_rows(store: Store, places: RowPlaces) -> Rows:
     """Returns all items of a store as rows, with their vectors in their places.
@@ -29,13 +32,16 @@ def read_rows(store: Store, places: RowPlaces) -> Rows:
     rows = Rows(store.spec.dimension, store.spec.metric, capacity=room, places=places)
     nothing = np.empty(0, np.int64)
     for items in store.scan():
-        batch = RowBatch(
-            seqs=np.array([item.seq for item in items], np.int64),
-            ids=[item.id for item in items],
-            vectors=np.frombuffer(b"".join(item.vector for item in items), "<f4").reshape(len(items), -1),
-            metadata=[decode_metadata(item.metadata) for item in items],
-        )
-        rows.apply(batch, nothing)
+        try:
+            batch = RowBatch(
+                seqs=np.array([item.seq for item in items], np.int64),
+                ids=[item.id for item in items],
+                vectors=np.frombuffer(b"".join(item.vector for item in items), "<f4").reshape(len(items), -1),
+                metadata=[decode_metadata(item.metadata) for item in items],
+            )
+            rows.apply(batch, nothing)
+        except _FOREIGN as error:
+            raise store.damaged(f"an item has contents that were never accepted ({type(error).__name__})") from error
     return rows
 
 

@@ -47,20 +47,28 @@ class Upsert:
 
 @dataclass(frozen=True)
 class Delete:
-    """Deletes ids, and erases them with `purge`; the answer says for each whether it existed."""
+    """Deletes ids, and erases them with `purge`; the answer says for each whether it existed.
+
+    `deleted` is the answer from when the deletion is on disk: the erasing may yet fail.
+    """
 
     ids: Sequence[str]
     purge: bool = False
     answer: Future[list[bool]] = field(default_factory=Future)
+    deleted: list[bool] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class DeleteWhere:
-    """Deletes what meets a filter, and erases it with `purge`; the answer has one true for each item that did."""
+    """Deletes what meets a filter, and erases it with `purge`; the answer has one true for each item that did.
+
+    `deleted` is as in `Delete`.
+    """
 
     filter: Filter
     purge: bool = False
     answer: Future[list[bool]] = field(default_factory=Future)
+    deleted: list[bool] = field(default_factory=list)
 
 
 Request = Upsert | Delete | DeleteWhere
@@ -289,6 +297,8 @@ class Writer:
             with self._writing.write():
                 self._do(plan, added, purge=any(purging))
         for request, answer, purge in zip(group, answers, purging, strict=True):
+            if not isinstance(request, Upsert):
+                request.deleted.extend(answer)
             if not purge:
                 request.answer.set_result(answer)
         if any(purging):

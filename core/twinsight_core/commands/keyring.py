@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -103,4 +104,4 @@ def _path(keyring: str) -> Path:
     """
     if keyring.startswith(ENVIRONMENT):
         raise InvalidInput(f"`{keyring}` is not a file and can't be written.", reason="KEYRING_INVALID")
-    return Path(keyring)
+    return Path(os.path.expanduser(keyring))  # noqa: PTH111 - as `read_keyring` does

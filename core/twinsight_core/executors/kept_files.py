@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from twinsight_core.host.private_folders import make_private
 from twinsight_core.host.whole_files import write_whole
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def put(file: Path, content: bytes) -> bool:
         says; everything is served all the same.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(file.parent)
         write_whole(file, content, mode=0o600)
     except OSError as error:
         _LOG.warning("can't keep %s (%s); it will be re-created", file, error.strerror)

@@ -10,6 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
+from twinsight_core.host.private_folders import make_private
+
 _LOG = logging.getLogger(__name__)
 _COMPILED_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -34,7 +36,7 @@ def keep_compiled_code(folder: Path) -> None:
     is kept, which is logged.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
     except OSError as error:
         _LOG.warning("can't create %s (%s): each start compiles again", folder, error.strerror)
         return

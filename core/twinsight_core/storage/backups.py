@@ -32,6 +32,7 @@ from pathlib import Path
 import apsw
 
 from twinsight_core.errors import AlreadyExists, DataLoss, InvalidInput, NotFound, TwinsightError, Unavailable
+from twinsight_core.host.bounded_files import FileTooLarge, read_bounded
 from twinsight_core.host.whole_files import sync_file, sync_folder
 from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
@@ -43,6 +44,7 @@ from twinsight_core.storage.store import FILE_NAME
 
 FORMAT_VERSION = 1
 MANIFEST = "backup.json"
+_MOST_MANIFEST_BYTES = 64 << 20
 _STEPS = 1000  # of SQLite's virtual machine between two calls, about 0.1 ms
 _TRIES = 5
 _REPLACED_WITHIN_S, _LOOK_S = 2.0, 0.02  # it takes two renames
@@ -265,7 +267,9 @@ def read_manifest(folder: Path) -> Backup:
         DataLoss: the manifest is damaged, or of a later version.
     """
     try:
-        content = (folder / MANIFEST).read_bytes()
+        content = read_bounded(folder / MANIFEST, _MOST_MANIFEST_BYTES)
+    except FileTooLarge as error:
+        raise backup_damaged(folder, f"`{MANIFEST}` can't be read: {error.strerror}") from error
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"`{folder}` is not a backup: it has no `{MANIFEST}`.", reason="BACKUP_NOT_FOUND") from None
     try:
@@ -280,7 +284,7 @@ def read_manifest(folder: Path) -> Backup:
         fields.check_names({"format_version", "created_at", "collections"})
         entries = tuple(map(_entry, fields.objects("collections", BackupEntry.__dataclass_fields__)))
         return Backup(fields.number("created_at"), entries)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise backup_damaged(folder, f"`{MANIFEST}` can't be read: {error}") from error
 
 

@@ -105,17 +105,22 @@ def collection_folders(root: Path) -> list[Path]:
 
 
 def check_no_link(folder: Path) -> None:
-    """Checks that a collection's folder is not a symbolic link, whose removal would leave its target.
+    """Checks that neither a collection's folder nor its file is a symbolic link, whose removal would leave its target.
 
     Raises:
-        DataLoss: it is one.
+        DataLoss: one is.
     """
-    if folder.is_symlink():
-        raise DataLoss(
-            f"Collection `{folder.name}` can't be used: its folder is a symbolic link, and must be a real folder in "
-            f"`{COLLECTIONS}`. Nothing was changed; stop the server and move the folder to the link's place.",
-            reason="COLLECTION_LINKED",
-        )
+    for one, what, where in (
+        (folder, "folder", COLLECTIONS),
+        (folder / FILE_NAME, "file", f"{COLLECTIONS}/{folder.name}"),
+    ):
+        # Not Path.is_symlink, which raises if the folder may not be read.
+        if os.path.islink(one):  # noqa: PTH114
+            raise DataLoss(
+                f"Collection `{folder.name}` can't be used: its {what} is a symbolic link, and must be a real {what} "
+                f"in `{where}`. Nothing was changed; stop the server and move the {what} to the link's place.",
+                reason="COLLECTION_LINKED",
+            )
 
 
 def remove(path: Path) -> None:

@@ -23,8 +23,10 @@ import apsw
 
 from twinsight_core.errors import DataLoss
 from twinsight_core.index.base import Metric
-from twinsight_core.items import CollectionSpec
+from twinsight_core.items import MAX_DIMENSION, CollectionSpec
 from twinsight_core.storage.sqlite import damaged
+
+_YEAR_10000_S = 253402300800  # what a protobuf timestamp can't be of
 
 PLAIN, SEALED = 1, 2
 NEWEST_VERSION = SEALED
@@ -189,11 +191,15 @@ def read_head(connection: apsw.Connection, file: Path) -> Head:
                 int(after),
                 int(count),
             )
-        ] if metric in list(Metric):
+        ] if metric in list(Metric) and _is_possible(dimension, created, after, count):
             spec = CollectionSpec(name, dimension, Metric(metric), model, digest, created)
         case _:
             raise damaged(file, "its head can't be read")
     return Head(spec, after, count, _read_seal(connection, file) if version == SEALED else None)
+
+
+def _is_possible(dimension: int, created: float, after: int, count: int) -> bool:
+    return 1 <= dimension <= MAX_DIMENSION and 0 <= created < _YEAR_10000_S and 0 <= count <= after
 
 
 def _read_seal(connection: apsw.Connection, file: Path) -> Seal:

@@ -1,7 +1,8 @@
-"""Warns at start of files of secrets and keys whose permissions are too open; they are used anyway."""
+"""Warns at start of secrets, keys and the cache if their permissions are too open; they are used anyway."""
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import structlog
@@ -15,6 +16,8 @@ log = structlog.stdlib.get_logger("twinsight.access")
 _SECRET, _TRUSTED = 0o027, 0o022
 _READABLE = "others may read or change a secret: restrict it to its owner (chmod 600) or a group (chmod 640)"
 _CHANGEABLE = "others may change a file that decides who has access: remove their write permission (chmod go-w)"
+_RUN = "others may change the cache, which is run as code: remove their write permission (chmod o-w)"
+"""A group may: the volume of a container is often writable for one."""
 
 
 def warn_of_exposed(config: ServerConfig) -> None:
@@ -30,11 +33,14 @@ def warn_of_exposed(config: ServerConfig) -> None:
         if mode & barred:
             what = _READABLE if barred == _SECRET else _CHANGEABLE
             log.warning(what, setting=setting, file=str(path), mode=f"{mode:03o}")
+    mode = _mode(config.cache)
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        log.warning(_RUN, setting="cache_dir", file=str(config.cache), mode=f"{mode:03o}")
 
 
 def _mode(path: Path | None) -> int:
     """Returns a file's permissions; 0 if it can't be read, which its reader reports."""
     try:
-        return path.stat().st_mode & 0o777 if path else 0
+        return stat.S_IMODE(path.stat().st_mode) if path else 0
     except OSError:
         return 0

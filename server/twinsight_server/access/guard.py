@@ -139,6 +139,17 @@ class Guard:
                 field="collection",
             )
 
+    @staticmethod
+    def check_opening(principal: Principal, method: str) -> None:
+        """Checks that some message of a stream could be the caller's: those that come are checked by `check`.
+
+        Raises:
+            PermissionDenied: it has the method's right on no collection.
+        """
+        rule = RULES.get(method)
+        if rule and not principal.may_somewhere(rule.right):
+            raise PermissionDenied(f"{method} needs the right `{rule.right}`.", reason="RIGHT_MISSING")
+
     def _principal(self, token: str) -> Principal:
         if token.startswith(PREFIX):
             if self._keys is None:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.host.whole_files import rewrite_whole, rewriting
-from twinsight_core.json_fields import OPTIONAL, JsonFields
+from twinsight_core.json_fields import OPTIONAL, JsonFields, unique_members
 from twinsight_server.access.principals import Grant, Principal, Share, Unproven, read_grants, read_share
 
 PREFIX = "tws_"
@@ -135,7 +135,7 @@ def changing(path: Path) -> Iterator[dict[str, ApiKey]]:
 
 def _parse(content: bytes) -> dict[str, ApiKey]:
     """Reads the content of a key file; raises ValueError or RecursionError if it is invalid."""
-    top = JsonFields(json.loads(content), names=("keys",)).object("keys")
+    top = JsonFields(json.loads(content, object_pairs_hook=unique_members), names=("keys",)).object("keys")
     keys = {name: _key(name, top) for name in top.names()}
     if len({one.sha256 for one in keys.values()}) < len(keys):
         raise ValueError("two keys are the same.")

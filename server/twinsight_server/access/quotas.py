@@ -120,7 +120,7 @@ class Quotas:
             )
         if self._collections and len(names) >= self._collections:
             raise LimitReached(
-                f"Collections on the server: {len(names)} (limit {self._collections}). Delete one to create another.",
+                f"The server has as many collections as it may have (limit {self._collections}).",
                 reason="COLLECTIONS_LIMIT",
             )
 

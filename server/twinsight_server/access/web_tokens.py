@@ -130,7 +130,8 @@ def secret_key(content: bytes) -> list[VerificationKey]:
     """Reads the secrets for HS256, one per line: during a rotation, tokens of both secrets are valid.
 
     The whole file without its final line end is a secret too: a binary secret may contain line ends, and a text may
-    have been wrapped, as `openssl rand -base64` prints it.
+    have been wrapped, as `openssl rand -base64` prints it. The lines of such a text count as secrets where each is long
+    enough to be one, since two secrets of full lines look the same.
 
     Raises:
         StartupError: one is too short or a PEM file, or there are too many.
@@ -159,7 +160,10 @@ def _lines(whole: bytes) -> list[bytes]:
         return []
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    if not all(map(str.isprintable, lines)) or any(map(_WRAPPED.fullmatch, lines[:-1])):
+    if not all(map(str.isprintable, lines)):
+        return []
+    is_wrapped = any(map(_WRAPPED.fullmatch, lines[:-1]))
+    if is_wrapped and any(len(line.encode()) < _LEAST_SECRET_BYTES for line in lines):
         return []
     return [line.encode() for line in lines]
 

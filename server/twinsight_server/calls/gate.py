@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
@@ -23,12 +24,12 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 
-from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unavailable
+from twinsight_core.errors import Cancelled, Overloaded, TwinsightError, Unauthenticated, Unavailable
 from twinsight_server.access.audit import About
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Metadata
 from twinsight_server.access.methods import Rule
-from twinsight_server.access.principals import ANYONE, Unproven
+from twinsight_server.access.principals import ANYONE, Principal, Unproven
 from twinsight_server.calls.call import Call, drop_tracebacks
 from twinsight_server.calls.idle_streams import IdleStreams
 from twinsight_server.calls.invocation import deadline_of, request_id_of
@@ -39,6 +40,9 @@ from twinsight_server.status import abort_status, code_of, internal, status_of
 _RETRY_AFTER_S = 0.1
 """A call takes tens of milliseconds: an earlier retry would be rejected again, a later one would leave the server
 idle."""
+
+_ENDING_S = 1.0
+"""A stream that is ended gives back its place within milliseconds."""
 
 OURS = "/twinsight."
 """Path prefix of the product's own methods, whose calls go through the gate."""
@@ -97,7 +101,7 @@ class Gate:
             method: its name.
         """
         with self._answered(context, About("call", method)):
-            raise self._full("CALLS_FULL")
+            raise self._refused(self._full("CALLS_FULL"))
         raise AssertionError("the context has raised")
 
     @contextmanager
@@ -132,8 +136,7 @@ class Gate:
         """Runs a stream; its messages go through `message`, which checks the caller's rights."""
         with (
             self._answered(context, About("stream", method), check_waiting=self._check_open) as call,
-            self._stream_turn(call),
-            self._slot(self._streams, "STREAMS_FULL"),
+            self._stream_place(call, method),
         ):
             self._idle.add(call, context)
             try:
@@ -222,8 +225,7 @@ class Gate:
         while (refusal := limiter.enter(caller, items)) is not None:
             patience_s = waiting.patience_s() if waiting else None
             if patience_s is None:
-                self._metrics.refused.labels(refusal.reason).inc()
-                raise refusal.error()
+                raise self._refused(refusal.error())
             limiter.pause(min(patience_s, refusal.wait_s))
         try:
             yield
@@ -231,27 +233,58 @@ class Gate:
             limiter.leave(caller, owed=max(0, call.touched - items))
 
     @contextmanager
-    def _stream_turn(self, stream: Call) -> Iterator[None]:
+    def _stream_place(self, stream: Call, method: str) -> Iterator[None]:
+        """Takes a place among the streams, and one of the caller's share; streams without a valid token make room."""
         caller, limiter = stream.caller, self._access.limiter
-        if (refusal := limiter.enter_stream(caller)) is not None:
-            self._metrics.refused.labels(refusal.reason).inc()
-            raise refusal.error()
+        self._access.guard.check_opening(caller, method)
+        refusal = self._enter_stream(caller)
+        if refusal is not None and self._end_unproven():
+            until = time.monotonic() + _ENDING_S
+            while refusal is not None and time.monotonic() < until:
+                limiter.pause(0.01)
+                refusal = self._enter_stream(caller)
+        if refusal is not None:
+            raise self._refused(refusal)
         try:
             yield
         finally:
+            self._streams.give_back()
             limiter.leave_stream(caller)
+
+    def _enter_stream(self, caller: Principal) -> Overloaded | None:
+        if (refusal := self._access.limiter.enter_stream(caller)) is not None:
+            return refusal.error()
+        if self._streams.take():
+            return None
+        self._access.limiter.leave_stream(caller)
+        return self._full("STREAMS_FULL")
+
+    def _end_unproven(self) -> bool:
+        """Ends the idle streams whose token has been revoked or has expired; returns whether there were any."""
+
+        def is_unproven(stream: Call) -> bool:
+            try:
+                self._access.guard.identify(stream.metadata)
+            except Unauthenticated:
+                return True
+            return False
+
+        return self._idle.end(is_unproven) > 0
 
     @contextmanager
     def _slot(self, slots: Slots, reason: str, *, waiting: Call | None = None) -> Iterator[None]:
         if not slots.take() and not (waiting and _wait_for_slot(slots, waiting)):
-            raise self._full(reason)
+            raise self._refused(self._full(reason))
         try:
             yield
         finally:
             slots.give_back()
 
+    def _refused(self, error: Overloaded) -> Overloaded:
+        self._metrics.refused.labels(error.reason).inc()
+        return error
+
     def _full(self, reason: str) -> Overloaded:
-        self._metrics.refused.labels(reason).inc()
         slots, what = (self._calls, "concurrent calls") if reason == "CALLS_FULL" else (self._streams, "open streams")
         return Overloaded(
             f"Too many {what} (limit {slots.count}); retry after {_RETRY_AFTER_S:g} s.",

@@ -1,8 +1,9 @@
-"""Tracks streams that wait for their caller's next message, so that a drain can end them."""
+"""Tracks streams that wait for their caller's next message, so that a drain, or a token that expires, can end them."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import grpc
@@ -41,7 +42,18 @@ class IdleStreams(Generic[StreamT]):
 
     def end_all(self) -> None:
         """Cancels all idle streams."""
+        self.end(lambda _: True)
+
+    def end(self, ends: Callable[[StreamT], bool]) -> int:
+        """Cancels the idle streams for which `ends` is true; returns how many there were."""
         with self._lock:
-            for stream, context in self._contexts.items():
-                if stream not in self._busy:
+            idle = [stream for stream in self._contexts if stream not in self._busy]
+        chosen = list(filter(ends, idle))  # without the lock, which every message needs
+        ended = 0
+        with self._lock:
+            for stream in chosen:
+                context = self._contexts.get(stream)
+                if context is not None and stream not in self._busy:
                     context.cancel()
+                    ended += 1
+        return ended

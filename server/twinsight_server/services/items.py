@@ -91,18 +91,21 @@ class ItemWriter:
     def delete(self, request: pb.DeleteItemsRequest, call: Call) -> pb.DeleteItemsResponse:
         """Deletes items by id or by filter."""
         collection = self.collection(request.collection, call)
+
+        def on_deleted(count: int) -> None:
+            call.effect.deleted = call.touched = count
+
         if request.HasField("filter"):
             if request.ids:
                 raise InvalidInput("`ids` and `filter` can't both be set.", reason="DELETION_AMBIGUOUS", field="filter")
             filter_ = requests.search_filter(request.filter)
-            count = collection.delete_where(filter_, purge=request.purge)
-            call.effect.deleted, call.effect.purged = count, request.purge
-            call.touched = count
+            count = collection.delete_where(filter_, purge=request.purge, on_deleted=on_deleted)
+            call.effect.purged = request.purge
             call.outcomes["OK"] += count
             return pb.DeleteItemsResponse(deleted_count=count)
         check_count(len(request.ids), self.max_items, field="ids")
-        deleted = collection.delete(request.ids, purge=request.purge)
-        call.effect.deleted, call.effect.purged = sum(deleted), request.purge
+        deleted = collection.delete(request.ids, purge=request.purge, on_deleted=on_deleted)
+        call.effect.purged = request.purge
         outcomes = [
             one if gone else _missing(collection, number, one)
             for number, (one, gone) in enumerate(zip(request.ids, deleted, strict=True))

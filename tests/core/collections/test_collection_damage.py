@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from twinsight_core.errors import DataLoss, Unavailable
 from twinsight_core.filters import Equals
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
+from twinsight_core.storage.layout import checksum
 from twinsight_core.storage.store import FILE_NAME, Store
 
 ONE = np.ones(4, np.float32)
@@ -58,6 +60,27 @@ def test_a_bit_turned_in_the_index_of_ids_is_damage(folder: Path) -> None:
         assert [item is not None for item in collection.get(["person-008", "nobody"])] == [True, False]
         how = "the item stored under an id is not the one in memory"
         _check_damaged(collection, lambda: collection.get(["person-007"]), how)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"[1]",
+        b'{"a":null}',
+        b'{"a":{"b":1}}',
+        b'{"a":[["x"]]}',
+        b'{"a":1' + b"0" * 30 + b"}",
+        b'{"a":"\xff"}',
+        b'{"a"',
+        b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    ],
+)
+def test_contents_that_were_never_accepted_are_damage_whatever_their_checksum(folder: Path, metadata: bytes) -> None:
+    with closing(apsw.Connection(str(folder / FILE_NAME))) as connection:
+        found = (metadata, checksum(3, "person-002", (ONE * 2).tobytes(), metadata))
+        connection.execute("UPDATE items SET metadata = ?, crc = ? WHERE seq = 3", found)
+    with pytest.raises(DataLoss, match="an item has contents that were never accepted"):
+        Collection(folder)
 
 
 def test_an_item_that_a_search_misses_on_disk_is_damage(collection: Collection) -> None:

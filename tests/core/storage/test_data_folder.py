@@ -171,6 +171,23 @@ def test_a_collection_that_became_a_link_while_it_was_open_is_not_deleted(linked
         assert catalog.get("b").status().item_count == 0
 
 
+def test_a_collection_whose_file_is_a_link_is_refused_and_its_data_not_left_behind(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "large-disk.db"
+    with closing(Catalog(data)) as catalog:
+        catalog.create(CollectionSpec("a", 2))
+    file = data / "collections" / "a" / FILE_NAME
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    with closing(Catalog(data)) as catalog:
+        for use in (catalog.get, catalog.delete):
+            with pytest.raises(DataLoss, match=r"its file is a symbolic link, .* a real file in `collections/a`"):
+                use("a")
+    assert elsewhere.exists()
+    (failed,) = rekey(data, Keyring(new_key()))
+    assert isinstance(failed, Failed)
+    assert "its file is a symbolic link" in str(failed)
+
+
 def test_a_link_that_leads_nowhere_is_refused_too(linked: Path) -> None:
     (linked.parent / "elsewhere").rename(linked.parent / "unmounted")
     with closing(Catalog(linked)) as catalog, pytest.raises(DataLoss, match="Collection `a` can't be used"):

@@ -198,8 +198,10 @@ def test_a_read_that_holds_a_purge_up_is_named_and_the_purge_can_be_done_again(
     reader = apsw.Connection(str(folder / FILE_NAME), flags=apsw.SQLITE_OPEN_READONLY)
     rows = reader.execute("SELECT id FROM items")
     next(rows)
+    told: list[int] = []
     with pytest.raises(Unavailable) as refused:
-        collection.delete(["person-00008"], purge=True)
+        collection.delete(["person-00008", "nobody"], purge=True, on_deleted=told.append)
+    assert told == [1]
     assert refused.value.message == (
         "The items are deleted, but not yet erased from the disk. A long read, perhaps a backup, still needs the "
         "deleted data. Delete them again with `purge`; the next start erases them too."

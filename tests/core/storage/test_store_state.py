@@ -71,6 +71,29 @@ def test_a_change_behind_our_back_is_noticed(file: Path, keyring: Keyring | None
         entry_of(file)  # as a backup's, and as what is restored
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE collection SET dimension = 0",
+        "UPDATE collection SET dimension = -1",
+        "UPDATE collection SET dimension = 1 << 40",
+        "UPDATE collection SET created_at = 9e999",
+        "UPDATE collection SET created_at = -1e18",
+        "UPDATE collection SET item_count = -1",
+    ],
+)
+def test_a_head_that_was_never_written_here_is_refused_whatever_its_sum(
+    file: Path, keyring: Keyring | None, statement: str
+) -> None:
+    with closing(apsw.Connection(str(file))) as connection, connection:
+        connection.execute(statement)
+        write_state_sum(connection, state_sum(connection))
+    with pytest.raises(DataLoss, match="its head can't be read"):
+        Store(file, keyring=keyring)
+    with pytest.raises(DataLoss, match="its head can't be read"):
+        entry_of(file)
+
+
 def test_a_bit_that_is_turned_in_the_number_of_a_batch_loses_no_later_batch(tmp_path: Path) -> None:
     file = tmp_path / FILE_NAME
     Store.create(file, SPEC)

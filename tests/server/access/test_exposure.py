@@ -48,6 +48,14 @@ def test_a_file_that_is_kept_from_others_is_not(tmp_path: Path, setting: str, mo
     assert _warned(tmp_path, mode, setting) == []
 
 
+@pytest.mark.parametrize(("mode", "is_told"), [(0o777, True), (0o775, False), (0o1777, False)])
+def test_a_cache_that_anyone_may_change_is_told(tmp_path: Path, mode: int, is_told: bool) -> None:
+    tmp_path.chmod(mode)
+    with structlog.testing.capture_logs() as lines:
+        AccessControl.of(ServerConfig(cache_dir=tmp_path)).close()
+    assert [line["setting"] for line in lines] == ["cache_dir"] * is_told
+
+
 def test_a_file_that_is_not_there_is_left_to_who_reads_it(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as lines:
         AccessControl.of(ServerConfig(tls_cert=tmp_path / "none.pem", tls_key=tmp_path / "none.key")).close()

@@ -120,7 +120,7 @@ class CollectionFile:
                 dimension=int(said["dimension"]),
                 item_count=int(said["item_count"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise self._damaged(1, "the description of the collection is incomplete or wrong.") from error
 
     def _check(self) -> frozenset[str]:

@@ -1,0 +1,20 @@
+"""Makes folders that only this account may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder and those above it that are missing, each for this account alone, whatever the umask.
+
+    `Path.mkdir` with `parents` gives its mode to the last one only, and whoever may write to one above can exchange it.
+
+    Raises:
+        OSError: one can't be made.
+    """
+    missing = [folder]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True, mode=0o700)
