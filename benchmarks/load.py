@@ -26,6 +26,7 @@ from twinsight_client.bench.loop import Plan, Run, Tick, run_load
 from twinsight_client.bench.outcomes import REFUSED
 from twinsight_client.bench.records import Column
 from twinsight_client.bench.report import measured, percentiles
+from twinsight_client.deadlines import SEARCH_S
 from twinsight_client.results import Vector
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _searches(load: Load) -> Workload:
         method=operations.COLLECTION_SERVICE + "Search",
         requests=tuple(sent),
         read=lambda _data: Reading(),
-        timeout_s=operations.SEARCH_S,
+        timeout_s=SEARCH_S,
     )
 
 

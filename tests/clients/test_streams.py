@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
-from twinsight_client import CallInfo, InvalidArgument, ItemError, NewItem
+from twinsight_client import CallInfo, InvalidArgument, ItemError, ItemId, NewItem, field
 from twinsight_client.streams import BATCH_BYTES, EmbedFlow, IngestFlow
 from twinsight_client.testing import AsyncFakeClient, FakeClient
 
@@ -352,3 +353,33 @@ def test_a_name_that_no_file_can_have_fails_alone(tmp_path: Path, picture: Calla
     (written,) = client.ingest("c", items, ingest_id="i")
     assert [(error.index, error.reason) for error in written.errors()] == [(1, "FILE_UNREADABLE")]
     assert [item.id for page in client.list_items("c") for item in page.values()] == ["a", "c"]
+
+
+def test_a_text_that_no_message_can_hold_fails_alone(picture: Callable[[int], bytes]) -> None:
+    client = FakeClient()
+    client.create_collection("c", model="fake")
+    bad = [
+        NewItem("caf\udce9", picture(1)),
+        NewItem("b", picture(1), {"caf\udce9": 1}),
+        NewItem("d", picture(1), {"name": "caf\udce9"}),
+        NewItem("e", picture(1), {"names": ["x", "caf\udce9"]}),
+    ]
+    (written,) = client.ingest("c", [NewItem("a", picture(1)), *bad, NewItem("z", picture(2))], ingest_id="i")
+    said = "`caf\\udce9` can't be sent: it is not valid UTF-8."
+    assert [(one.index, one.code, one.reason) for one in written.errors()] == [
+        (place, "INVALID_ARGUMENT", "CLIENT_CHECK") for place in range(1, 5)
+    ]
+    assert all(one.message.endswith(said) for one in written.errors())
+    assert [item.id for page in client.list_items("c") for item in page.values()] == ["a", "z"]
+    calls: list[Callable[[], object]] = [
+        *(partial(client.upsert, "c", [item]) for item in bad),
+        partial(client.get_items, "c", ["caf\udce9"]),
+        partial(client.delete_items, "c", ["caf\udce9"]),
+        partial(client.search, "c", [ItemId("caf\udce9")]),
+        lambda: field("caf\udce9") == 1,
+        lambda: field("name") == "caf\udce9",
+    ]
+    for call in calls:
+        with pytest.raises(InvalidArgument, match="can't be sent: it is not valid UTF-8") as refused:
+            call()
+        assert refused.value.reason == "CLIENT_CHECK"

@@ -402,8 +402,9 @@ def test_closing_a_client_ends_its_calls_as_cancelled(wire: WireServer, name: st
         running = pool.submit(CALLS[name], client)
         assert wire.arrived.get(timeout=30) == name
         client.close()
-        with pytest.raises(Cancelled):
+        with pytest.raises(Cancelled, match=r"^The client is closed\.$") as ended:
             running.result(timeout=30)
+        assert (ended.value.reason, bool(ended.value.request_id)) == ("CLIENT_CLOSED", True)
     with pytest.raises(Cancelled, match=r"^The client is closed\.$") as raised:
         CALLS[name](client)
     assert raised.value.reason == "CLIENT_CLOSED"

@@ -51,3 +51,5 @@ def test_frames_that_do_not_agree_find_nothing(example: dict[str, Any]) -> None:
     assert (film, agreeing, frames) == ("film", 6, 20)
     assert 100.0 <= start_s <= 100.8
     assert agreed([sighting("film", 5.0, 0.0)], frames=1) == [("film", 5.0, 1, 1)]
+    alike = [(3.0, 0.5), (11.0, 0.9), (34.0, 0.6), (35.0, 0.7)]
+    assert agreed([sighting("film", at_s, 0.0, p) for at_s, p in alike], frames=1) == [("film", 11.0, 1, 1)]

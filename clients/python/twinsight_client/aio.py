@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 from google.protobuf.message import Message
 
-from twinsight_client import operations
+from twinsight_client import deadlines, operations
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
@@ -222,7 +222,7 @@ class AsyncClient:
             resume = ResumeFlow(collection)
             asked = resume.requests_async([ingest_id])
             answers = self._transport.stream(
-                resume, asked, timeout_s=timeout_s or operations.WRITE_S, request_id=request_id
+                resume, asked, timeout_s=timeout_s or deadlines.WRITE_S, request_id=request_id
             )
             (last_batch,) = [answer async for answer in answers]
         flow = IngestFlow(
@@ -334,7 +334,7 @@ class AsyncClient:
 
     async def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
         """Waits until the server is serving; raises Unavailable if it is not within `timeout_s`."""
-        with operations.waiting(timeout_s):
+        with deadlines.waiting(timeout_s):
             await self._call(operations.wait_ready(), timeout_s, request_id)
 
     async def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:

@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 
 from google.protobuf.message import Message
 
-from twinsight_client import operations
+from twinsight_client import deadlines, operations
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
@@ -306,7 +306,7 @@ class Client:
         request_id = request_id_for(request_id)
         last_batch = 0
         if ingest_id:
-            resume, within_s = ResumeFlow(collection), timeout_s or operations.WRITE_S
+            resume, within_s = ResumeFlow(collection), timeout_s or deadlines.WRITE_S
             asked = resume.requests([ingest_id])
             (last_batch,) = self._transport.stream(resume, asked, timeout_s=within_s, request_id=request_id)
         flow = IngestFlow(
@@ -439,7 +439,7 @@ class Client:
 
     def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
         """Waits until the server is serving; raises Unavailable if it is not within `timeout_s`."""
-        with operations.waiting(timeout_s):
+        with deadlines.waiting(timeout_s):
             self._call(operations.wait_ready(), timeout_s, request_id)
 
     def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:

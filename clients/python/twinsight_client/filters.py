@@ -26,6 +26,7 @@ from typing import TypeAlias
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.metadata import plain_scalar, value_message
+from twinsight_client.unicode_text import check_text
 
 Scalar: TypeAlias = str | int | float | bool
 _BOUNDS = ("gt", "gte", "lt", "lte")
@@ -72,7 +73,7 @@ class Field:
     """A metadata field to compare, from `field`."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name = check_text(name, field="filter")
 
     def equals(self, value: Scalar) -> Filter:
         """Holds if the field has this value; a list of strings equals each string in it."""

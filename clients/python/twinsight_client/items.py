@@ -12,6 +12,7 @@ from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.images import Content, content_message, size_bytes
 from twinsight_client.metadata import metadata_messages, metadata_size_bytes
 from twinsight_client.results import MetadataValue
+from twinsight_client.unicode_text import check_text
 
 
 @dataclass(frozen=True)
@@ -54,25 +55,27 @@ def item_size_bytes(item: NewItem) -> int:
         OSError: the file does not exist.
     """
     content = 0 if isinstance(item.content, KeepVector) else size_bytes(item.content)
-    return content + len(item.id.encode()) + metadata_size_bytes(item.metadata)
+    return content + len(item.id.encode(errors="replace")) + metadata_size_bytes(item.metadata)
 
 
 def item_message(item: NewItem) -> collections_pb.NewItem:
     """Returns the message of one item; reads the file if its content is a path.
 
     Raises:
+        NotUnicode: its id, or a text in its metadata; names the item.
         InvalidArgument: pixels, vector or metadata of a shape or type that no message can hold; names the item.
         OSError: the file can't be read.
         TypeError: neither a picture nor a vector, or an id that is not a str.
     """
     if not isinstance(item.id, str):
         raise TypeError(f"An item's id must be a str, not {type(item.id).__name__}: {item.id!r}.")
+    check_text(item.id, field="id")
     try:
         return _message(item)
     except InvalidArgument as error:
         message = f"Item `{item.id}`: {error.message}"
         violations = [FieldViolation(one.field, message) for one in error.violations]
-        raise InvalidArgument(message, reason=error.reason, violations=violations) from error
+        raise type(error)(message, reason=error.reason, violations=violations) from error
 
 
 def items_digest(items: Iterable[NewItem], *, given: str) -> str:

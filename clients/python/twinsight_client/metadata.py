@@ -9,7 +9,9 @@ import numpy as np
 from twinsight.v1 import types_pb2
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import MetadataValue
+from twinsight_client.unicode_text import check_text
 
+_FIELD = "metadata"
 _PER_FIELD, _PER_ENTRY = 12, 4
 """Approximate bytes of tags and lengths."""
 
@@ -19,7 +21,9 @@ def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
 
     Raises:
         InvalidArgument: a type that metadata can't hold, or an integer of more than 64 bits.
+        NotUnicode: the name, or a text.
     """
+    check_text(name, field=_FIELD)
     match plain_scalar(value):
         case bool(flag):  # before int, its base class
             return types_pb2.Value(bool_value=flag)
@@ -30,9 +34,10 @@ def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
         case float(number):
             return types_pb2.Value(float_value=number)
         case str(text):
-            return types_pb2.Value(string_value=text)
+            return types_pb2.Value(string_value=check_text(text, field=_FIELD))
         case Sequence() as texts if not isinstance(texts, bytes) and all(isinstance(one, str) for one in texts):
-            return types_pb2.Value(string_list=types_pb2.StringList(values=texts))
+            checked = [check_text(one, field=_FIELD) for one in texts]
+            return types_pb2.Value(string_list=types_pb2.StringList(values=checked))
     raise _invalid(name, f"Metadata `{name}` must be str, int, float, bool or a list of str, not {_kind(value)}.")
 
 

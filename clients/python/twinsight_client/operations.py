@@ -5,8 +5,7 @@ The sync and the asyncio client build the same operations; they differ only in h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,8 +16,9 @@ from twinsight.v1 import collection_service_pb2 as collections_pb
 from twinsight.v1 import inference_service_pb2 as inference_pb
 from twinsight.v1 import model_service_pb2 as models_pb
 from twinsight_client import answers
+from twinsight_client.deadlines import INFERENCE_S, MANAGE_S, PURGE_S, SEARCH_S, WRITE_S, checked_timeout
 from twinsight_client.digests import vector_digest
-from twinsight_client.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
+from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.filters import Filter, filter_message
 from twinsight_client.images import Content, ImageLike, content_message, image_message
 from twinsight_client.items import ItemId, NewItem, item_message, items_digest
@@ -39,14 +39,8 @@ from twinsight_client.results import (
     Results,
 )
 from twinsight_client.retry import Repeat
+from twinsight_client.unicode_text import check_text
 
-INFERENCE_S = 60.0
-"""Deadline of calls that run a model: 256 pictures take a small machine many seconds."""
-SEARCH_S = 30.0
-WRITE_S = 60.0
-PURGE_S = 600.0
-"""A purge rewrites the collection's file."""
-MANAGE_S = 10.0
 INFERENCE_SERVICE = "/twinsight.v1.InferenceService/"
 COLLECTION_SERVICE = "/twinsight.v1.CollectionService/"
 MODEL_SERVICE = "/twinsight.v1.ModelService/"
@@ -77,8 +71,12 @@ class Operation(Generic[R, A]):
     repeat: Repeat = Repeat.WHEN_SAFE
 
     def deadline_s(self, *given: float | None) -> float:
-        """Returns the first of `given` that is set, else the default for this kind of call."""
-        return next((one for one in given if one is not None), self.timeout_s)
+        """Returns the first of `given` that is set, else the default for this kind of call.
+
+        Raises:
+            InvalidArgument: as `checked_timeout` does.
+        """
+        return checked_timeout(next((one for one in given if one is not None), self.timeout_s))
 
 
 def embed(images: Iterable[ImageLike], *, model: str) -> Operation[inference_pb.EmbedResponse, ModelResults[Embedding]]:
@@ -240,9 +238,7 @@ def get_items(
     collection: str, ids: Iterable[str], *, include_vectors: bool
 ) -> Operation[collections_pb.GetItemsResponse, Results[Item]]:
     """CollectionService.GetItems."""
-    request = collections_pb.GetItemsRequest(
-        collection=collection, ids=_many(ids, "ids"), include_vectors=include_vectors
-    )
+    request = collections_pb.GetItemsRequest(collection=collection, ids=_ids(ids), include_vectors=include_vectors)
     return Operation(
         COLLECTION_SERVICE + "GetItems", request, collections_pb.GetItemsResponse, answers.items, timeout_s=SEARCH_S
     )
@@ -283,7 +279,7 @@ def delete_items(
 ) -> Operation[collections_pb.DeleteItemsResponse, DeleteResults]:
     """CollectionService.DeleteItems."""
     request = collections_pb.DeleteItemsRequest(
-        collection=collection, ids=_many(ids, "ids"), filter=filter_message(where), purge=purge
+        collection=collection, ids=_ids(ids), filter=filter_message(where), purge=purge
     )
     return Operation(
         COLLECTION_SERVICE + "DeleteItems",
@@ -384,20 +380,6 @@ def wait_ready() -> Operation[health_pb2.HealthCheckResponse, None]:
     )
 
 
-@contextmanager
-def waiting(timeout_s: float) -> Iterator[None]:
-    """Turns the DeadlineExceeded of the last try into the error of the whole wait of `timeout_s` seconds.
-
-    Raises:
-        Unavailable: the server is not serving within that time.
-    """
-    try:
-        yield
-    except DeadlineExceeded as error:
-        message = f"The server is not serving after {timeout_s:g} s."
-        raise Unavailable(message, reason=answers.NOT_SERVING, request_id=error.request_id) from None
-
-
 def _compare_input(content: Content) -> inference_pb.CompareInput:
     message = content_message(content)
     if isinstance(message, bytes):
@@ -407,7 +389,7 @@ def _compare_input(content: Content) -> inference_pb.CompareInput:
 
 def _query(query: Content | ItemId) -> collections_pb.Query:
     if isinstance(query, ItemId):
-        return collections_pb.Query(item_id=query.id)
+        return collections_pb.Query(item_id=check_text(query.id, field="item_id"))
     message = content_message(query)
     return collections_pb.Query(vector=message) if isinstance(message, bytes) else collections_pb.Query(image=message)
 
@@ -422,6 +404,10 @@ def _check_int32(path: str, value: int) -> None:
         name = path.rpartition(".")[2]
         message = f"`{name}` (={value}) must fit a signed 32-bit integer."
         raise InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation(path, message)])
+
+
+def _ids(ids: Iterable[str]) -> list[str]:
+    return [check_text(one, field="ids") for one in _many(ids, "ids")]
 
 
 def _many(things: Iterable[A], name: str) -> Sequence[A]:

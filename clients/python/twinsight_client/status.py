@@ -6,6 +6,7 @@ path, RetryInfo if a retry may succeed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TypeAlias, cast
 
@@ -18,6 +19,11 @@ from twinsight_client.errors import FieldViolation, ResourceExhausted, Twinsight
 from twinsight_client.results import CallInfo, ItemError, StageTimes
 
 DOMAIN = "twinsight"
+CONNECTION_FULL = "CONNECTION_FULL"
+_REFUSED = re.compile(r"Stream refused by server|RST_STREAM.* error code 7\b")
+"""What gRPC says of a call that the server refused unread, HTTP/2's REFUSED_STREAM (RFC 9113, section 8.7): the
+connection has no place for it. gRPC should wait for one, but may send a call just before its place is free."""
+_RETRY_REFUSED_S = 0.05
 REQUEST_ID = "x-request-id"
 _CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
@@ -34,7 +40,15 @@ def error_from_call(error: grpc.RpcError, *, request_id: str) -> TwinsightClient
         status = None
     if status is None:
         status = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
-    return error_from_status(status, request_id=call_info(call.trailing_metadata() or (), sent=request_id).request_id)
+    request_id = call_info(call.trailing_metadata() or (), sent=request_id).request_id
+    if call.code() is grpc.StatusCode.UNAVAILABLE and not status.details and _REFUSED.search(status.message):
+        return ResourceExhausted(
+            f"Too many calls on this connection; the server did not read this one: {status.message}",
+            reason=CONNECTION_FULL,
+            request_id=request_id,
+            retry_after_s=_RETRY_REFUSED_S,
+        )
+    return error_from_status(status, request_id=request_id)
 
 
 def error_from_status(status: status_pb2.Status, *, request_id: str = "") -> TwinsightClientError:

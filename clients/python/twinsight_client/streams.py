@@ -8,8 +8,9 @@ The batch of a bulk write that can resume has as its number how many things of t
 the last number on disk says how many things to skip, however they were split, and whatever became of their files.
 
 A thing whose file is missing or not readable fails alone, too: an empty picture, which the server rejects, is sent in
-its place. Other errors, which would hit every file (a disk that fails, too many open files), are raised; so is one of a
-bulk write that can resume if the folder is gone, or if no file of a batch of several can be read.
+its place. So does an item with a text that is not Unicode, as undecodable file names give. Other errors, which would
+hit every file (a disk that fails, too many open files), are raised; so is one of a bulk write that can resume if the
+folder is gone, or if no file of a batch of several can be read.
 
 Requests are generated while responses are read: by another thread in the sync client, by another task in the asyncio
 client, which consumes plain iterables in threads. The two sides share a deque of the messages in flight.
@@ -26,7 +27,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
@@ -40,6 +41,7 @@ from twinsight_client.images import ImageLike, image_message, is_of_file, size_b
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
 from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ItemError, ModelResults, Results
+from twinsight_client.unicode_text import NotUnicode, as_unicode
 
 _log = logging.getLogger("twinsight.client")
 
@@ -51,6 +53,9 @@ _AROUND_BYTES = 4096
 _ID_CHARACTERS = 256  # longer ones are invalid
 _LOOKED_UP = 64
 """Items, of those that were skipped as on disk, that are looked up."""
+
+Unsent: TypeAlias = OSError | NotUnicode
+"""Why a thing is not sent."""
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -129,8 +134,8 @@ class Flow(ABC, Generic[T, R, A]):
     def _size_bytes(self, thing: T) -> int: ...
 
     @abstractmethod
-    def _message(self, batch: Sequence[T], end: int, *, are_sent: bool = True) -> tuple[Message, Mapping[int, OSError]]:
-        """Returns the message of a batch, and why files of it can't be read, by their places in it.
+    def _message(self, batch: Sequence[T], end: int, *, are_sent: bool = True) -> tuple[Message, Mapping[int, Unsent]]:
+        """Returns the message of a batch, and why things of it are not sent, by their places in it.
 
         Args:
             batch: its things.
@@ -188,7 +193,7 @@ class Flow(ABC, Generic[T, R, A]):
             if len(batch) == 1 and self._exceeds(size + _AROUND_BYTES):
                 size = message.ByteSize()
             if len(batch) > 1 or not self._exceeds(size):
-                return message, {start + place: unreadable(start + place, error) for place, error in failed.items()}
+                return message, {start + place: _unsent(start + place, error) for place, error in failed.items()}
         message, _ = self._message(batch, end, are_sent=False)
         said = f"{size} bytes are more than a message may have (max_send_bytes: {self._most_bytes})."
         error = partial(ItemError, code=ResourceExhausted.code, reason="CLIENT_CHECK", message=said)
@@ -218,7 +223,7 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
         end: int,  # noqa: ARG002  # EmbedStream has no numbers
         *,
         are_sent: bool = True,
-    ) -> tuple[Message, Mapping[int, OSError]]:
+    ) -> tuple[Message, Mapping[int, Unsent]]:
         images, failed = _each_read(batch, image_message if are_sent else _no_picture, _no_picture)
         return inference_pb.EmbedStreamRequest(model=self._model, images=images), failed
 
@@ -310,7 +315,7 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
 
     def _message(
         self, batch: Sequence[NewItem], end: int, *, are_sent: bool = True
-    ) -> tuple[Message, Mapping[int, OSError]]:
+    ) -> tuple[Message, Mapping[int, Unsent]]:
         items, failed = _each_read(batch, item_message if are_sent else _without_picture, _without_picture)
         if self._ingest_id and (gone := _of_folder(failed, len(batch))):
             raise gone  # they would count as written, and never be tried again
@@ -351,7 +356,7 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
         end: int,  # noqa: ARG002  # no items, so no batch
         *,
         are_sent: bool = True,  # noqa: ARG002  # the server rejects an id that is too long
-    ) -> tuple[Message, Mapping[int, OSError]]:
+    ) -> tuple[Message, Mapping[int, Unsent]]:
         return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0]), {}
 
     def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> int:
@@ -361,15 +366,15 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
 
 def _each_read(
     things: Sequence[T], build: Callable[[T], P], stand_in: Callable[[T], P]
-) -> tuple[list[P], dict[int, OSError]]:
-    """Returns what `build` makes of each thing, `stand_in` of those whose own file can't be read; and why, by place."""
+) -> tuple[list[P], dict[int, Unsent]]:
+    """Returns what `build` makes of each thing, `stand_in` of those that can't be sent; and why, by place."""
     built: list[P] = []
-    failed: dict[int, OSError] = {}
+    failed: dict[int, Unsent] = {}
     for place, thing in enumerate(things):
         try:
             built.append(build(thing))
-        except OSError as error:
-            if not is_of_file(error):
+        except (OSError, NotUnicode) as error:
+            if isinstance(error, OSError) and not is_of_file(error):
                 raise
             # Its traceback refers to this frame: the cycle would keep the batch until the next garbage collection.
             failed[place] = error.with_traceback(None)
@@ -377,12 +382,19 @@ def _each_read(
     return built, failed
 
 
-def _of_folder(failed: Mapping[int, OSError], count: int) -> OSError | None:
+def _of_folder(failed: Mapping[int, Unsent], count: int) -> OSError | None:
     """Returns an error of a batch of `count` that seems to be of a whole folder, which may come back; None if none."""
-    for error in failed.values():
+    unread = [error for error in failed.values() if isinstance(error, OSError)]
+    for error in unread:
         if error.errno in {errno.ENOENT, errno.ENOTDIR} and not Path(str(error.filename)).absolute().parent.is_dir():
             return error
-    return failed[0] if len(failed) == count > 1 else None
+    return unread[0] if len(unread) == count > 1 else None
+
+
+def _unsent(index: int, error: Unsent) -> ItemError:
+    if isinstance(error, OSError):
+        return unreadable(index, error)
+    return ItemError(index, error.code, error.reason, error.message, error.violations[0].field)
 
 
 def _no_picture(_: ImageLike) -> types_pb2.Image:
@@ -391,4 +403,4 @@ def _no_picture(_: ImageLike) -> types_pb2.Image:
 
 def _without_picture(item: NewItem) -> collections_pb.NewItem:
     """Returns an item that fails alone in every collection, whether or not that has a model."""
-    return collections_pb.NewItem(id=item.id[:_ID_CHARACTERS], image=types_pb2.Image())
+    return collections_pb.NewItem(id=as_unicode(item.id[:_ID_CHARACTERS]), image=types_pb2.Image())

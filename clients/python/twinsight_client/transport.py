@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
+from twinsight_client.deadlines import stream_timeout
 from twinsight_client.errors import Cancelled, ResourceExhausted, TwinsightClientError, Unavailable
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
@@ -116,7 +117,7 @@ class GrpcTransport:
         )
         metadata = self._bearer.metadata(request_id=request_id)
         try:
-            call = method(source.messages(), timeout=timeout_s, metadata=metadata)
+            call = method(source.messages(), timeout=stream_timeout(timeout_s), metadata=metadata)
         except ValueError:
             if self._closed:
                 raise closed() from None
@@ -173,7 +174,9 @@ def error_told(error: grpc.RpcError, *, request_id: str, closed_here: bool) -> T
             between the last one it accepts and the notice that it accepts no more.
     """
     told = error_from_call(error, request_id=request_id)
-    if isinstance(told, Cancelled) and not closed_here:
+    if isinstance(told, Cancelled) and closed_here:
+        return closed(request_id=request_id)
+    if isinstance(told, Cancelled):
         return Unavailable(
             f"The server ended the call: {told.message}",
             reason=told.reason,
@@ -218,11 +221,18 @@ class _Source:
         self._requests = requests
         self._most_bytes = most_bytes
         self._request_id = request_id
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     def messages(self) -> Iterator[bytes]:
+        while (message := self._next()) is not None:
+            yield message
+
+    def _next(self) -> bytes | None:
         try:
-            for message in self._requests:
-                yield serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
-        except Exception as error:  # noqa: BLE001  # raised again in the caller's thread
+            message = next(self._requests)
+            return serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
+        except StopIteration:
+            return None
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
             self.failure = error
+            return None

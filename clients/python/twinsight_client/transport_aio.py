@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
+from twinsight_client.deadlines import stream_timeout
 from twinsight_client.errors import TwinsightClientError
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
@@ -103,7 +104,8 @@ class AsyncGrpcTransport:
             request_serializer=as_given,
             response_deserializer=flow.response.FromString,
         )
-        call = method(source.messages(), timeout=timeout_s, metadata=self._bearer.metadata(request_id=request_id))
+        metadata = self._bearer.metadata(request_id=request_id)
+        call = method(source.messages(), timeout=stream_timeout(timeout_s), metadata=metadata)
         final = _FinalStatus(call)
         info = CallInfo(request_id=request_id)
         cancellations = _cancellations()
@@ -232,11 +234,20 @@ class _Source:
         self._requests = requests
         self._most_bytes = most_bytes
         self._request_id = request_id
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     async def messages(self) -> AsyncIterator[bytes]:
+        while (message := await self._next()) is not None:
+            yield message
+
+    async def _next(self) -> bytes | None:
         try:
-            async for message in self._requests:
-                yield serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
-        except Exception as error:  # noqa: BLE001  # raised again in the caller's task
+            message = await anext(self._requests)
+            return serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
+        except StopAsyncIteration:
+            return None
+        except BaseException as error:  # raised again in the caller's task
+            if isinstance(error, asyncio.CancelledError) and _cancellations():
+                raise  # gRPC ends its task
             self.failure = error
+            return None

@@ -51,6 +51,17 @@ def test_items_of_a_folder_that_was_moved_are_the_new_folders_and_those_of_lost_
     assert (changed.metadata["root"], changed.metadata["label"]) == (str(moved), "dress")
 
 
+def test_items_that_name_no_folder_did_not_move(
+    twinsight: Twinsight, memory: MemoryServer, tmp_path: Path, picture: Callable[[int], bytes]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(1))
+    with FakeClient(memory) as client:
+        client.create_collection("photos", model="fake")
+        client.upsert("photos", [NewItem("a.jpg", picture(1))]).values()
+    report = json.loads(twinsight("index", tmp_path, "--json").stdout)
+    assert (report["written"], report["moved"], report["moved_from"]) == (1, 0, [])
+
+
 def test_what_was_moved_can_be_pruned_by_a_later_run(twinsight: Twinsight, memory: MemoryServer, moved: Path) -> None:
     old = moved.parent / "old"
     first = twinsight("index", moved, "--prune")

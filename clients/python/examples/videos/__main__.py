@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -32,16 +33,29 @@ SIDE_PX = 512
 
 
 def frames(file: Path, *, every_s: float) -> Iterator[tuple[float, Image.Image]]:
-    """Yields frames of a video, about `every_s` seconds apart, with their times in seconds."""
+    """Yields frames of a video, about `every_s` seconds apart, upright, with their times in seconds from its beginning.
+
+    Raises:
+        ValueError: it is no video, or is damaged from some place on.
+    """
     av: Any = importlib.import_module("av")
-    due_s = 0.0
-    with av.open(str(file)) as video:
-        for frame in video.decode(video=0):
-            if frame.time is not None and frame.time >= due_s:
-                image: Image.Image = frame.to_image()
-                image.thumbnail((SIDE_PX, SIDE_PX))
-                yield frame.time, image
-                due_s = frame.time + every_s
+    first_s, due_s = None, 0.0
+    try:
+        with av.open(str(file)) as video:
+            if not video.streams.video:
+                raise ValueError(f"{file}: it has no pictures.")
+            for frame in video.decode(video=0):
+                if frame.time is None:
+                    continue
+                first_s = frame.time if first_s is None else first_s  # a recording may begin at any time
+                time_s = frame.time - first_s
+                if time_s >= due_s:
+                    image: Image.Image = frame.to_image()
+                    image.thumbnail((SIDE_PX, SIDE_PX))
+                    yield time_s, image.rotate(frame.rotation, expand=True)  # phones write frames as the sensor lies
+                    due_s = time_s + every_s
+    except av.FFmpegError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def index(client: Client, collection: str, film: str, shown: Iterable[tuple[float, Image.Image]]) -> int:
@@ -60,16 +74,16 @@ def find(client: Client, collection: str, shown: Iterable[tuple[float, Image.Ima
         found = client.search(collection, [ImageInput(image) for _, image in batch], top_k=20).values()
         for (time_s, _), matches in zip(batch, found, strict=True):
             sightings += [
-                Sighting(str(match.metadata["film"]), float(str(match.metadata["time_s"])), time_s)
+                Sighting(str(match.metadata["film"]), float(str(match.metadata["time_s"])), time_s, match.probability)
                 for match in matches
                 # The model's own probability that two pictures have the same original; a vote needs no certainty.
-                if (match.probability or 0.0) >= 0.5
+                if match.probability is not None and match.probability >= 0.5
             ]
     return agreed(sightings, frames=len(times))
 
 
-def main() -> None:
-    """Runs the command line."""
+def main() -> int:
+    """Runs the command line; returns the exit status: 1 if a file can't be read, the others are processed."""
     parser = argparse.ArgumentParser(description="Find the films that a clip was taken from.")
     parser.add_argument("command", choices=["index", "find"])
     parser.add_argument("files", nargs="+", type=Path)
@@ -77,18 +91,24 @@ def main() -> None:
     parser.add_argument("--collection", default="films")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two frames")
     chosen = parser.parse_args()
+    status = 0
     with Client(chosen.target) as client:
         if chosen.command == "index":
             with suppress(AlreadyExists):
                 client.create_collection(chosen.collection, model="base")
         for file in chosen.files:
             shown = frames(file, every_s=chosen.every)
-            if chosen.command == "index":
-                print(f"{file}: {index(client, chosen.collection, file.name, shown)} frames")
-                continue
-            for one in find(client, chosen.collection, shown):
-                print(f"{file}: {one.film} from {one.start_s:.0f} s, {one.agreeing} of {one.frames} frames")
+            try:
+                if chosen.command == "index":
+                    print(f"{file}: {index(client, chosen.collection, str(file), shown)} frames")
+                    continue
+                for one in find(client, chosen.collection, shown):
+                    print(f"{file}: {one.film} from {one.start_s:.0f} s, {one.agreeing} of {one.frames} frames")
+            except ValueError as error:
+                print(error, file=sys.stderr)
+                status = 1
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,11 +16,19 @@ LEAST_AGREEING, LEAST_SHARE = 3, 0.3
 
 
 class Sighting(NamedTuple):
-    """A frame of a clip that was found in a film; times in seconds from the beginning of each."""
+    """A frame of a clip that was found in a film.
+
+    Attributes:
+        film: the film's name.
+        film_s: the frame's time in the film, in seconds from its beginning.
+        clip_s: the frame's time in the clip, likewise.
+        probability: that the two frames have the same original, 0..1.
+    """
 
     film: str
     film_s: float
     clip_s: float
+    probability: float = 1.0
 
     @property
     def start_s(self) -> float:
@@ -64,9 +72,16 @@ def agreed(sightings: Iterable[Sighting], *, frames: int) -> list[Found]:
 
 
 def _most_together(seen: Sequence[Sighting]) -> list[Sighting]:
-    """Returns the sightings of the two neighbouring steps with the most frames."""
+    """Returns the sightings of the two neighbouring steps with the most frames; of equals, with the likeliest."""
     steps: dict[int, list[Sighting]] = defaultdict(list)
     for one in seen:
         steps[math.floor(one.start_s / STEP_S)].append(one)
     windows = ([*steps[step], *steps.get(step + 1, ())] for step in sorted(steps))
-    return max(windows, key=lambda window: len({one.clip_s for one in window}))
+    return max(windows, key=_frames_and_probability)
+
+
+def _frames_and_probability(seen: Sequence[Sighting]) -> tuple[int, float]:
+    best: dict[float, float] = {}
+    for one in seen:
+        best[one.clip_s] = max(one.probability, best.get(one.clip_s, 0.0))
+    return len(best), sum(best.values())

@@ -11,8 +11,9 @@ from grpc_health.v1 import health_pb2
 from twinsight_client.bench.calls import Reading, Workload
 from twinsight_client.bench.outcomes import ANSWERED, outcome_of
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
+from twinsight_client.deadlines import MANAGE_S
 from twinsight_client.errors import TwinsightClientError
-from twinsight_client.operations import HEALTH_SERVICE, MANAGE_S
+from twinsight_client.operations import HEALTH_SERVICE
 from twinsight_client.results import StageTimes
 from twinsight_client.status import call_info, error_from_call
 from twinsight_client.token import Bearer

@@ -27,13 +27,14 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.batches import sort_out
 from twinsight_client.cli.bench_output import Meter, write_report, write_report_file
 from twinsight_client.cli.help import examples
+from twinsight_client.cli.numbers import Number
 from twinsight_client.cli.output import check_writable, write_error, write_json
 from twinsight_client.cli.pictures import find_pictures
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.client import Client
+from twinsight_client.deadlines import MANAGE_S
 from twinsight_client.errors import InvalidArgument, Unavailable
 from twinsight_client.filters import filter_from_json
-from twinsight_client.operations import MANAGE_S
 from twinsight_client.results import HealthStatus, Vector
 
 CLOSED_CONCURRENCY = 1
@@ -65,8 +66,8 @@ def bench() -> None:
     due, even if they had to wait to be sent. This shows what users see, without coordinated omission.
 
     Calls are never retried; those that the server refuses for load are counted separately from errors. The report also
-    shows where the latency went: the server's own stages, and what is left for network and client. Ctrl-C ends the run
-    early and still prints a report. The exit code is 3 if calls or single items failed.
+    shows where the latency went: the server's own stages, and what is left for network and client. After the
+    warm-up, Ctrl-C ends the run early and still prints a report. The exit code is 3 if calls or single items failed.
     """
 
 
@@ -130,7 +131,7 @@ def _load_options(command: click.Command) -> click.Command:
         option(
             "--duration",
             "duration_s",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Number(min=0, min_open=True),
             default=10.0,
             metavar="SECONDS",
             help="How long to measure.",
@@ -138,7 +139,7 @@ def _load_options(command: click.Command) -> click.Command:
         option(
             "--warmup",
             "warmup_s",
-            type=click.FloatRange(min=0),
+            type=Number(min=0),
             default=2.0,
             metavar="SECONDS",
             help="How long to send calls before that.",
@@ -152,7 +153,7 @@ def _load_options(command: click.Command) -> click.Command:
         ),
         click.option(
             "--rate",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Number(min=0, min_open=True),
             metavar="CALLS_PER_S",
             help="Open loop: calls are due this often, and latency counts from when they are due.",
         ),

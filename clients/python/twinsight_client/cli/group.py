@@ -13,6 +13,7 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.output import write_error
 from twinsight_client.cli.settings import target_of
 from twinsight_client.errors import TwinsightClientError
+from twinsight_client.unicode_text import NotUnicode
 
 
 class CommandGroup(click.Group):
@@ -59,6 +60,9 @@ class CommandGroup(click.Group):
         """
         try:
             return super().invoke(ctx)
+        except NotUnicode as error:
+            write_error(f"Error: {error.message}")
+            raise click.exceptions.Exit(exits.USAGE) from error
         except TwinsightClientError as error:
             write_error(f"Error: {exits.one_line(error, target=target_of(ctx))}")
             raise click.exceptions.Exit(exits.exit_code(error)) from error

@@ -130,6 +130,7 @@ class Indexer:
         self._moved_from = moved_from
         self._replace = replace
         self._replacing: set[str] = set()
+        self._moving: dict[str, str] = {}
         self._jobs = jobs
         self._batch_size = batch_size
         self._advance = advance
@@ -239,7 +240,7 @@ class Indexer:
                     self.report.unchanged += 1
                     self._advance(1)
                 elif not picture.is_another(answer.metadata, moved_from=self._moved_from):
-                    self._note_move(answer.metadata.get("root"), str(picture.root))
+                    self._note_move(answer.metadata.get("root"), picture)
                     yield replace(picture, others=answer.metadata)
                 elif self._replace:
                     self._replacing.add(self._id(picture))
@@ -248,10 +249,10 @@ class Indexer:
                     was = f"{answer.metadata['file']} of {answer.metadata['root']}"
                     self._skip(picture, TAKEN, f"This id belongs to another picture, {was}.")
 
-    def _note_move(self, before: object, now: str) -> None:
-        self.report.moved += before != now
-        if isinstance(before, str) and before != now and before not in self.report.moved_from:
-            self.report.moved_from.append(before)
+    def _note_move(self, before: object, picture: Picture) -> None:
+        """Remembers that an item names another folder than its picture is in; one that names none did not move."""
+        if isinstance(before, str) and before != str(picture.root):
+            self._moving[self._id(picture)] = before
 
     def _is_sendable(self, picture: Picture) -> bool:
         """Whether the picture can be sent at all; otherwise records it as skipped."""
@@ -309,6 +310,8 @@ class Indexer:
                 else:
                     sent.written += 1
                     sent.replaced += item.id in self._replacing
+                    if item.id in self._moving:
+                        sent.moved_from.append(self._moving[item.id])
 
     def _settle(self, under_way: set[Future[None]]) -> None:
         """Waits for at least one batch and counts the finished ones; raises their exceptions."""
@@ -323,6 +326,8 @@ class Indexer:
             sent = self._arrived.popleft()
             self.report.written += sent.written
             self.report.replaced += sent.replaced
+            self.report.moved += len(sent.moved_from)
+            self.report.moved_from = list(dict.fromkeys([*self.report.moved_from, *sent.moved_from]))
             self.report.skipped.extend(sent.skipped)
             self._advance(sent.written + len(sent.skipped))
 
@@ -337,6 +342,7 @@ class _Sent:
 
     written: int = 0
     replaced: int = 0
+    moved_from: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
 

@@ -228,7 +228,11 @@ class MemoryServer:
             raise AlreadyExists(message, reason="COLLECTION_EXISTS", violations=violations)
         digest, dimension = "", wanted.dimension
         if wanted.model:
-            model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, wanted.model)
+            try:
+                model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, wanted.model)
+            except (NotFound, FailedPrecondition) as error:
+                violations = [FieldViolation("collection.model", error.message)]
+                raise type(error)(error.message, reason=error.reason, violations=violations) from None
             digest, dimension = model.digest, model.dimension
         if not 1 <= dimension <= limits.MAX_DIMENSION or wanted.dimension not in {0, dimension}:
             most = limits.MAX_DIMENSION
@@ -330,7 +334,8 @@ class MemoryServer:
 def _check_digest(digest: str, given: str) -> None:
     if given and given != digest:
         message = f"`vector_model_digest` (=`{given}`) does not match: the model here has digest `{digest}`."
-        raise FailedPrecondition(message, reason="MODEL_MISMATCH")
+        violations = [FieldViolation("vector_model_digest", message)]
+        raise FailedPrecondition(message, reason="MODEL_MISMATCH", violations=violations)
 
 
 def _each(

@@ -199,10 +199,13 @@ class MemoryCollection:
     def _score(self, left: Vector, right: Vector) -> float:
         if self._metric == collections_pb.METRIC_EUCLIDEAN:
             return -float(np.linalg.norm(left - right))
-        product = float(left @ right)
+        product = float(left.astype(np.float64) @ right.astype(np.float64))
         if self._metric == collections_pb.METRIC_DOT:
             return product
-        return product / float(np.linalg.norm(left) * np.linalg.norm(right))
+        # In float64: the product of two short vectors' lengths would be 0 in float32.
+        return product / (
+            float(np.linalg.norm(left.astype(np.float64))) * float(np.linalg.norm(right.astype(np.float64)))
+        )
 
     def _meets(self, item_id: str, condition: types_pb2.Filter) -> bool:
         return holds(condition, self._items[item_id].metadata)
