@@ -91,6 +91,9 @@ def test_a_region_goes_with_its_picture(picture: Callable[[int], bytes]) -> None
 
 
 def test_what_is_no_picture_is_told_by_its_type() -> None:
+    for content in (bytearray(b"x"), memoryview(b"x")):  # sequences of numbers, and yet no vectors
+        with pytest.raises(TypeError, match=r"A picture must be bytes, .* not (bytearray|memoryview)\.$"):
+            content_message(content)
     with pytest.raises(TypeError, match=r"not int\.$"):
         image_message(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):

@@ -86,9 +86,12 @@ def image_message(image: ImageLike) -> types_pb2.Image:
         return types_pb2.Image(raw=_raw(np.asarray(upright_rgb(image))))
     if isinstance(image, np.ndarray):
         return types_pb2.Image(raw=_raw(image))
-    raise TypeError(
-        f"A picture must be bytes, a path, a uint8 array, a Pillow image or an ImageInput, not {_type_name(image)}."
-    )
+    raise _no_picture(image)
+
+
+def _no_picture(given: object) -> TypeError:
+    what = "bytes, a path, a uint8 array, a Pillow image or an ImageInput"
+    return TypeError(f"A picture must be {what}, not {_type_name(given)}.")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -194,6 +197,8 @@ def content_message(content: Content) -> types_pb2.Image | bytes:
         return types_pb2.Image(raw=_raw(content)) if content.ndim > 1 else vector_bytes(content)
     if isinstance(content, Embedding):
         return vector_bytes(content)
+    if isinstance(content, bytearray | memoryview):  # would be a sequence of numbers
+        raise _no_picture(content)
     if isinstance(content, Sequence) and not isinstance(content, str | bytes):
         return vector_bytes(content)
     return image_message(content)

@@ -373,6 +373,20 @@ def test_an_argument_that_is_not_utf_8_is_one_line(twinsight: Twinsight, argumen
     assert result.stderr.endswith("`caf\\udce9` can't be sent: it is not valid UTF-8.\n")
 
 
+@pytest.mark.parametrize(
+    "target", ["", "127.0.0.1", "localhost", "127.0.0.1:", ":50051", "h:115587", "h:0", "h:-1", "h:x"]
+)
+def test_an_address_needs_a_port(twinsight: Twinsight, target: str) -> None:
+    result = twinsight("models", "--target", target)
+    assert result.exit_code == 2
+    assert "Invalid value for '--target': " in result.stderr
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:1", "[::1]:50051", "unix:/run/x.sock", "dns:///server.example:50051"])
+def test_an_address_may_be_any_that_grpc_resolves(twinsight: Twinsight, target: str) -> None:
+    assert twinsight("models", "--target", target).exit_code == 0
+
+
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(
     "arguments",

@@ -16,6 +16,7 @@ import click
 
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
 from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.targets import Target
 from twinsight_client.client import Client
 from twinsight_client.retry import RetryPolicy
 from twinsight_client.token import Bearer
@@ -134,6 +135,7 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
     options = (
         option(
             "--target",
+            type=Target(),
             metavar="HOST:PORT",
             envvar="TWINSIGHT_TARGET" if on_group else None,
             help=f"Address of the server.  [env: TWINSIGHT_TARGET; default: {DEFAULT_TARGET}]",
