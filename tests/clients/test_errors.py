@@ -14,6 +14,7 @@ from twinsight_client.results import ItemError
 from twinsight_client.status import call_info, error_from_call, error_from_status, item_error
 
 pytestmark = pytest.mark.client
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,44 @@ def test_details_give_reason_field_rule_and_wait(new_status: Callable[..., statu
     assert isinstance(error, ResourceExhausted)
     assert (error.reason, error.field, error.retry_after_s, error.request_id) == ("QUEUE_FULL", "images", 0.25, "r1")
     assert error.violations[0].description == "Full."
+
+
+class Ended(grpc.RpcError):
+    """A call that ended with a status of gRPC's own."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "reason"),
+    [
+        (UNAVAILABLE, "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))", "CONNECTION_FULL"),
+        (UNAVAILABLE, "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))", ""),
+        (UNAVAILABLE, "Stream removed (RST_STREAM (Received RST_STREAM with error code 77))", ""),
+        (UNAVAILABLE, "failed to connect to all addresses", ""),
+        (grpc.StatusCode.CANCELLED, "Received RST_STREAM with error code 7", ""),
+    ],
+)
+def test_a_call_that_was_refused_unread_counts_as_refused_for_load(
+    code: grpc.StatusCode, details: str, reason: str
+) -> None:
+    error = error_from_call(Ended(code, details), request_id="r1")
+    assert (error.reason, error.request_id) == (reason, "r1")
+    assert details in error.message
+    assert (error.code, getattr(error, "retry_after_s", None)) == (
+        ("RESOURCE_EXHAUSTED", 0.05) if reason else (code.name, None)
+    )
 
 
 def test_a_refusal_without_retry_info_names_no_wait(new_status: Callable[..., status_pb2.Status]) -> None:

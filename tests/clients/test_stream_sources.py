@@ -10,6 +10,7 @@ import pytest
 
 from twinsight_client import AsyncClient, Client, InvalidArgument, NewItem
 from twinsight_client.deadlines import checked_timeout
+from twinsight_client.testing import FakeClient
 
 from .conftest import WireServer
 
@@ -81,12 +82,14 @@ def test_a_call_may_take_as_long_as_it_likes(wire: WireServer, timeout_s: float)
 
 
 @pytest.mark.parametrize("timeout_s", [-1.0, math.nan, -math.inf])
-def test_a_timeout_that_is_none_is_refused(wire: WireServer, timeout_s: float) -> None:
-    with Client(wire.address) as client:
+@pytest.mark.parametrize("kind", ["grpc", "fake"])
+def test_a_timeout_that_is_none_is_refused(wire: WireServer, timeout_s: float, kind: str) -> None:
+    with FakeClient() if kind == "fake" else Client(wire.address) as client:
         for call in (
             lambda: client.list_models(timeout_s=timeout_s),
             lambda: client.wait_ready(timeout_s=timeout_s),
             lambda: list(client.embed_stream([b"x"], timeout_s=timeout_s)),
+            lambda: list(client.ingest("c", [], timeout_s=timeout_s)),
         ):
             with pytest.raises(InvalidArgument, match=r"`timeout_s` .* must be at least 0") as refused:
                 call()

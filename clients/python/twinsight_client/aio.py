@@ -13,8 +13,9 @@ from typing import Self, TypeVar
 
 from google.protobuf.message import Message
 
-from twinsight_client import deadlines, operations
+from twinsight_client import operations
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
+from twinsight_client.deadlines import WRITE_S, stream_timeout, waiting
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
@@ -101,7 +102,10 @@ class AsyncClient:
         """Embeds any number of pictures, batch by batch; nothing is sent until the result is iterated."""
         flow = EmbedFlow(model=model, batch_size=batch_size, most_bytes=self._transport.most_bytes)
         return self._transport.stream(
-            flow, flow.requests_async(images), timeout_s=timeout_s, request_id=request_id_for(request_id)
+            flow,
+            flow.requests_async(images),
+            timeout_s=stream_timeout(timeout_s),
+            request_id=request_id_for(request_id),
         )
 
     async def compare(
@@ -216,14 +220,11 @@ class AsyncClient:
         It yields each batch once that is on disk, and resumes by `ingest_id` as `Client.ingest` does, also after a
         rejected batch.
         """
-        request_id = request_id_for(request_id)
-        last_batch = 0
+        request_id, within_s, last_batch = request_id_for(request_id), stream_timeout(timeout_s), 0
         if ingest_id:
-            resume = ResumeFlow(collection)
+            resume, resume_s = ResumeFlow(collection), within_s or WRITE_S
             asked = resume.requests_async([ingest_id])
-            answers = self._transport.stream(
-                resume, asked, timeout_s=timeout_s or deadlines.WRITE_S, request_id=request_id
-            )
+            answers = self._transport.stream(resume, asked, timeout_s=resume_s, request_id=request_id)
             (last_batch,) = [answer async for answer in answers]
         flow = IngestFlow(
             collection,
@@ -234,7 +235,7 @@ class AsyncClient:
             last_batch=last_batch,
         )
         sent = flow.requests_async(items)
-        async for results in self._transport.stream(flow, sent, timeout_s=timeout_s, request_id=request_id):
+        async for results in self._transport.stream(flow, sent, timeout_s=within_s, request_id=request_id):
             yield results
         await flow.check_skipped_async(self.get_items)
 
@@ -334,7 +335,7 @@ class AsyncClient:
 
     async def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
         """Waits until the server is serving; raises Unavailable if it is not within `timeout_s`."""
-        with deadlines.waiting(timeout_s):
+        with waiting(timeout_s):
             await self._call(operations.wait_ready(), timeout_s, request_id)
 
     async def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:

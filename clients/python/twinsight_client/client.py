@@ -16,8 +16,9 @@ from typing import Self, TypeVar
 
 from google.protobuf.message import Message
 
-from twinsight_client import deadlines, operations
+from twinsight_client import operations
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
+from twinsight_client.deadlines import WRITE_S, stream_timeout, waiting
 from twinsight_client.filters import Filter
 from twinsight_client.images import Content, ImageLike
 from twinsight_client.items import ItemId, NewItem
@@ -141,7 +142,7 @@ class Client:
         """
         flow = EmbedFlow(model=model, batch_size=batch_size, most_bytes=self._transport.most_bytes)
         return self._transport.stream(
-            flow, flow.requests(images), timeout_s=timeout_s, request_id=request_id_for(request_id)
+            flow, flow.requests(images), timeout_s=stream_timeout(timeout_s), request_id=request_id_for(request_id)
         )
 
     def compare(
@@ -303,12 +304,11 @@ class Client:
         Yields:
             The results of one batch; `ItemError.index` counts over the whole stream.
         """
-        request_id = request_id_for(request_id)
-        last_batch = 0
+        request_id, within_s, last_batch = request_id_for(request_id), stream_timeout(timeout_s), 0
         if ingest_id:
-            resume, within_s = ResumeFlow(collection), timeout_s or deadlines.WRITE_S
+            resume, resume_s = ResumeFlow(collection), within_s or WRITE_S
             asked = resume.requests([ingest_id])
-            (last_batch,) = self._transport.stream(resume, asked, timeout_s=within_s, request_id=request_id)
+            (last_batch,) = self._transport.stream(resume, asked, timeout_s=resume_s, request_id=request_id)
         flow = IngestFlow(
             collection,
             ingest_id=ingest_id,
@@ -317,7 +317,7 @@ class Client:
             most_bytes=self._transport.most_bytes,
             last_batch=last_batch,
         )
-        yield from self._transport.stream(flow, flow.requests(items), timeout_s=timeout_s, request_id=request_id)
+        yield from self._transport.stream(flow, flow.requests(items), timeout_s=within_s, request_id=request_id)
         flow.check_skipped(self.get_items)
 
     def get_items(
@@ -439,7 +439,7 @@ class Client:
 
     def wait_ready(self, *, timeout_s: float = 60.0, request_id: str = "") -> None:
         """Waits until the server is serving; raises Unavailable if it is not within `timeout_s`."""
-        with deadlines.waiting(timeout_s):
+        with waiting(timeout_s):
             self._call(operations.wait_ready(), timeout_s, request_id)
 
     def _call(self, operation: Operation[R, A], timeout_s: float | None, request_id: str) -> A:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from twinsight_client import answers
-from twinsight_client.errors import DeadlineExceeded, FieldViolation, InvalidArgument, Unavailable
+from twinsight_client.errors import DeadlineExceeded, FieldViolation, InvalidArgument, ResourceExhausted, Unavailable
 
 INFERENCE_S = 60.0
 """Deadline of calls that run a model: 256 pictures take a small machine many seconds."""
@@ -38,13 +38,13 @@ def stream_timeout(timeout_s: float | None) -> float | None:
 
 @contextmanager
 def waiting(timeout_s: float) -> Iterator[None]:
-    """Turns the DeadlineExceeded of the last try into the error of the whole wait of `timeout_s` seconds.
+    """Turns the error of the last try into that of the whole wait of `timeout_s` seconds.
 
     Raises:
         Unavailable: the server is not serving within that time.
     """
     try:
         yield
-    except DeadlineExceeded as error:
+    except (DeadlineExceeded, ResourceExhausted) as error:
         message = f"The server is not serving after {timeout_s:g} s."
         raise Unavailable(message, reason=answers.NOT_SERVING, request_id=error.request_id) from None

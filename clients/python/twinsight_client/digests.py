@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import Embedding
+from twinsight_client.unicode_text import check_text
 
 
 def vector_digest(contents: Iterable[tuple[str, object]], *, given: str) -> str:
@@ -19,7 +20,7 @@ def vector_digest(contents: Iterable[tuple[str, object]], *, given: str) -> str:
     Raises:
         InvalidArgument: an embedding's model differs from `given`, or from that of an earlier one.
     """
-    digest, whose = given, "`vector_model_digest`"
+    digest, whose = check_text(given, field="vector_model_digest"), "`vector_model_digest`"
     for path, content in contents:
         if not isinstance(content, Embedding) or not content.model_digest:
             continue

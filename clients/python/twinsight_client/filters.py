@@ -77,7 +77,7 @@ class Field:
 
     def equals(self, value: Scalar) -> Filter:
         """Holds if the field has this value; a list of strings equals each string in it."""
-        return self._condition(types_pb2.Condition(equals=value_message(value, name=self._name)))
+        return self._condition(types_pb2.Condition(equals=value_message(value, name=self._name, field="filter")))
 
     def is_in(self, values: Iterable[Scalar]) -> Filter:
         """Holds if the field equals any of `values`.
@@ -88,7 +88,7 @@ class Field:
         """
         if isinstance(values, str | bytes):
             raise TypeError(f"`is_in` on `{self._name}` takes a list, even for a single value.")
-        messages = [value_message(value, name=self._name) for value in values]
+        messages = [value_message(value, name=self._name, field="filter") for value in values]
         if not messages:
             raise _invalid(f"`is_in` on `{self._name}` must name at least one value.")
         condition = types_pb2.Condition()

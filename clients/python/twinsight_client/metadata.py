@@ -11,19 +11,24 @@ from twinsight_client.errors import FieldViolation, InvalidArgument
 from twinsight_client.results import MetadataValue
 from twinsight_client.unicode_text import check_text
 
-_FIELD = "metadata"
 _PER_FIELD, _PER_ENTRY = 12, 4
 """Approximate bytes of tags and lengths."""
 
 
-def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
-    """Returns the message of one value, which may be a NumPy scalar; `name` is the field's, for errors.
+def value_message(value: MetadataValue, *, name: str = "", field: str = "") -> types_pb2.Value:
+    """Returns the message of one value, which may be a NumPy scalar; `name` is the metadata field's, for errors.
+
+    Args:
+        value: the value.
+        name: the metadata field's name.
+        field: path of the value in the request, for errors; empty: that of an item's metadata.
 
     Raises:
         InvalidArgument: a type that metadata can't hold, or an integer of more than 64 bits.
         NotUnicode: the name, or a text.
     """
-    check_text(name, field=_FIELD)
+    field = field or f"metadata[{name!r}]"
+    check_text(name, field=field)
     match plain_scalar(value):
         case bool(flag):  # before int, its base class
             return types_pb2.Value(bool_value=flag)
@@ -34,9 +39,9 @@ def value_message(value: MetadataValue, *, name: str = "") -> types_pb2.Value:
         case float(number):
             return types_pb2.Value(float_value=number)
         case str(text):
-            return types_pb2.Value(string_value=check_text(text, field=_FIELD))
+            return types_pb2.Value(string_value=check_text(text, field=field))
         case Sequence() as texts if not isinstance(texts, bytes) and all(isinstance(one, str) for one in texts):
-            checked = [check_text(one, field=_FIELD) for one in texts]
+            checked = [check_text(one, field=field) for one in texts]
             return types_pb2.Value(string_list=types_pb2.StringList(values=checked))
     raise _invalid(name, f"Metadata `{name}` must be str, int, float, bool or a list of str, not {_kind(value)}.")
 

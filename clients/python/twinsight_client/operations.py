@@ -81,7 +81,9 @@ class Operation(Generic[R, A]):
 
 def embed(images: Iterable[ImageLike], *, model: str) -> Operation[inference_pb.EmbedResponse, ModelResults[Embedding]]:
     """InferenceService.Embed."""
-    request = inference_pb.EmbedRequest(model=model, images=[image_message(one) for one in _many(images, "images")])
+    request = inference_pb.EmbedRequest(
+        model=_model(model), images=[image_message(one) for one in _many(images, "images")]
+    )
     return Operation(
         INFERENCE_SERVICE + "Embed", request, inference_pb.EmbedResponse, answers.embeddings, timeout_s=INFERENCE_S
     )
@@ -103,7 +105,7 @@ def compare(
     ]
     digest = vector_digest(contents, given=vector_model_digest)
     request = inference_pb.CompareRequest(
-        model=model,
+        model=_model(model),
         pairs=[
             inference_pb.ComparePair(left=_compare_input(left), right=_compare_input(right)) for left, right in sides
         ],
@@ -125,7 +127,7 @@ def classify(
     """
     _check_int32("top_k", top_k)
     request = inference_pb.ClassifyRequest(
-        model=model, images=[image_message(one) for one in _many(images, "images")], top_k=top_k
+        model=_model(model), images=[image_message(one) for one in _many(images, "images")], top_k=top_k
     )
     return Operation(
         INFERENCE_SERVICE + "Classify",
@@ -146,7 +148,7 @@ def detect(
     """
     _check_int32("max_detections", max_detections)
     request = inference_pb.DetectRequest(
-        model=model,
+        model=_model(model),
         images=[image_message(one) for one in _many(images, "images")],
         score_threshold=score_threshold,
         max_detections=max_detections,
@@ -170,7 +172,9 @@ def create_collection(
     except ValueError as error:
         names = ", ".join(one.value for one in Metric if one is not Metric.UNSPECIFIED)
         raise InvalidArgument(f"`metric` (={metric}) must be one of {names}.", reason="CLIENT_CHECK") from error
-    wanted = collections_pb.Collection(id=collection, model=model, dimension=dimension, metric=number)
+    wanted = collections_pb.Collection(
+        id=_collection(collection), model=_model(model), dimension=dimension, metric=number
+    )
     return Operation(
         COLLECTION_SERVICE + "CreateCollection",
         collections_pb.CreateCollectionRequest(collection=wanted),
@@ -185,7 +189,7 @@ def get_collection(collection: str) -> Operation[collections_pb.GetCollectionRes
     """CollectionService.GetCollection."""
     return Operation(
         COLLECTION_SERVICE + "GetCollection",
-        collections_pb.GetCollectionRequest(collection=collection),
+        collections_pb.GetCollectionRequest(collection=_collection(collection)),
         collections_pb.GetCollectionResponse,
         answers.collection,
         timeout_s=MANAGE_S,
@@ -207,7 +211,7 @@ def delete_collection(collection: str) -> Operation[collections_pb.DeleteCollect
     """CollectionService.DeleteCollection."""
     return Operation(
         COLLECTION_SERVICE + "DeleteCollection",
-        collections_pb.DeleteCollectionRequest(collection=collection),
+        collections_pb.DeleteCollectionRequest(collection=_collection(collection)),
         collections_pb.DeleteCollectionResponse,
         answers.nothing,
         timeout_s=MANAGE_S,
@@ -225,7 +229,7 @@ def upsert(
     """
     new = _many(items, "items")
     request = collections_pb.UpsertItemsRequest(
-        collection=collection,
+        collection=_collection(collection),
         items=[item_message(item) for item in new],
         vector_model_digest=items_digest(new, given=vector_model_digest),
     )
@@ -238,7 +242,9 @@ def get_items(
     collection: str, ids: Iterable[str], *, include_vectors: bool
 ) -> Operation[collections_pb.GetItemsResponse, Results[Item]]:
     """CollectionService.GetItems."""
-    request = collections_pb.GetItemsRequest(collection=collection, ids=_ids(ids), include_vectors=include_vectors)
+    request = collections_pb.GetItemsRequest(
+        collection=_collection(collection), ids=_ids(ids), include_vectors=include_vectors
+    )
     return Operation(
         COLLECTION_SERVICE + "GetItems", request, collections_pb.GetItemsResponse, answers.items, timeout_s=SEARCH_S
     )
@@ -259,7 +265,7 @@ def list_items(
     """
     _check_int32("page_size", page_size)
     request = collections_pb.ListItemsRequest(
-        collection=collection,
+        collection=_collection(collection),
         page_size=page_size,
         page_token=page_token,
         filter=filter_message(where),
@@ -279,7 +285,7 @@ def delete_items(
 ) -> Operation[collections_pb.DeleteItemsResponse, DeleteResults]:
     """CollectionService.DeleteItems."""
     request = collections_pb.DeleteItemsRequest(
-        collection=collection, ids=_ids(ids), filter=filter_message(where), purge=purge
+        collection=_collection(collection), ids=_ids(ids), filter=filter_message(where), purge=purge
     )
     return Operation(
         COLLECTION_SERVICE + "DeleteItems",
@@ -317,7 +323,7 @@ def search(
     contents = [(f"queries[{place}].vector", one) for place, one in enumerate(wanted)]
     digest = vector_digest(contents, given=vector_model_digest)
     request = collections_pb.SearchRequest(
-        collection=collection,
+        collection=_collection(collection),
         queries=[_query(one) for one in wanted],
         top_k=top_k,
         filter=filter_message(where),
@@ -349,7 +355,7 @@ def get_model(model: str) -> Operation[models_pb.GetModelResponse, ModelInfo]:
     """ModelService.GetModel."""
     return Operation(
         MODEL_SERVICE + "GetModel",
-        models_pb.GetModelRequest(model=model),
+        models_pb.GetModelRequest(model=_model(model)),
         models_pb.GetModelResponse,
         answers.model,
         timeout_s=MANAGE_S,
@@ -360,7 +366,7 @@ def health(service: str) -> Operation[health_pb2.HealthCheckResponse, HealthStat
     """Health.Check."""
     return Operation(
         HEALTH_SERVICE + "Check",
-        health_pb2.HealthCheckRequest(service=service),
+        health_pb2.HealthCheckRequest(service=check_text(service, field="service")),
         health_pb2.HealthCheckResponse,
         answers.health,
         timeout_s=MANAGE_S,
@@ -404,6 +410,14 @@ def _check_int32(path: str, value: int) -> None:
         name = path.rpartition(".")[2]
         message = f"`{name}` (={value}) must fit a signed 32-bit integer."
         raise InvalidArgument(message, reason="CLIENT_CHECK", violations=[FieldViolation(path, message)])
+
+
+def _collection(name: str) -> str:
+    return check_text(name, field="collection")
+
+
+def _model(name: str) -> str:
+    return check_text(name, field="model")
 
 
 def _ids(ids: Iterable[str]) -> list[str]:

@@ -4,14 +4,15 @@ Which calls:
 
 - Reads, and UpsertItems, which writes the same content under the same ids: these may safely happen twice.
 - CreateCollection, DeleteCollection and DeleteItems only if the server rejected the call before doing anything, that is
-  with RESOURCE_EXHAUSTED and a time. Otherwise a second try could fail with ALREADY_EXISTS or NOT_FOUND because of the
-  first, and DeleteItems by filter could delete items written in between.
+  with RESOURCE_EXHAUSTED and a time, or had no place for it on the connection. Otherwise a second try could fail with
+  ALREADY_EXISTS or NOT_FOUND because of the first, and DeleteItems by filter could delete items written in between.
 - Never streams, which a caller resumes by `ingest_id`, and never health checks.
 
-Which errors: UNAVAILABLE, and RESOURCE_EXHAUSTED if the server names a time (RetryInfo); without one the message is too
-large and stays so. A server that names a time is alive but busy, so the call is retried until its deadline: a program
-may submit a thousand calls at once. Waits grow from try to try, and are jittered so that clients rejected together do
-not return together. They never outlast the call's deadline: the error is raised at once if the next wait would.
+Which errors: UNAVAILABLE, and RESOURCE_EXHAUSTED if the server names a time (RetryInfo) or did not read the call;
+otherwise the message is too large and stays so. A server that names a time is alive but busy, so the call is retried
+until its deadline: a program may submit a thousand calls at once. Waits grow from try to try, and are jittered so that
+clients rejected together do not return together. They never outlast the call's deadline: the error is raised at once if
+the next wait would.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Repeat(Enum):
 
     NEVER = "never"
     WHEN_REFUSED = "when_refused"
-    """Only if nothing was done: the server rejected the call for load and named a time."""
+    """Only if nothing was done: the server rejected the call for load."""
     WHEN_SAFE = "when_safe"
     UNTIL_DEADLINE = "until_deadline"
     """As often as it takes: for calls that wait for a server to start."""

@@ -20,7 +20,7 @@ from twinsight_client.results import CallInfo, ItemError, StageTimes
 
 DOMAIN = "twinsight"
 CONNECTION_FULL = "CONNECTION_FULL"
-_REFUSED = re.compile(r"Stream refused by server|RST_STREAM.* error code 7\b")
+_REFUSED = re.compile(r"RST_STREAM.* error code 7\b")
 """What gRPC says of a call that the server refused unread, HTTP/2's REFUSED_STREAM (RFC 9113, section 8.7): the
 connection has no place for it. gRPC should wait for one, but may send a call just before its place is free."""
 _RETRY_REFUSED_S = 0.05

@@ -41,7 +41,7 @@ from twinsight_client.images import ImageLike, image_message, is_of_file, size_b
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
 from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ItemError, ModelResults, Results
-from twinsight_client.unicode_text import NotUnicode, as_unicode
+from twinsight_client.unicode_text import NotUnicode, as_unicode, check_text
 
 _log = logging.getLogger("twinsight.client")
 
@@ -212,7 +212,7 @@ class EmbedFlow(Flow[ImageLike, inference_pb.EmbedStreamResponse, ModelResults[E
 
     def __init__(self, *, model: str, batch_size: int, most_bytes: int = -1) -> None:
         super().__init__(batch_size=batch_size, most_bytes=most_bytes)
-        self._model = model
+        self._model = check_text(model, field="model")
 
     def _size_bytes(self, thing: ImageLike) -> int:
         return size_bytes(thing)
@@ -253,8 +253,8 @@ class IngestFlow(Flow[NewItem, collections_pb.IngestItemsResponse, IngestResults
         last_batch: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, most_bytes=most_bytes)
-        self._collection = collection
-        self._ingest_id = ingest_id
+        self._collection = check_text(collection, field="collection")
+        self._ingest_id = check_text(ingest_id, field="ingest_id")
         self._vector_model_digest = vector_model_digest
         self._last_batch = last_batch
         self._last_skipped: deque[str] = deque(maxlen=_LOOKED_UP)
@@ -345,7 +345,7 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
 
     def __init__(self, collection: str) -> None:
         super().__init__(batch_size=1)
-        self._collection = collection
+        self._collection = check_text(collection, field="collection")
 
     def _size_bytes(self, thing: str) -> int:
         return len(thing)
@@ -357,7 +357,8 @@ class ResumeFlow(Flow[str, collections_pb.IngestItemsResponse, int]):
         *,
         are_sent: bool = True,  # noqa: ARG002  # the server rejects an id that is too long
     ) -> tuple[Message, Mapping[int, Unsent]]:
-        return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=batch[0]), {}
+        ingest_id = check_text(batch[0], field="ingest_id")
+        return collections_pb.IngestItemsRequest(collection=self._collection, ingest_id=ingest_id), {}
 
     def _read(self, response: collections_pb.IngestItemsResponse, call: CallInfo, sent: Sent) -> int:
         answers.ingested(response, call, sent).values()

@@ -10,7 +10,6 @@ import grpc
 from google.protobuf.message import Message
 
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
-from twinsight_client.deadlines import stream_timeout
 from twinsight_client.errors import Cancelled, ResourceExhausted, TwinsightClientError, Unavailable
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
@@ -117,7 +116,7 @@ class GrpcTransport:
         )
         metadata = self._bearer.metadata(request_id=request_id)
         try:
-            call = method(source.messages(), timeout=stream_timeout(timeout_s), metadata=metadata)
+            call = method(source.messages(), timeout=timeout_s, metadata=metadata)
         except ValueError:
             if self._closed:
                 raise closed() from None
@@ -131,8 +130,7 @@ class GrpcTransport:
         finally:
             # Otherwise the server would work on for a caller that stopped early; no effect on a finished call.
             call.cancel()
-        if source.failure is not None:
-            raise source.failure
+        source.raise_failure()
 
     def close(self) -> None:
         """Closes the channel; calls in flight, and later ones, fail with `Cancelled`."""
@@ -211,17 +209,19 @@ def as_given(sent: bytes) -> bytes:
 
 
 class _Source:
-    """Requests of a stream, consumed by gRPC's thread: keeps what they raise, since gRPC would only log it.
-
-    Attributes:
-        failure: the exception that the requests raised.
-    """
+    """Requests of a stream, consumed by gRPC's thread: keeps what they raise, since gRPC would only log it."""
 
     def __init__(self, requests: Iterator[Message], *, most_bytes: int, request_id: str) -> None:
         self._requests = requests
         self._most_bytes = most_bytes
         self._request_id = request_id
-        self.failure: BaseException | None = None
+        self._failure: BaseException | None = None
+
+    def raise_failure(self) -> None:
+        """Raises what the requests raised, if they did."""
+        failure, self._failure = self._failure, None  # it refers to this object, which need not refer to it
+        if failure is not None:
+            raise failure
 
     def messages(self) -> Iterator[bytes]:
         while (message := self._next()) is not None:
@@ -234,5 +234,5 @@ class _Source:
         except StopIteration:
             return None
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
-            self.failure = error
+            self._failure = error
             return None

@@ -11,7 +11,6 @@ import grpc
 from google.protobuf.message import Message
 
 from twinsight_client.channel import ChannelOptions, Tls, channel_arguments
-from twinsight_client.deadlines import stream_timeout
 from twinsight_client.errors import TwinsightClientError
 from twinsight_client.operations import Operation
 from twinsight_client.results import CallInfo
@@ -105,7 +104,7 @@ class AsyncGrpcTransport:
             response_deserializer=flow.response.FromString,
         )
         metadata = self._bearer.metadata(request_id=request_id)
-        call = method(source.messages(), timeout=stream_timeout(timeout_s), metadata=metadata)
+        call = method(source.messages(), timeout=timeout_s, metadata=metadata)
         final = _FinalStatus(call)
         info = CallInfo(request_id=request_id)
         cancellations = _cancellations()
@@ -122,8 +121,7 @@ class AsyncGrpcTransport:
         finally:
             # Otherwise the server would work on for a caller that stopped early; no effect on a finished call.
             call.cancel()
-        if source.failure is not None:
-            raise source.failure
+        source.raise_failure()
 
     async def close(self) -> None:
         """Closes the channel; calls in flight, and later ones, fail with `Cancelled`."""
@@ -224,17 +222,19 @@ def _result(coroutine: Coroutine[object, None, T]) -> T:
 
 
 class _Source:
-    """Requests of a stream, consumed by gRPC's task: keeps what they raise, since gRPC would only log it.
-
-    Attributes:
-        failure: the exception that the requests raised.
-    """
+    """Requests of a stream, consumed by gRPC's task: keeps what they raise, since gRPC would only log it."""
 
     def __init__(self, requests: AsyncIterator[Message], *, most_bytes: int, request_id: str) -> None:
         self._requests = requests
         self._most_bytes = most_bytes
         self._request_id = request_id
-        self.failure: BaseException | None = None
+        self._failure: BaseException | None = None
+
+    def raise_failure(self) -> None:
+        """Raises what the requests raised, if they did."""
+        failure, self._failure = self._failure, None  # it refers to this object, which need not refer to it
+        if failure is not None:
+            raise failure
 
     async def messages(self) -> AsyncIterator[bytes]:
         while (message := await self._next()) is not None:
@@ -249,5 +249,5 @@ class _Source:
         except BaseException as error:  # raised again in the caller's task
             if isinstance(error, asyncio.CancelledError) and _cancellations():
                 raise  # gRPC ends its task
-            self.failure = error
+            self._failure = error
             return None

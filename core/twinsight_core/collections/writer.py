@@ -295,10 +295,12 @@ class Writer:
         purging = [_purges(request) for request in group]
         if added or plan.removed or plan.ingests or any(purging):
             with self._writing.write():
-                self._do(plan, added, purge=any(purging))
+                self._commit(plan, added, purge=any(purging))
+                for request, answer in zip(group, answers, strict=True):
+                    if not isinstance(request, Upsert):
+                        request.deleted.extend(answer)
+                self._into_memory(plan, added)
         for request, answer, purge in zip(group, answers, purging, strict=True):
-            if not isinstance(request, Upsert):
-                request.deleted.extend(answer)
             if not purge:
                 request.answer.set_result(answer)
         if any(purging):
@@ -315,7 +317,7 @@ class Writer:
         for request, answer in answered:
             request.answer.set_result(answer)
 
-    def _do(self, plan: Plan, added: Sequence[tuple[int, NewItem]], *, purge: bool) -> None:
+    def _commit(self, plan: Plan, added: Sequence[tuple[int, NewItem]], *, purge: bool) -> None:
         self._store.commit(
             Changes(
                 removed=list(plan.removed.values()),
@@ -326,6 +328,8 @@ class Writer:
                 purge=purge,
             )
         )
+
+    def _into_memory(self, plan: Plan, added: Sequence[tuple[int, NewItem]]) -> None:
         try:
             self._remember(plan, added)
         except BaseException:  # noqa: BLE001 - raised again in other words

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def make_private(folder: Path) -> None:
-    """Makes a folder and those above it that are missing, each for this account alone, whatever the umask.
+def make_private(folder: Path, *, above: int = 0o700) -> None:
+    """Makes a folder for this account alone and those above it that are missing, whatever the umask.
 
     `Path.mkdir` with `parents` gives its mode to the last one only, and whoever may write to one above can exchange it.
+
+    Args:
+        folder: the folder.
+        above: permissions of those above it, less the umask.
 
     Raises:
         OSError: one can't be made.
@@ -17,4 +21,4 @@ def make_private(folder: Path) -> None:
     while not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
     for one in reversed(missing):
-        one.mkdir(exist_ok=True, mode=0o700)
+        one.mkdir(exist_ok=True, mode=0o700 if one is folder else above)

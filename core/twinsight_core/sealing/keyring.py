@@ -23,7 +23,7 @@ from pathlib import Path
 
 from twinsight_core.errors import StartupError
 from twinsight_core.host.whole_files import rewrite_whole, rewriting
-from twinsight_core.json_fields import JsonFields
+from twinsight_core.json_fields import JsonFields, unique_members
 
 ENVIRONMENT = "env:"
 """Prefix of a keyring's source that names an environment variable with its content."""
@@ -139,7 +139,7 @@ def _written(keyring: Keyring) -> bytes:
 
 def _parsed(content: bytes, source: str) -> Keyring:
     try:
-        top = JsonFields(json.loads(content), names=("primary", "keys"))
+        top = JsonFields(json.loads(content, object_pairs_hook=unique_members), names=("primary", "keys"))
         primary, keys = top.text("primary"), top.object("keys")
         found = {name: _key(name, keys) for name in keys.names()}
         if primary not in found:

@@ -38,7 +38,7 @@ from twinsight_core.items import is_collection_id
 from twinsight_core.json_fields import JsonFields
 from twinsight_core.storage.choosing import chosen
 from twinsight_core.storage.data_folder import COLLECTIONS, REPLACED, collection_folders, discard, remove
-from twinsight_core.storage.layout import Head, check_rows, check_schema, read_head
+from twinsight_core.storage.layout import Head, check_head, check_rows, check_schema, read_head
 from twinsight_core.storage.sqlite import connect, damaged, transaction, translated, unreadable
 from twinsight_core.storage.store import FILE_NAME
 
@@ -232,6 +232,7 @@ def settled(file: Path) -> Head:
         connection = connect(file, apsw.SQLITE_OPEN_READWRITE, None)
         try:
             head = read_head(connection, file)
+            check_head(file, head)
             check_schema(connection, file, head)
             with transaction(connection):
                 connection.execute("DELETE FROM snapshots")

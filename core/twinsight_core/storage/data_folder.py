@@ -20,6 +20,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from twinsight_core.errors import DataLoss, StartupError
+from twinsight_core.host.private_folders import make_private
 from twinsight_core.host.whole_files import sync_folder
 from twinsight_core.items import is_collection_id
 from twinsight_core.storage.store import FILE_NAME
@@ -38,7 +39,7 @@ def make_durable(root: Path) -> None:
     """
     above = [one for one in root.parents if not one.exists()]
     # Only the server may read vectors and metadata, and lock the folder.
-    root.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(root.parent, above=0o755)
     if not root.exists():
         root.mkdir(exist_ok=True, mode=0o700)
         give_to_owner(root, of=root.parent)

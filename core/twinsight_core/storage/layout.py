@@ -26,7 +26,8 @@ from twinsight_core.index.base import Metric
 from twinsight_core.items import MAX_DIMENSION, CollectionSpec
 from twinsight_core.storage.sqlite import damaged
 
-_YEAR_10000_S = 253402300800  # what a protobuf timestamp can't be of
+YEAR_10000_S = 253402300800
+"""A protobuf timestamp is before it."""
 
 PLAIN, SEALED = 1, 2
 NEWEST_VERSION = SEALED
@@ -191,15 +192,21 @@ def read_head(connection: apsw.Connection, file: Path) -> Head:
                 int(after),
                 int(count),
             )
-        ] if metric in list(Metric) and _is_possible(dimension, created, after, count):
+        ] if metric in list(Metric) and 1 <= dimension <= MAX_DIMENSION:
             spec = CollectionSpec(name, dimension, Metric(metric), model, digest, created)
         case _:
             raise damaged(file, "its head can't be read")
     return Head(spec, after, count, _read_seal(connection, file) if version == SEALED else None)
 
 
-def _is_possible(dimension: int, created: float, after: int, count: int) -> bool:
-    return 1 <= dimension <= MAX_DIMENSION and 0 <= created < _YEAR_10000_S and 0 <= count <= after
+def check_head(file: Path, head: Head) -> None:
+    """Checks what a head says beside its collection's vectors; salvage does without it.
+
+    Raises:
+        DataLoss: it was never written here.
+    """
+    if not (0 <= head.spec.created_at < YEAR_10000_S and 0 <= head.item_count <= head.next_seq):
+        raise damaged(file, "its head can't be read")
 
 
 def _read_seal(connection: apsw.Connection, file: Path) -> Seal:

@@ -32,8 +32,8 @@ def take_out(backup: Path, ids: Sequence[str]) -> Backup:
 
     Raises:
         NotFound: the folder is not a backup, or has no such collection; nothing was changed.
-        DataLoss: the manifest is damaged, or of a later version, or a collection's folder is a symbolic link, whose
-            removal would leave its target; nothing was changed.
+        DataLoss: the manifest is damaged, or of a later version, or a collection's folder or file is a symbolic link,
+            whose removal would leave its target; nothing was changed.
         OSError: something can't be written or removed; it can be repeated.
     """
     read_manifest(backup)  # fails early, before waiting for the lock
@@ -44,10 +44,11 @@ def take_out(backup: Path, ids: Sequence[str]) -> Backup:
         for name in ids:
             if name not in known:
                 raise NotFound.among("Collection", name, known, reason="COLLECTION_NOT_FOUND")
-            if (backup / name).is_symlink():
-                raise backup_damaged(
-                    backup, f"`{name}` is a symbolic link. Nothing was changed; put the folder in the link's place."
-                )
+            for one, what in ((name, "folder"), (f"{name}/{FILE_NAME}", "file")):
+                if (backup / one).is_symlink():
+                    raise backup_damaged(
+                        backup, f"`{one}` is a symbolic link. Nothing was changed; put the {what} in the link's place."
+                    )
         after = replace(before, collections=tuple(one for one in before.collections if one.id not in ids))
         if after != before:
             rewrite_whole(manifest, manifest_of(after))

@@ -16,18 +16,20 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import apsw
 
 from twinsight_core.errors import DataLoss, NotFound
+from twinsight_core.items import CollectionSpec
 from twinsight_core.storage.backups import BackupEntry, entry_of, made_whole, write_manifest
 from twinsight_core.storage.data_folder import COLLECTIONS
 from twinsight_core.storage.layout import (
     INSERT_INGEST,
     INSERT_ITEM,
+    YEAR_10000_S,
     Head,
     check_state,
     is_sound,
@@ -203,6 +205,10 @@ class _Rows:
                 return None
 
 
+def _with_time(spec: CollectionSpec) -> CollectionSpec:
+    return spec if 0 <= spec.created_at < YEAR_10000_S else replace(spec, created_at=0.0)
+
+
 class _Target:
     """A collection's file being written, with rows as stored.
 
@@ -217,7 +223,7 @@ class _Target:
         self._connection = connect(file, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, None)
         prepare(self._connection)
         with transaction(self._connection):
-            lay_out(self._connection, head.spec, head.seal)
+            lay_out(self._connection, _with_time(head.spec), head.seal)
 
     def __enter__(self) -> _Target:
         return self

@@ -28,6 +28,7 @@ from twinsight_core.storage.layout import (
     INSERT_INGEST,
     INSERT_ITEM,
     check_count,
+    check_head,
     check_schema,
     check_state,
     lay_out,
@@ -96,6 +97,7 @@ class Store:
             self._writer = connect(file, apsw.SQLITE_OPEN_READWRITE, vfs)
             try:
                 self._head = read_head(self._writer, file)
+                check_head(file, self._head)
                 check_schema(self._writer, file, self._head)
                 self.spec = self._head.spec
                 self.form = form_of(self._head, keyring, file, allow_plain=allow_plain)

@@ -34,7 +34,7 @@ def warn_of_exposed(config: ServerConfig) -> None:
             what = _READABLE if barred == _SECRET else _CHANGEABLE
             log.warning(what, setting=setting, file=str(path), mode=f"{mode:03o}")
     mode = _mode(config.cache)
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    if mode & stat.S_IWOTH:  # also in a folder like /tmp: they could make the server's folders before it does
         log.warning(_RUN, setting="cache_dir", file=str(config.cache), mode=f"{mode:03o}")
 
 

@@ -163,7 +163,7 @@ def _lines(whole: bytes) -> list[bytes]:
     if not all(map(str.isprintable, lines)):
         return []
     is_wrapped = any(map(_WRAPPED.fullmatch, lines[:-1]))
-    if is_wrapped and any(len(line.encode()) < _LEAST_SECRET_BYTES for line in lines):
+    if is_wrapped and (len(lines) > _MOST_KEYS or any(len(line.encode()) < _LEAST_SECRET_BYTES for line in lines)):
         return []
     return [line.encode() for line in lines]
 

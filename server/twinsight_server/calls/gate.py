@@ -2,7 +2,8 @@
 
 1. `Gate.call` rejects calls while the server starts or drains, unknown callers, missing rights (`access`), and calls
    beyond the caller's share or `max_calls`. It does so at once, and says when to retry if load is the reason. A message
-   of a stream waits for its turn instead; meanwhile the stream is not read, which holds its caller back.
+   of a stream waits for its turn instead; meanwhile the stream is not read, which holds its caller back. A stream that
+   finds no place waits a moment if others end for it because their tokens are no longer valid.
 2. The call gets its request id (the client's `x-request-id`, or a new one), its deadline, and notice of cancellation.
 3. The servicer does the work; stages record their times in the call.
 4. A `TwinsightError` becomes its status with details; anything else becomes INTERNAL with fixed text and a log line
@@ -76,7 +77,7 @@ class Gate:
     def close(self) -> None:
         """Rejects new calls and ends the streams: idle ones at once, the others after their current message."""
         self._closed = "DRAINING"
-        self._idle.end_all()
+        self._idle.end_idle()
         if not self._in_flight:
             self._drained.set()
 
@@ -238,7 +239,8 @@ class Gate:
         caller, limiter = stream.caller, self._access.limiter
         self._access.guard.check_opening(caller, method)
         refusal = self._enter_stream(caller)
-        if refusal is not None and self._end_unproven():
+        own = refusal is not None and refusal.reason == "KEY_STREAMS_FULL"
+        if refusal is not None and self._end_unproven(caller if own else None):
             until = time.monotonic() + _ENDING_S
             while refusal is not None and time.monotonic() < until:
                 limiter.pause(0.01)
@@ -259,10 +261,15 @@ class Gate:
         self._access.limiter.leave_stream(caller)
         return self._full("STREAMS_FULL")
 
-    def _end_unproven(self) -> bool:
-        """Ends the idle streams whose token has been revoked or has expired; returns whether there were any."""
+    def _end_unproven(self, caller: Principal | None) -> bool:
+        """Ends the streams, of one caller or of all, whose token is no longer valid; returns whether there were any.
+
+        Idle or not: a caller that does not read its answers would keep its places otherwise.
+        """
 
         def is_unproven(stream: Call) -> bool:
+            if caller is not None and str(stream.caller) != str(caller):  # whatever its key's grants are now
+                return False
             try:
                 self._access.guard.identify(stream.metadata)
             except Unauthenticated:

@@ -1,4 +1,4 @@
-"""Tracks streams that wait for their caller's next message, so that a drain, or a token that expires, can end them."""
+"""Tracks open streams, so that a drain can end those that wait for a message, and an invalid token its own."""
 
 from __future__ import annotations
 
@@ -40,20 +40,18 @@ class IdleStreams(Generic[StreamT]):
         with self._lock:
             self._busy.discard(stream)
 
-    def end_all(self) -> None:
+    def end_idle(self) -> None:
         """Cancels all idle streams."""
-        self.end(lambda _: True)
+        with self._lock:
+            for stream, context in self._contexts.items():
+                if stream not in self._busy:
+                    context.cancel()
 
     def end(self, ends: Callable[[StreamT], bool]) -> int:
-        """Cancels the idle streams for which `ends` is true; returns how many there were."""
+        """Cancels the streams for which `ends` is true, whatever they do; returns how many there were."""
         with self._lock:
-            idle = [stream for stream in self._contexts if stream not in self._busy]
-        chosen = list(filter(ends, idle))  # without the lock, which every message needs
-        ended = 0
-        with self._lock:
-            for stream in chosen:
-                context = self._contexts.get(stream)
-                if context is not None and stream not in self._busy:
-                    context.cancel()
-                    ended += 1
-        return ended
+            there = list(self._contexts.items())
+        ended = [context for stream, context in there if ends(stream)]  # without the lock, which every message needs
+        for context in ended:
+            context.cancel()
+        return len(ended)

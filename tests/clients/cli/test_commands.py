@@ -374,15 +374,20 @@ def test_an_argument_that_is_not_utf_8_is_one_line(twinsight: Twinsight, argumen
 
 
 @pytest.mark.parametrize(
-    "target", ["", "127.0.0.1", "localhost", "127.0.0.1:", ":50051", "h:115587", "h:0", "h:-1", "h:x"]
+    "target",
+    ["", "127.0.0.1", "localhost", "127.0.0.1:", ":50051", "h:115587", "h:0", "h:-1", "h:x", "::1", "::1:50051"],
 )
 def test_an_address_needs_a_port(twinsight: Twinsight, target: str) -> None:
-    result = twinsight("models", "--target", target)
-    assert result.exit_code == 2
-    assert "Invalid value for '--target': " in result.stderr
+    for command in (["models"], ["bench", "search", "-c", "photos"]):
+        result = twinsight(*command, "--target", target)
+        assert result.exit_code == 2
+        assert f"`{target}` (--target, TWINSIGHT_TARGET) must be HOST:PORT" in result.stderr
+    assert twinsight("--target", target, "models", "--target", "127.0.0.1:1").exit_code == 0
 
 
-@pytest.mark.parametrize("target", ["127.0.0.1:1", "[::1]:50051", "unix:/run/x.sock", "dns:///server.example:50051"])
+@pytest.mark.parametrize(
+    "target", ["127.0.0.1:1", "[::1]:50051", "unix:12345678", "vsock:2:70000", "dns:///server.example:50051"]
+)
 def test_an_address_may_be_any_that_grpc_resolves(twinsight: Twinsight, target: str) -> None:
     assert twinsight("models", "--target", target).exit_code == 0
 
@@ -392,6 +397,7 @@ def test_an_address_may_be_any_that_grpc_resolves(twinsight: Twinsight, target: 
     "arguments",
     [
         ["models", "--timeout"],
+        ["search", "--min-score"],
         ["health", "--wait"],
         ["classify", "x", "--min-probability"],
         ["detect", "x", "--min-score"],

@@ -117,6 +117,14 @@ def test_of_a_link_nothing_is_removed(backup: Path, tmp_path: Path) -> None:
     assert _restored(backup, tmp_path) == ["ann", "bob", "eve"]
 
 
+def test_of_a_linked_file_nothing_is_removed(backup: Path, tmp_path: Path) -> None:
+    (backup / "bob" / FILE_NAME).rename(tmp_path / "elsewhere.db")
+    (backup / "bob" / FILE_NAME).symlink_to(tmp_path / "elsewhere.db")
+    with pytest.raises(DataLoss, match=r"`bob/store\.db` is a symbolic link\. Nothing was changed; put the file"):
+        take_out(backup, ["bob"])
+    assert _restored(backup, tmp_path) == ["ann", "bob", "eve"]
+
+
 def test_a_folder_that_is_no_backup_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "ann").mkdir()
     with pytest.raises(NotFound, match=r"is not a backup: it has no `backup\.json`"):

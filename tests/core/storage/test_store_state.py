@@ -182,6 +182,30 @@ def test_salvage_goes_on_without_the_bulk_writes_and_says_so(
         assert (store.ingests, sorted(item.seq for item in store.after("", 9))) == ({}, [1, 2])
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE collection SET item_count = item_count | (1 << 20)",
+        "UPDATE collection SET item_count = -1",
+        "UPDATE collection SET next_seq = -3",
+        "UPDATE collection SET created_at = -1e18",
+        "UPDATE collection SET created_at = 9e999",
+    ],
+)
+def test_salvage_needs_neither_numbers_nor_time_of_the_head(
+    file: Path, tmp_path: Path, keyring: Keyring | None, statement: str
+) -> None:
+    _changed(file, statement)
+    done = salvage(tmp_path, "things", tmp_path / "saved")
+    assert (done.state_sound, done.entry.item_count) == (False, 2)
+    if keyring is not None and "created_at" in statement:
+        with pytest.raises(DataLoss, match="its head is not the one that was sealed"):
+            Store(tmp_path / "saved" / "things" / FILE_NAME, keyring=keyring)
+        return
+    with closing(Store(tmp_path / "saved" / "things" / FILE_NAME, keyring=keyring)) as store:
+        assert sorted(item.seq for item in store.after("", 9)) == [1, 2]
+
+
 def test_salvage_of_an_empty_collection_ends_whatever_its_head_says(file: Path, tmp_path: Path) -> None:
     _changed(file, "DELETE FROM items; UPDATE collection SET next_seq = 1 << 40, item_count = 0")
     done = salvage(tmp_path, "things", tmp_path / "saved")

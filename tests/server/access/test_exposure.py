@@ -48,7 +48,7 @@ def test_a_file_that_is_kept_from_others_is_not(tmp_path: Path, setting: str, mo
     assert _warned(tmp_path, mode, setting) == []
 
 
-@pytest.mark.parametrize(("mode", "is_told"), [(0o777, True), (0o775, False), (0o1777, False)])
+@pytest.mark.parametrize(("mode", "is_told"), [(0o777, True), (0o1777, True), (0o775, False)])
 def test_a_cache_that_anyone_may_change_is_told(tmp_path: Path, mode: int, is_told: bool) -> None:
     tmp_path.chmod(mode)
     with structlog.testing.capture_logs() as lines:

@@ -277,6 +277,8 @@ def test_while_a_secret_is_replaced_tokens_of_both_are_good() -> None:
         assert are_good(printed.encode() + b"\n", printed, "w" * 64) == [True, False]
     full = f"{'a' * 64}\n{'b' * 64}\n"  # two secrets as `openssl rand -base64 48` prints them, or one that was wrapped
     assert are_good(full.encode(), full.strip(), "a" * 64, "b" * 64) == [True, True, True]
+    long = "\n".join(["l" * 64] * 17)
+    assert are_good(long.encode(), long, "l" * 64) == [True, False]
     words = f"{'ä' * 20}\n{'ö' * 20}"
     assert are_good(words.encode(), "ä" * 20, "ö" * 20) == [True, True]
     binary = b"\x00\n" + bytes(range(128, 168))

@@ -19,7 +19,8 @@ from twinsight_core.errors import Overloaded, StorageFull, Unauthenticated
 from twinsight_server.access.audit import AuditLog
 from twinsight_server.access.control import AccessControl
 from twinsight_server.access.guard import Guard, Metadata
-from twinsight_server.access.principals import RIGHTS, Grant, Principal
+from twinsight_server.access.limits import Limiter
+from twinsight_server.access.principals import RIGHTS, Grant, Principal, Share
 from twinsight_server.calls.call import Call
 from twinsight_server.calls.gate import Gate
 from twinsight_server.metrics import Metrics
@@ -119,6 +120,62 @@ def test_a_stream_that_comes_just_as_draining_begins_is_not_left_open(
         one_message(gate, of)
     assert of.status is not None
     assert of.status.code is grpc.StatusCode.UNAVAILABLE
+
+
+class Known(Context):
+    """An RPC of a caller of some name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.is_over = name, threading.Event()
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", self.name)]
+
+    def cancel(self) -> None:
+        self.is_over.set()
+        super().cancel()
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+@pytest.mark.parametrize(("max_streams", "own"), [(1, 0), (9, 1)])
+def test_a_stream_without_a_valid_token_gives_up_its_place(
+    monkeypatch: pytest.MonkeyPatch, *, max_streams: int, own: int, is_busy: bool
+) -> None:
+    revoked: set[str] = set()
+
+    def identify(_guard: Guard, metadata: Metadata) -> Principal:
+        ((_key, name),) = metadata
+        if name in revoked:
+            raise Unauthenticated("no", reason="CREDENTIALS_INVALID")
+        # A name of a new key is that of the old one.
+        return Principal("key", str(name).removesuffix("-new"), (Grant(frozenset(RIGHTS), ("*",)),))
+
+    monkeypatch.setattr(Guard, "identify", identify)
+    access = AccessControl(limiter=Limiter(Share(), Share(max_streams=own)))
+    access.guard.is_open = False
+    gate = Gate(Metrics(), max_calls=1, max_streams=max_streams, access=access)
+    gate.open()
+    first, begun = Known("a"), threading.Event()
+
+    def one() -> None:
+        with gate.stream(context(first), "EmbedStream") as stream:
+            if is_busy:  # its answer leaves for ever
+                gate._idle.begin(stream)
+            begun.set()
+            assert first.is_over.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(one)
+        assert begun.wait(30)
+        with pytest.raises(Aborted), gate.stream(context(Known("a-new")), "EmbedStream"):
+            raise AssertionError("there is no place")
+        assert not first.is_over.is_set()
+        revoked.add("a")
+        with gate.stream(context(Known("a-new")), "EmbedStream"):
+            assert first.is_over.is_set()
+        with pytest.raises(Aborted):
+            running.result(30)
 
 
 def one_answered_message(gate: Gate, of: Context, *, closed_before_answer: bool) -> None:

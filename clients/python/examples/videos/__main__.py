@@ -14,6 +14,7 @@ PyAV (`av`) reads the files: https://pyav.basswood-io.com. twinsight does not de
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import sys
 from collections.abc import Iterable, Iterator
@@ -32,18 +33,22 @@ SIDE_PX = 512
 """More than models look at, and a twelfth of the pixels of a film frame."""
 
 
+class Unreadable(Exception):
+    """A file is no video, or a damaged one."""
+
+
 def frames(file: Path, *, every_s: float) -> Iterator[tuple[float, Image.Image]]:
     """Yields frames of a video, about `every_s` seconds apart, upright, with their times in seconds from its beginning.
 
     Raises:
-        ValueError: it is no video, or is damaged from some place on.
+        Unreadable: it is no video, or is damaged from some place on.
     """
     av: Any = importlib.import_module("av")
     first_s, due_s = None, 0.0
     try:
         with av.open(str(file)) as video:
             if not video.streams.video:
-                raise ValueError(f"{file}: it has no pictures.")
+                raise Unreadable(f"{file}: it has no pictures.")
             for frame in video.decode(video=0):
                 if frame.time is None:
                     continue
@@ -55,12 +60,13 @@ def frames(file: Path, *, every_s: float) -> Iterator[tuple[float, Image.Image]]
                     yield time_s, image.rotate(frame.rotation, expand=True)  # phones write frames as the sensor lies
                     due_s = time_s + every_s
     except av.FFmpegError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise Unreadable(f"{file}: {error}") from error
 
 
 def index(client: Client, collection: str, film: str, shown: Iterable[tuple[float, Image.Image]]) -> int:
     """Writes the frames of a film to a collection; returns their number."""
-    items = (NewItem(f"{film}@{time_s:.2f}", image, {"film": film, "time_s": time_s}) for time_s, image in shown)
+    name = hashlib.sha256(film.encode()).hexdigest()[:16]  # paths may be longer than ids
+    items = (NewItem(f"{name}@{time_s:.2f}", image, {"film": film, "time_s": time_s}) for time_s, image in shown)
     return sum(len(batch.values()) for batch in client.ingest(collection, items))
 
 
@@ -100,11 +106,11 @@ def main() -> int:
             shown = frames(file, every_s=chosen.every)
             try:
                 if chosen.command == "index":
-                    print(f"{file}: {index(client, chosen.collection, str(file), shown)} frames")
+                    print(f"{file}: {index(client, chosen.collection, str(file.resolve()), shown)} frames")
                     continue
                 for one in find(client, chosen.collection, shown):
                     print(f"{file}: {one.film} from {one.start_s:.0f} s, {one.agreeing} of {one.frames} frames")
-            except ValueError as error:
+            except Unreadable as error:
                 print(error, file=sys.stderr)
                 status = 1
     return status

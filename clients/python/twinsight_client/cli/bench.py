@@ -31,6 +31,7 @@ from twinsight_client.cli.numbers import Number
 from twinsight_client.cli.output import check_writable, write_error, write_json
 from twinsight_client.cli.pictures import find_pictures
 from twinsight_client.cli.settings import Settings, shared_options
+from twinsight_client.cli.targets import checked_target
 from twinsight_client.client import Client
 from twinsight_client.deadlines import MANAGE_S
 from twinsight_client.errors import InvalidArgument, Unavailable
@@ -100,7 +101,7 @@ class Asked:
         """Returns the plan of the load."""
         usual = CLOSED_CONCURRENCY if self.rate is None else OPEN_CONCURRENCY
         return Plan(
-            target=self.settings.target,
+            target=checked_target(self.settings.target),
             concurrency=self.concurrency or usual,
             duration_s=self.duration_s,
             warmup_s=self.warmup_s,

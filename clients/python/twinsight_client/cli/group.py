@@ -66,9 +66,6 @@ class CommandGroup(click.Group):
         except TwinsightClientError as error:
             write_error(f"Error: {exits.one_line(error, target=target_of(ctx))}")
             raise click.exceptions.Exit(exits.exit_code(error)) from error
-        except UnicodeEncodeError as error:
-            write_error(f"Error: `{error.object}` can't be sent: it is not valid UTF-8.")
-            raise click.exceptions.Exit(exits.USAGE) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # the reader of the output is gone; click exits quietly

@@ -16,7 +16,7 @@ import click
 
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
 from twinsight_client.cli.numbers import Number
-from twinsight_client.cli.targets import Target
+from twinsight_client.cli.targets import checked_target
 from twinsight_client.client import Client
 from twinsight_client.retry import RetryPolicy
 from twinsight_client.token import Bearer
@@ -117,8 +117,9 @@ class Settings:
         """Returns a client of the server.
 
         Raises:
-            click.UsageError: TLS options that contradict each other.
+            click.UsageError: TLS options that contradict each other, or an address without a port.
         """
+        checked_target(self.target)
         return self.connect(self, retry or RetryPolicy())
 
 
@@ -135,7 +136,6 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
     options = (
         option(
             "--target",
-            type=Target(),
             metavar="HOST:PORT",
             envvar="TWINSIGHT_TARGET" if on_group else None,
             help=f"Address of the server.  [env: TWINSIGHT_TARGET; default: {DEFAULT_TARGET}]",
