@@ -21,25 +21,35 @@ Part = Callable[[LoadedSet], tuple[str, ...]]
 
 
 def validation_score(
-    embed: Embed, sets: Sequence[LoadedSet], *, preprocessing: Preprocessing, most: int = 600
+    embed: Embed, sets: Sequence[LoadedSet], *, preprocessing: Preprocessing, each: int = 60, others: int = 25
 ) -> dict[str, float]:
-    """Returns MAP@R on the validation classes of each set, by the set's name.
+    """Returns the mean of Recall@1 and MAP@R of the validation classes of each set, by the set's name.
+
+    They are searched for among themselves and pictures of the training classes: galleries hold many kinds of things.
 
     Args:
         embed: the embedding.
         sets: the pictures.
         preprocessing: the embedding's.
-        most: pictures of a set that are looked at, the first of each class alike.
+        each: pictures of a validation class, the first.
+        others: pictures of a training class, the first.
     """
     scores = {}
     for one in sets:
-        rows = one.rows(one.split.validation)
-        each = max(2, most // len(one.split.validation))
-        labels = one.pictures.labels[rows]
-        kept = np.concatenate([rows[labels == label][:each] for label in np.unique(labels)])
-        score = retrieval_scores(embed(one.decoded(kept, preprocessing)), one.pictures.labels[kept])
-        scores[one.config.name] = score.map_at_r
+        wanted = _first(one, one.split.validation, each)
+        beside = _first(one, one.split.train, others)
+        # Each of the others is a class of its own: it is found, and searches for nothing.
+        labels = np.concatenate([one.pictures.labels[wanted], -1 - np.arange(len(beside))])
+        rows = np.concatenate([wanted, beside])
+        score = retrieval_scores(embed(one.decoded(rows, preprocessing)), labels)
+        scores[one.config.name] = (score.recall_at_k[1] + score.map_at_r) / 2
     return scores
+
+
+def _first(one: LoadedSet, classes: tuple[str, ...], each: int) -> np.ndarray:
+    rows = one.rows(classes)
+    labels = one.pictures.labels[rows]
+    return np.concatenate([rows[labels == label][:each] for label in np.unique(labels)])
 
 
 @dataclass(frozen=True)

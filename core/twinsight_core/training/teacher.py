@@ -64,7 +64,13 @@ def fit_projection(features: np.ndarray, *, dimension: int) -> Projection:
 
 
 def teacher_features(
-    backbone: MobileNetV1, path: Path, pictures: LabelledImages, *, size_px: int, cache: Path
+    backbone: MobileNetV1,
+    path: Path,
+    pictures: LabelledImages,
+    *,
+    size_px: int,
+    cache: Path,
+    mirrored: bool = False,
 ) -> np.ndarray:
     """Returns the mean features of pictures at the teacher's own size.
 
@@ -73,7 +79,9 @@ def teacher_features(
         path: the source that `pictures` was read from.
         pictures: whose files are embedded, in their order.
         size_px: side of the teacher's input.
-        cache: file that keeps the features; a hash of all that they depend on is put into its name.
+        cache: file that keeps the features; a hash of what else they depend on is put into its name, so two calls with
+            another `mirrored` need two files.
+        mirrored: of the pictures mirrored left and right.
 
     Returns:
         [count, channels] float32.
@@ -95,7 +103,7 @@ def teacher_features(
     features = np.concatenate(
         [
             in_batches(
-                lambda images: run(state, images),
+                lambda images: run(state, images[:, :, ::-1] if mirrored else images),
                 decode_files(source, pictures.files[start : start + 512], preprocessing=preprocessing),
             )
             for start in range(0, len(pictures), 512)
