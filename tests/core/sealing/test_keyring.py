@@ -78,6 +78,9 @@ def test_what_is_no_keyring_is_told_without_a_secret(tmp_path: Path, monkeypatch
         assert refused.value.message.startswith("The keyring `env:KEYS` is invalid: ")
         assert said in refused.value.message
         assert secret[:8] not in refused.value.message
+    monkeypatch.setenv("KEYS", '{"primary": "a", "keys": {}, "keys": {}}')
+    with pytest.raises(StartupError, match="The keyring `env:KEYS` is invalid: `keys` is there twice"):
+        read_keyring("env:KEYS")
     monkeypatch.setenv("KEYS", '{"primary": ' + secret)
     with pytest.raises(StartupError, match="The keyring `env:KEYS` is invalid: it is not JSON"):
         read_keyring("env:KEYS")

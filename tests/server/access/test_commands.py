@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from twinsight_core.errors import StartupError
 from twinsight_server.access.commands import keys
 from twinsight_server.access.keys import changing, read_keys
 from twinsight_server.access.principals import Share
@@ -104,6 +105,15 @@ def test_no_key_is_written_that_could_not_be_read(
     assert (file.read_bytes() if file.exists() else None) == before
     if there:
         assert run(file, "revoke", "--name", "a").exit_code == 0
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    run(file, "new", "--name", "a", "--rights", "read")
+    entry = file.read_text().partition('"keys": {')[2].rpartition("}")[0].rpartition("}")[0]
+    file.write_text(f'{{"keys": {{{entry}, {entry}}}}}')
+    with pytest.raises(StartupError, match="`a` is there twice"):
+        read_keys(file.read_bytes(), path=file)
 
 
 def test_keys_that_could_not_be_read_again_are_not_written(tmp_path: Path) -> None:
