@@ -47,7 +47,7 @@ def base(data: Path, cache: Path) -> dict[str, float]:
     embed = embedder(package.build())
 
     def of_teacher(one: LoadedSet, rows: np.ndarray) -> np.ndarray:
-        features: np.ndarray = one.reference[rows]
+        features: np.ndarray = one.teacher[BASE.reference_px][rows]
         return features
 
     ours = served_gallery(BASE, sets, lambda one: one.split.test, embed)

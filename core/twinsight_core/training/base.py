@@ -3,14 +3,13 @@
     python -m twinsight_core.training.base --data DIR --out DIR [--resume]
 
 1. Three sets of labelled pictures are read; whole classes of each are held out for validation and for the scores.
-2. The teacher, MobileNetV1 0.75 as Keras Applications ships it, gives its features of each picture and of its mirror
-   image at 192 px; the principal components of their mean on the training classes are the targets and the first head.
+2. The teacher, MobileNetV1 0.75 as Keras Applications ships it, gives its features at 128 and at 224 px; the principal
+   components of their mean on the training classes are the targets and the first head.
 3. The student starts as the teacher and sees augmented views at 160 px. It learns to place each view where the teacher
    places the untouched picture among all training pictures (distillation), and pictures of a class together
    (supervised contrastive). Early blocks and all batch-norm statistics stay as they are. It is measured and served at
    192 px, where whole pictures show things as large as the crops did.
-4. Validation classes, among the training classes' pictures, choose how far the weights go from the teacher's to the
-   trained ones.
+4. Validation classes choose how far the weights go from the teacher's to the trained ones.
 5. The held-out classes give the scores and, through edited copies, the calibration; the package is written.
 """
 
@@ -76,7 +75,7 @@ BASE = Recipe(
     ),
     teacher="weights/mobilenet_v1_075_224.safetensors",
     teacher_network=MobileNetConfig(width_multiplier=0.75),
-    teacher_px=(192,),
+    teacher_px=(128, 224),
     reference_px=224,
     size_px=160,
     served_px=192,
@@ -92,7 +91,7 @@ BASE = Recipe(
 )
 
 
-SHARES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+SHARES = (0.25, 0.5, 0.75, 1.0)
 """How far the weights may go from the first to the trained ones."""
 
 MEASURED_PICTURES = 120
@@ -200,7 +199,7 @@ def package(
     test = served_gallery(recipe, sets, lambda one: one.split.test, embed)
     copies = embed_copies(sets, test, embed, each=MEASURED_PICTURES, preprocessing=recipe.served, seed=1)
     scores = _scores(sets, test, copy_scores(copies, test), "")
-    teacher = gallery(sets, lambda one: one.split.test, lambda one, rows: one.reference[rows])
+    teacher = gallery(sets, lambda one: one.split.test, lambda one, rows: one.teacher[recipe.reference_px][rows])
     teacher_copies = embed_copies(
         sets,
         teacher,

@@ -21,35 +21,25 @@ Part = Callable[[LoadedSet], tuple[str, ...]]
 
 
 def validation_score(
-    embed: Embed, sets: Sequence[LoadedSet], *, preprocessing: Preprocessing, each: int = 60, others: int = 25
+    embed: Embed, sets: Sequence[LoadedSet], *, preprocessing: Preprocessing, most: int = 600
 ) -> dict[str, float]:
-    """Returns the mean of Recall@1 and MAP@R of the validation classes of each set, by the set's name.
-
-    They are searched for among themselves and pictures of the training classes: galleries hold many kinds of things.
+    """Returns MAP@R on the validation classes of each set, by the set's name.
 
     Args:
         embed: the embedding.
         sets: the pictures.
         preprocessing: the embedding's.
-        each: pictures of a validation class, the first.
-        others: pictures of a training class, the first.
+        most: pictures of a set that are looked at, the first of each class alike.
     """
     scores = {}
     for one in sets:
-        wanted = _first(one, one.split.validation, each)
-        beside = _first(one, one.split.train, others)
-        # Each of the others is a class of its own: it is found, and searches for nothing.
-        labels = np.concatenate([one.pictures.labels[wanted], -1 - np.arange(len(beside))])
-        rows = np.concatenate([wanted, beside])
-        score = retrieval_scores(embed(one.decoded(rows, preprocessing)), labels)
-        scores[one.config.name] = (score.recall_at_k[1] + score.map_at_r) / 2
+        rows = one.rows(one.split.validation)
+        each = max(2, most // len(one.split.validation))
+        labels = one.pictures.labels[rows]
+        kept = np.concatenate([rows[labels == label][:each] for label in np.unique(labels)])
+        score = retrieval_scores(embed(one.decoded(kept, preprocessing)), one.pictures.labels[kept])
+        scores[one.config.name] = score.map_at_r
     return scores
-
-
-def _first(one: LoadedSet, classes: tuple[str, ...], each: int) -> np.ndarray:
-    rows = one.rows(classes)
-    labels = one.pictures.labels[rows]
-    return np.concatenate([rows[labels == label][:each] for label in np.unique(labels)])
 
 
 @dataclass(frozen=True)

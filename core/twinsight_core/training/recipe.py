@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,9 +59,8 @@ class Recipe:
         sets: the pictures.
         teacher: the teacher's weights in the data folder.
         teacher_network: the network that they are of; the student starts as it.
-        teacher_px: sides of the teacher's input; the target is the mean of its unit features of the picture and of its
-            mirror image at all of them.
-        reference_px: side of its input where the student is compared with it in the scores.
+        teacher_px: sides of the teacher's input; the target is the mean of its unit features at all of them.
+        reference_px: the one of them that the student is compared with in the scores.
         size_px: side of the student's input in training.
         served_px: side of its input when it is measured and served. A crop shows things larger than the whole picture
             does; a larger input gives them the size that was trained on. Source: Touvron et al., "Fixing the
@@ -124,17 +122,14 @@ class LoadedSet:
         path: its source.
         pictures: all of it, at the size that the student is trained at.
         split: its classes' parts.
-        targets: the mean of the teacher's unit features of each picture at the sides of the recipe, and of its mirror
-            image, [count, channels] float32.
-        reference: the teacher's features at `reference_px`, [count, channels] float32, unit vectors.
+        teacher: the teacher's features of all of it by the side of its input, [count, channels] float32, unit vectors.
     """
 
     config: SetConfig
     path: Path
     pictures: LabelledImages
     split: ClassSplit
-    targets: np.ndarray
-    reference: np.ndarray
+    teacher: dict[int, np.ndarray]
 
     def rows(self, classes: tuple[str, ...]) -> np.ndarray:
         """Returns the rows of the pictures of some classes, sorted."""
@@ -170,7 +165,7 @@ class TrainingSet:
             self._images.append(one.pictures.images)
             self._place.extend((number, int(row)) for row in rows)
             self._labels.append(labels + first_label)
-            features.append(one.targets[rows])
+            features.append(np.mean([values[rows] for values in one.teacher.values()], axis=0))
             shares.append(Share(rows=rows_by_class(labels, first=first_row), classes=one.config.classes))
             first_row, first_label = first_row + len(rows), first_label + len(one.pictures.classes)
         self._shares = shares
@@ -209,19 +204,11 @@ def load_sets(recipe: Recipe, data: Path, cache: Path, backbone: MobileNetV1 | N
         path = data / config.file
         _LOG.info("reading %s", path.name)
         pictures = read_class_folders(path, preprocessing=preprocessing, cache_dir=cache)
-        targets = reference = np.empty((0, 0), np.float32)
+        features = {}
         if backbone is not None:
-            seen = partial(_seen, backbone, path, pictures, cache)
-            views = [seen(size, mirrored=mirrored) for size in recipe.teacher_px for mirrored in (False, True)]
-            targets, reference = np.mean(views, axis=0), seen(recipe.reference_px)
+            for size in recipe.teacher_px:
+                kept = cache / f"{path.stem}-teacher-{size}.npy"
+                features[size] = unit_rows(teacher_features(backbone, path, pictures, size_px=size, cache=kept))
         split = split_classes(pictures.classes, validation=config.validation, test=config.test)
-        loaded.append(LoadedSet(config, path, pictures, split, targets, reference))
+        loaded.append(LoadedSet(config=config, path=path, pictures=pictures, split=split, teacher=features))
     return loaded
-
-
-def _seen(
-    backbone: MobileNetV1, path: Path, pictures: LabelledImages, cache: Path, size_px: int, *, mirrored: bool = False
-) -> np.ndarray:
-    """Returns the teacher's unit features of all pictures of a set."""
-    kept = cache / f"{path.stem}-teacher-{size_px}{'-mirrored' if mirrored else ''}.npy"
-    return unit_rows(teacher_features(backbone, path, pictures, size_px=size_px, cache=kept, mirrored=mirrored))

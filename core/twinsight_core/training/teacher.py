@@ -64,13 +64,7 @@ def fit_projection(features: np.ndarray, *, dimension: int) -> Projection:
 
 
 def teacher_features(
-    backbone: MobileNetV1,
-    path: Path,
-    pictures: LabelledImages,
-    *,
-    size_px: int,
-    cache: Path,
-    mirrored: bool = False,
+    backbone: MobileNetV1, path: Path, pictures: LabelledImages, *, size_px: int, cache: Path
 ) -> np.ndarray:
     """Returns the mean features of pictures at the teacher's own size.
 
@@ -79,9 +73,7 @@ def teacher_features(
         path: the source that `pictures` was read from.
         pictures: whose files are embedded, in their order.
         size_px: side of the teacher's input.
-        cache: file that keeps the features; a hash of what else they depend on is put into its name, so two calls with
-            another `mirrored` need two files.
-        mirrored: of the pictures mirrored left and right.
+        cache: file that keeps the features; a hash of all that they depend on is put into its name.
 
     Returns:
         [count, channels] float32.
@@ -103,7 +95,7 @@ def teacher_features(
     features = np.concatenate(
         [
             in_batches(
-                lambda images: run(state, images[:, :, ::-1] if mirrored else images),
+                lambda images: run(state, images),
                 decode_files(source, pictures.files[start : start + 512], preprocessing=preprocessing),
             )
             for start in range(0, len(pictures), 512)

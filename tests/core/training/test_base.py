@@ -24,7 +24,7 @@ WIDTH = 0.1
 RECIPE = Recipe(
     sets=(SetConfig(name="shapes", file="shapes.zip", validation=2, test=2, classes=2),),
     teacher="teacher.safetensors",
-    teacher_px=(32,),
+    teacher_px=(32, 64),
     reference_px=64,
     size_px=32,
     served_px=40,
@@ -138,3 +138,4 @@ def test_the_best_share_of_the_way_is_chosen() -> None:
 
 def test_the_shipped_recipe_holds_out_classes_of_every_set() -> None:
     assert all(one.validation > 0 and one.test > 0 for one in BASE.sets)
+    assert BASE.reference_px in BASE.teacher_px
