@@ -17,7 +17,7 @@ from twinsight_server.app import Server
 from twinsight_server.calls.call import Call
 
 
-def test_draining_ends_idle_streams_and_lets_a_call_in_work_finish(
+def test_draining_ends_open_streams_and_lets_a_call_in_work_finish(
     tmp_path: Path, cache_dir: Path, photos: dict[str, bytes]
 ) -> None:
     made = Server(config(tmp_path, cache_dir, drain_s=60.0))

@@ -32,8 +32,8 @@ from twinsight_server.access.guard import Metadata
 from twinsight_server.access.methods import Rule
 from twinsight_server.access.principals import ANYONE, Principal, Unproven
 from twinsight_server.calls.call import Call, drop_tracebacks
-from twinsight_server.calls.idle_streams import IdleStreams
 from twinsight_server.calls.invocation import deadline_of, request_id_of
+from twinsight_server.calls.open_streams import OpenStreams
 from twinsight_server.calls.slots import Slots
 from twinsight_server.metrics import Metrics
 from twinsight_server.status import abort_status, code_of, internal, status_of
@@ -65,7 +65,7 @@ class Gate:
         self._streams = Slots(max_streams)
         metrics.watch_calls(lambda: self._calls.taken, lambda: self._streams.taken)
         self._closed = "STARTING"  # why calls are rejected; empty: they are accepted
-        self._idle = IdleStreams[Call]()
+        self._opened = OpenStreams[Call]()
         # A set's `add` and `discard` are atomic, which saves every call a lock.
         self._in_flight: set[Call] = set()
         self._drained = threading.Event()
@@ -77,7 +77,7 @@ class Gate:
     def close(self) -> None:
         """Rejects new calls and ends the streams: idle ones at once, the others after their current message."""
         self._closed = "DRAINING"
-        self._idle.end_idle()
+        self._opened.end_idle()
         if not self._in_flight:
             self._drained.set()
 
@@ -139,7 +139,7 @@ class Gate:
             self._answered(context, About("stream", method), check_waiting=self._check_open) as call,
             self._stream_place(call, method),
         ):
-            self._idle.add(call, context)
+            self._opened.add(call, context)
             try:
                 self._check_open()  # `close` may have run before the stream was added to those it ends
                 yield call
@@ -147,7 +147,7 @@ class Gate:
                 # that it has gone: such a stream counts as OK if all its messages were answered.
                 call.check_alive()
             finally:
-                self._idle.discard(call)
+                self._opened.discard(call)
 
     @contextmanager
     def message(self, stream: Call, method: str, *, collection: str | None = None, items: int = 0) -> Iterator[Call]:
@@ -167,7 +167,7 @@ class Gate:
             Unauthenticated: the caller's token is no longer valid.
             Unavailable: the server drains.
         """
-        self._idle.begin(stream)
+        self._opened.begin(stream)
         with self._noted(stream, About("message", method, collection, items)):
             self.check_stream(stream)
             self._access.guard.check(stream.caller, method, collection)
@@ -184,7 +184,7 @@ class Gate:
         Raises:
             Cancelled, DeadlineExceeded, Unauthenticated, Unavailable: as `check_stream` does.
         """
-        self._idle.begin(stream)
+        self._opened.begin(stream)
         with self._noted(stream, About("message", method)):
             self.check_stream(stream)
             with self._turn(stream, 0, waiting=stream):
@@ -200,7 +200,7 @@ class Gate:
 
     def answered(self, stream: Call) -> None:
         """Must be called when the response to a message has left; raises like `check_stream`."""
-        self._idle.wait(stream)
+        self._opened.wait(stream)
         self.check_stream(stream)
 
     def check_stream(self, stream: Call) -> None:
@@ -276,7 +276,7 @@ class Gate:
                 return True
             return False
 
-        return self._idle.end(is_unproven) > 0
+        return self._opened.end(is_unproven) > 0
 
     @contextmanager
     def _slot(self, slots: Slots, reason: str, *, waiting: Call | None = None) -> Iterator[None]:

@@ -108,13 +108,13 @@ def test_a_message_of_a_stream_waits_for_its_turn(gate: Gate, waits: threading.E
 def test_a_stream_that_comes_just_as_draining_begins_is_not_left_open(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = gate._idle.add
+    add = gate._opened.add
 
     def late(stream: Call, context: grpc.ServicerContext) -> None:
         gate.close()  # its streams that have nothing in work were just ended
         add(stream, context)
 
-    monkeypatch.setattr(gate._idle, "add", late)
+    monkeypatch.setattr(gate._opened, "add", late)
     of = Context()
     with pytest.raises(Aborted):
         one_message(gate, of)
@@ -161,7 +161,7 @@ def test_a_stream_without_a_valid_token_gives_up_its_place(
     def one() -> None:
         with gate.stream(context(first), "EmbedStream") as stream:
             if is_busy:  # its answer leaves for ever
-                gate._idle.begin(stream)
+                gate._opened.begin(stream)
             begun.set()
             assert first.is_over.wait(30)
 

@@ -11,7 +11,7 @@ import grpc
 StreamT = TypeVar("StreamT")
 
 
-class IdleStreams(Generic[StreamT]):
+class OpenStreams(Generic[StreamT]):
     """The open streams, and which of them are processing a message. May be used from any thread."""
 
     def __init__(self) -> None:
