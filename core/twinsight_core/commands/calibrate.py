@@ -25,6 +25,7 @@ from twinsight_core.commands.labelled import (
     listed_pictures,
     scored_pairs,
 )
+from twinsight_core.commands.numbers import FiniteRange
 from twinsight_core.commands.options import refuse_options, told
 from twinsight_core.commands.output import write_line
 from twinsight_core.errors import TrainingError
@@ -79,7 +80,7 @@ CALIBRATED = "<p>The model was recalibrated after this report was written; its d
 )
 @click.option(
     "--false-match-rate",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=FALSE_MATCH_RATE,
     show_default=True,
     help="False match rate of the default operating point.",

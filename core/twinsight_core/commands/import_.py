@@ -121,7 +121,10 @@ def _number_repeats(labels: list[str]) -> list[str]:
     found: list[str] = []
     for number, label in enumerate(labels):
         if label and label in labels[:number]:
-            found.append(f"{label} ({number})")
+            new = f"{label} ({number})"
+            while new in labels or new in found:
+                new += f" ({number})"
+            found.append(new)
             write_line(f"`{label}` names several classes; number {number} becomes `{found[-1]}`", err=True)
         else:
             found.append(label)

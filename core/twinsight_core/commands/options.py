@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from twinsight_core.commands.failing import exit_on_failure
 from twinsight_core.commands.folders import package_option
+from twinsight_core.commands.numbers import FiniteRange
 from twinsight_core.commands.output import LineFormatter, printable
 from twinsight_core.commands.paths import PathType
 from twinsight_core.packages import find_package
@@ -85,14 +86,14 @@ def _teacher_options(temperature: float) -> list[_Decorator]:
         ),
         click.option(
             "--distillation-weight",
-            type=click.FloatRange(min=0, max=1, min_open=True),
+            type=FiniteRange(min=0, max=1, min_open=True),
             default=0.5,
             show_default=True,
             help="The teacher's share of the loss; the labels get the rest.",
         ),
         click.option(
             "--distillation-temperature",
-            type=click.FloatRange(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             default=temperature,
             show_default=True,
             help="Divisor of the teacher's and the model's outputs; higher is softer.",
@@ -203,7 +204,7 @@ def run_options(
         click.option("--steps", type=click.IntRange(min=1), default=steps, show_default=True, help="Training steps."),
         click.option(
             "--learning-rate",
-            type=click.FloatRange(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             default=learning_rate,
             show_default=True,
             help="Peak learning rate.",

@@ -25,6 +25,7 @@ from twinsight_core.models.configs.classifier import ClassifierConfig
 from twinsight_core.models.configs.rcnn import FasterRCNNConfig
 from twinsight_core.models.rcnn import FasterRCNN, Sampling
 from twinsight_core.training import classifier, detector
+from twinsight_core.training.alone import alone
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
 from twinsight_core.training.digests import boxed_digests, labelled_digests
@@ -75,6 +76,7 @@ def train() -> None:
 def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     """Train a classifier on class folders."""
     start = run.check()
+    click.get_current_context().with_resource(alone(run.work))
     if run.distillation is not None:
         check_teacher(run.distillation.teacher, "classification")  # before the pictures are read
     pictures = run.pictures()
@@ -162,6 +164,7 @@ def rcnn(
     is held out to select the weights.
     """
     start = run.check()
+    click.get_current_context().with_resource(alone(run.work))
     size = replace(run.preprocessing, width_px=width or run.size)
     parts = detector_parts(
         run.data,

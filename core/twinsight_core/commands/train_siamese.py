@@ -15,6 +15,7 @@ import numpy as np
 
 from twinsight_core.calibration import Calibration
 from twinsight_core.commands.finishing import finish, held_out_from, recipe
+from twinsight_core.commands.numbers import FiniteRange
 from twinsight_core.commands.options import given, refuse_options, run_options
 from twinsight_core.commands.output import write_line
 from twinsight_core.commands.paths import PathType
@@ -23,6 +24,7 @@ from twinsight_core.models.configs.siamese import SiameseConfig
 from twinsight_core.models.siamese import SiameseNetwork
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training import siamese, siamese_pairs
+from twinsight_core.training.alone import alone
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.data import tell_skipped
 from twinsight_core.training.digests import labelled_digests, parts_digest, pictures_digest
@@ -95,19 +97,19 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Scale of the similarities in supervised_contrastive and arcface.  [default: 0.1, for arcface 0.03]",
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=0.5,
     show_default=True,
     help="Margin between classes or pairs: a distance, for arcface an angle in radians; not of supervised_contrastive.",
 )
 @click.option(
     "--held-out",
-    type=click.FloatRange(0.01, 0.45),
+    type=FiniteRange(0.01, 0.45),
     default=0.1,
     show_default=True,
     help="Share of the classes (or groups, or pairs) held out to select the weights, and again for the scores.",
@@ -136,6 +138,7 @@ def siamese_command(
     """
     _check_options(pairs, loss, margin)
     start = run.check()
+    click.get_current_context().with_resource(alone(run.work))
     teacher = None if run.distillation is None else embedding_teacher(run.distillation)
     backbone = BACKBONES[run.backbone]
     config = SiameseConfig(

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from twinsight_core.commands.import_ import import_
+from twinsight_core.commands.import_ import _number_repeats, import_
 from twinsight_core.packages import load_package
 
 
@@ -114,3 +114,8 @@ def test_lines_whose_numbers_are_not_those_of_the_classes_are_refused(tmp_path: 
         done = CliRunner().invoke(import_, [*arguments(tmp_path), "--labels", str(tmp_path / "labels.txt")])
         assert done.exit_code == 1
         assert "numbered lines must have every number from 0 or 1 on exactly once." in done.stderr
+
+
+def test_a_number_that_is_appended_makes_no_name_that_is_there() -> None:
+    labels = _number_repeats(["x (2)", "x", "x", "x", "y"])
+    assert labels == ["x (2)", "x", "x (2) (2)", "x (3)", "y"]
