@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -21,6 +21,7 @@ from twinsight_client.token import Bearer, Token
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
 A = TypeVar("A")
+Requests = TypeVar("Requests")
 
 
 class Transport(Protocol):
@@ -208,20 +209,33 @@ def as_given(sent: bytes) -> bytes:
     return sent
 
 
-class _Source:
-    """Requests of a stream, consumed by gRPC's thread: keeps what they raise, since gRPC would only log it."""
+class Source(Generic[Requests]):
+    """Requests of a stream, consumed by gRPC: keeps what they raise, since gRPC would only log it.
 
-    def __init__(self, requests: Iterator[Message], *, most_bytes: int, request_id: str) -> None:
-        self._requests = requests
+    Attributes:
+        requests: the requests.
+        failure: what they raised.
+    """
+
+    def __init__(self, requests: Requests, *, most_bytes: int, request_id: str) -> None:
+        self.requests = requests
+        self.failure: BaseException | None = None
         self._most_bytes = most_bytes
         self._request_id = request_id
-        self._failure: BaseException | None = None
+
+    def serialized(self, message: Message) -> bytes:
+        """Returns the bytes of a message; see `serialized`."""
+        return serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
 
     def raise_failure(self) -> None:
         """Raises what the requests raised, if they did."""
-        failure, self._failure = self._failure, None  # it refers to this object, which need not refer to it
+        failure, self.failure = self.failure, None  # it refers to this object, which need not refer to it
         if failure is not None:
             raise failure
+
+
+class _Source(Source[Iterator[Message]]):
+    """Those of the sync client, consumed by gRPC's thread."""
 
     def messages(self) -> Iterator[bytes]:
         while (message := self._next()) is not None:
@@ -229,10 +243,9 @@ class _Source:
 
     def _next(self) -> bytes | None:
         try:
-            message = next(self._requests)
-            return serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
+            return self.serialized(next(self.requests))
         except StopIteration:
             return None
         except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
-            self._failure = error
+            self.failure = error
             return None

@@ -18,7 +18,7 @@ from twinsight_client.retry import Attempts, RetryPolicy
 from twinsight_client.status import call_info
 from twinsight_client.streams import Flow
 from twinsight_client.token import Bearer, Token
-from twinsight_client.transport import as_given, closed, error_told, serialized
+from twinsight_client.transport import Source, as_given, closed, error_told, serialized
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)
@@ -221,20 +221,8 @@ def _result(coroutine: Coroutine[object, None, T]) -> T:
     raise AssertionError("The call has no status although it has ended.")
 
 
-class _Source:
-    """Requests of a stream, consumed by gRPC's task: keeps what they raise, since gRPC would only log it."""
-
-    def __init__(self, requests: AsyncIterator[Message], *, most_bytes: int, request_id: str) -> None:
-        self._requests = requests
-        self._most_bytes = most_bytes
-        self._request_id = request_id
-        self._failure: BaseException | None = None
-
-    def raise_failure(self) -> None:
-        """Raises what the requests raised, if they did."""
-        failure, self._failure = self._failure, None  # it refers to this object, which need not refer to it
-        if failure is not None:
-            raise failure
+class _Source(Source[AsyncIterator[Message]]):
+    """Requests of a stream, consumed by gRPC's task."""
 
     async def messages(self) -> AsyncIterator[bytes]:
         while (message := await self._next()) is not None:
@@ -242,12 +230,11 @@ class _Source:
 
     async def _next(self) -> bytes | None:
         try:
-            message = await anext(self._requests)
-            return serialized(message, most_bytes=self._most_bytes, request_id=self._request_id)
+            return self.serialized(await anext(self.requests))
         except StopAsyncIteration:
             return None
         except BaseException as error:  # raised again in the caller's task
             if isinstance(error, asyncio.CancelledError) and _cancellations():
                 raise  # gRPC ends its task
-            self._failure = error
+            self.failure = error
             return None

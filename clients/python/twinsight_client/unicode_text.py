@@ -19,13 +19,21 @@ def check_text(text: str, *, field: str) -> str:
     Raises:
         NotUnicode: it has lone surrogates.
     """
-    if isinstance(text, str) and not text.isascii():  # protobuf rejects other types
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            message = f"`{ascii(text)[1:-1]}` can't be sent: it is not valid UTF-8."
-            raise NotUnicode(message, reason="CLIENT_CHECK", violations=[FieldViolation(field, message)]) from None
+    if isinstance(text, str) and not is_unicode(text):  # protobuf rejects other types
+        message = f"`{ascii(text)[1:-1]}` can't be sent: it is not valid UTF-8."
+        raise NotUnicode(message, reason="CLIENT_CHECK", violations=[FieldViolation(field, message)])
     return text
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a message can hold a text: it has no lone surrogates."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_unicode(text: str) -> str:

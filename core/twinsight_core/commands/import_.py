@@ -125,7 +125,7 @@ def _number_repeats(labels: list[str]) -> list[str]:
             while new in labels or new in found:
                 new += f" ({number})"
             found.append(new)
-            write_line(f"`{label}` names several classes; number {number} becomes `{found[-1]}`", err=True)
+            write_line(f"`{label}` names several classes; number {number} becomes `{new}`", err=True)
         else:
             found.append(label)
     return found

@@ -111,17 +111,19 @@ def check_no_link(folder: Path) -> None:
     Raises:
         DataLoss: one is.
     """
-    for one, what, where in (
-        (folder, "folder", COLLECTIONS),
-        (folder / FILE_NAME, "file", f"{COLLECTIONS}/{folder.name}"),
-    ):
-        # Not Path.is_symlink, which raises if the folder may not be read.
-        if os.path.islink(one):  # noqa: PTH114
-            raise DataLoss(
-                f"Collection `{folder.name}` can't be used: its {what} is a symbolic link, and must be a real {what} "
-                f"in `{where}`. Nothing was changed; stop the server and move the {what} to the link's place.",
-                reason="COLLECTION_LINKED",
-            )
+    if (link := link_in(folder)) is not None:
+        what, where = ("folder", COLLECTIONS) if link == folder else ("file", f"{COLLECTIONS}/{folder.name}")
+        raise DataLoss(
+            f"Collection `{folder.name}` can't be used: its {what} is a symbolic link, and must be a real {what} in "
+            f"`{where}`. Nothing was changed; stop the server and move the {what} to the link's place.",
+            reason="COLLECTION_LINKED",
+        )
+
+
+def link_in(folder: Path) -> Path | None:
+    """Returns a collection's folder, or else its file, if that is a symbolic link; None if neither is one."""
+    # Not Path.is_symlink, which raises if the folder may not be read.
+    return next((one for one in (folder, folder / FILE_NAME) if os.path.islink(one)), None)  # noqa: PTH114
 
 
 def remove(path: Path) -> None:

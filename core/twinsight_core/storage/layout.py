@@ -26,7 +26,7 @@ from twinsight_core.index.base import Metric
 from twinsight_core.items import MAX_DIMENSION, CollectionSpec
 from twinsight_core.storage.sqlite import damaged
 
-YEAR_10000_S = 253402300800
+_YEAR_10000_S = 253402300800
 """A protobuf timestamp is before it."""
 
 PLAIN, SEALED = 1, 2
@@ -205,8 +205,13 @@ def check_head(file: Path, head: Head) -> None:
     Raises:
         DataLoss: it was never written here.
     """
-    if not (0 <= head.spec.created_at < YEAR_10000_S and 0 <= head.item_count <= head.next_seq):
+    if not (is_time(head.spec.created_at) and 0 <= head.item_count <= head.next_seq):
         raise damaged(file, "its head can't be read")
+
+
+def is_time(created_at: float) -> bool:
+    """Whether a collection can have been created then."""
+    return 0 <= created_at < _YEAR_10000_S
 
 
 def _read_seal(connection: apsw.Connection, file: Path) -> Seal:

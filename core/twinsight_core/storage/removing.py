@@ -16,7 +16,7 @@ from twinsight_core.errors import NotFound
 from twinsight_core.host.whole_files import rewrite_whole, rewriting, sync_folder
 from twinsight_core.items import is_collection_id
 from twinsight_core.storage.backups import MANIFEST, Backup, backup_damaged, manifest_of, read_manifest
-from twinsight_core.storage.data_folder import remove
+from twinsight_core.storage.data_folder import link_in, remove
 from twinsight_core.storage.store import FILE_NAME
 
 
@@ -44,11 +44,13 @@ def take_out(backup: Path, ids: Sequence[str]) -> Backup:
         for name in ids:
             if name not in known:
                 raise NotFound.among("Collection", name, known, reason="COLLECTION_NOT_FOUND")
-            for one, what in ((name, "folder"), (f"{name}/{FILE_NAME}", "file")):
-                if (backup / one).is_symlink():
-                    raise backup_damaged(
-                        backup, f"`{one}` is a symbolic link. Nothing was changed; put the {what} in the link's place."
-                    )
+            if (link := link_in(backup / name)) is not None:
+                what = "folder" if link == backup / name else "file"
+                raise backup_damaged(
+                    backup,
+                    f"`{link.relative_to(backup)}` is a symbolic link. Nothing was changed; put the {what} in the "
+                    "link's place.",
+                )
         after = replace(before, collections=tuple(one for one in before.collections if one.id not in ids))
         if after != before:
             rewrite_whole(manifest, manifest_of(after))

@@ -29,10 +29,10 @@ from twinsight_core.storage.data_folder import COLLECTIONS
 from twinsight_core.storage.layout import (
     INSERT_INGEST,
     INSERT_ITEM,
-    YEAR_10000_S,
     Head,
     check_state,
     is_sound,
+    is_time,
     lay_out,
     prepare,
     read_head,
@@ -206,7 +206,7 @@ class _Rows:
 
 
 def _with_time(spec: CollectionSpec) -> CollectionSpec:
-    return spec if 0 <= spec.created_at < YEAR_10000_S else replace(spec, created_at=0.0)
+    return spec if is_time(spec.created_at) else replace(spec, created_at=0.0)
 
 
 class _Target:

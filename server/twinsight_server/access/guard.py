@@ -126,8 +126,7 @@ class Guard:
         """
         rule = rule or RULES[method]
         if not rule.on_collection:
-            if not principal.may_somewhere(rule.right):
-                raise PermissionDenied(f"{method} needs the right `{rule.right}`.", reason="RIGHT_MISSING")
+            _check_somewhere(principal, method, rule)
             return
         if collection is None:
             raise TypeError(f"{method} names a collection, which was not given.")
@@ -146,9 +145,8 @@ class Guard:
         Raises:
             PermissionDenied: it has the method's right on no collection.
         """
-        rule = RULES.get(method)
-        if rule and not principal.may_somewhere(rule.right):
-            raise PermissionDenied(f"{method} needs the right `{rule.right}`.", reason="RIGHT_MISSING")
+        if rule := RULES.get(method):
+            _check_somewhere(principal, method, rule)
 
     def _principal(self, token: str) -> Principal:
         if token.startswith(PREFIX):
@@ -161,6 +159,11 @@ class Guard:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _check_somewhere(principal: Principal, method: str, rule: Rule) -> None:
+    if not principal.may_somewhere(rule.right):
+        raise PermissionDenied(f"{method} needs the right `{rule.right}`.", reason="RIGHT_MISSING")
 
 
 class _Verifiers:

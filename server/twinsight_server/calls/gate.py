@@ -135,19 +135,18 @@ class Gate:
     @contextmanager
     def stream(self, context: grpc.ServicerContext, method: str) -> Iterator[Call]:
         """Runs a stream; its messages go through `message`, which checks the caller's rights."""
-        with (
-            self._answered(context, About("stream", method), check_waiting=self._check_open) as call,
-            self._stream_place(call, method),
-        ):
-            self._opened.add(call, context)
-            try:
-                self._check_open()  # `close` may have run before the stream was added to those it ends
-                yield call
-                # When a caller has gone, gRPC may end its requests as if it had finished, a moment before reporting
-                # that it has gone: such a stream counts as OK if all its messages were answered.
-                call.check_alive()
-            finally:
-                self._opened.discard(call)
+        with self._answered(context, About("stream", method), check_waiting=self._check_open) as call:
+            self._access.guard.check_opening(call.caller, method)
+            with self._stream_place(call):
+                self._opened.add(call, context)
+                try:
+                    self._check_open()  # `close` may have run before the stream was added to those it ends
+                    yield call
+                    # When a caller has gone, gRPC may end its requests as if it had finished, a moment before reporting
+                    # that it has gone: such a stream counts as OK if all its messages were answered.
+                    call.check_alive()
+                finally:
+                    self._opened.discard(call)
 
     @contextmanager
     def message(self, stream: Call, method: str, *, collection: str | None = None, items: int = 0) -> Iterator[Call]:
@@ -234,10 +233,9 @@ class Gate:
             limiter.leave(caller, owed=max(0, call.touched - items))
 
     @contextmanager
-    def _stream_place(self, stream: Call, method: str) -> Iterator[None]:
+    def _stream_place(self, stream: Call) -> Iterator[None]:
         """Takes a place among the streams, and one of the caller's share; streams without a valid token make room."""
         caller, limiter = stream.caller, self._access.limiter
-        self._access.guard.check_opening(caller, method)
         refusal = self._enter_stream(caller)
         own = refusal is not None and refusal.reason == "KEY_STREAMS_FULL"
         if refusal is not None and self._end_unproven(caller if own else None):

@@ -27,7 +27,7 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.batches import sort_out
 from twinsight_client.cli.bench_output import Meter, write_report, write_report_file
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.numbers import FiniteRange
 from twinsight_client.cli.output import check_writable, write_error, write_json
 from twinsight_client.cli.pictures import find_pictures
 from twinsight_client.cli.settings import Settings, shared_options
@@ -132,7 +132,7 @@ def _load_options(command: click.Command) -> click.Command:
         option(
             "--duration",
             "duration_s",
-            type=Number(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             default=10.0,
             metavar="SECONDS",
             help="How long to measure.",
@@ -140,7 +140,7 @@ def _load_options(command: click.Command) -> click.Command:
         option(
             "--warmup",
             "warmup_s",
-            type=Number(min=0),
+            type=FiniteRange(min=0),
             default=2.0,
             metavar="SECONDS",
             help="How long to send calls before that.",
@@ -154,7 +154,7 @@ def _load_options(command: click.Command) -> click.Command:
         ),
         click.option(
             "--rate",
-            type=Number(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             metavar="CALLS_PER_S",
             help="Open loop: calls are due this often, and latency counts from when they are due.",
         ),

@@ -15,7 +15,7 @@ from twinsight_client.cli.given import FILE_OR_FOLDER, pictures_given
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.label_table import LabelTable
 from twinsight_client.cli.labelling import FIELDS_OF_FILES, Labeller, LabelReport, Shown
-from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.numbers import FiniteRange
 from twinsight_client.cli.output import check_writable, percent, write_error, write_json
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
@@ -39,7 +39,7 @@ from twinsight_client.results import ItemError, Label, ModelResults
 )
 @click.option(
     "--min-probability",
-    type=Number(0, 1),
+    type=FiniteRange(0, 1),
     metavar="P",
     help="Only labels with at least this probability.  [default: all]",
 )

@@ -14,7 +14,7 @@ from twinsight_client.cli.batches import ask_in_batches
 from twinsight_client.cli.drawing import Undrawable, draw_detections
 from twinsight_client.cli.given import FILE_OR_FOLDER, Given, pictures_given
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.numbers import FiniteRange
 from twinsight_client.cli.output import write_error, write_json
 from twinsight_client.cli.pictures import SUFFIXES
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
@@ -39,7 +39,7 @@ from twinsight_client.results import Detection, ItemError
 )
 @click.option(
     "--min-score",
-    type=Number(0, 1),
+    type=FiniteRange(0, 1),
     help="Only detections with at least this score.  [default: the server's 0.5]",
 )
 @click.option(

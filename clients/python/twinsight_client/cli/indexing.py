@@ -35,6 +35,7 @@ from twinsight_client.errors import AlreadyExists, FailedPrecondition, InvalidAr
 from twinsight_client.images import UNREADABLE
 from twinsight_client.items import NewItem
 from twinsight_client.results import CollectionInfo, ItemError
+from twinsight_client.unicode_text import is_unicode
 
 TAKEN = "ITEM_OF_ANOTHER_PICTURE"
 CHUNK = 500
@@ -256,9 +257,7 @@ class Indexer:
 
     def _is_sendable(self, picture: Picture) -> bool:
         """Whether the picture can be sent at all; otherwise records it as skipped."""
-        try:
-            str(picture.path).encode()
-        except UnicodeEncodeError:
+        if not is_unicode(str(picture.path)):
             self._skip(picture, "FILE_NAME_NOT_UNICODE", "The file's name is not valid UTF-8.")
             return False
         if said := too_large(picture.size):

@@ -13,7 +13,7 @@ from twinsight_client.cli import exits
 from twinsight_client.cli.batches import MAX_FILE_BYTES, TOO_LARGE, ask_in_batches, too_large
 from twinsight_client.cli.given import FILE_OR_FOLDER, pictures_given
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.numbers import FiniteRange
 from twinsight_client.cli.output import check_writable, percent, write_error, write_json
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.cli.tables import write_fields, write_table
@@ -40,7 +40,7 @@ _PICTURE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--target-fmr",
-    type=Number(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     metavar="RATE",
     help="Decide at the operating point for this false match rate.  [default: the model's own threshold]",
 )

@@ -20,6 +20,7 @@ from twinsight_client.client import Client
 from twinsight_client.errors import NotFound
 from twinsight_client.items import KEEP_VECTOR, NewItem, item_size_bytes
 from twinsight_client.results import Item, ItemError, Label, MetadataValue
+from twinsight_client.unicode_text import is_unicode
 
 CHUNK = 500
 """Ids or items per call; the server accepts 1000."""
@@ -172,7 +173,7 @@ class Labeller:
 
     def _stored(self, ids: Iterable[str]) -> dict[str, Item]:
         """Returns the items that exist, by id."""
-        asked = [one for one in dict.fromkeys(ids) if _is_text(one)]
+        asked = [one for one in dict.fromkeys(ids) if is_unicode(one)]  # `index` skips such a file
         stored: dict[str, Item] = {}
         for start in range(0, len(asked), CHUNK):
             for item in self._client.get_items(self._collection, asked[start : start + CHUNK]).successes():
@@ -194,12 +195,3 @@ class Labeller:
             return False
         here = Picture(path.parent, path.name, state.st_size, state.st_mtime_ns)
         return item.id == self._prefix + file and not here.is_another(item.metadata)
-
-
-def _is_text(item_id: str) -> bool:
-    """Whether an item can have that id: `index` skips a file whose name is not valid UTF-8."""
-    try:
-        item_id.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -7,7 +7,7 @@ import math
 import click
 
 
-class Number(click.FloatRange):
+class FiniteRange(click.FloatRange):
     """A finite number within bounds; click takes `nan`, which is within any, and `inf`."""
 
     def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:

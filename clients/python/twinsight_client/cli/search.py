@@ -9,7 +9,7 @@ import click
 
 from twinsight_client.cli.conditions import filter_given
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.numbers import FiniteRange
 from twinsight_client.cli.output import percent, write_error, write_json
 from twinsight_client.cli.pictures import stored_file
 from twinsight_client.cli.settings import Settings, shared_options
@@ -56,7 +56,7 @@ class RegionParam(click.ParamType[Region]):
     "--top-k", "-k", type=click.IntRange(1, 2**31 - 1), default=10, show_default=True, help="Maximum matches."
 )
 @click.option("--filter", "condition", metavar="JSON", help="Only items whose metadata match this filter.")
-@click.option("--min-score", type=Number(), help="Only matches with at least this score; the table shows scores.")
+@click.option("--min-score", type=FiniteRange(), help="Only matches with at least this score; the table shows scores.")
 @click.option("--exact", is_flag=True, help="Compare with every item: exact, but slower.")
 @click.option(
     "--region",

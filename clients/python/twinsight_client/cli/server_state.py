@@ -8,7 +8,7 @@ import click
 
 from twinsight_client.cli import exits
 from twinsight_client.cli.help import examples
-from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.numbers import FiniteRange
 from twinsight_client.cli.output import percent, write_json
 from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.cli.tables import write_fields, write_table
@@ -61,7 +61,7 @@ def models(settings: Settings, name: str | None) -> None:
 @click.option(
     "--wait",
     "wait_s",
-    type=Number(min=0),
+    type=FiniteRange(min=0),
     metavar="SECONDS",
     help="Wait until it is serving, at most this long.",
 )

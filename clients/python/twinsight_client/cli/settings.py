@@ -15,7 +15,7 @@ from typing import TypeVar
 import click
 
 from twinsight_client.channel import DEFAULT_TARGET, ChannelOptions, Tls
-from twinsight_client.cli.numbers import Number
+from twinsight_client.cli.numbers import FiniteRange
 from twinsight_client.cli.targets import checked_target
 from twinsight_client.client import Client
 from twinsight_client.retry import RetryPolicy
@@ -143,7 +143,7 @@ def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:
         option(
             "--timeout",
             "timeout_s",
-            type=Number(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             metavar="SECONDS",
             envvar="TWINSIGHT_TIMEOUT" if on_group else None,
             help="Deadline of each call.  [env: TWINSIGHT_TIMEOUT; default: 10 to 600, by kind of call]",

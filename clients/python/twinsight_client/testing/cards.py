@@ -47,8 +47,8 @@ class Cards:
         """Returns the cards sorted by name."""
         return [self._cards[name] for name in sorted(self._cards)]
 
-    def get(self, name: str) -> models_pb.Model:
-        """Returns a model's card; for an empty name, the default model's.
+    def get(self, name: str, *, field: str = "model") -> models_pb.Model:
+        """Returns a model's card; for an empty name, the default model's. `field` is the name's path, for errors.
 
         Raises:
             NotFound: no model has the name.
@@ -57,11 +57,16 @@ class Cards:
         if name not in self._cards:
             there = ", ".join(f"`{one}`" for one in sorted(self._cards))
             message = f"Model `{name}` does not exist; available: {there}."
-            raise NotFound(message, reason="MODEL_NOT_FOUND", violations=[FieldViolation("model", message)])
+            raise NotFound(message, reason="MODEL_NOT_FOUND", violations=[FieldViolation(field, message)])
         return self._cards[name]
 
-    def get_for(self, task: models_pb.ModelTask.ValueType, name: str) -> models_pb.Model:
+    def get_for(self, task: models_pb.ModelTask.ValueType, name: str, *, field: str = "model") -> models_pb.Model:
         """Returns the card of a model for a task; for an empty name the default model, or else the only one for it.
+
+        Args:
+            task: what it is for.
+            name: its name.
+            field: the name's path in the request, for errors.
 
         Raises:
             NotFound: no model has the name, or none is for the task.
@@ -71,10 +76,10 @@ class Cards:
         able = {one.name: one for one in self.all() if one.task == task}
         if not name and self._default not in able:
             return self._only(able, task)
-        card = self.get(name)
+        card = self.get(name, field=field)
         if card.name not in able:
             message = f"Model `{card.name}` is for {_TASK_NAMES[card.task]}, not {_TASK_NAMES[task]}."
-            raise FailedPrecondition(message, reason="MODEL_TASK", violations=[FieldViolation("model", message)])
+            raise FailedPrecondition(message, reason="MODEL_TASK", violations=[FieldViolation(field, message)])
         return card
 
     @staticmethod

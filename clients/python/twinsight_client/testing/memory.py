@@ -228,11 +228,7 @@ class MemoryServer:
             raise AlreadyExists(message, reason="COLLECTION_EXISTS", violations=violations)
         digest, dimension = "", wanted.dimension
         if wanted.model:
-            try:
-                model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, wanted.model)
-            except (NotFound, FailedPrecondition) as error:
-                violations = [FieldViolation("collection.model", error.message)]
-                raise type(error)(error.message, reason=error.reason, violations=violations) from None
+            model = self._cards.get_for(models_pb.MODEL_TASK_EMBEDDING, wanted.model, field="collection.model")
             digest, dimension = model.digest, model.dimension
         if not 1 <= dimension <= limits.MAX_DIMENSION or wanted.dimension not in {0, dimension}:
             most = limits.MAX_DIMENSION

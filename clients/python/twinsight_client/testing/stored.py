@@ -199,13 +199,12 @@ class MemoryCollection:
     def _score(self, left: Vector, right: Vector) -> float:
         if self._metric == collections_pb.METRIC_EUCLIDEAN:
             return -float(np.linalg.norm(left - right))
-        product = float(left.astype(np.float64) @ right.astype(np.float64))
+        # In float64: the product of two short vectors' lengths would be 0 in float32.
+        one, other = left.astype(np.float64), right.astype(np.float64)
+        product = float(one @ other)
         if self._metric == collections_pb.METRIC_DOT:
             return product
-        # In float64: the product of two short vectors' lengths would be 0 in float32.
-        return product / (
-            float(np.linalg.norm(left.astype(np.float64))) * float(np.linalg.norm(right.astype(np.float64)))
-        )
+        return product / float(np.linalg.norm(one) * np.linalg.norm(other))
 
     def _meets(self, item_id: str, condition: types_pb2.Filter) -> bool:
         return holds(condition, self._items[item_id].metadata)
