@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
-from twinsight_client import Client, ImageInput, InvalidArgument, ItemError, NewItem, NotFound, Unavailable
+from twinsight_client import Cancelled, Client, ImageInput, InvalidArgument, ItemError, NewItem, NotFound, Unavailable
 from twinsight_client.testing import AsyncFakeClient, FakeClient, MemoryServer
 
 pytestmark = pytest.mark.client
@@ -100,14 +100,14 @@ def test_clients_of_one_server_see_each_others_writes() -> None:
     with FakeClient(server) as writer:
         writer.create_collection("c", model="b")
         writer.upsert("c", [NewItem("x", [1.0, 0.0, 0.0, 0.0])]).values()
+        assert isinstance(writer, Client)
+        assert [(card.name, card.is_default) for card in writer.list_models()] == [("a", True), ("b", False)]
 
     async def read() -> int:
         async with AsyncFakeClient(server) as reader:
             return (await reader.get_collection("c")).item_count
 
     assert asyncio.run(read()) == 1
-    assert isinstance(writer, Client)
-    assert [(card.name, card.is_default) for card in writer.list_models()] == [("a", True), ("b", False)]
 
 
 def test_labels_and_boxes_depend_on_the_bytes_alone(picture: Draw) -> None:
@@ -166,3 +166,27 @@ def test_a_region_that_rounding_carried_over_the_edge_is_taken_as_by_a_server() 
     picture = ImageInput(np.zeros((2, 2, 3), np.uint8), region=(0.0, 0.0, float(np.float32(1.0000001)), 1.0))
     with FakeClient() as client:
         assert not client.embed([picture], model="fake").errors()
+
+
+def test_a_closed_client_answers_nothing_as_a_real_one() -> None:
+    def batches() -> Iterator[NewItem]:
+        for number in range(3):
+            if number == 2:
+                client.close()
+            yield NewItem(str(number), [1.0, 0.0])
+
+    client = FakeClient()
+    client.create_collection("photos", dimension=2)
+    with pytest.raises(Cancelled) as streaming:
+        list(client.ingest("photos", batches(), batch_size=1))
+    with pytest.raises(Cancelled) as calling:
+        client.get_collection("photos")
+    assert (streaming.value.reason, calling.value.reason) == ("CLIENT_CLOSED", "CLIENT_CLOSED")
+
+    async def after_closing() -> None:
+        async with AsyncFakeClient() as closed:
+            await closed.list_models()
+        await closed.list_models()
+
+    with pytest.raises(Cancelled):
+        asyncio.run(after_closing())

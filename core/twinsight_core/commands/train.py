@@ -65,7 +65,7 @@ def train() -> None:
 
 @train.command()
 @run_options(size=160, steps=600, learning_rate=5e-4, start="base", frozen_blocks=4, distillation_temperature=4.0)
-@click.option("--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Pictures in a batch.")
+@click.option("--batch-size", type=click.IntRange(2, 4096), default=64, show_default=True, help="Pictures in a batch.")
 @click.option(
     "--balance",
     type=click.Choice(classifier.BALANCES),
@@ -137,7 +137,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 4096),
     default=8,
     show_default="8, or all that there are",
     help="Pictures in a batch.",

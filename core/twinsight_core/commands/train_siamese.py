@@ -64,20 +64,24 @@ CLASSES_ALONE = ("classes", "pictures", "groups", "turns", "temperature", "exclu
     help="List of pairs to train on instead of classes: LEFT,RIGHT,SAME[,FOLD] per line, or LFW's pairs.txt.",
 )
 @click.option(
-    "--pairs-in-batch", type=click.IntRange(min=2), default=32, show_default=True, help="Pairs per batch, with --pairs."
+    "--pairs-in-batch",
+    type=click.IntRange(2, 4096),
+    default=32,
+    show_default=True,
+    help="Pairs in a batch, of --pairs.",
 )
 @click.option(
     "--dimension", type=click.IntRange(2, 4096), default=256, show_default=True, help="Components of the embedding."
 )
 @click.option(
     "--classes",
-    type=click.IntRange(min=2),
+    type=click.IntRange(2, 4096),
     default=16,
     show_default="16, or all that there are",
     help="Classes in a batch.",
 )
 @click.option(
-    "--pictures", type=click.IntRange(min=2), default=4, show_default=True, help="Pictures of each class in a batch."
+    "--pictures", type=click.IntRange(2, 4096), default=4, show_default=True, help="Pictures of each class in a batch."
 )
 @click.option(
     "--groups",

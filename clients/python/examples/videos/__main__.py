@@ -95,8 +95,10 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--target", default="127.0.0.1:50051", help="HOST:PORT of the server")
     parser.add_argument("--collection", default="films")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between two frames")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two frames, 0: all")
     chosen = parser.parse_args()
+    if not 0 <= chosen.every < float("inf"):
+        parser.error(f"argument --every: {chosen.every} must be a number of seconds, at least 0.")
     status = 0
     with Client(chosen.target) as client:
         if chosen.command == "index":

@@ -36,6 +36,7 @@ from twinsight_client.results import CallInfo, StageTimes
 from twinsight_client.streams import Flow
 from twinsight_client.testing.memory import MemoryServer
 from twinsight_client.testing.stream import MemoryStream
+from twinsight_client.transport import closed
 
 __all__ = ["AsyncFakeClient", "FakeClient", "MemoryServer"]
 
@@ -67,17 +68,32 @@ class AsyncFakeClient(AsyncClient):
         super().__init__(transport=_AsyncMemoryTransport(self.server))
 
 
-class _MemoryTransport:
-    """Passes requests to the server without a network; deadlines never pass."""
+class _InMemory:
+    """Passes requests to the server without a network, until it is closed; deadlines never pass."""
 
     most_bytes = -1
 
     def __init__(self, server: MemoryServer) -> None:
+        self._open = True
         self._server = server
 
-    def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:  # noqa: ARG002
+    def _answer(self, operation: Operation[R, A], request_id: str) -> A:
+        if not self._open:
+            raise closed()
         response = self._server.answer(operation.request)
         return operation.parse(_checked(response, operation.response), _call_info(request_id))
+
+    def _answer_in(self, stream: MemoryStream, flow: Flow[T, R, A], request: Message, request_id: str) -> A:
+        if not self._open:
+            raise closed(request_id=request_id)
+        return flow.parse(_checked(stream.answer(request), flow.response), _call_info(request_id))
+
+
+class _MemoryTransport(_InMemory):
+    """To be called from threads."""
+
+    def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:  # noqa: ARG002
+        return self._answer(operation, request_id)
 
     def stream(
         self,
@@ -89,23 +105,17 @@ class _MemoryTransport:
     ) -> Iterator[A]:
         stream = MemoryStream(self._server)
         for request in requests:
-            yield flow.parse(_checked(stream.answer(request), flow.response), _call_info(request_id))
+            yield self._answer_in(stream, flow, request, request_id)
 
     def close(self) -> None:
-        """Nothing is open."""
+        self._open = False
 
 
-class _AsyncMemoryTransport:
+class _AsyncMemoryTransport(_InMemory):
     """The same from asyncio."""
 
-    most_bytes = -1
-
-    def __init__(self, server: MemoryServer) -> None:
-        self._server = server
-
     async def call(self, operation: Operation[R, A], *, timeout_s: float, request_id: str) -> A:  # noqa: ARG002
-        response = self._server.answer(operation.request)
-        return operation.parse(_checked(response, operation.response), _call_info(request_id))
+        return self._answer(operation, request_id)
 
     async def stream(
         self,
@@ -117,10 +127,10 @@ class _AsyncMemoryTransport:
     ) -> AsyncIterator[A]:
         stream = MemoryStream(self._server)
         async for request in requests:
-            yield flow.parse(_checked(stream.answer(request), flow.response), _call_info(request_id))
+            yield self._answer_in(stream, flow, request, request_id)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        self._open = False
 
 
 def _call_info(request_id: str) -> CallInfo:

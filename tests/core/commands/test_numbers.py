@@ -1,4 +1,4 @@
-"""Numbers that click's own bounds let pass."""
+"""Numbers that no training or calibration can use."""
 
 import pytest
 from click.testing import CliRunner
@@ -27,3 +27,19 @@ def test_a_number_must_be_finite(command: str, option: str, number: str) -> None
         done = CliRunner().invoke(train, [command, "--data", "x", "--out", "y", option, number])
     assert done.exit_code == 2
     assert f"Invalid value for '{option}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("cnn", "--batch-size"),
+        ("rcnn", "--batch-size"),
+        ("siamese", "--pairs-in-batch"),
+        ("siamese", "--classes"),
+        ("siamese", "--pictures"),
+    ],
+)
+def test_a_batch_that_no_memory_holds_is_rejected(command: str, option: str) -> None:
+    done = CliRunner().invoke(train, [command, "--data", "x", "--out", "y", option, "1000000000"])
+    assert done.exit_code == 2
+    assert "1000000000 is not in the range" in done.stderr
