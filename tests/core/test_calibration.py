@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from dataclasses import replace
 from statistics import NormalDist
@@ -323,6 +324,12 @@ def test_the_shipped_model_has_a_calibration() -> None:
             assert -1 < package.card.calibration.threshold < 1
 
 
+@pytest.mark.parametrize("name", ["scale", "offset"])
+def test_a_curve_must_be_finite(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^`{name}` \(=inf\) must be finite\.$"):
+        replace(EXAMPLE, **{name: math.inf})
+
+
 def test_an_interval_of_one_end_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"^`false_match_rate_low` and `false_match_rate_high` must be given both or neither\.$"
@@ -353,6 +360,11 @@ def test_points_out_of_order_are_refused(points: tuple[OperatingPoint, ...]) -> 
         ({"target_fmr": 1.5}, "`target_fmr` (=1.5) must lie in 0..1."),
         ({"threshold": -2.0}, "`threshold` (=-2.0) must lie in -1..1."),
         ({"false_non_match_rate": -0.1}, "`false_non_match_rate` (=-0.1) must lie in 0..1."),
+        (
+            {"false_non_match_rate_high": 1.5},
+            "`false_non_match_rate` (=0.02) must lie in 0.01..1.5 (`false_non_match_rate_low`, "
+            "`false_non_match_rate_high`), within 0..1.",
+        ),
     ],
 )
 def test_a_wrong_value_of_a_point_names_its_rule(change: dict[str, float], message: str) -> None:

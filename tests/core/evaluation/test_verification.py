@@ -123,6 +123,23 @@ def test_where_classes_are_known_the_interval_is_over_other_classes() -> None:
     assert (found.low, found.high) == pytest.approx((0.2, 0.8), abs=0.05)
 
 
+def test_where_classes_are_known_the_threshold_is_over_other_classes_too() -> None:
+    # All different pairs that are accepted are of one class: where it is not drawn, none is.
+    same = np.linspace(0.0, 1.0, 40)
+    listed = pairs(same.tolist(), np.where(np.arange(200) % 10 == 0, np.arange(200) / 200, -1.0).tolist())
+    left = np.append(np.arange(100, 140), np.arange(200) % 10)
+    right = np.append(np.arange(100, 140), np.arange(200) % 7 + 20)
+    independent, found = (
+        tar_at_far(listed, far=0.1),
+        tar_at_far(replace(listed, classes=np.stack([left, right], 1)), far=0.1),
+    )
+    assert independent.threshold == found.threshold
+    assert independent.low is not None
+    assert independent.low > 0.4
+    assert found.low is not None
+    assert found.low < 0.1
+
+
 def test_a_rate_is_not_stated_on_too_few_different_pairs() -> None:
     assert tar_at_far(pairs([0.9] * 10, [0.1] * 29), far=0.1) == TarAtFar(0.1, None, None, None, None, 29, 30)
     rates = verification_score(pairs([0.9] * 10, [0.1] * 300)).tar_at_far

@@ -151,7 +151,9 @@ def test_streams_have_places_of_their_own() -> None:
     assert full.reason == "KEY_STREAMS_FULL"
     assert full.error().message == "Too many open streams (limit 1 for this caller); retry after 0.100 s."
     limiter.leave_stream(a)
-    assert limiter.enter_stream(a) is None
+    assert [limiter.enter_stream(a) is None for _ in range(2)] == [True, False]
+    limiter.leave(a)
+    assert refusal(limiter, a) is None
 
 
 def test_callers_who_are_gone_are_forgotten_and_debtors_are_not() -> None:
