@@ -41,7 +41,8 @@ def generate(target: Path) -> None:
     # In an isolated build environment the plugins lie beside that environment's Python, not on PATH.
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
     includes = [PROTO, Path(str(resources.files(grpc_tools))) / "_proto", _googleapis()]
-    sources = sorted(str(path.relative_to(PROTO)) for path in PROTO.glob("twinsight/**/*.proto"))
+    # With slashes also on Windows, where protoc takes no other.
+    sources = sorted(path.relative_to(PROTO).as_posix() for path in PROTO.glob("twinsight/**/*.proto"))
     outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     if protoc.main(["protoc", *(f"-I{path}" for path in includes), *outputs, *sources]) != 0:
         raise RuntimeError("protoc failed; its message is above.")

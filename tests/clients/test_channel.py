@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
 from twinsight_client import ChannelOptions, Client, HealthStatus, RetryPolicy, Tls, Unavailable
 from twinsight_client.channel import channel_arguments
+from twinsight_client.cli import main
 
 from .conftest import WireServer
 
@@ -58,6 +61,21 @@ def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:
         Client("127.0.0.1:1", tls=Tls(certificate=tmp_path / "c.pem"))
     with pytest.raises(FileNotFoundError):
         Client("127.0.0.1:1", tls=Tls(ca=tmp_path / "missing.pem"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", "-----BEGIN CERTIFICATE-----".encode("utf-16")])
+@pytest.mark.parametrize("place", ["ca", "certificate", "key"])
+def test_a_file_that_is_not_pem_never_reaches_grpc(tmp_path: Path, place: str, content: bytes) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("ca", "certificate", "key")}
+    for name, file in files.items():
+        file.write_bytes(content if name == place else b"-----BEGIN X-----\n")
+    message = f"{files[place]}: not a PEM file: no line begins with `-----BEGIN`."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Client("127.0.0.1:1", tls=Tls(ca=str(files["ca"]), certificate=files["certificate"], key=files["key"]))
+    arguments = [f"--tls-{name}={file}" for name, file in zip(("ca", "cert", "key"), files.values(), strict=True)]
+    done = CliRunner().invoke(main, [*arguments, "models"])
+    assert done.exit_code == 2
+    assert done.stderr.endswith(f"Error: {message}\n")
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,15 @@ def test_mutual_tls_lets_in_who_shows_a_certificate_and_nobody_else(tls_server: 
     stranger = Tls(ca=tls_server.server.certificate, server_name="twin.test")
     with Client(tls_server.address, tls=stranger, retry=ONCE) as client, pytest.raises(Unavailable):
         client.list_models()
+
+
+def test_the_mark_that_windows_begins_a_file_with_is_none_of_the_certificate(tls_server: TlsServer) -> None:
+    ca = tls_server.server.certificate
+    ca.write_bytes(b"\xef\xbb\xbf" + ca.read_bytes())
+    pair = tls_server.client
+    tls = Tls(ca=ca, certificate=pair.certificate, key=pair.key, server_name="twin.test")
+    with Client(tls_server.address, tls=tls) as client:
+        assert client.health() is HealthStatus.SERVING
 
 
 def test_a_server_with_another_certificate_than_trusted_is_refused(tls_server: TlsServer) -> None:

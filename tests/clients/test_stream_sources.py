@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import pytest
 
@@ -68,6 +72,55 @@ def test_so_is_it_from_asyncio(wire: WireServer, make: Callable[[], BaseExceptio
         return None
 
     assert type(asyncio.run(asyncio.wait_for(story(), 30))) is type(error)
+
+
+def test_sources_that_block_neither_stop_other_calls_nor_keep_the_loop_from_ending(wire: WireServer) -> None:
+    more = threading.Event()
+    ended: list[int] = []
+
+    def blocking(number: int) -> Iterator[bytes]:
+        try:
+            yield b"one"
+            more.wait()
+            yield b"two"
+        finally:
+            ended.append(number)
+
+    async def story() -> int:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        async with AsyncClient(wire.address) as client:
+            streams = [aiter(client.embed_stream(blocking(number), batch_size=1)) for number in range(3)]
+            for stream in streams:
+                await anext(stream)
+            return len(await client.embed([b"x"], timeout_s=20))
+
+    async def limited() -> int:
+        return await asyncio.wait_for(story(), 30)
+
+    assert asyncio.run(limited()) == 1
+    assert not ended
+    more.set()
+    deadline = time.monotonic() + 20
+    while len(ended) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sorted(ended) == list(range(3))
+
+
+def test_a_plain_source_sees_the_callers_context(wire: WireServer) -> None:
+    name = ContextVar[str]("name")
+    seen: list[str] = []
+
+    def pictures() -> Iterator[bytes]:
+        seen.append(name.get())
+        yield b"one"
+
+    async def story() -> None:
+        name.set("request 7")
+        async with AsyncClient(wire.address) as client:
+            assert [len(batch) async for batch in client.embed_stream(pictures())] == [1]
+
+    asyncio.run(story())
+    assert seen == ["request 7"]
 
 
 @pytest.mark.parametrize("timeout_s", [1e10, 1e300, math.inf])

@@ -278,6 +278,8 @@ def test_a_lone_path_or_file_is_refused_instead_of_being_taken_apart(lone: str |
         FakeClient().embed_stream(images)
     with pytest.raises(TypeError, match=said.format("images")):
         AsyncFakeClient().embed_stream(images)
+    with pytest.raises(TypeError, match=r"^A picture must be .* not int\.$"):
+        list(FakeClient().embed_stream(cast("list[bytes]", [b"a", 5])))
     with pytest.raises(TypeError, match=said.format("items")):
         list(FakeClient().ingest("c", items))
     with pytest.raises(TypeError, match=said.format("items")):

@@ -79,6 +79,12 @@ def test_the_command_line_takes_a_token_from_a_file_or_the_environment(
     assert Settings(token_file=file).token() == KEY
     monkeypatch.delenv("TWINSIGHT_TOKEN")
     assert Settings().token() is None
+    file.write_text(f"{KEY}\r\n", encoding="utf-8-sig")  # as editors of Windows do
+    assert Settings(token_file=file).token() == KEY
+    file.write_text(KEY, encoding="utf-16")
+    done = CliRunner().invoke(main, ["--token-file", str(file), "models"])
+    assert (done.exit_code, KEY in done.output) == (2, False)
+    assert " ".join(done.stderr.split()).endswith(f"Invalid value for --token-file: {file} is not UTF-8.")
 
 
 def test_a_token_file_is_read_once_so_that_it_may_be_a_pipe() -> None:

@@ -1,7 +1,7 @@
 """The asyncio client: the methods of `twinsight_client.client.Client`, awaited.
 
 Arguments, results and errors are the same, and documented there. Pictures are read and packed in a thread, so that a
-large file does not block the event loop. Plain iterables passed to a stream are consumed in threads, too.
+large file does not block the event loop. A plain iterable passed to a stream is consumed in a thread of its own.
 """
 
 from __future__ import annotations

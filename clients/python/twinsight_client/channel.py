@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -48,9 +49,9 @@ class Tls:
         server_name: name to expect in the server's certificate, if it is not the target's host.
     """
 
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
     server_name: str = ""
 
     def credentials(self) -> grpc.ChannelCredentials:
@@ -58,15 +59,32 @@ class Tls:
 
         Raises:
             OSError: a file can't be read.
-            ValueError: a certificate without its key, or a key without its certificate.
+            ValueError: a certificate without its key, a key without its certificate, or a file that is not PEM.
         """
         if (self.certificate is None) != (self.key is None):
             raise ValueError("A client certificate and its key must be given together.")
         return grpc.ssl_channel_credentials(
-            root_certificates=self.ca.read_bytes() if self.ca else None,
-            private_key=self.key.read_bytes() if self.key else None,
-            certificate_chain=self.certificate.read_bytes() if self.certificate else None,
+            root_certificates=_pem(self.ca),
+            private_key=_pem(self.key),
+            certificate_chain=_pem(self.certificate),
         )
+
+
+def _pem(path: Path | str | None) -> bytes | None:
+    """Returns a file's content, without the mark that Windows's editors begin it with.
+
+    An empty one must not reach gRPC, which takes no certificates for the public ones, and ends the process over a key.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is not PEM.
+    """
+    if path is None:
+        return None
+    content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    if b"-----BEGIN " not in content:
+        raise ValueError(f"{path}: not a PEM file: no line begins with `-----BEGIN`.")
+    return content
 
 
 def channel_arguments(target: str, options: ChannelOptions, tls: Tls | None) -> list[tuple[str, str | int]]:

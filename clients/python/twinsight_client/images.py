@@ -41,6 +41,8 @@ _OF_FILE = frozenset(
         errno.ELOOP,
         errno.ENAMETOOLONG,
         errno.EILSEQ,
+        # A name with a `?` there.
+        *((errno.EINVAL,) if os.name == "nt" else ()),
     }
 )
 
@@ -120,6 +122,7 @@ def size_bytes(content: Content) -> int:
 
     Raises:
         OSError: the file does not exist.
+        TypeError: it is of another type.
     """
     if isinstance(content, Embedding):
         return content.vector.nbytes
@@ -130,7 +133,9 @@ def size_bytes(content: Content) -> int:
         return source.width * source.height * 3
     if isinstance(source, np.ndarray):
         return source.nbytes if source.ndim > 1 else 4 * source.size
-    return len(source) if isinstance(source, bytes) else 4 * len(source)
+    if isinstance(source, Sequence):
+        return len(source) if isinstance(source, bytes) else 4 * len(source)
+    raise _no_picture(content)
 
 
 def _path(source: str | Path) -> Path:

@@ -40,6 +40,7 @@ from twinsight_client.errors import InvalidArgument, ResourceExhausted, Twinsigh
 from twinsight_client.images import ImageLike, image_message, is_of_file, size_bytes, unreadable
 from twinsight_client.items import NewItem, item_message, item_size_bytes, items_digest
 from twinsight_client.operations import COLLECTION_SERVICE, INFERENCE_SERVICE, check_many
+from twinsight_client.own_thread import in_own_thread
 from twinsight_client.results import CallInfo, Embedding, IngestResults, Item, ItemError, ModelResults, Results
 from twinsight_client.unicode_text import NotUnicode, as_unicode, check_text
 
@@ -122,9 +123,8 @@ class Flow(ABC, Generic[T, R, A]):
             for message in await asyncio.to_thread(self._close):
                 yield message
             return
-        messages = self._requests(things)
-        while (drawn := await asyncio.to_thread(next, messages, None)) is not None:
-            yield drawn
+        async for message in in_own_thread(self._requests(things)):
+            yield message
 
     def parse(self, response: R, call: CallInfo) -> A:
         """Parses the response to the oldest message that has none yet."""

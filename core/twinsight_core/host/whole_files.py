@@ -29,8 +29,18 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         path: in a folder that is there.
         content: all of it.
         mode: the file's permissions.
+
+    Raises:
+        OSError: it can't be written.
     """
+    check_replaceable(path)
     _write(path, content, mode=mode, durable=False, there=None)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises OSError if something other than a file is there: a device or a pipe would be gone for all who use it."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def rewrite_whole(path: Path, content: bytes) -> None:

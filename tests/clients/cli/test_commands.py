@@ -334,6 +334,9 @@ def test_without_the_server_extra_its_commands_say_how_to_install_it(
             "sources\n"
         )
     assert SERVER_COMMANDS["serve"][0] == "twinsight_server.cli:serve"
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(main.commands, "serve", ServerCommand("serve", location="fcntl:flock", short_help="x"))
+    assert twinsight("serve").stderr == "Error: `twinsight serve` does not run on this system, which has no `fcntl`\n"
 
 
 def test_what_is_printed_can_not_play_with_the_terminal() -> None:

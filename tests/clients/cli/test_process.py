@@ -44,6 +44,18 @@ def test_the_installed_command_talks_to_a_real_server(wire: WireServer, album: P
     assert refused.stderr == "Error: Collection `none` does not exist; available: `photos`. [COLLECTION_NOT_FOUND]\n"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_an_empty_one(wire: WireServer, album: Path, tmp_path: Path, closed: str) -> None:
+    out = tmp_path / "v.npz"
+    line = f'"$@" embed {album / "a.jpg"} --out {out} {closed}'
+    command = ["bash", "-c", line, "bash", *COMMAND, wire.address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert bool(done.stdout) is (">&-" not in closed.split())
+    assert "Traceback" not in done.stderr
+    assert out.stat().st_size
+
+
 @contextmanager
 def interrupted(wire: WireServer, album: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Runs `twinsight index`, a picture at a time, and sends Ctrl-C while the server holds the first."""

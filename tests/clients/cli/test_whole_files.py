@@ -1,10 +1,12 @@
+import errno
+import os
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 from PIL import Image
 
-from twinsight_client.cli.whole_files import save_picture
+from twinsight_client.cli.whole_files import check_replaceable, save_picture, whole_file
 
 pytestmark = pytest.mark.client
 
@@ -36,6 +38,61 @@ def test_what_ends_the_writing_leaves_the_earlier_picture_and_nothing_else(
         save_picture(Image.new("RGB", (8, 8), "blue"), file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_pipe_or_device_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for out in (pipe, link):
+        with pytest.raises(OSError, match="not a regular file") as early:
+            check_replaceable(out)
+        with pytest.raises(OSError, match="not a regular file"), whole_file(out):
+            pass
+        assert early.value.filename == str(out)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "a.jsonl"
+    link.symlink_to(Path("there") / "b.jsonl")
+    for content in (b"1", b"2"):
+        check_replaceable(link)
+        with whole_file(link) as file:
+            file.write(content)
+    assert link.is_symlink()
+    assert link.read_bytes() == b"2"
+    assert [one.name for one in (tmp_path / "there").iterdir()] == ["b.jsonl"]
+
+
+def test_a_folder_that_cannot_be_opened_holds_the_file_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+
+    def refuse(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if Path(path) == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))  # as Windows does
+        return open_file(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with whole_file(tmp_path / "a") as file:
+        file.write(b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_where_no_file_can_be_written_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    out = tmp_path / ("x/a" if missing else "a")
+    with pytest.raises(FileNotFoundError if missing else PermissionError) as told:
+        check_replaceable(out)
+    assert told.value.filename == str(out)
 
 
 def test_a_suffix_of_no_format_is_refused(tmp_path: Path) -> None:

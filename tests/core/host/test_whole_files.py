@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from twinsight_core.host import whole_files
-from twinsight_core.host.whole_files import behind_links, exchanged, rewrite_whole, rewriting
+from twinsight_core.host.whole_files import behind_links, exchanged, rewrite_whole, rewriting, write_whole
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
 
@@ -23,6 +23,14 @@ def test_a_new_file_is_its_writers_alone_and_a_rewritten_one_keeps_its_mode(tmp_
     assert file.stat().st_mode & 0o777 == 0o640
     assert file.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_pipe_or_device_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="not a regular file"):
+        write_whole(pipe, b"1")
+    assert pipe.is_fifo()
 
 
 def test_what_a_full_disk_keeps_from_being_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ from twinsight_client.cli.embedders import default_embedder
 from twinsight_client.cli.help import examples
 from twinsight_client.cli.items import PAGE
 from twinsight_client.cli.moving import Importer, ImportReport, export_collection
-from twinsight_client.cli.output import check_writable, write_error, write_json
+from twinsight_client.cli.output import write_error, write_json
 from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.cli.tables import write_fields, write_table
+from twinsight_client.cli.whole_files import check_replaceable
 from twinsight_client.client import Client
 from twinsight_client.errors import DataLoss, FailedPrecondition, PermissionDenied, Unavailable
 from twinsight_client.filters import Filter
@@ -210,12 +211,13 @@ def export(settings: Settings, collection: str, out: Path) -> None:
     """Export the items of COLLECTION to a file of JSON Lines: ids, vectors and metadata.
 
     `twinsight collections import` reads it, on this server or another, under this name or another. Only you can read
-    the file (mode 0600), since vectors can be used to search for what they show; it appears when it is complete.
+    the file (mode 0600; on Windows, who may read the folder), since vectors can be used to search for what they show;
+    it appears when it is complete.
 
     Stop writes to the collection during the export: if the file and the collection hold different numbers of items
     afterwards, a message says so, and the exit code is 3.
     """
-    check_writable(out)
+    check_replaceable(out)
     with settings.client(retry=PATIENT) as client:
         client.health()  # never retried: an unreachable server is reported at once
         info = client.get_collection(collection)

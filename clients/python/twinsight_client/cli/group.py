@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 import click
@@ -58,6 +61,7 @@ class CommandGroup(click.Group):
         Raises:
             click.exceptions.Exit: it failed; the error has been printed.
         """
+        _open_missing_streams()
         try:
             return super().invoke(ctx)
         except NotUnicode as error:
@@ -107,6 +111,9 @@ class ServerCommand(click.Command):
         try:
             command = _command_at(self._location)
         except ModuleNotFoundError as error:
+            if error.name in sys.stdlib_module_names:
+                write_error(f"Error: `twinsight {self.name}` does not run on this system, which has no `{error.name}`")
+                raise click.exceptions.Exit(exits.FAILED) from error
             write_error(
                 f"Error: `twinsight {self.name}` needs the extra `{self._extra}`, which is not installed (no module "
                 f"`{error.name}`). Install it with: pip install '.[{self._extra}]' in the folder of twinsight's sources"
@@ -115,6 +122,13 @@ class ServerCommand(click.Command):
         return command.main(
             args=list(ctx.params["arguments"]), prog_name=ctx.command_path, help_option_names=ctx.help_option_names
         )
+
+
+def _open_missing_streams() -> None:
+    """Opens the null device for standard streams that are closed (`>&-`): the next file would take their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - until the end
 
 
 def _command_at(location: str) -> click.Command:

@@ -87,6 +87,7 @@ class Settings:
 
         Raises:
             OSError: its file can't be read.
+            click.UsageError: it is not UTF-8.
         """
         return self._token
 
@@ -94,7 +95,10 @@ class Settings:
     def _token(self) -> str | None:
         # Read once: a pipe, such as the shell's <(...), can be read only once.
         if self.token_file:
-            return self.token_file.read_text("utf-8").strip()
+            try:
+                return self.token_file.read_text("utf-8-sig").strip()
+            except UnicodeDecodeError:
+                raise click.BadParameter(f"{self.token_file} is not UTF-8.", param_hint="--token-file") from None
         return os.environ.get(_TOKEN) or None
 
     def bearer(self) -> Bearer:
@@ -117,10 +121,14 @@ class Settings:
         """Returns a client of the server.
 
         Raises:
-            click.UsageError: TLS options that contradict each other, or an address without a port.
+            click.UsageError: TLS options that contradict each other, a file that is not PEM, or an address without a
+                port.
         """
         checked_target(self.target)
-        return self.connect(self, retry or RetryPolicy())
+        try:
+            return self.connect(self, retry or RetryPolicy())
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
 
 
 def shared_options(*, on_group: bool = False) -> Callable[[Command], Command]:

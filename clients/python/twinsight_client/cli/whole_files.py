@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,27 +22,37 @@ def whole_file(out: Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]:
     """Yields a file; at the end it replaces `out`, or on failure is removed.
 
     Args:
-        out: where it goes.
-        mode: its permissions, less the umask.
+        out: where it goes; of a link, what that leads to is replaced.
+        mode: its permissions, less the umask, where the system has such.
 
     Raises:
         OSError: it can't be written; names `out`.
     """
+    target = _replaceable(out)
     try:
-        # A short name: that of `out` may be as long as names can be.
-        partial = out.absolute().with_name(f".twinsight-{secrets.token_hex(8)}")
+        # A short name: that of `target` may be as long as names can be.
+        partial = target.with_name(f".twinsight-{secrets.token_hex(8)}")
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(out)
-            _sync_folder(out.absolute().parent)
+            partial.replace(target)
+            _sync_folder(target.parent)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:  # a full disk's error names no file, others name the temporary file
         raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises OSError if `whole_file` can't write to `out`: before the work, not after it."""
+    folder = _replaceable(out).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out))
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(out))
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
@@ -63,9 +74,23 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(file, format=form, quality=_JPEG_QUALITY)
 
 
+def _replaceable(out: Path) -> Path:
+    """Returns the path that `out` leads to.
+
+    Raises:
+        OSError: something other than a file is there: a device or a pipe would be gone for everyone who uses it.
+    """
+    target = Path(os.path.realpath(out))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(out))
+    return target
+
+
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Makes a rename last through a power cut, where the system lets a folder be opened: Windows does not."""
+    with suppress(OSError):  # the file is in its place
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
