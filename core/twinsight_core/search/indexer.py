@@ -271,7 +271,7 @@ class Indexer:
             with self._changing(generation):
                 self._unsaved += generation.bury()
             return True
-        generation.find_hubs()
+        generation.survey()
         if self._rebuild_due(generation):
             self._rebuild(generation)
             return True
@@ -343,7 +343,7 @@ class Indexer:
                     return
                 coverage = self._audited(new, graph, coverage, first, min(first + _BUILD_STEP, end))
             new.graph, new.coverage = graph, coverage
-            new.find_hubs()
+            new.survey()
         if compacting:
             # Most of what came in meanwhile is carried over before the writer is held up for the rest.
             seen = rows.adopt(old.rows, seen)

@@ -3,7 +3,7 @@
 1. The filter becomes a mask over the rows.
 2. The plan: if few rows are allowed, or the walk would be wide, comparing with all of them is faster, and exact (of
    equal rows beside the graph, one is compared). This is also done under the inner product if many matches are wanted
-   or a filter leaves many rows out, and if walks do not lead to the allowed rows (`hubs`).
+   or a filter leaves many rows out, and if walks do not lead to the allowed rows (`hubs`) or the query (`slant`).
 3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. The result is verified: if it has fewer
    rows than it should, the walk is widened, and in the end the search is exact, so recall never drops unnoticed.
 4. Rows that the graph does not hold are scanned exactly, one of each group of equal vectors beside it, and both results
@@ -90,12 +90,11 @@ def _graph_search(
     generation: Generation, graph: HnswIndex, queries: np.ndarray, options: SearchOptions, ef: int
 ) -> Answer:
     walked: dict[int, Found] = {}
-    pending = list(range(len(queries)))
     with graph.reading() as reader:
         # In this order: what the coverage promises is in the graph already, hubs are in the view, and what is removed
         # from the graph was removed from the view before. An item that is being replaced is then found either as it was
         # or as it is.
-        coverage, hubs = generation.coverage, generation.hubs
+        coverage, hubs, slant = generation.coverage, generation.hubs, generation.slant
         view = generation.rows.view
         allowed = _allowed(generation, view, options)
         findable = view.alive if allowed is None else allowed
@@ -104,7 +103,10 @@ def _graph_search(
         # Nearly: a few of the graph's points may be beside it, or removed since.
         share = 1.0 if allowed is None else min(1.0, max(scope.answered, 1) / max(len(graph), 1))
         width = _width(options, ef, share, has_hubs=hubs is not None)
-        walkable = hubs is None or (not _is_too_deep(options, share) and hubs.lead_to(findable, available))
+        walkable = generation.is_surveyed and (
+            hubs is None or (not _is_too_deep(options, share) and hubs.lead_to(findable, available))
+        )
+        pending = list(range(len(queries))) if slant is None else np.flatnonzero(slant.leads_to(queries)).tolist()
         while pending and walkable and coverage.end and _worth_walking(view, scope.answered, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):
@@ -114,6 +116,7 @@ def _graph_search(
             walked |= {number: found for number, found in zip(pending, taken, strict=True) if found is not None}
             pending = [number for number in pending if number not in walked]
             width *= _WIDEN_BY
+    pending = [number for number in range(len(queries)) if number not in walked]
     if walked and scope.scanned:
         numbers = list(walked)
         with _cores_for(products=scope.scanned * queries[numbers].size):

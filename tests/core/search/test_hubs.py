@@ -56,7 +56,7 @@ def _generation(vectors: np.ndarray) -> Generation:
     )
     generation.coverage = generation.extend(graph, NOTHING_COVERED, count)
     generation.graph = graph
-    generation.find_hubs()
+    generation.survey()
     return generation
 
 
