@@ -92,8 +92,9 @@ def compare(
     if not len(left):
         return []
     one, other = _at_length_1(left), _at_length_1(right)
-    cosines = np.clip(np.einsum("nd,nd->n", one, other), -1.0, 1.0)
     distances = np.linalg.norm(one - other, axis=1)
+    cosines = np.clip(np.einsum("nd,nd->n", one, other), -1.0, 1.0)
+    cosines[distances == 0] = 1.0  # rounding leaves a third of equal vectors just below
     if calibration is None:
         return [Comparison(float(c), float(d)) for c, d in zip(cosines, distances, strict=True)]
     at = decision or _default_decision(calibration)

@@ -237,20 +237,22 @@ def test_operating_points_worked_by_hand() -> None:
     fit = ScoredPairs(
         cosine=np.concatenate([np.arange(30) / 100, [0.28, 0.8, 0.9]]), same=np.repeat([False, True], [30, 3])
     )
-    measure = ScoredPairs(cosine=np.array([0.1, 0.2, 0.3, 0.4, 0.2, 0.5]), same=np.repeat([False, True], [4, 2]))
+    measure = ScoredPairs(
+        cosine=np.concatenate([np.tile([0.1, 0.2, 0.3, 0.4], 8), [0.2, 0.5]]), same=np.repeat([False, True], [32, 2])
+    )
     calibration = fit_calibration(fit=fit, measure=measure, meaning="Same.", false_match_rate=0.01)
     (point,) = calibration.operating_points
     assert point.target_fmr == 0.1
     assert point.threshold == pytest.approx(0.26)
     assert point.threshold > 0.26
     assert (point.false_match_rate, point.false_non_match_rate) == (0.5, 0.5)
-    assert (point.false_match_rate_low, point.false_match_rate_high) == wilson_interval(2, 4)
+    assert (point.false_match_rate_low, point.false_match_rate_high) == wilson_interval(16, 32)
     assert (point.false_non_match_rate_low, point.false_non_match_rate_high) == wilson_interval(1, 2)
     # The default point has its intervals too.
     missed = round(calibration.false_non_match_rate * 2)
     assert (calibration.false_non_match_rate_low, calibration.false_non_match_rate_high) == wilson_interval(missed, 2)
-    matched = round(calibration.false_match_rate * 4)
-    assert (calibration.false_match_rate_low, calibration.false_match_rate_high) == wilson_interval(matched, 4)
+    matched = round(calibration.false_match_rate * 32)
+    assert (calibration.false_match_rate_low, calibration.false_match_rate_high) == wilson_interval(matched, 32)
     # On the pairs that it was measured on, its error is the stated one; on others it is another.
     assert calibration_error(calibration, measure) == pytest.approx(calibration.expected_calibration_error)
     assert calibration_error(calibration, fit) != pytest.approx(calibration.expected_calibration_error)
@@ -272,11 +274,15 @@ def test_points_keep_to_their_rates_on_the_pairs_that_they_were_chosen_on() -> N
     fitted = far_apart(3_000, seed=0)
     for point in calibration.operating_points:
         assert (fitted.cosine[~fitted.same] >= point.threshold).mean() <= point.target_fmr
-    # One pair too few for the last.
-    fewer = fit_calibration(
-        fit=far_apart(2_999, seed=0), measure=far_apart(50, seed=1), meaning="Same.", false_match_rate=0.01
-    )
-    assert [point.target_fmr for point in fewer.operating_points] == [0.1, 0.01]
+    # One pair too few for the last, to fit on and to measure on.
+    for fitted_on, measured_on in ((2_999, 3_000), (3_000, 2_999)):
+        fewer = fit_calibration(
+            fit=far_apart(fitted_on, seed=0),
+            measure=far_apart(measured_on, seed=1),
+            meaning="Same.",
+            false_match_rate=0.01,
+        )
+        assert [point.target_fmr for point in fewer.operating_points] == [0.1, 0.01]
 
 
 def test_the_intervals_hold_the_rates_that_the_pairs_were_drawn_from_as_often_as_they_say() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from twinsight_core.commands.labelled import (
     scored_pairs,
 )
 from twinsight_core.commands.numbers import FiniteRange
-from twinsight_core.commands.options import refuse_options, told
+from twinsight_core.commands.options import given, refuse_options, told
 from twinsight_core.commands.output import write_line
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import (
@@ -39,9 +40,9 @@ from twinsight_core.evaluation.fitting import cross_fit_calibration, fit_calibra
 from twinsight_core.evaluation.weighting import even_class_weights
 from twinsight_core.models.classifier import Classifier
 from twinsight_core.models.configs.classifier import ClassifierConfig
-from twinsight_core.packages import REPORT_FILE, ModelPackage, check_replaceable, find_package, save_package
+from twinsight_core.packages import REPORT_FILE, ModelCard, ModelPackage, check_replaceable, find_package, save_package
 from twinsight_core.training.classifier import EVEN_ODDS_STATED, at_temperature
-from twinsight_core.training.copies import distinct_pictures, without_copies
+from twinsight_core.training.copies import distinct_pictures
 from twinsight_core.training.data import LabelledImages
 from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import (
@@ -64,6 +65,7 @@ LEAST_PICTURES = 100
 _SHOWN_LABELS = 20
 CALIBRATED = "<p>The model was recalibrated after this report was written; its digest has changed.</p>"
 """Last line of the report that a calibrated model keeps."""
+_AGAIN = re.compile(r"\s*Calibrated again on [^\n]*; what else is said here of a calibration or scores is older\.")
 
 
 @click.command()
@@ -82,10 +84,13 @@ CALIBRATED = "<p>The model was recalibrated after this report was written; its d
     "--false-match-rate",
     type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=FALSE_MATCH_RATE,
-    show_default=True,
+    show_default=f"{FALSE_MATCH_RATE}, or less where the probability at that threshold would be below one half",
     help="False match rate of the default operating point.",
 )
-@package_option("Package to write; without it the model's own. Required for a shipped model.", required=False)
+@package_option(
+    "Package to write, in place of one that is there; without it the model's own. Required for a shipped model.",
+    required=False,
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -135,7 +140,7 @@ def calibrate(
         refuse_options(without, why=f"`{package.name}`: a classifier's temperature is fitted on class folders")
         read = distinct_pictures(labelled_pictures(package, data, skip_bad=skip_bad))
         _check_pictures(data, read)
-        _calibrate_classifier(package, network, read, out or package.folder)
+        _calibrate_classifier(package, network, data, read, out or package.folder)
         return
     if package.card.task != "embedding":
         raise TrainingError(
@@ -145,7 +150,7 @@ def calibrate(
     each = max(PAIRS_OF_A_KIND, 2 * pairs_needed(false_match_rate))
     try:
         if pairs is None:
-            read, _ = without_copies(class_pictures(package, data, skip_bad=skip_bad))
+            read = distinct_pictures(class_pictures(package, data, skip_bad=skip_bad))
             how = (_pairs_of_groups if groups else _pairs_of_classes)(package, read, each=each, seed=seed)
             _check_pairs(data, [(fit.same, measure.same) for fit, measure in how.folds], false_match_rate)
         else:
@@ -157,12 +162,13 @@ def calibrate(
             halves = pair_halves(read_pairs.pairs, seed=seed)
             _check_pairs(data, [(same[halves[0]], same[halves[1]])], false_match_rate)
             how = _pairs_of_list(package, read_pairs, halves)
-        calibration = how.fit(meaning=meaning, false_match_rate=false_match_rate)
+        asked = given("false_match_rate")
+        calibration = how.fit(meaning=meaning, false_match_rate=false_match_rate, at_least_even=not asked)
     except ValueError as error:  # no pairs of one kind, or the cosine says nothing about them
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
     if (before := package.card.calibration) is not None:
         _tell_if_worse(measured_loss(how.folds, before), measured_loss(how.folds))
-    card = replace(package.card, calibration=calibration)
+    card = replace(_told_again(package.card, pairs or data), calibration=calibration)
     written = save_package(out or package.folder, card, network, report=_report(package))
     write_line(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
     write_line("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
@@ -173,7 +179,7 @@ def calibrate(
         write_line("The intervals are those over pictures of other classes.")
     else:
         write_line("The intervals assume independent pairs; if pairs share pictures, they are too narrow.")
-    write_line(f"wrote {written.folder} ({written.digest})", err=True)
+    _tell_written(written, package)
 
 
 class _Fit(NamedTuple):
@@ -240,6 +246,23 @@ def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> _Fit:
     return _Fit(partial(fit_calibration, fit=fit, measure=measure), [(fit, measure)])
 
 
+def _told_again(card: ModelCard, data: Path) -> ModelCard:
+    """Returns a card whose training data say what it was calibrated on last; its own words may be of another time."""
+    before = _AGAIN.sub("", card.training_data)
+    said = f"{before} Calibrated again on {data.name}; what else is said here of a calibration or scores is older."
+    return replace(card, training_data=said.strip())
+
+
+def _tell_written(written: ModelPackage, before: ModelPackage) -> None:
+    write_line(f"wrote {written.folder} ({written.digest})", err=True)
+    if written.folder == before.folder:
+        write_line(
+            f"Servers take it when they start. Collections of {before.digest} then take pictures only where that model "
+            "is served too.",
+            err=True,
+        )
+
+
 def _report(package: ModelPackage) -> bytes | None:
     """Returns the package's report with a note that it is of the model before; None if there is no report."""
     path = package.folder / REPORT_FILE
@@ -286,7 +309,9 @@ def _check_pictures(data: Path, read: LabelledImages) -> None:
         )
 
 
-def _calibrate_classifier(package: ModelPackage, network: Classifier, read: LabelledImages, out: Path) -> None:
+def _calibrate_classifier(
+    package: ModelPackage, network: Classifier, data: Path, read: LabelledImages, out: Path
+) -> None:
     """Fits the temperature on one half of each class's pictures and measures on the other."""
     config = package.card.config
     if not isinstance(config, ClassifierConfig):
@@ -309,11 +334,12 @@ def _calibrate_classifier(package: ModelPackage, network: Classifier, read: Labe
     # All of them: scores of other pictures beside them could not be told from them.
     kept = {name: score for name, score in package.card.scores.items() if not name.startswith(RECALL_OF)}
     scores = kept | card_scores(classification_scores(measured, read.classes), read.classes)
-    card = replace(package.card, config=replace(config, temperature=temperature), scores=scores)
+    told_again = _told_again(package.card, data)
+    card = replace(told_again, config=replace(config, temperature=temperature), scores=scores)
     written = save_package(out, card, at_temperature(network, config, temperature), report=_report(package))
     write_line(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
     write_line(
         f"expected calibration error  {measured.expected_calibration_error:.4f} "
         f"({measured.calibration_error_by_chance:.4f} by chance)"
     )
-    write_line(f"wrote {written.folder} ({written.digest})", err=True)
+    _tell_written(written, package)

@@ -73,9 +73,9 @@ def evaluate(
     """Measure a model on labelled pictures: class folders, pairs, or boxes.
 
     Classifier: top-1 and top-5 accuracy, recall per class, calibration. Embedding: Recall@K, R-precision, MAP@R;
-    verification with AUC, EER and TAR at FAR; N-way one-shot if classes come in groups; with a list of pairs also the
-    accuracy over its folds. Detector: COCO's average precision; with --skip-bad, detections in a flawed box don't
-    count, and a picture with a flawed box that covers nothing is left out.
+    verification with AUC, EER and TAR at FAR; the calibration's errors; N-way one-shot if classes come in groups; with
+    a list of pairs also the accuracy over its folds. Detector: COCO's average precision; with --skip-bad, detections in
+    a flawed box don't count, and a picture with a flawed box that covers nothing is left out.
     """
     package = find_package(model, models_dir)
     _check_options(package, annotations)
@@ -123,14 +123,27 @@ def _measured(package: ModelPackage, data: Path, pairs: Path | None, *, skip_bad
             read_pairs = listed_pictures(package, data, pairs, skip_bad=skip_bad)
             scored, listed = scored_pairs(package, read_pairs), read_pairs.pairs
             findings = pair_findings(
-                scored, listed.folds, rows=listed.sides, images=read_pairs.images, files=listed.files
+                scored,
+                listed.folds,
+                rows=listed.sides,
+                images=read_pairs.images,
+                files=listed.files,
+                calibration=package.card.calibration,
             )
             protocol = findings.protocol + uncounted(listed)
             return replace(findings, protocol=protocol).leaving_out(len(read_pairs.skipped))
         read, copies = without_copies(class_pictures(package, data, skip_bad=skip_bad))
         grouped = read.groups()[read.labels] if groups else None
         embeddings = embedder(package.build())(read.images)
-        findings = embedding_findings(embeddings, read.labels, grouped, read.images, read.files, which=AS_GIVEN)
+        findings = embedding_findings(
+            embeddings,
+            read.labels,
+            grouped,
+            read.images,
+            read.files,
+            which=AS_GIVEN,
+            calibration=package.card.calibration,
+        )
         return findings.leaving_out(len(read.skipped), copies=copies)
     read = labelled_pictures(package, data, skip_bad=skip_bad)
     network = package.build()

@@ -34,21 +34,24 @@ _NEWTON_STEPS = 100
 _RIDGE = 1e-3
 
 
-def fit_calibration(*, fit: ScoredPairs, measure: ScoredPairs, meaning: str, false_match_rate: float) -> Calibration:
+def fit_calibration(
+    *, fit: ScoredPairs, measure: ScoredPairs, meaning: str, false_match_rate: float, at_least_even: bool = True
+) -> Calibration:
     """Returns the calibration fitted on one set of pairs and measured on another.
 
     Args:
         fit: pairs for scale, offset and thresholds.
         measure: pairs for the rates and the calibration error; of other pictures than `fit`.
         meaning: what the probability is of, one sentence.
-        false_match_rate: the threshold is the lowest at which at most this share of `fit`'s different pairs pass, and
-            at which the probability is at least one half. It is also a target of the operating points, whose thresholds
-            only depend on the rate.
+        false_match_rate: the threshold is the lowest at which at most this share of `fit`'s different pairs pass. It is
+            also a target of the operating points, as far as there are pairs enough to fit on and to measure on.
+        at_least_even: raise the threshold to where the probability is one half, where it is lower.
 
     Raises:
-        ValueError: the fitted slope is not above 0: the cosine says nothing about the pairs.
+        ValueError: the fitted slope is not above 0: the cosine says nothing about the pairs. Or more of the different
+            pairs than `false_match_rate` have a cosine of 1.
     """
-    reading = _fitted(fit, false_match_rate)
+    reading = _fitted(fit, false_match_rate, at_least_even)
     return _calibration(reading, [(reading, measure)], meaning, false_match_rate)
 
 
@@ -58,6 +61,7 @@ def cross_fit_calibration(
     unmeasured: Sequence[ScoredPairs] = (),
     meaning: str,
     false_match_rate: float,
+    at_least_even: bool = True,
 ) -> Calibration:
     """Returns the calibration fitted on all groups of pairs; its rates are of each group by the fit on the others.
 
@@ -66,13 +70,14 @@ def cross_fit_calibration(
         unmeasured: further groups, which are only fitted on: those that the model's weights were chosen by.
         meaning: as in `fit_calibration`.
         false_match_rate: as in `fit_calibration`.
+        at_least_even: as in `fit_calibration`.
 
     Raises:
-        ValueError: there are fewer than two groups, none to measure on, or a fitted slope is not above 0.
+        ValueError: there are fewer than two groups, none to measure on, or as in `fit_calibration`.
     """
     folds = leave_one_out(groups, unmeasured=unmeasured)
-    measured = [(_fitted(fit, false_match_rate), measure) for fit, measure in folds]
-    reading = _fitted(_together([*groups, *unmeasured]), false_match_rate)
+    measured = [(_fitted(fit, false_match_rate, at_least_even), measure) for fit, measure in folds]
+    reading = _fitted(_together([*groups, *unmeasured]), false_match_rate, at_least_even)
     return _calibration(reading, measured, meaning, false_match_rate)
 
 
@@ -143,21 +148,24 @@ class _Reading:
         return logistic(self.scale * pairs.cosine.astype(np.float64) + self.offset)
 
 
-def _fitted(pairs: ScoredPairs, false_match_rate: float) -> _Reading:
+def _fitted(pairs: ScoredPairs, false_match_rate: float, at_least_even: bool) -> _Reading:
     scale, offset = fit_logistic(pairs)
     if scale <= 0:
         raise ValueError(f"the fitted `scale` (={scale:.3g}) must be above 0: same pairs are no closer than others.")
     different = np.sort(pairs.cosine[~pairs.same].astype(np.float64))[::-1]
+    threshold = _threshold_at(different, false_match_rate)
+    if threshold is None:
+        raise ValueError(
+            f"of the different pairs more than {false_match_rate:g} have a cosine of 1: are copies among them?"
+        )
     targets = sorted({*STATED_RATES, false_match_rate}, reverse=True)
+    stated = [target for target in targets if target > 0 and len(different) >= pairs_needed(target)]
+    thresholds = {target: _threshold_at(different, target) for target in stated}
     return _Reading(
         scale=scale,
         offset=offset,
-        threshold=min(max(_threshold_at(different, false_match_rate), -offset / scale), 1.0),
-        thresholds={
-            target: _threshold_at(different, target)
-            for target in targets
-            if target > 0 and len(different) >= pairs_needed(target)
-        },
+        threshold=min(max(threshold, -offset / scale), 1.0) if at_least_even else threshold,
+        thresholds={target: one for target, one in thresholds.items() if one is not None},
         pairs=len(pairs.same),
     )
 
@@ -169,6 +177,7 @@ def _calibration(
     default = _rates(false_match_rate, reading.threshold, [(one.threshold, pairs) for one, pairs in measured])
     probability = np.concatenate([one.probability(pairs) for one, pairs in measured])
     same = np.concatenate([pairs.same for _, pairs in measured])
+    different = int(np.count_nonzero(~same))
     error = expected_calibration_error(probability, same, weights=even_class_weights(same))
     return Calibration(
         meaning=meaning,
@@ -187,7 +196,7 @@ def _calibration(
         operating_points=tuple(
             _rates(target, threshold, [(one.thresholds[target], pairs) for one, pairs in measured])
             for target, threshold in reading.thresholds.items()
-            if all(target in one.thresholds for one, _ in measured)
+            if different >= pairs_needed(target) and all(target in one.thresholds for one, _ in measured)
         ),
     )
 
@@ -207,11 +216,17 @@ def fit_logistic(pairs: ScoredPairs) -> tuple[float, float]:
 
     Source: King and Zeng, "Logistic Regression in Rare Events Data", 2001 (weighting).
     """
-    x = np.stack([pairs.cosine.astype(np.float64), np.ones(len(pairs.same))], axis=1)
+    count = even_class_weights(pairs.same)
+    cosine = pairs.cosine.astype(np.float64)
+    middle = float(np.average(cosine, weights=count))
+    spread = float(np.sqrt(np.average((cosine - middle) ** 2, weights=count)))
+    if not spread:
+        return 0.0, 0.0
+    # The prior's scale: a model whose cosines all lie between 0.99 and 1 may tell pairs apart as well as any.
+    x = np.stack([(cosine - middle) / spread, np.ones(len(pairs.same))], axis=1)
     positive = int(pairs.same.sum())
     negative = len(pairs.same) - positive
     target = np.where(pairs.same, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    count = even_class_weights(pairs.same)
 
     def loss(weights: np.ndarray) -> float:
         logit = x @ weights
@@ -229,7 +244,8 @@ def fit_logistic(pairs: ScoredPairs) -> tuple[float, float]:
         weights = weights - size * step
         if np.abs(size * step).max() < 1e-9 * (1.0 + np.abs(weights).max()):
             break
-    return float(weights[0]), float(weights[1])
+    scale = float(weights[0]) / spread
+    return scale, float(weights[1]) - scale * middle
 
 
 def expected_calibration_error(
@@ -258,8 +274,17 @@ def calibration_error(calibration: Calibration, pairs: ScoredPairs) -> float:
     return expected_calibration_error(probability, pairs.same, weights=even_class_weights(pairs.same))
 
 
-def _threshold_at(different: np.ndarray, rate: float) -> float:
-    """Returns the lowest threshold at which at most a share `rate` of different pairs pass, -1..1.
+def default_rates(calibration: Calibration, pairs: ScoredPairs) -> OperatingPoint:
+    """Returns the rates of a calibration's default threshold on pairs, with their intervals; its target means nothing.
+
+    Raises:
+        ZeroDivisionError: there are no pairs of one kind.
+    """
+    return _rates(0.0, calibration.threshold, [(calibration.threshold, pairs)])
+
+
+def _threshold_at(different: np.ndarray, rate: float) -> float | None:
+    """Returns the lowest threshold, -1..1, at which at most a share `rate` of different pairs pass; None if more do.
 
     Args:
         different: [count] float64, cosines of different pairs, falling.
@@ -268,7 +293,7 @@ def _threshold_at(different: np.ndarray, rate: float) -> float:
     allowed = pairs_allowed(rate, len(different))
     # Just above the highest cosine that must fail.
     threshold = float(np.nextafter(different[allowed], np.inf)) if allowed < len(different) else -1.0
-    return min(max(threshold, -1.0), 1.0)
+    return max(threshold, -1.0) if threshold <= 1.0 else None
 
 
 def _rates(target_fmr: float, threshold: float, measured: Sequence[tuple[float, ScoredPairs]]) -> OperatingPoint:

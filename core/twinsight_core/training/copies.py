@@ -65,16 +65,15 @@ def in_two_classes(labels: np.ndarray, firsts: np.ndarray) -> np.ndarray:
 
 
 def without_copies(pictures: LabelledImages) -> tuple[LabelledImages, int]:
-    """Returns the pictures without exact copies of others of their class, and how many those were, which it logs.
+    """Returns the pictures without exact copies of others of their class, and how many those were; logs all copies.
 
     Where pictures are compared with one another, copies find each other, whatever the model is worth.
     """
-    rows = distinct(pictures.labels, first_copies(pictures.images))
+    firsts = first_copies(pictures.images)
+    _tell(pictures, firsts, "those of one class are left out")
+    rows = distinct(pictures.labels, firsts)
     copies = len(pictures) - len(rows)
-    if not copies:
-        return pictures, 0
-    _LOG.info("%d pictures are exact copies of others of their class, and left out", copies)
-    return pictures.of_rows(rows), copies
+    return (pictures.of_rows(rows), copies) if copies else (pictures, 0)
 
 
 def counted_once(pairs: PairList) -> PairList:

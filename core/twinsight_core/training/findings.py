@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from twinsight_core.calibration import ScoredPairs
+from twinsight_core.calibration import Calibration, ScoredPairs
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import ClassificationScore, classification_score, log_softmax
 from twinsight_core.evaluation.detection import ANY_CLASS, FoundBoxes, TrueBoxes, detection_score
+from twinsight_core.evaluation.fitting import calibration_error, default_rates
 from twinsight_core.evaluation.one_shot import one_shot_score
 from twinsight_core.evaluation.retrieval import retrieval_scores
 from twinsight_core.evaluation.verification import Roc, VerificationScore, roc_curve, verification_score
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.detector import found_boxes, true_boxes
+from twinsight_core.training.drawn_pairs import drawn_pairs
 from twinsight_core.training.report import Findings, Mistake, confusion_figure, lines_figure
 
 WORST = 12
@@ -31,9 +33,6 @@ SURE = 0.5
 OVERLAP = 0.5
 """Overlap of a detection with the thing it matches, and the share of it in a region to ignore."""
 PAIRS_OF_A_KIND = 20_000
-MOST_LISTED_PAIRS = 4_000_000
-"""Up to this many pairs are listed and drawn from; of more, random ones are drawn until enough are distinct."""
-_DRAWS = 20
 
 
 def classification_findings(
@@ -102,6 +101,7 @@ def embedding_findings(
     files: Sequence[str],
     *,
     which: str,
+    calibration: Calibration | None = None,
 ) -> Findings:
     """Returns an embedding's evaluation.
 
@@ -112,6 +112,7 @@ def embedding_findings(
         images: [count, height, width, 3] uint8, RGB, 0..255.
         files: [count] paths of the pictures, for the worst mistakes.
         which: which pictures they are, for the protocol.
+        calibration: is measured, too, on the pairs; None: there is none.
     """
     retrieval = retrieval_scores(embeddings, labels)
     pairs, rows = class_pairs(embeddings, labels, groups, each=PAIRS_OF_A_KIND, seed=0)
@@ -123,7 +124,7 @@ def embedding_findings(
         "verification_equal_error_rate": verification.equal_error_rate,
         "verification_accuracy": verification.accuracy,
     }
-    scores |= _tar_scores(verification)
+    scores |= _tar_scores(verification) | _calibration_scores(calibration, pairs)
     kinds = f"{len(np.unique(labels))} classes"
     if groups is not None:
         scores |= one_shot_scores(embeddings, labels, groups)
@@ -134,7 +135,7 @@ def embedding_findings(
         f"Verification: {int(pairs.same.sum())} pairs of one class and {int((~pairs.same).sum())} of two classes"
         + (" of one group" if groups is not None else "")
         + ", drawn at random; verification_accuracy is at the best threshold on these pairs. "
-        "Intervals are of 95 %, over pictures of other classes.",
+        f"Intervals are of 95 %, over pictures of other classes.{_calibration_protocol(calibration)}",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
         mistakes=_worst_pairs(pairs, rows, images, files),
@@ -142,7 +143,13 @@ def embedding_findings(
 
 
 def pair_findings(
-    pairs: ScoredPairs, folds: np.ndarray | None, *, rows: np.ndarray, images: np.ndarray, files: Sequence[str]
+    pairs: ScoredPairs,
+    folds: np.ndarray | None,
+    *,
+    rows: np.ndarray,
+    images: np.ndarray,
+    files: Sequence[str],
+    calibration: Calibration | None = None,
 ) -> Findings:
     """Returns how well cosines separate the same pairs of a list from the different ones.
 
@@ -153,6 +160,7 @@ def pair_findings(
         rows: [count, 2] integer, the two pictures of each pair.
         images: [files, height, width, 3] uint8, RGB, 0..255.
         files: paths of the pictures.
+        calibration: is measured, too; None: there is none.
     """
     score = verification_score(pairs, folds=folds if _can_measure_over(folds, pairs.same) else None)
     scores = {
@@ -168,11 +176,11 @@ def pair_findings(
     elif folds is not None:
         why = "there is only one" if len(np.unique(folds)) == 1 else "without one of them, all pairs are of one kind"
         protocol += f"No accuracy over folds: {why}. "
-    scores |= _tar_scores(score)
+    scores |= _tar_scores(score) | _calibration_scores(calibration, pairs)
     roc = roc_curve(pairs)
     return Findings(
         protocol=f"{protocol}verification_accuracy is at the best threshold on these pairs. Intervals are at 95 % and "
-        "assume independent pairs.",
+        f"assume independent pairs.{_calibration_protocol(calibration)}",
         scores=scores,
         figures={"Verification: ROC": _roc_figure(roc)},
         mistakes=_worst_pairs(pairs, rows, images, files),
@@ -195,6 +203,31 @@ def _tar_scores(verification: VerificationScore) -> dict[str, float]:
         for end, value in (("", one.true_accept_rate), ("_low", one.low), ("_high", one.high))
         if value is not None
     }
+
+
+def _calibration_scores(calibration: Calibration | None, pairs: ScoredPairs) -> dict[str, float]:
+    """Returns what a calibration's probabilities and default threshold are worth on pairs."""
+    if calibration is None:
+        return {}
+    rates = default_rates(calibration, pairs)
+    return {
+        "expected_calibration_error": calibration_error(calibration, pairs),
+        "false_match_rate": rates.false_match_rate,
+        "false_match_rate_low": rates.false_match_rate_low,
+        "false_match_rate_high": rates.false_match_rate_high,
+        "false_non_match_rate": rates.false_non_match_rate,
+        "false_non_match_rate_low": rates.false_non_match_rate_low,
+        "false_non_match_rate_high": rates.false_non_match_rate_high,
+    }
+
+
+def _calibration_protocol(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return ""
+    return (
+        " expected_calibration_error is of the model's probabilities, at even odds; false_match_rate and "
+        f"false_non_match_rate are at its default threshold ({calibration.threshold:.4f})."
+    )
 
 
 def one_shot_scores(embeddings: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
@@ -230,9 +263,9 @@ def class_pairs(
         TrainingError: there is no pair of one kind.
     """
     rng = np.random.default_rng(seed)
-    kinds = np.zeros(len(labels), np.int64) if groups is None else groups
-    same = _distinct_pairs(labels, lambda left, right: labels[left] == labels[right], each, rng)
-    different = _distinct_pairs(kinds, lambda left, right: labels[left] != labels[right], each, rng)
+    within = np.zeros(len(labels), np.int64) if groups is None else groups
+    same = drawn_pairs(labels, np.zeros_like(within), same=True, each=each, rng=rng)
+    different = drawn_pairs(labels, within, same=False, each=each, rng=rng)
     if not len(same) or not len(different):
         which = "one class" if not len(same) else "two classes" + (" of one group" if groups is not None else "")
         raise TrainingError(f"No two pictures of {which} can be compared.", reason="PAIRS_TOO_FEW")
@@ -262,30 +295,6 @@ def group_pairs(
                 class_pairs(embeddings[of], labels[of], None, each=each // len(numbers), seed=seed + number)[0]
             )
     return found
-
-
-def _distinct_pairs(
-    pools: np.ndarray, wanted: Callable[[np.ndarray, np.ndarray], np.ndarray], each: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Returns up to `each` distinct pairs within pools that are wanted, [count, 2] int64, the lower row first."""
-    members = [np.flatnonzero(pools == one) for one in np.unique(pools)]
-    sizes = np.array([len(one) * (len(one) - 1) // 2 for one in members])
-    if sizes.sum() <= MOST_LISTED_PAIRS:
-        listed = np.concatenate([one[np.stack(np.triu_indices(len(one), 1), axis=1)] for one in members])
-        listed = listed[wanted(listed[:, 0], listed[:, 1])]
-        chosen: np.ndarray = listed[np.sort(rng.permutation(len(listed))[:each])]
-        return chosen
-    found = np.empty((0, 2), np.int64)
-    shares = sizes / sizes.sum()
-    for _ in range(_DRAWS):
-        pool = rng.choice(len(members), 2 * each, p=shares)
-        drawn = np.stack([rng.choice(members[one], 2, replace=False) for one in pool])
-        drawn = np.sort(drawn, axis=1)
-        drawn = drawn[wanted(drawn[:, 0], drawn[:, 1])]
-        found = np.unique(np.concatenate([found, drawn]), axis=0)
-        if len(found) >= each:
-            break
-    return found[np.sort(rng.permutation(len(found))[:each])]
 
 
 def detection_findings(answers: np.ndarray, data: BoxedImages, *, least_score: float, which: str) -> Findings:

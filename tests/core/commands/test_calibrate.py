@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -210,6 +211,70 @@ def test_the_meaning_is_of_classes_or_of_the_list_as_the_data_is(embedding: Path
         assert ("assume independent pairs" in done.stdout) == ("--pairs" in options)
         default = next(line.split() for line in done.stdout.splitlines() if line.startswith("default"))
         assert default[1:3] == [f"{calibration.threshold:.4f}", f"{calibration.false_match_rate:.4f}"]
+
+
+def test_a_rate_that_is_asked_for_is_that_of_the_default_point(embedding: Path, things: Path) -> None:
+    out = things / "out"
+    found = {}
+    for options in ((), ("--false-match-rate", "0.4")):
+        done = run(calibrate, "--model", embedding, "--data", things / "things", "--out", out, *options)
+        assert done.exit_code == 0, done.output
+        calibration = load_package(out).card.calibration
+        assert calibration is not None
+        found[options] = calibration
+        points = {one.target_fmr: one.threshold for one in calibration.operating_points}
+    assert found["--false-match-rate", "0.4"].threshold == points[0.4]
+    floored = found[()]
+    assert floored.probability(np.array([floored.threshold]))[0] >= 0.5 - 1e-9
+
+
+def test_pictures_in_two_classes_are_told_and_left_out(
+    embedding: Path, things: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(calibrate, "--model", embedding, "--data", things / "things", "--out", things / "without")
+    shutil.copy(things / "things/00/0.png", things / "things/07/copy.png")
+    caplog.clear()
+    done = run(calibrate, "--model", embedding, "--data", things / "things", "--out", things / "with")
+    assert done.exit_code == 0, done.output
+    assert "the same picture is in several classes: 00/0.png, 07/copy.png" in caplog.text
+    before, after = (load_package(things / name).card.calibration for name in ("without", "with"))
+    assert before is not None
+    assert after is not None
+    assert after.pairs_fitted + after.pairs_measured < before.pairs_fitted + before.pairs_measured
+
+
+def test_a_card_says_what_it_was_calibrated_on_last_and_the_command_what_follows(embedding: Path, things: Path) -> None:
+    mine = things / "mine"
+    shutil.copytree(embedding, mine)
+    model = mine / "model.json"
+    model.write_text(model.read_text().replace('"training_data": ""', '"training_data": "Colours, calibrated well."'))
+    said = "; what else is said here of a calibration or scores is older."
+    for options, name in (((), "things"), (("--pairs", things / "pairs.csv"), "pairs.csv")):
+        before = load_package(mine).digest
+        done = run(calibrate, "--model", mine, "--data", things / "things", *options)
+        assert done.exit_code == 0, done.output
+        card = load_package(mine).card
+        assert card.training_data == f"Colours, calibrated well. Calibrated again on {name}{said}"
+        assert f"Collections of {before} then take pictures only where that model is served too." in done.stderr
+    elsewhere = run(calibrate, "--model", mine, "--data", things / "things", "--out", things / "out")
+    assert "Servers take it" not in elsewhere.stderr
+
+
+def test_a_calibration_is_measured_on_other_data(embedding: Path, things: Path) -> None:
+    data = ("--data", things / "things")
+    assert "false_match_rate" not in run(evaluate, "--model", embedding, *data).stdout
+    run(calibrate, "--model", embedding, *data, "--out", things / "out")
+    calibration = load_package(things / "out").card.calibration
+    assert calibration is not None
+    for options in ((), ("--pairs", things / "pairs.csv")):
+        done = run(evaluate, "--model", things / "out", *data, *options, "--json")
+        assert done.exit_code == 0, done.output
+        measured = json.loads(done.stdout)
+        scores = measured["scores"]
+        for name in ("false_match_rate", "false_non_match_rate"):
+            assert 0 <= scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"] <= 1
+        assert 0 < scores["expected_calibration_error"] < 0.5
+        assert f"at its default threshold ({calibration.threshold:.4f})." in measured["protocol"]
 
 
 def test_pairs_too_few_for_the_default_thresholds_rate_are_refused(embedding: Path, things: Path) -> None:

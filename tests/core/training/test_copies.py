@@ -140,7 +140,10 @@ def test_copies_of_one_class_are_left_out_and_counted(caplog: pytest.LogCaptureF
     assert left.files == ("class0/0.png", "class0/1.png", "class0/3.png", "class1/0.png", "class1/1.png")
     assert left.labels.tolist() == [0, 0, 0, 1, 1]
     np.testing.assert_array_equal(left.images, data.images[[0, 1, 3, 5, 6]])
-    assert caplog.messages == ["3 pictures are exact copies of others of their class, and left out"]
+    assert caplog.messages == [
+        "4 pictures are exact copies of others; those of one class are left out",
+        "the same picture is in several classes: class0/1.png, class1/1.png",
+    ]
     assert without_copies(left) == (left, 0)
 
 

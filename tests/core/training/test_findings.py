@@ -1,10 +1,11 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from twinsight_core.calibration import ScoredPairs
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.detection import ANY_CLASS
-from twinsight_core.training import findings
 from twinsight_core.training.boxes import BoxedImages
 from twinsight_core.training.findings import (
     WORST,
@@ -24,9 +25,7 @@ def unit(rows: int) -> np.ndarray:
     return length_1
 
 
-@pytest.mark.parametrize("most_listed", [10**6, 0])
-def test_pairs_are_distinct_and_of_what_they_say(most_listed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "MOST_LISTED_PAIRS", most_listed)
+def test_pairs_are_distinct_and_of_what_they_say() -> None:
     labels, groups = np.repeat(np.arange(6), 10), np.repeat(np.arange(2), 30)
     pairs, rows = class_pairs(unit(60), labels, groups, each=100, seed=1)
     assert (pairs.same.sum(), len(rows)) == (100, 200)
@@ -38,10 +37,33 @@ def test_pairs_are_distinct_and_of_what_they_say(most_listed: int, monkeypatch: 
     np.testing.assert_allclose(pairs.cosine, np.sum(unit(60)[rows[:, 0]] * unit(60)[rows[:, 1]], axis=1))
 
 
-def test_no_more_pairs_come_than_there_are() -> None:
-    labels = np.repeat(np.arange(2), 5)
-    pairs, _ = class_pairs(unit(10), labels, None, each=2000, seed=0)
-    assert (pairs.same.sum(), (~pairs.same).sum()) == (20, 25)
+@pytest.mark.parametrize("in_groups", [False, True])
+def test_all_pairs_come_where_no_fewer_are_wanted(in_groups: bool) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 40)
+    groups = labels // 3 if in_groups else np.zeros(40, np.int64)
+    pairs, rows = class_pairs(unit(40), labels, groups if in_groups else None, each=2000, seed=0)
+    wanted = [(a, b) for a, b in combinations(range(40), 2) if labels[a] == labels[b] or groups[a] == groups[b]]
+    assert sorted(map(tuple, rows.tolist())) == wanted
+    assert pairs.same.sum() == sum(labels[a] == labels[b] for a, b in wanted)
+
+
+def test_a_class_of_one_picture_among_many_others_has_all_its_pairs() -> None:
+    labels = np.append(np.zeros(3000, np.int64), 1)
+    pairs, rows = class_pairs(unit(3001), labels, None, each=2000, seed=0)
+    assert (pairs.same.sum(), (~pairs.same).sum()) == (2000, 2000)
+    assert len(np.unique(rows[~pairs.same], axis=0)) == 2000
+
+
+def test_every_pair_is_as_likely_as_another() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    drawn = np.concatenate([class_pairs(unit(6), labels, None, each=1, seed=seed)[1] for seed in range(2200)])
+    for same, count in ((True, 4), (False, 11)):
+        of_kind = drawn[(labels[drawn[:, 0]] == labels[drawn[:, 1]]) == same]
+        _, times = np.unique(of_kind, axis=0, return_counts=True)
+        assert len(times) == count
+        # Four standard deviations.
+        assert np.abs(times - 2200 / count).max() < 4 * np.sqrt(2200 / count)
 
 
 def test_pictures_that_make_no_pair_of_a_kind_are_refused() -> None:
