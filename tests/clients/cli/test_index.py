@@ -173,7 +173,7 @@ def test_prune_on_an_empty_folder_deletes_nothing(twinsight: Twinsight, memory: 
     assert result.exit_code == 1
     assert "The folder has no pictures; nothing was pruned. [FOLDER_EMPTY]" in result.stderr
     assert len(stored_ids(memory)) == 3
-    assert "Not finished: run the same command again to continue." in result.stderr
+    assert "Not finished.\n" in result.stderr
     assert run_json(twinsight, album, "--prune", exit_code=1)["finished"] is False
     assert run_json(twinsight, album, exit_code=0)["finished"] is True
 
@@ -258,12 +258,9 @@ def test_a_collection_of_another_model_or_of_none_is_left_alone(
 ) -> None:
     with FakeClient(memory) as client:
         client.create_collection("vectors", dimension=3)
-        client.create_collection("photos", model="fake")
     result = twinsight("index", album, "--collection", "vectors")
     assert result.exit_code == 1
     assert "Collection `vectors` is bound to no model; choose another with --collection." in result.stderr
-    result = twinsight("index", album, "--model", "big")
-    assert "Collection `photos` is bound to model `fake`" in result.stderr
 
 
 def test_an_error_of_the_whole_ends_the_run_and_tells_how_far_it_came(

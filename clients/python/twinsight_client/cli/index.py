@@ -19,7 +19,11 @@ from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.cli.tables import write_fields
 from twinsight_client.client import Client
+from twinsight_client.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from twinsight_client.filters import field
+
+_LASTING = (DataLoss, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied)
+"""Errors that another run would meet, too."""
 
 
 @click.command(
@@ -123,12 +127,14 @@ def index(
                 interrupted=_print_waiting,
             )
             try:
-                indexer.run(listing)
                 if prune:
-                    indexer.prune(listing, purge=purge)
+                    indexer.run_and_prune(listing, purge=purge)
+                else:
+                    indexer.run(listing)
             finally:
                 progress.stop()
-                _print_report(indexer.report, told=old_roots, as_json=settings.as_json)
+                lasting = isinstance(sys.exception(), _LASTING)
+                _print_report(indexer.report, told=old_roots, lasting=lasting, as_json=settings.as_json)
     if indexer.report.skipped:
         raise click.exceptions.Exit(exits.PARTIAL)
 
@@ -149,8 +155,8 @@ def _print_waiting(count: int) -> None:
         write_error(f"Waiting for batches in flight ({count}); press Ctrl-C again to abandon them.")
 
 
-def _print_report(report: IndexReport, *, told: Collection[str] = (), as_json: bool) -> None:
-    """Prints what was done, even if the run was interrupted."""
+def _print_report(report: IndexReport, *, told: Collection[str] = (), lasting: bool = False, as_json: bool) -> None:
+    """Prints what was done, even if the run was interrupted, or failed by an error that may be a `lasting` one."""
     if as_json:
         write_json(report)
         return
@@ -185,4 +191,4 @@ def _print_report(report: IndexReport, *, told: Collection[str] = (), as_json: b
         }
     )
     if not report.finished:
-        write_error("Not finished: run the same command again to continue.")
+        write_error("Not finished." if lasting else "Not finished: run the same command again to continue.")

@@ -181,6 +181,20 @@ class Indexer:
             self._count_arrived()
             self.report.seconds = time.monotonic() - started
 
+    def run_and_prune(self, listing: Listing, *, purge: bool = False) -> None:
+        """Does both; prunes, which needs no model, also where the collection's model is not served any more.
+
+        Raises:
+            TwinsightClientError, KeyboardInterrupt, InvalidArgument: as the two do.
+        """
+        try:
+            self.run(listing)
+        except FailedPrecondition as error:
+            if error.reason in _OF_THE_COLLECTION:
+                self.prune(listing, purge=purge)
+            raise
+        self.prune(listing, purge=purge)
+
     def prune(self, listing: Listing, *, purge: bool = False) -> None:
         """Deletes the items of this folder, or of one that was moved here, whose file is gone.
 
@@ -192,11 +206,11 @@ class Indexer:
             InvalidArgument: there are no pictures at all: more likely an unmounted disk than intention.
             TwinsightClientError: the run can't continue.
         """
-        started = time.monotonic()
+        started, finished = time.monotonic(), self.report.finished
         self.report.finished = False
         try:
             self._prune(listing, purge=purge)
-            self.report.finished = True
+            self.report.finished = finished
         finally:
             self.report.seconds += time.monotonic() - started
 
@@ -350,6 +364,7 @@ def ensure_collection(client: Client, collection: str, *, model: str) -> Collect
 
     Raises:
         FailedPrecondition: it exists and is bound to another model or to none.
+        NotFound: it exists, and `model` is not served.
         TwinsightClientError: the server rejected the call or can't be reached.
     """
     try:
@@ -359,10 +374,14 @@ def ensure_collection(client: Client, collection: str, *, model: str) -> Collect
             return client.create_collection(collection, model=model or default_embedder(client))
         except AlreadyExists:  # created concurrently
             found = client.get_collection(collection)
-    if not found.model or (model and found.model != model):
-        bound = f"model `{found.model}`" if found.model else "no model"
+    # By its digest: a name says nothing once a model has changed, or is served under another.
+    served = client.get_model(model).digest if found.model and model else found.model_digest
+    if not found.model or served != found.model_digest:
+        bound = f"model `{found.model}` ({found.model_digest})" if found.model else "no model"
+        other = f", and `{model}` is {served}" if found.model else ""
         raise FailedPrecondition(
-            f"Collection `{collection}` is bound to {bound}; choose another with --collection.", reason="MODEL_MISMATCH"
+            f"Collection `{collection}` is bound to {bound}{other}; choose another with --collection.",
+            reason="MODEL_MISMATCH",
         )
     return found
 
