@@ -81,3 +81,16 @@ def test_what_stands_for_others_is_kept_for_searches_of_the_same() -> None:
     fewer = np.array([False, True, True, True])
     assert beside.standing(fewer).rows.tolist() == [1, 2]
     assert standing.rows.tolist() == [0, 2]
+
+
+def test_the_members_that_are_allowed_are_found_however_far_behind_the_others() -> None:
+    index = ExactIndex(DIMENSION, Metric.EUCLIDEAN)
+    index.add(np.arange(200), np.repeat(VECTORS[:2], 100, axis=0))
+    rows = np.arange(200)
+    beside = NOTHING_BESIDE.joined(rows, Groups().numbers(index.view.read(rows)))
+    allowed = np.isin(rows, [0, *range(90, 100), 150])
+    standing = beside.standing(allowed)
+    assert standing.rows.tolist() == [0, 150]
+    (found,) = index.view.nearest(VECTORS[:1], 5, among=standing.rows, allowed=allowed)
+    assert standing.expanded(found, 5).rows.tolist() == [0, 90, 91, 92, 93]
+    assert standing.expanded(found, 12).rows.tolist() == [0, *range(90, 100), 150]

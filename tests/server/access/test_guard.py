@@ -433,6 +433,7 @@ def test_a_secret_that_is_none_is_told(tmp_path: Path, content: bytes, said: str
         (b"nothing", "there are 0 public keys; there must be 1 to 16"),
         (b'{"keys": [{"kty": "oct", "k": "AAAA"}]}', "a private key; the server needs"),
         (b'{"keys": [{"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}]}', "there are 0 public keys"),
+        (pem(KEYS["EdDSA"]) + pem(KEYS["ES256"])[:60], "something other than complete public keys"),
         (pem(ec.generate_private_key(ec.SECP384R1())), "keys must be RSA, P-256 or Ed25519"),
         (pem(rsa.generate_private_key(65537, 1024)), "an RSA key of 1024 bits"),  # noqa: S505 - it must be refused
         (
@@ -440,7 +441,7 @@ def test_a_secret_that_is_none_is_told(tmp_path: Path, content: bytes, said: str
             "a private key; the server needs, and should have, only the public one",
         ),
     ],
-    ids=["nothing", "symmetric", "another kind alone", "another curve", "short", "private"],
+    ids=["nothing", "symmetric", "another kind alone", "cut", "another curve", "short", "private"],
 )
 def test_public_keys_that_are_none_are_told(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(StartupError, match=said):
