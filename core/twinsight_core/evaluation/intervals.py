@@ -9,6 +9,8 @@ import numpy as np
 
 RESAMPLES = 1000
 _RESAMPLES_AT_ONCE = 50
+_WEIGHTS_AT_ONCE = 4 << 20
+"""Of pairs of classes, float64, in resamples that are computed together."""
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -108,8 +110,9 @@ def class_bootstrap_interval(
     of_cell = np.stack([np.bincount(of_pair), np.bincount(of_pair, weights=wrong)], axis=1)
     rng = np.random.default_rng(seed)
     shares = []
-    for start in range(0, RESAMPLES, _RESAMPLES_AT_ONCE):
-        size = min(_RESAMPLES_AT_ONCE, RESAMPLES - start)
+    at_once = max(1, min(_RESAMPLES_AT_ONCE, _WEIGHTS_AT_ONCE // len(cells)))
+    for start in range(0, RESAMPLES, at_once):
+        size = min(at_once, RESAMPLES - start)
         drawn = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size).astype(np.float64)
         counts = drawn[:, left] * np.where(left == right, 1.0, drawn[:, right])
         pairs, of_these = (counts @ of_cell).T
