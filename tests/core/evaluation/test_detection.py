@@ -45,12 +45,25 @@ def test_average_precision_worked_by_hand() -> None:
     assert score.class_ap == pytest.approx((51 / 101 / 2, None))
 
 
-def test_an_overlap_counts_up_to_its_threshold() -> None:
+@pytest.mark.parametrize(("columns", "ap", "ap_75"), [(0.41, 0.7, 1.0), (0.385, 0.6, 1.0), (0.365, 0.5, 0.0)])
+def test_an_overlap_counts_up_to_its_threshold(columns: float, ap: float, ap_75: float) -> None:
     pytest.importorskip("pycocotools", reason="the extra `train` is not installed")
-    # 40 of 50 columns: an overlap of 0.8, above 0.50 to 0.75 and not above 0.85; 0.80 itself is left to rounding.
-    score = detection_score([true([LEFT], [0])], [found([[0.0, 0.0, 0.41, 0.5]], [0], [0.9])], classes=1)
-    assert score.ap == pytest.approx(0.7)
-    assert (score.ap_50, score.ap_75) == pytest.approx((1.0, 1.0))
+    # Of 0.5: overlaps of 0.82, 0.77 and 0.73, above seven, six and five of the thresholds of 0.50, 0.55 and so on.
+    score = detection_score([true([LEFT], [0])], [found([[0.0, 0.0, columns, 0.5]], [0], [0.9])], classes=1)
+    assert score.ap == pytest.approx(ap)
+    assert (score.ap_50, score.ap_75) == pytest.approx((1.0, ap_75))
+
+
+@pytest.mark.parametrize("scores", [[0.9], [0.9, np.nan], [np.inf, 0.5]])
+def test_scores_that_rank_nothing_are_refused(scores: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^`scores` \(\d,\) must be \[count\] as `labels` \(2,\), finite\.$"):
+        found([LEFT, RIGHT], [0, 1], scores)
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 1), (1, 0)])
+def test_a_picture_without_pixels_is_refused(height: int, width: int) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        true([LEFT], [0], height, width)
 
 
 def test_nothing_found_scores_zero() -> None:
