@@ -63,3 +63,18 @@ def test_what_is_gone_is_pruned_and_purged_also_where_the_model_is_not_served(
     ]
     with FakeClient(memory) as client:
         assert "a.jpg" not in {item.id for page in client.list_items("photos") for item in page.values()}
+
+
+def test_collections_whose_model_is_not_served_are_told(
+    twinsight: Twinsight, memory: MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeClient(memory) as client:
+        client.create_collection("photos", model="fake")
+        client.create_collection("vectors", dimension=3)
+    for command in (("list",), ("get", "photos"), ("get", "vectors")):
+        assert "not served" not in twinsight("collections", *command).stdout
+    monkeypatch.setattr(FakeClient, "list_models", lambda _: [])
+    listed = twinsight("collections").stdout.splitlines()
+    assert ["fake (not served)" in line for line in listed] == [False, True, False]
+    assert "fake (not served)" in twinsight("collections", "get", "photos").stdout
+    assert "not served" not in twinsight("collections", "get", "vectors").stdout

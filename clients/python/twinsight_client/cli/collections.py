@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -53,12 +54,13 @@ def list_(settings: Settings) -> None:
     """List all collections."""
     with settings.client() as client:
         found = client.list_collections()
+        served = _served(client)
     if settings.as_json:
         write_json({"collections": found})
         return
     write_table(
         ("collection", "model", "metric", "dimension ", "items ", "state"),
-        [(one.id, one.model, one.metric, one.dimension, one.item_count, one.state) for one in found],
+        [(one.id, _model(one, served), one.metric, one.dimension, one.item_count, one.state) for one in found],
     )
     if not found:
         write_error("There are no collections yet. Create one with: twinsight index DIR")
@@ -69,9 +71,9 @@ def list_(settings: Settings) -> None:
 @shared_options()
 @click.pass_obj
 def get(settings: Settings, collection: str) -> None:
-    """Describe COLLECTION: its model, metric, dimension, number of items and state."""
+    """Describe COLLECTION: its model, and whether that is served, metric, dimension, number of items and state."""
     with settings.client() as client:
-        _print_info(client.get_collection(collection), settings)
+        _print_info(client.get_collection(collection), _served(client), settings)
 
 
 @collections.command(
@@ -101,9 +103,8 @@ def create(settings: Settings, collection: str, model: str, dimension: int | Non
     with settings.client() as client:
         if not model and not dimension:
             model = default_embedder(client)
-        _print_info(
-            client.create_collection(collection, model=model, dimension=dimension or 0, metric=metric), settings
-        )
+        made = client.create_collection(collection, model=model, dimension=dimension or 0, metric=metric)
+    _print_info(made, {made.model_digest}, settings)
 
 
 @collections.command(
@@ -310,14 +311,24 @@ def _print_import(report: ImportReport, *, as_json: bool) -> None:
         write_error("Not finished: run the same command again to continue.")
 
 
-def _print_info(info: CollectionInfo, settings: Settings) -> None:
+def _served(client: Client) -> set[str]:
+    """Returns the digests of the models that are served."""
+    return {card.digest for card in client.list_models()}
+
+
+def _model(info: CollectionInfo, served: Collection[str]) -> str:
+    """Returns the name of a collection's model; one that has changed since is another, under the same name."""
+    return info.model if not info.model_digest or info.model_digest in served else f"{info.model} (not served)"
+
+
+def _print_info(info: CollectionInfo, served: Collection[str], settings: Settings) -> None:
     if settings.as_json:
         write_json(info)
         return
     write_fields(
         {
             "collection": info.id,
-            "model": info.model or "none (vectors made elsewhere)",
+            "model": _model(info, served) or "none (vectors made elsewhere)",
             "digest": info.model_digest,
             "metric": info.metric,
             "dimension": info.dimension,
