@@ -397,12 +397,11 @@ def _resize(picture: _Upright, part: Region, to: Preprocessing) -> np.ndarray:
 
 
 def _scaled(picture: _Upright, box: tuple[float, float, float, float], size: tuple[int, int]) -> Pillow.Image:
-    """Returns the part in a box resized, with the same pixels as `Image.resize` with a reducing gap on the whole.
+    """Returns the part in a box resized, to within 1 as `Image.resize` with a reducing gap would resize the whole.
 
-    Pillow chooses the order of its two passes by the picture's size: of a part that is cut out, half of the pixels may
-    differ by 1.
     Pillow widens the bilinear support by the ratio, so this antialiases; averaging whole blocks first, down to
     `REDUCING_GAP` times the size, bounds its cost on large pictures. Blocks do not extend from one band into the next.
+    The order of Pillow's two passes, and so how it rounds, depends on the size of what it is given.
     """
     left, top, right, bottom = box
     block_x = int((right - left) / size[0] / REDUCING_GAP) or 1

@@ -179,6 +179,8 @@ def test_a_closed_client_answers_nothing_as_a_real_one() -> None:
     client.create_collection("photos", dimension=2)
     with pytest.raises(Cancelled) as streaming:
         list(client.ingest("photos", batches(), batch_size=1))
+    with pytest.raises(Cancelled):
+        list(client.ingest("photos", []))
     with pytest.raises(Cancelled) as calling:
         client.get_collection("photos")
     assert (streaming.value.reason, calling.value.reason) == ("CLIENT_CLOSED", "CLIENT_CLOSED")

@@ -40,10 +40,21 @@ def test_a_curve_moves_with_its_pairs() -> None:
     assert moved == pytest.approx((scale, offset + 0.9 * scale), rel=1e-6)
 
 
-def test_equal_cosines_say_nothing() -> None:
-    pairs = ScoredPairs(cosine=np.full(400, 0.5), same=np.repeat([True, False], 200))
+@pytest.mark.parametrize("cosine", [0.5, 0.7, 0.3, 0.99])
+@pytest.mark.parametrize("counts", [(200, 200), (300, 700), (100, 3000)])
+def test_equal_cosines_say_nothing(cosine: float, counts: tuple[int, int]) -> None:
+    pairs = ScoredPairs(cosine=np.full(sum(counts), cosine), same=np.repeat([True, False], counts))
     with pytest.raises(ValueError, match=r"the fitted `scale` \(=0\) must be above 0"):
         fit_calibration(fit=pairs, measure=pairs, meaning="Same.", false_match_rate=0.01)
+
+
+def test_a_curve_is_that_of_even_odds_however_many_pairs_of_a_kind_there_are() -> None:
+    few, many = (_pairs(count, middle=(0.7, 0.4), spread=(0.1, 0.1)) for count in (2000, 40_000))
+    cosine = np.concatenate([few.cosine[few.same], many.cosine[~many.same]])
+    scale, offset = fit_logistic(ScoredPairs(cosine=cosine, same=np.repeat([True, False], [2000, 40_000])))
+    # Of normal cosines of one spread the log odds are linear: slope 0.3 / 0.1^2, none in the middle.
+    assert scale == pytest.approx(30, rel=0.05)
+    assert -offset / scale == pytest.approx(0.55, abs=0.005)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3])

@@ -79,10 +79,10 @@ def _pem(path: Path | str | None) -> bytes | None:
         OSError: it can't be read.
         ValueError: it is not PEM.
     """
-    if path is None:
+    if not path:
         return None
     content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
-    if b"-----BEGIN " not in content:
+    if not re.search(rb"^-----BEGIN ", content, re.MULTILINE):
         raise ValueError(f"{path}: not a PEM file: no line begins with `-----BEGIN`.")
     return content
 

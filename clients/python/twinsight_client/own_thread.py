@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from contextvars import copy_context
 from queue import SimpleQueue
 from threading import Thread
@@ -20,7 +19,8 @@ T = TypeVar("T")
 async def in_own_thread(source: Iterator[T]) -> AsyncIterator[T]:
     """Yields what `source` yields, drawn one by one as it is asked for; raises what it raises.
 
-    The thread sees the caller's context variables. It ends with the iterator, or with the program if `source` blocks.
+    The thread sees the caller's context variables. It ends with the iterator; with the program if `source` blocks, or
+    if the loop was closed before its `shutdown_asyncgens`, which `asyncio.run` calls.
     """
     loop = asyncio.get_running_loop()
     asked = SimpleQueue[asyncio.Future[tuple[T] | None] | None]()
@@ -34,8 +34,10 @@ async def in_own_thread(source: Iterator[T]) -> AsyncIterator[T]:
                 pass
             except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
                 failure = error
-            with suppress(RuntimeError):  # the loop is closed: nobody awaits it
+            try:
                 loop.call_soon_threadsafe(_tell, answer, drawn, failure)
+            except RuntimeError:  # the loop is closed: nobody awaits it
+                return
 
     Thread(target=copy_context().run, args=(draw,), name="twinsight-source", daemon=True).start()
     try:

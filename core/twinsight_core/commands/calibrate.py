@@ -28,7 +28,7 @@ from twinsight_core.commands.labelled import (
 )
 from twinsight_core.commands.numbers import FiniteRange
 from twinsight_core.commands.options import given, refuse_options, told
-from twinsight_core.commands.output import write_line
+from twinsight_core.commands.output import printable, write_line
 from twinsight_core.errors import TrainingError
 from twinsight_core.evaluation.classification import (
     classification_score,
@@ -65,7 +65,7 @@ LEAST_PICTURES = 100
 _SHOWN_LABELS = 20
 CALIBRATED = "<p>The model was recalibrated after this report was written; its digest has changed.</p>"
 """Last line of the report that a calibrated model keeps."""
-_AGAIN = re.compile(r"\s*Calibrated again on [^\n]*; what else is said here of a calibration or scores is older\.")
+_LATER = re.compile(r"\s*Calibrated later on [^\n]*; what else is said here of a calibration or scores is older\.")
 
 
 @click.command()
@@ -168,7 +168,7 @@ def calibrate(
         raise TrainingError(f"{data}: no calibration can be fitted: {error}", reason="DATA_INSUFFICIENT") from error
     if (before := package.card.calibration) is not None:
         _tell_if_worse(measured_loss(how.folds, before), measured_loss(how.folds))
-    card = replace(_told_again(package.card, pairs or data), calibration=calibration)
+    card = replace(_told_later(package.card, pairs or data), calibration=calibration)
     written = save_package(out or package.folder, card, network, report=_report(package))
     write_line(f"expected calibration error  {calibration.expected_calibration_error:.4f}")
     write_line("target FMR   threshold   FMR (95 % interval)          FNMR (95 % interval)")
@@ -214,7 +214,7 @@ def _tell_if_worse(before: float, now: float) -> None:
 def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, each: int, seed: int) -> _Fit:
     """Returns a fit on pairs within each group of classes."""
     groups = read.groups()
-    _check_enough(int(groups.max()) + 1, "groups")
+    _check_enough(len(np.unique(groups[read.labels])), "groups")
     embeddings = embedder(package.build())(read.images)
     drawn = group_pairs(embeddings, read.labels, groups[read.labels], each=each, seed=seed)
     return _Fit(partial(cross_fit_calibration, drawn), leave_one_out(drawn))
@@ -222,10 +222,10 @@ def _pairs_of_groups(package: ModelPackage, read: LabelledImages, *, each: int, 
 
 def _pairs_of_classes(package: ModelPackage, read: LabelledImages, *, each: int, seed: int) -> _Fit:
     """Returns a fit on pairs of one half of the classes, measured on the other half."""
-    order = np.random.default_rng(seed).permutation(len(read.classes))
+    order = np.random.default_rng(seed).permutation(np.unique(read.labels))
     _check_enough(len(order), "classes")
     embeddings = embedder(package.build())(read.images)
-    half = np.isin(np.arange(len(order)), order[: len(order) // 2])[read.labels]
+    half = np.isin(read.labels, order[: len(order) // 2])
 
     def pairs(rows: np.ndarray, number: int) -> ScoredPairs:
         return class_pairs(embeddings[rows], read.labels[rows], None, each=each, seed=seed + number)[0]
@@ -246,16 +246,16 @@ def _fit_of_halves(fit: ScoredPairs, measure: ScoredPairs) -> _Fit:
     return _Fit(partial(fit_calibration, fit=fit, measure=measure), [(fit, measure)])
 
 
-def _told_again(card: ModelCard, data: Path) -> ModelCard:
+def _told_later(card: ModelCard, data: Path) -> ModelCard:
     """Returns a card whose training data say what it was calibrated on last; its own words may be of another time."""
-    before = _AGAIN.sub("", card.training_data)
-    said = f"{before} Calibrated again on {data.name}; what else is said here of a calibration or scores is older."
+    before, name = _LATER.sub("", card.training_data), printable(data.resolve().name)
+    said = f"{before} Calibrated later on {name}; what else is said here of a calibration or scores is older."
     return replace(card, training_data=said.strip())
 
 
 def _tell_written(written: ModelPackage, before: ModelPackage) -> None:
     write_line(f"wrote {written.folder} ({written.digest})", err=True)
-    if written.folder == before.folder:
+    if written.folder.samefile(before.folder):
         write_line(
             f"Servers take it when they start. Collections of {before.digest} then take pictures only where that model "
             "is served too.",
@@ -334,8 +334,8 @@ def _calibrate_classifier(
     # All of them: scores of other pictures beside them could not be told from them.
     kept = {name: score for name, score in package.card.scores.items() if not name.startswith(RECALL_OF)}
     scores = kept | card_scores(classification_scores(measured, read.classes), read.classes)
-    told_again = _told_again(package.card, data)
-    card = replace(told_again, config=replace(config, temperature=temperature), scores=scores)
+    told_later = _told_later(package.card, data)
+    card = replace(told_later, config=replace(config, temperature=temperature), scores=scores)
     written = save_package(out, card, at_temperature(network, config, temperature), report=_report(package))
     write_line(f"temperature                 {temperature:.4f} (was {config.temperature:.4f})")
     write_line(

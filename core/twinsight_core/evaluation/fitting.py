@@ -19,7 +19,7 @@ as in Stone, "Cross-Validatory Choice and Assessment of Statistical Predictions"
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -220,7 +220,7 @@ def fit_logistic(pairs: ScoredPairs) -> tuple[float, float]:
     cosine = pairs.cosine.astype(np.float64)
     middle = float(np.average(cosine, weights=count))
     spread = float(np.sqrt(np.average((cosine - middle) ** 2, weights=count)))
-    if not spread:
+    if cosine.min() == cosine.max():
         return 0.0, 0.0
     # The prior's scale: a model whose cosines all lie between 0.99 and 1 may tell pairs apart as well as any.
     x = np.stack([(cosine - middle) / spread, np.ones(len(pairs.same))], axis=1)
@@ -274,13 +274,14 @@ def calibration_error(calibration: Calibration, pairs: ScoredPairs) -> float:
     return expected_calibration_error(probability, pairs.same, weights=even_class_weights(pairs.same))
 
 
-def default_rates(calibration: Calibration, pairs: ScoredPairs) -> OperatingPoint:
-    """Returns the rates of a calibration's default threshold on pairs, with their intervals; its target means nothing.
+def default_rates(calibration: Calibration, pairs: ScoredPairs) -> dict[str, float]:
+    """Returns the rates of a calibration's default threshold on pairs, and their intervals, named as in OperatingPoint.
 
     Raises:
         ZeroDivisionError: there are no pairs of one kind.
     """
-    return _rates(0.0, calibration.threshold, [(calibration.threshold, pairs)])
+    rates = asdict(_rates(0.0, calibration.threshold, [(calibration.threshold, pairs)]))
+    return {name: value for name, value in rates.items() if "match_rate" in name}
 
 
 def _threshold_at(different: np.ndarray, rate: float) -> float | None:

@@ -22,7 +22,7 @@ from twinsight_core.exporting.agreement import Agreement, Run, check
 from twinsight_core.exporting.description import describe
 from twinsight_core.exporting.onnx import described_onnx, run_onnx, to_onnx
 from twinsight_core.exporting.stablehlo import run_stablehlo, to_stablehlo
-from twinsight_core.host.whole_files import check_replaceable, write_whole
+from twinsight_core.host.whole_files import check_regular, write_whole
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.float32 import in_float32
 from twinsight_core.models.registry import Network, telling_all
@@ -92,7 +92,7 @@ def export_package(package: ModelPackage, *, format: Format, out: Path) -> Expor
             network's; no file was written.
         OSError: it can't be written.
     """
-    check_replaceable(out)  # before the work, which takes its time
+    check_regular(out)  # before the work, which takes its time
     network, preprocessing, way = package.build(), package.card.preprocessing, _WAYS[format]
     batch: int | None = None
     try:

@@ -33,11 +33,11 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     Raises:
         OSError: it can't be written.
     """
-    check_replaceable(path)
+    check_regular(path)
     _write(path, content, mode=mode, durable=False, there=None)
 
 
-def check_replaceable(path: Path) -> None:
+def check_regular(path: Path) -> None:
     """Raises OSError if something other than a file is there: a device or a pipe would be gone for all who use it."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -232,7 +232,7 @@ class GraphReader:
         if not width:
             return np.empty((len(queries), 0), np.int64)
         if self._metric is Metric.DOT:
-            queries = _of_length_1(queries)
+            queries = of_length_1(queries)
         threads = min(self._threads, max(1, steps(len(queries), width) // STEPS_PER_THREAD))
         try:
             labels, _ = self._native.knn_query(queries, width, threads)
@@ -272,7 +272,7 @@ def is_fit(exponent: int, metric: Metric, longest: float) -> bool:
     return metric is not Metric.DOT or not longest or _SHORTEST <= math.ldexp(longest, exponent) <= _LONGEST
 
 
-def _of_length_1(queries: np.ndarray) -> np.ndarray:
+def of_length_1(queries: np.ndarray) -> np.ndarray:
     """Returns queries of length 1, zeros as they are: what is nearest by the inner product is so for any length."""
     wide = queries.astype(np.float64)
     lengths = np.sqrt(np.vecdot(wide, wide))

@@ -10,11 +10,11 @@ import numpy as np
 
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import HnswIndex
+from twinsight_core.search.anisotropy import Anisotropy
 from twinsight_core.search.beside import NOTHING_BESIDE, Beside, Groups
 from twinsight_core.search.fingerprints import Fingerprints, fingerprints_of
 from twinsight_core.search.hubs import Hubs, are_outgrown
 from twinsight_core.search.rows import Rows
-from twinsight_core.search.slant import Slant
 
 # Widths of the walks that an audit begins with. In a fifth of a wide walk's time the first finds nine in ten vectors of
 # clusters, and a third of random ones; the second finds most of the others. What they find the wide one finds, too: of
@@ -64,7 +64,7 @@ class Generation:
         fingerprints: of the vectors in the graph, and how many of them are alive.
         groups: numbers the vectors beside it.
         hubs: of the graph; None: there are none, or they are still to be found.
-        slant: of the graph's rows; None: likewise.
+        anisotropy: of the graph's rows; None: likewise.
         dying: sequence numbers of removed items that the graph may not know of yet.
         purges: how many purges were done before it was started: it may hold what a later one erases.
     """
@@ -78,7 +78,7 @@ class Generation:
         self.fingerprints = Fingerprints()
         self.groups = Groups()
         self.hubs: Hubs | None = None
-        self.slant: Slant | None = None
+        self.anisotropy: Anisotropy | None = None
         self._surveyed = 0  # rows that the graph covered when both were looked for
         self.dying: deque[int] = deque()
         self.purges = purges
@@ -110,11 +110,11 @@ class Generation:
         return beside.joined(rows, self.groups.numbers(vectors))
 
     def survey(self) -> None:
-        """Finds what misleads walks if the graph has grown, or searches seem to no longer lead to its hubs."""
+        """Finds what misleads walks if the graph has grown, or its hubs seem to no longer lead to the rows."""
         graph, view, end, seen = self.graph, self.rows.view, self.coverage.end, self._surveyed
         if graph is not None and (are_outgrown(seen, end) or (end > seen and self.misleads)):
-            self.hubs, self.slant = Hubs.of(view, end, len(graph) + graph.dead), Slant.of(view, end)
-            self._surveyed = end
+            self.hubs, self.anisotropy = Hubs.of(view, end, len(graph) + graph.dead), Anisotropy.of(view, end)
+            self._surveyed = end  # last: searches look at it first
 
     @property
     def is_surveyed(self) -> bool:

@@ -3,7 +3,8 @@
 1. The filter becomes a mask over the rows.
 2. The plan: if few rows are allowed, or the walk would be wide, comparing with all of them is faster, and exact (of
    equal rows beside the graph, one is compared). This is also done under the inner product if many matches are wanted
-   or a filter leaves many rows out, and if walks do not lead to the allowed rows (`hubs`) or the query (`slant`).
+   or a filter leaves many rows out, and if walks do not lead to the allowed rows (`hubs`) or to what is near the query
+   (`anisotropy`).
 3. Otherwise the graph is walked, wide enough to find `top_k` under the filter. The result is verified: if it has fewer
    rows than it should, the walk is widened, and in the end the search is exact, so recall never drops unnoticed.
 4. Rows that the graph does not hold are scanned exactly, one of each group of equal vectors beside it, and both results
@@ -91,10 +92,11 @@ def _graph_search(
 ) -> Answer:
     walked: dict[int, Found] = {}
     with graph.reading() as reader:
-        # In this order: what the coverage promises is in the graph already, hubs are in the view, and what is removed
-        # from the graph was removed from the view before. An item that is being replaced is then found either as it was
-        # or as it is.
-        coverage, hubs, slant = generation.coverage, generation.hubs, generation.slant
+        # In this order: what misleads walks is known if it is said to be, what the coverage promises is in the graph
+        # already, hubs are in the view, and what is removed from the graph was removed from the view before. An item
+        # that is being replaced is then found either as it was or as it is.
+        is_surveyed = generation.is_surveyed
+        coverage, hubs, anisotropy = generation.coverage, generation.hubs, generation.anisotropy
         view = generation.rows.view
         allowed = _allowed(generation, view, options)
         findable = view.alive if allowed is None else allowed
@@ -103,10 +105,12 @@ def _graph_search(
         # Nearly: a few of the graph's points may be beside it, or removed since.
         share = 1.0 if allowed is None else min(1.0, max(scope.answered, 1) / max(len(graph), 1))
         width = _width(options, ef, share, has_hubs=hubs is not None)
-        walkable = generation.is_surveyed and (
+        walkable = is_surveyed and (
             hubs is None or (not _is_too_deep(options, share) and hubs.lead_to(findable, available))
         )
-        pending = list(range(len(queries))) if slant is None else np.flatnonzero(slant.leads_to(queries)).tolist()
+        pending = list(range(len(queries)))
+        if anisotropy is not None:
+            pending = np.flatnonzero(anisotropy.leads_to(queries)).tolist()
         while pending and walkable and coverage.end and _worth_walking(view, scope.answered, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):

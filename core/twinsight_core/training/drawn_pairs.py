@@ -27,7 +27,9 @@ def drawn_pairs(
     first, end = (place + 1, class_ends) if same else (class_ends, group_ends)
     until = np.cumsum(end - first)
     count = int(until[-1]) if len(until) else 0
-    chosen = np.sort(rng.choice(count, min(each, count), replace=False)) if count else np.empty(0, np.int64)
+    chosen = np.empty(0, np.int64)
+    if count:
+        chosen = np.sort(rng.choice(count, min(each, count), replace=False, shuffle=False))
     left = np.searchsorted(until, chosen, side="right")
     right = end[left] - (until[left] - chosen)
     return np.sort(np.stack([order[left], order[right]], axis=1), axis=1)

@@ -209,16 +209,8 @@ def _calibration_scores(calibration: Calibration | None, pairs: ScoredPairs) -> 
     """Returns what a calibration's probabilities and default threshold are worth on pairs."""
     if calibration is None:
         return {}
-    rates = default_rates(calibration, pairs)
-    return {
-        "expected_calibration_error": calibration_error(calibration, pairs),
-        "false_match_rate": rates.false_match_rate,
-        "false_match_rate_low": rates.false_match_rate_low,
-        "false_match_rate_high": rates.false_match_rate_high,
-        "false_non_match_rate": rates.false_non_match_rate,
-        "false_non_match_rate_low": rates.false_non_match_rate_low,
-        "false_non_match_rate_high": rates.false_non_match_rate_high,
-    }
+    error = calibration_error(calibration, pairs)
+    return {"expected_calibration_error": error} | default_rates(calibration, pairs)
 
 
 def _calibration_protocol(calibration: Calibration | None) -> str:

@@ -42,6 +42,17 @@ def test_the_given_model_is_told_by_its_digest_and_not_by_its_name(monkeypatch: 
         ensure_collection(client, "photos", model="none")
 
 
+def test_the_collections_own_model_need_not_be_served_to_prune(memory: MemoryServer) -> None:
+    client = FakeClient(MemoryServer(models=["people"]))
+    client.create_collection("photos", model="people")
+    client.server = memory
+    gone = FakeClient(memory)
+    gone.get_collection = client.get_collection  # type: ignore[method-assign]
+    assert ensure_collection(gone, "photos", model="people").id == "photos"
+    with pytest.raises(NotFound):
+        ensure_collection(gone, "photos", model="other")
+
+
 def test_what_is_gone_is_pruned_and_purged_also_where_the_model_is_not_served(
     twinsight: Twinsight, memory: MemoryServer, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,9 +65,18 @@ def test_what_is_gone_is_pruned_and_purged_also_where_the_model_is_not_served(
     monkeypatch.setattr(FakeClient, "upsert", refuse)
     (album / "new.jpg").write_bytes((album / "a.jpg").read_bytes() + b"\0")
     (album / "a.jpg").unlink()
+    purges: list[bool] = []
+    delete = FakeClient.delete_items
+
+    def noting(client: FakeClient, collection: str, ids: Iterable[str] = (), **how: bool) -> object:
+        purges.append(bool(how.get("purge")))
+        return delete(client, collection, ids, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FakeClient, "delete_items", noting)
     done = twinsight("index", album, "--prune", "--purge")
     assert done.exit_code == 1
     assert "pruned      1\n" in done.stdout
+    assert purges == [False, True]
     assert done.stderr.splitlines()[-2:] == [
         "Not finished.",
         "Error: The model of `photos` is not served. [MODEL_NOT_LOADED]",

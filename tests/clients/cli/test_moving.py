@@ -433,7 +433,10 @@ def test_an_export_that_can_not_be_written_is_one_line(
         1,
         f"Error: {exported.parent}/no/photos.jsonl: No such file or directory\n",
     )
+    os.mkfifo(exported.parent / "pipe")
     memory.fail_next(Unavailable("It was asked."))
+    piped = twinsight("collections", "export", "photos", "--out", exported.parent / "pipe")
+    assert (piped.exit_code, piped.stderr) == (1, f"Error: {exported.parent}/pipe: not a regular file\n")
     assert twinsight("collections", "export", "nobody", "--out", exported).exit_code == 4
     unknown = twinsight("collections", "export", "nobody", "--out", exported)
     assert (unknown.exit_code, "COLLECTION_NOT_FOUND" in unknown.stderr) == (1, True)

@@ -55,6 +55,18 @@ def test_a_pipe_or_device_is_never_replaced(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [link, pipe]
 
 
+def test_nor_is_what_a_process_has_open_or_a_circle_of_links(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    with (tmp_path / "a").open("wb") as file:
+        for out in (Path(f"/proc/self/fd/{file.fileno()}"), Path(f"/dev/fd/{file.fileno()}"), circle):
+            with pytest.raises(OSError, match="not a regular file"):
+                check_replaceable(out)
+    with pytest.raises(OSError, match="File name too long") as told:
+        check_replaceable(tmp_path / ("a" * 300))
+    assert told.value.filename == str(tmp_path / ("a" * 300))
+
+
 def test_a_link_stays_one(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     link = tmp_path / "a.jsonl"

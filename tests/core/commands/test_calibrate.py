@@ -254,7 +254,7 @@ def test_a_card_says_what_it_was_calibrated_on_last_and_the_command_what_follows
         done = run(calibrate, "--model", mine, "--data", things / "things", *options)
         assert done.exit_code == 0, done.output
         card = load_package(mine).card
-        assert card.training_data == f"Colours, calibrated well. Calibrated again on {name}{said}"
+        assert card.training_data == f"Colours, calibrated well. Calibrated later on {name}{said}"
         assert f"Collections of {before} then take pictures only where that model is served too." in done.stderr
     elsewhere = run(calibrate, "--model", mine, "--data", things / "things", "--out", things / "out")
     assert "Servers take it" not in elsewhere.stderr

@@ -19,10 +19,17 @@ from twinsight_client.cli.progress import progress_bar
 from twinsight_client.cli.settings import PATIENT, Settings, shared_options
 from twinsight_client.cli.tables import write_fields
 from twinsight_client.client import Client
-from twinsight_client.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
+from twinsight_client.errors import (
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+)
 from twinsight_client.filters import field
 
-_LASTING = (DataLoss, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied)
+_LASTING = (DataLoss, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated)
 """Errors that another run would meet, too."""
 
 

@@ -364,7 +364,7 @@ def ensure_collection(client: Client, collection: str, *, model: str) -> Collect
 
     Raises:
         FailedPrecondition: it exists and is bound to another model or to none.
-        NotFound: it exists, and `model` is not served.
+        NotFound: it exists, and `model` is another that is not served.
         TwinsightClientError: the server rejected the call or can't be reached.
     """
     try:
@@ -375,7 +375,13 @@ def ensure_collection(client: Client, collection: str, *, model: str) -> Collect
         except AlreadyExists:  # created concurrently
             found = client.get_collection(collection)
     # By its digest: a name says nothing once a model has changed, or is served under another.
-    served = client.get_model(model).digest if found.model and model else found.model_digest
+    served = found.model_digest
+    if found.model and model:
+        try:
+            served = client.get_model(model).digest
+        except NotFound:
+            if model != found.model:
+                raise  # the pictures' turn tells of the collection's own
     if not found.model or served != found.model_digest:
         bound = f"model `{found.model}` ({found.model_digest})" if found.model else "no model"
         other = f", and `{model}` is {served}" if found.model else ""

@@ -15,6 +15,8 @@ from PIL import Image
 PRIVATE, USUAL = 0o600, 0o666
 """Permissions: the owner's alone, or what the umask leaves."""
 _JPEG_QUALITY = 92
+_OPEN_FILES = ("/dev/", "/proc/")
+"""Where devices and the files that processes have open lie."""
 
 
 @contextmanager
@@ -78,10 +80,16 @@ def _replaceable(out: Path) -> Path:
     """Returns the path that `out` leads to.
 
     Raises:
-        OSError: something other than a file is there: a device or a pipe would be gone for everyone who uses it.
+        OSError: no file can be there, or something else is: a device or a pipe would be gone for everyone who uses it,
+            and so would be what others wrote to the standard output.
     """
     target = Path(os.path.realpath(out))
-    if target.exists() and not target.is_file():
+    try:
+        is_free = not os.path.lexists(target)
+        is_file = target.is_file() and not os.path.abspath(out).startswith(_OPEN_FILES)  # noqa: PTH100 - links stay
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
+    if not (is_free or is_file) or str(target).startswith(_OPEN_FILES):
         raise OSError(errno.EINVAL, "not a regular file", str(out))
     return target
 

@@ -83,6 +83,11 @@ class _InMemory:
         response = self._server.answer(operation.request)
         return operation.parse(_checked(response, operation.response), _call_info(request_id))
 
+    def _opened(self, request_id: str) -> MemoryStream:
+        if not self._open:
+            raise closed(request_id=request_id)
+        return MemoryStream(self._server)
+
     def _answer_in(self, stream: MemoryStream, flow: Flow[T, R, A], request: Message, request_id: str) -> A:
         if not self._open:
             raise closed(request_id=request_id)
@@ -103,7 +108,7 @@ class _MemoryTransport(_InMemory):
         timeout_s: float | None,  # noqa: ARG002
         request_id: str,
     ) -> Iterator[A]:
-        stream = MemoryStream(self._server)
+        stream = self._opened(request_id)
         for request in requests:
             yield self._answer_in(stream, flow, request, request_id)
 
@@ -125,7 +130,7 @@ class _AsyncMemoryTransport(_InMemory):
         timeout_s: float | None,  # noqa: ARG002
         request_id: str,
     ) -> AsyncIterator[A]:
-        stream = MemoryStream(self._server)
+        stream = self._opened(request_id)
         async for request in requests:
             yield self._answer_in(stream, flow, request, request_id)
 
