@@ -53,19 +53,21 @@ def erase(indexer: Indexer, folder: Path, store: Store) -> None:
     """Erases from the disk what was deleted or replaced.
 
     Raises:
-        StorageFull: the disk has no room, or fails.
-        Unavailable: a long read holds it up.
+        StorageFull: the disk has no room, or fails; reason PURGE_UNFINISHED.
+        Unavailable: a long read or another program holds it up; reason PURGE_BLOCKED.
     """
     try:
         with indexer.purging():
             snapshots.drop(folder, store)
         store.erase()
     except (StorageFull, Unavailable) as error:
-        why = "The disk is full or failing." if isinstance(error, StorageFull) else error.message
+        # Reasons of its own: those of a deletion that was not done would say so of this one.
+        is_full = isinstance(error, StorageFull)
+        why = "The disk is full or failing." if is_full else error.message
         raise type(error)(
             f"The items are deleted, but not yet erased from the disk. {why} Delete them again with `purge`; the "
             "next start erases them too.",
-            reason=error.reason,
+            reason="PURGE_UNFINISHED" if is_full else "PURGE_BLOCKED",
         ) from error
 
 

@@ -214,6 +214,7 @@ def test_health_waits_as_long_as_it_is_told_and_not_at_all_for_0(wire: WireServe
         (NotFound("No\nsuch  thing.", reason="X_NOT_FOUND"), 1, "Error: No such thing. [X_NOT_FOUND]"),
         (NotFound("Nothing."), 1, "Error: Nothing. [NOT_FOUND]"),
         (Unavailable("Draining.", reason="DRAINING"), 4, "Error: Draining. [DRAINING]"),
+        (Unavailable("It is.", reason="COLLECTION_BROKEN"), 1, "Error: It is. [COLLECTION_BROKEN]"),
         (
             Unavailable("Connection refused"),
             4,

@@ -248,8 +248,9 @@ def test_a_purge_that_is_cut_short_is_finished_at_the_next_start(
                 patch.setattr(snapshots, "drop", failing)
             else:
                 patch.setattr(Store, {"forget": "forget_snapshots", "erase": "erase"}[step], failing)
-            with pytest.raises(StorageFull, match=r"are deleted, but not yet erased from the disk\. The disk is full"):
+            with pytest.raises(StorageFull, match=r"deleted, but not yet erased from the disk\. The disk") as refused:
                 collection.delete(["person-00008"], purge=True)
+            assert refused.value.reason == "PURGE_UNFINISHED"
         killed = copied_in_use(folder, tmp_path / "killed" / "things")
     assert _traces(killed, 8)
     with closing(_opened(killed)) as again:

@@ -50,9 +50,14 @@ _UNREACHED = (
 _NO_ANSWER = "No answer from {target} ({message})."
 
 
+_NOT_READY = frozenset({"", "STARTING", "DRAINING", "NOT_SERVING"})
+"""Reasons of Unavailable where the server as a whole serves nobody; others are of a collection or a model."""
+
+
 def exit_code(error: TwinsightClientError) -> int:
     """Returns the exit code for an error."""
-    return UNREACHABLE if isinstance(error, Unavailable | DeadlineExceeded) else FAILED
+    is_unready = isinstance(error, Unavailable) and error.reason in _NOT_READY
+    return UNREACHABLE if is_unready or isinstance(error, DeadlineExceeded) else FAILED
 
 
 def one_line(error: TwinsightClientError, *, target: str) -> str:
