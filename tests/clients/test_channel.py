@@ -63,6 +63,14 @@ def test_a_certificate_without_its_key_is_refused(tmp_path: Path) -> None:
         Client("127.0.0.1:1", tls=Tls(ca=tmp_path / "missing.pem"))
 
 
+def test_an_empty_path_is_none_of_a_file(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("-----BEGIN X-----\n")
+    for tls in (Tls(ca=""), Tls(certificate="", key=key), Tls(certificate=key, key="")):
+        with pytest.raises(ValueError, match=r"^The path of a certificate or key is empty\.$"):
+            Client("127.0.0.1:1", tls=tls)
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", "-----BEGIN CERTIFICATE-----".encode("utf-16")])
 @pytest.mark.parametrize("place", ["ca", "certificate", "key"])
 def test_a_file_that_is_not_pem_never_reaches_grpc(tmp_path: Path, place: str, content: bytes) -> None:

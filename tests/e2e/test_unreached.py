@@ -99,7 +99,7 @@ def test_a_certificate_that_is_not_trusted_is_told(authority: trustme.CA, ca: Pa
 
 
 def test_a_file_that_holds_no_certificates_is_told_of(authority: trustme.CA, tmp_path: Path) -> None:
-    (tmp_path / "none.pem").write_text("none")
+    (tmp_path / "none.pem").write_text("-----BEGIN CERTIFICATE-----\nnone\n")
     with listening(authority.issue_cert("127.0.0.1")) as target:
         told = said("--target", target, "--tls-ca", tmp_path / "none.pem")
     assert told.startswith(f"Error: The TLS handshake with {target} failed (")

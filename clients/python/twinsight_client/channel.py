@@ -77,10 +77,12 @@ def _pem(path: Path | str | None) -> bytes | None:
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is not PEM.
+        ValueError: it is not PEM, or the path is empty.
     """
-    if not path:
+    if path is None:
         return None
+    if not str(path):
+        raise ValueError("The path of a certificate or key is empty.")
     content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
     if not re.search(rb"^-----BEGIN ", content, re.MULTILINE):
         raise ValueError(f"{path}: not a PEM file: no line begins with `-----BEGIN`.")

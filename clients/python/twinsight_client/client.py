@@ -50,9 +50,7 @@ A = TypeVar("A")
 
 
 class Client:
-    """Client of a twinsight server. Threads may share it; `close` it, or use it as a context manager.
-
-    gRPC does not survive a fork during a call: a process that forks workers had better create it in each of them.
+    """Client of a twinsight server. Threads may share it, forked processes not; `close` it, or use it in a `with`.
 
         with Client("127.0.0.1:50051") as client:
             (matches,) = client.search("photos", ["holiday.jpg"], top_k=5).values()

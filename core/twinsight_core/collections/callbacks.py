@@ -54,7 +54,7 @@ def erase(indexer: Indexer, folder: Path, store: Store) -> None:
 
     Raises:
         StorageFull: the disk has no room, or fails; reason PURGE_UNFINISHED.
-        Unavailable: a long read or another program holds it up; reason PURGE_BLOCKED.
+        Unavailable: a long read, another program or a shortage holds it up; reason PURGE_BLOCKED.
     """
     try:
         with indexer.purging():

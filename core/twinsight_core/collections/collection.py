@@ -292,8 +292,8 @@ class Collection:
             on_deleted: called with the number of items that are deleted, also if the purge then fails.
 
         Raises:
-            StorageFull: the disk has no room; nothing was deleted, or nothing was purged, as the message says.
-            Unavailable: a long read blocks the purge; the items are deleted.
+            StorageFull: the disk has no room; with reason PURGE_UNFINISHED the items are deleted, otherwise nothing is.
+            Unavailable: the same, with reason PURGE_BLOCKED.
         """
         return self._delete(Delete(ids, purge), on_deleted)
 

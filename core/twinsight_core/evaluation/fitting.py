@@ -281,7 +281,7 @@ def default_rates(calibration: Calibration, pairs: ScoredPairs) -> dict[str, flo
         ZeroDivisionError: there are no pairs of one kind.
     """
     rates = asdict(_rates(0.0, calibration.threshold, [(calibration.threshold, pairs)]))
-    return {name: value for name, value in rates.items() if "match_rate" in name}
+    return {name: value for name, value in rates.items() if name not in ("target_fmr", "threshold")}
 
 
 def _threshold_at(different: np.ndarray, rate: float) -> float | None:

@@ -272,9 +272,9 @@ def is_fit(exponent: int, metric: Metric, longest: float) -> bool:
     return metric is not Metric.DOT or not longest or _SHORTEST <= math.ldexp(longest, exponent) <= _LONGEST
 
 
-def of_length_1(queries: np.ndarray) -> np.ndarray:
-    """Returns queries of length 1, zeros as they are: what is nearest by the inner product is so for any length."""
-    wide = queries.astype(np.float64)
+def of_length_1(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors at length 1, zeros as they are: what is nearest by the inner product is so for any length."""
+    wide = vectors.astype(np.float64)
     lengths = np.sqrt(np.vecdot(wide, wide))
     lengths[lengths == 0] = 1.0
     wide /= lengths[:, None]

@@ -111,9 +111,11 @@ class Generation:
 
     def survey(self) -> None:
         """Finds what misleads walks if the graph has grown, or its hubs seem to no longer lead to the rows."""
-        graph, view, end, seen = self.graph, self.rows.view, self.coverage.end, self._surveyed
+        graph, view, coverage, seen = self.graph, self.rows.view, self.coverage, self._surveyed
+        end = coverage.end
         if graph is not None and (are_outgrown(seen, end) or (end > seen and self.misleads)):
-            self.hubs, self.anisotropy = Hubs.of(view, end, len(graph) + graph.dead), Anisotropy.of(view, end)
+            self.hubs = Hubs.of(view, end, len(graph) + graph.dead)
+            self.anisotropy = Anisotropy.of(view, coverage.answered)
             self._surveyed = end  # last: searches look at it first
 
     @property

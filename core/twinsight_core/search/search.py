@@ -105,13 +105,14 @@ def _graph_search(
         # Nearly: a few of the graph's points may be beside it, or removed since.
         share = 1.0 if allowed is None else min(1.0, max(scope.answered, 1) / max(len(graph), 1))
         width = _width(options, ef, share, has_hubs=hubs is not None)
-        walkable = is_surveyed and (
-            hubs is None or (not _is_too_deep(options, share) and hubs.lead_to(findable, available))
-        )
-        pending = list(range(len(queries)))
-        if anisotropy is not None:
-            pending = np.flatnonzero(anisotropy.leads_to(queries)).tolist()
-        while pending and walkable and coverage.end and _worth_walking(view, scope.answered, width):
+        walkable = is_surveyed and coverage.end > 0 and _worth_walking(view, scope.answered, width)
+        if walkable and hubs is not None:
+            walkable = not _is_too_deep(options, share) and hubs.lead_to(findable, available)
+        pending = list(range(len(queries))) if walkable else []
+        if pending and anisotropy is not None:
+            with _cores_for(products=anisotropy.sample.size * len(queries)):
+                pending = np.flatnonzero(anisotropy.leads_to(queries)).tolist()
+        while pending and _worth_walking(view, scope.answered, width):
             asked = queries if len(pending) == len(queries) else queries[pending]
             with _cores_for(walking=steps(len(asked), width)):
                 labels = reader.search(asked, width)

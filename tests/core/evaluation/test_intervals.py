@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twinsight_core.evaluation import intervals
 from twinsight_core.evaluation.intervals import class_bootstrap_interval, wilson_interval
 
 
@@ -63,3 +64,21 @@ def test_an_interval_over_many_classes_that_are_alike_is_that_of_as_many_trials(
     found = class_bootstrap_interval(wrong, classes)
     assert found == pytest.approx(wilson_interval(int(wrong.sum()), 2000), abs=0.003)
     assert class_bootstrap_interval(wrong, classes) == found
+
+
+def test_resamples_that_memory_holds_apart_alone_give_the_same_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    classes, wrong = rng.integers(0, 40, (2000, 2)), rng.random(2000) < 0.1
+    together = class_bootstrap_interval(wrong, classes)
+    drawn: list[int] = []
+    draws = np.random.default_rng(0)
+
+    class Noting:
+        def multinomial(self, n: int, shares: np.ndarray, size: int) -> np.ndarray:
+            drawn.append(size)
+            return draws.multinomial(n, shares, size)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda _: Noting())
+    monkeypatch.setattr(intervals, "_WEIGHTS_AT_ONCE", 7 * len(np.unique(np.sort(classes, axis=1), axis=0)))
+    assert class_bootstrap_interval(wrong, classes) == together
+    assert (max(drawn), sum(drawn)) == (7, intervals.RESAMPLES)

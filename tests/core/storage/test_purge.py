@@ -218,7 +218,7 @@ def test_a_read_that_holds_a_purge_up_is_named_and_the_purge_can_be_done_again(
 
 def test_a_purge_that_fails_fails_alone(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(_: Store) -> None:
-        raise Unavailable("A long read still needs what was deleted.", reason="PURGE_BLOCKED")
+        raise Unavailable("Another program has locked it.", reason="COLLECTION_BUSY")
 
     upsert, deletion = Upsert([_item(2000)], None), Delete(["person-00011"])
     purge, absent = Delete(["person-00008"], purge=True), Delete(["nobody"], purge=True)
@@ -227,7 +227,9 @@ def test_a_purge_that_fails_fails_alone(collection: Collection, monkeypatch: pyt
         collection._writer._write([upsert, purge, deletion, absent])
     assert (upsert.answer.result(), deletion.answer.result()) == ([True], [True])
     for one in (purge, absent):
-        assert isinstance(one.answer.exception(), Unavailable)
+        failure = one.answer.exception()
+        assert isinstance(failure, Unavailable)
+        assert failure.reason == "PURGE_BLOCKED"  # of a deletion that was not done, it would be the other's
     assert [item is not None for item in collection.get(["person-02000", "person-00011", "person-00008"])] == [
         True,
         False,

@@ -50,8 +50,8 @@ _UNREACHED = (
 _NO_ANSWER = "No answer from {target} ({message})."
 
 
-_NOT_READY = frozenset({"", "STARTING", "DRAINING", "NOT_SERVING"})
-"""Reasons of Unavailable where the server as a whole serves nobody; others are of a collection or a model."""
+# Reasons of Unavailable with which the server serves nobody; with others it could not do this one thing.
+_NOT_READY = frozenset({"", "STARTING", "DRAINING", "CATALOG_CLOSED", "NOT_SERVING"})
 
 
 def exit_code(error: TwinsightClientError) -> int:

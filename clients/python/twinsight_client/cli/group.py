@@ -128,7 +128,7 @@ def _open_missing_streams() -> None:
     """Opens the null device for standard streams that are closed (`>&-`): the next file would take their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8", errors="surrogateescape"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8", errors="surrogateescape"))  # noqa: SIM115 - stays
 
 
 def _command_at(location: str) -> click.Command:

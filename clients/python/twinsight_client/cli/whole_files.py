@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +17,8 @@ from PIL import Image
 PRIVATE, USUAL = 0o600, 0o666
 """Permissions: the owner's alone, or what the umask leaves."""
 _JPEG_QUALITY = 92
-_OPEN_FILES = ("/dev/", "/proc/")
-"""Where devices and the files that processes have open lie."""
+_OPEN_FILE = re.compile(r"/dev/(fd/|stdin|stdout|stderr)|/proc/[^/]+/(task/[^/]+/)?fd/")
+_MOST_LINKS = 40
 
 
 @contextmanager
@@ -68,8 +70,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     form = Image.registered_extensions().get(suffix)
     if form is None:
         raise ValueError(f"unknown file extension: {suffix}")
-    if path.exists() and not (path.is_file() and os.access(path.parent, os.W_OK)):
-        # A device, or a file in a folder that takes no other.
+    if path.exists() and not (path.is_file() and os.access(path.parent, os.W_OK) and not _is_open_file(path)):
+        # A device, what is open as the standard output, or a file in a folder that takes no other.
         picture.save(path, format=form, quality=_JPEG_QUALITY)
         return
     with whole_file(path, mode=USUAL) as file:
@@ -81,17 +83,30 @@ def _replaceable(out: Path) -> Path:
 
     Raises:
         OSError: no file can be there, or something else is: a device or a pipe would be gone for everyone who uses it,
-            and so would be what others wrote to the standard output.
+            and so would be what others wrote to a file that is open as the standard output.
     """
     target = Path(os.path.realpath(out))
     try:
-        is_free = not os.path.lexists(target)
-        is_file = target.is_file() and not os.path.abspath(out).startswith(_OPEN_FILES)  # noqa: PTH100 - links stay
+        is_file = stat.S_ISREG(target.stat().st_mode)
+    except FileNotFoundError:
+        is_file = True
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from error
-    if not (is_free or is_file) or str(target).startswith(_OPEN_FILES):
+    if not is_file or _is_open_file(out):
         raise OSError(errno.EINVAL, "not a regular file", str(out))
     return target
+
+
+def _is_open_file(out: Path) -> bool:
+    """Returns whether a path is of a file that a process has open, perhaps through links."""
+    step = Path(os.path.abspath(out))  # noqa: PTH100 - links stay
+    for _ in range(_MOST_LINKS):
+        if _OPEN_FILE.match(str(step)):
+            return True
+        if not step.is_symlink():
+            break
+        step = Path(os.path.normpath(step.parent / step.readlink()))
+    return False
 
 
 def _sync_folder(folder: Path) -> None:
