@@ -238,20 +238,20 @@ class Writer:
             except StorageFull as error:
                 # One failing large request must not fail the small ones of its group.
                 if len(group) == 1:
-                    group[0].answer.set_exception(error)
+                    _fail(group[0], error)
                 else:
                     for request in group:
                         self._write_alone(request)
             except BaseException as error:  # noqa: BLE001 - the callers must get it, whatever it is
                 for request in group:
-                    request.answer.set_exception(error)
+                    _fail(request, error)
             self._store.fold_log()
 
     def _write_alone(self, request: Request) -> None:
         try:
             self._write([request])
         except BaseException as error:  # noqa: BLE001 - as above
-            request.answer.set_exception(error)
+            _fail(request, error)
 
     def _next_group(self) -> list[Request]:
         """Waits for a request and returns it with those behind it; nothing if the thread is to end."""
@@ -296,10 +296,12 @@ class Writer:
         if added or plan.removed or plan.ingests or any(purging):
             with self._writing.write():
                 self._commit(plan, added, purge=any(purging))
-                for request, answer in zip(group, answers, strict=True):
-                    if not isinstance(request, Upsert):
-                        request.deleted.extend(answer)
-                self._into_memory(plan, added)
+                try:  # at once: nothing may fail between the disk and the memory
+                    self._into_memory(plan, added)
+                finally:
+                    for request, answer in zip(group, answers, strict=True):
+                        if not isinstance(request, Upsert):
+                            request.deleted.extend(answer)
         for request, answer, purge in zip(group, answers, purging, strict=True):
             if not purge:
                 request.answer.set_result(answer)
@@ -365,6 +367,12 @@ class Writer:
         self._ids.update((item.id, seq) for seq, item in added)
         self._ingests.update(plan.ingests)
         self._next_seq = plan.next_seq
+
+
+def _fail(request: Request, error: BaseException) -> None:
+    """Answers a request with an error, unless it is answered: what fails then is another's, or the thread's own."""
+    if not request.answer.done():
+        request.answer.set_exception(error)
 
 
 def _purges(request: Request) -> bool:

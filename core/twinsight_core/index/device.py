@@ -138,7 +138,10 @@ class DeviceCopy:
             if self._refused or self._copying or len(vectors) < self.least_rows or missing < self._step_rows:
                 return
             self._copying = True
-        self._copier.submit(self._copy, vectors, square_norms)
+        try:
+            self._copier.submit(self._copy, vectors, square_norms)
+        except RuntimeError:  # no thread can be started: later rows try again, and the host searches until then
+            self._copying = False
 
     def wait_copied(self) -> None:
         """Waits until the copying that `extend` started is done; for tests and benchmarks."""

@@ -114,9 +114,7 @@ class Combiner:
                 if not self._takes_place():
                     mine.woken = threading.Event()
                     self._waiting.append(mine)
-        if mine.woken is None:
-            together = [mine]
-        else:
+        if mine.woken is not None:
             try:
                 while not mine.woken.wait(_LOOK_S):
                     check_wanted()
@@ -125,9 +123,11 @@ class Combiner:
             except BaseException:  # Ctrl-C in the main thread, too
                 self._leave(mine)
                 raise
-            together = [] if mine.outcome is not None else self._taken(mine)
-        if together:
+        if mine.outcome is None:  # it has a place
+            together = [mine]
             try:
+                if mine.woken is not None:
+                    together = self._taken(mine)
                 self._do(together)
             except BaseException:
                 # This thread is interrupted: the others' searches are done by the next one.

@@ -146,7 +146,10 @@ class Readers:
                 raise self._is_closed()
             reader = self._idle.pop() if self._idle else None
         try:
-            reader = reader or self._opened()
+            if reader is None:
+                reader = self._opened()
+                if self._closed:  # and deleted, perhaps: a new collection's file may have its path by now
+                    raise self._is_closed()
             yield reader
         finally:
             with self._changed:

@@ -120,7 +120,10 @@ class Canary:
 
     def _run(self, interval_s: float) -> None:
         while not self._stopped.wait(interval_s):
-            self.check()
+            try:
+                self.check()
+            except Exception:  # one failure must not end the tests
+                log.exception("the health test failed")
 
     def _watch(self) -> None:
         while not self._stopped.wait(_WATCH_S):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeVar, cast
 
@@ -75,10 +76,11 @@ class PromptHealth(grpc.ServerInterceptor):
     def _thin_later(self) -> None:
         """Schedules `_thin` if too many calls wait. The caller holds the lock."""
         if len(self._waiting) > MOST_WAITING and not self._thinning:
-            self._thinning = True
             timer = threading.Timer(_MOMENT_S, self._thin)
             timer.daemon = True
-            timer.start()
+            with suppress(RuntimeError):  # no thread can be started: the next call tries again
+                timer.start()
+                self._thinning = True
 
     def _thin(self) -> None:
         with self._lock:

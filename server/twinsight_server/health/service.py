@@ -123,7 +123,10 @@ class HealthService(health_pb2_grpc.HealthServicer):
         """Schedules sending the status to a watcher that has not got it yet. The caller holds the lock."""
         if not watcher.is_being_told and watcher.told != self._status(knows=watcher.knows):
             watcher.is_being_told = True
-            self._senders.submit(self._send, watcher)
+            try:
+                self._senders.submit(self._send, watcher)
+            except RuntimeError:  # no thread can be started: told at the next test
+                watcher.is_being_told = False
 
     def _send(self, watcher: _Watcher) -> None:
         while True:
@@ -134,11 +137,12 @@ class HealthService(health_pb2_grpc.HealthServicer):
                     return
             cut_off = threading.Timer(_SEND_S, watcher.context.cancel)
             cut_off.daemon = True
-            cut_off.start()
             try:
+                cut_off.start()
                 watcher.send(health_pb2.HealthCheckResponse(status=status))
             except Exception:  # noqa: BLE001 - whatever it is, this watcher can't be reached any more
                 self._over(watcher)
+                watcher.context.cancel()  # if it can, it asks again
             finally:
                 cut_off.cancel()
             watcher.told = status

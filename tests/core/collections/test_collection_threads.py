@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.collections.collection import Collection, CollectionOptions
+from twinsight_core.collections.writer import Delete, Upsert
 from twinsight_core.errors import Unavailable
 from twinsight_core.filters import Equals
 from twinsight_core.index.base import Metric
@@ -257,3 +258,37 @@ def test_what_was_read_by_id_or_listed_is_found_by_every_later_search(
     items, found = between.read(NewItem("a", vector), read)
     assert items == ["a"]
     assert [one.id for one in found[0]] == ["a"]
+
+
+def test_an_error_after_some_of_a_group_were_answered_ends_no_thread(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.upsert([NewItem("0", _vectors(0, 1)[0])])
+
+    def failing(_: object) -> None:
+        raise MemoryError
+
+    writer = collection._writer
+    write, purge = Upsert([NewItem("1", _vectors(1, 1)[0])], None), Delete(["0"], purge=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_purge", failing)
+        patch.setattr(writer, "_next_group", iter([[write, purge], []]).__next__)
+        writer._run()
+    assert write.answer.result() == [True]
+    with pytest.raises(MemoryError):
+        purge.answer.result()
+    assert collection.upsert([NewItem("2", _vectors(2, 1)[0])]) == [True]
+
+
+def test_what_fails_after_a_write_is_in_memory_leaves_memory_and_disk_agreed(collection: Collection) -> None:
+    class Full(list[bool]):
+        def extend(self, _: object) -> None:
+            raise MemoryError
+
+    collection.upsert([NewItem(str(number), vector) for number, vector in enumerate(_vectors(0, 4))])
+    with pytest.raises(MemoryError):
+        collection._writer.submit(Delete(["0", "1"], deleted=Full()))
+    assert collection.get(["0", "2"])[0] is None
+    assert collection.status().item_count == 2
+    assert collection.upsert([NewItem("4", _vectors(1, 1)[0])]) == [True]
+    assert collection.status().item_count == 3

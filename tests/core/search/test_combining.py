@@ -274,3 +274,22 @@ def test_one_that_is_gone_when_its_turn_comes_passes_it_on(
         left.result(10)
     assert [rows(one.result(10)) for one in (first, last)] == [[0], [2]]
     assert (combiner._under_way, combiner._waiting, searches.sizes) == (0, [], [1, 1])
+
+
+def test_a_place_is_given_back_by_whoever_fails_to_take_the_others_along(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches = Searches()
+    combiner = Combiner(searches, at_once=1)
+    first, second = ask(pool, combiner, [(query(0), TOP_3), (query(1), TOP_3)])
+
+    def failing(_: object) -> list[object]:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(combiner, "_taken", failing)
+        searches.go.set()
+        assert rows(first.result(10)) == [0]
+        with pytest.raises(MemoryError):
+            second.result(10)
+    assert rows(combiner.search(query(2), TOP_3)) == [2]

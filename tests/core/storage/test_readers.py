@@ -132,3 +132,17 @@ def test_a_database_that_is_deleted_while_it_is_opened_is_closed_and_not_damaged
         lent(readers, 1)
     assert refused.value.reason == "COLLECTION_CLOSED"
     assert free(further) == 2
+
+
+def test_who_opens_a_file_while_it_is_closed_reads_nothing_of_what_takes_its_place(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers, connect = Readers(file, None), sqlite.connect
+
+    def after_closing(path: Path, flags: int, vfs: str | None) -> apsw.Connection:
+        readers.close()
+        return connect(path, flags, vfs)
+
+    monkeypatch.setattr(sqlite, "connect", after_closing)
+    with pytest.raises(Unavailable), readers.one():
+        pass

@@ -222,3 +222,18 @@ def test_one_sick_model_is_told_before_the_next_is_tested(classifier: Bench, det
         assert classifier.metrics.registry.get_sample_value("twinsight_healthy") == 0
         detector.executor.go.set()
         assert not checked.result(30)
+
+
+def test_a_test_that_fails_by_itself_is_not_the_last(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks, failed = threading.Semaphore(0), threading.Event()
+
+    def failing() -> bool:
+        checks.release()
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("can't start new thread")
+        return True
+
+    monkeypatch.setattr(classifier.canary, "check", failing)
+    classifier.canary.start(0.01)
+    assert all(checks.acquire(timeout=20) for _ in range(3))

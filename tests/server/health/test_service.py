@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import cast
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from e2e.conftest import health_stub
+from twinsight_server.health import prompt as health_prompt
 from twinsight_server.health import service as health_service
 from twinsight_server.health.prompt import PromptHealth
 from twinsight_server.health.service import HealthService
@@ -150,3 +153,65 @@ def test_so_many_may_watch(served: Served, monkeypatch: pytest.MonkeyPatch) -> N
     assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED  # clients then call on without watching
     assert told.value.details() == "Too many Watch streams (limit 1)."
     first.cancel()
+
+
+class Watching:
+    """What gRPC passes with a call to watch."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def add_callback(self, _: object) -> bool:
+        return True
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_watchers_are_told_once_threads_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, told = HealthService([""]), SimpleQueue[int]()
+    context = cast("grpc.ServicerContext", Watching())
+
+    def submit(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service._senders, "submit", submit)
+        service.Watch(health_pb2.HealthCheckRequest(), context, lambda one: told.put(one.status))
+        service.tell(serving=True)
+    service.tell(serving=True)
+    assert told.get(timeout=20) == SERVING
+
+
+def test_a_watcher_that_could_hang_for_want_of_a_thread_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, watching = HealthService([""]), Watching()
+
+    class NoTimer(threading.Timer):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "Timer", NoTimer)
+    context = cast("grpc.ServicerContext", watching)
+    service.Watch(health_pb2.HealthCheckRequest(), context, lambda _: None)
+    service._senders.shutdown()
+    assert watching.cancelled
+    assert not service._watchers
+
+
+def test_health_calls_are_thinned_once_threads_can_be_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    health = PromptHealth()
+    contexts = [cast("grpc.ServicerContext", Watching()) for _ in range(health_prompt.MOST_WAITING + 1)]
+    started: list[bool] = []
+
+    class Timer(threading.Timer):
+        def start(self) -> None:
+            started.append(len(started) > 0)
+            if len(started) == 1:
+                raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    for context in contexts:
+        health._waiting[context] = 0.0
+    for expected in (False, True):
+        health._thin_later()
+        assert health._thinning is expected
