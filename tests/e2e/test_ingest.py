@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -175,10 +175,16 @@ def test_however_batches_are_refused_resuming_writes_every_item(
     rng = random.Random(seed)
     write, message = Collection.upsert, server.gate.message
 
-    def failing(self: Collection, items: Sequence[NewItem], *, checkpoint: Checkpoint | None = None) -> list[bool]:
+    def failing(
+        self: Collection,
+        items: Sequence[NewItem],
+        *,
+        checkpoint: Checkpoint | None,
+        check_wanted: Callable[[], None],
+    ) -> list[bool]:
         if rng.random() < 0.2:
             raise rng.choice([StorageFull("No.", reason="DISK_FULL"), TwinsightError("No.", reason="COMPUTE_FAILED")])
-        return write(self, items, checkpoint=checkpoint)
+        return write(self, items, checkpoint=checkpoint, check_wanted=check_wanted)
 
     @contextmanager
     def refusing(stream: Call, method: str, *, collection: str, items: int) -> Iterator[Call]:

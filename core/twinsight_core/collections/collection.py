@@ -187,13 +187,20 @@ class Collection:
         """
         check_vector(vector, self.spec)
 
-    def upsert(self, items: Sequence[NewItem | NewMetadata], *, checkpoint: Checkpoint | None = None) -> list[bool]:
+    def upsert(
+        self,
+        items: Sequence[NewItem | NewMetadata],
+        *,
+        checkpoint: Checkpoint | None = None,
+        check_wanted: Callable[[], None] = lambda: None,
+    ) -> list[bool]:
         """Adds items, or replaces those whose id exists: all or none. They are durable and visible when it returns.
 
         Args:
             items: if two have one id, the later wins. New metadata for an item makes a new item with the vector that
                 the item has when its turn comes.
             checkpoint: recorded with the items; a batch that was recorded before is not written again.
+            check_wanted: raises if nobody waits for the result any more; called until their turn. Nothing is written.
 
         Returns:
             For each, whether it was written: false for new metadata of an item that does not exist.
@@ -206,7 +213,7 @@ class Collection:
         if checkpoint is not None:
             check_checkpoint(checkpoint)
         with self._guarded():
-            return self._writer.submit(Upsert(items, checkpoint))
+            return self._writer.submit(Upsert(items, checkpoint), check_wanted)
 
     def last_batch(self, ingest_id: str) -> int:
         """Returns the highest batch on disk of a bulk write; 0 if there is none."""
@@ -281,7 +288,12 @@ class Collection:
         return self._store.mark
 
     def delete(
-        self, ids: Sequence[str], *, purge: bool = False, on_deleted: Callable[[int], None] = lambda _: None
+        self,
+        ids: Sequence[str],
+        *,
+        purge: bool = False,
+        on_deleted: Callable[[int], None] = lambda _: None,
+        check_wanted: Callable[[], None] = lambda: None,
     ) -> list[bool]:
         """Deletes items by id and returns for each whether it existed. Durable when it returns.
 
@@ -290,12 +302,13 @@ class Collection:
             purge: leave nothing of them in the collection's folder, nor of anything deleted or replaced before. This
                 rewrites the collection's file, while writes wait.
             on_deleted: called with the number of items that are deleted, also if the purge then fails.
+            check_wanted: as in `upsert`.
 
         Raises:
             StorageFull: the disk has no room; with reason PURGE_UNFINISHED the items are deleted, otherwise nothing is.
             Unavailable: the same, with reason PURGE_BLOCKED.
         """
-        return self._delete(Delete(ids, purge), on_deleted)
+        return self._delete(Delete(ids, purge), on_deleted, check_wanted)
 
     def delete_where(
         self,
@@ -303,6 +316,7 @@ class Collection:
         *,
         purge: bool = False,
         on_deleted: Callable[[int], None] = lambda _: None,
+        check_wanted: Callable[[], None] = lambda: None,
     ) -> int:
         """Deletes every item that meets a filter and returns how many did; the rest as in `delete`.
 
@@ -312,12 +326,14 @@ class Collection:
             Unavailable: as in `delete`.
         """
         check_filter(filter)
-        return len(self._delete(DeleteWhere(filter, purge), on_deleted))
+        return len(self._delete(DeleteWhere(filter, purge), on_deleted, check_wanted))
 
-    def _delete(self, request: Delete | DeleteWhere, on_deleted: Callable[[int], None]) -> list[bool]:
+    def _delete(
+        self, request: Delete | DeleteWhere, on_deleted: Callable[[int], None], check_wanted: Callable[[], None]
+    ) -> list[bool]:
         try:
             with self._guarded():
-                return self._writer.submit(request)
+                return self._writer.submit(request, check_wanted)
         finally:
             on_deleted(sum(request.deleted))
 

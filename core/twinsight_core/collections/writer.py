@@ -32,6 +32,7 @@ from twinsight_core.storage.store import Store
 
 _GROUP_REQUESTS = 256
 _GROUP_ITEMS = 8192
+_LOOK_S = 0.1  # between two looks at whether a waiting request is still wanted
 
 _log = logging.getLogger("twinsight.collection")
 
@@ -173,8 +174,13 @@ class Writer:
         self._broken = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, request: Request) -> list[bool]:
+    def submit(self, request: Request, check_wanted: Callable[[], None] = lambda: None) -> list[bool]:
         """Returns the answer to a request once it is on disk and in memory.
+
+        Args:
+            request: is done whole or not at all.
+            check_wanted: raises if nobody waits for the answer any more; called while the request waits for its turn,
+                which a purge can hold up for long. Nothing of it is done then.
 
         Raises:
             StorageFull: the disk has no room; nothing of the request was written.
@@ -187,6 +193,13 @@ class Writer:
             if self._thread is None:
                 self._thread = self._started()
             self._requests.put(request)
+        while not _is_answered(request.answer):
+            try:
+                check_wanted()
+            except BaseException:
+                if request.answer.cancel():
+                    raise
+                break  # it is being done
         return request.answer.result()
 
     @contextmanager
@@ -232,9 +245,10 @@ class Writer:
             raise Unavailable(NO_THREADS, reason="THREADS_EXHAUSTED") from error
 
     def _run(self) -> None:
-        while group := self._next_group():
+        while (group := self._next_group()) is not None:
             try:
-                self._write(group)
+                if group:
+                    self._write(group)
             except StorageFull as error:
                 # One failing large request must not fail the small ones of its group.
                 if len(group) == 1:
@@ -253,12 +267,12 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - as above
             _fail(request, error)
 
-    def _next_group(self) -> list[Request]:
-        """Waits for a request and returns it with those behind it; nothing if the thread is to end."""
+    def _next_group(self) -> list[Request] | None:
+        """Waits for a request; returns it and those behind it, if still wanted, or None if the thread is to end."""
         first = self._held if self._held is not None else self._next_request()
         self._held = None
         if first is None:
-            return []
+            return None
         group, items = [first], _size(first)
         while len(group) < _GROUP_REQUESTS and not isinstance(group[0], DeleteWhere):
             try:
@@ -274,7 +288,7 @@ class Writer:
                 self._held = request
                 break
             group.append(request)
-        return group
+        return [one for one in group if one.answer.set_running_or_notify_cancel()]
 
     def _next_request(self) -> Request | None:
         """Waits for a request; returns None if none came for a while, or the writer is closed."""
@@ -367,6 +381,15 @@ class Writer:
         self._ids.update((item.id, seq) for seq, item in added)
         self._ingests.update(plan.ingests)
         self._next_seq = plan.next_seq
+
+
+def _is_answered(answer: Future[list[bool]]) -> bool:
+    """Waits a moment for an answer; returns whether there is one."""
+    try:
+        answer.exception(_LOOK_S)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _fail(request: Request, error: BaseException) -> None:

@@ -77,7 +77,7 @@ class ItemWriter:
         new = [item.id for item in good.values() if isinstance(item, NewItem)]
         with call.stage("write"), self._quotas.writing(collection, new, call.check_alive):
             if good or checkpoint:
-                written = collection.upsert(list(good.values()), checkpoint=checkpoint)
+                written = collection.upsert(list(good.values()), checkpoint=checkpoint, check_wanted=call.check_alive)
                 call.effect.written = sum(written)
                 for (number, item), is_written in zip(good.items(), written, strict=True):
                     if not is_written:
@@ -99,12 +99,16 @@ class ItemWriter:
             if request.ids:
                 raise InvalidInput("`ids` and `filter` can't both be set.", reason="DELETION_AMBIGUOUS", field="filter")
             filter_ = requests.search_filter(request.filter)
-            count = collection.delete_where(filter_, purge=request.purge, on_deleted=on_deleted)
+            count = collection.delete_where(
+                filter_, purge=request.purge, on_deleted=on_deleted, check_wanted=call.check_alive
+            )
             call.effect.purged = request.purge
             call.outcomes["OK"] += count
             return pb.DeleteItemsResponse(deleted_count=count)
         check_count(len(request.ids), self.max_items, field="ids")
-        deleted = collection.delete(request.ids, purge=request.purge, on_deleted=on_deleted)
+        deleted = collection.delete(
+            request.ids, purge=request.purge, on_deleted=on_deleted, check_wanted=call.check_alive
+        )
         call.effect.purged = request.purge
         outcomes = [
             one if gone else _missing(collection, number, one)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.collections.collection import Collection, CollectionOptions
-from twinsight_core.collections.writer import Delete, Upsert
+from twinsight_core.collections.writer import Delete, DeleteWhere, Plan, Upsert
 from twinsight_core.errors import Unavailable
 from twinsight_core.filters import Equals
 from twinsight_core.index.base import Metric
@@ -263,16 +263,15 @@ def test_what_was_read_by_id_or_listed_is_found_by_every_later_search(
 def test_an_error_after_some_of_a_group_were_answered_ends_no_thread(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collection.upsert([NewItem("0", _vectors(0, 1)[0])])
-
     def failing(_: object) -> None:
         raise MemoryError
 
     writer = collection._writer
-    write, purge = Upsert([NewItem("1", _vectors(1, 1)[0])], None), Delete(["0"], purge=True)
+    assert writer._thread is None
+    write, purge = Upsert([NewItem("1", _vectors(1, 1)[0])], None), Delete(["nobody"], purge=True)
     with monkeypatch.context() as patch:
         patch.setattr(writer, "_purge", failing)
-        patch.setattr(writer, "_next_group", iter([[write, purge], []]).__next__)
+        patch.setattr(writer, "_next_group", iter([[write, purge], None]).__next__)
         writer._run()
     assert write.answer.result() == [True]
     with pytest.raises(MemoryError):
@@ -292,3 +291,50 @@ def test_what_fails_after_a_write_is_in_memory_leaves_memory_and_disk_agreed(col
     assert collection.status().item_count == 2
     assert collection.upsert([NewItem("4", _vectors(1, 1)[0])]) == [True]
     assert collection.status().item_count == 3
+
+
+def test_writes_that_nobody_wants_any_more_are_not_done_unless_they_have_begun(collection: Collection) -> None:
+    class Gone(Exception):
+        """Nobody waits."""
+
+    under_way, gone = threading.Event(), threading.Event()
+
+    def write(name: str) -> list[bool]:
+        def check() -> None:
+            if gone.is_set():
+                raise Gone
+
+        return collection.upsert([NewItem(name, _vectors(0, 1)[0])], check_wanted=check)
+
+    def delete() -> list[bool]:
+        def check() -> None:
+            raise Gone
+
+        return collection.delete(["kept"], check_wanted=check)
+
+    collection.upsert([NewItem("kept", _vectors(1, 1)[0])])
+    planned = collection._writer._planned
+
+    def noting(plan: Plan, request: Upsert | Delete | DeleteWhere) -> list[bool]:
+        under_way.set()
+        return planned(plan, request)
+
+    collection._writer._planned = noting  # type: ignore[method-assign]
+    with ThreadPoolExecutor(3) as threads:
+        with collection._writer.settled():  # the next write waits, as it does for a purge
+            first = threads.submit(write, "begun")
+            assert under_way.wait(20)
+            behind, deletion = threads.submit(write, "behind"), threads.submit(delete)
+            gone.set()
+            for one in (behind, deletion):
+                with pytest.raises(Gone):
+                    one.result(20)
+            assert not first.done()
+        assert first.result(20) == [True]
+    assert collection.upsert([NewItem("last", _vectors(2, 1)[0])]) == [True]
+    assert [item is not None for item in collection.get(["begun", "behind", "kept", "last"])] == [
+        True,
+        False,
+        True,
+        True,
+    ]
