@@ -54,7 +54,7 @@ def list_(settings: Settings) -> None:
     """List all collections."""
     with settings.client() as client:
         found = client.list_collections()
-        served = _served(client)
+        served = _served(client, settings)
     if settings.as_json:
         write_json({"collections": found})
         return
@@ -73,7 +73,7 @@ def list_(settings: Settings) -> None:
 def get(settings: Settings, collection: str) -> None:
     """Describe COLLECTION: its model, and whether that is served, metric, dimension, number of items and state."""
     with settings.client() as client:
-        _print_info(client.get_collection(collection), _served(client), settings)
+        _print_info(client.get_collection(collection), _served(client, settings), settings)
 
 
 @collections.command(
@@ -311,9 +311,9 @@ def _print_import(report: ImportReport, *, as_json: bool) -> None:
         write_error("Not finished: run the same command again to continue.")
 
 
-def _served(client: Client) -> set[str]:
-    """Returns the digests of the models that are served."""
-    return {card.digest for card in client.list_models()}
+def _served(client: Client, settings: Settings) -> set[str]:
+    """Returns the digests of the models that are served; none for JSON, which has each collection's digest itself."""
+    return set() if settings.as_json else {card.digest for card in client.list_models()}
 
 
 def _model(info: CollectionInfo, served: Collection[str]) -> str:

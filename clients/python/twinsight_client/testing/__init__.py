@@ -77,20 +77,21 @@ class _InMemory:
         self._open = True
         self._server = server
 
-    def _answer(self, operation: Operation[R, A], request_id: str) -> A:
+    def _check_open(self, request_id: str = "") -> None:
         if not self._open:
-            raise closed()
+            raise closed(request_id=request_id)
+
+    def _answer(self, operation: Operation[R, A], request_id: str) -> A:
+        self._check_open()
         response = self._server.answer(operation.request)
         return operation.parse(_checked(response, operation.response), _call_info(request_id))
 
     def _opened(self, request_id: str) -> MemoryStream:
-        if not self._open:
-            raise closed(request_id=request_id)
+        self._check_open(request_id)
         return MemoryStream(self._server)
 
     def _answer_in(self, stream: MemoryStream, flow: Flow[T, R, A], request: Message, request_id: str) -> A:
-        if not self._open:
-            raise closed(request_id=request_id)
+        self._check_open(request_id)
         return flow.parse(_checked(stream.answer(request), flow.response), _call_info(request_id))
 
 
