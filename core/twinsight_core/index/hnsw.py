@@ -17,6 +17,7 @@ from typing import Protocol
 import hnswlib
 import numpy as np
 
+from twinsight_core.host.shared_work import share_work
 from twinsight_core.index.base import Metric
 from twinsight_core.index.locks import ReadWriteLock
 
@@ -29,7 +30,9 @@ _FIRST_ALONE = 256
 _REMOVED_AT_ONCE = 256
 
 STEPS_PER_THREAD = 512
-"""Of walks (`steps`), worth a thread, a millisecond and more: the library starts threads for each call."""
+"""Of walks (`steps`), worth a thread, a millisecond and more: threads are started for each call."""
+# Into which points are divided to be added: whichever thread is done takes another.
+_PIECES_PER_THREAD = 4
 # Under the inner product the graph is given the vectors times a power of two, by which the longest is some 2**30 long.
 # The library's distance is 1 - x.y in float32: of products much smaller than 1 it keeps no more than 6e-8. Vectors of
 # length 1e-3 had a recall@10 of 0.576, of length 1e-4 0.002.
@@ -74,6 +77,8 @@ class GraphParameters:
 
 class HnswIndex:
     """A navigable graph. Searches run concurrently; changes wait for them and run alone.
+
+    The library starts no threads: where it could start only some of several, it would end the process.
 
     Adding during a search makes it fail and growing during a search crashes the process, hence the lock
     (https://github.com/nmslib/hnswlib/issues/562). Removed points stay as stepping stones; they are never overwritten,
@@ -174,7 +179,16 @@ class HnswIndex:
             if alone:
                 self._native.add_items(vectors[:alone], labels[:alone], 1)
             if alone < len(labels):
-                self._native.add_items(vectors[alone:], labels[alone:], self.parameters.threads)
+                self._add(labels[alone:], vectors[alone:])
+
+    def _add(self, labels: np.ndarray, vectors: np.ndarray) -> None:
+        """Adds vectors with all threads."""
+        threads = self.parameters.threads
+        share_work(
+            lambda piece: self._native.add_items(vectors[piece], labels[piece], 1),
+            _pieces(len(labels), threads * _PIECES_PER_THREAD),
+            threads=threads,
+        )
 
     def remove(self, labels: np.ndarray) -> None:
         """Removes vectors from every later search. Labels that the index does not have are ignored."""
@@ -234,12 +248,21 @@ class GraphReader:
         if self._metric is Metric.DOT:
             queries = of_length_1(queries)
         threads = min(self._threads, max(1, steps(len(queries), width) // STEPS_PER_THREAD))
+        found = np.empty((len(queries), width), np.int64)
+
+        def walk(piece: slice) -> None:
+            found[piece] = self._walk(queries[piece], width)
+
+        share_work(walk, _pieces(len(queries), threads), threads=threads)
+        return found
+
+    def _walk(self, queries: np.ndarray, width: int) -> np.ndarray:
         try:
-            labels, _ = self._native.knn_query(queries, width, threads)
+            labels, _ = self._native.knn_query(queries, width, 1)
         except RuntimeError:
             # Fewer than `width` points can be reached from where one of the walks ended.
             return np.concatenate([self._search_one(query[None], width) for query in queries])
-        return labels.astype(np.int64)
+        return labels
 
     def _search_one(self, query: np.ndarray, width: int) -> np.ndarray:
         found = np.full((1, width), -1, np.int64)
@@ -279,6 +302,13 @@ def of_length_1(vectors: np.ndarray) -> np.ndarray:
     lengths[lengths == 0] = 1.0
     wide /= lengths[:, None]
     return wide.astype(np.float32)
+
+
+def _pieces(count: int, pieces: int) -> Iterator[slice]:
+    """Yields at most so many slices of equal lengths that cover a count, a shorter one last."""
+    step = max(1, math.ceil(count / pieces))
+    for first in range(0, count, step):
+        yield slice(first, first + step)
 
 
 def _native(dimension: int, metric: Metric) -> _Native:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -153,3 +155,31 @@ def test_a_graph_is_fit_for_vectors_of_many_lengths_and_not_of_all() -> None:
     for length in (1e-45, 1e-4, 1.0, 1e15):
         assert is_fit(exponent_for(Metric.DOT, length), Metric.DOT, length)
     assert exponent_for(Metric.DOT, 0.0) == 0
+
+
+# Where threads are short, a process has memory for the stack of one more, but not of two.
+_FEW_THREADS = """
+import resource
+import numpy as np
+from twinsight_core.index.base import Metric
+from twinsight_core.index.hnsw import GraphParameters, HnswIndex
+
+vectors = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+graph = HnswIndex(16, Metric.EUCLIDEAN, GraphParameters(threads=4), capacity=3000)
+stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + stack + stack // 2, resource.RLIM_INFINITY))
+graph.add(np.arange(3000), vectors)
+found = graph.search(vectors[:200], 50)[:, 0]
+print(len(graph), np.mean(found == np.arange(200)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_a_process_that_gets_only_some_of_the_threads_goes_on_without() -> None:
+    command = ["sh", "-c", 'ulimit -S -s 8192 && exec "$@"', "sh", sys.executable, "-c", _FEW_THREADS]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    count, recall = ended.stdout.split()
+    assert count == "3000"
+    assert float(recall) > 0.99
