@@ -15,8 +15,8 @@
 6. Pictures whose caller has gone or whose deadline has passed are dropped before decoding, and before computing.
 7. The test picture behind health goes ahead of all others, as a batch of its own.
 8. Each picture's future gets its row. A batch that fails is retried picture by picture: a bad one fails alone.
-9. A turn that hangs in the model is given up: its pictures fail, and its lane is renewed (`Engine.renew`) and continues
-   in a new thread. Whatever the old thread still returns is ignored.
+9. A turn that hangs in the model is given up: its pictures fail, and its lane gets another thread (`lanes.py`).
+   Whatever the old thread still returns is ignored.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ import structlog
 
 from twinsight_core.engine import Engine
 from twinsight_core.errors import Overloaded, Unavailable
-from twinsight_core.host.cores import on_all_cores, use_all_cores
+from twinsight_core.host.cores import on_all_cores
 from twinsight_core.host.own_cores import OwnCore, own_core
 from twinsight_server.calls.call import Call
 from twinsight_server.inference.batch_wait import BatchWait, FixedWait, TunedWait
+from twinsight_server.inference.lanes import Lanes
 from twinsight_server.inference.turns import Answer, Infer, Turn, Waiting, answer, due_of, fail, is_wanted, loaded
 from twinsight_server.metrics import Metrics
 
@@ -46,7 +47,6 @@ log = structlog.stdlib.get_logger("twinsight.batcher")
 
 _MIN_RETRY_S = 0.05
 _LOOKS = 3
-_RENEW_AGAIN_S = 5.0
 _CLOSING_S = 10.0
 """For queued pictures when the server stops: longer than any batch takes, but limited in case one hangs."""
 
@@ -93,11 +93,10 @@ class Batcher:
         self._turns: dict[int, Turn] = {}  # by thread
         self._hung = 0
         self._alone_hangs = False
-        self._missing: set[int] = set()  # lanes that are being renewed
         self._closed = False
         self._seconds_per_image = 0.0  # moving average, of one lane
         self._longest_turn_s = 0.0
-        self._lanes: list[threading.Thread] = []
+        self._lanes = Lanes(name, engine, self._work)
         metrics.queued.labels(name).set_function(lambda: self._taken)
 
     def start(self) -> None:
@@ -108,7 +107,7 @@ class Batcher:
                 TunedWait(self._p99_goal_s, lanes=self._engine.lanes) if fixed_s is None else FixedWait(fixed_s)
             )
         self._metrics.batch_wait.labels(self._name).set_function(lambda: self._wait.seconds)
-        self._lanes = [self._started(lane) for lane in range(self._engine.lanes)]
+        self._lanes.start()
 
     @property
     def on_host(self) -> bool:
@@ -132,8 +131,8 @@ class Batcher:
 
     @property
     def is_broken(self) -> bool:
-        """Whether all lanes are lost: as many turns hang as it has lanes, or all lanes wait to be renewed."""
-        return max(self._hung, len(self._missing)) >= self._engine.lanes
+        """Whether all lanes are lost: as many turns hang as it has lanes, or none of them is replaced yet."""
+        return max(self._hung, self._lanes.lost) >= self._engine.lanes
 
     @contextmanager
     def room(self, count: int, call: Call) -> Iterator[None]:
@@ -244,10 +243,10 @@ class Batcher:
     def give_up_hung(self, limit_s: float) -> int:
         """Gives up turns that the model has had for longer than a limit; returns how many there were.
 
-        Their pictures fail with Unavailable, and their lanes are renewed, because hanging threads can't be stopped. A
+        Their pictures fail with Unavailable, and their lanes are replaced, because hanging threads can't be stopped. A
         picture that hangs in its caller's own thread can't be answered there: its call is cut off. Must be called
         periodically: a turn counts as hanging only after several calls have found the model at it, since before that
-        the whole process may have stood still.
+        the whole process may have stood still; and lanes that could not be replaced are tried again.
         """
         with self._changed:
             now = time.monotonic()
@@ -260,8 +259,6 @@ class Batcher:
                 del self._turns[thread]
                 self._alone_hangs = self._alone_hangs or turn.lane is None
             self._hung += len(hung)
-            renewed = [turn.lane for turn in hung.values() if turn.lane is not None and not self._closed]
-            self._missing.update(renewed)
             self._changed.notify()
         for turn in hung.values():
             log.error("batch hangs", model=self._name, lane=turn.lane, size=len(turn.batch), limit_s=round(limit_s, 3))
@@ -269,24 +266,8 @@ class Batcher:
                 answer(one.future, Unavailable("The model hangs on this batch.", reason="MODEL_HUNG"))
                 if turn.lane is None and one.call.cut_off:
                     one.call.cut_off()
-        for lane in renewed:  # in a thread: it may take seconds, or for ever on a faulty device
-            threading.Thread(target=self._renew, args=(lane,), name=f"renew-{self._name}", daemon=True).start()
+        self._lanes.lose(turn.lane for turn in hung.values() if turn.lane is not None)
         return len(hung)
-
-    def _renew(self, lane: int) -> None:
-        """Renews a lane, and retries until that succeeds."""
-        use_all_cores()
-        while not self._closed:
-            try:
-                self._engine.renew(lane)
-            except Exception:
-                log.exception("lane can't be renewed", model=self._name, lane=lane)
-                time.sleep(_RENEW_AGAIN_S)
-                continue
-            with self._changed:
-                self._missing.discard(lane)
-                self._lanes[lane] = self._started(lane)
-            return
 
     def longest_turn_s(self) -> float:
         """Returns the time of the longest turn since the last call of this."""
@@ -300,15 +281,11 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
             self._room_freed.notify_all()
-        ends = time.monotonic() + _CLOSING_S
-        for lane in self._lanes:
-            lane.join(max(0.0, ends - time.monotonic()))
-            if lane.is_alive():
-                log.warning("lane does not stop", model=self._name, lane=lane.name)
+        self._lanes.close(_CLOSING_S)
 
     def _wait_of(self, pictures: int) -> float:
         """Returns the estimated seconds to compute this many pictures."""
-        return pictures * self._seconds_per_image / max(1, len(self._lanes))
+        return pictures * self._seconds_per_image / self._engine.lanes
 
     def _check_hope(self, call: Call) -> None:
         """Rejects a call whose deadline will have passed before its turn: its work would be wasted."""
@@ -333,14 +310,8 @@ class Batcher:
         heapq.heappush(self._waiting, Waiting(due, next(self._numbers), load, call, future, time.monotonic()))
         self._changed.notify()
 
-    def _started(self, lane: int) -> threading.Thread:
-        thread = threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._name}-{lane}", daemon=True)
-        thread.start()
-        return thread
-
-    def _run(self, lane: int) -> None:
-        use_all_cores()
-        infer = self._engine.lane(lane)
+    def _work(self, lane: int, infer: Infer) -> None:
+        """Serves turns on a lane until this is closed, or a turn was given up meanwhile."""
         with own_core(wanted=self._engine.has_lane_per_core) as core:
             while turn := self._next_turn(lane, core):
                 core.take()
@@ -387,7 +358,7 @@ class Batcher:
         """Returns how many of the queued pictures a lane takes."""
         if not self.on_host:
             return min(len(self._waiting), self._engine.max_batch)
-        free = max(1, len(self._lanes) - len(self._turns))
+        free = max(1, self._engine.lanes - len(self._turns))
         fair = math.ceil(len(self._waiting) / free)
         return max((one for one in self._engine.buckets if one <= fair), default=fair)
 
@@ -408,6 +379,10 @@ class Batcher:
         try:
             ready = [(one, image) for one in turn.batch if (image := loaded(one, self._dropped)) is not None]
             self._compute([(one, image) for one, image in ready if is_wanted(one, self._dropped)], turn, infer)
+        except Exception as error:  # without memory, even telling what failed may fail
+            for one in turn.batch:
+                fail(one.future, error)
+            log.exception("turn failed", model=self._name, size=len(turn.batch))
         finally:
             with self._changed:
                 kept = self._turns.pop(threading.get_ident(), None) is turn

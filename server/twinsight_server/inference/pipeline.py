@@ -18,7 +18,6 @@ import structlog
 
 from twinsight_core import images
 from twinsight_core.errors import Cancelled, DeadlineExceeded, TwinsightError
-from twinsight_core.host.cores import use_all_cores
 from twinsight_core.images import Limits, Region
 from twinsight_server.calls.call import Call, deadline_exceeded
 from twinsight_server.inference.fair_pool import FairPool
@@ -60,7 +59,7 @@ class Pipeline:
             decoders: threads that decode for devices.
             limits: which pictures are rejected.
         """
-        self._pool = FairPool(decoders, "decode", initializer=use_all_cores)
+        self._pool = FairPool(decoders, "decode")
         self._aside = FairPool(max(1, decoders // 2), "decode-slow", initializer=_lower_priority)
         self._limits = limits
 
@@ -81,6 +80,7 @@ class Pipeline:
         Raises:
             Overloaded: the queue has no room for them, and the call does not wait for it.
             Cancelled, DeadlineExceeded: nobody waits for the answer any more.
+            Unavailable: the server drains, or no thread can be started to decode.
         """
         if not pictures:
             return []
@@ -141,8 +141,7 @@ class Pipeline:
 
 
 def _lower_priority() -> None:
-    """Lowers the priority of this thread, on all cores."""
-    use_all_cores()
+    """Lowers the priority of this thread."""
     if sys.platform == "linux":  # elsewhere this affects the whole process
         os.nice(_NICE)
 
@@ -166,13 +165,16 @@ def _decode(
     try:
         call.check_alive()
         pixels = load()
+        call.record("queue", start - since)
+        call.record("decode", time.monotonic() - start)
     except TwinsightError as error:
         model.batcher.give_up(is_dropped=isinstance(error, (Cancelled, DeadlineExceeded)))
         future.set_result(error)
-        return
-    call.record("queue", start - since)
-    call.record("decode", time.monotonic() - start)
-    model.batcher.submit(lambda: pixels, call, future, announced=True, due=due)
+    except Exception as error:  # noqa: BLE001 - without memory, even telling what failed may fail
+        model.batcher.give_up()
+        future.set_exception(error)
+    else:
+        model.batcher.submit(lambda: pixels, call, future, announced=True, due=due)
 
 
 def _answer(future: Future[Answer], call: Call) -> Answer:

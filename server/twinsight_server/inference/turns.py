@@ -108,6 +108,9 @@ def loaded(one: Waiting, dropped: Counter) -> np.ndarray | None:
     except TwinsightError as error:
         answer(one.future, error)
         return None
+    except Exception as error:  # noqa: BLE001 - this picture's alone
+        fail(one.future, error)
+        return None
     now = time.monotonic()
     one.call.record("decode", now - start)
     one.call.record("queue", start - one.since)

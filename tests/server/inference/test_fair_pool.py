@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from twinsight_core.errors import Unavailable
 from twinsight_server.inference.fair_pool import FairPool
 
 
@@ -78,3 +79,50 @@ def test_a_closed_pool_takes_no_work_and_has_done_all(desk: Desk) -> None:
     with pytest.raises(RuntimeError):
         desk.put("m", "after")
     assert desk.done == ["before"]
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_where_no_further_thread_can_be_started_those_that_there_are_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, held, go, done = FairPool(3, "test"), threading.Event(), threading.Event(), list[int]()
+
+    def hold() -> None:
+        held.set()
+        assert go.wait(30)
+
+    pool.submit("m", 0.0, hold)
+    assert held.wait(30)
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", no_thread)
+        for n in range(10):
+            pool.submit("m", 0.0, lambda n=n: done.append(n))
+    go.set()
+    pool.close()
+    assert done == list(range(10))
+
+
+def test_work_that_no_thread_would_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, done = FairPool(2, "test"), list[str]()
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(Unavailable) as refused:
+            pool.submit("m", 0.0, lambda: done.append("refused"))
+    assert refused.value.reason == "THREADS_EXHAUSTED"
+    pool.submit("m", 0.0, lambda: done.append("taken"))
+    pool.close()
+    assert done == ["taken"]
+
+
+def test_as_many_threads_as_there_is_work_for_but_no_more_than_allowed() -> None:
+    pool, together = FairPool(3, "test"), threading.Barrier(3)
+
+    def wait() -> None:
+        together.wait(30)
+
+    for _ in range(9):
+        pool.submit("m", 0.0, wait)
+    pool.close()
+    assert together.n_waiting == 0
+    assert len(pool._threads) == 3

@@ -1,4 +1,4 @@
-"""Turns that hang in the model."""
+"""Turns that hang in the model, and failures outside it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twinsight_core.images import Preprocessing
 from twinsight_server.calls.call import Call
 from twinsight_server.inference import batcher as batcher_module
 from twinsight_server.inference.batcher import Batcher
-from twinsight_server.inference.turns import Answer
+from twinsight_server.inference.turns import Answer, Infer, Turn
 from twinsight_server.metrics import Metrics
 
 INPUT = Preprocessing(height_px=1, width_px=1)
@@ -99,7 +99,7 @@ def test_a_turn_that_hangs_is_given_up_and_its_lane_made_anew(hanging: tuple[Bat
 def test_all_that_hang_are_answered_before_a_lane_is_made_anew_and_that_is_tried_again(
     hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("twinsight_server.inference.batcher._RENEW_AGAIN_S", 0.0)
+    monkeypatch.setattr("twinsight_server.inference.lanes._RENEW_AGAIN_S", 0.0)
     batcher, executor = hanging
     engine, renewed, may = batcher._engine, list[int](), threading.Event()
     renew = engine.renew
@@ -120,9 +120,83 @@ def test_all_that_hang_are_answered_before_a_lane_is_made_anew_and_that_is_tried
     until(lambda: batcher._hung == 0)
     assert batcher.is_broken, "its one lane is not there yet"
     may.set()
+    until(lambda: batcher.give_up_hung(60) == 0 and not batcher.is_broken)
     assert red_of(submit(batcher, 5)) == 5
     assert renewed == [0, 0]
+
+
+def test_a_lane_that_gets_no_thread_gets_one_when_there_are_some_again(
+    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twinsight_server.inference.lanes._RENEW_AGAIN_S", 0.0)
+    batcher, executor = hanging
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    stuck = submit(batcher, POISON)
+    assert executor.busy.wait(30)
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", none_left)
+        assert watched(batcher, 0) == 1
+        assert isinstance(stuck.result(10), Unavailable)
+        executor.go.set()
+        until(lambda: batcher._hung == 0)
+        assert watched(batcher, 60) == 0
+        assert batcher.is_broken
+    assert watched(batcher, 60) == 0
+    assert red_of(submit(batcher, 5)) == 5
     assert not batcher.is_broken
+
+
+def test_a_lane_whose_thread_ends_by_an_error_is_taken_over(
+    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher, executor = hanging
+    served = batcher._serve
+
+    def fails_once(turn: Turn, infer: Infer) -> bool:
+        monkeypatch.setattr(batcher, "_serve", served)
+        served(turn, infer)
+        raise MemoryError
+
+    monkeypatch.setattr(batcher, "_serve", fails_once)
+    assert red_of(submit(batcher, 4)) == 4
+    until(lambda: batcher.is_broken)
+    waiting = submit(batcher, 5)
+    assert batcher.give_up_hung(60) == 0
+    assert red_of(waiting) == 5
+    assert executor.made == 2
+    assert not batcher.is_broken
+
+
+def test_a_picture_without_memory_to_load_it_fails_alone(hanging: tuple[Batcher, HangingExecutor]) -> None:
+    def no_memory() -> np.ndarray:
+        raise MemoryError
+
+    batcher, executor = hanging
+    first, bad = submit(batcher, POISON), Future[Answer]()
+    assert executor.busy.wait(30)
+    batcher.submit(no_memory, Call("test", None), bad)
+    good = submit(batcher, 5)  # in one batch with it
+    executor.go.set()
+    with pytest.raises(MemoryError):
+        bad.result(10)
+    assert (red_of(first), red_of(good)) == (POISON, 5)
+
+
+def test_pictures_are_answered_whatever_fails_between_them(
+    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> bool:
+        monkeypatch.undo()
+        raise MemoryError
+
+    batcher, _ = hanging
+    monkeypatch.setattr(batcher_module, "is_wanted", no_memory)
+    with pytest.raises(MemoryError):
+        submit(batcher, 5).result(10)
+    assert red_of(submit(batcher, 6)) == 6
 
 
 def test_a_turn_that_stood_still_with_the_whole_process_is_not_given_up(

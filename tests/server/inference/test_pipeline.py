@@ -165,6 +165,20 @@ def test_an_unforeseen_failure_in_decoding_keeps_to_its_picture(
     assert isinstance(good, np.ndarray)
 
 
+def test_a_failure_that_can_not_even_be_logged_keeps_to_its_picture(
+    pipeline: Pipeline, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr("twinsight_core.images.from_pixels", no_memory)
+    monkeypatch.setattr("twinsight_server.inference.pipeline.log.exception", no_memory)
+    bad, good = pipeline.infer(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
+    assert getattr(bad, "reason", "") == "COMPUTE_FAILED"
+    assert isinstance(good, np.ndarray)
+    assert model.batcher.is_idle
+
+
 def test_a_picture_that_takes_long_keeps_nobody_waiting(
     pipeline: Pipeline, model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,120 @@
+"""The threads that serve a model, one for each of its lanes.
+
+A lane is lost when its thread hangs in the model, or ends by an error. It gets another thread, which first renews the
+lane (`Engine.renew`) and takes it over. Where no thread can be started, or the lane can't be renewed, that is retried.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from twinsight_core.engine import Engine
+from twinsight_core.host.cores import use_all_cores
+from twinsight_server.inference.turns import Infer
+
+log = structlog.stdlib.get_logger("twinsight.batcher")
+
+_RENEW_AGAIN_S = 5.0
+
+
+class Lanes:
+    """The lanes of one model. May be used from any thread."""
+
+    def __init__(self, model: str, engine: Engine, work: Callable[[int, Infer], None]) -> None:
+        """Starts no thread yet.
+
+        Args:
+            model: the model's name, for logs and the threads.
+            engine: runs the model.
+            work: what a lane does, given its number and what runs the model there; returns when the model is closed, or
+                the lane has another thread.
+        """
+        self._model = model
+        self._engine = engine
+        self._work = work
+        self._lock = threading.Lock()
+        self._threads: dict[int, threading.Thread] = {}
+        self._lost: dict[int, float] = {}  # when each is to be replaced; infinity: a thread is at it
+        self._closed = False
+
+    @property
+    def lost(self) -> int:
+        """How many lanes are lost and not replaced yet."""
+        return len(self._lost)
+
+    def start(self) -> None:
+        """Starts the threads.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        for lane in range(self._engine.lanes):
+            self._start(lane)
+
+    def lose(self, lanes: Iterable[int]) -> None:
+        """Gives up the threads of some lanes, and replaces the lanes now."""
+        with self._lock:
+            self._lost.update(dict.fromkeys(lanes, 0.0))
+        self.replace()
+
+    def replace(self) -> None:
+        """Replaces lost lanes, in threads of their own: it may take seconds, or for ever on a faulty device.
+
+        Must be called periodically, for those where that failed.
+        """
+        now = time.monotonic()
+        with self._lock:
+            due = [] if self._closed else [lane for lane, since in self._lost.items() if since <= now]
+            self._lost.update(dict.fromkeys(due, math.inf))
+        for lane in due:
+            try:
+                self._start(lane)
+            except RuntimeError:  # no thread can be started
+                log.error("lane can't be renewed: no thread can be started", model=self._model, lane=lane)
+                self._retry(lane)
+
+    def close(self, timeout_s: float) -> None:
+        """Waits for the threads, whose work has to end by itself, and replaces none from now on."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads.values())
+        ends = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, ends - time.monotonic()))
+            if thread.is_alive():
+                log.warning("lane does not stop", model=self._model, lane=thread.name)
+
+    def _start(self, lane: int) -> None:
+        threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._model}-{lane}", daemon=True).start()
+
+    def _retry(self, lane: int) -> None:
+        with self._lock:
+            self._lost[lane] = time.monotonic() + _RENEW_AGAIN_S
+
+    def _run(self, lane: int) -> None:
+        use_all_cores()
+        thread = threading.current_thread()
+        with self._lock:
+            self._threads[lane] = thread
+        try:
+            if lane in self._lost:
+                self._engine.renew(lane)
+            infer = self._engine.lane(lane)
+        except Exception:
+            self._retry(lane)
+            log.exception("lane can't be renewed", model=self._model, lane=lane)
+            return
+        with self._lock:
+            self._lost.pop(lane, None)
+        try:
+            self._work(lane, infer)
+        except BaseException:
+            with self._lock:
+                if self._threads[lane] is thread:
+                    self._lost[lane] = 0.0
+            log.exception("lane failed; another thread takes it over", model=self._model, lane=lane)
