@@ -1,8 +1,8 @@
 """Limits what callers may use: rates by token buckets, and shares of concurrent calls and streams.
 
-A bucket fills at its rate and holds one second's worth, at least one token. A request passes if the bucket has enough
-tokens, or if it is full and the request needs more than it can hold; it always takes all it needs. A large call thus
-leaves a debt that the next ones wait for, so that over time the rate holds whatever the sizes are.
+A bucket fills at its rate and holds one second's worth, at least one token. A request passes if the bucket has a token,
+and takes all it needs. A large one thus leaves a debt that the next ones wait for, so that over time the rate holds
+whatever the sizes are. If it had to wait until the bucket has all its tokens, it might wait for ever beside small ones.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Bucket:
         other._fill(now)
         self._held = min(self._capacity, other._held)
 
-    def wait_s(self, count: int, now: float) -> float:
-        """Returns the seconds until `count` can be taken; 0: now."""
+    def wait_s(self, now: float) -> float:
+        """Returns the seconds until something can be taken; 0: now."""
         self._fill(now)
-        short = min(count, self._capacity) - self._held
+        short = 1.0 - self._held
         # A caller that waits exactly this long must find enough, despite float rounding.
         return 0.0 if short <= _ROUNDING else short / self._rate
 
     def take(self, count: int) -> None:
-        """Takes `count` tokens; `wait_s` must have returned 0 for them."""
+        """Takes `count` tokens, more than there are if need be; `wait_s` must have returned 0."""
         self._held -= count
 
     def is_full(self, now: float) -> bool:
@@ -230,8 +230,7 @@ class _Rates:
     def refusals(self, items: int, now: float) -> Iterator[Refusal]:
         """Yields a refusal for each limit that has to be waited for."""
         for what, (bucket, reason, message) in self._buckets.items():
-            count = _count(what, items)
-            if count and (wait_s := bucket.wait_s(count, now)) > 0:
+            if _count(what, items) and (wait_s := bucket.wait_s(now)) > 0:
                 yield Refusal(reason, message, max(_LEAST_WAIT_S, wait_s))
 
     def take(self, items: int) -> None:

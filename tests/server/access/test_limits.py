@@ -86,7 +86,7 @@ def test_a_refused_call_takes_nothing_and_the_longest_wait_is_told() -> None:
     clock = Clock()
     limiter = Limiter(Share(items_per_s=5), Share(calls_per_s=2), clock=clock)
     a = caller("a")
-    assert refusal(limiter, a, 5) is None
+    assert refusal(limiter, a, 9) is None
     for _ in range(3):
         assert refusal(limiter, a, 5) == ("SERVER_ITEM_RATE", 1.0)
     full = limiter.enter(a, 5)
@@ -94,6 +94,21 @@ def test_a_refused_call_takes_nothing_and_the_longest_wait_is_told() -> None:
     assert full.error().message == "Too many items (limit 5 per second for all callers); retry after 1.000 s."
     clock.now += 1
     assert refusal(limiter, a, 5) is None
+
+
+def test_a_large_call_gets_through_beside_small_ones_that_use_up_the_rate() -> None:
+    clock = Clock()
+    limiter = Limiter(Share(items_per_s=10), Share(), clock=clock)
+    small, large = caller("small"), caller("large")
+    assert refusal(limiter, small, 10) is None
+    passed = list[str]()
+    for turn in range(20):
+        clock.now += 0.1
+        for who, items in ((small, 1), (large, 8))[:: -1 if turn % 5 == 4 else 1]:  # the large one is rarely first
+            if refusal(limiter, who, items) is None:
+                passed.append(who.name)
+    assert passed.count("large") == 2
+    assert passed.count("small") == 6, "20 items in two seconds, and two of the last large one that are owed"
 
 
 def test_tokens_of_one_caller_with_different_shares_have_no_more_together() -> None:
@@ -106,7 +121,7 @@ def test_tokens_of_one_caller_with_different_shares_have_no_more_together() -> N
     assert [refusal(limiter, one) is None for one in plans * 2] == [True, True, False, False]
     owing, more = caller("b", Share(items_per_s=10)), caller("b", Share(items_per_s=20))
     assert refusal(limiter, owing, 40) is None
-    assert refusal(limiter, more, 10) == ("KEY_ITEM_RATE", 2.0)
+    assert refusal(limiter, more, 10) == ("KEY_ITEM_RATE", 1.55)
 
 
 def test_a_keys_own_share_counts_before_the_servers_setting() -> None:
