@@ -6,7 +6,6 @@ existed when the server began to serve (`gc.freeze`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from twinsight_core.storage.store import Store
 
 def search_generation(indexer: Indexer, queries: np.ndarray, options: SearchOptions, *, ef: int) -> Searched:
     """Searches the current generation; `ef` is the width of a walk if the request gives none."""
-    indexer.last_search_s = time.monotonic()
+    indexer.searched()
     generation = indexer.generation
     return Searched(generation, search(generation, queries, options, ef=ef))
 

@@ -102,7 +102,7 @@ class Indexer:
             snapshot: saves a graph, the last sequence number that it covers, and those that it does not answer for.
         """
         self.generation = generation
-        self.last_search_s = 0.0
+        self._last_search_s = 0.0
         self._parameters = parameters
         self._policy = policy
         self._name = name
@@ -137,10 +137,12 @@ class Indexer:
     @contextmanager
     def purging(self) -> Iterator[None]:
         """Keeps graphs from being saved meanwhile, and for good those that may hold what the rows hold no more."""
-        with self._saving:
-            self._purges += 1
-            yield
-        self.wake()
+        try:
+            with self._saving:
+                self._purges += 1
+                yield
+        finally:
+            self.wake()
 
     def apply(self, added: RowBatch, removed: np.ndarray) -> None:
         """Makes a write visible: searches see all of it or nothing.
@@ -161,6 +163,12 @@ class Indexer:
             self._idle = False
             self._start()
             self._awake.notify_all()
+
+    def searched(self) -> None:
+        """Notes that a search comes in: the thread then gives way to searches."""
+        self._last_search_s = time.monotonic()
+        if self._is_short:  # by now there may be threads again
+            self.wake()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Waits until there is nothing to do; returns whether that happened in time."""
@@ -189,7 +197,7 @@ class Indexer:
     def _start(self) -> None:
         """Starts the thread, unless there is one.
 
-        If that fails, searches stay exact, and the next change retries.
+        If that fails, searches stay exact, and the next change or search retries.
         """
         if self._thread is None and not self._stopping:
             try:
@@ -308,7 +316,7 @@ class Indexer:
 
     def _is_busy(self) -> bool:
         """Returns whether searches are coming in, which wait while the graph is added to."""
-        return time.monotonic() - self.last_search_s < _BUSY_FOR_S
+        return time.monotonic() - self._last_search_s < _BUSY_FOR_S
 
     def _stale(self, generation: Generation) -> bool:
         """Returns whether a generation's graph may hold what was purged."""

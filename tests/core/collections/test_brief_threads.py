@@ -124,8 +124,9 @@ def test_a_write_for_which_no_thread_can_be_started_is_refused_whole(
     assert collection.wait_indexed(60)
 
 
-def test_what_could_not_be_indexed_is_found_and_indexed_with_the_next_change(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("after", ["change", "search"])
+def test_what_could_not_be_indexed_is_found_and_indexed_with_the_next_change_or_search(
+    after: str, collection: Collection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = items(0, 20)
     with monkeypatch.context() as short:
@@ -135,9 +136,12 @@ def test_what_could_not_be_indexed_is_found_and_indexed_with_the_next_change(
         vectors = np.stack([one.vector for one in written])
         assert [one[0].id for one in collection.search(vectors, SearchOptions(1))] == [one.id for one in written]
     assert "collection `mine` is not indexed: No more threads can be started" in caplog.text
-    collection.upsert(items(20, 1))
+    if after == "change":
+        collection.upsert(items(20, 1))
+    else:
+        collection.search(vectors[:1], SearchOptions(1))
     assert collection.wait_indexed(60)
-    assert collection.status().indexed_count == 21
+    assert collection.status().indexed_count == collection.status().item_count
 
 
 def test_a_graph_that_is_gone_leaves_nothing_to_audit(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
