@@ -12,6 +12,7 @@ The first two raise StartupError before any call is accepted.
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 import warnings
@@ -86,6 +87,9 @@ _LAST_WORDS_S = 0.1
 _NAMED = 5
 """How many models or collections a log line names at most."""
 
+_SAVING_S = 5.0
+"""For saving graphs and finishing purges, if draining left less: the next start makes up for what is not done."""
+
 _CLOSING_S = 1.0
 """For gRPC to finish the calls that it cancels. It never does for some streams of malformed messages, nor for a call
 that overruns its time; neither may keep the collections from being closed."""
@@ -129,6 +133,7 @@ class Server:
         """
         self._config = config
         self._begun = time.monotonic()
+        self._drains_until = math.inf
         warnings.filterwarnings("ignore", "Corrupt EXIF", UserWarning)
         if not raise_limit():
             log.warning("the limit of open files could not be raised", limit=limit())
@@ -154,7 +159,7 @@ class Server:
                 vector_copy=config.vector_copy,
             )
             self._catalog = Catalog(config.data_dir, options=options, load=False)
-            opened.callback(self._catalog.close)
+            opened.callback(self._close_catalog)
             self.models = Models(packages, config, self.metrics)
             opened.callback(self.models.close)
             self._pipeline = Pipeline(decoders=config.decoders, limits=config.image_limits)
@@ -237,24 +242,32 @@ class Server:
     def stop(self) -> bool:
         """Drains and closes; calls in flight have `drain_s` to finish. Returns whether their threads finished too."""
         log.info("draining", seconds=self._config.drain_s)
-        ends = time.monotonic() + self._config.drain_s
-        self.canary.stop()
-        time.sleep(min(_NOTICE_S, self._config.drain_s))
-        self.gate.close()
-        self._grpc.stop(self._config.drain_s)
-        self.gate.wait_drained(ends - time.monotonic())
-        # Health watchers and reflection streams would stay open until the end.
-        ended = self._grpc.stop(max(0.0, min(_LAST_WORDS_S, ends - time.monotonic())))
-        if not ended.wait(_LAST_WORDS_S + _CLOSING_S):
-            log.warning("calls did not end", seconds=self._config.drain_s)
-        self._opened.close()
-        self.canary.join()
-        gc.unfreeze()
+        self._drains_until = time.monotonic() + self._config.drain_s
+        with ExitStack() as then:  # last first, and whatever those before have raised
+            then.callback(gc.unfreeze)
+            then.callback(self.canary.join)
+            then.callback(self._opened.close)
+            then.callback(self._drain)
+            then.callback(self.gate.close)
+            self.canary.stop()
+            time.sleep(min(_NOTICE_S, self._config.drain_s))
         all_ended = self._threads.wait_idle(_LAST_WORDS_S)
         if not all_ended:
             log.error("calls hang and their threads can't be stopped")
         log.info("stopped")
         return all_ended
+
+    def _drain(self) -> None:
+        """Waits for the calls in flight, and cancels those that take too long."""
+        self._grpc.stop(self._config.drain_s)
+        self.gate.wait_drained(self._drains_until - time.monotonic())
+        # Health watchers and reflection streams would stay open until the end.
+        ended = self._grpc.stop(max(0.0, min(_LAST_WORDS_S, self._drains_until - time.monotonic())))
+        if not ended.wait(_LAST_WORDS_S + _CLOSING_S):
+            log.warning("calls did not end", seconds=self._config.drain_s)
+
+    def _close_catalog(self) -> None:
+        self._catalog.close(until=max(self._drains_until, time.monotonic() + _SAVING_S))
 
     def _services(self) -> grpc.Server:
         config = self._config

@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from twinsight_core.errors import Unavailable
 from twinsight_core.index.row_memory import VectorCopy
+from twinsight_core.items import CollectionSpec
 from twinsight_core.sealing.keyring import Keyring, change_keyring, new_key
 from twinsight_server.app import Server
 from twinsight_server.config import ServerConfig
+
+
+def small(folder: Path) -> ServerConfig:
+    return ServerConfig(
+        listen="127.0.0.1:0",
+        data_dir=folder / "data",
+        cache_dir=folder / "cache",
+        models="base",
+        executor="xla",
+        drain_s=0.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,16 +39,11 @@ def test_what_a_keyring_keeps_from_being_done_is_told_before_a_collection_is_ope
     on_disk: bool, copy: VectorCopy, encrypted: bool, warnings: int, tmp_path: Path
 ) -> None:
     change_keyring(tmp_path / "keyring.json", lambda _: Keyring(new_key()))
-    config = ServerConfig(
-        listen="127.0.0.1:0",
-        data_dir=tmp_path / "data",
-        cache_dir=tmp_path / "cache",
-        models="base",
-        executor="xla",
+    config = replace(
+        small(tmp_path),
         keyring=str(tmp_path / "keyring.json") if encrypted else None,
         vectors_on_disk=on_disk,
         vector_copy=copy,
-        drain_s=0.0,
     )
     with capture_logs() as lines:
         Server(config).stop()
@@ -42,3 +52,21 @@ def test_what_a_keyring_keeps_from_being_done_is_told_before_a_collection_is_ope
     for line in told:
         assert line["event"].startswith("ignoring vectors_on_disk and vector_copy for encrypted collections: ")
         assert (line["vectors_on_disk"], line["vector_copy"]) == (on_disk, copy)
+
+
+@pytest.mark.parametrize("step", ["canary.service.stop", "gate.close", "gate.wait_drained", "canary.join"])
+def test_a_step_of_stopping_that_fails_keeps_none_of_the_others_from_being_done(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    server = Server(small(tmp_path))
+    *owners, name = step.split(".")
+    with monkeypatch.context() as failing:
+        failing.setattr(attrgetter(".".join(owners))(server), name, fails)
+        with pytest.raises(MemoryError):
+            server.stop()
+    with pytest.raises(Unavailable):
+        server._catalog.create(CollectionSpec("late", 2))
+    Server(small(tmp_path)).stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -241,8 +242,8 @@ class Catalog:
         del found
         give_back_freed()
 
-    def close(self) -> None:
-        """Closes all collections, even if some fail to close, and releases the folder."""
+    def close(self, *, until: float = math.inf) -> None:
+        """Closes all collections (`Collection.close`), even if some fail to close, and releases the folder."""
         with self._changing, ExitStack() as closing:
             if self._closed:
                 return
@@ -251,7 +252,7 @@ class Catalog:
             closing.callback(self._lock.close)
             for found in self._open.values():
                 if isinstance(found, Collection):
-                    closing.callback(found.close)
+                    closing.callback(found.close, until=until)
 
     def _opened(self, folder: Path) -> Collection | Refused:
         try:

@@ -9,7 +9,9 @@ rest to `indexer`.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -381,17 +383,25 @@ class Collection:
         """Waits until the graph holds every item that it will; returns whether that came about."""
         return self._indexer.wait_idle(timeout_s)
 
-    def close(self, *, snapshot: bool = True) -> None:
-        """Answers the writes that were handed in, saves the graph if it changed and `snapshot` says so, and closes."""
+    def close(self, *, snapshot: bool = True, until: float = math.inf) -> None:
+        """Answers the writes that were handed in, saves the graph if it changed, and closes.
+
+        Args:
+            snapshot: whether the graph is saved; otherwise the next start catches up from an older one.
+            until: from then on no graph is saved, and a purge is left to the next start; on `time.monotonic`'s scale.
+        """
         with self._closing:
             if not self._closed:
                 self._closed = True
+                is_done = self._writer.close(until=until)
                 try:
-                    self._writer.close()
-                    whole = self._damage is None and not self._writer.is_broken
-                    self._indexer.close(snapshot=snapshot and whole)
+                    whole = is_done and self._damage is None and not self._writer.is_broken
+                    self._indexer.close(snapshot=snapshot and whole and time.monotonic() < until)
                 finally:
-                    self._store.close()
+                    if is_done:
+                        self._store.close()
+                    else:
+                        _log.warning("collection `%s` is left open: it still writes or erases", self.spec.id)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ from twinsight_core.storage.store import Store
 
 _GROUP_REQUESTS = 256
 _GROUP_ITEMS = 8192
+_LEAST_CLOSING_S = 0.2  # for a thread with nothing to do to end
 _LOOK_S = 0.1  # between two looks at whether a waiting request is still wanted
 
 _log = logging.getLogger("twinsight.collection")
@@ -228,15 +231,21 @@ class Writer:
         """Returns the highest batch on disk of a bulk write; 0 if there is none."""
         return self._ingests.get(ingest_id, 0)
 
-    def close(self) -> None:
-        """Answers all submitted requests, and ends the thread."""
+    def close(self, *, until: float = math.inf) -> bool:
+        """Answers all submitted requests, and ends the thread; returns whether that came about in time.
+
+        Args:
+            until: waited for so long, at least a moment, on `time.monotonic`'s scale.
+        """
         with self._handing:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
             thread = self._thread
-        if thread is not None:
-            thread.join()
+        if thread is None:
+            return True
+        thread.join(None if until == math.inf else max(_LEAST_CLOSING_S, until - time.monotonic()))
+        return not thread.is_alive()
 
     def _started(self) -> threading.Thread:
         try:

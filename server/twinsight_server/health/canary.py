@@ -5,7 +5,7 @@
    healthy if the result arrives in time and is the same.
 3. A watchdog checks every half second whether a model hangs. If so, health is off at once, until the test passes again.
    It stays off while as many turns hang as the model has lanes, so that a supervisor restarts the server.
-4. Draining turns health off for good.
+4. Draining turns health off for good. The watchdog goes on: calls that wait for a model that hangs are still answered.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Canary:
         self._full_batch_s: dict[str, float] = {}
         self._turn_s: dict[str, float] = {}
         self._stopped = threading.Event()
+        self._drained = threading.Event()
         self._threads: list[threading.Thread] = []
         self._serving = False
 
@@ -96,13 +97,14 @@ class Canary:
             thread.start()
 
     def stop(self) -> None:
-        """Turns health off for good, without waiting for a test in progress."""
+        """Turns health off for good, without waiting for a test in progress; `join` must follow."""
         self._stopped.set()
         self.service.stop()
         self._metrics.healthy.set(0)
 
     def join(self) -> None:
-        """Waits, once stopped, for a test in progress; it ends with the batchers at the latest."""
+        """Ends the watchdog and waits for a test in progress, which ends with the batchers at the latest."""
+        self._drained.set()
         for thread in self._threads:
             thread.join()
 
@@ -126,7 +128,7 @@ class Canary:
                 log.exception("the health test failed")
 
     def _watch(self) -> None:
-        while not self._stopped.wait(_WATCH_S):
+        while not self._drained.wait(_WATCH_S):
             try:
                 self.watch()
             except Exception:  # one failure must not end the watchdog

@@ -382,8 +382,8 @@ def test_a_collection_that_fails_to_close_keeps_neither_the_others_nor_the_folde
 ) -> None:
     made = [catalog.create(CollectionSpec(name, 2)) for name in ("a", "b", "c")]
 
-    def failing() -> None:
-        raise RuntimeError("b does not close")
+    def failing(*, until: float) -> None:
+        raise RuntimeError(f"b does not close ({until})")
 
     with monkeypatch.context() as patched:
         patched.setattr(made[1], "close", failing)

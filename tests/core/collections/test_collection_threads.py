@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -338,3 +339,29 @@ def test_writes_that_nobody_wants_any_more_are_not_done_unless_they_have_begun(c
         True,
         True,
     ]
+
+
+def test_a_purge_that_lasts_keeps_no_collection_from_being_closed(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection.upsert([NewItem(f"item-{n}", vector, {}) for n, vector in enumerate(_vectors(0, 300))])
+    assert collection.wait_indexed(60)
+    erasing, go, erase = threading.Event(), threading.Event(), Store.erase
+
+    def lasting(store: Store) -> None:
+        erasing.set()
+        assert go.wait(60)
+        erase(store)
+
+    monkeypatch.setattr(Store, "erase", lasting)
+    with ThreadPoolExecutor(1) as pool:
+        purge = pool.submit(collection.delete, ["item-7"], purge=True)
+        assert erasing.wait(60)
+        collection.close(until=time.monotonic())
+        assert not purge.done()
+        assert "collection `busy` is left open" in caplog.text
+        with pytest.raises(Unavailable):
+            collection.upsert([NewItem("late", _vectors(1, 1)[0], {})])
+        go.set()
+        assert purge.result(60) == [True], "it may well end before the process does"
+    collection._store.close()

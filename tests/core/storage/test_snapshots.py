@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,20 @@ def test_closing_leaves_a_snapshot_and_opening_takes_it(
     # Nothing changed, nothing was written.
     assert _graphs(folder) == ["graph-000000000001.hnsw"]
     assert not caplog.records
+
+
+def test_a_graph_for_which_no_time_is_left_is_not_saved_and_nothing_is_lost(folder: Path) -> None:
+    before = _graphs(folder)
+    late = Collection(folder, OPTIONS)
+    late.upsert([NewItem("late", np.full(DIMENSION, 9, np.float32))])
+    assert late.wait_indexed(30)
+    late.close(until=time.monotonic())
+    assert _graphs(folder) == before
+    again = Collection(folder, OPTIONS)
+    assert again.search(np.full((1, DIMENSION), 9, np.float32), SearchOptions(1))[0][0].id == "late"
+    assert again.wait_indexed(30)
+    again.close(until=time.monotonic() + 60)
+    assert _graphs(folder) != before
 
 
 def test_a_graph_from_a_snapshot_is_audited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from twinsight_core.engine import Engine
+from twinsight_core.errors import Unavailable
 from twinsight_core.executors.base import Executor
 from twinsight_core.images import Preprocessing
 from twinsight_core.models.tasks import Task
@@ -22,6 +23,7 @@ from twinsight_server.health import canary as health
 from twinsight_server.health.canary import Canary
 from twinsight_server.inference.batcher import Batcher
 from twinsight_server.inference.models import ServedModel
+from twinsight_server.inference.turns import Answer
 from twinsight_server.metrics import Metrics
 
 INPUT = Preprocessing(height_px=1, width_px=1)
@@ -222,6 +224,23 @@ def test_one_sick_model_is_told_before_the_next_is_tested(classifier: Bench, det
         assert classifier.metrics.registry.get_sample_value("twinsight_healthy") == 0
         detector.executor.go.set()
         assert not checked.result(30)
+
+
+def test_a_model_that_hangs_while_the_server_drains_is_given_up(
+    classifier: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_WATCH_S", 0.01)
+    monkeypatch.setattr(health, "_HUNG_S", 0.0)
+    monkeypatch.setattr(health, "_HUNG_TIMES", 0)
+    classifier.executor.go.clear()
+    classifier.executor.busy.clear()
+    stuck: Future[Answer] = Future()
+    classifier.canary.start(60)
+    classifier.canary.stop()
+    classifier.batcher.submit(lambda: PIXEL, Call("load", None), stuck)
+    error = stuck.result(30)
+    assert isinstance(error, Unavailable)
+    assert error.reason == "MODEL_HUNG"
 
 
 def test_a_test_that_fails_by_itself_is_not_the_last(classifier: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
