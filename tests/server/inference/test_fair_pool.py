@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_where_no_further_thread_can_be_started_those_that_there_are_do_it(monke
     with monkeypatch.context() as short:
         short.setattr(threading.Thread, "start", no_thread)
         for n in range(10):
-            pool.submit("m", 0.0, lambda n=n: done.append(n))
+            pool.submit("m", 0.0, partial(done.append, n))
     go.set()
     pool.close()
     assert done == list(range(10))
