@@ -134,6 +134,8 @@ class HnswIndex:
         index = cls.__new__(cls)
         index._native = _native(dimension, metric)
         index._native.load_index(str(file), 0)
+        # The file asks for as much room as there was when it was written, up to half more, at 45 bytes a point.
+        index._native.resize_index(max(1, index._native.get_current_count()))
         index._start(metric, parameters, exponent)
         labels = index.labels()
         gone = labels[~np.isin(labels, alive)]

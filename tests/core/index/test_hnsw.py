@@ -52,6 +52,17 @@ def test_a_saved_graph_gives_the_same_answers(tmp_path: Path) -> None:
     assert loaded.search(vectors[:1] + 2, 50)[0, 0] == 2000
 
 
+def test_a_loaded_graph_has_no_more_room_than_it_needs_and_grows(tmp_path: Path) -> None:
+    graph = HnswIndex(16, Metric.EUCLIDEAN, PARAMETERS, capacity=5000)
+    graph.add(np.arange(1500), _vectors(1500))
+    graph.save(tmp_path / "graph")
+    loaded = HnswIndex.load(tmp_path / "graph", 16, Metric.EUCLIDEAN, PARAMETERS, alive=np.arange(1500))
+    assert loaded._native.get_max_elements() == 1500
+    assert np.array_equal(loaded.search(_vectors(200), 20), graph.search(_vectors(200), 20))
+    loaded.add(np.arange(1500, 1600), _vectors(1600)[1500:])
+    assert loaded.search(_vectors(1600)[1500:], 50)[:, 0].tolist() == list(range(1500, 1600))
+
+
 def test_what_was_removed_after_saving_is_removed_on_loading(tmp_path: Path) -> None:
     vectors = _vectors(300)
     _graph(vectors).save(tmp_path / "graph")
