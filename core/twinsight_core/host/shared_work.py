@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def share_work(work: Callable[[T], None], pieces: Iterable[T], *, threads: int) -> None:
-    """Does the work on all pieces, in this thread and others that run on the same cores; returns once they have ended.
+    """Does the work on all pieces, in this thread and others that run on the same cores; returns once all is done.
 
-    Where the system gives fewer threads, those that there are do it all, at worst this one alone.
+    Nobody waits for a thread to begin: where the interpreter is busy, or the system gives no more threads, those that
+    run do it all, at worst this one alone.
 
     Args:
         work: may be called from several threads at once.
@@ -21,34 +24,56 @@ def share_work(work: Callable[[T], None], pieces: Iterable[T], *, threads: int) 
         threads: that work on them, this one included.
 
     Raises:
-        BaseException: the first that `work` raised. Pieces that were not begun by then are left.
+        BaseException: what `work` raised first, or Ctrl-C. Pieces that were not begun by then are left.
     """
     left = deque(pieces)
-    raised: list[BaseException] = []
+    places = deque(range(min(threads, len(left)) - 1))
+    helpers, outcomes, changed = len(places), deque[BaseException | None](), threading.Event()
 
-    def run() -> None:
-        while left and not raised:
-            try:
-                piece = left.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            try:
-                work(piece)
-            except BaseException as error:  # noqa: BLE001 - raised below
-                raised.append(error)
-
-    others = [threading.Thread(target=run, name="shared-work", daemon=True) for _ in range(min(threads, len(left)) - 1)]
-    for other in others:
+    def help_out() -> None:
+        if next(_taken(places), None) is None:  # too late
+            return
         try:
-            other.start()
-        except RuntimeError:  # the system gives no more
-            break
-    run()
-    for other in others:
-        while other.is_alive():
+            for piece in _taken(left):
+                work(piece)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            left.clear()
+            outcomes.append(error)
+        else:
+            outcomes.append(None)
+        changed.set()
+
+    try:
+        with suppress(RuntimeError):  # the system gives no more threads
+            for _ in range(helpers):
+                # `threading.Thread.start` would wait until the new thread has had the interpreter.
+                _thread.start_new_thread(help_out, ())
+        for piece in _taken(left):
+            work(piece)
+    finally:
+        left.clear()
+        helpers -= sum(1 for _ in _taken(places))
+        while len(outcomes) < helpers:
             try:
-                other.join()
-            except BaseException as error:  # noqa: BLE001 - Ctrl-C: what they work on must not be let go before they end
-                raised.append(error)
-    if raised:
-        raise raised[0]
+                changed.wait()
+                changed.clear()
+            except BaseException as interrupt:  # noqa: BLE001 - what they work on must not be let go before they end
+                outcomes.appendleft(interrupt)
+                helpers += 1
+    error = next((one for one in outcomes if one is not None), None)
+    if error is not None:
+        outcomes.clear()
+        try:
+            raise error
+        finally:
+            del error  # it refers to this frame
+
+
+def _taken(waiting: deque[T]) -> Iterator[T]:
+    """Yields one after the other of those that wait, of which other threads take some."""
+    while True:
+        try:
+            one = waiting.popleft()
+        except IndexError:
+            return
+        yield one
