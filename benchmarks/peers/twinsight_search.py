@@ -10,7 +10,7 @@ from benchmarks.peers.orders import Settings
 from benchmarks.peers.twinsight_server import serve
 from twinsight_client import Client, NewItem
 from twinsight_client.results import Match
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 
 __all__ = ["fill", "serve", "subject"]
 

@@ -25,7 +25,7 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import CollectionSpec, Match, NewItem, SearchOptions
 from twinsight_core.metadata import Metadata
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage.store import FILE_NAME, Store
 
 TORN = -1

@@ -30,7 +30,7 @@ from twinsight_core.errors import StartupError, StorageFull, TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.items import CollectionSpec
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 
 DIMENSION = 4
 _NAME = "things"

@@ -21,7 +21,7 @@ from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import Checkpoint, NewItem
 from twinsight_core.metadata import Metadata
 from twinsight_core.sealing.keyring import Key, Keyring
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 
 THREADS = 2
 DIMENSION = 8

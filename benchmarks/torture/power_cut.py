@@ -30,7 +30,7 @@ from twinsight_core.errors import TwinsightError
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import CollectionSpec
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage import snapshots, sqlite, store
 from twinsight_core.storage.store import FILE_NAME, Store
 

@@ -15,7 +15,7 @@ from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.filters import Equals
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import NewItem
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 
 DIMENSION, SIZE, VERSIONS = 32, 40, 2
 # So few that graphs and snapshots are written all the time.

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.torture.promise import Figure, Outcome, Promise, Scale
 from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage.store import FILE_NAME, Store
 
 COUNT, DIMENSION, CLUSTERS, ROUNDS = 20_000, 64, 50, 10

@@ -26,7 +26,7 @@ from twinsight_core.collections.collection import Collection, CollectionOptions
 from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage import snapshots
 from twinsight_core.storage.store import FILE_NAME, Store
 

@@ -178,13 +178,18 @@ def run(config: ServerConfig) -> None:
                 write_line(f"metrics on {server.metrics_address}")
             wait_until(stopped)
     finally:
-        if not server.stop():
+        failure = sys.exc_info()[1]
+        try:
+            has_ended = server.stop()
+        except Exception as error:  # noqa: BLE001 - told below
+            has_ended, failure = False, failure or error
+        if not has_ended:
             # On exit Python would join their threads, which never end if a model hangs.
-            if failure := sys.exc_info()[1]:
+            if failure is not None:
                 logging.getLogger("twinsight").error("the server failed", exc_info=failure)
             logging.shutdown()
             sys.stdout.flush()
-            os._exit(1 if failure else 0)
+            os._exit(0 if failure is None else 1)
 
 
 serve = click.Command(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -62,11 +63,13 @@ def test_a_step_of_stopping_that_fails_keeps_none_of_the_others_from_being_done(
         raise MemoryError
 
     server = Server(small(tmp_path))
+    gc.freeze()  # as `start` does
     *owners, name = step.split(".")
     with monkeypatch.context() as failing:
         failing.setattr(attrgetter(".".join(owners))(server), name, fails)
         with pytest.raises(MemoryError):
             server.stop()
+    assert gc.get_freeze_count() == 0
     with pytest.raises(Unavailable):
         server._catalog.create(CollectionSpec("late", 2))
     Server(small(tmp_path)).stop()

@@ -155,6 +155,22 @@ def test_the_process_ends_without_calls_that_hang(monkeypatch: pytest.MonkeyPatc
     assert ended == [0]
 
 
+def test_the_process_ends_if_stopping_fails_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: object) -> bool:
+        raise MemoryError("no room to stop")
+
+    ended: list[int] = []
+    monkeypatch.setattr("twinsight_server.app.Server.start", lambda *_: False)
+    monkeypatch.setattr("twinsight_server.app.Server.stop", fails)
+    monkeypatch.setattr("twinsight_server.app.Server.__init__", lambda *_: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    cli.run(ServerConfig(listen="127.0.0.1:0", data_dir=tmp_path))
+    assert ended == [1]
+    assert "no room to stop" in caplog.text
+
+
 def test_an_unknown_key_in_the_file_is_named(tmp_path: Path, started: list[ServerConfig]) -> None:
     file = tmp_path / "twinsight.toml"
     file.write_text("max_topk = 1\n")

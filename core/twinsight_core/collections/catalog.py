@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -243,16 +244,25 @@ class Catalog:
         give_back_freed()
 
     def close(self, *, until: float = math.inf) -> None:
-        """Closes all collections (`Collection.close`), even if some fail to close, and releases the folder."""
-        with self._changing, ExitStack() as closing:
+        """Closes all collections (`Collection.close`), even if some fail to close, and releases the folder.
+
+        If a collection is still being purged by `until`, the folder stays locked until the end of the process.
+        """
+        with self._changing, ExitStack() as closing:  # last first
             if self._closed:
                 return
             self._closed = True
-            self._changing.wait_for(lambda: not self._leaving)
-            closing.callback(self._lock.close)
-            for found in self._open.values():
-                if isinstance(found, Collection):
-                    closing.callback(found.close, until=until)
+            left_open: list[Collection] = []
+            closing.callback(self._release, left_open)
+            self._changing.wait_for(lambda: not self._leaving, None if until == math.inf else until - time.monotonic())
+            opened = [found for found in self._open.values() if isinstance(found, Collection)]
+            # Those that are being purged have the time that the others leave.
+            for found in sorted(opened, key=lambda one: not one.is_purging):
+                closing.callback(_close, found, until, left_open)
+
+    def _release(self, left_open: Sequence[Collection]) -> None:
+        if not left_open and not self._leaving:
+            self._lock.close()
 
     def _opened(self, folder: Path) -> Collection | Refused:
         try:
@@ -316,3 +326,9 @@ class Catalog:
     def _check_open(self) -> None:
         if self._closed:
             raise Unavailable("The data folder is closed.", reason="CATALOG_CLOSED")
+
+
+def _close(collection: Collection, until: float, left_open: list[Collection]) -> None:
+    if not collection.close(until=until):
+        left_open.append(collection)
+        _log.warning("collection `%s` is still being purged: the next start does that", collection.spec.id)

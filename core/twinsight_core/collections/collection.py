@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +21,10 @@ import numpy as np
 
 from twinsight_core.collections import callbacks
 from twinsight_core.collections.matches import Content, contents_of, matches_of
-from twinsight_core.collections.opening import read_rows, restored
+from twinsight_core.collections.opening import finish_purge, read_rows, restored
 from twinsight_core.collections.paging import Reading, page_of_all, page_of_matches
 from twinsight_core.collections.writer import Delete, DeleteWhere, Upsert, Writer
-from twinsight_core.errors import DataLoss, StorageFull, Unavailable
+from twinsight_core.errors import DataLoss, Unavailable
 from twinsight_core.filters import Filter, check_filter
 from twinsight_core.host.cores import core_count
 from twinsight_core.index.base import prepared
@@ -50,10 +49,10 @@ from twinsight_core.items import (
 from twinsight_core.sealing.keyring import Keyring
 from twinsight_core.search.combining import Combiner
 from twinsight_core.search.generation import Generation
-from twinsight_core.search.indexer import Indexer, IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
+from twinsight_core.search.indexer import Indexer
 from twinsight_core.search.rows import Rows
 from twinsight_core.search.search import Answer
-from twinsight_core.storage import snapshots
 from twinsight_core.storage.records import StoredItem, vector_of
 from twinsight_core.storage.store import FILE_NAME, Store
 
@@ -124,7 +123,7 @@ class Collection:
         try:
             self.spec = self._store.spec
             if self._store.purging:
-                self._finish_purge()
+                finish_purge(folder, self._store)
             rows = read_rows(self._store, self._options.places(folder) if self._store.key_id is None else IN_MEMORY)
             if self._store.purging:
                 generation = Generation(rows)  # a graph may hold data that is to be erased, and would be saved again
@@ -136,7 +135,7 @@ class Collection:
             raise
         self._ids = dict(zip(rows.ids, rows.view.labels.tolist(), strict=True))
         self._closing = threading.Lock()
-        self._closed = False
+        self._closed = self._is_shut = False
         self._indexer = Indexer(
             generation,
             self._options.graph,
@@ -159,6 +158,11 @@ class Collection:
     def key_id(self) -> str | None:
         """Id of the key that it is encrypted with; None if it is not."""
         return self._store.key_id
+
+    @property
+    def is_purging(self) -> bool:
+        """Whether deleted items are still to be erased from the disk."""
+        return self._store.purging
 
     def status(self) -> CollectionStatus:
         """Returns the collection's state and size."""
@@ -383,25 +387,30 @@ class Collection:
         """Waits until the graph holds every item that it will; returns whether that came about."""
         return self._indexer.wait_idle(timeout_s)
 
-    def close(self, *, snapshot: bool = True, until: float = math.inf) -> None:
+    def close(self, *, snapshot: bool = True, until: float = math.inf) -> bool:
         """Answers the writes that were handed in, saves the graph if it changed, and closes.
 
         Args:
             snapshot: whether the graph is saved; otherwise the next start catches up from an older one.
-            until: from then on no graph is saved, and a purge is left to the next start; on `time.monotonic`'s scale.
+            until: from then on no graph is saved, and no purge waited for, on `time.monotonic`'s scale.
+
+        Returns:
+            False if it is still being purged: the next start does that, or this can be called again.
         """
         with self._closing:
-            if not self._closed:
-                self._closed = True
+            self._closed = True
+            if self._is_shut:
+                return True
+            is_done = True
+            try:
                 is_done = self._writer.close(until=until)
-                try:
-                    whole = is_done and self._damage is None and not self._writer.is_broken
-                    self._indexer.close(snapshot=snapshot and whole and time.monotonic() < until)
-                finally:
-                    if is_done:
-                        self._store.close()
-                    else:
-                        _log.warning("collection `%s` is left open: it still writes or erases", self.spec.id)
+                whole = is_done and self._damage is None and not self._writer.is_broken
+                is_done &= self._indexer.close(snapshot=snapshot and whole, until=until)
+            finally:
+                if is_done:
+                    self._is_shut = True
+                    self._store.close()
+            return is_done
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -414,15 +423,6 @@ class Collection:
                     self._damage = DataLoss(error.message, reason=error.reason)
                     _log.error("collection `%s` is no longer used: %s", self.spec.id, error.message)
             raise
-
-    def _finish_purge(self) -> None:
-        """Finishes a purge that was interrupted by the end of the process."""
-        try:
-            snapshots.drop(self._folder, self._store)
-            self._store.erase()
-        except (StorageFull, Unavailable) as error:
-            # It can still be searched, and the next purge or start retries.
-            _log.warning("collection `%s`: %s", self.spec.id, error.message)
 
     def _agree(self, ids: Sequence[str], found: Sequence[StoredItem | None]) -> bool:
         """Returns whether memory has the items with some ids as they were found on disk."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
+from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.index.row_memory import RowPlaces
 from twinsight_core.metadata import decode_metadata
@@ -18,8 +20,20 @@ from twinsight_core.storage.store import Store
 
 _RESTORED_ROWS = 4096  # read at a time, with their vectors
 
+_log = logging.getLogger("twinsight.collection")
+
 _FOREIGN = (AttributeError, OverflowError, RecursionError, StopIteration, TypeError, ValueError)
 """Raised for a row whose checksum is right but that nothing here wrote: its metadata is no JSON object, say."""
+
+
+def finish_purge(folder: Path, store: Store) -> None:
+    """Finishes a purge that was interrupted by the end of the process."""
+    try:
+        snapshots.drop(folder, store)
+        store.erase()
+    except (StorageFull, Unavailable) as error:
+        # It can still be searched, and the next purge or start retries.
+        _log.warning("collection `%s`: %s", store.spec.id, error.message)
 
 
 def read_rows(store: Store, places: RowPlaces) -> Rows:

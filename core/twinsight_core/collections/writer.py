@@ -15,7 +15,6 @@ import logging
 import math
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import numpy as np
 
 from twinsight_core.errors import StorageFull, Unavailable
 from twinsight_core.filters import Filter
-from twinsight_core.host.brief_threads import LINGER_S, NO_THREADS, start_thread
+from twinsight_core.host.brief_threads import LINGER_S, NO_THREADS, joined, start_thread
 from twinsight_core.index.locks import ReadWriteLock
 from twinsight_core.items import Checkpoint, NewItem, NewMetadata
 from twinsight_core.metadata import encode_metadata
@@ -34,7 +33,6 @@ from twinsight_core.storage.store import Store
 
 _GROUP_REQUESTS = 256
 _GROUP_ITEMS = 8192
-_LEAST_CLOSING_S = 0.2  # for a thread with nothing to do to end
 _LOOK_S = 0.1  # between two looks at whether a waiting request is still wanted
 
 _log = logging.getLogger("twinsight.collection")
@@ -232,20 +230,13 @@ class Writer:
         return self._ingests.get(ingest_id, 0)
 
     def close(self, *, until: float = math.inf) -> bool:
-        """Answers all submitted requests, and ends the thread; returns whether that came about in time.
-
-        Args:
-            until: waited for so long, at least a moment, on `time.monotonic`'s scale.
-        """
+        """Answers all submitted requests, and ends the thread; returns whether it ended in time (`joined`)."""
         with self._handing:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
             thread = self._thread
-        if thread is None:
-            return True
-        thread.join(None if until == math.inf else max(_LEAST_CLOSING_S, until - time.monotonic()))
-        return not thread.is_alive()
+        return joined(thread, until=until)
 
     def _started(self) -> threading.Thread:
         try:

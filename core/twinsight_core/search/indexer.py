@@ -17,20 +17,21 @@ In each round it does the first of these that is due:
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
 from twinsight_core.errors import TwinsightError
 from twinsight_core.host.allocation import give_back_freed
-from twinsight_core.host.brief_threads import LINGER_S, NO_THREADS, start_thread
+from twinsight_core.host.brief_threads import LINGER_S, NO_THREADS, joined, start_thread
 from twinsight_core.index.exact import ExactView
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for, is_fit
 from twinsight_core.search.generation import NOTHING_COVERED, Coverage, Generation
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.search.rows import RowBatch
 
 # Rows added between two looks at whether to stop, when nobody waits.
@@ -39,6 +40,7 @@ _BUILD_STEP = 1024
 _BUSY_HOLD_S, _IDLE_HOLD_S = 0.004, 0.05
 _BUSY_FOR_S = 1.0
 _SNAPSHOT_RETRY_S = 60.0
+_START_AGAIN_S = 1.0
 _AUDIT_STEP = 256
 # After a round that failed, doubled after each further one up to the longest; but at least so many times as long as the
 # round took.
@@ -47,34 +49,6 @@ _FIRST_REST_S, _LONGEST_REST_S, _REST_SHARE = 5.0, 60.0, 4.0
 _BUILDS_WITH_GRAPH = 2
 
 _log = logging.getLogger("twinsight.collection")
-
-
-@dataclass(frozen=True)
-class IndexPolicy:
-    """When the graph is built, rebuilt and saved.
-
-    Attributes:
-        graph_from: items from which a graph is kept; below, comparing with all of them is as fast, and exact.
-        dead_share: share of dead rows or points above which a new generation is built.
-        tail_share: size of the tail, as a share of the graph, above which a new graph is built instead while searches
-            come in. Without any the graph grows: a bulk load would build it anew at every doubling, twice the work.
-        snapshot_share: changes since the last snapshot, as a share of the graph, above which one is written.
-        patience: dead rows, rows of the tail, or changes that are never worth a new generation or snapshot.
-        audit_width: width of the walk that must find a point for its own vector. Narrower than searches', so that they
-            find it too.
-        audit_rest: time between two audits of the whole graph, as a multiple of the time that one takes.
-        purge_rest: time from a build to the next that only a purge, or lost hubs, ask for, as a multiple of the time
-            that it took.
-    """
-
-    graph_from: int = 2048
-    dead_share: float = 0.2
-    tail_share: float = 1.0
-    snapshot_share: float = 0.1
-    patience: int = 1000
-    audit_width: int = 32
-    audit_rest: float = 20.0
-    purge_rest: float = 20.0
 
 
 class Indexer:
@@ -126,7 +100,7 @@ class Indexer:
         self._idle = False
         self._awake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._is_short = False  # no thread could be started
+        self._start_again_s = math.inf  # when a search retries to start the thread, if that failed
         with self._awake:
             # What a graph from the disk lacks is not known yet.
             if generation.graph is not None or self._due():
@@ -167,7 +141,7 @@ class Indexer:
     def searched(self) -> None:
         """Notes that a search comes in: the thread then gives way to searches."""
         self._last_search_s = time.monotonic()
-        if self._is_short:  # by now there may be threads again
+        if self._last_search_s >= self._start_again_s:
             self.wake()
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -181,18 +155,27 @@ class Indexer:
         large = generation.rows.view.live >= self._policy.graph_from
         return large and generation.graph is None
 
-    def close(self, *, snapshot: bool) -> None:
-        """Ends the thread after its current step, and saves the graph if it has changed and `snapshot` is true."""
+    def close(self, *, snapshot: bool, until: float = math.inf) -> bool:
+        """Ends the thread after its current step, and saves the graph if it has changed and `snapshot` is true.
+
+        Args:
+            snapshot: whether the graph is saved.
+            until: from then on it is not, and the thread is not waited for, on `time.monotonic`'s scale.
+
+        Returns:
+            Whether the thread has ended.
+        """
         with self._awake:
             self._stopping = True
             self._awake.notify_all()
             thread = self._thread
-        if thread is not None:
-            thread.join()
-        if snapshot and self.generation.graph is not None:
+        if not joined(thread, until=until):
+            return False
+        if snapshot and self.generation.graph is not None and time.monotonic() < until:
             self._unsaved += self.generation.bury()
             if self._unsaved:
                 self._save(self.generation.graph)
+        return True
 
     def _start(self) -> None:
         """Starts the thread, unless there is one.
@@ -202,11 +185,11 @@ class Indexer:
         if self._thread is None and not self._stopping:
             try:
                 self._thread = start_thread(self._run, name=f"twinsight-index-{self._name}")
-                self._is_short = False
+                self._start_again_s = math.inf
             except RuntimeError:
-                if not self._is_short:  # logged once
+                if self._start_again_s == math.inf:  # logged once
                     _log.warning("collection `%s` is not indexed: %s", self._name, NO_THREADS)
-                self._is_short = True
+                self._start_again_s = time.monotonic() + _START_AGAIN_S
 
     def _run(self) -> None:
         while not self._stopping:

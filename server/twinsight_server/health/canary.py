@@ -4,7 +4,8 @@
 2. Every `interval_s` it goes through again, as a batch of its own, once the current batch is done. All services are
    healthy if the result arrives in time and is the same.
 3. A watchdog checks every half second whether a model hangs. If so, health is off at once, until the test passes again.
-   It stays off while as many turns hang as the model has lanes, so that a supervisor restarts the server.
+   It stays off while as many turns hang as the model has lanes, or all these are lost, so that a supervisor restarts
+   the server.
 4. Draining turns health off for good. The watchdog goes on: calls that wait for a model that hangs are still answered.
 """
 
@@ -13,11 +14,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import structlog
 
 from twinsight_core.errors import StartupError, TwinsightError
+from twinsight_core.host.brief_threads import NO_THREADS, start_thread
 from twinsight_core.models.tasks import Task
 from twinsight_server.calls.call import Call
 from twinsight_server.health.service import HealthService
@@ -87,14 +90,17 @@ class Canary:
             self._expected[model.name] = answer
 
     def start(self, interval_s: float) -> None:
-        """Turns health on and starts testing periodically."""
+        """Turns health on and starts testing periodically.
+
+        Raises:
+            StartupError: no thread can be started.
+        """
         self._tell(serving=True)
-        self._threads = [
-            threading.Thread(target=self._run, args=(interval_s,), name="canary", daemon=True),
-            threading.Thread(target=self._watch, name="watchdog", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            self._threads.append(start_thread(partial(self._run, interval_s), name="canary"))
+            self._threads.append(start_thread(self._watch, name="watchdog"))
+        except RuntimeError as error:
+            raise StartupError(NO_THREADS, reason="NO_THREADS") from error
 
     def stop(self) -> None:
         """Turns health off for good, without waiting for a test in progress; `join` must follow."""

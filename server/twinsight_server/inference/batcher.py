@@ -47,7 +47,7 @@ log = structlog.stdlib.get_logger("twinsight.batcher")
 
 _MIN_RETRY_S = 0.05
 _LOOKS = 3
-_CLOSING_S = 10.0
+CLOSING_S = 10.0
 """For queued pictures when the server stops: longer than any batch takes, but limited in case one hangs."""
 
 
@@ -275,13 +275,13 @@ class Batcher:
             longest, self._longest_turn_s = self._longest_turn_s, 0.0
         return longest
 
-    def close(self) -> None:
-        """Computes what is queued, then stops the lanes."""
+    def close(self, timeout_s: float = CLOSING_S) -> None:
+        """Computes what is queued, then stops the lanes; waits so long for them."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             self._room_freed.notify_all()
-        self._lanes.close(_CLOSING_S)
+        self._lanes.close(timeout_s)
 
     def _wait_of(self, pictures: int) -> float:
         """Returns the estimated seconds to compute this many pictures."""
@@ -314,8 +314,7 @@ class Batcher:
         """Serves turns on a lane until this is closed, or a turn was given up meanwhile."""
         with own_core(wanted=self._engine.has_lane_per_core) as core:
             while turn := self._next_turn(lane, core):
-                core.take()
-                is_kept = self._serve(turn, infer)
+                is_kept = self._serve(turn, infer, core)
                 del turn  # its pictures and their calls would stay until the next ones come
                 if not is_kept:
                     return
@@ -370,13 +369,15 @@ class Batcher:
         full = len(self._waiting) >= self._engine.max_batch
         return full or not self._decoding or not self._waiting or self._closed or self._is_urgent()
 
-    def _serve(self, turn: Turn, infer: Infer) -> bool:
+    def _serve(self, turn: Turn, infer: Infer, core: OwnCore | None = None) -> bool:
         """Decodes and computes the pictures of a batch that are still wanted, and ends this thread's turn.
 
         Returns:
             Whether the turn still counts: False if it was given up in the meantime.
         """
         try:
+            if core is not None:
+                core.take()
             ready = [(one, image) for one in turn.batch if (image := loaded(one, self._dropped)) is not None]
             self._compute([(one, image) for one, image in ready if is_wanted(one, self._dropped)], turn, infer)
         except Exception as error:  # without memory, even telling what failed may fail

@@ -72,7 +72,8 @@ class FairPool:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for thread in self._threads:
+            threads = self._threads.copy()
+        for thread in threads:
             thread.join()
 
     def _start_one(self) -> None:
@@ -83,12 +84,16 @@ class FairPool:
                 raise Unavailable(NO_THREADS, reason="THREADS_EXHAUSTED") from error
 
     def _run(self) -> None:
-        self._initializer()
-        while work := self._next():
-            try:
-                work()
-            except Exception:  # the thread must not end by it
-                log.exception("decoding failed")
+        try:
+            self._initializer()
+            while work := self._next():
+                try:
+                    work()
+                except Exception:  # the thread need not end by it
+                    log.exception("decoding failed")
+        finally:
+            with self._changed:
+                self._threads.remove(threading.current_thread())
 
     def _next(self) -> Callable[[], None] | None:
         """Waits for work; returns what is next, or None once the pool is closed and all is begun."""

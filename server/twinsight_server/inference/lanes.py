@@ -69,14 +69,13 @@ class Lanes:
         """
         now = time.monotonic()
         with self._lock:
-            due = [] if self._closed else [lane for lane, since in self._lost.items() if since <= now]
-            self._lost.update(dict.fromkeys(due, math.inf))
+            due = [lane for lane, since in self._lost.items() if since <= now]
         for lane in due:
             try:
                 self._start(lane)
-            except RuntimeError:  # no thread can be started
-                log.error("lane can't be renewed: no thread can be started", model=self._model, lane=lane)
+            except Exception:  # no thread can be started
                 self._retry(lane)
+                log.exception("lane can't be renewed", model=self._model, lane=lane)
 
     def close(self, timeout_s: float) -> None:
         """Waits for the threads, whose work has to end by itself, and replaces none from now on."""
@@ -90,31 +89,33 @@ class Lanes:
                 log.warning("lane does not stop", model=self._model, lane=thread.name)
 
     def _start(self, lane: int) -> None:
-        threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._model}-{lane}", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._model}-{lane}", daemon=True)
+        with self._lock:
+            if self._closed or self._lost.get(lane) == math.inf:
+                return
+            thread.start()
+            self._threads[lane] = thread
+            if lane in self._lost:
+                self._lost[lane] = math.inf
 
     def _retry(self, lane: int) -> None:
         with self._lock:
             self._lost[lane] = time.monotonic() + _RENEW_AGAIN_S
 
     def _run(self, lane: int) -> None:
-        use_all_cores()
-        thread = threading.current_thread()
-        with self._lock:
-            self._threads[lane] = thread
         try:
-            if lane in self._lost:
+            use_all_cores()
+            with self._lock:
+                is_lost = lane in self._lost
+            if is_lost:
                 self._engine.renew(lane)
             infer = self._engine.lane(lane)
-        except Exception:
-            self._retry(lane)
-            log.exception("lane can't be renewed", model=self._model, lane=lane)
-            return
-        with self._lock:
-            self._lost.pop(lane, None)
-        try:
-            self._work(lane, infer)
-        except BaseException:
             with self._lock:
-                if self._threads[lane] is thread:
-                    self._lost[lane] = 0.0
-            log.exception("lane failed; another thread takes it over", model=self._model, lane=lane)
+                self._lost.pop(lane, None)
+            self._work(lane, infer)
+        except Exception:
+            with self._lock:
+                is_current = self._threads[lane] is threading.current_thread()
+            if is_current:
+                self._retry(lane)
+            log.exception("lane failed", model=self._model, lane=lane)

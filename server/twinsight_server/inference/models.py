@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from twinsight_core.executors.choice import ChosenExecutor
 from twinsight_core.models.tasks import Task
 from twinsight_core.packages import ModelPackage, load_package, package_folders
 from twinsight_server.config import ServerConfig
-from twinsight_server.inference.batcher import Batcher
+from twinsight_server.inference.batcher import CLOSING_S, Batcher
 from twinsight_server.metrics import Metrics
 
 MOST_AT_ONCE: dict[Task, int] = {"embedding": 4096, "classification": 4096, "detection": 4}
@@ -26,6 +27,9 @@ and no faster in larger batches, whose pictures would only wait for one another.
 
 _BASE = "base"
 """The default model if none is set and this one is served."""
+
+_LEAST_CLOSING_S = 0.2
+"""For a model without work to end, where others have used up the time."""
 
 log = structlog.stdlib.get_logger("twinsight.models")
 
@@ -148,9 +152,10 @@ class Models:
         return list(self._models.values())
 
     def close(self) -> None:
-        """Computes what is queued and stops the lanes."""
+        """Computes what is queued and stops the lanes, however many of the models hang."""
+        ends = time.monotonic() + CLOSING_S
         for model in self.all():
-            model.batcher.close()
+            model.batcher.close(max(_LEAST_CLOSING_S, ends - time.monotonic()))
 
 
 def _default_name(packages: dict[str, ModelPackage], config: ServerConfig) -> str:

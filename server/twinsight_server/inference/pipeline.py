@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -22,7 +23,7 @@ from twinsight_core.images import Limits, Region
 from twinsight_server.calls.call import Call, deadline_exceeded
 from twinsight_server.inference.fair_pool import FairPool
 from twinsight_server.inference.models import ServedModel
-from twinsight_server.inference.turns import Answer, due_of
+from twinsight_server.inference.turns import Answer, due_of, fail
 
 log = structlog.stdlib.get_logger("twinsight.pipeline")
 
@@ -153,7 +154,8 @@ def _guarded(work: Callable[[], T], call: Call) -> T:
     except TwinsightError:
         raise
     except BaseException as error:
-        log.exception("decoding an image failed", request_id=call.request_id)
+        with suppress(Exception):  # without memory, even this may fail
+            log.exception("decoding an image failed", request_id=call.request_id)
         raise TwinsightError("Decoding this image failed.", reason="DECODE_FAILED") from error
 
 
@@ -170,11 +172,14 @@ def _decode(
     except TwinsightError as error:
         model.batcher.give_up(is_dropped=isinstance(error, (Cancelled, DeadlineExceeded)))
         future.set_result(error)
-    except Exception as error:  # noqa: BLE001 - without memory, even telling what failed may fail
+    except Exception as error:  # noqa: BLE001 - as in `_guarded`
         model.batcher.give_up()
         future.set_exception(error)
     else:
-        model.batcher.submit(lambda: pixels, call, future, announced=True, due=due)
+        try:
+            model.batcher.submit(lambda: pixels, call, future, announced=True, due=due)
+        except Exception as error:  # noqa: BLE001 - as in `_guarded`
+            fail(future, error)
 
 
 def _answer(future: Future[Answer], call: Call) -> Answer:
@@ -184,7 +189,7 @@ def _answer(future: Future[Answer], call: Call) -> Answer:
         raise deadline_exceeded() from None
     except TwinsightError:
         raise
-    except Exception:  # noqa: BLE001 - the batcher retried it alone and logged why; the other pictures have answers
+    except Exception:  # noqa: BLE001 - logged where it happened; the other pictures have answers
         return TwinsightError("The model failed on this image.", reason="COMPUTE_FAILED")
     if isinstance(answer, TwinsightError):
         call.check_alive()

@@ -18,7 +18,7 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.search import indexer
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 
 OPTIONS = CollectionOptions(graph=GraphParameters(threads=1), policy=IndexPolicy(graph_from=8, patience=4))
 
@@ -128,6 +128,7 @@ def test_a_write_for_which_no_thread_can_be_started_is_refused_whole(
 def test_what_could_not_be_indexed_is_found_and_indexed_with_the_next_change_or_search(
     after: str, collection: Collection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(indexer, "_START_AGAIN_S", 0.0)
     written = items(0, 20)
     with monkeypatch.context() as short:
         without(short, "twinsight-index-")

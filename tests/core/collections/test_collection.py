@@ -311,8 +311,8 @@ def test_a_closed_collection_says_so(collection: Collection) -> None:
 def test_a_graph_that_can_not_be_saved_keeps_no_file_open(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*, snapshot: bool) -> None:
-        close(snapshot=snapshot)
+    def fail(*, snapshot: bool, until: float) -> None:
+        close(snapshot=snapshot, until=until)
         raise RuntimeError("no such graph")
 
     close = collection._indexer.close

@@ -17,7 +17,7 @@ from twinsight_core.index.base import Metric, prepared, scores
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, NewMetadata, SearchOptions
 from twinsight_core.metadata import Metadata
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage.store import FILE_NAME, Store
 
 DIMENSION = 6

@@ -19,7 +19,7 @@ from twinsight_core.index.row_memory import VectorCopy
 from twinsight_core.items import CollectionSpec, CollectionState, NewItem, SearchOptions
 from twinsight_core.search import indexer, search
 from twinsight_core.search.generation import Generation
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.search.rows import Rows
 from twinsight_core.storage.store import FILE_NAME, Store
 

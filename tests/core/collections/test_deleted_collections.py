@@ -19,7 +19,7 @@ from twinsight_core.errors import NotFound, Unavailable
 from twinsight_core.host.allocation import no_garbage_collection
 from twinsight_core.index.base import Metric
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 
 
 @pytest.fixture

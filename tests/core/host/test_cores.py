@@ -17,7 +17,7 @@ from twinsight_core.index.exact import ExactView, Found
 from twinsight_core.index.hnsw import GraphReader
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.search import indexer
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage.store import FILE_NAME, Store
 
 pytestmark = pytest.mark.skipif(

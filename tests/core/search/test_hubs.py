@@ -16,7 +16,7 @@ from twinsight_core.index.hnsw import GraphParameters, HnswIndex, exponent_for
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.search.generation import NOTHING_COVERED, Generation
 from twinsight_core.search.hubs import Hubs
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.search.rows import RowBatch, Rows
 from twinsight_core.search.search import search
 from twinsight_core.storage.store import FILE_NAME, Store

@@ -14,7 +14,7 @@ from twinsight_core.index.hnsw import HnswIndex
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.search import indexer
 from twinsight_core.search.generation import Coverage, Generation
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.search.search import search
 from twinsight_core.storage.store import FILE_NAME, Store
 

@@ -22,7 +22,7 @@ from twinsight_core.index.base import Metric, prepared
 from twinsight_core.index.hnsw import GraphParameters
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import Keyring, new_key
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage.backups import back_up
 from twinsight_core.storage.rekeying import Rekeyed, rekey
 from twinsight_core.storage.restoring import restore

@@ -22,7 +22,7 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import LIBRARY, GraphParameters, HnswIndex
 from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import read_keyring
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage.backups import back_up
 from twinsight_core.storage.layout import NEWEST_VERSION
 from twinsight_core.storage.restoring import restore

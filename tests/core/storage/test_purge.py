@@ -20,7 +20,7 @@ from twinsight_core.index.base import Metric, prepared
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.metadata import Metadata
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage import snapshots
 from twinsight_core.storage.store import FILE_NAME, Store
 

@@ -27,7 +27,7 @@ from twinsight_core.index.base import Metric
 from twinsight_core.index.hnsw import GraphParameters, HnswIndex
 from twinsight_core.items import Checkpoint, CollectionSpec, NewItem, SearchOptions
 from twinsight_core.sealing.keyring import Key, Keyring, new_key
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage import data_folder, rekeying
 from twinsight_core.storage.records import Changes
 from twinsight_core.storage.rekeying import Failed, Rekeyed, rekey

@@ -20,7 +20,7 @@ from twinsight_core.items import CollectionSpec, NewItem, SearchOptions
 from twinsight_core.sealing import files
 from twinsight_core.sealing.cipher import OVERHEAD
 from twinsight_core.sealing.keyring import Key, Keyring, new_key
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage.data_folder import COLLECTIONS
 from twinsight_core.storage.layout import checksum
 from twinsight_core.storage.records import Changes, StoredItem

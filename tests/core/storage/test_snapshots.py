@@ -21,7 +21,7 @@ from twinsight_core.items import CollectionSpec, CollectionState, NewItem, Searc
 from twinsight_core.sealing.keyring import Keyring, new_key
 from twinsight_core.search import indexer
 from twinsight_core.search.generation import Coverage, Generation
-from twinsight_core.search.indexer import IndexPolicy
+from twinsight_core.search.index_policy import IndexPolicy
 from twinsight_core.storage import snapshots
 from twinsight_core.storage.store import FILE_NAME, Store
 

@@ -117,13 +117,34 @@ def test_work_that_no_thread_would_do_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_as_many_threads_as_there_is_work_for_but_no_more_than_allowed() -> None:
-    pool, together = FairPool(3, "test"), threading.Barrier(3)
+    pool, together, ran = FairPool(3, "test"), threading.Barrier(3), set[int]()
 
     def wait() -> None:
+        ran.add(threading.get_ident())
         together.wait(30)
 
     for _ in range(9):
         pool.submit("m", 0.0, wait)
     pool.close()
     assert together.n_waiting == 0
-    assert len(pool._threads) == 3
+    assert len(ran) == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_by_an_error_is_followed_by_another() -> None:
+    fails, ended, done = [True], threading.Event(), threading.Event()
+
+    def fails_once() -> None:
+        if fails:
+            fails.pop()
+            ended.set()
+            raise MemoryError
+
+    pool = FairPool(1, "test", initializer=fails_once)
+    pool.submit("m", 0.0, lambda: None)
+    assert ended.wait(30)
+    for thread in pool._threads.copy():
+        thread.join(30)
+    pool.submit("m", 0.0, done.set)
+    assert done.wait(30)
+    pool.close()

@@ -13,6 +13,7 @@ import pytest
 from twinsight_core.engine import Engine
 from twinsight_core.errors import Unavailable
 from twinsight_core.executors.base import Executor
+from twinsight_core.host.own_cores import OwnCore
 from twinsight_core.images import Preprocessing
 from twinsight_server.calls.call import Call
 from twinsight_server.inference import batcher as batcher_module
@@ -125,14 +126,15 @@ def test_all_that_hang_are_answered_before_a_lane_is_made_anew_and_that_is_tried
     assert renewed == [0, 0]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
 def test_a_lane_that_gets_no_thread_gets_one_when_there_are_some_again(
-    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+    error: Exception, hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twinsight_server.inference.lanes._RENEW_AGAIN_S", 0.0)
     batcher, executor = hanging
 
     def none_left(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+        raise error
 
     stuck = submit(batcher, POISON)
     assert executor.busy.wait(30)
@@ -155,11 +157,12 @@ def test_a_lane_whose_thread_ends_by_an_error_is_taken_over(
     batcher, executor = hanging
     served = batcher._serve
 
-    def fails_once(turn: Turn, infer: Infer) -> bool:
+    def fails_once(turn: Turn, infer: Infer, core: OwnCore) -> bool:
         monkeypatch.setattr(batcher, "_serve", served)
-        served(turn, infer)
+        served(turn, infer, core)
         raise MemoryError
 
+    monkeypatch.setattr("twinsight_server.inference.lanes._RENEW_AGAIN_S", 0.0)
     monkeypatch.setattr(batcher, "_serve", fails_once)
     assert red_of(submit(batcher, 4)) == 4
     until(lambda: batcher.is_broken)
@@ -185,15 +188,16 @@ def test_a_picture_without_memory_to_load_it_fails_alone(hanging: tuple[Batcher,
     assert (red_of(first), red_of(good)) == (POISON, 5)
 
 
+@pytest.mark.parametrize(("owner", "name"), [(batcher_module, "is_wanted"), (OwnCore, "take")])
 def test_pictures_are_answered_whatever_fails_between_them(
-    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+    owner: object, name: str, hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_memory(*_: object) -> bool:
         monkeypatch.undo()
         raise MemoryError
 
     batcher, _ = hanging
-    monkeypatch.setattr(batcher_module, "is_wanted", no_memory)
+    monkeypatch.setattr(owner, name, no_memory)
     with pytest.raises(MemoryError):
         submit(batcher, 5).result(10)
     assert red_of(submit(batcher, 6)) == 6
@@ -266,11 +270,8 @@ def test_a_caller_whose_lone_picture_hangs_is_cut_off_and_nobody_follows_it(
         until(lambda: batcher.infer_alone(lambda: pixel(1), Call("test", None), Future()))
 
 
-def test_closing_does_not_wait_for_ever_for_a_turn_that_hangs(
-    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("twinsight_server.inference.batcher._CLOSING_S", 0.1)
+def test_closing_does_not_wait_for_ever_for_a_turn_that_hangs(hanging: tuple[Batcher, HangingExecutor]) -> None:
     batcher, executor = hanging
     submit(batcher, POISON)
     assert executor.busy.wait(30)
-    batcher.close()
+    batcher.close(0.1)

@@ -174,7 +174,7 @@ def test_a_failure_that_can_not_even_be_logged_keeps_to_its_picture(
     monkeypatch.setattr("twinsight_core.images.from_pixels", no_memory)
     monkeypatch.setattr("twinsight_server.inference.pipeline.log.exception", no_memory)
     bad, good = pipeline.infer(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
-    assert getattr(bad, "reason", "") == "COMPUTE_FAILED"
+    assert getattr(bad, "reason", "") == "DECODE_FAILED"
     assert isinstance(good, np.ndarray)
     assert model.batcher.is_idle
 
