@@ -288,7 +288,7 @@ def _check_bytes(encoded: bytes, limits: Limits) -> None:
 def _check_pixels(width: int, height: int, limits: Limits, *, field: str = "encoded") -> None:
     if width * height > limits.max_pixels:
         raise InvalidImage(
-            f"The picture is {width}x{height} ({width * height / 1e6:.1f} megapixels); "
+            f"The picture is {width}x{height} ({width * height / 1e6:.6g} megapixels); "
             f"the limit is {limits.max_pixels / 1e6:g} megapixels.",
             reason="IMAGE_TOO_LARGE",
             field=field,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -83,6 +83,36 @@ def test_without_a_name_a_refused_batch_holds_nothing_back() -> None:
     client.server.fail_next(FULL)
     assert [len(batch.errors()) for batch in batches] == [1, 0, 0, 0, 0]
     assert stored(client) == ["i1", "i2", "i3", "i4"]
+
+
+def test_a_picture_for_a_collection_without_a_model_rejects_its_batch_of_a_bulk_write_as_a_whole(
+    picture: Callable[[int], bytes],
+) -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    items = [NewItem("v", [1.0]), NewItem("p", picture(0)), NewItem("w", [2.0])]
+    batches = list(client.ingest("c", items, ingest_id="bulk", batch_size=2))
+    reasons = [[error.reason for error in batch.errors()] for batch in batches]
+    assert reasons == [["COLLECTION_UNBOUND"] * 2, ["BATCH_OUT_OF_ORDER"]]
+    assert stored(client) == []
+    (batch,) = client.ingest("c", items)
+    assert [error.reason for error in batch.errors()] == ["COLLECTION_UNBOUND"]
+    assert stored(client) == ["v", "w"]
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (NewItem("a", [1.0], {7: "seven"}), "A name in metadata must be a str, not int: 7."),  # type: ignore[dict-item]
+        (NewItem("a", [10**400]), "A vector must contain only numbers: int too large to convert to float."),
+    ],
+)
+def test_what_no_message_can_hold_is_told_with_its_item(item: NewItem, said: str) -> None:
+    client = FakeClient()
+    client.create_collection("c", dimension=1)
+    with pytest.raises(InvalidArgument) as raised:
+        list(client.ingest("c", [item]))
+    assert raised.value.message == f"Item `a`: {said}"
 
 
 def test_a_server_that_goes_away_ends_the_stream() -> None:

@@ -331,6 +331,13 @@ def test_what_stands_in_fails_alone_in_a_collection_without_a_model(tmp_path: Pa
     assert [one.image.WhichOneof("source") for one in stand_ins] == [None, None]
 
 
+@pytest.mark.parametrize("item_id", [5, b"five"])
+def test_an_id_that_is_no_text_is_told(item_id: object) -> None:
+    item = NewItem(item_id, [1.0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="An item's id must be a str, not"):
+        list(ingest(4, most_bytes=1000).requests([item]))
+
+
 def test_messages_are_full_before_the_channel_carries_no_more() -> None:
     flow = EmbedFlow(model="", batch_size=100, most_bytes=10_000)
     sizes = [message.ByteSize() for message in flow.requests([b"x" * 1000] * 100)]

@@ -40,6 +40,23 @@ def test_a_clip_is_found_where_it_was_cut_out(example: dict[str, Any]) -> None:
     assert best.start_s == pytest.approx(17.4)
 
 
+def test_a_film_that_is_indexed_again_has_its_new_frames_alone(example: dict[str, Any]) -> None:
+    client = FakeClient()
+    client.create_collection("films", model="fake")
+    example["index"](client, "films", "film", scenes(1, 30))
+    example["index"](client, "films", "other", scenes(2, 7))
+    assert example["index"](client, "films", "film", scenes(3, 5)) == 5
+    assert client.get_collection("films").item_count == 12
+    assert not [one for one in example["find"](client, "films", scenes(1, 30)) if one.film == "film"]
+
+
+def test_frames_that_follow_one_another_quickly_are_all_kept(example: dict[str, Any]) -> None:
+    client = FakeClient()
+    client.create_collection("films", model="fake")
+    quick = [(time_s / 240, image) for time_s, image in scenes(1, 240)]
+    assert example["index"](client, "films", "film", quick) == client.get_collection("films").item_count == 240
+
+
 def test_frames_that_do_not_agree_find_nothing(example: dict[str, Any]) -> None:
     agreed, sighting = example["agreed"], example["Sighting"]
     still = [sighting("still", film_s, 0.0) for film_s in range(60)]  # one frame that looks like a whole film

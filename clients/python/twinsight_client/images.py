@@ -176,7 +176,7 @@ def vector_bytes(vector: VectorLike) -> bytes:
     """
     try:
         array = np.asarray(vector.vector if isinstance(vector, Embedding) else vector, dtype="<f4")
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise _invalid("vector", f"A vector must contain only numbers: {error}.") from error
     if array.ndim != 1 or array.size == 0:
         raise _invalid("vector", f"A vector must have one axis and at least one component; its shape is {array.shape}.")

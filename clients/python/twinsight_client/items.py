@@ -53,7 +53,9 @@ def item_size_bytes(item: NewItem) -> int:
 
     Raises:
         OSError: the file does not exist.
+        TypeError: an id that is not a str, or as `size_bytes`.
     """
+    _check_type(item.id)
     content = 0 if isinstance(item.content, KeepVector) else size_bytes(item.content)
     return content + len(item.id.encode(errors="replace")) + metadata_size_bytes(item.metadata)
 
@@ -67,8 +69,7 @@ def item_message(item: NewItem) -> collections_pb.NewItem:
         OSError: the file can't be read.
         TypeError: neither a picture nor a vector, or an id that is not a str.
     """
-    if not isinstance(item.id, str):
-        raise TypeError(f"An item's id must be a str, not {type(item.id).__name__}: {item.id!r}.")
+    _check_type(item.id)
     check_text(item.id, field="id")
     try:
         return _message(item)
@@ -76,6 +77,11 @@ def item_message(item: NewItem) -> collections_pb.NewItem:
         message = f"Item `{item.id}`: {error.message}"
         violations = [FieldViolation(one.field, message) for one in error.violations]
         raise type(error)(message, reason=error.reason, violations=violations) from error
+
+
+def _check_type(item_id: object) -> None:
+    if not isinstance(item_id, str):
+        raise TypeError(f"An item's id must be a str, not {type(item_id).__name__}: {item_id!r}.")
 
 
 def items_digest(items: Iterable[NewItem], *, given: str) -> str:

@@ -24,9 +24,11 @@ def value_message(value: MetadataValue, *, name: str = "", field: str = "") -> t
         field: path of the value in the request, for errors; empty: that of an item's metadata.
 
     Raises:
-        InvalidArgument: a type that metadata can't hold, or an integer of more than 64 bits.
+        InvalidArgument: a type that metadata can't hold, an integer of more than 64 bits, or a name that is no str.
         NotUnicode: the name, or a text.
     """
+    if not isinstance(name, str):
+        raise _invalid(str(name), f"A name in metadata must be a str, not {type(name).__name__}: {name!r}.")
     field = field or f"metadata[{name!r}]"
     check_text(name, field=field)
     match plain_scalar(value):
@@ -74,6 +76,8 @@ def _value_bytes(value: MetadataValue) -> int:
 
 
 def _text_bytes(text: str) -> int:
+    if not isinstance(text, str):
+        return 0  # a name, which is rejected when the message is built
     return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter
+
+from twinsight_client.images import upright_rgb
 
 Picture = Image.Image
 
@@ -58,7 +60,7 @@ def edited(encoded: bytes, name: str) -> bytes:
     """
     edit, quality = EDITS[name]
     with Image.open(io.BytesIO(encoded)) as picture:
-        copy = ImageOps.exif_transpose(picture).convert("RGB")
+        copy = upright_rgb(picture)  # as the server sees the file: 16-bit greys scaled, transparency over white
     copy.thumbnail((640, 640))
     out = io.BytesIO()
     edit(copy).save(out, "JPEG", quality=quality)

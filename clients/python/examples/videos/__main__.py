@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 from voting import Found, Sighting, agreed
 
-from twinsight_client import AlreadyExists, Client, ImageInput, NewItem
+from twinsight_client import AlreadyExists, Client, ImageInput, NewItem, field
 
 BATCH = 32
 SIDE_PX = 512
@@ -63,10 +63,19 @@ def frames(file: Path, *, every_s: float) -> Iterator[tuple[float, Image.Image]]
         raise Unreadable(f"{file}: {error}") from error
 
 
+def check_name(file: Path) -> None:
+    """Raises Unreadable for a name that is not Unicode: it can't be kept with the frames, nor shown."""
+    try:
+        str(file.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable(f"{str(file)!a}: its name is not Unicode.") from error
+
+
 def index(client: Client, collection: str, film: str, shown: Iterable[tuple[float, Image.Image]]) -> int:
-    """Writes the frames of a film to a collection; returns their number."""
+    """Writes the frames of a film to a collection, in place of those that it had; returns their number."""
+    client.delete_items(collection, where=field("film") == film)
     name = hashlib.sha256(film.encode()).hexdigest()[:16]  # paths may be longer than ids
-    items = (NewItem(f"{name}@{time_s:.2f}", image, {"film": film, "time_s": time_s}) for time_s, image in shown)
+    items = (NewItem(f"{name}@{time_s:.4f}", image, {"film": film, "time_s": time_s}) for time_s, image in shown)
     return sum(len(batch.values()) for batch in client.ingest(collection, items))
 
 
@@ -107,6 +116,7 @@ def main() -> int:
         for file in chosen.files:
             shown = frames(file, every_s=chosen.every)
             try:
+                check_name(file)
                 if chosen.command == "index":
                     print(f"{file}: {index(client, chosen.collection, str(file.resolve()), shown)} frames")
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from twinsight_client.cli.settings import Settings, shared_options
 from twinsight_client.cli.sheet import Tile, contact_sheet
 from twinsight_client.cli.tables import write_table
 from twinsight_client.cli.whole_files import save_picture
+from twinsight_client.errors import PermissionDenied
 from twinsight_client.images import ImageInput, Region
 from twinsight_client.items import ItemId
 from twinsight_client.results import Match
@@ -121,8 +123,9 @@ def search(
         if sheet is not None:
             source = image
             if item is not None:
-                (stored,) = client.get_items(collection, [item]).values()
-                source = stored_file(item, stored.metadata, root=root)
+                with suppress(PermissionDenied):  # a key that may search need not be one that may read
+                    (stored,) = client.get_items(collection, [item]).values()
+                    source = stored_file(item, stored.metadata, root=root)
             _write_sheet(
                 sheet, Tile(source, ("query", image.name if image else item or ""), True, region), matches, root
             )

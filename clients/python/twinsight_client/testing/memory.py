@@ -269,6 +269,10 @@ class MemoryServer:
         _check_digest(collection.digest, request.vector_model_digest)
         results: list[collections_pb.UpsertResult] = []
         if not (request.ingest_id and request.batch <= last):
+            if request.ingest_id and not collection.model:  # else one that resumes after the batch would lose the item
+                for place, item in enumerate(request.items):
+                    if item.WhichOneof("input") == "image" and item.image.WhichOneof("source"):
+                        self._content(collection, item, f"items[{place}]")
             results = self._upsert(collection, request.items)
             if request.ingest_id:
                 last = collection.last_batches[request.ingest_id] = request.batch
@@ -345,7 +349,7 @@ def _each(
 
 
 def _unit(vector: Vector, dimension: int, path: str) -> Vector:
-    length = np.linalg.norm(vector)
+    length = np.linalg.norm(vector.astype(np.float64))
     if vector.shape != (dimension,) or not np.isfinite(length) or length == 0:
         raise refused("VECTOR_INVALID", path, f"`vector` must have {dimension} finite components, not all zero.")
     return (vector / length).astype(np.float32)

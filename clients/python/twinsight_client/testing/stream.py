@@ -80,10 +80,9 @@ class MemoryStream:
         first = min(refused, default=request.batch)
         if request.batch > first:
             wanted = "must be written first" if first >= 1 else "needs a number from 1 on, in another stream"
-            raise FailedPrecondition(
-                f"`batch` (={request.batch}) comes after batch {first}, which was rejected and {wanted}.",
-                reason="BATCH_OUT_OF_ORDER",
-            )
+            message = f"`batch` (={request.batch}) comes after batch {first}, which was rejected and {wanted}."
+            violations = [FieldViolation("batch", message)]
+            raise FailedPrecondition(message, reason="BATCH_OUT_OF_ORDER", violations=violations)
         if request.follows > last:
             message = (
                 f"`batch` (={request.batch}) follows batch {request.follows}, but the last batch on disk is {last}: "
