@@ -126,6 +126,13 @@ class JsonFields:
                 return number
         raise ValueError(f"{self._shown(name)} must be a finite number.")
 
+    def flag(self, name: str) -> bool:
+        """Returns a boolean, possibly written as 0 or 1."""
+        value = self._values[name]
+        if isinstance(value, bool | int | float) and value in {0, 1}:
+            return bool(value)
+        raise ValueError(f"{self._shown(name)} must be true or false, or 1 or 0.")
+
     def integers(self, name: str, *, least: int, most: int) -> tuple[int, ...]:
         """Returns a list of integers in `least`..`most`."""
         return tuple(one.integer("value", least=least, most=most) for one in self._each(name))

@@ -342,4 +342,6 @@ def _calibrate_classifier(
         f"expected calibration error  {measured.expected_calibration_error:.4f} "
         f"({measured.calibration_error_by_chance:.4f} by chance)"
     )
+    if is_even:  # which is what was fitted
+        write_line(f"the same, classes alike     {measured.expected_calibration_error_even:.4f}")
     _tell_written(written, package)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 import numpy as np
@@ -57,15 +58,32 @@ def labelled_pictures(package: ModelPackage, data: Path, *, skip_bad: bool) -> L
     """
     read = class_pictures(package, data, skip_bad=skip_bad)
     numbers = {composed(label): number for number, label in enumerate(package.card.labels)}
-    unknown = sorted(set(read.classes) - numbers.keys())
+    names = _as_labels(read, numbers)
+    unknown = sorted(set(names) - numbers.keys())
     if unknown:
         raise TrainingError(
             f"{data}: `{package.name}` has no labels for these classes: {', '.join(unknown)}; "
             f"available: {', '.join(package.card.labels)}.",
             reason="LABEL_UNKNOWN",
         )
-    places = np.array([numbers[name] for name in read.classes], np.int32)
+    places = np.array([numbers[name] for name in names], np.int32)
     return replace(read, labels=places[read.labels], classes=package.card.labels)
+
+
+def _as_labels(read: LabelledImages, labels: Container[str]) -> Sequence[str]:
+    """Returns the classes' names; with folders above that they share, if they are labels that way alone.
+
+    A class is named without these (`class_folders`), which hold further classes where a model was trained on more.
+    """
+    if not read.files or all(name in labels for name in read.classes):
+        return read.classes
+    folder = PurePosixPath(composed(read.files[0])).parent.parts
+    shared = folder[: -len(PurePosixPath(read.classes[read.labels[0]]).parts)]
+    for first in range(len(shared)):
+        longer = ["/".join((*shared[first:], name)) for name in read.classes]
+        if all(name in labels for name in longer):
+            return longer
+    return read.classes
 
 
 def listed_pictures(package: ModelPackage, data: Path, listed: Path, *, skip_bad: bool = False) -> PairPictures:

@@ -33,8 +33,6 @@ STEPS_PER_THREAD = 512
 """Of walks (`steps`), worth a thread, a millisecond and more: threads are started for each call."""
 # Points to be added, worth a thread.
 _POINTS_PER_THREAD = 4
-# Into which they are divided: whichever thread is done takes another. Each takes the interpreter once.
-_PIECES_PER_THREAD = 2
 # Under the inner product the graph is given the vectors times a power of two, by which the longest is some 2**30 long.
 # The library's distance is 1 - x.y in float32: of products much smaller than 1 it keeps no more than 6e-8. Vectors of
 # length 1e-3 had a recall@10 of 0.576, of length 1e-4 0.002.
@@ -190,7 +188,7 @@ class HnswIndex:
         threads = min(self.parameters.threads, max(1, len(labels) // _POINTS_PER_THREAD))
         share_work(
             lambda piece: self._native.add_items(vectors[piece], labels[piece], 1),
-            _pieces(len(labels), threads * _PIECES_PER_THREAD if threads > 1 else 1),
+            _pieces(len(labels), threads),
             threads=threads,
         )
 

@@ -10,6 +10,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
@@ -295,16 +296,17 @@ def _coco_marked(
         except (ValueError, KeyError) as error:
             flaws.append(f"annotations[{number}]: {_problem(error)}")
             continue
+        place = f"annotations[{number}] of picture {image}{_file_name(images[image])}"
         label = ""
         try:
             label = names[_coco_number(one, "category_id", names, "category")]
         except (ValueError, KeyError) as error:
-            flaws.append(f"annotations[{number}]: {_problem(error)}")
+            flaws.append(f"{place}: {_problem(error)}")
         try:
-            crowd = "iscrowd" in one and bool(one.number("iscrowd"))
+            crowd = "iscrowd" in one and one.flag("iscrowd")
             boxes[image].append(MarkedBox(label=label, corners=_coco_corners(one), ignored=crowd))
         except (ValueError, KeyError) as error:
-            flaws.append(f"annotations[{number}]: {_problem(error)}")
+            flaws.append(f"{place}: {_problem(error)}")
             unplaced.add(image)
     found = []
     for number, one in images.items():
@@ -324,17 +326,37 @@ def _by_id(content: JsonFields, name: str) -> dict[int, JsonFields]:
     """
     found: dict[int, JsonFields] = {}
     for one in content.objects(name):
-        number = one.integer("id", least=0, most=MAX_ID)
+        number = _coco_id(one, "id")
         if found.setdefault(number, one) is not one:
             raise ValueError(f"`{name}` has the id {number} more than once.")
     return found
 
 
 def _coco_number(fields: JsonFields, name: str, known: Container[int], what: str) -> int:
-    number = fields.integer(name, least=0, most=MAX_ID)
+    number = _coco_id(fields, name)
     if number not in known:
         raise ValueError(f"`{name}` (={number}) is not the id of a {what}.")
     return number
+
+
+def _coco_id(fields: JsonFields, name: str) -> int:
+    """Returns an id, which some programs write as 3.0."""
+    try:
+        return fields.integer(name, least=0, most=MAX_ID)
+    except ValueError:
+        with suppress(ValueError):
+            number = fields.number(name)
+            if number.is_integer() and 0 <= number <= MAX_ID:
+                return int(number)
+        raise
+
+
+def _file_name(image: JsonFields) -> str:
+    """Returns a picture's file name in brackets, or nothing if it has no valid one."""
+    try:
+        return f" ({image.text('file_name')})"
+    except (ValueError, KeyError):
+        return ""
 
 
 def _coco_corners(fields: JsonFields) -> tuple[float, float, float, float]:

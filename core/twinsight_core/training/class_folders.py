@@ -33,7 +33,8 @@ def classes_of(files: Sequence[str]) -> list[str]:
 def check_one_part(path: Path, files: Sequence[str]) -> None:
     """Rejects data that comes in parts of its own, `train/` beside `val/` or `test/`, each with class folders.
 
-    The parts would be mixed, and training would see pictures that are meant for the scores.
+    A folder beside `train/` that has some of its class folders is another part, whatever its name. The parts would be
+    mixed, and training would see pictures that are meant for the scores.
 
     Args:
         path: the source.
@@ -42,15 +43,20 @@ def check_one_part(path: Path, files: Sequence[str]) -> None:
     Raises:
         TrainingError: there are such parts; says what to do.
     """
-    parts: dict[str, set[str]] = {}
+    children: dict[str, dict[str, set[str]]] = {}
     for folder in {PurePosixPath(file).parent for file in files}:
-        # What holds pictures itself is a class, whatever its name.
-        for part in [folder, *folder.parents][1:]:
-            if part.name.lower() in SPLIT_NAMES:
-                parts.setdefault(str(part.parent), set()).add(part.name)
-    for above, names in sorted(parts.items()):
-        train = sorted(name for name in names if name.lower() in TRAIN_NAMES)
-        if train and len(names) > len(train):
+        for one in [folder, *folder.parents][:-2]:  # what holds pictures itself is a class, whatever its name
+            children.setdefault(str(one.parent.parent), {}).setdefault(one.parent.name, set()).add(one.name)
+    for above, folders in sorted(children.items()):
+        train = sorted(name for name in folders if name.lower() in TRAIN_NAMES)
+        classes = {name for part in train for name in folders[part]}
+        others = {
+            name
+            for name, held in folders.items()
+            if name not in train and (name.lower() in SPLIT_NAMES or not classes.isdisjoint(held))
+        }
+        if train and others:
+            names = {*train, *others}
             place = path if above == "." else path / above
             unpack = " of the unpacked zip" if path.is_file() else ""
             raise TrainingError(

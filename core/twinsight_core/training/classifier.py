@@ -187,6 +187,7 @@ def train_classifier(
     resume: bool = False,
     frozen_blocks: int = 0,
     teacher: Teacher | None = None,
+    even_odds: bool | None = None,
     watchers: tuple[Watcher, ...] = (),
 ) -> tuple[Classifier, Parts, Trained]:
     """Trains a network and returns it in evaluation mode with its temperature set, the parts, and how it ended.
@@ -199,6 +200,8 @@ def train_classifier(
         resume: continue from the newest checkpoint.
         frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
         teacher: a classifier of the same classes to learn from; None for none.
+        even_odds: whether what it learns are the probabilities of equally frequent classes; None: as its
+            balance says.
         watchers: receive the progress.
 
     Raises:
@@ -237,8 +240,10 @@ def train_classifier(
         watchers=watchers,
     )
     logits = in_batches(partial(run, trained.params, trained.stats), held)
-    # What these two learn are the probabilities of equally frequent classes: a temperature makes none of others.
-    weights = even_class_weights(labels) if how.balance in EVEN_ODDS else None
+    if even_odds is None:
+        even_odds = how.balance in EVEN_ODDS
+    # A temperature makes no other probabilities of those of equally frequent classes.
+    weights = even_class_weights(labels) if even_odds else None
     temperature = fit_temperature(logits, labels, weights=weights)
     return at_temperature(trainable.evaluated(trained.params, trained.stats), how.network, temperature), parts, trained
 

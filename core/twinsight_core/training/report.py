@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +13,18 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from PIL import Image as Pillow
 
 from twinsight_core.packages import ModelPackage
 from twinsight_core.training.progress import History
 
 mpl.use("agg")
+_WIDE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Arial Unicode MS",
+               "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic")  # fmt: skip
+# For names of classes in scripts that matplotlib's own font lacks, where the system has one of these.
+_INSTALLED = {font.name for font in fontManager.ttflist}
+mpl.rcParams["font.family"] = ["sans-serif", *(name for name in _WIDE_FONTS if name in _INSTALLED)]
 
 _THUMBNAIL_PX = 160
 _STYLE = (
@@ -150,7 +157,10 @@ def _mistake(one: Mistake) -> str:
 
 def _plot(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():
+        # What none of the fonts has is drawn as a box.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        figure.savefig(buffer, format="png", dpi=110)
     return _inline(buffer.getvalue(), "png")
 
 

@@ -48,6 +48,9 @@ BACKBONES: dict[str, BackboneConfig] = {
 _DECIDING = ("backbone", "size", "augmentation", "steps", "learning_rate", "frozen_blocks", "seed")
 """Fields that the steps depend on."""
 
+_RATE, _RATES = "learning_rate", "earlier learning rates"
+"""In a run's record: the one field that a run may be resumed with another value of, and which values it had before."""
+
 _NAMED = 50
 
 NO_START = "none"
@@ -176,8 +179,11 @@ class Run:
                 )
             for name in changed:
                 _LOG.warning("resuming with %s %s; it was %s", name, mine[name], before[name])
+            self._finished.unlink(missing_ok=True)
             if changed:
-                write_whole(self._record, _json(mine))
+                rates = [before[_RATES]] if _RATES in before else []
+                rates += [before[_RATE]] if _RATE in changed else []
+                write_whole(self._record, _json(mine | ({_RATES: ", then ".join(rates)} if rates else {})))
             return
         self._check_unfinished(mine)
         _discard(self.checkpoints)
@@ -302,6 +308,9 @@ class Run:
 
     def card(self, network: Config, recipe: str) -> ModelCard:
         """Returns the package's card, without labels and scores."""
+        with contextlib.suppress(TrainingError):  # of a record that can't be read, nothing is known
+            if rates := (self._recorded() or {}).get(_RATES):
+                recipe += f" (resumed; the learning rate before was {rates})"
         return ModelCard(
             architecture=next(name for name, kind in ARCHITECTURES.items() if isinstance(network, kind)),
             config=network,
@@ -336,7 +345,7 @@ class Watching:
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Returns what differs between two runs' records, and which of these differences prevent resuming."""
-    changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+    changed = sorted(name for name in (now.keys() | before.keys()) - {_RATES} if now.get(name) != before.get(name))
     return changed, [name for name in changed if not _may_change(name, before.get(name, ""), now.get(name, ""))]
 
 
@@ -346,7 +355,7 @@ def _may_change(name: str, before: str, now: str) -> bool:
     A lower learning rate can rescue a run that diverged; the precision is that of the current device.
     """
     match name:
-        case "learning_rate":
+        case _ if name == _RATE:
             return float(now) < float(before)
         case "precision":
             return True

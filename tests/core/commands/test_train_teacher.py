@@ -6,6 +6,7 @@ from click.testing import CliRunner, Result
 
 from twinsight_core.commands.train import train
 from twinsight_core.packages import load_package
+from twinsight_core.training.classifier import EVEN_ODDS_STATED
 
 SMALL = ("--start", "none", "--backbone", "glyphs", "--augmentation", "none", "--size", "24", "--frozen-blocks", "0",
          "--steps", "4")  # fmt: skip
@@ -48,6 +49,24 @@ def test_a_classifier_is_taught_and_its_report_names_the_teacher(taught: tuple[P
     told = "held out from this training; pictures that `teacher`, its teacher, was trained on are not excluded."
     assert told in taught[1].stderr
     assert told in (taught[0] / "report.html").read_text()
+
+
+def test_a_card_states_even_odds_only_where_labels_and_teacher_are_balanced(
+    classes: Path, teacher: Path, tmp_path: Path
+) -> None:
+    def stated(name: str, *options: str | Path) -> bool:
+        done = run("cnn", "--data", classes, "--out", tmp_path / name, *SMALL, *options)
+        assert done.exit_code == 0, done.output
+        return EVEN_ODDS_STATED in load_package(tmp_path / name).card.training_data
+
+    assert EVEN_ODDS_STATED in load_package(teacher).card.training_data
+    assert not stated("frequent", "--balance", "none")
+    frequent = ("--teacher", tmp_path / "frequent")
+    assert not stated("of-frequent", *frequent)
+    assert not stated("of-frequent-alone", *frequent, "--distillation-weight", "1")
+    assert stated("of-even", "--teacher", teacher)
+    assert not stated("of-both", "--teacher", teacher, "--balance", "none")
+    assert stated("of-even-alone", "--teacher", teacher, "--balance", "none", "--distillation-weight", "1")
 
 
 def test_a_taught_run_goes_on_with_the_same_teacher_and_weight_alone(

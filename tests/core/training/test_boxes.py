@@ -363,16 +363,18 @@ def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_pat
             {"id": 3, "image_id": 7, "category_id": 1, "bbox": [1, 1, 0, 2]},
             {"id": 4, "image_id": 7, "category_id": 1, "bbox": [1, 1, float("nan"), 2]},
             {"id": 5, "image_id": 7, "category_id": 1},
+            {"id": 6, "image_id": 7, "category_id": 1, "bbox": [1, 1, 2, 2], "iscrowd": "no"},
         ],
     )
     with pytest.raises(TrainingError) as raised:
         read_coco(broken, write(COCO_PICTURES), preprocessing=SIZE)
     _, *lines = raised.value.message.splitlines()
     assert [line.strip() for line in lines] == [
-        "annotations[0]: `category_id` (=5) is not the id of a category.",
+        "annotations[0] of picture 7 (a.jpg): `category_id` (=5) is not the id of a category.",
         "annotations[1]: `image_id` (=6) is not the id of a picture.",
-        "annotations[3]: `annotations[3].bbox[2].value` (=nan) must be a finite number.",
-        "annotations[4]: `bbox` is missing.",
+        "annotations[3] of picture 7 (a.jpg): `annotations[3].bbox[2].value` (=nan) must be a finite number.",
+        "annotations[4] of picture 7 (a.jpg): `bbox` is missing.",
+        "annotations[5] of picture 7 (a.jpg): `annotations[5].iscrowd` (='no') must be true or false, or 1 or 0.",
         "picture 8: c.jpg is missing.",
         "val/a.jpg: box 1, 1, 1, 3 (cat) has no area.",
     ]
@@ -408,7 +410,7 @@ def test_all_that_is_wrong_with_a_coco_set_is_told_at_once(write: Write, tmp_pat
         ({"categories": [], "annotations": []}, r"no picture has a box\.$"),
         (
             {"annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [0, 0, 10**400, 5]}]},
-            r"annotations\[0\]: `annotations\[0\].bbox\[2\].value` .* must be a finite number",
+            r"annotations\[0\] of picture 7 \(a\.jpg\): `annotations\[0\].bbox\[2\].value` .* must be a finite number",
         ),
     ],
 )

@@ -98,8 +98,8 @@ def test_what_is_wrong_and_covers_some_of_the_picture_is_ignored(
     [
         ({"bbox": [50, 50, 0, 0]}, "box 50, 50, 50, 50 (dog) has no area."),
         ({"bbox": [130, 50, 20, 20]}, "(dog) lies outside the picture of 120x100."),
-        ({"bbox": [1, 2, 3]}, "annotations[0]: `bbox` (=[1.0, 2.0, 3.0]) must be 4 numbers."),
-        ({}, "annotations[0]: `bbox` is missing."),
+        ({"bbox": [1, 2, 3]}, "annotations[0] of picture 0 (0.png): `bbox` (=[1.0, 2.0, 3.0]) must be 4 numbers."),
+        ({}, "annotations[0] of picture 0 (0.png): `bbox` is missing."),
         ({"segmentation": [[1, 2, 3, 4]]}, "so `segmentation` must be polygons of at least three points."),
         ({"segmentation": {"counts": [1, 2], "size": [100, 120]}}, "must be a list."),
     ],

@@ -197,6 +197,15 @@ def test_a_run_may_go_on_with_a_lower_learning_rate_and_on_another_device_which_
         "resuming with learning_rate 0.0005; it was 0.001",
         "resuming with precision f32; it was bf16",
     ]
+    assert (
+        lower.card(NETWORK, "twinsight train").recipe == "twinsight train (resumed; the learning rate before was 0.001)"
+    )
+    lowest = replace(going_on, learning_rate=1e-4)
+    for _ in range(2):
+        lowest.begin({}, **DATA)
+    assert lowest.card(NETWORK, "").recipe == " (resumed; the learning rate before was 0.001, then 0.0005)"
+    replace(lowest, resume=False).begin({}, **DATA)
+    assert lowest.card(NETWORK, "twinsight train").recipe == "twinsight train"
 
 
 def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(run: Callable[..., Run]) -> None:
@@ -232,5 +241,7 @@ def test_an_unfinished_run_is_begun_anew_only_where_that_is_said(run: Callable[.
     replace(first, seed=2).begin({}, **DATA)  # a finished run may be had again
     assert not checkpoint.exists()
     begin_and_stop(replace(first, seed=2))
+    replace(first, seed=2).end()
+    begin_and_stop(replace(first, seed=2, resume=True))  # it ended early, say, and is to go on
     with pytest.raises(TrainingError, match="unfinished"):
         replace(first, seed=2).begin({}, **DATA)
