@@ -23,6 +23,8 @@ from twinsight_server.metrics import Metrics
 
 MAX_BATCH = 4
 
+DECODE = "twinsight_core.images.from_pixels"
+
 
 class Means:
     """An executor that answers each picture's mean, when `go` is set; remembers the largest it was asked for."""
@@ -153,26 +155,15 @@ def test_a_call_ends_at_its_deadline_and_gives_its_room_back(
     assert isinstance(answer, np.ndarray)
 
 
-def test_an_unforeseen_failure_in_decoding_keeps_to_its_picture(
-    pipeline: Pipeline, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("also", [DECODE, "twinsight_server.inference.pipeline.log.exception"])
+def test_an_unforeseen_failure_in_decoding_keeps_to_its_picture_even_if_it_can_not_be_logged(
+    also: str, pipeline: Pipeline, model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> np.ndarray:
         raise MemoryError
 
-    monkeypatch.setattr("twinsight_core.images.from_pixels", broken)
-    bad, good = pipeline.infer(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
-    assert getattr(bad, "reason", "") == "DECODE_FAILED"
-    assert isinstance(good, np.ndarray)
-
-
-def test_a_failure_that_can_not_even_be_logged_keeps_to_its_picture(
-    pipeline: Pipeline, model: ServedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(*_: object, **__: object) -> np.ndarray:
-        raise MemoryError
-
-    monkeypatch.setattr("twinsight_core.images.from_pixels", no_memory)
-    monkeypatch.setattr("twinsight_server.inference.pipeline.log.exception", no_memory)
+    for failing in (DECODE, also):
+        monkeypatch.setattr(failing, broken)
     bad, good = pipeline.infer(model, [Picture(np.zeros((2, 2, 3), np.uint8)), grey(3)], call())
     assert getattr(bad, "reason", "") == "DECODE_FAILED"
     assert isinstance(good, np.ndarray)
