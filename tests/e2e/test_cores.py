@@ -82,7 +82,7 @@ def test_threads_that_answer_keep_to_one_core_and_all_others_have_all(
         found = cores_of_new(before)
     assert {cores for name, cores in found.items() if answers(name)} == {one_core()}
     assert len(list(filter(answers, found))) >= 2  # the one that takes calls, and one at least that answers
-    assert {"lane-base-0", "decode-slow_0", "twinsight-index-new", "twinsight-write-new"} <= set(found)
+    assert {"lane-base-0", "decode-slow-0", "twinsight-index-new", "twinsight-write-new"} <= set(found)
     assert os.sched_getaffinity(0) == usable_cores()
 
 
