@@ -178,18 +178,19 @@ def run(config: ServerConfig) -> None:
                 write_line(f"metrics on {server.metrics_address}")
             wait_until(stopped)
     finally:
-        failure = sys.exc_info()[1]
+        failures = [error for error in (sys.exc_info()[1],) if error is not None]
         try:
             has_ended = server.stop()
-        except Exception as error:  # noqa: BLE001 - told below
-            has_ended, failure = False, failure or error
+        except Exception as error:  # noqa: BLE001 - logged below
+            has_ended = False
+            failures.append(error)
         if not has_ended:
             # On exit Python would join their threads, which never end if a model hangs.
-            if failure is not None:
+            for failure in failures:
                 logging.getLogger("twinsight").error("the server failed", exc_info=failure)
             logging.shutdown()
             sys.stdout.flush()
-            os._exit(0 if failure is None else 1)
+            os._exit(1 if failures else 0)
 
 
 serve = click.Command(

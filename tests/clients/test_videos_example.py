@@ -50,6 +50,19 @@ def test_a_film_that_is_indexed_again_has_its_new_frames_alone(example: dict[str
     assert not [one for one in example["find"](client, "films", scenes(1, 30)) if one.film == "film"]
 
 
+def test_a_film_that_can_not_be_read_keeps_its_frames(example: dict[str, Any]) -> None:
+    def unreadable() -> Iterator[tuple[float, Image.Image]]:
+        raise example["Unreadable"]("no video")
+        yield
+
+    client = FakeClient()
+    client.create_collection("films", model="fake")
+    example["index"](client, "films", "film", scenes(1, 5))
+    with pytest.raises(example["Unreadable"]):
+        example["index"](client, "films", "film", unreadable())
+    assert client.get_collection("films").item_count == 5
+
+
 def test_frames_that_follow_one_another_quickly_are_all_kept(example: dict[str, Any]) -> None:
     client = FakeClient()
     client.create_collection("films", model="fake")

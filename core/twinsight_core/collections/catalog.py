@@ -43,6 +43,8 @@ from twinsight_core.storage.store import FILE_NAME, Store
 
 _log = logging.getLogger("twinsight.collection")
 
+_LEAST_CLOSING_S = 1.0
+
 Refused = DataLoss | FailedPrecondition
 """Errors for which a collection stays closed while the others open."""
 
@@ -246,22 +248,23 @@ class Catalog:
     def close(self, *, until: float = math.inf) -> None:
         """Closes all collections (`Collection.close`), even if some fail to close, and releases the folder.
 
-        If a collection is still being purged by `until`, the folder stays locked until the end of the process.
+        If one has to be left open at `until`, the folder stays locked until the end of the process.
         """
+        until = max(until, time.monotonic() + _LEAST_CLOSING_S)
         with self._changing, ExitStack() as closing:  # last first
             if self._closed:
                 return
             self._closed = True
             left_open: list[Collection] = []
-            closing.callback(self._release, left_open)
-            self._changing.wait_for(lambda: not self._leaving, None if until == math.inf else until - time.monotonic())
+            closing.callback(self._release, left_open, until)
             opened = [found for found in self._open.values() if isinstance(found, Collection)]
             # Those that are being purged have the time that the others leave.
             for found in sorted(opened, key=lambda one: not one.is_purging):
                 closing.callback(_close, found, until, left_open)
 
-    def _release(self, left_open: Sequence[Collection]) -> None:
-        if not left_open and not self._leaving:
+    def _release(self, left_open: Sequence[Collection], until: float) -> None:
+        timeout_s = None if until == math.inf else until - time.monotonic()
+        if self._changing.wait_for(lambda: not self._leaving, timeout_s) and not left_open:
             self._lock.close()
 
     def _opened(self, folder: Path) -> Collection | Refused:
@@ -329,6 +332,14 @@ class Catalog:
 
 
 def _close(collection: Collection, until: float, left_open: list[Collection]) -> None:
-    if not collection.close(until=until):
-        left_open.append(collection)
-        _log.warning("collection `%s` is still being purged: the next start does that", collection.spec.id)
+    is_closed = False
+    try:
+        is_closed = collection.close(until=until)
+        if not is_closed:
+            _log.warning("collection `%s` is left open: it still writes, indexes or erases", collection.spec.id)
+    except Exception:
+        is_closed = True  # as far as it can be; after Ctrl-C its threads may still be at work
+        raise
+    finally:
+        if not is_closed:
+            left_open.append(collection)

@@ -395,13 +395,13 @@ class Collection:
             until: from then on no graph is saved, and no purge waited for, on `time.monotonic`'s scale.
 
         Returns:
-            False if it is still being purged: the next start does that, or this can be called again.
+            False if it is left open, since it still writes, indexes or erases: this can be called again.
         """
         with self._closing:
             self._closed = True
             if self._is_shut:
                 return True
-            is_done = True
+            is_done = False
             try:
                 is_done = self._writer.close(until=until)
                 whole = is_done and self._damage is None and not self._writer.is_broken

@@ -16,7 +16,7 @@ from twinsight_core.host.cores import use_all_cores
 LINGER_S = 1.0
 """How long a thread waits for more work: starting one costs the caller about 0.1 ms."""
 
-_LEAST_S = 1.0
+_LEAST_S = 0.2
 """That a thread without work has to end."""
 
 NO_THREADS = (

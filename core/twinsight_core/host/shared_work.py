@@ -24,7 +24,7 @@ def share_work(work: Callable[[T], None], pieces: Iterable[T], *, threads: int) 
         threads: that work on them, this one included.
 
     Raises:
-        BaseException: what `work` raised first, or Ctrl-C. Pieces that were not begun by then are left.
+        BaseException: what `work` raised, or Ctrl-C. Pieces that were not begun by then are left.
     """
     left = deque(pieces)
     places = deque(range(min(threads, len(left)) - 1))
@@ -60,13 +60,13 @@ def share_work(work: Callable[[T], None], pieces: Iterable[T], *, threads: int) 
             except BaseException as interrupt:  # noqa: BLE001 - what they work on must not be let go before they end
                 outcomes.appendleft(interrupt)
                 helpers += 1
-    error = next((one for one in outcomes if one is not None), None)
-    if error is not None:
+        errors = [one for one in outcomes if one is not None]
         outcomes.clear()
+    if errors:
         try:
-            raise error
+            raise errors[0]
         finally:
-            del error  # it refers to this frame
+            del errors  # they refer to this frame
 
 
 def _taken(waiting: deque[T]) -> Iterator[T]:

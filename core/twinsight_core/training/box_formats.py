@@ -346,7 +346,7 @@ def _coco_id(fields: JsonFields, name: str) -> int:
     except ValueError:
         with suppress(ValueError):
             number = fields.number(name)
-            if number.is_integer() and 0 <= number <= MAX_ID:
+            if number.is_integer() and 0 <= number < MAX_ID:  # beyond, it may be another one, rounded
                 return int(number)
         raise
 

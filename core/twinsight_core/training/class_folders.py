@@ -62,6 +62,6 @@ def check_one_part(path: Path, files: Sequence[str]) -> None:
             raise TrainingError(
                 f"{place}: the data comes in parts ({', '.join(sorted(names))}), which would be mixed. Name one: train "
                 f"with `--data {place / train[0]}`{unpack} (training holds out pictures itself), and measure on "
-                "another with `twinsight evaluate`.",
+                "another with `twinsight evaluate`. If they are classes, rename the folders.",
                 reason="DATA_IN_PARTS",
             )

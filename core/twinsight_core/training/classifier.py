@@ -201,7 +201,7 @@ def train_classifier(
         frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
         teacher: a classifier of the same classes to learn from; None for none.
         even_odds: whether what it learns are the probabilities of equally frequent classes; None: as its
-            balance says.
+            balance says, which holds without a teacher.
         watchers: receive the progress.
 
     Raises:

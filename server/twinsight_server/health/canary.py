@@ -95,12 +95,12 @@ class Canary:
         Raises:
             StartupError: no thread can be started.
         """
-        self._tell(serving=True)
         try:
             self._threads.append(start_thread(partial(self._run, interval_s), name="canary"))
             self._threads.append(start_thread(self._watch, name="watchdog"))
         except RuntimeError as error:
             raise StartupError(NO_THREADS, reason="NO_THREADS") from error
+        self._tell(serving=True)
 
     def stop(self) -> None:
         """Turns health off for good, without waiting for a test in progress; `join` must follow."""

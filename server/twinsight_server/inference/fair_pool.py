@@ -72,9 +72,8 @@ class FairPool:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            threads = self._threads.copy()
-        for thread in threads:
-            thread.join()
+        while threads := self._threads.copy():
+            threads[0].join()
 
     def _start_one(self) -> None:
         try:
@@ -85,7 +84,10 @@ class FairPool:
 
     def _run(self) -> None:
         try:
-            self._initializer()
+            try:
+                self._initializer()
+            except Exception:  # it works without
+                log.exception("a decoding thread could not be set up")
             while work := self._next():
                 try:
                     work()
@@ -94,6 +96,8 @@ class FairPool:
         finally:
             with self._changed:
                 self._threads.remove(threading.current_thread())
+                if self._left and not self._threads:
+                    self._start_one()
 
     def _next(self) -> Callable[[], None] | None:
         """Waits for work; returns what is next, or None once the pool is closed and all is begun."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from twinsight_core.engine import Engine
+from twinsight_core.errors import StartupError
+from twinsight_core.host.brief_threads import NO_THREADS
 from twinsight_core.host.cores import use_all_cores
 from twinsight_server.inference.turns import Infer
 
@@ -51,10 +53,13 @@ class Lanes:
         """Starts the threads.
 
         Raises:
-            RuntimeError: the system gives no more threads.
+            StartupError: the system gives no more threads.
         """
-        for lane in range(self._engine.lanes):
-            self._start(lane)
+        try:
+            for lane in range(self._engine.lanes):
+                self._start(lane)
+        except RuntimeError as error:
+            raise StartupError(NO_THREADS, reason="NO_THREADS") from error
 
     def lose(self, lanes: Iterable[int]) -> None:
         """Gives up the threads of some lanes, and replaces the lanes now."""
@@ -74,7 +79,8 @@ class Lanes:
             try:
                 self._start(lane)
             except Exception:  # no thread can be started
-                self._retry(lane)
+                with self._lock:
+                    self._lost[lane] = time.monotonic() + _RENEW_AGAIN_S
                 log.exception("lane can't be renewed", model=self._model, lane=lane)
 
     def close(self, timeout_s: float) -> None:
@@ -98,11 +104,8 @@ class Lanes:
             if lane in self._lost:
                 self._lost[lane] = math.inf
 
-    def _retry(self, lane: int) -> None:
-        with self._lock:
-            self._lost[lane] = time.monotonic() + _RENEW_AGAIN_S
-
     def _run(self, lane: int) -> None:
+        again_s = _RENEW_AGAIN_S
         try:
             use_all_cores()
             with self._lock:
@@ -112,10 +115,10 @@ class Lanes:
             infer = self._engine.lane(lane)
             with self._lock:
                 self._lost.pop(lane, None)
+            again_s = 0.0  # what it works on may be at fault rather than the lane
             self._work(lane, infer)
-        except Exception:
+        except BaseException:
             with self._lock:
-                is_current = self._threads[lane] is threading.current_thread()
-            if is_current:
-                self._retry(lane)
+                if self._threads[lane] is threading.current_thread():
+                    self._lost[lane] = time.monotonic() + again_s
             log.exception("lane failed", model=self._model, lane=lane)

@@ -114,7 +114,8 @@ def test_a_helper_that_can_not_be_started_for_want_of_memory_leaves_none_at_work
     assert done == [0]
 
 
-def test_what_failed_is_not_kept_in_memory() -> None:
+@pytest.mark.parametrize("failing", [{0}, {1}, {0, 1}])
+def test_what_failed_is_not_kept_in_memory(failing: set[int]) -> None:
     class Kept:
         """What the work has to do with."""
 
@@ -125,7 +126,7 @@ def test_what_failed_is_not_kept_in_memory() -> None:
 
         def work(piece: int) -> None:
             together.wait(10)
-            if piece == 1:
+            if piece in failing:
                 raise ValueError(kept)
 
         with pytest.raises(ValueError, match="Kept"):

@@ -151,8 +151,9 @@ def test_a_lane_that_gets_no_thread_gets_one_when_there_are_some_again(
     assert not batcher.is_broken
 
 
-def test_a_lane_whose_thread_ends_by_an_error_is_taken_over(
-    hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [MemoryError(), SystemExit()])
+def test_a_lane_whose_thread_ends_by_an_error_is_taken_over_at_once(
+    error: BaseException, hanging: tuple[Batcher, HangingExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batcher, executor = hanging
     served = batcher._serve
@@ -160,9 +161,9 @@ def test_a_lane_whose_thread_ends_by_an_error_is_taken_over(
     def fails_once(turn: Turn, infer: Infer, core: OwnCore) -> bool:
         monkeypatch.setattr(batcher, "_serve", served)
         served(turn, infer, core)
-        raise MemoryError
+        raise error
 
-    monkeypatch.setattr("twinsight_server.inference.lanes._RENEW_AGAIN_S", 0.0)
+    monkeypatch.setattr("twinsight_server.inference.lanes._RENEW_AGAIN_S", 600.0)
     monkeypatch.setattr(batcher, "_serve", fails_once)
     assert red_of(submit(batcher, 4)) == 4
     until(lambda: batcher.is_broken)

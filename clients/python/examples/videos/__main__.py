@@ -19,7 +19,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,13 @@ def check_name(file: Path) -> None:
 
 def index(client: Client, collection: str, film: str, shown: Iterable[tuple[float, Image.Image]]) -> int:
     """Writes the frames of a film to a collection, in place of those that it had; returns their number."""
+    left = iter(shown)
+    first = list(islice(left, 1))  # a film that can't be read keeps the frames that it had
     client.delete_items(collection, where=field("film") == film)
     name = hashlib.sha256(film.encode()).hexdigest()[:16]  # paths may be longer than ids
-    items = (NewItem(f"{name}@{time_s:.4f}", image, {"film": film, "time_s": time_s}) for time_s, image in shown)
+    items = (
+        NewItem(f"{name}@{time_s:.4f}", image, {"film": film, "time_s": time_s}) for time_s, image in chain(first, left)
+    )
     return sum(len(batch.values()) for batch in client.ingest(collection, items))
 
 
