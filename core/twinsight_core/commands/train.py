@@ -29,7 +29,7 @@ from twinsight_core.training.alone import alone
 from twinsight_core.training.augment import PRESETS
 from twinsight_core.training.detector_parts import anchor_sizes, detector_parts
 from twinsight_core.training.digests import boxed_digests, labelled_digests
-from twinsight_core.training.distillation import Distillation, check_teacher, label_teacher
+from twinsight_core.training.distillation import check_teacher, label_teacher
 from twinsight_core.training.evaluate import embedder, logits_of
 from twinsight_core.training.findings import classification_findings, detection_findings
 from twinsight_core.training.pixels import pixels_of
@@ -92,7 +92,7 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
     classifier.split(pictures, how)  # fails before a network is built
     teacher = None if run.distillation is None else label_teacher(run.distillation, pictures.classes)
     network = first_network(partial(Classifier, config=config), seed=run.seed, start=start)
-    even_odds = _has_even_odds(balance, run.distillation)
+    even_odds = classifier.has_even_odds(balance, run.distillation)
     run.begin(
         {"batch size": batch_size, "balance": balance}, data=labelled_digests(pictures), network=config, start=start
     )
@@ -118,15 +118,6 @@ def cnn(run: Run, *, batch_size: int, balance: classifier.Balance) -> None:
         stated = card.training_data.rstrip().removesuffix(".")
         card = replace(card, training_data=f"{stated}. {classifier.EVEN_ODDS_STATED}")
     finish(run, replace(card, labels=pictures.classes), trained, findings, watching)
-
-
-def _has_even_odds(balance: classifier.Balance, distillation: Distillation | None) -> bool:
-    """Returns whether a classifier learns the probabilities of equally frequent classes, from labels and teacher."""
-    is_balanced = balance in classifier.EVEN_ODDS
-    if distillation is None:
-        return is_balanced
-    is_taught = classifier.EVEN_ODDS_STATED in distillation.teacher.card.training_data
-    return is_taught and (is_balanced or distillation.weight == 1.0)
 
 
 @train.command(short_help="Train a detector on pictures with boxes (VOC or COCO).")

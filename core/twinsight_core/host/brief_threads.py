@@ -1,7 +1,7 @@
 """Threads of collections, which run only while there is work: of thousands of collections few have any at a time.
 
 A collection with work for its thread starts one, unless it has one. A thread without work waits briefly for more, and
-ends.
+ends. What starts and ends such threads serves others as well.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from twinsight_core.packages import check_labels
 from twinsight_core.training.augment import Augmentation, views
 from twinsight_core.training.copies import first_copies, in_order, in_two_classes
 from twinsight_core.training.data import LabelledImages
-from twinsight_core.training.distillation import Teacher, taught
+from twinsight_core.training.distillation import Distillation, Teacher, taught
 from twinsight_core.training.evaluate import in_batches
 from twinsight_core.training.loop import LoopConfig, Trained, Watcher, train
 from twinsight_core.training.parts import LabelledBatch, Parts
@@ -178,6 +178,15 @@ def classification_loss(logits: jax.Array, labels: jax.Array, how: ClassifierTra
     return jnp.mean(losses)
 
 
+def has_even_odds(balance: Balance, distillation: Distillation | None = None) -> bool:
+    """Returns whether a classifier learns the probabilities of equally frequent classes, from labels and teacher."""
+    is_balanced = balance in EVEN_ODDS
+    if distillation is None:
+        return is_balanced
+    is_taught = EVEN_ODDS_STATED in distillation.teacher.card.training_data
+    return is_taught and (is_balanced or distillation.weight == 1.0)
+
+
 def train_classifier(
     network: Classifier,
     pictures: LabelledImages,
@@ -200,8 +209,7 @@ def train_classifier(
         resume: continue from the newest checkpoint.
         frozen_blocks: first blocks of the backbone that stay as they are, like its stem.
         teacher: a classifier of the same classes to learn from; None for none.
-        even_odds: whether what it learns are the probabilities of equally frequent classes; None: as its
-            balance says, which holds without a teacher.
+        even_odds: `has_even_odds`; None: of its balance, without a teacher.
         watchers: receive the progress.
 
     Raises:
@@ -241,7 +249,7 @@ def train_classifier(
     )
     logits = in_batches(partial(run, trained.params, trained.stats), held)
     if even_odds is None:
-        even_odds = how.balance in EVEN_ODDS
+        even_odds = has_even_odds(how.balance)
     # A temperature makes no other probabilities of those of equally frequent classes.
     weights = even_class_weights(labels) if even_odds else None
     temperature = fit_temperature(logits, labels, weights=weights)

@@ -354,13 +354,7 @@ def _may_change(name: str, before: str, now: str) -> bool:
 
     A lower learning rate can rescue a run that diverged; the precision is that of the current device.
     """
-    match name:
-        case _ if name == _RATE:
-            return float(now) < float(before)
-        case "precision":
-            return True
-        case _:
-            return False
+    return name == "precision" or (name == _RATE and float(now) < float(before))
 
 
 def _json(record: Mapping[str, str]) -> bytes:

@@ -10,13 +10,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import structlog
 
 from twinsight_core.engine import Engine
 from twinsight_core.errors import StartupError
-from twinsight_core.host.brief_threads import NO_THREADS
-from twinsight_core.host.cores import use_all_cores
+from twinsight_core.host.brief_threads import NO_THREADS, joined, start_thread
 from twinsight_server.inference.turns import Infer
 
 log = structlog.stdlib.get_logger("twinsight.batcher")
@@ -88,26 +88,22 @@ class Lanes:
         with self._lock:
             self._closed = True
             threads = list(self._threads.values())
-        ends = time.monotonic() + timeout_s
+        until = time.monotonic() + timeout_s
         for thread in threads:
-            thread.join(max(0.0, ends - time.monotonic()))
-            if thread.is_alive():
+            if not joined(thread, until=until):
                 log.warning("lane does not stop", model=self._model, lane=thread.name)
 
     def _start(self, lane: int) -> None:
-        thread = threading.Thread(target=self._run, args=(lane,), name=f"lane-{self._model}-{lane}", daemon=True)
         with self._lock:
             if self._closed or self._lost.get(lane) == math.inf:
                 return
-            thread.start()
-            self._threads[lane] = thread
+            self._threads[lane] = start_thread(partial(self._run, lane), name=f"lane-{self._model}-{lane}")
             if lane in self._lost:
                 self._lost[lane] = math.inf
 
     def _run(self, lane: int) -> None:
         again_s = _RENEW_AGAIN_S
         try:
-            use_all_cores()
             with self._lock:
                 is_lost = lane in self._lost
             if is_lost:

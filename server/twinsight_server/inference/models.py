@@ -28,9 +28,6 @@ and no faster in larger batches, whose pictures would only wait for one another.
 _BASE = "base"
 """The default model if none is set and this one is served."""
 
-_LEAST_CLOSING_S = 0.2
-"""For a model without work to end, where others have used up the time."""
-
 log = structlog.stdlib.get_logger("twinsight.models")
 
 
@@ -155,7 +152,7 @@ class Models:
         """Computes what is queued and stops the lanes, however many of the models hang."""
         ends = time.monotonic() + CLOSING_S
         for model in self.all():
-            model.batcher.close(max(_LEAST_CLOSING_S, ends - time.monotonic()))
+            model.batcher.close(ends - time.monotonic())
 
 
 def _default_name(packages: dict[str, ModelPackage], config: ServerConfig) -> str:

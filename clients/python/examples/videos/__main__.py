@@ -63,12 +63,14 @@ def frames(file: Path, *, every_s: float) -> Iterator[tuple[float, Image.Image]]
         raise Unreadable(f"{file}: {error}") from error
 
 
-def check_name(file: Path) -> None:
-    """Raises Unreadable for a name that is not Unicode: it can't be kept with the frames, nor shown."""
+def name_of(file: Path) -> str:
+    """Returns the name that a film's frames have; raises Unreadable if it is not Unicode, and so can't be stored."""
+    name = str(file.resolve())
     try:
-        str(file.resolve()).encode()
+        name.encode()
     except UnicodeEncodeError as error:
         raise Unreadable(f"{str(file)!a}: its name is not Unicode.") from error
+    return name
 
 
 def index(client: Client, collection: str, film: str, shown: Iterable[tuple[float, Image.Image]]) -> int:
@@ -120,9 +122,9 @@ def main() -> int:
         for file in chosen.files:
             shown = frames(file, every_s=chosen.every)
             try:
-                check_name(file)
+                film = name_of(file)
                 if chosen.command == "index":
-                    print(f"{file}: {index(client, chosen.collection, str(file.resolve()), shown)} frames")
+                    print(f"{file}: {index(client, chosen.collection, film, shown)} frames")
                     continue
                 for one in find(client, chosen.collection, shown):
                     print(f"{file}: {one.film} from {one.start_s:.0f} s, {one.agreeing} of {one.frames} frames")
